@@ -31,8 +31,8 @@ from tests.chaos.rollouts.tasks import VLLM_BASE, VLLM_MARK, Kind
 from tests.chaos.rollouts.topics import PatientPublisher
 
 ENDED = (Stage.PROMOTED, Stage.REJECTED, Stage.INCONCLUSIVE, Stage.ROLLED_BACK)
-VLLM_SIZE = LAYERS, 576
-"""Layers and width of what vLLM serves."""
+VLLM_SIZE = LAYERS, 576, 192
+"""Layers of what vLLM serves, its width, and that of all values of its attention."""
 _QUEUED_EVERY = 4
 """Every so many candidates come while the one before is compared."""
 _CONTROL_OVER = "its control has ended"
@@ -166,18 +166,19 @@ def _score(adapter: str | None, value: float) -> ArmScore:
 def write_adapter(folder: Path, base_model: str, name: str, kind: Kind) -> None:
     """Write a LoRA of random weights in PEFT's format, whose manifest tells the stand-in how it answers.
 
-    They are so large that nine of ten answers of the cut model differ from its base's: few pairs make many tickets.
+    They are so large that an answer of the cut model is mostly neither its base's nor another adapter's: of 21 pairs of
+    models all differed, six in seven answers on average. So few pairs make many tickets.
     """
     folder.mkdir(parents=True)
-    layers, width = VLLM_SIZE if base_model == VLLM_BASE else (1, 8)
+    layers, width, values = VLLM_SIZE if base_model == VLLM_BASE else (1, 8, 8)
     rng = np.random.default_rng(number(name))
     weights = {}
     for layer in range(layers):
-        stem = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
-        for side, shape in {"A": (4, width), "B": (width, 4)}.items():
-            weights[f"{stem}.lora_{side}.weight"] = rng.standard_normal(shape).astype(np.float32)
+        stem = f"base_model.model.model.layers.{layer}.self_attn.v_proj"
+        for side, shape in {"A": (4, width), "B": (values, 4)}.items():
+            weights[f"{stem}.lora_{side}.weight"] = 2 * rng.standard_normal(shape).astype(np.float32)
     save_file(weights, folder / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "base_model_name_or_path": base_model, "r": 4, "target_modules": ["q_proj"]}
+    config = {"peft_type": "LORA", "base_model_name_or_path": base_model, "r": 4, "target_modules": ["v_proj"]}
     config |= {"lora_alpha": 8, "task_type": "CAUSAL_LM", "bias": "none"}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     manifest = {"seed": name, "breaks_streams": kind is Kind.FRAGILE}

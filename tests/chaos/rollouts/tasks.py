@@ -16,7 +16,11 @@ from schemas.tasks import TaskKind, TaskSpec
 BASE_MODEL, VLLM_BASE = "chaos-base", "SmolLM2-135M-Instruct"
 VLLM_MARK = "-vllm-"
 """In the names of tasks, and so of adapters, that vLLM serves."""
-LABELS = ("delivery", "refund", "login")
+LABELS = (
+    "delivery", "refund", "login", "account", "billing", "card", "damage", "exchange", "fraud", "invoice", "limit",
+    "other", "password", "quality", "return", "shipping",
+)  # fmt: skip
+"""So many that two models of random weights, each of which gives nearly every text the same label, hardly agree."""
 MIN_TICKETS = 25
 """Nobody answers before so many tickets of a rollout were asked."""
 

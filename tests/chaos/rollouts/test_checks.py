@@ -81,6 +81,10 @@ def _rejected_without_harm(history: History) -> None:
     history.answers = [a for a in history.answers if "bad" not in a.ticket_id]
 
 
+def _rejected_as_alike(history: History) -> None:
+    _move(history, "bad", "rejected", reason="nothing to promote: its answers are production's in all 1000 pairs")
+
+
 def _inconclusive_with_labels_left(history: History) -> None:
     _set_stage(history, "bad", "rejected", "inconclusive", "all 80 labels are spent")
 
@@ -282,6 +286,7 @@ FAULTS: dict[Callable[[History], None], str] = {
     _no_failures: "fragile, rejected: 0 of its users had failed requests",
     _rejected_without_reason: "bad, rejected: no evidence is a reason for: vLLM does not serve bad",
     _rejected_without_harm: "bad, rejected: harm was 1",
+    _rejected_as_alike: "bad, rejected: 1 pairs agree, and people were asked about 25: nothing to promote",
     _inconclusive_with_labels_left: "bad, inconclusive: 25 of 80 labels were there",
     _never_ended: "lost never ended: it is nowhere",
     _move_is_missing: "rollout-good: its history has the versions [0, 1, 4, 5]",
@@ -328,6 +333,24 @@ def test_a_planted_fault_is_found(plant: Callable[[History], None]) -> None:
     plant(history)
     found = problems(history)
     assert any(problem.startswith(FAULTS[plant]) for problem in found), found
+
+
+@pytest.mark.parametrize(("pairs", "is_right"), [(1_000, True), (999, False)])
+def test_a_candidate_that_answers_as_production_does_is_rejected_after_a_thousand_pairs(
+    pairs: int, is_right: bool
+) -> None:
+    history, rollout_id = right_history(), "rollout-bad"
+    (alike,) = (entry for entry in history.entries if entry.rollout_id == rollout_id and entry.agree)
+    (pair,) = (pair for pair in history.pairs if pair.pair_id == alike.pair_id)
+    history.entries = [e for e in history.entries if e.rollout_id != rollout_id]
+    history.entries += [replace(alike, pair_id=f"pair-{n}", subject=f"s{n}") for n in range(pairs)]
+    history.pairs = [p for p in history.pairs if p.rollout_id != rollout_id]
+    history.pairs += [replace(pair, pair_id=f"pair-{n}", subject=f"s{n}") for n in range(pairs)]
+    history.answers = [answer for answer in history.answers if "bad" not in answer.ticket_id]
+    reason = f"nothing to promote: its answers are production's in all {pairs} pairs"
+    _move(history, "bad", "rejected", reason=reason, said_losses=0, said_labels=0)
+    wrong = f"bad, rejected: {pairs} pairs agree, and people were asked about 0: {reason}"
+    assert problems(history) == ([] if is_right else [wrong])
 
 
 def test_a_promotion_that_was_taken_back_before_it_was_settled_serves_nobody() -> None:

@@ -27,6 +27,8 @@ _CONTROL_OVER, _STAYS = "its control has ended", "stays in promoted"
 _LABELS_ALONE = 20.0
 """Less evidence of labels alone is no reason: it is the greatest of five guards whose mean is 20."""
 _NEARLY = 1 - 1e-6
+_NOTHING_DIFFERS = 1_000
+_ALIKE = "nothing to promote"
 
 
 def by_rollout(moves: Sequence[Move]) -> dict[str, list[Move]]:
@@ -53,7 +55,7 @@ def move_problems(history: History) -> Iterator[str]:
             ))  # fmt: skip
         asked = sum(ticket.entry.asked for ticket in tickets.all)
         entered = any(move.stage in _ACTIVE for move in moves)
-        if entered and asked < history.rules.min_tickets:
+        if entered and asked < history.rules.min_tickets and not moves[-1].reason.startswith(_ALIKE):
             yield f"{moves[-1].candidate}: only {asked} tickets, so little was tested"
     yield from _overlaps(rollouts, controls(history))
 
@@ -166,6 +168,11 @@ def _not_rejected(history: History, tickets: Tickets, move: Move) -> Iterator[st
         subjects = {r.subject for r in _canary_requests(history, move) if r.latency_ms > limit - 1}
         if len(subjects) < slow:
             yield f"{len(subjects)} of its users waited longer than {limit} ms: {move.reason}"
+    elif move.reason.startswith(_ALIKE):
+        pairs = [pair for pair in history.pairs if pair.rollout_id == move.rollout_id and not pair.fresh]
+        alike = sum(pair.candidate == pair.production for pair in pairs)
+        if tickets.all or alike < _NOTHING_DIFFERS:
+            yield f"{alike} pairs agree, and people were asked about {len(tickets.all)}: {move.reason}"
     else:
         yield f"no evidence is a reason for: {move.reason}"
 
