@@ -44,6 +44,8 @@ def chat_tools(tools: Iterable[JsonObject]) -> tuple[JsonObject, ...]:
     out: no template knows them.
     """
     functions = [tool for tool in tools if tool.get("type", "function") == "function"]
+    if not functions:
+        return ()  # Most tasks have none, and a build asks four times of each row.
     return tuple(
         tool if "function" in tool
         else {"type": "function", "function": {name: value for name, value in tool.items() if name != "type"}}

@@ -139,11 +139,10 @@ def _order_error(messages: Sequence[Message]) -> Rejection | None:
     A developer message may stand anywhere: it instructs, and is no turn.
     """
     roles = [message.role for message in messages]
-    shown = " ".join(roles[-_SHOWN_ROLES:])
     start = next((number for number, role in enumerate(roles) if role not in _INSTRUCTIONS), len(roles))
     dialogue = [message for message in messages[start:] if message.role != DEVELOPER]
     if all(message.role == Role.ASSISTANT for message in dialogue):
-        return "nothing_asked", shown
+        return "nothing_asked", _shown(roles)
     if Role.SYSTEM in roles[start:]:  # Inputs are compared without such messages.
         return "misplaced_system", "a system message that is not at the start"
     if dialogue[0].role == Role.TOOL:
@@ -151,13 +150,17 @@ def _order_error(messages: Sequence[Message]) -> Rejection | None:
     open_calls: tuple[ToolCall, ...] = dialogue[0].tool_calls
     for before, message in pairwise(dialogue):
         if before.role == message.role == Role.ASSISTANT:
-            return "roles_do_not_alternate", shown
+            return "roles_do_not_alternate", _shown(roles)
         if message.role == Role.TOOL:
             if before.role not in (Role.ASSISTANT, Role.TOOL) or not _is_result(message, open_calls):
                 return "result_without_call", f"a tool's result ({message.tool_call_id}) that no call asked for"
         else:
             open_calls = message.tool_calls
     return None
+
+
+def _shown(roles: Sequence[str]) -> str:
+    return " ".join(roles[-_SHOWN_ROLES:])
 
 
 def _is_result(message: Message, calls: Sequence[ToolCall]) -> bool:
@@ -177,6 +180,8 @@ def _answer_error(answer: Message, spec: TaskSpec) -> Rejection | None:
 
 
 def _calls_error(calls: Sequence[ToolCall], tools: Sequence[JsonObject]) -> Rejection | None:
+    if not calls:
+        return None
     known = {function.get("name") for tool in tools if isinstance(function := tool.get("function"), dict)}
     for call in calls:
         if tools and call.name not in known:
