@@ -150,10 +150,9 @@ async def _confidences(settings: LoopSettings, ids: set[str]) -> dict[str, Confi
             async with asyncio.timeout(_SHIPPED_SECONDS):
                 while ids - found.keys():
                     for records in (await consumer.getmany(timeout_ms=500)).values():
-                        values = [record.value for record in records if (record.key or b"").decode() in ids]
-                        events = [PredictionLogged.model_validate_json(value) for value in values]
+                        events = [PredictionLogged.model_validate_json(record.value) for record in records]
                         answers = [answer for event in events for answer in event.answers]
-                        found |= {answer.prediction_id: answer.confidence for answer in answers}
+                        found |= {a.prediction_id: a.confidence for a in answers if a.prediction_id in ids}
     return found
 
 
