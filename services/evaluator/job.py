@@ -20,7 +20,6 @@ from schemas.adapters import (
     PROBES_FILE,
     AdapterEvaluated,
     Calibration,
-    Probe,
     Probes,
 )
 from schemas.base import utc_now
@@ -44,7 +43,7 @@ from shared.files import write_atomically
 from shared.jobs import Progress, lease, run_job
 from shared.model.adapter_files import check_adapter
 from shared.model.inference import InferenceClient
-from shared.model.probes import rounded_first_tokens
+from shared.model.probes import measure_probes
 from shared.storage.artifacts import MANIFEST, ArtifactMissing, ArtifactStore
 from shared.storage.golden_sets import read_golden_set
 
@@ -211,21 +210,15 @@ async def ask_must_pass_again(
 
 
 async def ask_probes(client: InferenceClient, trained: Candidate) -> Probes:
-    """Ask one replica the probes: the candidate, and then its base, so that no batch has both."""
-    prompts = probe_prompts(trained.spec)
+    """Ask one replica the probes. Raises StepImpossible if it reports no log-probabilities, or refuses a model."""
     url, *_ = client.in_turn()
     try:
-        adapter, rounding = await rounded_first_tokens(client, url, trained.adapter, prompts)
-        base, of_base = await rounded_first_tokens(client, url, trained.base_model, prompts)
+        return await measure_probes(client, url, trained.adapter, trained.base_model, probe_prompts(trained.spec))
     except InvalidMessage as error:
         raise StepImpossible(
             f"replicas could not be proved to serve {trained.adapter}: {error.reason}",
             "vLLM must report 20 log-probabilities (--max-logprobs).",
         ) from error
-    probes = tuple(Probe(messages=p, adapter=a, base=b) for p, a, b in zip(prompts, adapter, base, strict=True))
-    return Probes(
-        adapter=trained.adapter, base_model=trained.base_model, probes=probes, rounding=max(rounding, of_base)
-    )
 
 
 def publish_probes(probes: Probes, store: ArtifactStore, folder: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from schemas.adapters import Probes
+from schemas.adapters import Probe, Probes
 from schemas.conversation import Messages
 from shared.addresses import without_credentials
 from shared.conversation import chat_messages
@@ -22,7 +22,7 @@ TOLERANCE = 0.3
 
 Measured with SmolLM2-135M-Instruct: up to 0.20 between an engine in bfloat16 and one in float32; the base is 0.5 to 8
 from trained adapters. A fleet of mixed hardware has room, then. What two batches of one engine differ by is measured
-with each adapter (`rounded_first_tokens`): on processors with AMX 0.05 for the base and weak adapters, 0.33 for an
+with each adapter (`measure_probes`): on processors with AMX 0.05 for the base and weak adapters, 0.33 for an
 adapter of large random weights, on others often 0.
 """
 
@@ -51,12 +51,24 @@ async def first_tokens(
     return found
 
 
-async def rounded_first_tokens(
+async def measure_probes(
+    client: InferenceClient, url: str, adapter: str, base_model: str, prompts: Sequence[Messages]
+) -> Probes:
+    """Ask one replica an adapter and then its base, so that no batch has both. Raises as `first_tokens` does."""
+    of_adapter, rounding = await _rounded_first_tokens(client, url, adapter, prompts)
+    of_base, rounding_of_base = await _rounded_first_tokens(client, url, base_model, prompts)
+    probes = [Probe(messages=p, adapter=a, base=b) for p, a, b in zip(prompts, of_adapter, of_base, strict=True)]
+    return Probes(
+        adapter=adapter, base_model=base_model, probes=tuple(probes), rounding=max(rounding, rounding_of_base)
+    )
+
+
+async def _rounded_first_tokens(
     client: InferenceClient, url: str, model: str, prompts: Sequence[Messages]
 ) -> tuple[list[dict[str, float]], float]:
     """Return `first_tokens`, and the nats by which the model answers a prompt alone differently from beside others.
 
-    Batches of another size may round differently. Raises as `first_tokens` does.
+    Batches of another size may round differently.
     """
     together = await first_tokens(client, url, model, prompts)
     alone = [(await first_tokens(client, url, model, [prompt]))[0] for prompt in prompts]

@@ -25,7 +25,7 @@ from shared.conversation import chat_messages
 from shared.identity import event_id
 from tests.chaos.rollouts.cut_model import LAYERS
 from tests.chaos.rollouts.engine import first_tokens, number
-from tests.chaos.rollouts.passing import ask_vllm
+from tests.chaos.rollouts.passing import probes_of_vllm
 from tests.chaos.rollouts.system import RolloutSystem
 from tests.chaos.rollouts.tasks import VLLM_BASE, VLLM_MARK, Kind
 from tests.chaos.rollouts.topics import PatientPublisher
@@ -130,15 +130,13 @@ class Cycles:
 
     async def _probe(self, spec: TaskSpec, name: str) -> Probes:
         """Return the probes as an evaluation would leave them, which asks vLLM itself and none of the replicas."""
-        prompts, rounding = probe_prompts(spec), 0.0
+        prompts = probe_prompts(spec)
         if VLLM_MARK in name:
             assert self._system.vllm_url is not None
-            adapter, base, rounding = await ask_vllm(self._system.vllm_url, name, spec.base_model, prompts)
-        else:
-            asked = [chat_messages(prompt) for prompt in prompts]
-            adapter, base = ([first_tokens(seed, messages) for messages in asked] for seed in (name, "base"))
-        measured = tuple(Probe(messages=p, adapter=a, base=b) for p, a, b in zip(prompts, adapter, base, strict=True))
-        return Probes(adapter=name, base_model=spec.base_model, probes=measured, rounding=rounding)
+            return await probes_of_vllm(self._system.vllm_url, name, spec.base_model, prompts)
+        asked = [(prompt, chat_messages(prompt)) for prompt in prompts]
+        probes = (Probe(messages=p, adapter=first_tokens(name, m), base=first_tokens("base", m)) for p, m in asked)
+        return Probes(adapter=name, base_model=spec.base_model, probes=tuple(probes), rounding=0.0)
 
     def _store_probes(self, name: str, probes: Probes) -> None:
         output = self._system.home / "work" / f"{name}-probes"

@@ -12,10 +12,11 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from schemas.adapters import Probes
 from schemas.conversation import Messages
 from shared.errors import RatchetError
 from shared.model.inference import InferenceClient
-from shared.model.probes import rounded_first_tokens
+from shared.model.probes import measure_probes
 from tests.chaos.rollouts.tasks import VLLM_BASE, VLLM_MARK, Kind
 
 _STARTED = re.compile(r"^process_start_time_seconds (\S+)", re.MULTILINE)
@@ -105,17 +106,13 @@ class PassedOn:
         return response
 
 
-async def ask_vllm(
-    url: str, adapter: str, base_model: str, prompts: Sequence[Messages]
-) -> tuple[list[dict[str, float]], list[dict[str, float]], float]:
-    """Return the first tokens of an adapter and of its base, and their rounding in nats, once vLLM answers."""
+async def probes_of_vllm(url: str, adapter: str, base_model: str, prompts: Sequence[Messages]) -> Probes:
+    """Return the probes of an adapter, once vLLM answers."""
     client = InferenceClient([url])
     try:
         while True:
             with contextlib.suppress(RatchetError):
-                found, rounding = await rounded_first_tokens(client, url, adapter, prompts)
-                of_base, rounding_of_base = await rounded_first_tokens(client, url, base_model, prompts)
-                return found, of_base, max(rounding, rounding_of_base)
+                return await measure_probes(client, url, adapter, base_model, prompts)
             await asyncio.sleep(1.0)
     finally:
         await client.close()

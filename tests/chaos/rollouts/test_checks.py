@@ -353,6 +353,14 @@ def test_a_candidate_that_answers_as_production_does_is_rejected_after_a_thousan
     assert problems(history) == ([] if is_right else [wrong])
 
 
+def test_flags_that_were_last_looked_at_before_a_candidate_ended_are_no_fault() -> None:
+    history = right_history()
+    _sample(history, -1, Flags("good", None, True))
+    assert any("in the end its flags are" in problem for problem in problems(history))
+    history.samples = [*history.samples[:-1], replace(history.samples[-1], at=359.0)]
+    assert not any("in the end its flags are" in problem for problem in problems(history))
+
+
 def test_a_promotion_that_was_taken_back_before_it_was_settled_serves_nobody() -> None:
     history = right_history()
     history.moves = [move for move in history.moves if move.at != 180.0]

@@ -58,8 +58,10 @@ def flag_problems(history: History) -> Iterator[str]:
             for problem in problems:
                 found[problem] = found.get(problem, 0) + 1
     yield from (f"{problem} ({count} times)" for problem, count in found.items())
-    running = {moves[-1].task for moves in by_rollout(history.moves).values() if moves[-1].stage not in ENDED}
     if history.samples:
+        end = history.samples[-1].at  # A candidate may have ended after it, in a run that patience ended.
+        last = [moves[-1] for moves in by_rollout(history.moves).values()]
+        running = {move.task for move in last if move.stage not in ENDED or move.at > end}
         for task, flags in history.samples[-1].flags.items():
             if task not in running and flags != (
                 wanted := Flags(serving_at(timelines[task], float("inf")), None, False)
