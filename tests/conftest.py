@@ -6,6 +6,9 @@ is deleted. To use a running stack (much faster while developing): RATCHET_TEST_
 
 from __future__ import annotations
 
+import asyncio
+import faulthandler
+import io
 import os
 import shutil
 import socket
@@ -13,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from traceback import walk_tb
 
 import pytest
 from hypothesis import settings
@@ -124,6 +128,27 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for part in EXITED:
         terminalreporter.section("a part of the stack exited by itself")
         terminalreporter.write_line(part)
+
+
+def pytest_exception_interact(call: pytest.CallInfo[object], report: pytest.TestReport) -> None:
+    """Show where each task waits in a test that took too long: its own traceback ends in the event loop."""
+    if call.excinfo is None or "pytest-timeout" not in str(call.excinfo.value):
+        return
+    loops = {frame.f_locals["self"] for frame, _ in walk_tb(call.excinfo.tb) if frame.f_code.co_name == "run_forever"}
+    for task in (task for loop in loops for task in asyncio.all_tasks(loop)):
+        stack = io.StringIO()
+        task.print_stack(file=stack)
+        report.sections.append(("a task that was not done", stack.getvalue()))
+
+
+EXIT_SECONDS = 120.0
+"""How long the tests' process may take to exit after its last test."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """End a process that a thread holds after its last test, and show the stacks: a check would wait for it for ever."""
+    faulthandler.dump_traceback_later(EXIT_SECONDS, exit=True)
 
 
 @pytest.fixture(scope="session")
