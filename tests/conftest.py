@@ -147,7 +147,7 @@ EXIT_SECONDS = 120.0
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure() -> None:
-    """End a process that a thread holds after its last test, and show the stacks: a check would wait for it for ever."""
+    """End a process that a thread holds after its last test, and show the stacks: a check would wait for it."""
     faulthandler.dump_traceback_later(EXIT_SECONDS, exit=True)
 
 
