@@ -26,6 +26,7 @@ from shared.kafka.broker import Broker
 
 logger = logging.getLogger(__name__)
 _START_SECONDS = 120.0
+_DISCONNECT_SECONDS = 30.0
 _REPEAT_LOG_SECONDS = 60.0
 
 Hook = Callable[[], Awaitable[None]]
@@ -175,7 +176,8 @@ async def _stop(service: Service) -> None:
     for server, serving in service.servers:  # Requests in progress are finished first.
         server.should_exit = True
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(serving), 6.0)
+            async with asyncio.timeout(6.0):
+                await asyncio.shield(serving)
     for hook in service.drain:
         await hook()
     tasks = [*service.tasks, *(serving for _, serving in service.servers)]
@@ -183,10 +185,23 @@ async def _stop(service: Service) -> None:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     if service.broker is not None:
-        with contextlib.suppress(KafkaError, OSError):
-            await service.broker.stop()
+        await _disconnect(service.name, service.broker)
     for hook in service.close:
         await hook()
+
+
+async def _disconnect(name: str, broker: KafkaBroker) -> None:
+    """Stop the broker's clients. After a while the service stops without: what is not committed is delivered again.
+
+    aiokafka may wait for ever for a member's heartbeat to end (its issue 773).
+    """
+    try:
+        async with asyncio.timeout(_DISCONNECT_SECONDS):
+            await broker.stop()
+    except TimeoutError:
+        logger.warning("%s: its Kafka clients did not stop within %.0f s", name, _DISCONNECT_SECONDS)
+    except (KafkaError, OSError) as error:
+        logger.info("%s: its Kafka clients stopped with %r", name, error)
 
 
 async def _call_with_retries(name: str, hook: Hook) -> None:

@@ -41,5 +41,6 @@ class Wakes:
 async def _is_set(event: asyncio.Event, seconds: float) -> bool:
     """Wait for the event for so long; return whether it is set."""
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), seconds)
+        async with asyncio.timeout(seconds):
+            await event.wait()
     return event.is_set()

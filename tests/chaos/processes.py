@@ -115,7 +115,8 @@ class Program:
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
-        await asyncio.wait_for(self.process.wait(), _FOLLOW_SECONDS)
+        async with asyncio.timeout(_FOLLOW_SECONDS):
+            await self.process.wait()
         return True
 
     async def stop(self) -> None:
@@ -124,7 +125,8 @@ class Program:
         self.signal(self.launch.stop_signal)
         if self.process is not None:
             try:
-                await asyncio.wait_for(self.process.wait(), self.launch.grace_seconds)
+                async with asyncio.timeout(self.launch.grace_seconds):
+                    await self.process.wait()
             except TimeoutError:
                 await self.kill()
 

@@ -290,7 +290,8 @@ async def test_a_stopping_consumer_finishes_its_batch(settings: Settings) -> Non
 
     async with consuming(settings, lambda consumers: consumers.on_batch(FeedbackGiven, slow)) as broker:
         await Publisher(broker, "gateway").publish(feedback(mark, 1))
-        await asyncio.wait_for(begun.wait(), 30)
+        async with asyncio.timeout(30):
+            await begun.wait()
         assert not done
     assert done == [f"{mark}-1"], "stopping waited for the handler"
     async with consuming(settings, lambda consumers: consumers.on_batch(FeedbackGiven, note)) as broker:

@@ -107,7 +107,8 @@ async def _run(gateway: GatewayProcess, backends: GatewayBackends, code: str = A
         sys.executable, "-c", code, env=env, cwd=ROOT, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    output, errors = await asyncio.wait_for(process.communicate(), 60)
+    async with asyncio.timeout(60):
+        output, errors = await process.communicate()
     assert process.returncode == 0, errors.decode()
     assert b"Failed to export" not in errors, errors.decode()
     return output.decode().strip()

@@ -72,7 +72,8 @@ class ProcessSupervisor:
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
         try:
-            await asyncio.wait_for(self._process.wait(), self._exit_seconds)
+            async with asyncio.timeout(self._exit_seconds):
+                await self._process.wait()
         except TimeoutError:
             logger.warning("%s did not exit within %.0f s: killed", self._name, self._exit_seconds)
             self._process.kill()

@@ -82,7 +82,8 @@ class BatchPublisher:
         if (producer := self._producer) is not None:
             self._producer = None
             with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                await asyncio.wait_for(producer.stop(), _CLOSE_TIMEOUT_SECONDS)
+                async with asyncio.timeout(_CLOSE_TIMEOUT_SECONDS):
+                    await producer.stop()
 
     async def _send_batch(self, records: Sequence[Record]) -> tuple[list[Record | RefusedRecord], BaseException | None]:
         """Send the records; return those that failed, those of a partition in order, and the error."""

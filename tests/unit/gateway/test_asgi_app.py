@@ -29,7 +29,8 @@ async def test_a_disconnect_cancels_the_upstream_request_and_is_observed(gateway
     async with httpx.AsyncClient(timeout=httpx.Timeout(60, read=2)) as http:
         with pytest.raises(httpx.ReadTimeout):
             await http.post(f"{address}/chat/completions", json=ASKED)
-    await asyncio.wait_for(gateway.upstream.closed.wait(), 60)
+    async with asyncio.timeout(60):
+        await gateway.upstream.closed.wait()
     await _until(lambda: gateway.log.observed)
     assert [event.status for event in gateway.log.observed] == [499]
     assert gateway.log.predictions == []
@@ -51,7 +52,8 @@ async def test_a_disconnect_within_a_stream_logs_the_partial_answer_as_client_le
             seen += piece
             if b'"ref"' in seen:
                 break
-    await asyncio.wait_for(gateway.upstream.closed.wait(), 60)
+    async with asyncio.timeout(60):
+        await gateway.upstream.closed.wait()
     await _until(lambda: gateway.log.predictions)
     (event,) = gateway.log.predictions
     assert (event.answer, event.finish_reason, event.confidence.tokens) == ("ref", "client_left", 1)

@@ -135,7 +135,8 @@ async def test_a_stream_that_the_client_closes_is_logged_as_client_left(gateway:
             if piece.choices[0].delta.content:
                 break
         await stream.close()
-    await asyncio.wait_for(gateway.upstream.closed.wait(), 60)
+    async with asyncio.timeout(60):
+        await gateway.upstream.closed.wait()
     async with asyncio.timeout(60):
         while not gateway.log.predictions:
             await asyncio.sleep(0.01)

@@ -185,7 +185,8 @@ async def test_the_redactor_is_warmed_up_when_the_first_task_redacts() -> None:
     await asyncio.sleep(0.1)
     assert swaps.asked == []
     await table.put(HAIKU.name, TaskChanged(task=HAIKU.name, task_revision=HAIKU.revision, spec=HAIKU))
-    await asyncio.wait_for(loading, 60.0)
+    async with asyncio.timeout(60):
+        await loading
     assert len(swaps.asked) == 1
 
 

@@ -472,7 +472,8 @@ async def test_probes_do_not_wait_behind_requests_and_open_no_circuit_of_a_healt
     (replica,) = replicas._pool
     async with replicas.stream(CHAT, b"{}"):
         replicas._answered_at = None
-        await asyncio.wait_for(replicas._probe(replica), 49.0)
+        async with asyncio.timeout(49):
+            await replicas._probe(replica)
         assert replicas.answered_within(1)
     assert not replica.circuit_open
 

@@ -124,7 +124,8 @@ async def test_only_the_last_chunks_are_held_back(gateway: Gateway) -> None:
 
     scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
     request = asyncio.create_task(gateway.app(scope, receive, send))
-    await asyncio.wait_for(arrived.wait(), 60)
+    async with asyncio.timeout(60):
+        await arrived.wait()
     assert b'"ref"' in sent[2]
     assert gateway.log.appends == []
     more.set()

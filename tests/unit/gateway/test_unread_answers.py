@@ -97,7 +97,8 @@ def test_a_client_that_does_not_read_its_stream_is_cut_and_its_slot_is_free(run:
                 with connected(port) as client:
                     await post(client, "/v1/chat/completions", {**body, "stream": True})
                     await until(lambda: bool(ends))
-                    answer = await asyncio.wait_for(gateway.http.post("/v1/chat/completions", json=body), 60.0)
+                    async with asyncio.timeout(60):
+                        answer = await gateway.http.post("/v1/chat/completions", json=body)
                 assert answer.status_code == 200
                 assert [event.status for event in gateway.log.observed] == [499, 200]
             assert not any(replica.circuit_open or replica.failures for replica in replicas._pool)

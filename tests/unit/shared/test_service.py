@@ -128,3 +128,23 @@ async def test_background_work_is_retried_and_only_a_bug_leaves_a_stack_trace(
     assert slept == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
     assert [bool(record.exc_info) for record in caplog.records] == [traced] * 7
     assert str(error) in caplog.text
+
+
+async def test_a_service_stops_without_kafka_clients_that_do_not(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class StuckBroker(FakeBroker):
+        async def stop(self) -> None:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(shared.service, "_DISCONNECT_SECONDS", 0.1)
+    broker, closed = StuckBroker(), asyncio.Event()
+    broker.available = True
+
+    async def close() -> None:
+        closed.set()
+
+    async with asyncio.timeout(60), running([Service("log", broker, close=[close])]):  # type: ignore[arg-type]
+        pass
+    assert closed.is_set()
+    assert "log: its Kafka clients did not stop" in caplog.text
