@@ -1,10 +1,11 @@
 """Calibration: the map from an adapter's raw confidence to how often it is right (scikit-learn).
 
-Below 1,000 answers the map is a temperature (Guo et al. 2017): one number, which divides the log-odds. A prior holds it
-near 1 while there are few answers: ln T is normal with mean 0 and deviation 0.5, and T stays within [1/4, 4]. From
-1,000 answers on it is a centred isotonic regression (Zadrozny & Elkan 2002; Oron & Flournoy 2017): each of its steps
-becomes a knot at its mean, with lines between the knots, so that the map has no plateaus and preserves the order of
-answers.
+Below 1,000 answers the map is a temperature (Guo et al. 2017): one number, which divides the log-odds. A prior holds
+it near 1 while there are few answers: the density of ln T falls from 0 as a normal one, of deviation 0.5 above and
+0.25 below, and T stays within [1/4, 4]. It is stricter below, where T makes answers surer: models are over-confident
+as a rule, and nobody looks at an answer that is surer than it should be. From 1,000 answers on it is a centred
+isotonic regression (Zadrozny & Elkan 2002; Oron & Flournoy 2017): each of its steps becomes a knot at its mean, with
+lines between the knots, so that the map has no plateaus and preserves the order of answers.
 
 Reviewers make mistakes too. A share of the judgements is modelled as mistakes, which make a right answer look wrong
 and, of K possible answers, a wrong one look right one time in K - 1, of JSON and calls never. Without it, a few
@@ -40,7 +41,7 @@ MIN_EFFECTIVE = 100
 ISOTONIC_FROM = 1_000
 FOLDS = 5
 _MAX_KNOTS = 150
-_PRIOR_DEVIATION = 0.5
+_PRIOR_DEVIATION_ABOVE, _PRIOR_DEVIATION_BELOW = 0.5, 0.25
 _MISTAKE_SHARES = np.linspace(0.0, 0.1, 21)
 _MISTAKE_PRIOR = 18.0
 """The log prior of a share e of mistakes is this times ln(1 - e)."""
@@ -159,10 +160,14 @@ def probability_wrong(probability: Floats, mistakes: float, chance: float) -> Fl
 
 
 def temperature_map(scores: Floats, right: Floats, chance: float, weights: Floats) -> dict[str, object]:
-    """Return the posterior means of the temperature (by its logarithm) and of the share of mistakes."""
+    """Return the posterior mode of the temperature and the posterior mean of the share of mistakes.
+
+    A mean of the temperature would be above 1 without any answer, since the prior is wider there.
+    """
     x = np.array([log_odds(score) for score in scores])
     mapped = 1.0 / (1.0 + np.exp(-np.exp(-_LOG_TEMPERATURES)[:, None] * x))
-    prior = -((_LOG_TEMPERATURES / _PRIOR_DEVIATION) ** 2) / 2
+    deviation = np.where(_LOG_TEMPERATURES > 0, _PRIOR_DEVIATION_ABOVE, _PRIOR_DEVIATION_BELOW)
+    prior = -((_LOG_TEMPERATURES / deviation) ** 2) / 2
     log_posterior = np.empty((len(_MISTAKE_SHARES), len(_LOG_TEMPERATURES)))
     for row, mistakes in enumerate(_MISTAKE_SHARES):
         judged = np.clip(probability_judged_right(mapped, mistakes, chance), _MIN_PROBABILITY, 1.0 - _MIN_PROBABILITY)
@@ -173,7 +178,7 @@ def temperature_map(scores: Floats, right: Floats, chance: float, weights: Float
         )
     weight = np.exp(log_posterior - log_posterior.max())
     weight /= weight.sum()
-    temperature = float(np.exp(weight.sum(axis=0) @ _LOG_TEMPERATURES))
+    temperature = float(np.exp(_LOG_TEMPERATURES[weight.sum(axis=0).argmax()]))
     return {
         "kind": "temperature", "temperature": round(temperature, 4),
         "mistakes": round(float(weight.sum(axis=1) @ _MISTAKE_SHARES), 4),
