@@ -40,6 +40,12 @@ class Compactor:
         self._share(model)
         return model
 
+    def alone(self, model: M) -> M:
+        """Return the object itself, whose parts are compact already."""
+        fields = model.__pydantic_fields_set__
+        object.__setattr__(model, "__pydantic_fields_set__", self._field_sets.setdefault(frozenset(fields), fields))
+        return model
+
     def items(self, models: tuple[M, ...]) -> tuple[M, ...]:
         """Return equal objects, smaller and, where many are the same, shared."""
         # `_common` maps an object to itself, so to one of its own type, which a dict's type cannot say.
@@ -50,10 +56,7 @@ class Compactor:
         return text if text is None or len(text) > _SHORT else self._texts.setdefault(text, text)
 
     def _share(self, model: BaseModel) -> None:
-        fields = model.__pydantic_fields_set__
-        shared = self._field_sets.setdefault(frozenset(fields), fields)
-        object.__setattr__(model, "__pydantic_fields_set__", shared)
-        values = model.__dict__
+        values = self.alone(model).__dict__
         for name in _tuples(type(model)):
             value = values[name]
             if value and isinstance(value, tuple) and isinstance(value[0], BaseModel):

@@ -116,7 +116,7 @@ def make_examples(grouped: Iterable[tuple[Row, str]], placed: Placed) -> tuple[l
     parts: tuple[list[Example], list[Example]] = ([], [])
     compact = Compactor()
     for row, group in grouped:
-        parts[row.prediction_id in held].append(compact(row.example(group)))
+        parts[row.prediction_id in held].append(compact.alone(row.example(group)))  # Its messages are its row's.
     return parts
 
 
