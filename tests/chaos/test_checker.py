@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import sqlite3
 from collections import Counter
 from pathlib import Path
@@ -17,7 +18,8 @@ from tests.chaos.checks.planted import FAULTS, Row, drops, sets_message
 from tests.chaos.checks.predictions import Finding, PredictionComparison
 from tests.chaos.checks.scenario import TASK, Scenario, row_of, table_of
 from tests.chaos.faults import schedule, too_few
-from tests.chaos.load.people import PEOPLE, personal_texts, plain_texts, seeded_values
+from tests.chaos.load.conversations import Conversations
+from tests.chaos.load.people import PEOPLE, PLACES, Texts, personal_texts, plain_texts, seeded_values
 
 
 @pytest.fixture
@@ -241,3 +243,12 @@ def test_a_run_fails_if_a_fault_of_the_broker_or_its_store_was_not_played() -> N
         "only 11 of 12 faults of kind broker were played",
         "only 0 of 2 faults of kind zombie were played",
     ]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_shortest_run_has_personal_data_in_each_place_of_a_conversation(seed: int) -> None:
+    texts = Texts(seed, 0.05)
+    conversations = Conversations(texts, random.Random(seed))
+    for _ in range(30):
+        conversations.next()
+    assert texts.seeded.keys() >= set(PLACES) - {"metadata"}  # Of each request, in one place.

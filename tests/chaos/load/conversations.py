@@ -61,6 +61,7 @@ class Conversations:
         self._texts = texts
         self._random = rng
         self._count = 0
+        self._first_kinds = iter([*_KINDS, *_KINDS])
         self._kinds: dict[str, Callable[[], Call]] = {
             "tools": self._with_tools, "format": self._with_format, "parts": self._with_parts,
             "several": self._several, "completions": self._completion, "responses": self._responses,
@@ -72,12 +73,15 @@ class Conversations:
         return Call([_user(self._texts.next("messages"))], parameters={"temperature": 0.7, "stop": ["."]})
 
     def next(self) -> Call:
-        """The next conversation: of a random kind, and a few very long ones."""
+        """The next conversation: of each kind twice, then of a random one, and a few very long ones.
+
+        `Texts` seeds the second text of each place: the shortest run has one in each.
+        """
         self._count += 1
         for kind, every in _EVERY.items():
             if self._count % every == every // 3:
                 return self._unusual(kind)
-        kind = self._random.choices(list(_KINDS), list(_KINDS.values()))[0]
+        kind = next(self._first_kinds, None) or self._random.choices(list(_KINDS), list(_KINDS.values()))[0]
         call = self._kinds[kind]()
         if kind != "parts" and self._random.random() < _LOW_SHARE:
             call.special = Special.LOW
