@@ -26,7 +26,8 @@ from shared.kafka.broker import Broker
 
 logger = logging.getLogger(__name__)
 _START_SECONDS = 120.0
-_DISCONNECT_SECONDS = 30.0
+_DISCONNECT_SECONDS = 20.0
+"""With the seconds of its requests it fits into the half minute after which supervisors kill a service."""
 _REPEAT_LOG_SECONDS = 60.0
 
 Hook = Callable[[], Awaitable[None]]

@@ -53,7 +53,7 @@ class Options:
 
 
 SHORT = Options(seconds=25.0, events=5_000, faults=2, short=True)
-SHORT_ON_TANSU = {"seconds": 200.0, "events": 16_000, "tansu_kills": 12, "settle_seconds": 480.0}
+SHORT_ON_TANSU = {"seconds": 200.0, "events": 16_000, "tansu_kills": 12}
 """What the short run does differently there: of twelve kills each, ten hit the store alone and ten tansu."""
 
 

@@ -251,4 +251,4 @@ def test_the_shortest_run_has_personal_data_in_each_place_of_a_conversation(seed
     conversations = Conversations(texts, random.Random(seed))
     for _ in range(30):
         conversations.next()
-    assert texts.seeded.keys() >= set(PLACES) - {"metadata"}  # Of each request, in one place.
+    assert texts.seeded.keys() >= set(PLACES) - {"metadata"}  # Requests draw the metadata.

@@ -40,8 +40,8 @@ class Compactor:
         self._share(model)
         return model
 
-    def alone(self, model: M) -> M:
-        """Return the object itself, whose parts are compact already."""
+    def share_field_set(self, model: M) -> M:
+        """Return the object itself, smaller by its set of fields: for one whose parts are compact already."""
         fields = model.__pydantic_fields_set__
         object.__setattr__(model, "__pydantic_fields_set__", self._field_sets.setdefault(frozenset(fields), fields))
         return model
@@ -56,7 +56,7 @@ class Compactor:
         return text if text is None or len(text) > _SHORT else self._texts.setdefault(text, text)
 
     def _share(self, model: BaseModel) -> None:
-        values = self.alone(model).__dict__
+        values = self.share_field_set(model).__dict__
         for name in _tuples(type(model)):
             value = values[name]
             if value and isinstance(value, tuple) and isinstance(value[0], BaseModel):

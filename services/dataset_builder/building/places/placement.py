@@ -116,7 +116,9 @@ def make_examples(grouped: Iterable[tuple[Row, str]], placed: Placed) -> tuple[l
     parts: tuple[list[Example], list[Example]] = ([], [])
     compact = Compactor()
     for row, group in grouped:
-        parts[row.prediction_id in held].append(compact.alone(row.example(group)))  # Its messages are its row's.
+        example = row.example(group)
+        compact(example.messages[-1])  # Made for the example; the others are the call's, which are compact already.
+        parts[row.prediction_id in held].append(compact.share_field_set(example))
     return parts
 
 

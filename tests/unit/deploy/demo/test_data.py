@@ -10,8 +10,8 @@ import pytest
 from deploy.demo.data.csv_file import CsvData, DataError, Row, read_rows
 from deploy.demo.data.split import SIMILARITY, Quota, split_rows
 from deploy.demo.data.task_file import (
+    FEW_QUESTIONS_TRAINING,
     OWN_DATA_EPOCHS,
-    OWN_DATA_EPOCHS_OF_FEW,
     SUPPORT_DESK_DATA,
     SYSTEM_PROMPT,
     apply_task_file,
@@ -201,8 +201,9 @@ def test_a_users_file_becomes_a_task_with_its_own_labels(tmp_path: Path) -> None
     assert spec.labels == labels
     assert spec.golden_set is None
     assert spec.system_prompt == SYSTEM_PROMPT
-    assert spec.training.epochs == OWN_DATA_EPOCHS_OF_FEW
-    assert apply_task_file(tmp_path, "many", labels, questions=5_000).training.epochs == OWN_DATA_EPOCHS
+    assert FEW_QUESTIONS_TRAINING.items() <= spec.training.model_dump().items()
+    many = apply_task_file(tmp_path, "many", labels, questions=5_000).training
+    assert (many.epochs, many.dropout) == (OWN_DATA_EPOCHS, 0.05)
 
 
 def test_the_support_desk_is_applied_under_another_name_with_its_golden_set(tmp_path: Path) -> None:
