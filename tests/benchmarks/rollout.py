@@ -46,7 +46,7 @@ async def _quiet_tasks(system: Live, stack: AsyncExitStack) -> list[Load]:
         async with at_once:
             spec = await system.add_task()
             candidate = await system.add_candidate(spec, Kind.GOOD)
-            await system.stage(candidate, Stage.SHADOW, seconds=300.0)
+            await system.stage(candidate, Stage.SHADOW)
         loads.append(await stack.enter_async_context(load_on(system.gateway, spec.name, LABELS, (QUIET_PACE,))))
 
     await asyncio.gather(*(add() for _ in range(TASKS - 1)))

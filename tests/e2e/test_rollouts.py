@@ -13,10 +13,11 @@ from schemas.rollouts import Stage
 from services.deployer.flags import flag_name
 from shared.settings import Settings
 from tests.e2e.rollouts.engine import Kind
-from tests.e2e.rollouts.live import ENDS, LABELS, SERVICES, Live, live, until
+from tests.e2e.rollouts.live import ENDS, LABELS, SERVICES, Live, live
 from tests.e2e.rollouts.load import load_on
 from tests.e2e.rollouts.measure import decided_at
 from tests.integration.consumer_groups import skip_backlog
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 

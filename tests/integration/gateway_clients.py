@@ -19,13 +19,12 @@ from schemas.tasks import TaskSpec
 from services.gateway.domain import unsigned_id
 from shared.settings import Settings
 from tests.integration.gateway_process import (
-    TIMEOUT_SECONDS,
     GatewayProcess,
     OwnBroker,
     publish_task,
     read_topic,
-    wait_until,
 )
+from tests.waiting import until
 
 PREDICTIONS = "predictions.logged.v1"
 
@@ -74,7 +73,7 @@ class GatewayBackends:
         finally:
             gateway.kill_with_shipper()
 
-    async def events(self, topic: str, ids: set[str], seconds: float = TIMEOUT_SECONDS) -> list[bytes]:
+    async def events(self, topic: str, ids: set[str]) -> list[bytes]:
         """Wait until the topic has every prediction in `ids`. Returns the values of all records about these."""
         keys = {unsigned_id(name) for name in ids} if topic == PREDICTIONS else ids
         found: list[tuple[bytes, bytes]] = []
@@ -84,7 +83,7 @@ class GatewayBackends:
             found[:] = [(key, value) for key, value in records if key.decode() in keys]
             return {key.decode() for key, _ in found} == keys
 
-        await wait_until(has_all_ids, seconds, lambda: f"{len(found)} of {len(ids)}")
+        await until(has_all_ids, lambda: f"{len(found)} of {len(ids)}")
         return [value for _, value in found]
 
     async def logged_requests(self) -> set[str]:
@@ -188,7 +187,7 @@ class SpoolFiller:
             await self.ask()
             return len(self.spooled) > before
 
-        await wait_until(is_spooled)
+        await until(is_spooled)
 
     async def notes(self) -> str:
         return " ".join((await self.http.get("/readyz")).json()["notes"])

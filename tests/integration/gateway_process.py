@@ -33,10 +33,7 @@ from shared.privacy.encryption import load_cipher
 from shared.settings import Settings
 from shared.spool import SpoolReader, list_slots
 from tests.conftest import ROOT, TestStack, free_ports
-
-TIMEOUT_SECONDS = 240.0
-"""The longest that a test waits. It is long because the shipper has a low priority: on a busy machine it may take more
-than a minute to load its language model."""
+from tests.waiting import PATIENCE_SECONDS, until
 
 
 class OwnBroker:
@@ -142,7 +139,7 @@ class GatewayProcess:
         assert self.process is not None
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
-        await asyncio.to_thread(self.process.wait, TIMEOUT_SECONDS)
+        await asyncio.to_thread(self.process.wait, PATIENCE_SECONDS)
 
     @property
     def settings(self) -> GatewaySettings:
@@ -182,16 +179,14 @@ class GatewayProcess:
 
     @asynccontextmanager
     async def http(self) -> AsyncIterator[httpx.AsyncClient]:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=30) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=PATIENCE_SECONDS) as client:
             yield client
 
-    async def until_ready(self, seconds: float = TIMEOUT_SECONDS) -> None:
+    async def until_ready(self) -> None:
         """Wait until the gateway is ready and its shipper has reported; from then on `slot` is known."""
         started, self.slot = time.time(), None
         async with self.http() as http:
-            await wait_until(
-                lambda: self._ready(http, started), seconds, lambda: (self.home / "gateway.log").read_text()
-            )
+            await until(lambda: self._ready(http, started), (self.home / "gateway.log").read_text)
 
     async def _ready(self, http: httpx.AsyncClient, started: float) -> bool:
         try:
@@ -202,19 +197,6 @@ class GatewayProcess:
         if self.slot is None and (shippers := psutil.Process(self.process.pid).children()):
             self.slot = Path(shippers[0].cmdline()[3])
         return ready and self.shipper_status().get("at", 0.0) > started
-
-
-async def wait_until(
-    condition: Callable[[], Any], seconds: float = TIMEOUT_SECONDS, explain: Callable[[], str] = lambda: ""
-) -> None:
-    """Wait until a condition, plain or a coroutine, is true; else fail with the message of `explain`."""
-    deadline = time.monotonic() + seconds
-    while True:
-        holds = condition()
-        if await holds if asyncio.iscoroutine(holds) else holds:
-            return
-        assert time.monotonic() < deadline, explain()
-        await asyncio.sleep(0.05)
 
 
 async def publish_task(settings: Settings, spec: TaskSpec) -> None:
@@ -237,7 +219,7 @@ async def read_topic(settings: Settings, topic: str) -> list[tuple[bytes, bytes]
         ends = await end_offsets(settings, list(consumer.assignment()))
         assert ends, f"no partition of {topic} is known"
         found: list[tuple[bytes, bytes]] = []
-        async with asyncio.timeout(TIMEOUT_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while any([await consumer.position(partition) < end for partition, end in ends.items()]):
                 batches = await consumer.getmany(timeout_ms=500)
                 found += [(record.key or b"", record.value) for batch in batches.values() for record in batch]

@@ -28,6 +28,7 @@ from shared.service import running
 from shared.settings import Settings
 from tests.conftest import free_ports
 from tests.integration.gateway_process import publish_task
+from tests.waiting import until
 
 LABELS = ("card lost", "refund", "top up")
 MESSAGES = [{"role": "user", "content": "I can't find my card anywhere"}]
@@ -93,15 +94,14 @@ class Gateway:
         body = {"model": self.task, "messages": MESSAGES, "user": user, **fields}
         return await self.http.post("/v1/chat/completions", json=body)
 
-    async def until_variant(self, variant: str, seconds: float = 3.0) -> httpx.Response:
-        """Send requests until this variant answers: a flag must work within three seconds, plus one answer."""
-        deadline = time.monotonic() + seconds
-        while True:
-            sent_at = time.monotonic()
+    async def until_variant(self, variant: str) -> httpx.Response:
+        """Send requests until this variant answers, and return its response."""
+
+        async def answer() -> httpx.Response | None:
             response = await self.ask()
-            if response.headers["x-ratchet-variant"] == variant:
-                return response
-            assert sent_at < deadline, dict(response.headers)
+            return response if response.headers["x-ratchet-variant"] == variant else None
+
+        return await until(answer, f"{variant} answers")
 
     async def logged(self, prediction_id: str) -> tuple[PredictionLogged, LoggedAnswer]:
         """Wait for the event with this answer; return both."""
@@ -130,15 +130,13 @@ class Gateway:
 
 
 async def until_ready(http: httpx.AsyncClient, task: str) -> None:
-    deadline = time.monotonic() + 60
-    while True:
+    async def is_ready() -> bool:
         try:
-            if (await http.get("/readyz")).status_code == 200 and (await http.get(f"/v1/models/{task}")).is_success:
-                return
+            return (await http.get("/readyz")).is_success and (await http.get(f"/v1/models/{task}")).is_success
         except httpx.TransportError:
-            pass
-        assert time.monotonic() < deadline, "the gateway is not ready"
-        await asyncio.sleep(0.2)
+            return False
+
+    await until(is_ready, "the gateway is ready")
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ import orjson
 from aiohttp import web
 
 from tests.conftest import ROOT, free_ports
+from tests.waiting import PATIENCE_SECONDS
 
 CHUNKS = 8
 
@@ -71,7 +72,7 @@ class ModelProcess:
     async def start(self) -> None:
         """Start the server and wait until it answers."""
         self.launch()
-        async with httpx.AsyncClient() as http, asyncio.timeout(30):
+        async with httpx.AsyncClient() as http, asyncio.timeout(PATIENCE_SECONDS):
             while True:
                 with contextlib.suppress(httpx.TransportError):
                     await http.get(f"{self.url}/v1/models")

@@ -34,6 +34,7 @@ from tests.integration.consumer_groups import skip_backlog
 from tests.integration.test_evaluator import publish_empty_adapter
 from tests.integration.test_local_vllm import write_adapter
 from tests.unit.deployer.fakes import MemoryAdmin, MemoryRollouts, evaluated
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.stack
 
@@ -153,7 +154,7 @@ async def test_the_running_deployer_lets_no_flag_name_what_is_not_proved_and_kee
     proved, lied_about = await real.make_adapter(5), await real.make_adapter(6)
     real.load(lied_about, weights_of=real.make_empty_adapter())
     stages: dict[str, RolloutChanged] = {}
-    async with deciding(settings) as (publisher, rollouts), asyncio.timeout(120):
+    async with deciding(settings) as (publisher, rollouts), asyncio.timeout(PATIENCE_SECONDS):
         for adapter in (proved, lied_about):
             event = evaluated(adapter, f"task-{adapter}")
             spec = event.spec.model_copy(update={"base_model": BASE})

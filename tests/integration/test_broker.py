@@ -30,6 +30,7 @@ from shared.kafka.delivery import Delivery
 from shared.kafka.publisher import Publisher
 from shared.privacy.encryption import Cipher, DecryptionKeyMissing, load_cipher
 from shared.settings import Settings
+from tests.waiting import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.stack
 
@@ -49,12 +50,6 @@ async def consuming(settings: Settings, subscribe: Callable[[Consumers], None]) 
         yield broker
     finally:
         await broker.stop()
-
-
-async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.05)
 
 
 @pytest.fixture
@@ -78,7 +73,7 @@ async def test_a_dead_lettered_event_is_replayed_to_its_service_alone(settings: 
         await gateway.publish(feedback(mark, 1))
         await broker.publish(b"{poison " + mark.encode(), "feedback.given.v1", key=b"k")
         await gateway.publish(feedback(mark, 2))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
                 pending = await read_dead_letters(settings, "prediction_log")
                 letters = [letter for letter in pending if mark.encode() in letter.value]
@@ -91,7 +86,7 @@ async def test_a_dead_lettered_event_is_replayed_to_its_service_alone(settings: 
         assert mark.encode() not in stored.value, "the broker has it encrypted only"
         assert await replay_dead_letters(settings, "prediction_log") >= 3
         await until(lambda: len(seen) == 2)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not (
                 failed := [
                     letter
@@ -290,7 +285,7 @@ async def test_a_stopping_consumer_finishes_its_batch(settings: Settings) -> Non
 
     async with consuming(settings, lambda consumers: consumers.on_batch(FeedbackGiven, slow)) as broker:
         await Publisher(broker, "gateway").publish(feedback(mark, 1))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await begun.wait()
         assert not done
     assert done == [f"{mark}-1"], "stopping waited for the handler"

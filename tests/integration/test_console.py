@@ -33,6 +33,7 @@ from shared.service import running
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate
 from tests.unit.console.fakes import with_tools
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.stack
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -427,7 +428,7 @@ async def test_an_hour_is_replaced_not_added(history: PostgresCycleHistory, task
 async def console(stack_settings: Settings, port: int) -> AsyncIterator[httpx.AsyncClient]:
     settings = ConsoleSettings.load(home=stack_settings.home, console_port=port)
     transport = httpx.AsyncHTTPTransport(retries=8)  # The port opens a moment after the start.
-    client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20.0, transport=transport)
+    client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_SECONDS, transport=transport)
     async with running([build(settings)]), client:
         yield client
 

@@ -32,6 +32,7 @@ from services.dataset_builder.storage.corrections import PostgresCorrectionStore
 from shared.kafka.delivery import Delivery
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.stack
 
@@ -111,7 +112,7 @@ class Build:
         return BuildResult.model_validate_json((self.folder / "result.json").read_bytes()).outcome
 
     async def reaches(self, words: str) -> None:
-        async with asyncio.timeout(200):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while words not in self._progress():
                 await asyncio.sleep(0.02)
 
@@ -136,7 +137,7 @@ async def test_a_killed_build_ends_with_the_version_of_one_that_was_not_and_asks
     process = killed.start()
     await killed.reaches("building from")
     process.send_signal(signal.SIGKILL)
-    process.wait(10)
+    process.wait(PATIENCE_SECONDS)
     assert not (killed.folder / "result.json").exists()
     first = await killed.run()
     assert isinstance(first, DatasetBuilt), first

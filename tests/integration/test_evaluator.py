@@ -38,6 +38,7 @@ from shared.storage.artifacts import ArtifactStore
 from shared.storage.golden_sets import golden_set, publish_golden_set
 from tests.integration.consumer_groups import skip_backlog
 from tests.unit.shared.adapter_folders import LAYER, WIDTH, write_adapter, write_weights
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.stack
 
@@ -130,7 +131,7 @@ async def evaluated(settings: EvaluatorSettings, trained: AdapterTrained) -> Asy
     await asyncio.gather(source.connect(), consumer.start())
     try:
         await skip_backlog(settings, "evaluator")
-        async with running([build(settings)]), asyncio.timeout(180):
+        async with running([build(settings)]), asyncio.timeout(PATIENCE_SECONDS):
             await Publisher(source, "trainer").publish(trained)
             async for record in consumer:
                 event = kinds[record.topic].model_validate_json(record.value or b"")

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -62,6 +62,7 @@ from tests.integration.test_shadow import following
 from tests.unit.deployer.fakes import evaluated
 from tests.unit.shared.adapter_folders import first_tokens, write_adapter, write_probes
 from tests.unit.shared.storage.kept_media import upload
+from tests.waiting import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.stack
 
@@ -208,13 +209,6 @@ WORDS = ("where the parcel is", "about a refund", "that the login fails", "about
          "of a broken lamp", "to cancel it all", "about the voucher")  # fmt: skip
 
 
-async def until(look: Callable[[], Awaitable[Any]], seconds: float = 180.0) -> Any:
-    async with asyncio.timeout(seconds):
-        while not (found := await look()):
-            await asyncio.sleep(0.1)
-        return found
-
-
 async def is_gone(file: Path) -> bool:
     return not await asyncio.to_thread(file.exists)
 
@@ -279,7 +273,7 @@ async def scene(
             build_deployer(DeployerSettings.model_validate(values)),
         ]
         patient = httpx.AsyncHTTPTransport(retries=8)  # The ports open a moment after the start.
-        client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{ports[0]}", timeout=20.0, transport=patient)
+        client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{ports[0]}", timeout=PATIENCE_SECONDS, transport=patient)
         async with running(services), client:
             own = {"artifacts": str(tmp_path / "artifacts"), "lake": str(tmp_path / "lake")}
             settings = stack_settings.model_copy(update=own)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import anthropic
@@ -13,6 +12,7 @@ import pytest
 
 from schemas.predictions import FeedbackGiven, PredictionLogged, RequestObserved
 from tests.integration.gateway_stack import LABELS, MESSAGES, Gateway, gateway
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 
@@ -177,7 +177,7 @@ async def test_each_kind_of_bad_input_has_its_own_error(gateway: Gateway) -> Non
         await create(model=gateway.task, messages=long)
 
 
-async def test_flags_move_the_traffic_within_three_seconds(gateway: Gateway) -> None:
+async def test_flags_move_the_traffic(gateway: Gateway) -> None:
     # Any name that vLLM serves can stand for an adapter; the base's own does, so that this test trains nothing.
     flag, served = f"ratchet.{gateway.task}", gateway.base_model
     assert (await gateway.ask()).headers["x-ratchet-variant"] == "base"
@@ -201,11 +201,12 @@ async def test_flags_move_the_traffic_within_three_seconds(gateway: Gateway) -> 
 async def test_a_canary_that_vllm_does_not_serve_counts_as_its_error_and_the_base_answers(gateway: Gateway) -> None:
     flag = f"ratchet.{gateway.free}.canary"
     await gateway.unleash.create(flag, {"adapter": "never-trained"}, stickiness="userId")
-    deadline = time.monotonic() + 15.0
-    response = await gateway.ask(model=gateway.free)
-    while "x-ratchet-instead-of" not in response.headers:
-        assert time.monotonic() < deadline
-        response = await gateway.ask(model=gateway.free)
+
+    async def fallen_back() -> httpx.Response | None:
+        answer = await gateway.ask(model=gateway.free)
+        return answer if "x-ratchet-instead-of" in answer.headers else None
+
+    response = await until(fallen_back)
     assert response.status_code == 200
     assert response.headers["x-ratchet-variant"] == "base"
     observed = await gateway.event(RequestObserved, response.headers["x-ratchet-prediction-id"], count=2)

@@ -25,7 +25,8 @@ from shared.kafka.consumers import Consumers
 from shared.settings import Settings
 from shared.tracing import tracer_provider
 from tests.integration.gateway_clients import PREDICTIONS, GatewayBackends
-from tests.integration.gateway_process import OwnBroker, model_server, wait_until
+from tests.integration.gateway_process import OwnBroker, model_server
+from tests.waiting import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.stack
 
@@ -65,7 +66,7 @@ async def trace_headers(settings: Settings, topic: str, ids: Sequence[str]) -> l
     await consumer.start()
     try:
         found: dict[str, ConsumerRecord] = {}
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not found.keys() >= set(ids):
                 for batch in (await consumer.getmany(timeout_ms=200)).values():
                     found |= {name: record for name in ids for record in batch if name.encode() in record.value}
@@ -122,7 +123,7 @@ async def test_spans_of_the_gateway_and_of_a_consumer_are_in_the_callers_trace(b
         async with backends.gateway(RATCHET_OTLP_ENDPOINT=address, OTEL_BSP_SCHEDULE_DELAY="100") as gateway:
             async with gateway.http() as http:
                 prediction_id = await ask_successfully(http, backends.task, **SENT)
-            await wait_until(lambda: in_trace(received, "gateway"))
+            await until(lambda: in_trace(received, "gateway"))
             (headers,) = await trace_headers(backends.settings, OBSERVATIONS, [prediction_id])
         (span,) = in_trace(received, "gateway")
         assert (span.name, span.parent_span_id.hex()) == ("POST /v1/chat/completions", CALLER)
@@ -138,7 +139,7 @@ async def test_spans_of_the_gateway_and_of_a_consumer_are_in_the_callers_trace(b
         Consumers(broker, "deployer", settings).on(RequestObserved, handle)
         await broker.start()
         try:
-            await wait_until(lambda: prediction_id in handled)
+            await until(lambda: prediction_id in handled)
         finally:
             await broker.stop()
         provider = tracer_provider(settings, "deployer")
@@ -158,7 +159,7 @@ async def test_keys_are_added_and_revoked_at_run_time_and_never_logged(
             async def has_status() -> bool:
                 return (await ask(http, backends.task, **headers)).status_code == status
 
-            await wait_until(has_status, 60)
+            await until(has_status)
 
         assert "no API keys" in " ".join((await http.get("/readyz")).json()["notes"])
         (first, first_digest), (second, second_digest) = new_key(), new_key()
@@ -178,7 +179,7 @@ async def test_keys_are_added_and_revoked_at_run_time_and_never_logged(
         async def is_reported() -> bool:
             return "stay valid" in " ".join((await http.get("/readyz")).json()["notes"])
 
-        await wait_until(is_reported, 60)
+        await until(is_reported)
         await ask_successfully(http, backends.task, **{"api-key": second})
         log = (gateway.home / "gateway.log").read_text()
         assert first not in log and second not in log
@@ -193,11 +194,11 @@ async def test_a_gateway_that_restarts_without_its_keys_file_refuses_every_reque
         async def has_keys() -> bool:
             return (await ask(http, backends.task)).status_code == 401
 
-        await wait_until(has_keys, 60)
+        await until(has_keys)
         file.unlink()
         gateway.kill_with_shipper()
         gateway.start()
-        await wait_until(lambda: _missing(http, "API keys"), 60)
+        await until(lambda: _missing(http, "API keys"))
         for headers in ({}, {"authorization": f"Bearer {key}"}):
             assert (await ask(http, backends.task, **headers)).status_code == 503
         assert (await http.get("/metrics")).status_code == 503

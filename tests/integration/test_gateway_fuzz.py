@@ -24,6 +24,7 @@ from tests.integration.gateway_clients import GatewayBackends, ask
 from tests.integration.gateway_process import GatewayProcess, OwnBroker
 from tests.integration.malformed import Broken, broken, framed, sound
 from tests.integration.permissive_model import permissive_model
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.stack
 
@@ -31,7 +32,6 @@ BODIES = 10_000
 AT_ONCE = 16
 MIB = 2**20
 EXAMPLES = 60
-TIMEOUT_SECONDS = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ async def test_schemathesis_finds_no_server_error(
         )  # fmt: skip
         @given(case=operation.as_strategy(generation_mode=mode))
         def send(case: Any) -> None:
-            response = case.call(timeout=TIMEOUT_SECONDS)
+            response = case.call(timeout=PATIENCE_SECONDS)
             case.validate_response(response, checks=[not_a_server_error])
             counts[f"{case.path} {response.status_code}"] += 1
 
@@ -170,7 +170,7 @@ async def _send_all(port: int, requests: list[Broken]) -> Counter[int]:
 
 async def _send(port: int, request: Broken) -> tuple[int, bytes]:
     """Send a request on a new connection and return status and answer; status 0: no answer."""
-    async with asyncio.timeout(TIMEOUT_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
             answer = b""

@@ -18,7 +18,8 @@ from services.gateway.recording.media_folder import waiting_files
 from shared.conversation import replay_request
 from shared.storage.media import MediaReader
 from tests.conftest import free_ports
-from tests.integration.gateway_process import GatewayProcess, model_server, wait_until
+from tests.integration.gateway_process import GatewayProcess, model_server
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 
@@ -89,7 +90,7 @@ async def test_a_picture_survives_the_death_of_its_gateway_before_its_upload_and
     repair(store)
     gateway.start()
     await gateway.until_ready()
-    await wait_until(lambda: not waiting_files(folder))
+    await until(lambda: not waiting_files(folder))
     reader = MediaReader.open(str(store), gateway.settings.secrets_folder)
     _, body = replay_request(event.call, load=reader.part)
     assert body["messages"] == [{"role": "user", "content": CONTENT}]
@@ -111,14 +112,14 @@ async def test_while_the_artifact_store_is_away_requests_are_answered_and_pictur
             notes = (await http.get("/readyz")).json()["notes"]
             return any("media have waited for the artifact store" in note for note in notes)
 
-        await wait_until(is_reported)
+        await until(is_reported)
         metrics = (await http.get("/metrics")).text
         assert f"ratchet_gateway_media_bytes {float(sum(file.size for file in waiting_files(folder)))}" in metrics
         assert len(waiting_files(folder)) == 3
         repair(Path(gateway.settings.artifacts_uri))
-        await wait_until(lambda: not waiting_files(folder))
+        await until(lambda: not waiting_files(folder))
 
         async def is_counted() -> bool:
             return "ratchet_gateway_media_uploaded_total 3.0" in (await http.get("/metrics")).text
 
-        await wait_until(is_counted)
+        await until(is_counted)

@@ -29,9 +29,10 @@ from services.prediction_log.tables import open_table
 from shared.settings import Settings
 from tests.conftest import ROOT
 from tests.integration.gateway_clients import GatewayBackends, ask, send_requests
-from tests.integration.gateway_process import GatewayProcess, OwnBroker, own_broker, wait_until
+from tests.integration.gateway_process import GatewayProcess, OwnBroker, own_broker
 from tests.integration.gateway_stack import UnleashAdmin
 from tests.integration.model_process import ModelProcess, model_processes
+from tests.waiting import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.stack
 
@@ -106,7 +107,7 @@ class Load:
         """Run this many clients that stream, and as many that do not."""
 
         async def client(streams: bool) -> None:
-            async with httpx.AsyncClient(base_url=self.url, timeout=30) as http:
+            async with httpx.AsyncClient(base_url=self.url, timeout=PATIENCE_SECONDS) as http:
                 while True:
                     try:
                         await (self.stream(http) if streams else self.ask(http))
@@ -132,19 +133,19 @@ async def test_when_a_replica_is_killed_under_load_only_streams_that_had_begun_b
             for number in range(9):
                 if number >= 3 and load.broken_streams:  # A kill may hit a moment without a stream that has begun.
                     break
-                await wait_until(lambda: load.answered[f"from {killed.port}"] > 20)
+                await until(lambda: load.answered[f"from {killed.port}"] > 20)
                 killed.kill()
                 await wait_for_more(load, other)
                 await killed.start()
                 load.answered.clear()  # It gets requests again once it answers a probe.
-            await wait_until(lambda: load.answered[f"from {killed.port}"] > 20)
+            await until(lambda: load.answered[f"from {killed.port}"] > 20)
     assert load.failures == []
     assert load.broken_streams > 0  # Some streams had begun, and their clients got an error event.
 
 
 async def wait_for_more(load: Load, server: ModelProcess, count: int = 60) -> None:
     before = load.answered[f"from {server.port}"]
-    await wait_until(lambda: load.answered[f"from {server.port}"] > before + count)
+    await until(lambda: load.answered[f"from {server.port}"] > before + count)
 
 
 def url(gateway: GatewayProcess) -> str:
@@ -200,11 +201,11 @@ async def test_without_kafka_unleash_and_postgres_the_gateway_serves_restarts_an
                     await gateway.until_ready()
                     assert await variant(gateway, backends.task) == "primary"  # From its copies of flags and tasks.
                     ids |= await send_requests(gateway, backends.task, 40)
-            await wait_until(
+            await until(
                 lambda: ids <= set(lake_counts(settings, backends.task)), explain=lambda: end_of_logs(gateway, settings)
             )
             assert set(lake_counts(settings, backends.task).values()) == {1}
-            await wait_until(lambda: gateway.spooled() == [])
+            await until(lambda: gateway.spooled() == [])
     await admin.close()
 
 
@@ -212,7 +213,7 @@ async def wait_for_primary(gateway: GatewayProcess, task: str) -> None:
     async def is_primary() -> bool:
         return await variant(gateway, task) == "primary"
 
-    await wait_until(is_primary)
+    await until(is_primary)
 
 
 def reachable_addresses(settings: Settings) -> list[str]:
@@ -267,7 +268,7 @@ async def test_workers_end_when_their_supervisor_is_killed(backends: GatewayBack
         assert gateway.process is not None
         gateway.process.kill()
         await asyncio.to_thread(gateway.process.wait)
-        await wait_until(lambda: not any(worker.is_running() for worker in workers))
+        await until(lambda: not any(worker.is_running() for worker in workers))
     finally:
         kill_workers(gateway)
 
@@ -306,7 +307,7 @@ async def wait_for_workers(gateway: GatewayProcess, without: psutil.Process | No
         found[:] = sorted((child for child in children if child != without), key=lambda child: child.cmdline()[3:4])
         return len(found) == 2 and all([await is_ready(gateway) for _ in range(16)])
 
-    await wait_until(ready, explain=lambda: (gateway.home / "gateway.log").read_text()[-3000:])
+    await until(ready, explain=lambda: (gateway.home / "gateway.log").read_text()[-3000:])
     return list(found)
 
 
@@ -345,7 +346,7 @@ async def workers_with_answers(gateway: GatewayProcess) -> set[str]:
     async def are_both_counted() -> bool:
         return len(await counted_workers()) == 2
 
-    await wait_until(are_both_counted)  # A worker writes its counts every five seconds.
+    await until(are_both_counted)  # A worker writes its counts every five seconds.
     return await counted_workers()
 
 

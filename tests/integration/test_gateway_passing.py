@@ -17,7 +17,8 @@ from schemas.task_settings import RedactionSettings
 from schemas.tasks import NO_TASK, TaskKind, TaskSpec
 from services.gateway.auth.keys import ApiKey, new_key, write_keys
 from tests.integration.gateway_clients import GatewayBackends, read_topic
-from tests.integration.gateway_process import GatewayProcess, OwnBroker, model_server, wait_until
+from tests.integration.gateway_process import GatewayProcess, OwnBroker, model_server
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 
@@ -66,7 +67,7 @@ async def with_key(gateway: GatewayProcess, http: httpx.AsyncClient) -> dict[str
     async def is_closed() -> bool:
         return (await http.get("/v1/models")).status_code == 401
 
-    await wait_until(is_closed, 60)
+    await until(is_closed)
     return {"authorization": f"Bearer {key}"}
 
 
@@ -91,7 +92,7 @@ async def test_models_that_are_no_task_pass_through_and_only_their_observation_i
             found = [RequestObserved.model_validate_json(value) for _, value in records]
             return [event for event in found if event.task == NO_TASK]
 
-        await wait_until(observed)
+        await until(observed)
         (event,) = await observed()
         assert (event.status, event.variant, event.user_hash) == (200, Variant.EXTERNAL, None)
         assert response.headers["x-request-id"] in event.prediction_id
@@ -129,7 +130,7 @@ async def test_a_model_server_that_refuses_the_gateways_key_is_a_502_and_readyz_
             except httpx.TransportError:
                 return False
 
-        await wait_until(is_reported)
+        await until(is_reported)
         refused = await http.post(CHAT, json=body)
         assert (refused.status_code, "RATCHET_VLLM_KEY" in refused.text) == (502, True)
         assert "sk-wrong" not in (gateway.home / "gateway.log").read_text() + refused.text

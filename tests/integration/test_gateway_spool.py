@@ -31,15 +31,14 @@ from tests.integration.gateway_clients import (
     send_requests,
 )
 from tests.integration.gateway_process import (
-    TIMEOUT_SECONDS,
     GatewayProcess,
     OwnBroker,
     model_server,
     own_broker,
     process_exists,
     read_topic,
-    wait_until,
 )
+from tests.waiting import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.stack
 
@@ -115,7 +114,7 @@ async def test_personal_data_is_readable_neither_in_the_spool_nor_in_kafka(
             shipped = 'ratchet_gateway_shipped_total{topic="predictions.logged.v1"}' in metrics
             return shipped and "ratchet_gateway_redactions_total{" in metrics
 
-        await wait_until(is_counted)
+        await until(is_counted)
 
 
 async def test_a_direct_producers_prediction_is_redacted_and_is_the_one_that_came_by_http(
@@ -143,7 +142,7 @@ async def test_a_direct_producers_prediction_is_redacted_and_is_the_one_that_cam
         events[:] = map(PredictionLogged.model_validate_json, values)
         return len(events) == 3
 
-    await wait_until(are_all_logged)
+    await until(are_all_logged)
     subjects = load_or_create_key(redacting.settings.secrets_folder, "subjects")
     assert len({(event.event_id, event.request_id, event.user_hash) for event in events}) == 1
     assert {event.answers[0].prediction_id for event in events} == {prediction_id}
@@ -180,7 +179,7 @@ async def _is_dead_lettered(backends: GatewayBackends, key: str) -> None:
         dead_letters[:] = [value for name, value in found if name == key.encode()]
         return bool(dead_letters)
 
-    await wait_until(is_dead_lettered)
+    await until(is_dead_lettered)
     assert [word for word in PERSONAL_DATA if word.encode() in dead_letters[0]] == []
 
 
@@ -203,9 +202,9 @@ async def test_a_killed_gateways_predictions_arrive_once_by_id_after_its_restart
         assert {RequestObserved.model_validate_json(v).status for v in await backends.events(OBSERVATIONS, ids)} == {
             200
         }
-        await wait_until(lambda: gateway.spooled() == [])
+        await until(lambda: gateway.spooled() == [])
         async with gateway.http() as http:
-            await wait_until(lambda: gateway.shipper_status()["incomplete_bytes"] == 30)
+            await until(lambda: gateway.shipper_status()["incomplete_bytes"] == 30)
             assert "ratchet_gateway_spool_incomplete_bytes 30.0" in (await http.get("/metrics")).text
 
 
@@ -216,13 +215,13 @@ async def test_killing_gateway_and_shipper_under_load_loses_no_answered_predicti
     async with backends.gateway() as gateway, background_load(gateway, backends.raw, ids):
         await asyncio.sleep(0.5)
         killed = gateway.signal_shipper(signal.SIGKILL)
-        await wait_until(lambda: gateway.shipper_status().get("pid") != killed)
+        await until(lambda: gateway.shipper_status().get("pid") != killed)
         before, orphan = len(ids), gateway.shipper_status()["pid"]
         await gateway.stop(signal.SIGKILL)
         gateway.start()
         await gateway.until_ready()
-        await wait_until(lambda: not process_exists(orphan))
-        await wait_until(lambda: len(ids) > before + 10)
+        await until(lambda: not process_exists(orphan))
+        await until(lambda: len(ids) > before + 10)
         await backends.wait_for_predictions(set(ids))
 
 
@@ -233,18 +232,19 @@ async def test_the_spool_of_a_dead_gateway_is_shipped_by_another_gateway_of_the_
         ids = await send_requests(dying, backends.raw, 16)
         dying.kill_with_shipper()
         assert len(await backends.wait_for_predictions(ids)) == 16
-        await wait_until(lambda: dying.spooled() == [])
+        await until(lambda: dying.spooled() == [])
 
 
 async def test_a_stopping_gateway_ships_its_spool_first(backends: GatewayBackends) -> None:
-    patient = {"RATCHET_GATEWAY_SHIPPER_STOP_SECONDS": str(TIMEOUT_SECONDS)}  # A busy machine gives the shipper little.
+    # A busy machine gives the shipper little.
+    patient = {"RATCHET_GATEWAY_SHIPPER_STOP_SECONDS": str(PATIENCE_SECONDS)}
     async with backends.gateway(**patient) as gateway:
         ids = await send_requests(gateway, backends.raw, 40)
         pid = gateway.shipper_status()["pid"]
         await gateway.stop(signal.SIGTERM)
         assert not process_exists(pid)
         assert gateway.spooled() == []
-        assert len(await backends.events(PREDICTIONS, ids, 1.0)) == 40
+        assert len(await backends.events(PREDICTIONS, ids)) == 40
 
 
 async def test_while_the_broker_is_down_the_gateway_answers_and_ships_everything_afterwards(
@@ -253,7 +253,7 @@ async def test_while_the_broker_is_down_the_gateway_answers_and_ships_everything
     settings = {"RATCHET_GATEWAY_SHIPPER_LATE_SECONDS": "1", "RATCHET_GATEWAY_SHIPPER_STOP_SECONDS": "1"}
     async with backends.gateway(**settings) as gateway, gateway.http() as http:
         await backends.wait_for_predictions(await send_requests(gateway, backends.raw, 8))
-        await wait_until(lambda: gateway.spooled() == [])
+        await until(lambda: gateway.spooled() == [])
         async with backends.broker.stopped():
             ids = await send_requests(gateway, backends.raw, 40)
             thumbs = {"prediction_id": next(iter(ids)), "kind": "thumbs", "positive": True}
@@ -262,7 +262,7 @@ async def test_while_the_broker_is_down_the_gateway_answers_and_ships_everything
             async def is_reported() -> bool:
                 return any("the shipper is behind" in note for note in (await http.get("/readyz")).json()["notes"])
 
-            await wait_until(is_reported)
+            await until(is_reported)
             assert oldest_record_seconds((await http.get("/metrics")).text) > 1.0
             await gateway.stop(signal.SIGTERM)  # It cannot ship its records: they stay in the spool.
             assert len(gateway.spooled()) == 81
@@ -270,7 +270,7 @@ async def test_while_the_broker_is_down_the_gateway_answers_and_ships_everything
         await gateway.until_ready()
         assert len(await backends.wait_for_predictions(ids)) == 40
         assert await backends.events(FEEDBACK, {thumbs["prediction_id"]})
-        await wait_until(lambda: gateway.spooled() == [])
+        await until(lambda: gateway.spooled() == [])
 
 
 async def test_a_full_spool_or_disk_refuses_requests_until_there_is_space(

@@ -22,7 +22,8 @@ from services.prediction_log.tables import open_table
 from shared.service import running
 from tests.conftest import ROOT
 from tests.integration.gateway_clients import GatewayBackends
-from tests.integration.gateway_process import GatewayProcess, OwnBroker, model_server, wait_until
+from tests.integration.gateway_process import GatewayProcess, OwnBroker, model_server
+from tests.waiting import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.stack
 
@@ -92,7 +93,7 @@ async def _rows(lake: str, table: str, **values: Any) -> list[dict[str, Any]]:
         found[:] = [row for row in rows if row.items() >= values.items()]
         return bool(found)
 
-    await wait_until(has_rows, 60.0, lambda: f"{values} is not in {table}")
+    await until(has_rows, lambda: f"{values} is not in {table}")
     return found
 
 
@@ -107,7 +108,7 @@ async def _run(gateway: GatewayProcess, backends: GatewayBackends, code: str = A
         sys.executable, "-c", code, env=env, cwd=ROOT, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         output, errors = await process.communicate()
     assert process.returncode == 0, errors.decode()
     assert b"Failed to export" not in errors, errors.decode()

@@ -24,7 +24,8 @@ from shared.model.inference import InferenceClient
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.golden_sets import read_golden_set
-from tests.integration.test_scheduler import events_of, scheduler, until
+from tests.integration.test_scheduler import events_of, scheduler
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 LABELS = ("refund", "login", "delivery")

@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -33,6 +33,7 @@ from shared.settings import Settings
 from tests.conftest import ROOT, on_tansu
 from tests.integration.gateway_process import OwnBroker
 from tests.unit.prediction_log.deliveries import NOON, TASK, feedback, prediction, request
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 
@@ -150,12 +151,6 @@ class Process:
     async def stop(self) -> None:
         self._process.terminate()
         await self.result()
-
-
-async def until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.2)
 
 
 async def ratchet(*words: str) -> tuple[int, str]:

@@ -27,6 +27,7 @@ from services.prediction_log.tables import create_table, open_table, storage_opt
 from shared.errors import DependencyUnavailable
 from tests.integration.s3_server import S3Server
 from tests.unit.prediction_log.deliveries import NOON, TASK, TOPICS, delivery, prediction, request
+from tests.waiting import PATIENCE_SECONDS
 
 POLICY = MaintenancePolicy(
     timedelta(minutes=10), small_files=4, target_bytes=1024 * 1024, grace_hours=0, orphan_hours=24
@@ -191,7 +192,7 @@ def test_an_outage_raises_dependency_unavailable_and_loses_and_duplicates_no_row
             writer.append(PREDICTIONS, batch)
     finally:
         server.start()
-    deadline = time.monotonic() + 90.0
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while True:  # Redelivered until it succeeds: a restarted server may accept requests before its disks are ready.
         try:
             assert writer.append(PREDICTIONS, batch) == 1

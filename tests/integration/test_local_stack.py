@@ -30,6 +30,7 @@ from deploy.devstack.supervision import records
 from shared.kafka.topics import create_topics
 from shared.settings import Settings
 from tests.conftest import ROOT, on_tansu, shared_home
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.stack
 
@@ -104,7 +105,7 @@ def test_a_killed_part_is_restarted(home: Home) -> None:
     pid = home.status()["postgres"].pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while (row := home.status()["postgres"]).state != "ready" or row.pid == pid:
         assert time.monotonic() < deadline, row
         time.sleep(0.3)

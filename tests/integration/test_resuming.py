@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import uuid4
@@ -22,6 +22,7 @@ from shared.kafka.delivery import Delivery
 from shared.kafka.publisher import Publisher
 from shared.kafka.topics import create_topics
 from shared.settings import Settings
+from tests.waiting import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.stack
 
@@ -91,12 +92,6 @@ async def make_anew(settings: Settings, mark: str) -> None:
 
 def positions(store: Store) -> list[tuple[int, int]]:
     return sorted((delivery.partition, delivery.offset) for delivery in store.received)
-
-
-async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.05)
 
 
 @pytest.fixture
@@ -177,7 +172,7 @@ async def test_a_store_ahead_of_the_broker_stops_the_service_and_is_given_nothin
 ) -> None:
     store = Store({partition: (end or 0) + 1_000 for partition, end in (await ends(settings)).items()})
     await publish(settings, mark, ["new"])
-    async with consuming(settings, store) as broker, asyncio.timeout(30):
+    async with consuming(settings, store) as broker, asyncio.timeout(PATIENCE_SECONDS):
         problem = await broker.halted()
         await publish(settings, mark, ["newer"])
         await asyncio.sleep(1.0)
@@ -193,7 +188,7 @@ async def test_a_topic_made_anew_under_a_running_consumer_stops_it(settings: Set
         await publish(settings, mark, [f"a{n}" for n in range(40)])
         await until(lambda: len(store.received_of(mark)) == 40)
         await make_anew(settings, mark)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             problem = await broker.halted()
     assert "made anew" in problem.reason
     assert "new" not in store.received_of(mark)
@@ -212,7 +207,7 @@ async def test_a_handler_that_must_stop_is_called_once_and_its_batch_stays_in_th
 
     at_start = await ends(settings)
     await publish(settings, mark, ["a", "b"])
-    async with consuming(settings, Broken(dict(at_start))) as broker, asyncio.timeout(30):
+    async with consuming(settings, Broken(dict(at_start))) as broker, asyncio.timeout(PATIENCE_SECONDS):
         await broker.halted()
         await publish(settings, mark, ["c"])
         await asyncio.sleep(1.0)

@@ -22,6 +22,7 @@ from deploy.devstack.tansu.retention import delete_expired, kept, partitions
 from shared.kafka.clients import build_producer, end_offsets, open_admin, open_consumer
 from shared.settings import Settings
 from tests.integration.gateway_process import OwnBroker, own_broker
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.stack
 
@@ -63,7 +64,7 @@ class Tansu:
         end = (await end_offsets(self.settings, [partition]))[partition]
         found: list[tuple[int, str]] = []
         options = {"group_id": group, "auto_offset_reset": "earliest"}
-        async with open_consumer(self.settings, **options) as consumer, asyncio.timeout(60):
+        async with open_consumer(self.settings, **options) as consumer, asyncio.timeout(PATIENCE_SECONDS):
             consumer.assign([partition])
             while await consumer.position(partition) < end and len(found) != count:
                 for records in (await consumer.getmany(timeout_ms=500, max_records=count)).values():

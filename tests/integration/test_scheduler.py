@@ -26,6 +26,7 @@ from shared.kafka.publisher import Publisher
 from shared.service import running
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate
+from tests.waiting import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.stack
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -109,18 +110,9 @@ async def scheduler(stack_settings: Settings, tasks: Path, port: int) -> AsyncIt
         home=stack_settings.home, scheduler_tasks=tasks, scheduler_port=port, scheduler_poll_seconds=0.2
     )
     patient = httpx.AsyncHTTPTransport(retries=8)  # The port opens a moment after the start.
-    client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20.0, transport=patient)
+    client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_SECONDS, transport=patient)
     async with running([build(settings)]), client:
         yield client
-
-
-async def until(look: Callable[[], Any]) -> Any:
-    """What `look` returns, as soon as it is something."""
-    for _ in range(200):
-        if seen := await look():
-            return seen
-        await asyncio.sleep(0.1)
-    raise TimeoutError
 
 
 async def events_of(settings: Settings, topic: str, task: str) -> list[bytes]:

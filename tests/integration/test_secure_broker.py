@@ -5,12 +5,10 @@ Certificates are made for this run. tansu has neither TLS nor users, so this nee
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import ipaddress
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +37,7 @@ from shared.kafka.publisher import Publisher
 from shared.kafka.topics import create_topics
 from shared.settings import Settings
 from tests.conftest import free_ports
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.stack,
@@ -217,14 +216,10 @@ async def _there_and_back(settings: Settings) -> None:
     try:
         event = FeedbackGiven(task="t", task_revision="r", prediction_id=mark, kind="thumbs", positive=True)
         await Publisher(broker, "gateway").publish(event)
-        deadline = time.monotonic() + 30
-        while not await read_dead_letters(settings, "prediction_log"):
-            assert time.monotonic() < deadline
+        await until(lambda: read_dead_letters(settings, "prediction_log"))
         broken = False
         assert await replay_dead_letters(settings, "prediction_log") == 1
-        while mark not in seen:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
+        await until(lambda: mark in seen)
     finally:
         await broker.stop()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -44,18 +44,13 @@ from shared.storage.artifacts import ArtifactStore
 from tests.integration.consumer_groups import skip_backlog
 from tests.integration.test_local_vllm import write_adapter
 from tests.unit.deployer.fakes import answer, evaluated
+from tests.waiting import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.stack
 
 BASE = "SmolLM2-135M-Instruct"
 TRAINED = AdapterTrained.model_validate_json(Path("schemas/examples/adapters.trained.v1/lora.json").read_bytes())
 NOT_A_LABEL = "none of these"
-
-
-async def until(condition: Callable[[], Any], seconds: float = 180.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.1)
 
 
 @asynccontextmanager
@@ -136,13 +131,13 @@ async def test_the_real_flag_samples_pauses_and_is_repeatable(stack_settings: Se
             return any(sampling.sampled(task, prediction_id) for prediction_id in ids)
         return False
 
-    await until(any_sampled, 60)
+    await until(any_sampled)
     await until(lambda: not sampling.is_off(task))
     sample = [sampling.sampled(task, prediction_id) for prediction_id in ids]
     assert 140 < sum(sample) < 260
     assert sample == [sampling.sampled(task, prediction_id) for prediction_id in ids]
     await admin.switch(flag, False)
-    await until(lambda: not any(sampling.sampled(task, prediction_id) for prediction_id in ids), 3)
+    await until(lambda: not any(sampling.sampled(task, prediction_id) for prediction_id in ids))
     assert sampling.is_off(task)
     await sampling.close()
     await admin.close()
@@ -195,13 +190,13 @@ async def test_shadow_sees_that_requests_wait_in_the_real_vllm(vllm: str) -> Non
     assert not await load.is_busy()
     body = {"messages": [{"role": "user", "content": "Tell a story."}], "max_tokens": 300, "ignore_eos": True}
     waiting = [asyncio.create_task(inference.answer(BASE, CHAT, body, vllm)) for _ in range(60)]  # 16 run at once.
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not await load.is_busy():
             await asyncio.sleep(0.1)
     for request in waiting:
         request.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while await load.is_busy():
             await asyncio.sleep(0.1)
     await inference.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -40,6 +40,7 @@ from shared.storage.database import build_engine, migrate
 from tests.integration.consumer_groups import skip_backlog
 from tests.unit.shadow.fakes import SPEC, BothArms, Load, OneTrainingIndex, Published, Sampling, answer, prediction
 from tests.unit.shadow.fakes import rollout as any_rollout
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 
@@ -139,12 +140,6 @@ async def scene(stack_settings: Settings) -> AsyncIterator[Scene]:
     async with engine.begin() as connection:
         await connection.execute(text(f'DROP SCHEMA "{schema}" CASCADE'))
     await engine.dispose()
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(60):
-        while not (await value if asyncio.iscoroutine(value := condition()) else value):
-            await asyncio.sleep(0.1)
 
 
 async def waits(scene: Scene, number: int) -> bool:

@@ -38,6 +38,7 @@ from shared.storage.media_files import pack, unpack
 from tests.conftest import ROOT, TestStack, free_ports
 from tests.unit.deploy.cli.test_forget import NOON, Artifacts
 from tests.unit.prediction_log.deliveries import prediction
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.stack
 
@@ -78,7 +79,7 @@ class Home:
     def run(self, *words: str, **env: str) -> str:
         """Run a process to its end. Returns what it printed; one that fails fails the test."""
         process = self.start(*words, **env)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == 0, errors[-2000:]
         return output.strip()
 
@@ -133,7 +134,7 @@ def test_what_one_process_writes_to_the_lake_another_reads(home: Home, store: Ar
     asyncio.run(log_predictions(home, 5))
     writer = home.start("-m", "deploy.runner", "prediction_log", **FOREIGN)
     try:
-        deadline = time.monotonic() + 60.0
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while stored_predictions() < 5:
             assert writer.poll() is None and time.monotonic() < deadline
             time.sleep(0.2)
@@ -176,7 +177,7 @@ def test_the_home_remembers_its_storage_and_does_not_change_it_while_it_runs(hom
 
 def test_an_unknown_storage_is_an_error_with_its_way_out(home: Home) -> None:
     process = home.start("-m", "deploy.cli.app", "status", RATCHET_STORAGE="nonsense")
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 1
     assert errors == "RATCHET_STORAGE='nonsense' is neither folder nor s3\nSet it to folder or s3.\n"
 

@@ -16,6 +16,7 @@ from shared.errors import ConfigurationError, DependencyUnavailable
 from shared.kafka.clients import MAX_DEAD_LETTER_BYTES, connect_admin
 from shared.kafka.topics import Drift, correct_topics, create_topics, find_drift, wanted_topics
 from shared.settings import Settings
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.stack
 CHANGED = "steps.progressed.v1"
@@ -40,7 +41,7 @@ def _set(settings: Settings, name: str, value: str) -> None:
 
 def _delete(admin: KafkaAdminClient, name: str) -> None:
     admin.delete_topics([name])
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while name in admin.list_topics():
         assert time.monotonic() < deadline
         time.sleep(0.05)

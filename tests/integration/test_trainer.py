@@ -7,7 +7,6 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -43,6 +42,7 @@ from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from tests.integration.consumer_groups import skip_backlog
 from tests.unit.trainer.test_handlers import Published
+from tests.waiting import PATIENCE_SECONDS, until
 
 BASE = "tiny"
 LABELS = ("refund", "login")
@@ -103,12 +103,6 @@ def dataset_built(store: ArtifactStore, folder: Path, task: str, epochs: float) 
         uri=store.publish(folder, "datasets", dataset_id), train_examples=16, eval_examples=4,
         data_cutoff=utc_now() - timedelta(minutes=1), spec=spec,
     )  # fmt: skip
-
-
-async def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.05)
 
 
 @pytest.fixture
@@ -259,7 +253,7 @@ async def test_a_dataset_on_the_broker_becomes_an_adapter_that_vllm_can_resolve(
     await asyncio.gather(source.connect(), consumer.start())
     try:
         await skip_backlog(settings, "trainer")
-        async with running([build(settings)]), asyncio.timeout(120):
+        async with running([build(settings)]), asyncio.timeout(PATIENCE_SECONDS):
             await Publisher(source, "dataset_builder").publish(event)
             async for record in consumer:
                 trained = AdapterTrained.model_validate_json(record.value or b"")

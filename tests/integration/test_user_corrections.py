@@ -30,7 +30,8 @@ from shared.service import running
 from shared.settings import Settings
 from shared.storage.predictions import LakePredictions
 from tests.conftest import free_ports
-from tests.integration.gateway_process import publish_task, read_topic, wait_until
+from tests.integration.gateway_process import publish_task, read_topic
+from tests.waiting import until
 
 EDITS, CONFIRMED = 60, 20
 SUBJECTS = (
@@ -73,7 +74,7 @@ async def test_sixty_edits_by_users_are_a_data_set_of_sixty_examples(stack_setti
             edit = {"prediction_id": prediction_id, "kind": "edited", "text": reply(number), "user": f"user-{number}"}
             response = await http.post("/v1/feedback", json=edit)
             assert response.status_code == 200, response.text
-        await wait_until(lambda: all_arrived(stack_settings, ids), 120)
+        await until(lambda: all_arrived(stack_settings, ids))
         await publish(stack_settings, "console", *confirmations(tmp_path, spec, ids))
         outcome = await after_cycle(stack_settings, spec)
     assert isinstance(outcome, DatasetBuilt), outcome.reason
@@ -106,7 +107,7 @@ async def answered(http: httpx.AsyncClient, spec: TaskSpec) -> list[str]:
         except httpx.TransportError:
             return False
 
-    await wait_until(is_served, 60)
+    await until(is_served)
     response = await http.post("/v1/predictions", json=body)
     assert response.status_code == 200, response.text
     ids: list[str] = response.json()["prediction_ids"]
@@ -118,7 +119,7 @@ async def in_lake(uri: str, task: str, ids: list[str]) -> None:
     async def all_stored() -> bool:
         return len(await asyncio.to_thread(LakePredictions(uri).find, task, ids, utc_now().date())) == len(ids)
 
-    await wait_until(all_stored, 120, lambda: "the lake does not have all predictions")
+    await until(all_stored, lambda: "the lake does not have all predictions")
 
 
 async def all_arrived(settings: Settings, ids: list[str]) -> bool:
@@ -167,7 +168,7 @@ async def after_cycle(settings: Settings, spec: TaskSpec) -> DatasetBuilt | Step
             outcomes.extend(kind.model_validate_json(value) for value in values)
         return bool(outcomes)
 
-    await wait_until(ended, 120)
+    await until(ended)
     outcome: DatasetBuilt | StepFailed = outcomes[0]
     return outcome
 

@@ -24,8 +24,8 @@ from services.prediction_log.tables import open_table
 from shared.conversation import answer_of_row, call_of_row, replay_request
 from shared.service import running
 from shared.settings import Settings
-from tests.integration.gateway_process import wait_until
 from tests.integration.gateway_stack import LABELS, MESSAGES, Gateway, gateway
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 
@@ -130,7 +130,7 @@ async def _rows(lake: str, ids: set[str]) -> dict[str, dict[str, Any]]:
         found.update({row["prediction_id"]: row for row in rows if row["prediction_id"] in ids})
         return len(found) == len(ids)
 
-    await wait_until(has_all, 60.0, lambda: f"{len(ids) - len(found)} of {len(ids)} predictions are not in the lake")
+    await until(has_all, lambda: f"{len(ids) - len(found)} of {len(ids)} predictions are not in the lake")
     return found
 
 

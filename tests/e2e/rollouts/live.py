@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,10 +39,10 @@ from tests.conftest import ROOT, free_ports
 from tests.e2e.rollouts.engine import BASE, Kind, fast_engine, truth_of
 from tests.unit.deployer.fakes import answer, evaluated
 from tests.unit.shared.adapter_folders import write_adapter, write_probes
+from tests.waiting import until
 
 SERVICES = ("gateway", "shadow", "deployer")
 LABELS = ("billing", "delivery", "login", "refund")
-WAIT_SECONDS = 60.0
 ENDS = (Stage.PROMOTED, Stage.REJECTED, Stage.INCONCLUSIVE, Stage.ROLLED_BACK)
 
 
@@ -106,7 +106,7 @@ class Live:
         await self.publishers["evaluator"].publish(evaluated(name, spec.name, against=against).model_copy(update=fixed))
         return name
 
-    async def stage(self, candidate: str, *stages: Stage, seconds: float = WAIT_SECONDS) -> Seen:
+    async def stage(self, candidate: str, *stages: Stage) -> Seen:
         """Wait until a candidate is in one of these stages, and return its first change to it."""
 
         def find() -> Seen | None:
@@ -115,7 +115,7 @@ class Live:
                 (s for s in found if s.change.candidate_adapter == candidate and s.change.stage in stages), None
             )
 
-        return await until(find, f"{candidate} is {' or '.join(stages)}", seconds, lambda: self.story(candidate))
+        return await until(find, lambda: f"{candidate} is {' or '.join(stages)}\n{self.story(candidate)}")
 
     async def turn(self, task: str, flag: str, *, on: bool) -> None:
         """Turn a flag by hand, as Unleash's page does."""
@@ -172,22 +172,6 @@ class Live:
             await self.publishers["console"].publish(answer(asked, label=truth))
 
 
-async def until(
-    find: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS, explain: Callable[[], str] = lambda: ""
-) -> Any:
-    """Return what `find`, plain or a coroutine function, finds that is true. Raises TimeoutError naming it."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = find()
-        if asyncio.iscoroutine(found):
-            found = await found
-        if found:
-            return found
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not after {seconds:.0f} s\n{explain()}")
-        await asyncio.sleep(0.02)
-
-
 def environment(settings: Settings) -> dict[str, str]:
     """Return the settings as variables of a process, whose home has no stack.env."""
     values = settings.model_dump(exclude_defaults=True, mode="json")
@@ -212,15 +196,13 @@ async def live(settings: Settings, home: Path) -> AsyncIterator[Live]:
         broker = build_broker(own, "evaluator")
         await broker.connect()
         flags = UnleashAdmin(own.unleash, own.unleash_admin_token)
-        async with httpx.AsyncClient(timeout=10.0) as http:
+        async with httpx.AsyncClient(timeout=60.0) as http:
             publishers = {name: Publisher(broker, name) for name in ("evaluator", "scheduler", "console")}
             found = Live(own, home, urls, http, flags, publishers, pids)
             observing = asyncio.create_task(found.observe_forever())
             try:
                 await found.observes.wait()
-                await until(
-                    lambda: _all_answer(http, urls), "gateway and deployer answer", explain=lambda: found.story("")
-                )
+                await until(lambda: _all_answer(http, urls), lambda: f"gateway and deployer answer\n{found.story('')}")
                 yield found
             finally:
                 observing.cancel()
@@ -247,7 +229,7 @@ def _start(name: str, env: dict[str, str], home: Path) -> subprocess.Popen[bytes
 def _stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
-        process.wait(10)
+        process.wait(60)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -1,0 +1,28 @@
+"""How the tests wait: until something is so, however busy the machine is. Only a test that fails waits to the end."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+PATIENCE_SECONDS = 300.0
+"""How long a test waits for what must come. Low priorities make it long: beside a training job a shipper takes more
+than a minute to load its language model. How soon things come, the benchmarks measure."""
+
+
+async def until(find: Callable[[], Any], explain: str | Callable[[], str] = "") -> Any:
+    """Return what `find`, plain or a coroutine function, finds that is true. Raises TimeoutError with `explain`."""
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                found = find()
+                if inspect.isawaitable(found):
+                    found = await found
+                if found:
+                    return found
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        told = explain if isinstance(explain, str) else explain()
+        raise TimeoutError(f"not within {PATIENCE_SECONDS:.0f} s: {told or inspect.getsource(find).strip()}") from None
