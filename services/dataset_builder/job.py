@@ -40,7 +40,7 @@ from services.dataset_builder.model_process import LocalModels, ModelProcess, Mo
 from services.dataset_builder.pipeline import Build, Inputs, build_dataset
 from services.dataset_builder.publishing.publish import ArtifactWriter, publish_build
 from services.dataset_builder.publishing.versions import ArtifactReader, read_parent
-from services.dataset_builder.storage.corrections import BuildStore, PostgresCorrectionStore
+from services.dataset_builder.storage.corrections import BuildStore, PostgresCorrectionStore, StoredCorrections
 from services.dataset_builder.storage.traffic import PostgresTrafficStore, TrafficStore
 from shared.cycle_step import CycleStep
 from shared.errors import StepImpossible, StepSkipped
@@ -61,6 +61,8 @@ POSTGRES_VARIABLE = "RATCHET_POSTGRES"
 """Has the database's address in a job's process: the password in it must not be in the job's file."""
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 """Makes glibc give memory back that a job's process has freed: most of a build's large arrays live for seconds."""
+_SEARCHED_AT_ONCE = 2_000
+"""Corrections that are searched for personal data together: more of them in memory cost a large task much."""
 _QUESTIONS = "questions.jsonl"
 _SKIPPED_WAY_OUT = "Nothing is wrong. Answer more questions in the console, or lower dataset.min_new_examples."
 
@@ -226,15 +228,27 @@ async def _read_votes(
     total = await store.count_below(spec.name, job.cycle.fence)
     if models is not None and total > len(clear):
         models.load_redactor(rules)
-    async for part in store.corrections_below(spec.name, job.cycle.fence):
-        progress(2 * count / max(total, 1), 4, f"read {count} of {total} corrections, looking for personal data")
+
+    def take(part: StoredCorrections) -> None:
+        nonlocal votes, found
         reviewers, found_in_reviewers = search.clean(part.reviewers, clear)
         users, found_in_users = search.clean(part.users, clear)
         votes += votes_of(reviewers, users, compact)
         withdrawn.add(reviewers)
         preferences.add(reviewers)
         found += found_in_reviewers + found_in_users
+
+    unsearched = StoredCorrections()
+    async for part in store.corrections_below(spec.name, job.cycle.fence):
+        progress(2 * count / max(total, 1), 4, f"read {count} of {total} corrections, looking for personal data")
         count += len(part)
+        known, new = part.split(clear)
+        take(known)
+        unsearched.add(new)  # Few are, in most builds, and the others need not wait until the models are loaded.
+        if len(unsearched) >= _SEARCHED_AT_ONCE:
+            take(unsearched)
+            unsearched = StoredCorrections()
+    take(unsearched)
     await store.save_clear(rules_id(rules), found.clear)
     # They were read in no order, and their texts are embedded in this one: batches round alike in every build of them.
     left = sorted(withdrawn.left_of(votes), key=lambda vote: vote.order)

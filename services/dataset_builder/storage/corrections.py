@@ -7,7 +7,7 @@ exactly what is below the cycle's fence. Nothing of an erased person is stored, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -49,6 +49,19 @@ class StoredCorrections:
 
     def __len__(self) -> int:
         return len(self.reviewers) + len(self.users)
+
+    def add(self, others: StoredCorrections) -> None:
+        self.reviewers += others.reviewers
+        self.users += others.users
+
+    def split(self, correction_ids: Container[str]) -> tuple[StoredCorrections, StoredCorrections]:
+        """Return those with these ids, and the others."""
+        these, others = StoredCorrections(), StoredCorrections()
+        for given in self.reviewers:
+            (these if given.correction_id in correction_ids else others).reviewers.append(given)
+        for wrote in self.users:
+            (these if wrote.correction_id in correction_ids else others).users.append(wrote)
+        return these, others
 
 
 class CorrectionStore(Protocol):

@@ -24,6 +24,7 @@ from schemas.task_settings import DatasetSettings
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.dataset_builder.building.carry_over import Revision
 from services.dataset_builder.building.length import TokenCounter
+from services.dataset_builder.building.personal_data import rules_id
 from services.dataset_builder.checks.label_noise import Scorer
 from services.dataset_builder.handlers import Handlers
 from services.dataset_builder.job import BuildJob, build_version, job_name, read_questions
@@ -36,6 +37,8 @@ from shared.jobs import Job, JobFailure, JobProgress, Jobs, Progress
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
 from shared.kafka.delivery import Delivery, RecordPosition
+from shared.privacy.redaction import Redactor, Rules
+from shared.privacy.redaction.spans import TextSpan
 from shared.storage.artifacts import ArtifactStore
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
@@ -541,6 +544,36 @@ async def test_a_person_erased_during_a_build_is_not_in_it(
     assert built.train_examples + built.eval_examples == 30
     files = ("train.jsonl", "eval.jsonl", "rejected.jsonl")
     assert "p77" not in "".join((Path(built.uri) / name).read_text() for name in files)
+
+
+async def test_what_is_new_is_searched_for_personal_data_once_all_that_is_known_to_be_clear_is_read(
+    handlers: Handlers, run_cycle: RunCycle, store: MemoryStore, published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then the models load, in a process of their own: a search in between would wait for them."""
+    await filled(handlers)
+    store.is_clear = {
+        name: rules_id(Rules.of(SPEC.redaction)) for name in store.rows if name not in ("c3-ana", "c7-ana")
+    }
+    happened, find = [], Redactor.find
+
+    async def read_in_parts(task: str, fence: Sequence[PartitionFence]) -> AsyncIterator[StoredCorrections]:
+        rows = list(store.rows.values())
+        for start in range(0, 30, 10):
+            happened.append("read")
+            yield StoredCorrections(rows[start : start + 10])
+
+    def find_noted(redactor: Redactor, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]:
+        happened.append(f"searched {len(texts)}")
+        return find(redactor, texts, rules)
+
+    monkeypatch.setattr(store, "corrections_below", read_in_parts)
+    monkeypatch.setattr(Redactor, "find", find_noted)
+    await run_cycle()
+    assert happened == ["read", "read", "read", "searched 2"]
+    assert len(store.is_clear) == 30
+    (built,) = published.events
+    assert isinstance(built, DatasetBuilt)
+    assert built.train_examples + built.eval_examples == 30
 
 
 async def test_a_redelivered_cycle_is_one_job_without_anyones_texts(
