@@ -26,12 +26,10 @@ class Buckets:
     text_starts: npt.NDArray[np.int64]
 
     @classmethod
-    def of_columns(cls, keys: npt.NDArray[np.uint64]) -> Buckets:
+    def of_columns(cls, keys: npt.NDArray[np.uint32]) -> Buckets:
         """Build the buckets of a matrix of keys, a row for each text: texts meet in a column."""
-        count = len(keys)
-        numbers = np.arange(count, dtype=np.int32)
         with ThreadPoolExecutor(2) as threads:  # Sorting lets go of the interpreter.
-            return cls._joined(list(threads.map(lambda column: _shared(column, numbers), keys.T)), count)
+            return cls._joined(list(threads.map(_shared_in_column, keys.T)), len(keys))
 
     @classmethod
     def of_keys(cls, keys: npt.NDArray[np.uint64], owners: Owners, count: int) -> Buckets:
@@ -132,11 +130,20 @@ def ranges(starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.
     return numbers
 
 
+def _shared_in_column(keys: npt.NDArray[np.uint32]) -> tuple[Owners, npt.NDArray[np.int64]]:
+    """Do as `_shared` does, for a key of each text: sorted with its number, which is faster than the order of keys."""
+    packed = (keys.astype(np.uint64) << np.uint64(32)) | np.arange(len(keys), dtype=np.uint64)
+    packed.sort()
+    return _shared_of_sorted(packed >> np.uint64(32), packed.astype(np.uint32).astype(np.int32))
+
+
 def _shared(keys: npt.NDArray[np.uint64], owners: Owners) -> tuple[Owners, npt.NDArray[np.int64]]:
     """Return the owners of keys that several have, key by key, and the number of owners of each."""
     order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1]))) if len(keys) else np.zeros(0, int)
+    return _shared_of_sorted(keys[order], owners[order])
+
+
+def _shared_of_sorted(keys: npt.NDArray[np.uint64], owners: Owners) -> tuple[Owners, npt.NDArray[np.int64]]:
+    starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1]))) if len(keys) else np.zeros(0, int)
     sizes = np.diff(np.append(starts, len(keys)))
-    kept = np.repeat(sizes > 1, sizes)
-    return owners[order[kept]], sizes[sizes > 1]
+    return owners[np.repeat(sizes > 1, sizes)], sizes[sizes > 1]

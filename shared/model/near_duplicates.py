@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from shared.model.sketches import MAX_SHINGLES, Keys, Sketches, jaccard, mixed, 
 from shared.model.templates import find_templates
 from shared.model.texts import Hashes, fold
 
+N = TypeVar("N", bound=np.generic)
 PERMUTATIONS = 240
 _MAX_MISS = 1e-5
 _CHUNK = 4_096
@@ -48,13 +50,14 @@ class NearTexts:
 
         `similarity`: the Jaccard similarity of shingles from which two texts are near-duplicates, in (0, 1]."""
         self._similarity = similarity
-        columns = _sketch_columns(sketches, similarity)
+        columns, bands = _sketch_columns(sketches, similarity)
+        self._similar = Buckets.of_columns(bands)
+        del bands  # It is large.
         numbers = np.arange(len(columns.sizes), dtype=np.int32)
         self._sizes = columns.sizes
         self._starts = np.concatenate(([0], np.cumsum(columns.sizes)))
         self._shingles = columns.shingles
         self._marks = columns.marks
-        self._similar = Buckets.of_columns(columns.bands)
         self._typos = Buckets.of_keys(columns.typos, np.repeat(numbers, columns.typo_sizes), len(numbers))
 
     def __len__(self) -> int:
@@ -182,11 +185,11 @@ class NearDuplicates:
         folded = [fold(text) for text in texts]
         self._templates = find_templates(folded)
         self._similarity = similarity
-        columns = _sketch_columns(sketch_folded(folded, self._templates), similarity)
+        columns, bands = _sketch_columns(sketch_folded(folded, self._templates), similarity)
         self._sets = np.split(columns.shingles, np.cumsum(columns.sizes)[:-1])
         self._typos = np.unique(columns.typos)
-        self._order = np.argsort(columns.bands, axis=0, kind="stable").astype(np.int32)
-        self._bands = np.take_along_axis(columns.bands, self._order, axis=0)
+        self._order = np.argsort(bands, axis=0, kind="stable").astype(np.int32)
+        self._bands = np.take_along_axis(bands, self._order, axis=0)
 
     def __len__(self) -> int:
         return len(self._bands)
@@ -258,38 +261,42 @@ class _Columns:
     sizes: npt.NDArray[np.int64]
     marks: Keys
     """[texts, 4]: see `_MARKS`."""
-    bands: Keys
     typos: Keys
     typo_sizes: npt.NDArray[np.int64]
 
 
-def _sketch_columns(sketches: Iterable[Sketches], similarity: float) -> _Columns:
+def _sketch_columns(sketches: Iterable[Sketches], similarity: float) -> tuple[_Columns, Hashes]:
     """Return the parts of all sketches, and their band keys; portion by portion, since what is between is large.
 
     A second thread computes the keys of a portion while the next one is sketched: numpy lets go of the interpreter.
     """
     if not 0.0 < similarity <= 1.0:
         raise ValueError(f"similarity must be in (0, 1], not {similarity}")
-    marks = [np.zeros((0, _MARKS // 64), dtype=np.uint64)]
-    portions, keys = [], []
+    none, nothing = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint64)
+    shingles, sizes, typos, typo_sizes = [np.zeros(0, dtype=np.uint32)], [none], [nothing], [none]
+    marks, keys = [np.zeros((0, _MARKS // 64), dtype=np.uint64)], []
     with ThreadPoolExecutor(1) as thread:
         for portion in sketches:
-            portions.append(portion)
             keys.append(thread.submit(band_keys, portion, similarity))
             marks.append(_marks(portion))
-    bands = [np.zeros((0, _band_count(similarity)), dtype=np.uint64), *(future.result() for future in keys)]
-    none, nothing = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint64)
-    return _Columns(
-        np.concatenate([np.zeros(0, dtype=np.uint32), *(portion.shingles for portion in portions)]),
-        np.concatenate([none, *(portion.sizes for portion in portions)]),
-        np.concatenate(marks),
-        np.concatenate(bands),
-        np.concatenate([nothing, *(portion.typos for portion in portions)]),
-        np.concatenate([none, *(portion.typo_sizes for portion in portions)]),
-    )
+            shingles.append(portion.shingles)
+            sizes.append(portion.sizes)
+            typos.append(portion.typos)
+            typo_sizes.append(portion.typo_sizes)
+    bands = [np.zeros((0, _band_count(similarity)), dtype=np.uint32), *(future.result() for future in keys)]
+    keys.clear()
+    columns = _Columns(_joined(shingles), _joined(sizes), _joined(marks), _joined(typos), _joined(typo_sizes))
+    return columns, _joined(bands)
 
 
-def band_keys(sketches: Sketches, similarity: float) -> Keys:
+def _joined(portions: list[npt.NDArray[N]]) -> npt.NDArray[N]:
+    """Return the portions as one array, and empty their list: never is more than one part in memory twice."""
+    joined = np.concatenate(portions)
+    portions.clear()
+    return joined
+
+
+def band_keys(sketches: Sketches, similarity: float) -> Hashes:
     """Return the keys of each sketch, a column for each band: texts that share one are candidates.
 
     A MinHash is the least of a x + b (`_FACTORS`, `_SUMMANDS`), modulo 2^32, over a text's shingles x; a is odd, so
@@ -299,7 +306,7 @@ def band_keys(sketches: Sketches, similarity: float) -> Keys:
     shingles = _upper_half(mixed(sketches.shingles))
     starts = np.cumsum(sketches.sizes) - sketches.sizes
     count = _band_count(similarity)
-    keys = np.empty((len(sketches), count), dtype=np.uint64)
+    keys = np.empty((len(sketches), count), dtype=np.uint32)
     by_size = np.argsort(sketches.sizes, kind="stable")
     for first in range(0, len(by_size), _BLOCK):
         texts = by_size[first : first + _BLOCK]
@@ -311,7 +318,7 @@ def band_keys(sketches: Sketches, similarity: float) -> Keys:
     return keys
 
 
-def _block_keys(shingles: Hashes, count: int) -> Keys:
+def _block_keys(shingles: Hashes, count: int) -> Hashes:
     """Return the keys of texts whose shingles are columns, a row for each of `count` bands."""
     rows = PERMUTATIONS // count
     hashed, least = np.empty_like(shingles), np.empty((rows * count, shingles.shape[1]), dtype=np.uint32)
@@ -324,7 +331,7 @@ def _block_keys(shingles: Hashes, count: int) -> Keys:
         keys ^= least[row * count : (row + 1) * count]
         keys *= _MIX
         keys ^= keys >> np.uint64(29)
-    return keys
+    return _upper_half(keys)
 
 
 def _upper_half(numbers: Keys) -> Hashes:

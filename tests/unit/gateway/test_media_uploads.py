@@ -21,6 +21,7 @@ from shared.errors import DependencyUnavailable
 from shared.storage.media import MediaStore
 from shared.storage.media_files import MediaKey
 from tests.unit.gateway.test_media import PARTS, kept
+from tests.waiting import until
 
 
 class Home:
@@ -63,12 +64,6 @@ async def running(uploader: MediaUploader) -> AsyncIterator[ShipperStatus]:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-
-
-async def until(condition: object, seconds: float = 60) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # type: ignore[operator]
-            await asyncio.sleep(0.01)
 
 
 async def test_what_waits_is_uploaded_as_it_is_and_deleted_here(home: Home) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from services.gateway.settings import UpstreamLimits
 from services.gateway.upstreams.replicas import Replicas
 from services.gateway.upstreams.upstream import NotServed, UpstreamFailed
 from tests.unit.gateway.conftest import no_free_files
+from tests.waiting import PATIENCE_SECONDS, until
 
 DEAD = "http://127.0.0.1:9"
 CHAT = "/v1/chat/completions"
@@ -39,6 +39,7 @@ class Server:
     asked: int = 0
     cut: int = 0
     url: str = ""
+    goes_on: asyncio.Event | None = None
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.asked += 1
@@ -65,7 +66,7 @@ class Server:
             if number == self.dies_after:
                 return self._die(request)
             await response.write(piece)
-            await asyncio.sleep(self.between)
+            await (asyncio.sleep(self.between) if self.goes_on is None else self.goes_on.wait())
         await response.write_eof()
         return response
 
@@ -142,13 +143,6 @@ async def refused(replicas: Replicas) -> UpstreamFailed:
 async def streamed(replicas: Replicas) -> list[bytes]:
     async with replicas.stream(CHAT, b"{}") as pieces:
         return [piece async for piece in pieces]
-
-
-async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
 
 
 async def test_a_replica_that_refuses_connections_costs_one_attempt_and_its_circuit_opens(
@@ -393,11 +387,10 @@ async def test_a_cancelled_request_closes_its_connection_to_the_replica(start: S
 
 
 async def test_a_stream_arrives_piece_by_piece_and_its_connection_is_used_again(start: Start, make: Make) -> None:
-    server = await start(pieces=(b"data: 1\n\n", b"data: 2\n\n"), between=1.5)
+    server = await start(pieces=(b"data: 1\n\n", b"data: 2\n\n"), goes_on=asyncio.Event())
     replicas = await make(server, connections=1)
-    started = time.monotonic()
-    async with replicas.stream(CHAT, b"{}") as pieces:
-        assert time.monotonic() - started < 1.5  # The pieces are that far apart.
+    async with asyncio.timeout(PATIENCE_SECONDS), replicas.stream(CHAT, b"{}") as pieces:
+        server.goes_on.set()  # The first piece is here, and the server still held the second one back.
         assert outstanding(replicas) == 1
         assert b"".join([piece async for piece in pieces]) == b"data: 1\n\ndata: 2\n\n"
     assert outstanding(replicas) == 0

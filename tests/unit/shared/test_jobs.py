@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from shared import jobs
 from shared.errors import DependencyUnavailable
 from shared.jobs import Job, JobFailure, JobProgress, Jobs, lease
+from tests.waiting import until
 
 WORK = """
     import os, sys, time
@@ -103,12 +104,6 @@ async def watched(watcher: Jobs, callbacks: Callbacks) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 def starts(folder: Path, name: str) -> list[int]:
