@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Container, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -228,31 +228,37 @@ async def _read_votes(
     total = await store.count_below(spec.name, job.cycle.fence)
     if models is not None and total > len(clear):
         models.load_redactor(rules)
-
-    def take(part: StoredCorrections) -> None:
-        nonlocal votes, found
+    async for part in _known_first(store.corrections_below(spec.name, job.cycle.fence), clear):
+        progress(2 * count / max(total, 1), 4, f"read {count} of {total} corrections, looking for personal data")
         reviewers, found_in_reviewers = search.clean(part.reviewers, clear)
         users, found_in_users = search.clean(part.users, clear)
         votes += votes_of(reviewers, users, compact)
         withdrawn.add(reviewers)
         preferences.add(reviewers)
         found += found_in_reviewers + found_in_users
-
-    unsearched = StoredCorrections()
-    async for part in store.corrections_below(spec.name, job.cycle.fence):
-        progress(2 * count / max(total, 1), 4, f"read {count} of {total} corrections, looking for personal data")
         count += len(part)
-        known, new = part.split(clear)
-        take(known)
-        unsearched.add(new)  # Few are, in most builds, and the others need not wait until the models are loaded.
-        if len(unsearched) >= _SEARCHED_AT_ONCE:
-            take(unsearched)
-            unsearched = StoredCorrections()
-    take(unsearched)
     await store.save_clear(rules_id(rules), found.clear)
     # They were read in no order, and their texts are embedded in this one: batches round alike in every build of them.
     left = sorted(withdrawn.left_of(votes), key=lambda vote: vote.order)
     return left, found, count, preferences
+
+
+async def _known_first(
+    parts: AsyncIterator[StoredCorrections], clear: Container[str]
+) -> AsyncIterator[StoredCorrections]:
+    """Yield the corrections that are known to be clear as they are read, and the others together.
+
+    Few are new to most builds: those that are known need not wait until the models that search the others are loaded.
+    """
+    new = StoredCorrections()
+    async for part in parts:
+        known, unknown = part.split(clear)
+        yield known
+        new.add(unknown)
+        if len(new) >= _SEARCHED_AT_ONCE:
+            yield new
+            new = StoredCorrections()
+    yield new
 
 
 def conclude(cycle: FailuresClustered, inspected: Inspected, artifacts: ArtifactWriter, now: datetime) -> DatasetBuilt:
