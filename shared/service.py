@@ -23,11 +23,10 @@ from starlette.types import ASGIApp
 
 from shared.errors import DependencyUnavailable, MustStop, RatchetError
 from shared.kafka.broker import Broker
+from shared.kafka.clients import stop_client
 
 logger = logging.getLogger(__name__)
 _START_SECONDS = 120.0
-_DISCONNECT_SECONDS = 20.0
-"""With the seconds of its requests it fits into the half minute after which supervisors kill a service."""
 _REPEAT_LOG_SECONDS = 60.0
 
 Hook = Callable[[], Awaitable[None]]
@@ -186,23 +185,9 @@ async def _stop(service: Service) -> None:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     if service.broker is not None:
-        await _disconnect(service.name, service.broker)
+        await stop_client(service.broker, service.name)
     for hook in service.close:
         await hook()
-
-
-async def _disconnect(name: str, broker: KafkaBroker) -> None:
-    """Stop the broker's clients. After a while the service stops without: what is not committed is delivered again.
-
-    aiokafka may wait for ever for a member's heartbeat to end (its issue 773).
-    """
-    try:
-        async with asyncio.timeout(_DISCONNECT_SECONDS):
-            await broker.stop()
-    except TimeoutError:
-        logger.warning("%s: its Kafka clients did not stop within %.0f s", name, _DISCONNECT_SECONDS)
-    except (KafkaError, OSError) as error:
-        logger.info("%s: its Kafka clients stopped with %r", name, error)
 
 
 async def _call_with_retries(name: str, hook: Hook) -> None:

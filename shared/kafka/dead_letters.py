@@ -21,7 +21,7 @@ from aiokafka import AIOKafkaConsumer
 from schemas import catalog
 from schemas.base import utc_now
 from shared.errors import DependencyUnavailable, InvalidMessage
-from shared.kafka.clients import build_producer, end_offsets, open_consumer
+from shared.kafka.clients import build_producer, end_offsets, open_consumer, stop_client
 from shared.kafka.delivery import TopicPartition
 from shared.privacy.encryption import Cipher, DecryptionFailed, load_cipher
 from shared.settings import Settings
@@ -156,7 +156,7 @@ async def replay_dead_letters(
                     sent += 1
                 await consumer.commit({_partition(service): dead_letter.offset + 1})
     finally:
-        await producer.stop()
+        await stop_client(producer, f"the replay of {service}")
     return sent
 
 

@@ -12,7 +12,9 @@ import pytest
 
 import shared.service
 from shared.errors import ConfigurationError, DependencyUnavailable
+from shared.kafka import clients
 from shared.service import HttpServer, Service, running
+from shared.settings import Settings
 from tests.conftest import free_ports
 
 UNAVAILABLE = DependencyUnavailable("no broker answers")
@@ -137,7 +139,7 @@ async def test_a_service_stops_without_kafka_clients_that_do_not(
         async def stop(self) -> None:
             await asyncio.Event().wait()
 
-    monkeypatch.setattr(shared.service, "_DISCONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(clients, "_STOP_SECONDS", 0.1)
     broker, closed = StuckBroker(), asyncio.Event()
     broker.available = True
 
@@ -148,3 +150,21 @@ async def test_a_service_stops_without_kafka_clients_that_do_not(
         pass
     assert closed.is_set()
     assert "log: its Kafka clients did not stop" in caplog.text
+
+
+async def test_a_reader_goes_on_without_a_consumer_that_does_not_stop(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class StuckConsumer:
+        def __init__(self, *topics: str, **options: Any) -> None: ...
+
+        async def start(self) -> None: ...
+
+        async def stop(self) -> None:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(clients, "_STOP_SECONDS", 0.1)
+    monkeypatch.setattr(clients, "AIOKafkaConsumer", StuckConsumer)
+    async with asyncio.timeout(60), clients.open_consumer(Settings(), group_id="ratchet.letters.log"):
+        pass
+    assert "ratchet.letters.log: its Kafka clients did not stop" in caplog.text
