@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 from shared.errors import DependencyUnavailable, MustStop, RatchetError
 from shared.kafka.broker import Broker
 from shared.kafka.clients import stop_client
+from shared.tasks import end_tasks
 
 logger = logging.getLogger(__name__)
 _START_SECONDS = 120.0
@@ -180,10 +181,7 @@ async def _stop(service: Service) -> None:
                 await asyncio.shield(serving)
     for hook in service.drain:
         await hook()
-    tasks = [*service.tasks, *(serving for _, serving in service.servers)]
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await end_tasks([*service.tasks, *(serving for _, serving in service.servers)])
     if service.broker is not None:
         await stop_client(service.broker, service.name)
     for hook in service.close:

@@ -21,6 +21,7 @@ from deploy.demo.terminal import Terminal
 from schemas.tasks import TaskSpec
 from shared.errors import DependencyUnavailable
 from shared.storage.artifacts import ArtifactStore
+from shared.tasks import end_tasks
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,7 @@ class LoopContext:
         self.background += [asyncio.create_task(watching), asyncio.create_task(self.reviewers.work_forever())]
 
     async def stop_background(self) -> None:
-        for task in self.background:
-            task.cancel()
-        await asyncio.gather(*self.background, return_exceptions=True)
+        await end_tasks(self.background)
         self.background.clear()
 
     @property

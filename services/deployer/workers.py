@@ -24,11 +24,14 @@ from services.deployer.handlers import Handlers
 from services.deployer.settings import DeployerSettings
 from services.deployer.storage.rollouts import RolloutStore
 from shared.errors import DependencyUnavailable
+from shared.tasks import end_tasks
 
 logger = logging.getLogger(__name__)
 TICKS_AT_ONCE = 10
 """Each holds a connection to the database for its lock, and needs another."""
 _LONGEST_PAUSE = 60.0
+_END_AGAIN_SECONDS = 1.0
+"""Less than that of a service's tasks, of which the one that waits for the workers is one."""
 _LOG_ENTRIES = 20
 """How many of Unleash's newest log entries are read: its answers have whole flags in them."""
 _READ_ANYWAY_SECONDS = 30.0
@@ -88,18 +91,23 @@ class TaskWorkers:
         self._ticks = asyncio.Semaphore(TICKS_AT_ONCE)
 
     async def run_forever(self) -> None:
-        """Background: give each task its worker."""
+        """Background: give each task its worker, and another one if it ever ended."""
         workers: dict[str, asyncio.Task[None]] = {}
+        trouble = ""
         try:
             while True:
-                for task in await self._rollouts.tasks():
-                    if task not in workers:
-                        workers[task] = asyncio.create_task(self._tick_forever(task))
+                try:
+                    for task in await self._rollouts.tasks():
+                        if task not in workers or workers[task].done():
+                            workers[task] = asyncio.create_task(self._tick_forever(task))
+                    trouble = ""
+                except DependencyUnavailable as error:  # The workers go on.
+                    if error.reason != trouble:
+                        trouble = error.reason
+                        logger.warning("no new task gets a worker: %s", trouble)
                 await asyncio.sleep(self._settings.deployer_tick_seconds)
         finally:
-            for worker in workers.values():
-                worker.cancel()
-            await asyncio.gather(*workers.values(), return_exceptions=True)
+            await end_tasks(workers.values(), _END_AGAIN_SECONDS)
 
     async def watch_flags_forever(self) -> None:
         """Background: wake the worker of each task whose flags were changed."""

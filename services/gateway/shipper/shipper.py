@@ -43,6 +43,7 @@ from shared.service import Service, run
 from shared.spool import Position, Record, SpoolReader, list_slots, lock_for_shipping
 from shared.spool.slots import has_owner
 from shared.storage.media import MediaStore
+from shared.tasks import end_tasks
 
 NAME = "gateway"
 _POLL_SECONDS = 0.05
@@ -92,9 +93,7 @@ class Shipper:
         self._finishing.set()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self.seconds_to_finish)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
 
     async def _ship_own(self) -> None:
         """Ship the own gateway's slot until `finish`; waits while another shipper has its lock."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from services.gateway.shipper.redaction import RefusedRecord
 from shared.spool import Position, Record, SpooledRecord, SpoolReader
+from shared.tasks import end_tasks
 
 LARGE = 64 * 1024
 """Bytes of an event that is large: half a second of redaction."""
@@ -83,9 +84,7 @@ class Window:
         """Stop. What has not arrived is still in the spool."""
         tasks = [task for batch in self._batches for task in batch.publishing]
         tasks += [task for task in (self._small, self._large) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(tasks)
 
     async def _ship_large(self, before: asyncio.Task[None] | None, records: Sequence[Record]) -> None:
         """Redact large records while those before them are published."""

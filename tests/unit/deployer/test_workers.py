@@ -19,6 +19,7 @@ from services.deployer.workers import FlagLog, TaskWorkers
 from shared.errors import DependencyUnavailable
 from tests.unit.deployer.canaries import feedback
 from tests.unit.deployer.fakes import Deployer, MemoryAdmin, deliveries, evaluated, observed, pair, spec
+from tests.waiting import PATIENCE_SECONDS, until
 
 TASK = "support-desk"
 NEVER = 3_600.0
@@ -37,12 +38,6 @@ async def working(deployer: Deployer, tick_seconds: float, idle_seconds: float =
         for task in work:
             task.cancel()
         await asyncio.gather(*work, return_exceptions=True)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def in_canary(*tasks: str, **rollout: Any) -> Deployer:
@@ -86,6 +81,75 @@ async def test_the_trouble_of_one_task_stops_no_other_tasks_ticks(error: Excepti
     async with working(deployer, 0.01, 0.01):
         await until(lambda: ticked.count(TASK) >= 5 and (error is None or ticked.count("billing") >= 2))
     assert set(deployer.handlers.trouble) == ({"billing"} if error else set())
+
+
+async def test_while_the_database_is_away_workers_go_on_and_a_task_that_is_new_then_gets_its_worker_after() -> None:
+    deployer = Deployer()
+    await deployer.handlers.on_evaluated(evaluated("a1", TASK))
+    ticked, began, away, plain = list[str](), 0, asyncio.Event(), deployer.rollouts.tasks
+
+    async def tick(task: str, *, reads_flags: bool = True) -> None:
+        nonlocal began
+        began += 1
+        await asyncio.sleep(0.05)  # A worker that is cancelled is so here.
+        ticked.append(task)
+
+    async def tasks() -> list[str]:
+        if away.is_set():
+            raise DependencyUnavailable("PostgreSQL does not answer")
+        return list(await plain())
+
+    deployer.handlers.tick = tick  # type: ignore[method-assign]
+    deployer.rollouts.tasks = tasks  # type: ignore[method-assign]
+    async with working(deployer, 0.01, 0.01):
+        await until(lambda: ticked)
+        away.set()
+        await deployer.handlers.on_evaluated(evaluated("b1", "billing"))
+        seen = len(ticked)
+        await until(lambda: len(ticked) >= seen + 5)
+        assert began - len(ticked) <= 1, "no tick was cancelled"
+        assert "billing" not in ticked
+        away.clear()
+        await until(lambda: "billing" in ticked)
+
+
+async def test_workers_end_with_their_service_also_where_a_failure_takes_the_place_of_the_cancellation() -> None:
+    """As where the database goes away as a query is cancelled: the worker would retry, and be waited for for ever."""
+    deployer = Deployer()
+    await deployer.handlers.on_evaluated(evaluated("a1", TASK))
+    lost = 0
+
+    async def tick(task: str, *, reads_flags: bool = True) -> None:
+        nonlocal lost
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            lost += 1
+            if lost == 1:
+                raise DependencyUnavailable("PostgreSQL does not answer") from None
+            raise
+
+    deployer.handlers.tick = tick  # type: ignore[method-assign]
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        async with working(deployer, 0.01):
+            await asyncio.sleep(0.1)
+    assert lost >= 1
+
+
+async def test_a_worker_that_ended_is_replaced() -> None:
+    deployer = Deployer()
+    await deployer.handlers.on_evaluated(evaluated("a1", TASK))
+    ticks = 0
+
+    async def tick(task: str, *, reads_flags: bool = True) -> None:
+        nonlocal ticks
+        ticks += 1
+        if ticks == 1:
+            raise asyncio.CancelledError  # Of something that the tick waited for.
+
+    deployer.handlers.tick = tick  # type: ignore[method-assign]
+    async with working(deployer, 0.01, 0.01):
+        await until(lambda: ticks >= 3)
 
 
 async def test_a_canary_that_its_guards_end_is_ended_by_the_request_that_decides_and_not_at_the_next_tick() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from shared.errors import ConfigurationError, DependencyUnavailable
 from shared.kafka import clients
 from shared.service import HttpServer, Service, running
 from shared.settings import Settings
+from shared.tasks import end_tasks
 from tests.conftest import free_ports
 
 UNAVAILABLE = DependencyUnavailable("no broker answers")
@@ -150,6 +152,27 @@ async def test_a_service_stops_without_kafka_clients_that_do_not(
         pass
     assert closed.is_set()
     assert "log: its Kafka clients did not stop" in caplog.text
+
+
+async def test_a_service_stops_background_work_that_lost_its_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a database goes away as its query is cancelled: the work takes the failure for one to retry."""
+    monkeypatch.setattr(shared.service, "end_tasks", partial(end_tasks, again_seconds=0.05))
+    began, cancelled = asyncio.Event(), 0
+
+    async def work() -> None:
+        nonlocal cancelled
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled += 1
+            if cancelled == 1:
+                raise DependencyUnavailable("PostgreSQL does not answer") from None
+            raise
+
+    async with asyncio.timeout(60), running([Service("log", None, background=[work])]):
+        await began.wait()
+    assert cancelled >= 1
 
 
 async def test_a_reader_goes_on_without_a_consumer_that_does_not_stop(
