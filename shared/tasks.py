@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 
-async def end_tasks(tasks: Iterable[asyncio.Task[Any]], again_seconds: float = 5.0) -> None:
+async def end_tasks(tasks: Iterable[asyncio.Task[Any]], again_seconds: float = 2.0) -> None:
     """Cancel tasks, and wait until all have ended; what they raise is dropped.
 
     One that goes on is cancelled again and again. A cancellation is lost where what the task waits for fails just then,

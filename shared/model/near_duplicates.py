@@ -22,7 +22,7 @@ from shared.model.sketches import MAX_SHINGLES, Keys, Sketches, jaccard, mixed, 
 from shared.model.templates import find_templates
 from shared.model.texts import Hashes, fold
 
-N = TypeVar("N", bound=np.generic)
+Scalar = TypeVar("Scalar", bound=np.generic)
 PERMUTATIONS = 240
 _MAX_MISS = 1e-5
 _CHUNK = 4_096
@@ -289,7 +289,7 @@ def _sketch_columns(sketches: Iterable[Sketches], similarity: float) -> tuple[_C
     return columns, _joined(bands)
 
 
-def _joined(portions: list[npt.NDArray[N]]) -> npt.NDArray[N]:
+def _joined(portions: list[npt.NDArray[Scalar]]) -> npt.NDArray[Scalar]:
     """Return the portions as one array, and empty their list: never is more than one part in memory twice."""
     joined = np.concatenate(portions)
     portions.clear()

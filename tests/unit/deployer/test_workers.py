@@ -117,10 +117,11 @@ async def test_workers_end_with_their_service_also_where_a_failure_takes_the_pla
     """As where the database goes away as a query is cancelled: the worker would retry, and be waited for for ever."""
     deployer = Deployer()
     await deployer.handlers.on_evaluated(evaluated("a1", TASK))
-    lost = 0
+    began, lost = asyncio.Event(), 0
 
     async def tick(task: str, *, reads_flags: bool = True) -> None:
         nonlocal lost
+        began.set()
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -132,7 +133,7 @@ async def test_workers_end_with_their_service_also_where_a_failure_takes_the_pla
     deployer.handlers.tick = tick  # type: ignore[method-assign]
     async with asyncio.timeout(PATIENCE_SECONDS):
         async with working(deployer, 0.01):
-            await asyncio.sleep(0.1)
+            await began.wait()
     assert lost >= 1
 
 

@@ -22,6 +22,7 @@ from shared.kafka.latest_by_key import LatestByKey
 from shared.privacy.encryption import Cipher
 from shared.privacy.redaction import RedactedSlice, Rules, TextSlice
 from shared.spool import Record, Spool, SpoolReader, lock_for_shipping
+from tests.waiting import until
 
 CIPHER = Cipher(b"k" * 32)
 TOPIC = "requests.observed.v1"
@@ -117,12 +118,6 @@ def records(*names: str, size: int = 0) -> list[Record]:
 
 def names(records: Sequence[Record | RefusedRecord]) -> list[str]:
     return [record.key.decode() for record in records if isinstance(record, Record)]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_records_are_shipped_in_order_and_then_removed_from_the_spool(machine: Machine) -> None:

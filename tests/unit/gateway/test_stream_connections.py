@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from services.gateway.upstreams.replicas import Replicas
 from shared.service import HttpServer, Service, running
 from tests.conftest import free_ports
 from tests.unit.gateway.conftest import REFUND, serving
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from tests.unit.gateway.conftest import Gateway
@@ -114,12 +115,6 @@ async def running_stack(share_port: bool = False) -> AsyncIterator[Stack]:
 async def stack() -> AsyncIterator[Stack]:
     async with running_stack() as stack:
         yield stack
-
-
-async def until(holds: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
-        while not holds():
-            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize(("between", "before_end"), [(0.02, 0.0), (0.02, 0.03), (0.0, 0.08)])

@@ -20,6 +20,7 @@ from services.gateway.settings import UpstreamLimits
 from services.gateway.upstreams.replicas import Replicas
 from tests.unit.gateway.conftest import chat_completion, chunk, serving, sse
 from tests.unit.gateway.real_sockets import WRITE_SECONDS, listening
+from tests.waiting import until
 
 LARGE = 16 * 1024**2
 """More than the kernel buffers for a connection."""
@@ -79,12 +80,6 @@ async def post(client: socket.socket, path: str, body: Any, headers: bytes = b""
     raw = json.dumps(body).encode()
     head = b"POST %b HTTP/1.1\r\nhost: g\r\n%bcontent-length: %d\r\n\r\n" % (path.encode(), headers, len(raw))
     await asyncio.get_running_loop().sock_sendall(client, head + raw)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 def test_a_client_that_does_not_read_its_stream_is_cut_and_its_slot_is_free(run: Loop) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from shared.service import HttpServer, Service, running
 from shared.settings import Settings
 from shared.tasks import end_tasks
 from tests.conftest import free_ports
+from tests.waiting import until
 
 UNAVAILABLE = DependencyUnavailable("no broker answers")
 
@@ -45,12 +46,6 @@ async def hello(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "http":
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"hello"})
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def get(port: int) -> str:
