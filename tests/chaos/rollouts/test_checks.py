@@ -12,7 +12,7 @@ import pytest
 from services.deployer.statistics import betting
 from tests.chaos.rollouts.checks import scenario
 from tests.chaos.rollouts.checks.checker import check
-from tests.chaos.rollouts.checks.history import Answer, EngineState, Flags, History, Move, Sample
+from tests.chaos.rollouts.checks.history import Answer, EngineState, Flags, History, Move, Request, Sample
 from tests.chaos.rollouts.checks.scenario import ENGINE, TASK, right_history
 from tests.chaos.rollouts.checks.wealth import binomial_mixture, max_futility, max_wealth, wealth
 
@@ -66,6 +66,26 @@ def _no_canary_answers(history: History) -> None:
 
 def _refused_canary_answers(history: History) -> None:
     history.requests = [replace(r, status=400) if r.adapter == "good" else r for r in history.requests]
+
+
+def _promoted_though_it_fails(history: History) -> None:
+    """Sixteen more users of the canary have a failed request, which the deployer counts, and promotes it."""
+    failed = [replace(r, subject=f"x{n}", status=502) for n, r in enumerate(_of_canary(history, "good"))]
+    history.requests = [*history.requests, *failed]
+    _move(history, "good", "promoted", said_canary_requests=26, said_canary_errors=16)
+
+
+def _failures_not_counted(history: History) -> None:
+    """Nine failures are as old as what arrives late may be, and the deployer says that there is none."""
+    history.requests = [replace(r, status=502) if r.adapter == "good" else r for r in history.requests]
+
+
+def _invented_requests(history: History) -> None:
+    _move(history, "good", "promoted", said_canary_requests=17)
+
+
+def _of_canary(history: History, candidate: str) -> list[Request]:
+    return [request for request in history.requests if request.adapter == candidate]
 
 
 def _no_failures(history: History) -> None:
@@ -281,6 +301,9 @@ FAULTS: dict[Callable[[History], None], str] = {
     _harm_now: "good, promoted: 45 wins and 45 losses, as they stood",
     _no_canary_answers: "good, canary: the canary of 25 % had served 0 users",
     _refused_canary_answers: "good, promoted: the canary of 50 % had served 0 users",
+    _promoted_though_it_fails: "good, promoted: its guards were to end it: 16 of the 16 users with a failed request",
+    _failures_not_counted: "good, promoted: it counts 10 requests, 0 of which failed, and 10 s before there were 10",
+    _invented_requests: "good, promoted: it counts 17 requests, 0 of which failed, and of the canary's so far there",
     _step_left_out: "good, promoted: it went from 25 to 100 % of users",
     _step_before_proof: "good, canary: wealth",
     _no_failures: "fragile, rejected: 0 of its users had failed requests",

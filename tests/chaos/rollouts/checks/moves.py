@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from tests.chaos.rollouts.checks.history import Draw, History, Move, Request
+from tests.chaos.rollouts.checks.canary import RATIO, canary_requests, guard_problems, has_failed, users_since_step
+from tests.chaos.rollouts.checks.history import Draw, History, Move
 from tests.chaos.rollouts.checks.tickets import Tickets
 from tests.chaos.rollouts.checks.wealth import binomial_mixture, draw, wealth
 
@@ -22,7 +23,6 @@ _NEXT = {
 }  # fmt: skip
 """A promotion that was not settled may still be rejected; later its control ends, or it is rolled back."""
 _HARM, _FUTILITY, _GUARD = 20.0, 10.0, 20.0
-_RATIO = 1.5
 _CONTROL_OVER, _STAYS = "its control has ended", "stays in promoted"
 _LABELS_ALONE = 20.0
 """Less evidence of labels alone is no reason: it is the greatest of five guards whose mean is 20."""
@@ -96,10 +96,10 @@ def _unsupported(history: History, tickets: Tickets, before: Move, move: Move) -
         share = 100 if move.stage == "promoted" else move.percent
         if share not in steps or (0 if is_first else before.percent) != [*steps, 0][steps.index(share) + 1]:
             yield f"it went from {before.percent} to {share} % of users"
-        since = _step_since(history, before)
-        served = {r.subject for r in _canary_requests(history, move) if r.status < 400 and r.at >= since}
-        if not is_first and len(served) < rules.min_canary_users:
-            yield f"the canary of {before.percent} % had served {len(served)} users"
+        if not is_first:
+            if (served := users_since_step(history, before, move)) < rules.min_canary_users:
+                yield f"the canary of {before.percent} % had served {served} users"
+            yield from guard_problems(history, before, move)
     elif move.stage == "rejected":
         yield from _not_rejected(history, tickets, move)
     elif move.stage == "inconclusive":
@@ -159,13 +159,13 @@ def _not_rejected(history: History, tickets: Tickets, move: Move) -> Iterator[st
             yield f"the odds against it were {odds:.4g}"
     elif found := re.search(r"fails too often: (\d+) of the (\d+) users .* has (\d+) % of users", move.reason):
         canary, bad, percent = map(int, found.groups())
-        failed = {r.subject for r in _canary_requests(history, move) if r.status >= 500 or r.status == 404}
+        failed = {r.subject for r in canary_requests(history, move) if has_failed(r)}
         share = min(history.rules.canary_steps[0], percent) / 100  # Of the first step, where failures say most.
-        if canary > len(failed) or binomial_mixture(canary, bad, share, _RATIO) < _GUARD:
+        if canary > len(failed) or binomial_mixture(canary, bad, share, RATIO) < _GUARD:
             yield f"{len(failed)} of its users had failed requests: {move.reason}"
     elif found := re.search(r"too slow: (\d+) of (\d+) answers took longer than (\d+) ms", move.reason):
         slow, _, limit = map(int, found.groups())
-        subjects = {r.subject for r in _canary_requests(history, move) if r.latency_ms > limit - 1}
+        subjects = {r.subject for r in canary_requests(history, move) if r.latency_ms > limit - 1}
         if len(subjects) < slow:
             yield f"{len(subjects)} of its users waited longer than {limit} ms: {move.reason}"
     elif move.reason.startswith(_ALIKE):
@@ -175,23 +175,6 @@ def _not_rejected(history: History, tickets: Tickets, move: Move) -> Iterator[st
             yield f"{alike} pairs agree, and people were asked about {len(tickets.all)}: {move.reason}"
     else:
         yield f"no evidence is a reason for: {move.reason}"
-
-
-def _step_since(history: History, canary: Move) -> float:
-    """Return when the canary rose to the share that a move has."""
-    same = (canary.rollout_id, canary.stage, canary.percent)
-    return min(move.at for move in history.moves if (move.rollout_id, move.stage, move.percent) == same)
-
-
-def _canary_requests(history: History, move: Move) -> list[Request]:
-    """Return the candidate's requests from the start of its canary until the move, as primary as well."""
-    starts = [m.at for m in history.moves if m.rollout_id == move.rollout_id and m.stage == "canary"]
-    since = min(starts, default=move.at)
-    return [
-        r for r in history.requests
-        if r.task == move.task and r.variant in ("canary", "primary") and r.adapter == move.candidate
-        and since <= r.at <= move.at
-    ]  # fmt: skip
 
 
 def _overlaps(rollouts: dict[str, list[Move]], controls: Mapping[str, list[tuple[float, float]]]) -> Iterator[str]:
