@@ -76,7 +76,7 @@ class LocalModels:
         """See `Redactor.redact`."""
         return self._redactor.redact(texts, rules, already_redacted)
 
-    def score(self, asked: LabelsToScore) -> list[LabelScore]:
+    def score(self, asked: LabelsToScore) -> Iterable[LabelScore]:
         """See `checks.label_noise.Scorer`."""
         from services.dataset_builder.recipe import LabelScorer
 

@@ -7,7 +7,7 @@ learns from are scored by five-fold cross-validation where they are judged, all 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
 from schemas.conversation import JsonObject, Message
-from services.dataset_builder.checks.label_noise import LabelScore, LabelsToScore
+from services.dataset_builder.checks.label_noise import SCORE, LabelsToScore, ScoreTable
 from shared.conversation import template_messages
 from shared.model.embedding import Vectors
 
@@ -75,7 +75,7 @@ class LabelScorer:
     def __init__(self, embeddings: Embeddings) -> None:
         self._embeddings = embeddings
 
-    def __call__(self, asked: LabelsToScore) -> list[LabelScore]:
+    def __call__(self, asked: LabelsToScore) -> ScoreTable:
         """Return the scores of `learned`, if it is to be judged, then those of `others`."""
         learned, others = asked.learned, asked.others
         texts = [row.text for row in (*learned, *others)]
@@ -84,27 +84,27 @@ class LabelScorer:
         given = np.array([labels.index(row.label) for row in (*learned, *others)])
         count = len(learned)
         known = self._embeddings.read(texts[:count]).astype(np.float32)
-        scores: list[LabelScore] = []
+        scores = [np.empty(0, dtype=SCORE)]
         if asked.judge:
             inner = _cross_validated(known, given[:count], len(labels))
             issues = find_label_issues(given[:count], inner, filter_by="both", n_jobs=1)
-            scores = _scores(inner, given[:count], labels, issues)
+            scores.append(_scores(inner, given[:count], issues))
         if others:
             models = _fitted(known, given[:count])
             for start in range(count, len(texts), _READ):
-                scores += self._score(models, texts[start : start + _READ], given[start : start + _READ], labels)
-        return scores
+                part = slice(start, start + _READ)
+                scores += self._score(models, texts[part], given[part])
+        return ScoreTable(labels, np.concatenate(scores))
 
     def _score(
-        self, models: Sequence[Any], texts: Sequence[str], given: npt.NDArray[np.int64], labels: Sequence[str]
-    ) -> list[LabelScore]:
-        """Return the scores of some of the others: the vectors of all would be a good part of a build's memory."""
-        vectors, scores = self._embeddings.read(texts), list[LabelScore]()
+        self, models: Sequence[Any], texts: Sequence[str], given: npt.NDArray[np.int64]
+    ) -> Iterator[npt.NDArray[np.void]]:
+        """Yield the scores of some of the others: the vectors of all would be a good part of a build's memory."""
+        vectors = self._embeddings.read(texts)
         for start in range(0, len(texts), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
             found = _predicted(models, vectors[part].astype(np.float32))
-            scores += _scores(found, given[part], labels, None)
-        return scores
+            yield _scores(found, given[part], None)
 
 
 def _cross_validated(vectors: Vectors, given: npt.NDArray[np.int64], labels: int) -> Probabilities:
@@ -134,19 +134,19 @@ def _predicted(models: Sequence[Any], vectors: Vectors) -> Probabilities:
 
 
 def _scores(
-    found: Probabilities, given: npt.NDArray[np.int64], labels: Sequence[str], issues: npt.NDArray[np.bool_] | None
-) -> list[LabelScore]:
+    found: Probabilities, given: npt.NDArray[np.int64], issues: npt.NDArray[np.bool_] | None
+) -> npt.NDArray[np.void]:
+    """Return `SCORE` [rows]."""
     rows = np.arange(len(given))
-    own = found[rows, given]
     without = found.copy()
     without[rows, given] = -1.0
     rivals = without.argmax(axis=1)
-    return [
-        LabelScore(
-            given=round(float(own[row]), _DIGITS),
-            rival=labels[rivals[row]],
-            rival_probability=round(float(without[row, rivals[row]]), _DIGITS),
-            is_issue=None if issues is None else bool(issues[row]),
-        )
-        for row in rows
-    ]
+    scores = np.empty(len(rows), dtype=SCORE)
+    scores["given"], scores["rival"] = _rounded(found[rows, given]), rivals
+    scores["rival_probability"] = _rounded(without[rows, rivals])
+    scores["is_issue"] = -1 if issues is None else issues
+    return scores
+
+
+def _rounded(values: Probabilities) -> list[float]:
+    return [round(float(value), _DIGITS) for value in values]

@@ -23,13 +23,16 @@ from shared.files import replaced_atomically
 DIMENSIONS = 384
 _BATCH = 32
 _AT_ONCE = 512
-_SAVED_EVERY = 20_000
+_SAVED_EVERY = 10_000
 _HASH_BYTES = 16
+_HASH = np.dtype(f"S{_HASH_BYTES}")
 _ROUNDING = 1e-12
 _HALF_FLOAT = "<f2"
 
 Vectors = npt.NDArray[np.float32]
 HalfVectors = npt.NDArray[np.float16]
+Hashes = npt.NDArray[np.bytes_]
+Places = npt.NDArray[np.int64]
 Report = Callable[[int, int], None]
 """Is called with the number of texts that are embedded, and with that of all."""
 
@@ -116,22 +119,24 @@ class CachedEmbedder:
 
         What a killed process has embedded is kept, in parts. Raises DependencyUnavailable if the model is missing.
         """
-        known = self._checked_places()
-        by_hash = {_hash(text): text for text in texts}
-        missing = [text for digest, text in by_hash.items() if digest not in known]
-        wanted = known if keep is None else by_hash.keys() | set(map(_hash, keep))
-        places = {digest: place for digest, place in known.items() if digest in wanted}
-        if missing or len(places) < len(known):
-            self._embed_missing(sorted(missing, key=len), places)  # Texts of one length need no padding.
+        known, asked = self._checked_hashes(), _hashes(texts)
+        kept = np.ones(len(known), dtype=bool)
+        if keep is not None:
+            kept = np.isin(known, np.concatenate([asked, _hashes(keep)]))
+        missing = _missing(texts, asked, known)
+        if missing or not kept.all():
+            self._embed_missing(missing, known[kept], np.flatnonzero(kept))
 
     def read(self, texts: Sequence[str]) -> HalfVectors:
-        """Return float16 [len(texts), 384] of texts that are stored: of a large task's all are 80 MB."""
+        """Return float16 [len(texts), 384] of texts that are stored: of a large task's all are 80 MB.
+
+        Raises KeyError for a text that is not.
+        """
         vectors = np.zeros((len(texts), DIMENSIONS), dtype=np.float16)
         if not texts:
             return vectors
         with zipfile.ZipFile(self._file) as archive:
-            known = _places(archive)
-            places = np.array([known[_hash(text)] for text in texts], dtype=np.int64)
+            places = _places_of(_hashes(texts), _hashes_in(archive))
             rows = np.argsort(places, kind="stable")
             done = 0
             for part in _vectors_at(archive, places[rows]):
@@ -139,57 +144,78 @@ class CachedEmbedder:
                 done += len(part)
         return vectors
 
-    def _embed_missing(self, texts: Sequence[str], places: dict[bytes, int]) -> None:
-        """Replace the file by one with what is at these places, and with these texts."""
-        new: dict[bytes, HalfVectors] = {}
+    def _embed_missing(self, texts: Sequence[str], hashes: Hashes, places: Places) -> None:
+        """Replace the file by one with what is at these places, whose hashes these are, and with these texts."""
+        new: list[tuple[Hashes, HalfVectors]] = []
         for start in range(0, len(texts), _AT_ONCE):
             self._report(start, len(texts))
             part = texts[start : start + _AT_ONCE]
-            new.update(zip(map(_hash, part), self._embedder.embed(part).astype(np.float16), strict=True))
-            if len(new) >= _SAVED_EVERY:
-                places, new = self._write(places, new), {}
+            new.append((_hashes(part), self._embedder.embed(part).astype(np.float16)))
+            if _AT_ONCE * len(new) >= _SAVED_EVERY:
+                hashes, new = self._write(hashes, places, new), []
+                places = np.arange(len(hashes))
         if new or not texts:
-            self._write(places, new)
+            self._write(hashes, places, new)
 
-    def _checked_places(self) -> dict[bytes, int]:
-        """Return where the file has the vector of each of its hashes, ascending; nothing if it is broken."""
+    def _checked_hashes(self) -> Hashes:
+        """Return the hashes of the file's vectors, in their order; none if it is broken."""
         try:
             with zipfile.ZipFile(self._file) as archive:
                 if (broken := archive.testzip()) is not None:
                     raise ValueError(f"{broken} is broken")
-                return _places(archive)
+                return _hashes_in(archive)
         except FileNotFoundError:
-            return {}
+            return _hashes(())
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             logger.warning("%s is no file of embeddings, they are made anew: %s", self._file, error)
-            return {}
+            return _hashes(())
 
-    def _write(self, places: dict[bytes, int], new: dict[bytes, HalfVectors]) -> dict[bytes, int]:
-        """Replace the file by one with what is at these places, which ascend, and what is new; returns its places."""
-        hashes = [*places, *new]
-        packed = np.frombuffer(b"".join(hashes), dtype=np.uint8)
+    def _write(self, hashes: Hashes, places: Places, new: Sequence[tuple[Hashes, HalfVectors]]) -> Hashes:
+        """Replace the file by one with what is at these places, which ascend, and what is new; returns its hashes."""
+        hashes = np.concatenate([hashes, *(found for found, _ in new)])
         with replaced_atomically(self._file) as file, zipfile.ZipFile(file, "w") as archive:
             with archive.open("hashes.npy", "w") as member:
-                np.lib.format.write_array(member, packed, allow_pickle=False)
+                np.lib.format.write_array(member, hashes.view(np.uint8), allow_pickle=False)
             with archive.open("vectors.npy", "w", force_zip64=True) as member:
                 header = {"descr": _HALF_FLOAT, "fortran_order": False, "shape": (len(hashes), DIMENSIONS)}
                 np.lib.format.write_array_header_1_0(member, header)
-                if places:
+                if len(places):
                     with zipfile.ZipFile(self._file) as old:
-                        for part in _vectors_at(old, np.fromiter(places.values(), dtype=np.int64)):
+                        for part in _vectors_at(old, places):
                             member.write(part.tobytes())
-                for vector in new.values():
-                    member.write(vector.tobytes())
-        return {digest: place for place, digest in enumerate(hashes)}
+                for _, vectors in new:
+                    member.write(vectors.tobytes())
+        return hashes
 
 
-def _places(archive: zipfile.ZipFile) -> dict[bytes, int]:
+def _missing(texts: Sequence[str], asked: Hashes, known: Hashes) -> list[str]:
+    """Return the texts whose hash is not known, each once, the shortest first: texts of one length need no padding."""
+    new = np.flatnonzero(np.isin(asked, known, invert=True))
+    first = np.sort(np.unique(asked[new], return_index=True)[1])
+    return sorted((texts[row] for row in new[first]), key=len)
+
+
+def _hashes(texts: Iterable[str]) -> Hashes:
+    """Return a hash of 16 bytes of each text. As a dictionary those of a large task's texts would have 15 MB."""
+    return np.array([_hash(text) for text in texts], dtype=_HASH)
+
+
+def _hashes_in(archive: zipfile.ZipFile) -> Hashes:
     with archive.open("hashes.npy") as member:
-        packed = np.lib.format.read_array(member, allow_pickle=False).tobytes()
-    return {packed[at : at + _HASH_BYTES]: at // _HASH_BYTES for at in range(0, len(packed), _HASH_BYTES)}
+        packed: Hashes = np.lib.format.read_array(member, allow_pickle=False).view(_HASH)
+        return packed
 
 
-def _vectors_at(archive: zipfile.ZipFile, places: npt.NDArray[np.int64]) -> Iterator[HalfVectors]:
+def _places_of(asked: Hashes, known: Hashes) -> Places:
+    """Return where each hash is among those that are known. Raises KeyError if one is not there."""
+    if not np.isin(asked, known).all():
+        raise KeyError("a text whose embedding is not in the file")
+    order = np.argsort(known, kind="stable")
+    places: Places = order[np.searchsorted(known, asked, sorter=order)]
+    return places
+
+
+def _vectors_at(archive: zipfile.ZipFile, places: Places) -> Iterator[HalfVectors]:
     """Yield the vectors at these places, which ascend, part by part: all of a large task would be 80 MB."""
     with archive.open("vectors.npy") as member:
         np.lib.format.read_magic(member)

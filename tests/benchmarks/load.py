@@ -14,7 +14,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Self, cast
@@ -68,9 +68,11 @@ _Request = tuple[bytes, bytes]
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, requests: Sequence[_Request], until: float, counted_from: float, answered: LoadResult) -> None:
+    def __init__(
+        self, requests: Sequence[_Request], is_over: Callable[[], bool], counted_from: float, answered: LoadResult
+    ) -> None:
         self._requests = requests
-        self._until = until
+        self._is_over = is_over
         self._counted_from = counted_from
         self._answered = answered
         self._buffer = b""
@@ -85,7 +87,7 @@ class _Connection(asyncio.Protocol):
 
     def _ask(self) -> None:
         answered, self._asked = self._answered, time.perf_counter()
-        if self._asked > self._until:
+        if self._is_over():
             self._transport.close()
             return
         self._buffer, self._first, self._expected = b"", None, None
@@ -124,17 +126,24 @@ class _Connection(asyncio.Protocol):
 
 
 async def ask(load: Load) -> LoadResult:
-    """Send requests over `connections` for `seconds`; a connection that the server closes is opened again."""
+    """Send requests over `connections` for `seconds`; a connection that the server closes is opened again.
+
+    Whoever is so slow that it has not answered one request of each by then has longer.
+    """
     parts = urlsplit(load.url)
     requests = [_request(load, body.encode()) for body in load.bodies]
     answered, loop = LoadResult(), asyncio.get_running_loop()
     began, computed = time.perf_counter(), time.process_time()
     until = began + load.seconds
 
+    def is_over() -> bool:
+        enough = len(answered.seconds) >= load.connections or bool(answered.refused)
+        return enough and time.perf_counter() > until
+
     async def ask_until_end() -> None:
-        while time.perf_counter() < until:
+        while not is_over():
             _, connection = await loop.create_connection(
-                lambda: _Connection(requests, until, began + SETTLE_SECONDS, answered), parts.hostname, parts.port
+                lambda: _Connection(requests, is_over, began + SETTLE_SECONDS, answered), parts.hostname, parts.port
             )
             await connection.closed
 

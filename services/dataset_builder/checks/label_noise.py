@@ -12,9 +12,12 @@ asked because it looked wrong.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
 
 from schemas.datasets import Fate, LeftOutExample
 from schemas.labels import LabelRequested
@@ -80,6 +83,26 @@ class LabelScore:
         """The rival's share of both probabilities: 0.8 and more where the label is suspicious."""
         both = self.given + self.rival_probability
         return self.rival_probability / both if both else 0.0
+
+
+SCORE = np.dtype([("given", "f8"), ("rival", "i4"), ("rival_probability", "f8"), ("is_issue", "i1")])
+"""A score in a `ScoreTable`. `rival`: index of the label. `is_issue`: 1 or 0; -1 is None."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTable:
+    """Scores of many rows, made one by one as they are iterated: at once those of a large task would have 20 MB.
+
+    `rows`: `SCORE` [n].
+    """
+
+    labels: Sequence[str]
+    rows: npt.NDArray[np.void]
+
+    def __iter__(self) -> Iterator[LabelScore]:
+        for row in self.rows:
+            given, rival, probability, is_issue = row.item()
+            yield LabelScore(given, self.labels[rival], probability, None if is_issue < 0 else bool(is_issue))
 
 
 @dataclass(frozen=True)

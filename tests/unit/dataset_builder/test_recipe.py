@@ -55,7 +55,7 @@ def quality(scores: Sequence[LabelScore], is_wrong: Sequence[bool]) -> tuple[flo
 def test_wrong_labels_are_found_among_the_rows_it_learns_from_and_among_others() -> None:
     learned, wrong_inside = labelled(0, 400, wrong=0.15)
     others, wrong_outside = labelled(10_000, 2_500, wrong=0.15)
-    scores = LabelScorer(Blobs())(LabelsToScore(learned, others))
+    scores = list(LabelScorer(Blobs())(LabelsToScore(learned, others)))
     assert len(scores) == 2_900
     for part, is_wrong in ((scores[:400], wrong_inside), (scores[400:], wrong_outside)):
         recall, precision = quality(part, is_wrong)
@@ -68,10 +68,10 @@ def test_wrong_labels_are_found_among_the_rows_it_learns_from_and_among_others()
 def test_vectors_of_others_are_read_in_parts_which_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     learned, _ = labelled(0, 200, wrong=0.1)
     others, _ = labelled(10_000, 501, wrong=0.1)
-    whole = LabelScorer(Blobs())(LabelsToScore(learned, others, judge=False))
+    whole = list(LabelScorer(Blobs())(LabelsToScore(learned, others, judge=False)))
     monkeypatch.setattr("services.dataset_builder.recipe._READ", 100)
     vectors = Blobs()
-    assert LabelScorer(vectors)(LabelsToScore(learned, others, judge=False)) == whole
+    assert list(LabelScorer(vectors)(LabelsToScore(learned, others, judge=False))) == whole
     assert len(whole) == 501
     assert vectors.most_read == 200, "what it learns from"
 
@@ -88,6 +88,6 @@ def test_clean_labels_are_left_alone_and_each_row_is_scored_by_models_that_have_
 def test_the_same_rows_have_the_same_scores_and_a_label_of_five_rows_is_enough() -> None:
     learned, _ = labelled(0, 100, wrong=0.1)
     rare = [LabelledText(f"address {n}", "rare") for n in range(1_000, 1_005)]
-    first = LabelScorer(Blobs())(LabelsToScore([*learned, *rare]))
-    assert first == LabelScorer(Blobs())(LabelsToScore([*learned, *rare]))
+    first = list(LabelScorer(Blobs())(LabelsToScore([*learned, *rare])))
+    assert first == list(LabelScorer(Blobs())(LabelsToScore([*learned, *rare])))
     assert all(0.0 <= score.given <= 1.0 and score.rival for score in first)

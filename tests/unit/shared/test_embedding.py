@@ -87,6 +87,14 @@ def test_stored_texts_are_read_in_any_part_and_order_and_a_file_that_has_all_is_
     assert embedder.read(asked)[:, 0].tolist() == [len(text) for text in asked]
 
 
+def test_a_text_that_is_not_stored_cannot_be_read(tmp_path: Path) -> None:
+    embedder = CachedEmbedder(CountingEmbedder(), tmp_path / "vectors.npz", ignore)
+    for stored in (["one", "two"], []):
+        embedder.store(stored)
+        with pytest.raises(KeyError):
+            embedder.read([*stored, "three"])
+
+
 def test_a_file_with_a_broken_vector_is_made_anew(tmp_path: Path) -> None:
     file, model = tmp_path / "vectors.npz", CountingEmbedder()
     CachedEmbedder(model, file, ignore).embed(["four"])
