@@ -52,9 +52,11 @@ def balance(train: Sequence[Example], rows: Iterable[Row], spec: TaskSpec, audit
 
 def _cap_copies(train: Sequence[Example], maximum: int, *, by_label: bool) -> Parts:
     """Near-copies with another label are no copies: a word makes a difference there, and that is to be learned."""
+    sizes = Counter(example.group for example in train)
     by_group: dict[tuple[str, str], list[Example]] = defaultdict(list)
     for example in train:
-        by_group[example.group, example.answer if by_label else ""].append(example)
+        if sizes[example.group] > maximum:  # Hardly any: lists of all groups would be a good part of a build's memory.
+            by_group[example.group, example.answer if by_label else ""].append(example)
     surplus = {}
     for members in by_group.values():
         for example in sorted(members, key=_rank)[maximum:] if len(members) > maximum else ():

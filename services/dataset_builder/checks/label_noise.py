@@ -246,14 +246,14 @@ def _begin_scores(
     if score is None or not wanted or len(model_rows) < MIN_ROWS or len(learned) < 2:
         return lambda: scores
     new = score(LabelsToScore([_labelled(r) for r in model_rows], [_labelled(r) for r in others], judge))
-    keys = {_key(row) for row in wanted}
+    hold = {_key(row) for row in model_rows if _key(row) in scores} - outdated
 
     def with_new() -> dict[ScoreKey, LabelScore]:
         for row, found in zip((*model_rows, *others) if judge else others, new, strict=True):
-            if _key(row) in keys:
-                before = scores.get(_key(row), found)
+            if (key := _key(row)) not in hold:
+                before = scores.get(key, found)
                 is_issue = before.is_issue if found.is_issue is None else found.is_issue
-                scores[_key(row)] = replace(found, is_issue=is_issue, rows=len(rows), asked=before.asked)
+                scores[key] = replace(found, is_issue=is_issue, rows=len(rows), asked=before.asked)
         return scores
 
     return with_new
