@@ -7,6 +7,7 @@ request that was sent to the model server.
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -175,9 +176,17 @@ def plain_answer(text: str, refusal: str | None, tool_calls: tuple[ToolCall, ...
     return _joined(text, refusal, _calls_text(tool_calls))
 
 
-def input_text(messages: tuple[Message, ...]) -> str:
-    """Return the text to compare inputs by: all messages but the system prompt, which all inputs of a task share."""
-    return "\n".join(message.text for message in messages if message.role != Role.SYSTEM)
+def input_text(messages: tuple[Message, ...], prompts: Container[str] | None = None) -> str:
+    """Return the text to compare inputs by: all messages but those system messages that all inputs of a task share.
+
+    `prompts`: the task's system prompts. Another system message, such as a document to be summarised, is part of the
+    input. None: no system message is, where only what was asked is shown or clustered.
+    """
+    return "\n".join(
+        message.text
+        for message in messages
+        if message.role != Role.SYSTEM or (prompts is not None and message.text not in prompts)
+    )
 
 
 def _content_text(content: str | tuple[Part, ...] | None) -> str:

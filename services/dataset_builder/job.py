@@ -25,7 +25,7 @@ from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, LabelRequested
 from schemas.predictions import FeedbackGiven
 from schemas.tasks import TaskKind, TaskSpec
-from services.dataset_builder.building.carry_over import Revision
+from services.dataset_builder.building.carry_over import Revision, prompts_of
 from services.dataset_builder.building.compact import Compactor
 from services.dataset_builder.building.length import TokenCounter
 from services.dataset_builder.building.personal_data import PersonalData, PersonalDataPass, rules_id
@@ -198,7 +198,8 @@ async def _build(
         votes, personal_data, count, preferences = await _read_votes(job, store, revisions, progress, models)
         progress(2, 4, f"building from {count} corrections")
         if models is not None and job.spec.kind is TaskKind.CLASSIFICATION:
-            models.load_scorer([scored_text(input_text(vote.call.messages)) for vote in votes])
+            prompts = prompts_of(job.spec, revisions)
+            models.load_scorer([scored_text(input_text(vote.call.messages, prompts)) for vote in votes])
         inputs = Inputs(
             votes,
             job.spec,

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from schemas.conversation import Message, input_text
 from schemas.datasets import Example, Fate, LeftOutCount, LeftOutExample
 from schemas.labels import LabelRequested
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.augmentation import augment, shown_right
-from services.dataset_builder.building.carry_over import Revision, carry_over, with_current_prompt, with_current_tools
+from services.dataset_builder.building.carry_over import (
+    Revision,
+    carry_over,
+    prompts_of,
+    with_current_prompt,
+    with_current_tools,
+)
 from services.dataset_builder.building.chat_format import (
     Rejection,
     calls_error,
@@ -92,6 +99,11 @@ class Inputs:
         """The questions of the golden set, and the task's own of the adversarial set."""
         return (*self.frozen, *adversarial_questions(self.spec))
 
+    @cached_property
+    def prompts(self) -> frozenset[str]:
+        """See `prompts_of`."""
+        return prompts_of(self.spec, self.revisions)
+
 
 @dataclass(frozen=True)
 class Build:
@@ -123,7 +135,7 @@ def build_dataset(
     rows, overruled, questions = _resolve(votes, inputs, reliability)
     valid, invalid = _validate(rows, spec, count_tokens)
     guarded = hold_back_voters(valid, spec)
-    placed, similar = place(guarded.rows, inputs.decisions.places, inputs.never_trained_on, spec)
+    placed, similar = place(guarded.rows, inputs.decisions.places, inputs.never_trained_on, spec, inputs.prompts)
     finish_noise = _begin_noise(placed, inputs, score)
     # While the noise model is at work:
     grouped = group_rows(placed, similar)
@@ -149,7 +161,7 @@ def build_dataset(
             guarded.shifts,
             noise,
             placed.exclusions,
-            frozenset(text_hash(input_text(question)) for question in inputs.never_trained_on),
+            frozenset(text_hash(input_text(question, inputs.prompts)) for question in inputs.never_trained_on),
             reliability,
         ),
     )
@@ -179,10 +191,9 @@ def _resolve(
 ) -> tuple[list[Row], list[LeftOutExample], list[LabelRequested]]:
     """Choose one answer per prediction, for a model that is asked as it is today."""
     spec = inputs.spec
-    rows, overruled, questions = resolve_votes(votes, spec, reliability)
-    prompts = {revision.system_prompt for revision in inputs.revisions.values()}
+    rows, overruled, questions = resolve_votes(votes, spec, reliability, inputs.prompts)
     for number, row in enumerate(rows):
-        call, mode_id = with_current_prompt(row.call, spec, prompts), inputs.modes.get(row.prediction_id)
+        call, mode_id = with_current_prompt(row.call, spec, inputs.prompts), inputs.modes.get(row.prediction_id)
         call = with_current_tools(call, spec)
         if call is not row.call or mode_id is not None:
             rows[number] = replace(row, call=call, mode_id=mode_id)

@@ -20,13 +20,12 @@ from UnleashClient.utils import InstanceAllowType
 from schemas.conversation import Answer
 from schemas.datasets import Example
 from schemas.rollouts import RolloutChanged
-from schemas.task_settings import DatasetSettings
+from schemas.tasks import TaskSpec
 from services.shadow.domain import Request
 from shared.addresses import without_credentials
-from shared.conversation import comparable_text
 from shared.errors import DependencyUnavailable, InvalidMessage
+from shared.model.asked_questions import AskedQuestions
 from shared.model.inference import CHAT, InferenceClient
-from shared.model.near_duplicates import NearDuplicates
 from shared.storage.artifacts import ArtifactStore
 
 logger = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ class ShadowSampling(Protocol):
 class TrainingIndexes(Protocol):
     """Finds near-duplicates of what a candidate was trained on. Raises DependencyUnavailable."""
 
-    async def for_rollout(self, rollout: RolloutChanged) -> NearDuplicates: ...
+    async def for_rollout(self, rollout: RolloutChanged) -> AskedQuestions: ...
 
 
 @dataclass(frozen=True)
@@ -150,25 +149,24 @@ class StoredTrainingIndexes:
     def __init__(self, artifacts: ArtifactStore, max_cached: int = 8) -> None:
         self._artifacts = artifacts
         self._max_cached = max_cached
-        self._indexes: dict[str, NearDuplicates] = {}
+        self._indexes: dict[str, AskedQuestions] = {}
 
-    async def for_rollout(self, rollout: RolloutChanged) -> NearDuplicates:
+    async def for_rollout(self, rollout: RolloutChanged) -> AskedQuestions:
         uri = rollout.dataset_uri
         if uri not in self._indexes:
-            self._indexes[uri] = await asyncio.to_thread(self._read, uri, rollout.spec.dataset)
+            self._indexes[uri] = await asyncio.to_thread(self._read, uri, rollout.spec)
             while len(self._indexes) > self._max_cached:
                 del self._indexes[next(iter(self._indexes))]
         return self._indexes[uri]
 
-    def _read(self, uri: str, rules: DatasetSettings) -> NearDuplicates:
+    def _read(self, uri: str, spec: TaskSpec) -> AskedQuestions:
         path = self._artifacts.fetch(uri) / "train.jsonl"
         try:
             lines = path.read_bytes().split(b"\n")  # Not `splitlines`: a text may have other line separators in it.
         except OSError as error:
             raise DependencyUnavailable(f"the training rows at {path} cannot be read: {error}") from error
         examples = [Example.model_validate_json(line) for line in lines if line]
-        texts = (comparable_text(example.prompt, rules.user_part) for example in examples)
-        return NearDuplicates(texts, rules.near_copy_similarity)
+        return AskedQuestions([example.prompt for example in examples], spec)
 
 
 class VllmEngine:

@@ -18,7 +18,6 @@ from services.shadow.domain import Outcome, ineligible, is_comparing
 from services.shadow.replays import Replays
 from services.shadow.settings import ShadowSettings
 from services.shadow.storage import Backlog, Decisions
-from shared.conversation import comparable_text
 from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
@@ -103,6 +102,6 @@ class Handlers:
         if not self._sampling.sampled(event.task, event.answers[0].prediction_id):
             return Outcome.NOT_SAMPLED
         index = await self._training_indexes.for_rollout(rollout)
-        if index.contains(comparable_text(event.call.messages, rollout.spec.dataset.user_part)):
+        if index.contains(event.call.messages):
             return Outcome.TRAINED_ON
         return None

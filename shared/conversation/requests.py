@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 from schemas.conversation import Api, Call, JsonObject, Media, Message, Part, ToolCall, input_text
@@ -16,12 +16,19 @@ TOKEN_IDS = "token_ids"  # noqa: S105 - no password
 """The type of the part that a prompt of token ids becomes: its text is their list as JSON."""
 
 
-def comparable_text(messages: Sequence[Message], user_part: str | None = None) -> str:
+def comparable_text(
+    messages: Sequence[Message], user_part: str | None = None, prompts: Container[str] | None = None
+) -> str:
     """Return the text to find near-duplicates by: of a very long one, its beginning and its end.
 
-    `user_part`: the task's `dataset.user_part`; where it matches, what it matches is the text.
+    `user_part`: the task's `dataset.user_part`; where it matches, what it matches is the text. `prompts`: the task's
+    own system prompts. Other system messages are part of the text if they are longer than the rest: a document is, an
+    application's instruction is not, and must not hide that the same was asked. None: none is.
     """
     text = input_text(tuple(messages))
+    if prompts is not None:
+        whole = input_text(tuple(messages), prompts)
+        text = whole if len(whole) > 2 * len(text) + 1 else text
     if user_part is not None:
         found = re.finditer(user_part, text)
         text = "\n".join(match.group(1 if match.re.groups else 0) or "" for match in found) or text

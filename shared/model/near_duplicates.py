@@ -45,12 +45,14 @@ _ALL_PAIRS = 32
 class NearTexts:
     """Sketches of texts, by number, and which of them are near-duplicates. About 1 KB a short text, 5 KB a long one."""
 
-    def __init__(self, sketches: Iterable[Sketches], similarity: float) -> None:
+    def __init__(self, sketches: Iterable[Sketches], similarity: float | npt.NDArray[np.float64]) -> None:
         """`sketches`: of all texts, in portions (`sketch_folded`).
 
-        `similarity`: the Jaccard similarity of shingles from which two texts are near-duplicates, in (0, 1]."""
-        self._similarity = similarity
-        columns, bands = _sketch_columns(sketches, similarity)
+        `similarity`: the Jaccard similarity of shingles from which two texts are near-duplicates, in (0, 1]; one for
+        each text: of a pair the lower one counts."""
+        self._least = float(np.min(similarity, initial=1.0))
+        self._of_texts = None if np.all(similarity == self._least) else np.asarray(similarity)
+        columns, bands = _sketch_columns(sketches, self._least)
         self._similar = Buckets.of_columns(bands)
         del bands  # It is large.
         numbers = np.arange(len(columns.sizes), dtype=np.int32)
@@ -141,8 +143,11 @@ class NearTexts:
         candidates = np.flatnonzero(near)
         for start in range(0, len(candidates), _CHUNK):
             chunk = candidates[start : start + _CHUNK]
-            near[chunk] = self._similarities(pairs[chunk], self._sizes[pairs[chunk]]) >= self._similarity
+            near[chunk] = self._similarities(pairs[chunk], self._sizes[pairs[chunk]]) >= self._needed(pairs[chunk])
         return near
+
+    def _needed(self, pairs: npt.NDArray[np.int64]) -> float | npt.NDArray[np.float64]:
+        return self._least if self._of_texts is None else self._of_texts[pairs].min(axis=1)
 
     def _may_be_near(self, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Return which pairs may be near, quickly.
@@ -159,7 +164,7 @@ class NearTexts:
             theirs_alone = np.bitwise_count(theirs & ~marks).sum(axis=1, dtype=np.int64)
             shared = np.minimum(sizes - alone, others - theirs_alone)
             is_sample = np.maximum(sizes, others) >= MAX_SHINGLES
-            may_be[start : start + _COMPARED] = (shared / (sizes + others - shared) >= self._similarity) | is_sample
+            may_be[start : start + _COMPARED] = (shared / (sizes + others - shared) >= self._least) | is_sample
         return may_be
 
     def _similarities(self, pairs: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

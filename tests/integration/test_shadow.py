@@ -158,8 +158,8 @@ async def test_training_rows_are_read_from_the_artifact_store(tmp_path: Path) ->
     event = evaluated().model_copy(update={"dataset_uri": uri})
     indexes = StoredTrainingIndexes(store)
     index = await indexes.for_rollout(event)  # type: ignore[arg-type]  # it reads dataset_uri and spec, which both have
-    assert index.contains("Where is my parcel please")
-    assert not index.contains("I want my money back")
+    assert index.contains((Message(role=Role.USER, content="Where is my parcel please"),))
+    assert not index.contains((Message(role=Role.USER, content="I want my money back"),))
 
 
 async def test_a_logged_call_is_answered_by_vllm_through_each_of_its_apis(vllm: str) -> None:

@@ -48,7 +48,9 @@ def kept_candidates(corrections: Iterable[CorrectionSubmitted], spec: TaskSpec) 
 
 def new_rows(candidates: Sequence[GoldenRow], golden: Sequence[GoldenRow], spec: TaskSpec) -> list[GoldenRow]:
     """Leave out what is in the golden set already, or nearly, and near-copies among the candidates."""
-    asked = [comparable_text(row.prompt, spec.dataset.user_part) for row in (*golden, *candidates)]
+    asked = [
+        comparable_text(row.prompt, spec.dataset.user_part, (spec.system_prompt,)) for row in (*golden, *candidates)
+    ]
     index = near_texts(asked, spec.dataset.near_copy_similarity)
     taken = set(range(len(golden)))
     rows = []

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from schemas.conversation import Message, input_text
 from schemas.datasets import DatasetManifest, Example
 from schemas.golden import GoldenRow
 from schemas.tasks import TaskSpec
-from shared.conversation import comparable_text
-from shared.model.near_duplicates import NearDuplicates
+from shared.model.asked_questions import AskedQuestions
 from shared.storage.artifacts import MANIFEST, ArtifactStore
 
 DATASETS = "datasets"
@@ -34,25 +34,19 @@ def count_in_newest(store: ArtifactStore, spec: TaskSpec, rows: Sequence[GoldenR
     versions = dataset_versions(store, spec.name)
     if not versions:
         return None
-    newest, index = versions[-1], _index(rows, spec)
-    counts = [
-        sum(
-            index.contains(comparable_text(row.prompt, spec.dataset.user_part))
-            for row in _examples(store, newest, part)
-        )
-        for part in ("train", "eval")
-    ]
+    newest, index = versions[-1], AskedQuestions((row.prompt for row in rows), spec)
+    counts = [sum(index.contains(row.prompt) for row in _examples(store, newest, part)) for part in ("train", "eval")]
     return TrainedOn(newest, *counts)
 
 
 def never_trained_on(store: ArtifactStore, spec: TaskSpec, rows: Sequence[GoldenRow]) -> list[GoldenRow]:
     """Return those of the rows that no version of the task has in its training data, nearly either. Raises as above."""
-    texts: set[str] = set()  # Versions share most of their rows.
+    prompts: dict[str, tuple[Message, ...]] = {}  # Versions share most of their rows.
     for name in dataset_versions(store, spec.name):
         for example in _examples(store, name, "train"):
-            texts.add(comparable_text(example.prompt, spec.dataset.user_part))
-    trained = NearDuplicates(sorted(texts), spec.dataset.near_copy_similarity)
-    return [row for row in rows if not trained.contains(comparable_text(row.prompt, spec.dataset.user_part))]
+            prompts.setdefault(input_text(example.prompt, ()), example.prompt)
+    trained = AskedQuestions(prompts.values(), spec)
+    return [row for row in rows if not trained.contains(row.prompt)]
 
 
 def dataset_versions(store: ArtifactStore, task: str) -> list[str]:
@@ -66,12 +60,6 @@ def dataset_versions(store: ArtifactStore, task: str) -> list[str]:
         if manifest.task == task:
             versions.append((manifest.created_at, name))
     return [name for _, name in sorted(versions)]
-
-
-def _index(rows: Sequence[GoldenRow], spec: TaskSpec) -> NearDuplicates:
-    return NearDuplicates(
-        (comparable_text(row.prompt, spec.dataset.user_part) for row in rows), spec.dataset.near_copy_similarity
-    )
 
 
 def _examples(store: ArtifactStore, name: str, part: str) -> Iterator[Example]:

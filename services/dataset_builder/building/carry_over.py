@@ -33,6 +33,11 @@ class Revision:
     system_prompt: str
 
 
+def prompts_of(spec: TaskSpec, revisions: Mapping[str, Revision]) -> frozenset[str]:
+    """Return the system prompts that the task has or had. Any other one is part of what was asked."""
+    return frozenset({spec.system_prompt, *(revision.system_prompt for revision in revisions.values())})
+
+
 def carry_over(
     votes: Iterable[Vote], spec: TaskSpec, revisions: Mapping[str, Revision]
 ) -> tuple[list[Vote], list[LeftOutExample]]:

@@ -21,6 +21,8 @@ class Opinion(NamedTuple):
     label: str
     given_at: datetime
     weight: float
+    voter: str = ""
+    origin: Origin = Origin.REVIEWER
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,8 @@ class Row:
     """A row that may still be left out. `corrected_at` is the time of its first correction.
 
     `answers` are those that people saw; `label` is what the answer should have been, as one text; `voters` are the
-    reviewers and users (`user:<hash>`) who gave it, and `opinions` what their words weigh (`votes.decide`).
+    reviewers and users (`user:<hash>`) who gave it, and `opinions` what their words weigh (`votes.decide`). `prompts`:
+    the system prompts that the task has or had, which are in no input of their own.
     `rechecked`: a reviewer gave it who was asked because it looked wrong. `purpose` and `drawn_probability`: by which
     sample chance drew it, and how probable that was. `user_hash` and `predicted_at` say whose it
     is and from when, so that a version can list the people in it.
@@ -51,6 +54,7 @@ class Row:
     rechecked: bool = False
     purpose: Purpose | None = None
     drawn_probability: float | None = None
+    prompts: frozenset[str] = frozenset()
     _text_hash: str = field(default="", init=False, repr=False, compare=False)
 
     @property
@@ -64,7 +68,7 @@ class Row:
     @property
     def text(self) -> str:
         """What inputs are compared by."""
-        return input_text(self.call.messages)
+        return input_text(self.call.messages, self.prompts)
 
     @property
     def text_hash(self) -> str:

@@ -171,9 +171,9 @@ def _vote(
 
 
 def resolve_votes(
-    votes: Iterable[Vote], spec: TaskSpec, reliability: Mapping[str, float]
+    votes: Iterable[Vote], spec: TaskSpec, reliability: Mapping[str, float], prompts: frozenset[str] = frozenset()
 ) -> tuple[list[Row], list[LeftOutExample], list[LabelRequested]]:
-    """Choose one answer for each prediction.
+    """Choose one answer for each prediction. `prompts`: see `Row`.
 
     Returns the rows, the votes and the disputed predictions that are left out, and the questions to one more reviewer.
     `reliability`: see `estimate_reliability`; whoever is not in it has the prior.
@@ -188,7 +188,7 @@ def resolve_votes(
         agreed = decide(list(opinions.values()), spec.kind)
         label = deciding[-1].label if agreed is None else agreed
         supporting = [vote for vote in newest if agreed is None or vote.label == agreed]
-        row = _row(prediction_id, cast, label, supporting, opinions, spec)
+        row = _row(prediction_id, cast, label, supporting, opinions, spec, prompts)
         if agreed is None and never_trained(row.call, row.answers) is None:
             reason = "reviewers_disagree" if reviewers else "users_disagree"
             left_out.append(row.left_out(Fate.REJECTED, reason, _tally(deciding)))
@@ -218,6 +218,17 @@ def decide(opinions: Sequence[Opinion], kind: TaskKind) -> str | None:
     return surest if chances[surest] / sum(chances.values()) >= SURE else None
 
 
+def joint(opinions: Iterable[Opinion], *, equal: bool) -> list[Opinion]:
+    """Return what opinions on copies of one question come to: no person counts twice, no user beside a reviewer.
+
+    `equal`: the copies are equal, so that a person's newest word takes the place of their older ones, as it does on one
+    question. On nearly equal ones a person may have meant both.
+    """
+    ordered = sorted(opinions, key=lambda opinion: (opinion.given_at, opinion.label))
+    newest = {(o.voter, "" if equal else o.label): o for o in ordered}.values()
+    return [opinion for opinion in newest if opinion.origin is not Origin.USER] or list(newest)
+
+
 def weigh(opinions: Iterable[Opinion]) -> dict[str, float]:
     """Return the log-odds of each label: the sum of its opinions', which lose half of it every 90 days.
 
@@ -234,7 +245,7 @@ def opinion_of(vote: Vote, spec: TaskSpec, reliability: Mapping[str, float]) -> 
     """Return what a vote weighs: the log-odds that its giver is right. A user's word weighs `dataset.user_weight`."""
     share = min(max(reliability.get(vote.voter, PRIOR_RELIABILITY), _MIN_RELIABILITY), _MAX_RELIABILITY)
     weight = math.log(share / (1.0 - share)) * (spec.dataset.user_weight if vote.origin is Origin.USER else 1.0)
-    return Opinion(vote.label, vote.occurred_at, weight)
+    return Opinion(vote.label, vote.occurred_at, weight, vote.voter, vote.origin)
 
 
 def by_prediction(votes: Iterable[Vote]) -> dict[str, list[Vote]]:
@@ -283,6 +294,7 @@ def _row(
     supporting: Sequence[Vote],
     opinions: Mapping[str, Opinion],
     spec: TaskSpec,
+    prompts: frozenset[str],
 ) -> Row:
     """`opinions`: of those who decide, by voter, of whom there are none but reviewers or none but users.
 
@@ -307,6 +319,7 @@ def _row(
         rechecked=any(vote.purpose is Purpose.SUSPICIOUS_LABEL for vote in supporting),
         purpose=drawn.purpose if drawn else None,
         drawn_probability=drawn.drawn_probability if drawn else None,
+        prompts=prompts,
     )
 
 

@@ -67,16 +67,16 @@ def max_held_back_share(dataset: Dataset, spec: TaskSpec) -> Gate:
     )
 
 
-def leakage(dataset: Dataset, frozen: Collection[str], exclusions: Exclusions) -> Gate:
+def leakage(dataset: Dataset, frozen: Collection[str], exclusions: Exclusions, prompt: str = "") -> Gate:
     """Training rows that are held out, too (the same prediction, text or group of near-copies), and golden questions.
 
-    `frozen`: hashes of texts that no row may have. Where near-copies of held-out rows are a good part of all rows, the
-    detail names what causes it.
+    `frozen`: hashes of texts that no row may have. `prompt`: the task's system prompt, which is in no text. Where
+    near-copies of held-out rows are a good part of all rows, the detail names what causes it.
     """
     golden = {_text_key(name) for name in frozen}
-    keys_of_eval = [_keys(example) for example in dataset.eval]
+    keys_of_eval = [_keys(example, prompt) for example in dataset.eval]
     not_trained = golden.union(*keys_of_eval)
-    leaks = [e.example_id for e in dataset.train if not not_trained.isdisjoint(_keys(e))]
+    leaks = [e.example_id for e in dataset.train if not not_trained.isdisjoint(_keys(e, prompt))]
     leaks += [e.example_id for e, keys in zip(dataset.eval, keys_of_eval, strict=True) if not golden.isdisjoint(keys)]
     return Gate(
         name="leakage",
@@ -146,9 +146,9 @@ def _share(name: str, count: int, total: int, maximum: float, detail: str) -> Ga
     )
 
 
-def _keys(example: Example) -> Sequence[str]:
+def _keys(example: Example, prompt: str) -> Sequence[str]:
     """Names of what must be on one side only."""
-    text = text_hash(input_text(example.prompt))
+    text = text_hash(input_text(example.prompt, (prompt,)))
     return (*(f"prediction {name}" for name in example.prediction_ids), f"group {example.group}", _text_key(text))
 
 

@@ -54,7 +54,7 @@ def evaluate_gates(build: Build, spec: TaskSpec, traffic: Mapping[str, int]) -> 
         counts.min_examples(dataset, spec),
         counts.min_eval_examples(dataset, spec),
         counts.max_rejected_share(dataset, spec),
-        counts.leakage(dataset, measures.frozen, measures.exclusions),
+        counts.leakage(dataset, measures.frozen, measures.exclusions, spec.system_prompt),
     ]
     if spec.labels:
         gates += [

@@ -1,7 +1,8 @@
 """The places of rows in PostgreSQL: decided once, and read by every later build.
 
-A held-out row has its fingerprint, which outlives its corrections (`max_age_days`), so that nothing like it is ever
-trained on. Whoever asks to be forgotten takes places and fingerprints with them.
+A held-out row has its fingerprint, and each row the hash of its text. They outlive its corrections (`max_age_days`), so
+that nothing like a held-out row is ever trained on, and no text that was trained on is ever held out. Whoever asks to
+be forgotten takes them along.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ async def read_places(connection: AsyncConnection, task: str) -> dict[str, Place
     columns = PLACES.c
     query = sa.select(
         columns.prediction_id, columns.fate, columns.similarity, columns.user_hash, columns.happened_at,
-        columns.fingerprint,
+        columns.text_hash, columns.fingerprint, columns.whole,
     ).where(columns.task == task)  # fmt: skip
     found: dict[str, Place] = {}
     result = await connection.stream(query, execution_options={"yield_per": _AT_ONCE})
@@ -43,8 +44,8 @@ async def save_places(
     rows = [
         {
             "task": task, "prediction_id": name, "fate": place.fate.value, "similarity": place.similarity,
-            "user_hash": place.user_hash, "happened_at": place.happened_at, "fingerprint": place.fingerprint,
-            "cycle_id": cycle_id,
+            "user_hash": place.user_hash, "happened_at": place.happened_at, "text_hash": place.text_hash,
+            "fingerprint": place.fingerprint, "whole": place.whole, "cycle_id": cycle_id,
         }
         for name, place in sorted(places.items())
         if not erased.covers(task, place.user_hash, place.happened_at)

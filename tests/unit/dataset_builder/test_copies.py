@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import timedelta
+
+import pytest
+
+from schemas.conversation import Answer, Call, Message, Role
 from schemas.datasets import Fate
 from schemas.labels import Purpose
 from schemas.tasks import TaskKind
-from services.dataset_builder.pipeline import Build
+from services.dataset_builder.building.votes import UserCorrection, votes_of
+from services.dataset_builder.pipeline import Build, Decisions, Inputs, build_dataset
 from tests.unit.dataset_builder.histories import (
+    NOON,
     Builds,
     correction,
     corrections,
@@ -110,3 +118,47 @@ def test_a_newer_answer_takes_the_place_of_no_held_out_one() -> None:
     second = builds.build([*rows, newer], spec)
     assert held.prediction_id in held_out(second)
     assert fates(second)["newer"] is Fate.EXCLUDED
+
+
+@pytest.mark.parametrize("reviewers", [("ana",), ("ana", "ben")])
+@pytest.mark.parametrize("copies", [1, 4])
+def test_a_user_who_writes_on_many_copies_does_not_outvote_a_reviewer(copies: int, reviewers: Sequence[str]) -> None:
+    looked_at = [correction("x", TEXT, "refund", reviewer=reviewer) for reviewer in reviewers]
+    words = [_word(f"u{n}", TEXT, "cancel", minute=100 + n) for n in range(copies)]
+    build = build_dataset(Inputs(votes_of([*corrections(60), *looked_at], words), task()))
+    assert fates(build)["x"] in (Fate.TRAIN, Fate.EVAL)
+    assert {fates(build)[word.prediction_id] for word in words} == {Fate.REJECTED}
+    assert not build.questions
+
+
+def test_users_words_on_copies_of_held_out_rows_take_none_out_of_the_evaluation() -> None:
+    rows, builds = corrections(60), Builds()
+    names = sorted(held_out(builds.build(rows)))
+    texts = {row.prediction_id: row.call.messages[0].text for row in rows}
+    words = [_word(f"u-{name}-{n}", texts[name], "cancel", minute=200 + n) for name in names[:3] for n in range(3)]
+    build = build_dataset(Inputs(votes_of(rows, words), task(), Decisions(places=builds.places)))
+    assert sorted(held_out(build)) == names
+
+
+def test_who_labels_many_copies_counts_once_as_on_one_question() -> None:
+    two = [correction("x", TEXT, "refund", minute=100), correction("x", TEXT, "refund", reviewer="ben", minute=101)]
+    often = [correction(f"y{n}", TEXT, "cancel", reviewer="zoe", minute=102 + n) for n in range(3)]
+    build = Builds().build([*corrections(60), *two, *often])
+    assert fates(build)["x"] in (Fate.TRAIN, Fate.EVAL)
+    assert {fates(build)[f"y{n}"] for n in range(3)} == {Fate.REJECTED}
+
+
+def test_of_copies_that_one_person_labelled_differently_the_newest_word_counts() -> None:
+    rows = [correction("x", TEXT, "refund", minute=100), correction("y", TEXT, "cancel", minute=101)]
+    build = Builds().build([*corrections(60), *rows])
+    assert fates(build)["x"] is Fate.REJECTED
+    assert fates(build)["y"] in (Fate.TRAIN, Fate.EVAL)
+    assert not build.questions
+
+
+def _word(name: str, text: str, label: str, minute: int) -> UserCorrection:
+    return UserCorrection(
+        correction_id=f"c-{name}", task="desk", task_revision=task().revision, prediction_id=name,
+        occurred_at=NOON + timedelta(minutes=minute), call=Call(messages=(Message(role=Role.USER, content=text),)),
+        answers=(Answer(text="other"),), label=label, author_hash="mallory", user_hash="mallory", predicted_at=NOON,
+    )  # fmt: skip

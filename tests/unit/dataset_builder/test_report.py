@@ -83,7 +83,10 @@ def test_labels_are_counted_as_people_gave_them_and_as_they_are_trained_on() -> 
 def test_a_few_left_out_rows_of_each_reason_are_quoted_with_whose_they_are() -> None:
     bad = [correction(n, "weather", user=f"u{n}") for n in range(MAX_SAMPLES + 4)]
     long = correction(50, "x" * 400, text="y" * 10_000 + " the question")
-    conflict = [correction(100 + n, label, text="again and again") for n, label in enumerate(SPEC.labels)]
+    conflict = [
+        correction(100 + n, label, text="again and again").model_copy(update={"reviewer": f"r{n}"})
+        for n, label in enumerate(SPEC.labels)
+    ]
     report = report_of([*bad, long, *conflict])
     by_reason = {s.reason: [t for t in report.samples if t.reason == s.reason] for s in report.samples}
     assert {reason: len(samples) for reason, samples in by_reason.items()} == {

@@ -23,7 +23,7 @@ from services.shadow.replays import Replays
 from services.shadow.settings import ShadowSettings
 from shared.errors import DependencyUnavailable
 from shared.kafka.delivery import Delivery
-from shared.model.near_duplicates import NearDuplicates
+from shared.model.asked_questions import AskedQuestions
 
 EXAMPLES = Path(__file__).parents[3] / "schemas" / "examples" / "predictions.logged.v1"
 CUTOFF = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
@@ -107,10 +107,10 @@ class Sampling:
 
 class OneTrainingIndex:
     def __init__(self, *texts: str) -> None:
-        self._index = NearDuplicates(texts, 0.8)
+        self._asked = [(Message(role=Role.USER, content=text),) for text in texts]
 
-    async def for_rollout(self, rollout: RolloutChanged) -> NearDuplicates:
-        return self._index
+    async def for_rollout(self, rollout: RolloutChanged) -> AskedQuestions:
+        return AskedQuestions(self._asked, rollout.spec)
 
 
 def reply(text: str | None, finish_reason: FinishReason = FinishReason.STOP) -> Replay:

@@ -9,13 +9,40 @@ import pytest
 from schemas.conversation import Message, Role
 from schemas.datasets import Example
 from services.shadow.clients import StoredTrainingIndexes
+from shared.model.asked_questions import AskedQuestions
 from shared.storage.artifacts import ArtifactStore
+from tests.unit.dataset_builder.histories import sentence
 from tests.unit.shadow.fakes import rollout
 
 
 def example(text: str) -> Example:
     turns = (Message(role=Role.USER, content=text), Message(role=Role.ASSISTANT, content="refund"))
     return Example(example_id="e", messages=turns, group="g", prediction_ids=(), correction_ids=())
+
+
+def question(text: str, system: str | None = None) -> tuple[Message, ...]:
+    asked = Message(role=Role.USER, content=text)
+    return (asked,) if system is None else (Message(role=Role.SYSTEM, content=system), asked)
+
+
+@pytest.mark.parametrize(
+    ("system", "text", "is_near"),
+    [
+        (f"Ticket: {sentence(3, 60)}", "Classify the ticket.", True),
+        (f"Ticket: {sentence(4, 60)}", "Classify the ticket.", False),
+        (f"Rules: {sentence(5, 60)}", "where is my parcel?", True),
+        (f"Rules: {sentence(5, 60)}", "I want my money back", False),
+        ("Be brief.", "where is my parcel?", True),
+        (rollout().spec.system_prompt, "where is my parcel?", True),
+    ],
+)
+def test_a_document_in_the_system_message_tells_questions_apart_and_an_instruction_does_not(
+    system: str, text: str, is_near: bool
+) -> None:
+    trained = [question("Classify the ticket.", f"Ticket: {sentence(3, 60)}")]
+    trained.append(question("where is my parcel?", f"Rules: {sentence(5, 60)}"))
+    trained.append(question("where is my parcel?"))
+    assert AskedQuestions(trained, rollout().spec).contains(question(text, system)) is is_near
 
 
 async def test_a_row_with_an_unusual_line_separator_is_one_row(tmp_path: Path) -> None:
@@ -27,7 +54,7 @@ async def test_a_row_with_an_unusual_line_separator_is_one_row(tmp_path: Path) -
     indexes = StoredTrainingIndexes(ArtifactStore(str(tmp_path), tmp_path / "cache"))
     index = await indexes.for_rollout(rollout().model_copy(update={"dataset_uri": str(folder)}))
     assert len(index) == 3
-    assert all(index.contains(text) for text in texts)
+    assert all(index.contains(question(text)) for text in texts)
 
 
 @pytest.mark.parametrize(("similarity", "is_near"), [(0.8, True), (0.95, False)])
@@ -45,4 +72,4 @@ async def test_what_is_nearly_a_training_row_follows_from_the_tasks_setting(
         update={"dataset_uri": str(folder), "spec": spec.model_copy(update={"dataset": rules})}
     )
     index = await StoredTrainingIndexes(ArtifactStore(str(tmp_path), tmp_path / "cache")).for_rollout(under)
-    assert index.contains(trained.replace("Monday", "Tuesday")) is is_near
+    assert index.contains(question(trained.replace("Monday", "Tuesday"))) is is_near

@@ -1,6 +1,7 @@
 """What becomes of copies and near-copies that people labelled differently: they must not both stay. Pure.
 
-    equal questions         the votes on all of them decide (`votes.decide`); whoever lost is left out
+    equal questions         the votes on all of them decide (`votes.decide`), each person's newest once, and a user's
+                            only where no reviewer looked; whoever lost is left out
     nearly equal ones       the same, but whoever lost waits for one more opinion: a word may make all the difference.
                             Where two people stand for each of the labels, the questions do differ, and both stay
 
@@ -18,8 +19,8 @@ from schemas.labels import LabelRequested
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.places.similar import SimilarRows
 from services.dataset_builder.building.questions import tie_break
-from services.dataset_builder.building.rows import Row
-from services.dataset_builder.building.votes import decide
+from services.dataset_builder.building.rows import Opinion, Row
+from services.dataset_builder.building.votes import decide, joint
 from shared.model.near_duplicates import join_pairs
 
 CONFLICTING_COPIES = "conflicting_labels"
@@ -48,7 +49,7 @@ def _newest_answers(rows: Sequence[Row], held_out: Collection[str]) -> tuple[lis
     """Of different free texts in answer to the same question the weightiest is trained on, hence mostly the newest."""
     kept, left_out = [], []
     for copies in _by_text(rows):
-        best = decide([opinion for row in copies for opinion in row.opinions], TaskKind.GENERATION)
+        best = decide(_joint(copies, equal=True), TaskKind.GENERATION)
         for row in copies:
             if row.label == best or row.prediction_id in held_out:
                 kept.append(row)
@@ -64,7 +65,7 @@ def _equal(rows: Sequence[Row], spec: TaskSpec) -> Resolved:
         if len({row.label for row in copies}) == 1:
             kept += copies
             continue
-        agreed = decide([opinion for row in copies for opinion in row.opinions], spec.kind)
+        agreed = decide(_joint(copies, equal=True), spec.kind)
         detail = f"the same text was labelled {_tally(copies)}"
         kept += [row for row in copies if row.label == agreed]
         losers = [row for row in copies if row.label != agreed]
@@ -79,13 +80,17 @@ def _nearly_equal(rows: Sequence[Row], similar: SimilarRows, spec: TaskSpec) -> 
     left_out, questions = list[LeftOutExample](), list[LabelRequested]()
     lost: set[str] = set()
     for conflict in _joined(pairs):
-        agreed = decide([opinion for row in conflict for opinion in row.opinions], spec.kind)
+        agreed = decide(_joint(conflict, equal=False), spec.kind)
         losers = [row for row in conflict if row.label != agreed]
         lost.update(row.prediction_id for row in losers)
         detail = f"nearly the same text was labelled {_tally(conflict)}"
         left_out += [row.left_out(Fate.HELD_BACK, CONFLICTING_NEAR_COPIES, detail) for row in losers]
         questions += _ask(losers, spec, 1 if agreed is None else _MAX_QUESTIONS)
     return [row for row in rows if row.prediction_id not in lost], left_out, questions
+
+
+def _joint(copies: Iterable[Row], *, equal: bool) -> list[Opinion]:
+    return joint((opinion for row in copies for opinion in row.opinions), equal=equal)
 
 
 def _by_text(rows: Iterable[Row]) -> list[list[Row]]:

@@ -13,15 +13,18 @@ from schemas.datasets import Fate
 class Place:
     """Where a row belongs: `fate` is train, eval or excluded.
 
-    `similarity` is the threshold under which it was decided. A held-out row has its fingerprint. `user_hash` and
-    `happened_at` (when the prediction was made) say whose it is.
+    `similarity` is the threshold under which it was decided. `text_hash`: equal for equal texts, whatever is compared
+    of them later. A held-out row has its fingerprint: the sketch of what is compared of it, and where that is a part,
+    `whole`, that of all of it. `user_hash` and `happened_at` (when the prediction was made) say whose it is.
     """
 
     fate: Fate
     similarity: float
     user_hash: str | None
     happened_at: datetime
+    text_hash: str = ""
     fingerprint: bytes | None = None
+    whole: bytes | None = None
 
 
 Places = Mapping[str, Place]

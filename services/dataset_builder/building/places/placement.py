@@ -9,13 +9,14 @@ Only rows that were chosen to be held out attract, pair by pair:
 
 So what was held out is never trained on, nor its near-copies, and what was trained on is never held out, whatever
 arrives later, grows old, is forgotten or is set otherwise. A held-out row attracts by its stored fingerprint when its
-text is gone; who asks to be forgotten takes both with them.
+text is gone. A text that is equal to one with a place gets that place, also where templates or settings have changed
+what is compared. Who asks to be forgotten takes all of it with them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from schemas.datasets import Example, Fate, LeftOutExample
@@ -46,12 +47,6 @@ class Placed:
     """To people, about near-copies with different labels."""
 
 
-def similarity_of(places: Places, spec: TaskSpec) -> float:
-    """Return the similarity from which rows are near-copies: of those that held-out rows were promised, the lowest."""
-    promised = (place.similarity for place in places.values() if place.fate is Fate.EVAL)
-    return min((spec.dataset.near_copy_similarity, *promised))
-
-
 def place_rows(rows: Sequence[Row], places: Places, similar: SimilarRows, spec: TaskSpec) -> Placed:
     """Place rows, which come oldest first. Those that have a place keep it.
 
@@ -63,6 +58,8 @@ def place_rows(rows: Sequence[Row], places: Places, similar: SimilarRows, spec: 
     new, trained, held, excluded_before = by_fate[None], by_fate[Fate.TRAIN], by_fate[Fate.EVAL], by_fate[Fate.EXCLUDED]
     near_held = similar.near_any([*trained, *excluded_before, *new], similar.mask_of(places, Fate.EVAL))
     near_trained = similar.near_any(new, similar.mask_of(places, Fate.TRAIN))
+    _add_equal(near_held, (*trained, *new), places, (Fate.EVAL, Fate.EXCLUDED))
+    _add_equal(near_trained, new, places, (Fate.TRAIN,))
     unplaced = [row for row in new if row.prediction_id not in near_held]
     free = [row for row in unplaced if row.prediction_id not in near_trained and row.is_confirmed]
     chosen = choose_held_out(free, unplaced, [*trained, *held], held, similar, spec)
@@ -91,13 +88,24 @@ def place_rows(rows: Sequence[Row], places: Places, similar: SimilarRows, spec: 
     )
 
 
+def _add_equal(near: dict[str, str], rows: Iterable[Row], places: Places, fates: Collection[Fate]) -> None:
+    """Add the rows whose text is one that has such a place, also if it is gone, or compared otherwise by now."""
+    known = {place.text_hash: name for name, place in places.items() if place.fate in fates and place.text_hash}
+    for row in rows:
+        if (name := known.get(row.text_hash)) is not None:
+            near.setdefault(row.prediction_id, name)
+
+
 def _decide(row: Row, fate: Fate, similar: SimilarRows, spec: TaskSpec) -> Place:
+    fingerprint, whole = similar.fingerprints(row) if fate is Fate.EVAL else (None, None)
     return Place(
         fate=fate,
         similarity=spec.dataset.near_copy_similarity,
         user_hash=row.user_hash,
         happened_at=row.predicted_at or row.corrected_at,
-        fingerprint=similar.fingerprint(row) if fate is Fate.EVAL else None,
+        text_hash=row.text_hash,
+        fingerprint=fingerprint,
+        whole=whole,
     )
 
 

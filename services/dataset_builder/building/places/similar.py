@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from itertools import chain
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
-from schemas.conversation import Message
+from schemas.conversation import Message, Role, input_text
 from schemas.datasets import Fate
 from schemas.tasks import TaskSpec
 from services.dataset_builder.building.places.place import Places
@@ -16,8 +18,8 @@ from services.dataset_builder.building.rows import Row
 from shared.conversation import comparable_text
 from shared.model.near_duplicates import NearTexts
 from shared.model.sketches import Sketch, Sketches, sketch_folded, sketch_texts
-from shared.model.templates import find_templates
-from shared.model.texts import fold
+from shared.model.templates import MIN_TEXTS, Templates, find_templates
+from shared.model.texts import fold, text_hash
 
 _AT_ONCE = 4_096
 """Fingerprints that become sketches together."""
@@ -32,32 +34,49 @@ class SimilarRows:
         self,
         rows: Sequence[Row],
         spec: TaskSpec,
-        similarity: float,
-        fingerprints: Mapping[str, bytes],
+        places: Places = MappingProxyType({}),
         frozen: Iterable[Sequence[Message]] = (),
+        prompts: frozenset[str] = frozenset(),
     ) -> None:
-        """`fingerprints` are of held-out rows that are not in `rows`; `frozen` are questions that no row may be like.
+        """`places`: of earlier builds. Held-out rows that are not in `rows` are here as fingerprints.
 
-        `similarity`: the Jaccard similarity of shingles from which two questions are near-copies.
+        `frozen` are questions that no row may be like; `prompts`: the task's own system prompts. Questions are
+        near-copies from the task's `near_copy_similarity` on, and copies of a held-out one from the lowest that any
+        version had: each promised it to all that it held out.
         """
-        self._user_part = spec.dataset.user_part
-        asked = [fold(self._text(row.call.messages)) for row in rows]
-        asked += [fold(self._text(messages)) for messages in frozen]
+        self._user_part, self._prompts = spec.dataset.user_part, prompts
+        questions = [*(row.call.messages for row in rows), *frozen]
+        self._not_compared = prompts | _shared_system_texts(questions, prompts)
+        asked = [fold(self._text(messages)) for messages in questions]
         self._templates = find_templates(asked)
-        stored = [Sketch.from_bytes(data) for data in fingerprints.values()]
-        starts = range(0, len(stored), _AT_ONCE)
-        known = (Sketches.of(stored[start : start + _AT_ONCE]) for start in starts)
-        self.texts = NearTexts(chain(sketch_folded(asked, self._templates), known), similarity)
         self._numbers = {row.prediction_id: number for number, row in enumerate(rows)}
-        self._numbers |= {name: number for number, name in enumerate(fingerprints, start=len(asked))}
-        self._ids = {number: name for name, number in self._numbers.items()}
+        held_out = {name: place for name, place in places.items() if place.fate is Fate.EVAL}
+        gone = [name for name, place in held_out.items() if name not in self._numbers and place.fingerprint]
+        in_part = [name for name in gone if held_out[name].whole]
+        stored = [held_out[name].fingerprint or b"" for name in gone]
+        stored += [held_out[name].whole or b"" for name in in_part]
+        self._numbers |= {name: number for number, name in enumerate(gone, start=len(asked))}
+        self._wholes = {name: number for number, name in enumerate(in_part, start=len(asked) + len(gone))}
+        starts = range(0, len(stored), _AT_ONCE)
+        known = (
+            Sketches.of([Sketch.from_bytes(data) for data in stored[start : start + _AT_ONCE]]) for start in starts
+        )
+        similarity = np.full(len(asked) + len(stored), spec.dataset.near_copy_similarity)
+        promised = [of[name] for of in (self._numbers, self._wholes) for name in held_out if name in of]
+        similarity[promised] = min((place.similarity for place in places.values()), default=1.0)
+        similarity = np.minimum(similarity, spec.dataset.near_copy_similarity)
+        self.texts = NearTexts(chain(sketch_folded(asked, self._templates), known), similarity)
+        self._ids = {number: name for of in (self._wholes, self._numbers) for name, number in of.items()}
         self.frozen = np.zeros(len(self.texts), dtype=bool)
         self.frozen[len(rows) : len(asked)] = True
 
     def mask(self, predictions: Iterable[str]) -> Mask:
         """Return which numbers are those of these predictions."""
         chosen = np.zeros(len(self.texts), dtype=bool)
-        chosen[[self._numbers[name] for name in predictions]] = True
+        for name in predictions:
+            chosen[self._numbers[name]] = True
+            if name in self._wholes:
+                chosen[self._wholes[name]] = True
         return chosen
 
     def mask_of(self, places: Places, fate: Fate) -> Mask:
@@ -98,10 +117,25 @@ class SimilarRows:
         pairs = self.texts.pairs(labels).tolist()
         return [(by_number[a], by_number[b]) for a, b in pairs if a in by_number and b in by_number]
 
-    def fingerprint(self, row: Row) -> bytes:
-        """Return what is stored of a held-out row, so that it attracts its near-copies when its text is gone."""
-        (sketch,) = sketch_texts([self._text(row.call.messages)], self._templates)
-        return sketch.to_bytes()
+    def fingerprints(self, row: Row) -> tuple[bytes, bytes | None]:
+        """Return what is stored of a held-out row, so that it attracts its near-copies when its text is gone.
+
+        The second one, of all of its text, is for when a template that it is behind, or `user_part`, is gone as well.
+        """
+        (compared,) = sketch_texts([self._text(row.call.messages)], self._templates)
+        (whole,) = sketch_texts([comparable_text(row.call.messages, prompts=self._prompts)], Templates())
+        both = compared.to_bytes(), whole.to_bytes()
+        return both[0], both[1] if both[1] != both[0] else None
 
     def _text(self, messages: Sequence[Message]) -> str:
-        return comparable_text(messages, self._user_part)
+        return comparable_text(messages, self._user_part, self._not_compared)
+
+
+def _shared_system_texts(questions: Iterable[Sequence[Message]], prompts: frozenset[str]) -> frozenset[str]:
+    """Return what applications tell the model before many different questions: compared, it would make those alike."""
+    before: dict[str, set[str]] = defaultdict(set)
+    for messages in questions:
+        for message in messages:
+            if message.role == Role.SYSTEM and message.text not in prompts:
+                before[message.text].add(text_hash(input_text(tuple(messages))))
+    return frozenset(text for text, asked in before.items() if len(asked) >= MIN_TEXTS)

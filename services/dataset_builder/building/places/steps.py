@@ -11,25 +11,27 @@ from schemas.tasks import TaskSpec
 from services.dataset_builder.building.places.duplicates import resolve_copies
 from services.dataset_builder.building.places.frozen import exclude_frozen
 from services.dataset_builder.building.places.place import Places
-from services.dataset_builder.building.places.placement import Placed, place_rows, similarity_of
+from services.dataset_builder.building.places.placement import Placed, place_rows
 from services.dataset_builder.building.places.similar import SimilarRows
 from services.dataset_builder.building.rows import Row
 
 
 def place(
-    rows: Sequence[Row], places: Places, frozen: Iterable[Sequence[Message]], spec: TaskSpec
+    rows: Sequence[Row],
+    places: Places,
+    frozen: Iterable[Sequence[Message]],
+    spec: TaskSpec,
+    prompts: frozenset[str] = frozenset(),
 ) -> tuple[Placed, SimilarRows]:
     """Place rows, given the places of earlier builds and the questions of frozen sets. Their order is no matter.
+
+    `prompts`: the system prompts that the task has or had.
 
     Returns also which rows are alike, which is large, and is needed until the rows are examples.
     """
     rows = sorted(rows, key=lambda row: row.age)
-    names = {row.prediction_id for row in rows}
-    held_out = {name: place for name, place in places.items() if place.fate is Fate.EVAL}
-    fingerprints = {
-        name: place.fingerprint for name, place in held_out.items() if name not in names and place.fingerprint
-    }
-    similar = SimilarRows(rows, spec, similarity_of(places, spec), fingerprints, frozen)
+    held_out = {name for name, place in places.items() if place.fate is Fate.EVAL}
+    similar = SimilarRows(rows, spec, places, frozen, prompts)
     unfrozen, excluded = exclude_frozen(rows, similar)
     resolved, conflicting, questions = resolve_copies(unfrozen, held_out, similar, spec)
     placed = place_rows(resolved, places, similar, spec)

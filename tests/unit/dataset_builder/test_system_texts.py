@@ -1,0 +1,94 @@
+"""System messages of applications: a document is part of what was asked, an instruction that many rows share is not."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from schemas.conversation import Call, Message, Role
+from schemas.labels import CorrectionSubmitted
+from schemas.tasks import TaskKind
+from services.dataset_builder.building.carry_over import Revision
+from services.dataset_builder.building.votes import votes_of
+from services.dataset_builder.inspection.gates import evaluate_gates
+from services.dataset_builder.pipeline import Build, Inputs, build_dataset
+from tests.unit.dataset_builder.histories import LABELS, correction, held_out, sentence, task, trained
+
+RULES = "You work for a shop. Be kind, be brief, and answer with the name of the intent and with nothing else at all."
+
+
+def asked(name: str, system: str, text: str, label: str, minute: int = 0) -> CorrectionSubmitted:
+    messages = Message(role=Role.SYSTEM, content=system), Message(role=Role.USER, content=text)
+    return correction(name, text, label, minute=minute).model_copy(update={"call": Call(messages=messages)})
+
+
+def built(rows: list[CorrectionSubmitted], kind: TaskKind = TaskKind.CLASSIFICATION, **inputs: object) -> Build:
+    return build_dataset(Inputs(votes_of(rows), task(kind), **inputs))  # type: ignore[arg-type]
+
+
+def left_out(build: Build) -> Counter[str]:
+    return Counter(row.reason for row in build.dataset.left_out)
+
+
+def documents(count: int) -> list[CorrectionSubmitted]:
+    return [
+        asked(f"p{n}", f"Ticket: {sentence(n, 60)}", "Classify the ticket.", LABELS[n % 3], minute=n)
+        for n in range(count)
+    ]
+
+
+def test_rows_with_a_document_each_in_the_system_message_are_different_rows() -> None:
+    build = built(documents(120))
+    assert (len(build.dataset.train), len(build.dataset.eval), left_out(build)) == (96, 24, Counter())
+    leakage = next(gate for gate in evaluate_gates(build, task(), {}) if gate.name == "leakage")
+    assert (leakage.passed, leakage.detail) == (True, "")
+
+
+def test_summaries_of_different_documents_do_not_take_each_others_place() -> None:
+    rows = [
+        asked(f"p{n}", f"Document: {sentence(n, 60)}", "Summarise the document.", f"It is about {sentence(5_000 + n)}")
+        for n in range(60)
+    ]
+    assert left_out(built(rows, TaskKind.GENERATION)) == Counter()
+
+
+def test_the_same_document_with_two_labels_is_a_conflict() -> None:
+    rows = documents(60)
+    twice = asked("again", rows[0].call.messages[0].text, "Classify the ticket.", LABELS[1], minute=90)
+    build = built([*rows, twice.model_copy(update={"reviewer": "ben"})])
+    assert left_out(build) == Counter({"conflicting_labels": 2})
+
+
+def test_a_golden_question_with_its_document_excludes_that_document_alone() -> None:
+    rows = documents(60)
+    golden = asked("golden", f"Ticket: {sentence(7, 60)}", "Classify the ticket.", LABELS[0])
+    assert left_out(built(rows, frozen=(golden.call.messages,))) == Counter({"in_frozen_set": 1})
+
+
+def test_the_same_text_for_two_instructions_is_held_out_or_trained_on_and_each_answer_stays() -> None:
+    """Translations of a text are different rows, and nearly the same text is never on both sides."""
+    rows = [
+        asked(f"{language}{n}", f"Translate to {language}.", sentence(n), f"{language}: {sentence(9_000 + n)}")
+        for n in range(60)
+        for language in ("French", "German")
+    ]
+    build = built(rows, TaskKind.GENERATION)
+    assert left_out(build).keys() == {"near_held_out"}
+    numbers = [{name.removeprefix("French").removeprefix("German") for name in of(build)} for of in (trained, held_out)]
+    assert not numbers[0] & numbers[1]
+
+
+@pytest.mark.parametrize("rules", [RULES, "Answer briefly."])
+def test_an_instruction_of_an_application_makes_its_questions_no_near_copies(rules: str) -> None:
+    rows = [asked(f"p{n}", rules, sentence(n, 2), LABELS[n % 3], minute=n) for n in range(30)]
+    assert left_out(built(rows)) == Counter()
+
+
+@pytest.mark.parametrize("prompt", ["Intent?", "An earlier prompt of the task."])
+def test_the_tasks_own_prompts_are_no_part_of_a_question(prompt: str) -> None:
+    """The same question, with a prompt that the task has or had and without any, is the same."""
+    rows = [correction(f"p{n}", sentence(n), LABELS[n % 3], minute=n) for n in range(30)]
+    again = asked("again", prompt, sentence(0), LABELS[1], minute=90).model_copy(update={"reviewer": "ben"})
+    revisions = {"r0": Revision(TaskKind.CLASSIFICATION, "An earlier prompt of the task.")}
+    assert left_out(built([*rows, again], revisions=revisions)) == Counter({"conflicting_labels": 2})
