@@ -9,6 +9,7 @@ from datetime import datetime
 from schemas.conversation import Answer, Call
 from schemas.task_settings import Severity
 from schemas.tasks import TaskKind
+from shared.grading.text import casefolded
 from shared.identity import content_hash
 
 CANNOT_TELL_LIMIT = 2
@@ -105,5 +106,5 @@ def ticket_outcome(outcomes: Sequence[float | None]) -> float | None:
 
 
 def normalise(answer: str) -> str:
-    """Return the answer without differences in case and white space."""
-    return " ".join(answer.casefold().split())
+    """Return the answer without differences in case, white space and Unicode form."""
+    return " ".join(casefolded(answer).split())

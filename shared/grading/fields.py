@@ -14,7 +14,7 @@ from typing import Any
 
 from schemas.tasks import Comparator, Compare
 from shared.grading.json_values import same_json
-from shared.grading.text import words
+from shared.grading.text import casefolded, words
 
 _ROUNDING = 1e-9
 
@@ -84,7 +84,7 @@ def same_value(given: Any, expected: Any, comparator: Comparator | None) -> bool
 def _same_text(given: str, expected: str, comparator: Comparator) -> bool:
     match comparator.compare:
         case Compare.CASEFOLD:
-            return given.casefold().split() == expected.casefold().split()
+            return casefolded(given).split() == casefolded(expected).split()
         case Compare.NORMALISED:
             return words(given) == words(expected) != []
         case Compare.DATE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from typing import Any
 
 _SHOWN_CHARS = 100
@@ -32,14 +33,24 @@ def json_or_nothing(text: str) -> Any:
 
 
 def same_json(one: Any, other: Any) -> bool:
-    """Return True if two JSON values are equal: keys in any order, 1 and 1.0 the same number, true no number."""
+    """Return True if two JSON values are equal: keys in any order, 1 and 1.0 the same number, true no number.
+
+    Texts are equal in any Unicode form; keys, which programs look up, are equal as they are written.
+    """
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same_json(value, other[key]) for key, value in one.items())
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(same_json, one, other))
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
+    if isinstance(one, str) and isinstance(other, str):
+        return composed(one) == composed(other)
     return bool(one == other)
+
+
+def composed(text: str) -> str:
+    """Return the text in Unicode's composed form (NFC), in which equal characters are equal code points."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,18 +1,39 @@
-"""Grades generated text: exact match, and the F1 of its words (SQuAD's, Rajpurkar et al. 2016)."""
+"""Grades generated text: exact match, and the F1 of its words (SQuAD's, Rajpurkar et al. 2016).
+
+How a character is written in Unicode makes no difference: é is one code point or two.
+"""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 
 from schemas.tasks import TaskKind
-from shared.grading.json_values import NOT_JSON, json_or_nothing, same_json
+from shared.grading.json_values import NOT_JSON, composed, json_or_nothing, same_json
 from shared.grading.labels import label_set
 from shared.grading.tool_calls import same_call, split_calls
 
+_MARK_CATEGORIES = ("Mn", "Mc", "Me")
+_CODE_POINTS = range(0x300, 0x1F000)
+"""All combining marks are among them, but for selectors of glyphs."""
+_UNSEPARATED = ("THAI ", "LAO ", "MYANMAR ", "KHMER ", "TAI ")
+"""Scripts with marks that put no spaces between words: cut at their marks, else a whole sentence were one word."""
+_JOINERS = "\u200c\u200d"
+"""Invisible inside words of Persian, Sinhala, Bengali and others."""
+_MARKS = [
+    character
+    for character in map(chr, _CODE_POINTS)
+    if unicodedata.category(character) in _MARK_CATEGORIES
+    and not unicodedata.name(character, "").startswith(_UNSEPARATED)
+]
+_BASIC, _BEYOND = ("".join(m for m in _MARKS if (m > "\uffff") is beyond) for beyond in (False, True))
+# `\w` alone cuts words at their vowel signs: Hindi, Tamil, vocalised Arabic. `re` has a table of the basic plane's
+# characters and tries others one after the other, ten times slower: so those are tried only for characters beyond it.
+_IN_WORD = rf"(?:[\w{_BASIC}{_JOINERS}]|(?=[\U00010000-\U0010ffff])[{_BEYOND}])"
 _TOKEN = re.compile(
-    r"""(?<!\w)[-+\u2212]?\d+(?:[.,:/]\d+)*   # A number with its sign, separators and decimals.
-      | \w+
+    rf"""(?<!{_IN_WORD})[-+\u2212]?\d+(?:[.,:/]\d+)*   # A number with its sign, separators and decimals.
+      | \w{_IN_WORD}*
       | [^\w\s.,;:!?'"\u2018\u2019\u201c\u201d]  # A symbol, such as % or <; punctuation of sentences says nothing.
     """,
     re.VERBOSE,
@@ -20,9 +41,18 @@ _TOKEN = re.compile(
 _LOOKS_LIKE_JSON = ("{", "[")
 
 
+def casefolded(text: str) -> str:
+    """Return the text without case, in one Unicode form."""
+    return composed(composed(text).casefold())  # Folding takes some characters apart.
+
+
 def words(text: str) -> list[str]:
-    """Return the words, numbers and symbols of a text, without case, space and the punctuation of sentences."""
-    return _TOKEN.findall(text.casefold())
+    """Return the words, numbers and symbols of a text, without case, space and the punctuation of sentences.
+
+    A word keeps its combining marks. Where a script does not separate words, a run of Chinese or Japanese characters is
+    one word, and Thai, Lao, Khmer and Burmese are cut at their marks.
+    """
+    return _TOKEN.findall(casefolded(text))
 
 
 def exact_match(given: str, expected: str) -> bool:
@@ -34,6 +64,7 @@ def exact_match(given: str, expected: str) -> bool:
     value, wanted = json_or_nothing(given), json_or_nothing(expected)
     if value is not NOT_JSON and wanted is not NOT_JSON:
         return same_json(value, wanted)
+    given, expected = composed(given), composed(expected)
     if any(text.lstrip().startswith(_LOOKS_LIKE_JSON) for text in (given, expected)):
         return given.strip() == expected.strip()
     given_words, expected_words = words(given), words(expected)
@@ -43,26 +74,27 @@ def exact_match(given: str, expected: str) -> bool:
 
 
 def same_answer(one: str, other: str, kind: TaskKind) -> bool:
-    """Return True if two answers to one question differ in nothing but case and space; as JSON, in its layout alone.
+    """Return True if two answers to one question differ in nothing but case, space and Unicode form.
 
-    Tool calls are compared by their arguments, several labels as a set. It tells whether a person changed an answer,
-    and whether two arms said the same: no punctuation is passed over.
+    Of JSON, in its layout and the Unicode form of its texts alone. Tool calls are compared by their arguments, several
+    labels as a set. It tells whether a person changed an answer, and whether two arms said the same: no punctuation is
+    passed over.
     """
     if kind is TaskKind.MULTI_LABEL and (labels := label_set(one)) is not None:
         return labels == label_set(other)
     (text, calls), (other_text, other_calls) = split_calls(one), split_calls(other)
     if calls and len(calls) == len(other_calls):
-        return text.split() == other_text.split() and all(map(same_call, calls, other_calls))
+        return composed(text).split() == composed(other_text).split() and all(map(same_call, calls, other_calls))
     values = json_or_nothing(one), json_or_nothing(other)
     if all(isinstance(value, dict | list) for value in values):
         return same_json(*values)
-    return one.casefold().split() == other.casefold().split()
+    return casefolded(one).split() == casefolded(other).split()
 
 
 def token_f1(given: str, expected: str) -> float:
     """Return the F1 over the words of both, in [0, 1]: 0 where they share none. Its order of words does not count."""
     have, want = Counter(words(given)), Counter(words(expected))
     if not have and not want:
-        return float(given.strip() == expected.strip())
+        return float(composed(given).strip() == composed(expected).strip())
     common = (have & want).total()
     return 2 * common / (have.total() + want.total())

@@ -183,6 +183,11 @@ def test_a_confusion_that_is_less_severe_bets_less() -> None:
     assert outcome("refund", "delivery", None) == -0.75, "no answer is as bad as any wrong one"
 
 
+def test_a_label_in_another_unicode_form_is_the_same_truth() -> None:
+    decomposed = Pair(Answer(text="cafe\u0301"), Answer(text="bar"), True)
+    assert label_outcome(TaskKind.CLASSIFICATION, "Caf\u00e9", None, decomposed) == -1.0
+
+
 async def test_the_severity_of_a_task_decides_what_a_label_bets() -> None:
     deployer = await in_shadow(severity=[{"truth": "refund", "answer": "delivery", "weight": 0.25}])
     await deployer.compare(pair(deployer.last, 1, ("refund", "delivery")))

@@ -127,6 +127,10 @@ def test_fields_that_the_schema_does_not_name_are_counted_under_no_name_of_their
         ({"compare": "normalised"}, "-5 C", "5 C", False),
         ({"compare": "normalised"}, "!", "?", False),
         ({"compare": "exact"}, "Ann Lee", "ann lee", False),
+        ({"compare": "exact"}, "Zoe\u0308", "Zo\u00eb", True),
+        ({"compare": "casefold"}, "ZOE\u0308", "zo\u00eb", True),
+        ({"compare": "normalised"}, "Zoe\u0308!", "zo\u00eb", True),
+        ({"compare": "normalised"}, "Zoe", "Zo\u00eb", False),
     ],
 )
 def test_a_field_is_compared_as_the_task_says(

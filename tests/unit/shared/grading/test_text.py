@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +10,8 @@ from hypothesis import strategies as st
 from schemas.tasks import TaskKind, TaskSpec
 from shared.grading.grade import grade
 from shared.grading.json_values import read_json, same_json
-from shared.grading.text import exact_match, same_answer, token_f1
+from shared.grading.overlap import rouge_l
+from shared.grading.text import exact_match, same_answer, token_f1, words
 
 LABELS = TaskSpec.model_validate(
     {"name": "desk", "kind": "classification", "system_prompt": "Say.", "labels": ["a", "b"]}
@@ -122,3 +126,72 @@ def test_parallel_calls_may_be_in_any_order() -> None:
 )
 def test_layout_and_case_do_not_make_an_answer_another_one(one: str, other: str, same: bool) -> None:
     assert same_answer(one, other, TaskKind.GENERATION) is same
+
+
+@pytest.mark.parametrize(
+    ("text", "separated"),
+    [
+        ("मैं घर जा रहा हूँ।", ["मैं", "घर", "जा", "रहा", "हूँ", "।"]),
+        ("வணக்கம் நண்பரே!", ["வணக்கம்", "நண்பரே"]),
+        ("كَتَبَ الوَلَدُ", ["كَتَبَ", "الوَلَدُ"]),
+        ("שָׁלוֹם עוֹלָם", ["שָׁלוֹם", "עוֹלָם"]),
+        ("ශ්\u200dරී ලංකාව", ["ශ්\u200dරී", "ලංකාව"]),
+        ("می\u200cخواهم بروم", ["می\u200cخواهم", "بروم"]),
+        ("पृष्ठ २५ है, की-5", ["पृष्ठ", "२५", "है", "की", "-", "5"]),
+        ("\U0001e900\U0001e944\U0001e902 \U0001e903", ["\U0001e922\U0001e944\U0001e924", "\U0001e925"]),
+        ("q\u0307 w", ["q\u0307", "w"]),
+    ],
+)
+def test_a_word_keeps_its_combining_marks_and_joiners(text: str, separated: list[str]) -> None:
+    assert words(text) == [unicodedata.normalize("NFC", word) for word in separated]
+
+
+def test_unrelated_sentences_of_a_script_with_vowel_signs_share_nothing() -> None:
+    given, expected = "मैं बाज़ार जाता हूँ", "कृपया अपनी रसीद भेजें"
+    assert token_f1(given, expected) == 0.0
+    assert rouge_l(given, expected) == 0.0
+    assert rouge_l("मैं बाज़ार जाता हूँ", "मैं दुकान जाता हूँ") == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("我的包裹在哪里？我想退款。", ["我的包裹在哪里", "？", "我想退款", "。"]),
+        ("荷物はどこですか", ["荷物はどこですか"]),
+        ("ที่นี่", ["ท", "ี", "่", "น", "ี", "่"]),
+    ],
+)
+def test_scripts_that_do_not_separate_words_are_cut_at_punctuation_and_thai_at_its_marks(
+    text: str, parts: list[str]
+) -> None:
+    assert words(text) == parts
+
+
+@pytest.mark.parametrize("text", ["Café crème", "Ǻ", "각", "ที่ปูุ่", "ᾴ ΐ ǰ"])
+def test_the_unicode_form_of_a_text_makes_no_difference(text: str) -> None:
+    composed, decomposed = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
+    assert words(composed) == words(decomposed)
+    assert exact_match(composed, decomposed)
+    assert rouge_l(composed, decomposed) == token_f1(composed, decomposed) == 1.0
+    assert same_answer(composed, decomposed, TaskKind.GENERATION)
+    one, other = (json.dumps({"a": [each]}, ensure_ascii=escaped) for each, escaped in zip(
+        (composed, decomposed), (True, False), strict=True
+    ))  # fmt: skip
+    assert exact_match(one, other)
+    assert same_answer(one, other, TaskKind.EXTRACTION)
+    calls = (f'[{{"name":"find","arguments":{json.dumps(each)}}}]' for each in (one, other))
+    said, repeated = (f"{each}\n{call}" for each, call in zip((composed, decomposed), calls, strict=True))
+    assert same_answer(said, repeated, TaskKind.GENERATION)
+    assert grade(FREE, said, repeated).right
+
+
+def test_broken_json_is_the_same_in_either_unicode_form() -> None:
+    composed, decomposed = (unicodedata.normalize(form, '{"a": "é') for form in ("NFC", "NFD"))
+    assert exact_match(composed, decomposed)
+
+
+def test_signs_and_marks_still_tell_answers_apart() -> None:
+    assert not exact_match("कि", "की")
+    assert not exact_match("resume", "résumé")
+    assert not same_answer("résume", "résumé", TaskKind.GENERATION)
+    assert not same_json({"e\u0301": 1}, {"é": 1})
