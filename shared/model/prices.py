@@ -43,6 +43,10 @@ class Serving(_Section):
     million_answer_tokens: Amount | None = None
     as_of: date | None = None
 
+    @property
+    def by_tokens(self) -> bool:
+        return self.million_prompt_tokens is not None
+
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         by_tokens = [self.million_prompt_tokens, self.million_answer_tokens, self.as_of]
@@ -76,9 +80,13 @@ class PriceList(_Section):
             raise ValueError(f"models needs a `{DEFAULT}`: how a model is served that is not listed")
         return self
 
+    def serving(self, model: str) -> Serving:
+        """Return how `model`, a base model's name, is served: as the default where it is not listed."""
+        return self.models.get(model, self.models[DEFAULT])
+
     def model_answer(self, model: str, seconds: float, prompt_tokens: float, answer_tokens: float) -> Cost:
         """Return the cost of an answer of `model`, a base model's name, that keeps a replica busy for `seconds`."""
-        serving = self.models.get(model, self.models[DEFAULT])
+        serving = self.serving(model)
         if serving.million_prompt_tokens is not None and serving.as_of is not None:
             answers = answer_tokens * (serving.million_answer_tokens or 0.0)
             return Cost((prompt_tokens * serving.million_prompt_tokens + answers) / _MILLION, serving.as_of)

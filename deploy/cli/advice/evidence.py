@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from deploy.cli.advice.cost import cost_of_month
 from deploy.cli.advice.facts import Facts
 from deploy.cli.advice.log import COLUMNS, LogFacts, log_facts
 from deploy.cli.dataset.versions import UnknownVersion, open_store, versions_of
@@ -16,7 +17,7 @@ from schemas.lake import PREDICTIONS
 from schemas.tasks import TaskSpec
 from services.console.settings import ConsoleSettings
 from shared.errors import DependencyUnavailable, RatchetError
-from shared.model.prices import PriceList, read_prices
+from shared.model.prices import read_prices
 from shared.settings import Settings
 from shared.storage.volume import WINDOW_DAYS, task_volume
 
@@ -47,6 +48,7 @@ def gather(spec: TaskSpec, settings: Settings, now: datetime) -> Evidence:
         approaches = last_approaches(spec.name)
     except RatchetError as error:
         missing.append(f"the last evaluation: {error.reason}")
+    cost = cost_of_month(log.uses, per_month, spec.base_model, prices, _measured(approaches))
     facts = Facts(
         kind=spec.kind,
         answers=log.answers,
@@ -54,7 +56,8 @@ def gather(spec: TaskSpec, settings: Settings, now: datetime) -> Evidence:
         broken=log.broken,
         tokens_per_word=log.tokens_per_word,
         p95_ms=log.p95_ms,
-        cost_per_month=_cost(spec, log, per_month, prices, approaches),
+        cost_per_month=cost.amount,
+        unpriced=cost.unpriced,
         currency=prices.currency,
         examples=labelled_examples(spec.name),
         approaches=approaches,
@@ -113,18 +116,10 @@ def _evaluations(task: str) -> Iterator[dict[str, Any]]:
         yield from (step["event"] for step in page["steps"] if step["topic"] == "adapters.evaluated.v1")
 
 
-def _cost(
-    spec: TaskSpec, log: LogFacts, per_month: float, prices: PriceList, approaches: ApproachTable | None
-) -> float | None:
-    """Return the cost of a month as it is answered today: as the last evaluation measured an answer of production.
-
-    Without one a replica is taken to answer one request at a time, which is the most that it costs.
-    """
-    if not log.answers:
-        return None
-    for row in approaches.approaches if approaches else ():
-        measured = row.cost_per_month is not None and approaches is not None and approaches.answers_per_month
-        if row.kind is ApproachKind.PRODUCTION and measured and row.cost_per_month is not None:
-            return row.cost_per_month / measured * per_month
-    answer = prices.model_answer(spec.base_model, log.seconds, log.prompt_tokens, log.answer_tokens)
-    return answer.amount * per_month
+def _measured(approaches: ApproachTable | None) -> float | None:
+    """Return what an answer of production cost in the last evaluation; None: that is not known."""
+    if approaches is not None and approaches.answers_per_month:
+        for row in approaches.approaches:
+            if row.kind is ApproachKind.PRODUCTION and row.cost_per_month is not None:
+                return row.cost_per_month / approaches.answers_per_month
+    return None

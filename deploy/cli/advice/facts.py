@@ -26,8 +26,8 @@ class Facts:
 
     `machine_read`: the share of requests whose answer a program reads (labels, a schema, tool calls, JSON).
     `broken`: the share of answers that are not in the form asked for. `tokens_per_word` of what users write: plain
-    English has about 1.3. `p95_ms`: of production's answers. `cost_per_month`: of production's, at the task's volume.
-    `examples`: labelled rows of the newest data set.
+    English has about 1.3. `p95_ms`: of production's answers. `cost_per_month`: of all answers, at today's volume;
+    `unpriced`: sentences why that is not known. `examples`: labelled rows of the newest data set.
     """
 
     kind: TaskKind
@@ -37,6 +37,7 @@ class Facts:
     tokens_per_word: float | None = None
     p95_ms: float | None = None
     cost_per_month: float | None = None
+    unpriced: tuple[str, ...] = ()
     currency: str = "USD"
     examples: int | None = None
     approaches: ApproachTable | None = None

@@ -1,13 +1,15 @@
-"""What a sample of a task's logged answers says: their form, the words of those who ask, latency and tokens. Pure."""
+"""What a sample of a task's logged answers says: their form, the words of those who ask, models and latency. Pure."""
 
 from __future__ import annotations
 
 import json
 import statistics
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from schemas.base import Variant
 from schemas.tasks import TaskKind, TaskSpec
 from shared.grading.json_schema import read_answer
 from shared.grading.json_values import read_json
@@ -15,7 +17,7 @@ from shared.grading.tool_calls import read_calls
 
 COLUMNS = (
     "messages", "tools", "response_format", "constrained", "answer", "tool_calls", "latency_ms", "prompt_tokens",
-    "answer_tokens", "task_revision",
+    "answer_tokens", "task_revision", "model", "variant",
 )  # fmt: skip
 """The columns of the lake's table `predictions` that are read."""
 MIN_ANSWERS = 50
@@ -26,17 +28,29 @@ _MAX_OTHER_LETTERS = 0.2
 
 
 @dataclass(frozen=True)
+class ModelUse:
+    """Answers of one external model; `model` None: of the task's base model, adapters included.
+
+    `seconds`, `prompt_tokens` and `answer_tokens` are means of those answers that have them; None: none has.
+    """
+
+    model: str | None
+    answers: int
+    seconds: float | None
+    prompt_tokens: float | None
+    answer_tokens: float | None
+
+
+@dataclass(frozen=True)
 class LogFacts:
-    """As in `Facts`. `seconds`, `prompt_tokens` and `answer_tokens` are means of an answer."""
+    """As in `Facts`. `uses`: a use for each model that answered."""
 
     answers: int
     machine_read: float | None = None
     broken: float | None = None
     tokens_per_word: float | None = None
     p95_ms: float | None = None
-    seconds: float = 0.0
-    prompt_tokens: float = 0.0
-    answer_tokens: float = 0.0
+    uses: tuple[ModelUse, ...] = ()
 
 
 def log_facts(rows: Sequence[Mapping[str, Any]], spec: TaskSpec) -> LogFacts:
@@ -53,9 +67,27 @@ def log_facts(rows: Sequence[Mapping[str, Any]], spec: TaskSpec) -> LogFacts:
         broken=statistics.fmean(not _has_form(row, spec) for row in judged) if judged else None,
         tokens_per_word=_tokens_per_word(rows),
         p95_ms=latencies[int(0.95 * (len(latencies) - 1))] if enough else None,
-        seconds=statistics.fmean(latencies) / 1000 if latencies else 0.0,
-        prompt_tokens=statistics.fmean(row["prompt_tokens"] for row in rows),
-        answer_tokens=statistics.fmean(row["answer_tokens"] for row in rows),
+        uses=_uses(rows),
+    )
+
+
+def _uses(rows: Sequence[Mapping[str, Any]]) -> tuple[ModelUse, ...]:
+    """Group the rows by who is to be paid for them."""
+    by_model = defaultdict[str | None, list[Mapping[str, Any]]](list)
+    for row in rows:
+        by_model[row["model"] if row["variant"] == Variant.EXTERNAL else None].append(row)
+    return tuple(_use(model, given) for model, given in by_model.items())
+
+
+def _use(model: str | None, rows: Sequence[Mapping[str, Any]]) -> ModelUse:
+    timed = [row["latency_ms"] / 1000 for row in rows if row["latency_ms"] > 0]
+    counted = [row for row in rows if row["prompt_tokens"] > 0]  # No prompt has none: its sender did not count.
+    return ModelUse(
+        model,
+        answers=len(rows),
+        seconds=statistics.fmean(timed) if timed else None,
+        prompt_tokens=statistics.fmean(row["prompt_tokens"] for row in counted) if counted else None,
+        answer_tokens=statistics.fmean(row["answer_tokens"] for row in counted) if counted else None,
     )
 
 

@@ -183,7 +183,7 @@ def _cost(facts: Facts, answers: Answers) -> Reading:
         detail = f"You said that it {'must' if answers.cost_must_fall else 'need not'} fall. {now}".strip()
         return Reading(Condition.COST, answers.cost_must_fall, Source.ANSWERED, detail, change)
     option = "--cost-budget AMOUNT" if cost is not None else "--cost-must-fall"
-    return _unread(Condition.COST, option, change, f" {now}" if now else "")
+    return _unread(Condition.COST, option, change, "".join(f" {said}" for said in (now, *facts.unpriced) if said))
 
 
 def _examples(facts: Facts, answers: Answers) -> Reading:

@@ -13,10 +13,12 @@ from typer.testing import CliRunner
 
 from deploy.cli.advice import evidence
 from deploy.cli.app import app
-from schemas.base import utc_now
+from schemas.base import Variant, utc_now
 from schemas.lake import PREDICTIONS
+from schemas.predictions import Usage
 from services.prediction_log.storage import DeltaLake
 from shared.errors import DependencyUnavailable
+from shared.model.prices import SHIPPED
 from shared.settings import Settings
 from tests.unit.prediction_log.deliveries import delivery, prediction
 
@@ -57,9 +59,15 @@ def console(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Console:
     return console
 
 
-def log_answers(count: int = 60) -> None:
+def log_answers(count: int = 60, external: str | None = None) -> None:
+    """Log answers of the base model, or of an external one that reports no latency."""
     now = utc_now()
     made = [prediction(f"p{n}", at=now - timedelta(days=n % 3, minutes=1)) for n in range(count)]
+    if external is not None:
+        usage = Usage(prompt_tokens=1_500, answer_tokens=300)
+        reported = {"model": external, "variant": Variant.EXTERNAL, "usage": usage, "latency_ms": 0.0}
+        answered = [event.answers[0].model_copy(update={"tokens": 300}) for event in made]
+        made = [e.model_copy(update={**reported, "answers": (a,)}) for e, a in zip(made, answered, strict=True)]
     lake = DeltaLake(Settings.load().lake_uri)
     lake.append(PREDICTIONS, [delivery(event, n) for n, event in enumerate(made)])
 
@@ -98,6 +106,27 @@ def test_the_cost_of_a_month_is_production_s_measured_cost_at_today_s_volume(con
     (cost,) = (c for c in given["conditions"] if c["condition"] == "cost")
     assert "cost 0.021 USD" in cost["detail"] and "1.00 USD" in cost["detail"]
     assert cost["holds"] is False
+
+
+def test_answers_of_an_external_model_are_priced_by_its_own_price_and_one_without_is_asked_for_by_name(
+    console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """60 answers in two days are 900 a month, of 1,500 and 300 tokens each."""
+    log_answers(external="big/model")
+    given = as_json("support-desk", "--cost-budget", "5")
+    (cost,) = (c for c in given["conditions"] if c["condition"] == "cost")
+    assert (cost["holds"], cost["source"]) == (None, "unknown")
+    assert "The price list has no `big/model`" in cost["detail"]
+    assert "RATCHET_PRICES_FILE" in cost["detail"] and "--cost-must-fall" in cost["detail"]
+    said = conditions(as_json("support-desk", "--cost-budget", "5", "--cost-must-fall"))
+    assert said["cost"] == (True, "answered")
+    listed = "  big/model: {million_prompt_tokens: 5, million_answer_tokens: 15, as_of: 2026-11-26}\n"
+    (tmp_path / "prices.yaml").write_text(SHIPPED.read_text() + listed)
+    monkeypatch.setenv("RATCHET_PRICES_FILE", str(tmp_path / "prices.yaml"))
+    given = as_json("support-desk", "--cost-budget", "5")
+    (cost,) = (c for c in given["conditions"] if c["condition"] == "cost")
+    assert (cost["holds"], cost["source"]) == (True, "measured")
+    assert "cost 10.80 USD" in cost["detail"]
 
 
 def test_a_task_that_nothing_is_known_of_gets_advice_that_says_so(console: Console) -> None:

@@ -31,7 +31,7 @@ def row(number: int = 0, answer: str = "refund", **changes: Any) -> dict[str, An
     return {
         "messages": json.dumps(messages), "tools": None, "response_format": None, "constrained": False,
         "answer": answer, "tool_calls": None, "latency_ms": 100.0 + number, "prompt_tokens": round(20 + 1.3 * words),
-        "answer_tokens": 3, "task_revision": "r", **changes,
+        "answer_tokens": 3, "task_revision": "r", "model": "base", "variant": "base", **changes,
     }  # fmt: skip
 
 
@@ -67,8 +67,19 @@ def test_latency_is_of_answers_that_took_time_and_there_must_be_enough_of_them()
     rows = [row(n) for n in range(100)] + [row(n, latency_ms=0.0) for n in range(100)]
     facts = log_facts(rows, LABELS)
     assert facts.p95_ms == 194.0
-    assert facts.seconds == pytest.approx(0.1495)
+    (use,) = facts.uses
+    assert (use.model, use.answers, use.seconds) == (None, 200, pytest.approx(0.1495))
     assert log_facts(rows[:20], LABELS).p95_ms is None
+
+
+def test_answers_of_an_external_model_are_counted_apart_by_its_name() -> None:
+    external = {"variant": "external", "model": "big", "latency_ms": 0.0}
+    reported = [row(n, prompt_tokens=1_500, answer_tokens=300, **external) for n in range(3)]
+    unreported = [row(n, prompt_tokens=0, answer_tokens=0, **external) for n in range(2)]
+    adapter = row(variant="primary", model="desk-v2")
+    own, big = log_facts([row(), adapter, *reported, *unreported], LABELS).uses
+    assert (own.model, own.answers) == (None, 2)
+    assert (big.model, big.answers, big.seconds, big.prompt_tokens, big.answer_tokens) == ("big", 5, None, 1_500, 300)
 
 
 def test_an_empty_log_says_nothing() -> None:
