@@ -25,6 +25,8 @@ MIN_ANSWERS = 50
 _PLAIN_LETTERS = 0x250
 """Beyond it are scripts that put no spaces between words, or that a tokenizer for English cuts into bytes."""
 _MAX_OTHER_LETTERS = 0.2
+_MIN_WORDS_SPREAD = 0.5
+"""Standard deviation, in words: where prompts differ by less, their tokens say nothing of a word's."""
 
 
 @dataclass(frozen=True)
@@ -112,25 +114,44 @@ def _has_form(row: Mapping[str, Any], spec: TaskSpec) -> bool:
 
 
 def _tokens_per_word(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return the slope of prompt tokens over words: what is the same in every prompt does not count.
+    """Return the slope of prompt tokens over words, in a regression on words and messages.
 
-    None for few rows, for prompts of one length, for a log without token counts, and for scripts without spaces.
+    So what is the same in every prompt does not count, nor what a chat template puts around each message. Whole
+    conversations with tool calls are left out: those tokens are not of words. None for few rows, for prompts of one
+    length or of words in step with messages, for a log without token counts, and for scripts without spaces.
     """
-    texts = [_said(row["messages"]) for row in rows if row["prompt_tokens"] > 0]
-    tokens = [float(row["prompt_tokens"]) for row in rows if row["prompt_tokens"] > 0]
+    counted = [(json.loads(row["messages"]), float(row["prompt_tokens"])) for row in rows if row["prompt_tokens"] > 0]
+    counted = [(messages, tokens) for messages, tokens in counted if not any(map(_is_of_tools, messages))]
+    texts = [_said(messages) for messages, _ in counted]
     letters = [character for text in texts for character in text if character.isalpha()]
     other = sum(ord(character) >= _PLAIN_LETTERS for character in letters)
-    words = [float(len(text.split())) for text in texts]
-    if len(words) < MIN_ANSWERS or other > _MAX_OTHER_LETTERS * len(letters) or len(set(words)) < 2:
+    if len(texts) < MIN_ANSWERS or other > _MAX_OTHER_LETTERS * len(letters):
         return None
-    return statistics.linear_regression(words, tokens).slope
+    turns = [float(len(messages)) for messages, _ in counted]
+    words = _without(turns, [float(len(text.split())) for text in texts])
+    if statistics.pstdev(words) < _MIN_WORDS_SPREAD:
+        return None
+    return statistics.linear_regression(words, _without(turns, [tokens for _, tokens in counted])).slope
 
 
-def _said(messages: str) -> str:
-    """Return the text of a row's messages, instructions included: they have tokens, too."""
+def _without(turns: Sequence[float], values: Sequence[float]) -> list[float]:
+    """Return what `turns` do not explain of the values (Frisch and Waugh): a slope of it is that of a regression on
+    both."""
+    if len(set(turns)) == 1:
+        return list(values)
+    slope, intercept = statistics.linear_regression(turns, values)
+    return [value - intercept - slope * turn for turn, value in zip(turns, values, strict=True)]
+
+
+def _is_of_tools(message: Mapping[str, Any]) -> bool:
+    return bool(message.get("tool_calls") or message.get("tool_call_id")) or message["role"] == "tool"
+
+
+def _said(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Return the text of messages, instructions included: they have tokens, too."""
     texts = []
-    for message in json.loads(messages):
+    for message in messages:
         content = message.get("content")
-        parts = content if isinstance(content, list) else [{"text": content}]
+        parts: list[Any] = content if isinstance(content, list) else [{"text": content}]
         texts += [part["text"] for part in parts if isinstance(part.get("text"), str)]
     return " ".join(texts)

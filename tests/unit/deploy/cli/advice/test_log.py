@@ -51,6 +51,39 @@ def test_words_are_not_counted_in_few_rows_of_one_length_without_counts_or_witho
     assert log_facts([row(n, messages=chinese) for n in range(100)], LABELS).tokens_per_word is None
 
 
+def chat(number: int, turns: int, tokens_per_word: float = 1.22, template: int = 5, **changes: Any) -> dict[str, Any]:
+    """A row whose conversation has `turns` messages, each with tokens of a chat template around a sentence."""
+    lengths = [3 + (5 * number + 3 * turn) % 7 for turn in range(turns)]
+    roles = ["user" if turn % 2 == 0 else "assistant" for turn in range(turns)]
+    messages = [{"role": role, "content": "word " * length} for role, length in zip(roles, lengths, strict=True)]
+    tokens = round(3 + tokens_per_word * sum(lengths) + template * turns)
+    return row(number, messages=json.dumps(messages), prompt_tokens=tokens, **changes)
+
+
+@pytest.mark.parametrize("tokens_per_word", [1.22, 2.4])
+@pytest.mark.parametrize("most", [1, 3, 13])
+def test_a_conversation_s_turns_have_no_part_in_the_tokens_of_a_word(tokens_per_word: float, most: int) -> None:
+    rows = [chat(n, turns, tokens_per_word) for n in range(60) for turns in range(1, most + 1, 2)]
+    assert log_facts(rows, TEXT).tokens_per_word == pytest.approx(tokens_per_word, abs=0.05)
+
+
+def test_conversations_that_differ_in_the_number_of_equal_messages_tell_nothing_of_words() -> None:
+    rows = [row(messages=json.dumps([{"role": "user", "content": "one two three"}] * n), prompt_tokens=9 * n)
+            for n in range(1, 13)] * 5  # fmt: skip
+    assert log_facts(rows, TEXT).tokens_per_word is None
+
+
+def test_tokens_of_tool_calls_in_a_conversation_are_no_tokens_of_words() -> None:
+    plain = [chat(n, 1 + n % 3) for n in range(100)]
+    call = {"role": "assistant", "tool_calls": [{"name": "find", "arguments": '{"number": 4711}'}]}
+    result = {"role": "tool", "tool_call_id": "c", "content": '{"state":"in-transit","parcels":["JD-4711","JD-4712"]}'}
+    for more in (call, result):
+        longer = [[*json.loads(r["messages"]), *[more] * (1 + n % 4)] for n, r in enumerate(plain)]
+        called = [row(n, messages=json.dumps(messages), prompt_tokens=90 * n) for n, messages in enumerate(longer)]
+        assert log_facts([*plain, *called], TEXT).tokens_per_word == pytest.approx(1.22, abs=0.05)
+        assert log_facts(called, TEXT).tokens_per_word is None
+
+
 def test_the_form_of_an_answer_is_a_label_a_schema_json_or_a_call() -> None:
     assert log_facts([row(answer="refund"), row(answer="Refund!")], LABELS).broken == 0.5
     amounts = [row(answer='{"amount": 5}'), row(answer='{"amount": "5"}'), row(answer="{}"), row(answer="5 euros")]
