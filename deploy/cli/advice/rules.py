@@ -28,6 +28,8 @@ ENOUGH_EXAMPLES = 1_000
 
 
 _FORMS = {TaskKind.CLASSIFICATION: "one of a list of labels", TaskKind.MULTI_LABEL: "labels of a list"}
+_TO_ONE = {2: "One of these", 3: "Two of these together", 4: "Three of these together", 5: "Four of these together"}
+"""Conditions that hold → how many of them have to go until one is left."""
 
 
 class Condition(StrEnum):
@@ -230,9 +232,9 @@ def _changes(recommendation: Recommendation, readings: Sequence[Reading], facts:
         wanted = [reading.would_change for reading in readings if not reading.holds]
         count = 2 - held
         said.append(f"{'One' if count == 1 else 'Two'} of these would make it fine-tuning: {'; '.join(wanted)}.")
-    elif recommendation is Recommendation.FINE_TUNE and held == 2:
+    elif recommendation is Recommendation.FINE_TUNE:
         lost = [reading.would_change for reading in readings if reading.holds]
-        said.append(f"One of these would make it few-shot prompts: {'; '.join(lost)}.")
+        said.append(f"{_TO_ONE[held]} would make it few-shot prompts: {'; '.join(lost)}.")
     elif recommendation is Recommendation.RETRIEVAL:
         said.append("Answers in the wrong form, or with wrong words, although the document was given: an adapter, too.")
     elif recommendation is Recommendation.RETRIEVAL_AND_FINE_TUNE:

@@ -96,6 +96,28 @@ def test_advice_says_what_evidence_would_change_it() -> None:
         assert advise(case.facts, case.answers).would_change, case.description
 
 
+def test_where_more_than_two_conditions_hold_all_but_one_would_have_to_go() -> None:
+    measured = replace(
+        TEXT, machine_read=1.0, tokens_per_word=2.4, cost_per_month=9.0, examples=5_000, approaches=TABLE
+    )
+    for answers, held, said in (
+        (Answers(Need.SKILL), 3, "Two of these together would make it few-shot prompts: "),
+        (Answers(Need.SKILL, budget_ms=300.0), 4, "Three of these together would make it few-shot prompts: "),
+        (Answers(Need.SKILL, budget_ms=300.0, budget_month=5.0), 5, "Four of these together would make it few-shot"),
+    ):
+        given = advise(measured, answers)
+        holding = [r for r in given.readings if r.holds]
+        assert (given.recommendation, len(holding)) == (Recommendation.FINE_TUNE, held)
+        (change,) = given.would_change
+        assert change.startswith(said)
+        assert all(r.would_change in change for r in holding)
+
+
+def test_there_is_always_evidence_that_would_change_the_advice() -> None:
+    for case in CASES:
+        assert advise(replace(case.facts, approaches=TABLE), case.answers).would_change, case.description
+
+
 @pytest.mark.parametrize("case", CASES, ids=[case.description[:60] for case in CASES])
 def test_the_evidence_named_for_few_shot_does_change_it(case: Case) -> None:
     """A hundred thousand examples, a budget of 100 ms: what the advice asks for makes it fine-tuning."""
