@@ -19,7 +19,8 @@ class Purpose(StrEnum):
 
     `audit` is a uniform sample of all traffic, confident answers too: what production is measured by. `uncalibrated` is
     a sample of the answers of an arm whose confidence means nothing yet. `disagreement` is a tie-break: two reviewers
-    gave different labels. `suspicious_label` asks again about a label that disagrees with those of similar texts.
+    gave different labels, or one gave labels that others do not give to such answers; nobody is asked who has answered
+    about the prediction. `suspicious_label` asks again about a label that disagrees with those of similar texts.
     """
 
     LOW_CONFIDENCE = "low_confidence"

@@ -13,6 +13,9 @@ from shared.identity import event_id
 _THIRD_OPINION = 2.0
 """Its priority, above every question of a single doubt: two labels are paid for and wait for this one."""
 
+_SECOND_OPINION = 1.9
+"""Just under a third opinion."""
+
 
 class Labelled(Protocol):
     """A prediction that has a label: a correction, or a row."""
@@ -35,6 +38,15 @@ def label_again(labelled: Labelled, label: str, spec: TaskSpec, priority: float,
     """Return the question whether a label is right. A prediction with this label has one, whoever asks it."""
     request_id = str(event_id("suspicious label", labelled.prediction_id, label))
     return _question(labelled, spec, request_id, Purpose.SUSPICIOUS_LABEL, priority, at)
+
+
+def second_opinion(labelled: Labelled, label: str, spec: TaskSpec, at: datetime) -> LabelRequested:
+    """Return the question to somebody else than who gave a label, which is unlike what others give to such answers.
+
+    It is a tie-break, which nobody is asked who has answered about the prediction: one's own word confirms nothing.
+    """
+    request_id = str(event_id("second opinion", labelled.prediction_id, label))
+    return _question(labelled, spec, request_id, Purpose.TIE_BREAK, _SECOND_OPINION, at)
 
 
 def tie_break(labelled: Labelled, voters: int, spec: TaskSpec, at: datetime) -> LabelRequested:

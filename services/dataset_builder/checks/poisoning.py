@@ -7,8 +7,9 @@ share of the voter's labels over a setting. The most extreme voters are taken ou
 that wrong labels accuse nobody else. Beside that no user gives more than a third of a class unconfirmed.
 
 Reviewers are compared with reviewers only: users cannot outvote them. Without others to compare with nobody is held
-back, and voters who lie together are not seen. What a second person confirmed is never held back. Several labels
-of one answer count as one: the set is the class.
+back, and voters who lie together are not seen. What a second person confirmed is never held back, and nobody confirms
+themselves: a reviewer's labels that wait are asked of somebody else. Several labels of one answer count as one: the set
+is the class.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from schemas.datasets import Fate, LeftOutExample, Origin
 from schemas.labels import LabelRequested
 from schemas.tasks import TaskSpec
-from services.dataset_builder.building.questions import label_again
+from services.dataset_builder.building.questions import label_again, second_opinion
 from services.dataset_builder.building.rows import Row
 from services.dataset_builder.checks.intervals import binomial_tail
 from shared.grading.labels import labels_of
@@ -45,7 +46,7 @@ _SHOWN_MOVES = 3
 _ASKED = 30
 """Rows of a voter that a reviewer is asked about in one build."""
 _PRIORITY = 1.9
-"""Just under a third opinion."""
+"""Of a user's label: just under a third opinion."""
 
 Stratum = tuple[str | None, str]
 """The failure mode, and what production answered."""
@@ -131,10 +132,15 @@ def hold_back_voters(rows: Sequence[Row], spec: TaskSpec) -> Guarded:
         rows=tuple(row for row in rows if row.prediction_id not in held),
         held_back=tuple(row.left_out(Fate.HELD_BACK, MOVES_CLASS, held[row.prediction_id]) for row in waiting),
         shifts=tuple(shifts),
-        questions=tuple(
-            label_again(row, row.label, spec, _PRIORITY, row.corrected_at) for row in sorted(asked, key=_rank)
-        ),
+        questions=tuple(_question(row, spec) for row in sorted(asked, key=_rank)),
     )
+
+
+def _question(row: Row, spec: TaskSpec) -> LabelRequested:
+    """Of a user's words any reviewer is asked, of a reviewer's anybody else."""
+    if row.origin is Origin.USER:
+        return label_again(row, row.label, spec, _PRIORITY, row.corrected_at)
+    return second_opinion(row, row.label, spec, row.corrected_at)
 
 
 def _most_extreme(rows: Sequence[Row], max_shift: float) -> dict[Voter, _Finding]:
@@ -260,8 +266,12 @@ def _over_class_share(rows: Sequence[Row]) -> Iterator[tuple[list[Row], str]]:
 
 
 def _sole_voters(row: Row) -> Iterator[Voter]:
-    """Yield who alone stands for the row's label: nobody if a second person of the same kind confirmed it."""
-    if row.rechecked:
+    """Yield who alone stands for the row's label.
+
+    Nobody if a second person of the same kind gave it, too, or if a reviewer who was asked about a user's label said
+    the same. Who was asked about their own label and gave it again still stands alone.
+    """
+    if row.rechecked and len(row.voters) > 1:
         return
     if row.origin is Origin.USER:
         if len(row.voters) == 1:

@@ -12,6 +12,7 @@ from schemas.conversation import Answer, Call, Message, Role
 from schemas.datasets import Fate, Origin
 from schemas.labels import Purpose
 from schemas.tasks import TaskKind, TaskSpec
+from services.dataset_builder.building.questions import tie_break
 from services.dataset_builder.building.rows import Row
 from services.dataset_builder.checks.poisoning import MOVES_CLASS, Guarded, Voter, VoterShift, hold_back_voters
 from tests.unit.dataset_builder.voting import NOON
@@ -161,10 +162,34 @@ def test_reviewers_are_asked_about_some_of_the_rows_and_what_they_confirm_goes_o
     assert len(asked) == 30
     assert asked <= {r.prediction_ids[0] for r in guarded.held_back}
     assert {question.purpose for question in guarded.questions} == {Purpose.SUSPICIOUS_LABEL}
-    answered = [replace(r, rechecked=r.prediction_id in asked) for r in theirs]
+    answered = [
+        replace(r, rechecked=True, voters=("user:eve", "ana"), origin=Origin.REVIEWER)
+        if r.prediction_id in asked
+        else r
+        for r in theirs
+    ]
     assert asked <= {r.prediction_id for r in hold_back_voters([*HONEST, *answered], SPEC).rows}
     again = hold_back_voters([*reversed(theirs), *HONEST], SPEC)
     assert [q.request_id for q in again.questions] == [q.request_id for q in guarded.questions]
+
+
+def test_who_is_held_back_is_not_heard_by_confirming_the_same_labels() -> None:
+    theirs = rows_of("eve", 200, always_a, seed=9)
+    waiting, _ = held([*HONEST, *theirs])
+    confirmed = [replace(r, rechecked=True) for r in theirs]
+    assert waiting
+    assert held([*HONEST, *confirmed])[0] == waiting
+
+
+def test_a_reviewer_s_labels_that_wait_are_asked_of_somebody_else() -> None:
+    """A tie-break is never asked of who has answered about the prediction; a suspicious label may be."""
+    theirs = rows_of("eve", 200, always_a, seed=9)
+    questions = hold_back_voters([*HONEST, *theirs], SPEC).questions
+    assert (len(questions), {question.purpose for question in questions}) == (30, {Purpose.TIE_BREAK})
+    confirmed = [replace(r, rechecked=True) for r in theirs]
+    assert hold_back_voters([*HONEST, *confirmed], SPEC).questions == questions
+    third = tie_break(theirs[0], 2, SPEC, NOON)
+    assert third.request_id not in {question.request_id for question in questions}
 
 
 def test_similar_answers_are_those_of_one_failure_mode() -> None:
