@@ -35,7 +35,7 @@ from services.dataset_builder.building.places.placement import Placed, group_row
 from services.dataset_builder.building.places.steps import place
 from services.dataset_builder.building.rows import Row
 from services.dataset_builder.building.votes import Vote, resolve_votes, reviewers_answers
-from services.dataset_builder.checks.agreement import blind_overlaps, measure_agreement
+from services.dataset_builder.checks.agreement import WINDOW, blind_overlaps, measure_agreement
 from services.dataset_builder.checks.balance import balance
 from services.dataset_builder.checks.distribution import audited, measure_distribution
 from services.dataset_builder.checks.label_noise import LabelNoise, LabelScore, ScoreKey, Scorer, begin_noise
@@ -156,7 +156,7 @@ def build_dataset(
         questions=(*questions, *guarded.questions, *placed.questions, *noise.questions),
         corrected=Counter(row.label for row in rows),
         measures=Measures(
-            measure_agreement(overlaps, spec.dataset.seed),
+            measure_agreement(overlaps, spec.dataset.seed, max(spec.dataset.min_overlaps, WINDOW)),
             measure_distribution(train, audits, inputs.audits_asked),
             guarded.shifts,
             noise,

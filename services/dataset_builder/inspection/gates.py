@@ -28,8 +28,10 @@ _ADVICE = {
     "leakage": "Nothing to set: a row is where it must not be, which is a fault of the builder. Report it.",
     "labels_to_learn": "Have answers of more labels corrected, or lower dataset.min_examples_per_label.",
     "max_label_share": "Have answers of other labels corrected, or raise dataset.max_label_share if production is so.",
-    "agreement": "Say in the labels' names or in the reviewers' instructions where these labels differ, or merge them; "
-    "have the overlap answered again. dataset.min_agreement lowers the bar.",
+    "agreement": "Talk to the named reviewers, and say in the labels' names or in the reviewers' instructions where "
+    "these labels differ, or merge them. Have new questions answered by two people then, of which a higher "
+    "failures.overlap_share asks more: the newest are measured, of each person the first answer, so answering old ones "
+    "again changes nothing. dataset.min_agreement lowers the bar.",
     "label_noise": "Answer the questions about suspicious labels in the console, and find out who gave them; "
     "dataset.max_noise_share allows more.",
     "labels_predictable": "Check that labels were not mixed up on their way here. If they depend on what a sentence "
@@ -119,9 +121,15 @@ def _agreement(agreement: Agreement | None, spec: TaskSpec) -> Gate:
         passed=passed,
         measured=agreement.upper_bound,
         required=required,
-        detail=f"{agreement.agreement.value:.0%} of {n} questions"
+        detail=f"{agreement.agreement.value:.0%} of {_measured(agreement)}"
         + ("" if passed else f"; {_who(agreement, minimum)}"),
     )
+
+
+def _measured(agreement: Agreement) -> str:
+    if agreement.overlaps == agreement.answered:
+        return f"{agreement.overlaps} questions"
+    return f"the newest {agreement.overlaps} questions, of {agreement.answered}"
 
 
 def _who(agreement: Agreement, minimum: float) -> str:

@@ -41,11 +41,12 @@ def _agreement(found: Agreement | None, reliability: Mapping[str, float], needed
         summary = "Not measured: no question was answered by two people, neither seeing the other's answer."
         yield Measure(name="agreement", title=title, summary=summary)
         return
+    window = f" (the newest of {found.answered})" if found.overlaps < found.answered else ""
     judged = "" if found.overlaps >= needed else f" From {needed} questions on it can stop a build."
     yield Measure(
         name="agreement",
         title=title,
-        summary=f"{found.overlaps} questions were answered by two people, neither seeing the other's answer: "
+        summary=f"{found.overlaps} questions{window} were answered by two people, neither seeing the other's answer: "
         f"{found.agreement.value:.0%} of the answers agree.{judged}",
         figures={
             "questions": found.overlaps,

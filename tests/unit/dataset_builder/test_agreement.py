@@ -8,7 +8,7 @@ from math import comb
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from schemas.labels import Purpose
+from schemas.labels import CorrectionSubmitted, Purpose
 from services.dataset_builder.building.votes import votes_of
 from services.dataset_builder.checks.agreement import Agreement, Overlap, blind_overlaps, measure_agreement
 from services.dataset_builder.checks.intervals import proportion, upper_bound
@@ -20,6 +20,12 @@ def measured(left: str, right: str, people: tuple[tuple[str, str], ...] = (("ana
     agreement = measure_agreement(overlaps, seed=20)
     assert agreement is not None
     return agreement
+
+
+def both(number: int, labels: str) -> list[CorrectionSubmitted]:
+    """Two people's answers to one question, later than those to questions with a smaller number."""
+    people = zip(("ana", "ben"), labels, strict=True)
+    return [correction(number, label, who, overlap=2, minute=number) for who, label in people]
 
 
 def test_alpha_of_krippendorff_s_own_example() -> None:
@@ -88,6 +94,22 @@ def test_only_first_blind_answers_count() -> None:
     doubted = [correction(4, "a", who, purpose=Purpose.SUSPICIOUS_LABEL, overlap=2) for who in ("ana", "ben")]
     everything = [waiting, *alone, third, changed, *first, tie_break, *doubted]
     assert blind_overlaps(votes_of(everything)) == [Overlap(("ana", "ben"), ("a", "b"))]
+
+
+def test_the_newest_overlaps_are_measured_so_what_was_mended_shows() -> None:
+    """The second answer says how old an overlap is: a question may have waited long for it."""
+    late = correction(0, "a", "ben", overlap=2, minute=9_000)
+    early = [correction(0, "b", "ana", overlap=2), *(c for n in range(1, 150) for c in both(n, "ab"))]
+    mended = [c for n in range(1_000, 1_199) for c in both(n, "aa")]
+    overlaps = blind_overlaps(votes_of([late, *mended, *early]))
+    assert [overlap.agrees for overlap in overlaps] == [False] * 149 + [True] * 199 + [False]
+    agreement = measure_agreement(overlaps, seed=20, newest=200)
+    assert agreement is not None
+    assert (agreement.overlaps, agreement.answered, agreement.agreement.value) == (200, 349, 0.995)
+    assert [c.count for c in agreement.confusions] == [1]
+    everything = measure_agreement(overlaps, seed=20)
+    assert everything is not None
+    assert (everything.overlaps, everything.answered) == (349, 349)
 
 
 def test_the_order_of_arrival_changes_nothing() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -19,7 +21,7 @@ from services.dataset_builder.checks.measures import Measures
 from services.dataset_builder.checks.poisoning import MOVES_CLASS
 from services.dataset_builder.inspection.counts import fewest_held_out
 from services.dataset_builder.inspection.gates import advice, describe_failed_gates, evaluate_gates, way_out
-from services.dataset_builder.pipeline import Build, Dataset
+from services.dataset_builder.pipeline import Build, Dataset, Inputs, build_dataset
 from shared.model.texts import text_hash
 from tests.unit.dataset_builder.voting import audits_of, overlaps_of
 
@@ -191,6 +193,28 @@ def test_agreement_on_few_questions_is_unknown_stops_nothing_and_asks_for_more()
         assert f"{100 - n} more are needed" in unknown.detail
         assert "second person" in advice(unknown)
     assert not gate("agreement", build(votes=overlaps_of(50, agree=0)), min_overlaps=50).passed
+
+
+def test_new_questions_end_a_stop_by_disagreement_and_old_ones_answered_again_do_not() -> None:
+    labels = spec()
+    disputed = overlaps_of(120, agree=80)
+
+    def verdict(votes: Sequence[Vote]) -> Gate:
+        gates = evaluate_gates(build_dataset(Inputs(votes, labels)), labels, {})
+        return next(gate for gate in gates if gate.name == "agreement")
+
+    def later(vote: Vote, label: str, request_id: str) -> Vote:
+        name, at = f"later-{vote.correction_id}", vote.occurred_at + timedelta(days=1)
+        return replace(vote, correction_id=name, occurred_at=at, label=label, request_id=request_id)
+
+    stopped = verdict(disputed)
+    assert not stopped.passed
+    assert "Have new questions answered" in advice(stopped)
+    assert verdict([*disputed, *(later(vote, "a", str(vote.request_id)) for vote in disputed)]) == stopped
+    new = [later(vote, vote.label, f"new-{vote.request_id}") for vote in overlaps_of(200, agree=190)]
+    mended = verdict([*disputed, *new])
+    assert mended.passed
+    assert mended.detail == "95% of the newest 200 questions, of 320"
 
 
 def test_agreement_that_may_be_over_the_limit_by_chance_stops_nothing() -> None:

@@ -68,6 +68,8 @@ def test_agreement_is_said_in_a_sentence_and_for_each_label_and_reviewer() -> No
     assert {row[0] for row in rows(found["agreement"])} == {"refund", "delivery"}
     assert found["reviewers"].summary == "Confused: delivery and refund (1)."
     assert [row[:3] for row in rows(found["reviewers"])] == [("ana", 4, 0.75), ("ben", 4, 0.75)]
+    recent = parts(Measures(agreement=measure_agreement(same, seed=1, newest=2)))
+    assert "2 questions (the newest of 3) were answered by two people" in recent["agreement"].summary
 
 
 def test_label_noise_says_how_many_labels_are_doubted_and_which_are_hard_to_tell() -> None:
