@@ -1,9 +1,10 @@
 """Finds a person's predictions, their examples in dataset versions and golden sets, and adapters trained on them.
 
 Reads what is published: the lake's tables (schemas/lake.py), and the artifact store's folders `datasets/<id>/`,
-`golden/<id>/`, `inspections/<cycle>/` and `adapters/<name>/`, each with its manifest. A report quotes only rows of its
-folder's rejected.jsonl, so whoever is quoted is found there. What cannot be read is reported in `Lineage.unknown`, as
-are versions that were built before examples had a user_hash.
+`golden/<id>/`, `inspections/<cycle>/` and `adapters/<name>/`, each with its manifest. Rows are found by who was
+answered (`user_hash`) and by who else wrote feedback that is in them (`author_hashes`). A report quotes only rows of
+its folder's rejected.jsonl, so whoever is quoted is found there. What cannot be read is reported in `Lineage.unknown`,
+as are versions that were built before examples had a user_hash.
 """
 
 from __future__ import annotations
@@ -204,11 +205,11 @@ def _rows_of(
             for line in filter(bytes.strip, store.lines(kind, name, file)):
                 row: dict[str, Any] = json.loads(line)
                 anonymous += "user_hash" not in row
-                if row.get("user_hash") in subjects:
+                if theirs := subjects.intersection((row.get("user_hash"), *row.get("author_hashes", ()))):
                     example = FILES[file].model_validate(row)
-                    if example.user_hash and (example.predicted_at is None or example.predicted_at <= until):
+                    if example.predicted_at is None or example.predicted_at <= until:
                         rows[file] += 1
-                        people.add(example.user_hash)
+                        people |= theirs
     except (DependencyUnavailable, OSError, ValueError) as error:
         unknown[folder] = f"its rows cannot be read: {error}"
     if anonymous:

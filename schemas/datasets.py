@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import AwareDatetime, Field
 
@@ -10,6 +11,14 @@ from schemas.base import Event, Frozen, Gate, Identifier, Probability, Text
 from schemas.conversation import Answer, JsonObject, Messages
 from schemas.labels import Preference, Purpose
 from schemas.tasks import TaskSpec
+
+AuthorHashes = Annotated[
+    tuple[Identifier, ...],
+    Field(
+        exclude_if=lambda hashes: not hashes,
+        description="Keyed hashes of other users whose feedback is in the line, for erasure; absent if there are none.",
+    ),
+]
 
 
 class Fate(StrEnum):
@@ -90,6 +99,7 @@ class Example(Frozen):
     prediction_ids: tuple[Identifier, ...]
     correction_ids: tuple[Identifier, ...]
     user_hash: Identifier | None = Field(default=None, description="Keyed hash of the user, for erasure.")
+    author_hashes: AuthorHashes = ()
     predicted_at: AwareDatetime | None = Field(default=None, description="When the prediction was made.")
 
     @property
@@ -110,6 +120,7 @@ class LeftOutExample(Frozen):
     prediction_ids: tuple[Identifier, ...]
     correction_ids: tuple[Identifier, ...]
     user_hash: Identifier | None = None
+    author_hashes: AuthorHashes = ()
     predicted_at: AwareDatetime | None = None
 
 

@@ -12,6 +12,7 @@ from schemas.datasets import Example, Fate, LeftOutCount, LeftOutExample
 from schemas.labels import LabelRequested
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.augmentation import augment, shown_right
+from services.dataset_builder.building.authors import Authors
 from services.dataset_builder.building.carry_over import (
     Revision,
     carry_over,
@@ -150,8 +151,9 @@ def build_dataset(
     left_out = [*obsolete, *overruled, *invalid, *guarded.held_back, *placed.left_out]
     left_out += [*noise.held_back, *right_already, *capped]
     left_out.sort(key=lambda r: (r.fate, r.reason, r.correction_ids))
+    authors = Authors(inputs.votes)
     return Build(
-        Dataset(tuple(train), tuple(held_out), tuple(left_out)),
+        Dataset(authors.name_in_rows(train), authors.name_in_rows(held_out), authors.name_in_left_out(left_out)),
         decisions=Decisions(noise.decided, placed.decided),
         questions=(*questions, *guarded.questions, *placed.questions, *noise.questions),
         corrected=Counter(row.label for row in rows),

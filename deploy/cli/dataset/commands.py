@@ -123,7 +123,7 @@ def export(
     jsonl: one row a line, its messages as OpenAI's chat API has them. parquet: the same rows as Parquet. hf: Parquet
     with a card, so that `datasets.load_dataset("PATH")` has the splits and the columns.
 
-    A copy is beyond `ratchet forget`: rows have a `user_hash`, so that you find whose they are.
+    A copy is beyond `ratchet forget`: rows have `user_hash` and `author_hashes`, so that you find whose they are.
 
     [bold]Examples[/bold]
 

@@ -44,7 +44,7 @@ def chat_row(example: Example) -> Row:
     """Return an example as training tools take it: its messages are those of OpenAI's chat API."""
     row = example.model_dump(mode="json", include=set(COLUMNS))
     chat = {"messages": chat_messages(example.messages), "tools": list(example.tools)}
-    return row | chat | {"predicted_at": example.predicted_at}
+    return row | chat | {"author_hashes": list(example.author_hashes), "predicted_at": example.predicted_at}
 
 
 def _write_jsonl(rows: Iterable[Row], path: Path) -> int:

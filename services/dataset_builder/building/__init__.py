@@ -6,6 +6,7 @@
     places       frozen sets, copies with different labels, and which
                  rows are held out, decided once                          places/
     augmentation what else is trained on, if the task asks for it         augmentation.py
+    authors      whose feedback is in a line, for erasure                 authors.py
 
 A step takes rows and returns those that go on, and those that it leaves out with a fate and a reason: every row ends in
 exactly one place.

@@ -20,6 +20,7 @@ COLUMNS = {
     "prediction_ids": "list: string",
     "correction_ids": "list: string",
     "user_hash": "dtype: string",
+    "author_hashes": "list: string",
     "predicted_at": "dtype: timestamp[us, tz=UTC]",
 }
 """The columns of an example in the terms of Hugging Face: conversations and tools are JSON, since no two are alike."""

@@ -245,7 +245,7 @@ def test_the_folder_of_a_version_loads_as_it_is_published(home: Home) -> None:
         "json", data_files={part: f"{published.uri}/{part}.jsonl" for part in ("train", "eval")}
     )
     for part in ("train", "eval"):
-        assert list(loaded[part]) == read(published.uri, part)
+        assert list(loaded[part]) == [{"author_hashes": None, **row} for row in read(published.uri, part)]
         assert by_file[part].num_rows == len(read(published.uri, part))
 
 
@@ -253,16 +253,18 @@ def test_a_split_whose_shapes_the_other_lacks_loads_too(home: Home) -> None:
     """Without the card's columns the loader takes those of the first split, and stops at the other."""
     build = build_dataset(Inputs(votes_of(mixed()), SPEC))
     rows = [*build.dataset.train, *build.dataset.eval]
-    split = Dataset(tuple(r for r in rows if not r.tools), tuple(r for r in rows if r.tools), ())
+    held_out = tuple(r.model_copy(update={"author_hashes": ("bob",)}) for r in rows if r.tools)
+    split = Dataset(tuple(r for r in rows if not r.tools), held_out, ())
     gates = (Gate(name="min_examples", passed=True, measured=20, required=">= 1"),)
     published = home.publish_build(Inspected(Build(split), [], SPEC, gates, {}))
     loaded = datasets.load_dataset(published.uri)
     assert list(loaded["eval"]) == read(published.uri, "eval")
+    assert {row["author_hashes"] for row in loaded["train"]} == {None}
     target = home.folder / "copy"
     assert home.run("export", published.dataset_id, "--format", "hf", "--output", str(target)).exit_code == 0
-    assert [row["messages"] for row in datasets.load_dataset(str(target))["eval"]] == [
-        row["messages"] for row in expected(published, "eval")
-    ]
+    copied = datasets.load_dataset(str(target))
+    assert [row["messages"] for row in copied["eval"]] == [row["messages"] for row in expected(published, "eval")]
+    assert [row["author_hashes"] for row in copied["eval"]] == [["bob"]] * len(held_out)
 
 
 def test_the_card_has_a_column_for_each_field_of_an_example() -> None:

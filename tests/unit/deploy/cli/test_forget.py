@@ -119,6 +119,26 @@ def test_held_out_and_rejected_rows_are_listed_but_train_no_adapter(artifacts: A
     assert found.adapters == []
 
 
+def test_who_wrote_about_the_answer_of_another_is_found_as_well(artifacts: Artifacts) -> None:
+    written = example("alice", NOON).model_copy(update={"author_hashes": ("bob", "cy")})
+    refused = LeftOutExample(
+        fate=Fate.REJECTED, reason="unknown_label", prediction_ids=("p",), correction_ids=("c",), user_hash="alice",
+        author_hashes=("bob",), predicted_at=NOON,
+    )  # fmt: skip
+    artifacts.dataset("desk-3", {}, {})
+    artifacts.write("datasets/desk-3/train.jsonl", written.model_dump_json() + "\n")
+    artifacts.adapter("lora-3", "desk-3")
+    artifacts.inspection("cycle-9", {})
+    artifacts.write("inspections/cycle-9/rejected.jsonl", refused.model_dump_json() + "\n")
+    found = lineage_of(artifacts.store, ["bob"], ["desk"], NOON)
+    assert [(use.dataset_id, use.training, use.people) for use in found.datasets] == [("desk-3", 1, 1)]
+    assert [(use.adapter, use.examples) for use in found.adapters] == [("lora-3", 1)]
+    assert [(use.cycle_id, use.rejected, use.people) for use in found.inspections] == [("cycle-9", 1, 1)]
+    (both,) = lineage_of(artifacts.store, ["bob", "alice"], ["desk"], NOON).datasets
+    assert (both.training, both.people) == (1, 2)
+    assert lineage_of(artifacts.store, ["bob"], ["desk"], NOON - timedelta(days=1)).datasets == []
+
+
 def test_pairs_that_people_compared_are_found_by_who_was_answered(artifacts: Artifacts) -> None:
     artifacts.dataset("compared", {}, {}, files={PREFERENCES: "hash"})
     pair = PreferredAnswer(
