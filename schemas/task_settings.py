@@ -84,8 +84,11 @@ class DatasetSettings(Section):
 
     eval_share: float = Field(default=0.2, gt=0.0, lt=1.0)
     min_examples: int = Field(default=50, ge=2, description="Fewer accepted training examples stop the cycle.")
-    min_eval_examples: int = Field(
-        default=10, ge=1, description="Fewer held-out examples stop the cycle; less where min_examples implies less."
+    min_eval_examples: int | None = Field(
+        default=None,
+        ge=1,
+        description="Fewer held-out examples stop the cycle; empty: 10, fewer where min_examples and eval_share imply "
+        "fewer.",
     )
     min_examples_per_label: int = Field(
         default=3, ge=1, description="A label with fewer is named and asked for; two must have them."

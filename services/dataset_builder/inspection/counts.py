@@ -20,6 +20,7 @@ from shared.grading.labels import counts_by_label, labels_of
 from shared.model.texts import text_hash
 
 MAX_DETAIL = 2_000
+_USUALLY_HELD_OUT = 10
 _MAX_EXCLUDED_SHARE = 0.1
 _SHOWN_LEAKS = 10
 
@@ -45,9 +46,11 @@ def min_eval_examples(dataset: Dataset, spec: TaskSpec) -> Gate:
 
 
 def fewest_held_out(rules: DatasetSettings) -> int:
-    """Return the setting, or less where a set with the fewest training examples allowed has fewer to hold out."""
+    """Return the setting; where it is empty 10, or less if the smallest set allowed has fewer to hold out."""
+    if rules.min_eval_examples is not None:
+        return rules.min_eval_examples
     implied = math.floor(rules.min_examples * rules.eval_share / (1.0 - rules.eval_share))
-    return max(1, min(rules.min_eval_examples, implied))
+    return max(1, min(_USUALLY_HELD_OUT, implied))
 
 
 def max_rejected_share(dataset: Dataset, spec: TaskSpec) -> Gate:

@@ -185,6 +185,16 @@ def test_a_small_task_needs_as_many_held_out_rows_as_its_smallest_set_has(rules:
     assert fewest_held_out(DatasetSettings.model_validate(rules)) == fewest
 
 
+@pytest.mark.parametrize("rules", [{}, {"min_examples": 10, "eval_share": 0.1}])
+@pytest.mark.parametrize("fewest", [3, 10, 50, 200])
+def test_a_number_of_held_out_rows_that_the_task_sets_binds(rules: dict[str, float], fewest: int) -> None:
+    set_by_task = DatasetSettings.model_validate({**rules, "min_eval_examples": fewest})
+    as_it_travels = DatasetSettings.model_validate_json(set_by_task.model_dump_json())
+    assert fewest_held_out(as_it_travels) == fewest
+    by_default = DatasetSettings.model_validate_json(DatasetSettings.model_validate(rules).model_dump_json())
+    assert fewest_held_out(by_default) == (1 if rules else 10)
+
+
 def test_agreement_on_few_questions_is_unknown_stops_nothing_and_asks_for_more() -> None:
     for votes, n in ((overlaps_of(99, agree=0), 99), ((), 0)):
         unknown = gate("agreement", build(votes=votes))
