@@ -152,11 +152,18 @@ class Replicas:
             raise
 
     def _connection_error(self, replica: Replica, error: OSError, seconds: float) -> UpstreamFailed:
+        """The error of a request without a whole answer. `seconds`: the time limit that a TimeoutError exceeded.
+
+        An answer that reached our own deadline is no failure of the server: it may be long, or its reader slow. Whether
+        the server lives is what the probes ask; else the long answers of one task would send all tasks elsewhere.
+        """
         if isinstance(error, NoFreeConnection):
             return self._shortage(replica, error)
+        if isinstance(error, TimeoutError) and not isinstance(error, StreamIdle):
+            return UpstreamFailed(504, f"the answer took longer than {seconds:g} s", "timeout")
         refused = isinstance(error, ConnectFailed)
         self._record_failure(replica, error, refused=refused)
-        if isinstance(error, TimeoutError):
+        if isinstance(error, StreamIdle):
             return UpstreamFailed(504, f"the model server took longer than {seconds:g} s", "timeout")
         if refused:
             return UpstreamFailed(
@@ -172,14 +179,8 @@ class Replicas:
         return UpstreamFailed(503, message, "no_connection", retry_after=_SHORTAGE_RETRY_SECONDS)
 
     def _broken_off(self, replica: Replica, error: OSError) -> UpstreamFailed:
-        """The error of a stream that had begun: it is too late to try another replica.
-
-        One that reached its time limit without falling silent is no failure of the server: its reader may be slow.
-        """
-        if isinstance(error, TimeoutError) and not isinstance(error, StreamIdle):
-            failure = UpstreamFailed(504, f"the stream took longer than {self._limits.stream:g} s", "timeout")
-        else:
-            failure = self._connection_error(replica, error, self._limit_of(error))
+        """The error of a stream that had begun: it is too late to try another replica."""
+        failure = self._connection_error(replica, error, self._limit_of(error))
         self._metrics.upstream_errors.labels(failure.reason).inc()
         failure.another_may_answer = False
         return failure

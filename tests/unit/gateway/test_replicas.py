@@ -12,6 +12,7 @@ from aiohttp import web
 
 from services.gateway.observability.metrics import Metrics
 from services.gateway.settings import UpstreamLimits
+from services.gateway.upstreams import replicas as replicas_module
 from services.gateway.upstreams.replicas import Replicas
 from services.gateway.upstreams.upstream import NotServed, UpstreamFailed
 from tests.unit.gateway.conftest import no_free_files
@@ -374,6 +375,39 @@ async def test_an_answer_that_takes_too_long_is_a_gateway_timeout_and_is_not_ret
     error = await refused(await make(*servers, total=0.2))
     assert (error.status, error.down) == (504, False)
     assert sum(server.asked for server in servers) == 1
+
+
+async def test_answers_that_reach_our_own_deadline_open_no_circuit_and_send_nobody_elsewhere(
+    start: Start, make: Make
+) -> None:
+    server = await start(delay=60.0)
+    replicas = await make(server, total=0.2, opens_after=1, last_resort=False)
+    (replica,) = replicas._pool
+    for _ in range(2):
+        error = await refused(replicas)
+        assert (error.status, error.reason, error.down) == (504, "timeout", False)
+    assert (replica.circuit_open, replica.failures, server.asked) == (False, 0, 2)
+
+
+async def test_a_replica_that_accepts_connections_and_answers_nothing_is_found_by_the_probes(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicas_module, "_PROBE_SECONDS", 0.01)
+    monkeypatch.setattr(replicas_module, "_PROBE_TIMEOUT_SECONDS", 0.05)
+
+    async def hang(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        while await reader.read(1024):
+            pass
+
+    async with await asyncio.start_server(hang, "127.0.0.1", 0) as hanging:
+        replicas = await make(f"http://127.0.0.1:{hanging.sockets[0].getsockname()[1]}", last_resort=False)
+        (replica,) = replicas._pool
+        watching = asyncio.create_task(replicas.watch_forever())
+        try:
+            await until(lambda: replica.circuit_open)
+            assert (await refused(replicas)).down
+        finally:
+            watching.cancel()
 
 
 async def test_a_cancelled_request_closes_its_connection_to_the_replica(start: Start, make: Make) -> None:
