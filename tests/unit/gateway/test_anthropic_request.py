@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.gateway.formats.anthropic.request import chat_body, tokenize_body
+from services.gateway.formats.anthropic.request import chat_body, settle_tool_choice, tokenize_body
 from shared.http import HttpError
 
 RECORDED = json.loads((Path(__file__).parent / "recorded" / "anthropic_chat.json").read_bytes())
@@ -20,7 +20,10 @@ PDF = {"type": "document", "source": {"type": "base64", "media_type": "applicati
 
 
 def _converted(*messages: Any, **fields: Any) -> dict[str, Any]:
-    return chat_body({"model": "t", "max_tokens": 9, "messages": list(messages), **fields})
+    """For a task without tools of its own."""
+    body = chat_body({"model": "t", "max_tokens": 9, "messages": list(messages), **fields})
+    settle_tool_choice(body)
+    return body
 
 
 def _user(*blocks: Any) -> dict[str, Any]:
@@ -210,7 +213,7 @@ def test_a_choice_without_tools_is_none(choice: Any) -> None:
 )  # fmt: skip
 def test_what_cannot_be_done_is_refused_in_words(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(HttpError) as caught:
-        chat_body({"model": "t", "max_tokens": 9, "messages": [USER], **fields})
+        settle_tool_choice(chat_body({"model": "t", "max_tokens": 9, "messages": [USER], **fields}))
     assert caught.value.status == 400
     assert message in caught.value.body["error"]["message"]
 

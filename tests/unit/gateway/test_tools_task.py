@@ -75,6 +75,39 @@ async def test_a_client_may_choose_among_the_tasks_functions(gateway: Gateway) -
     assert offered(asked) == {**chat_fields(HOME), "tool_choice": chosen}
 
 
+@pytest.mark.parametrize(
+    ("choice", "chosen"),
+    [
+        ({"type": "none"}, {"tool_choice": "none"}),
+        ({"type": "auto", "disable_parallel_tool_use": True}, {"tool_choice": "auto", "parallel_tool_calls": False}),
+        ({"type": "any"}, {"tool_choice": "required"}),
+        ({"type": "tool", "name": "stop"}, {"tool_choice": {"type": "function", "function": {"name": "stop"}}}),
+    ],
+    ids=lambda case: case.get("type"),
+)
+async def test_a_client_of_anthropics_api_may_choose_among_the_tasks_functions(
+    choice: dict[str, Any], chosen: dict[str, Any]
+) -> None:
+    several = home(base_model="small", tool_choice="auto" if choice["type"] == "any" else "required",
+                   calls_per_answer="any_order")  # fmt: skip
+    async with serving(specs=(several,)) as gateway:
+        gateway.upstream.answer = completion()
+        asked = await ask(gateway, "messages", messages=MESSAGES, max_tokens=50, tool_choice=choice)
+    assert offered(asked) == {**chat_fields(several), **chosen}
+
+
+async def test_a_choice_of_anthropics_api_where_a_format_keeps_the_tasks_functions_out_is_dropped_or_refused(
+    gateway: Gateway,
+) -> None:
+    form = {"output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}}}
+    fields = {"model": "home", "messages": MESSAGES, "max_tokens": 50, **form}
+    asked = await ask(gateway, "messages", **fields, tool_choice={"type": "auto", "disable_parallel_tool_use": True})
+    assert offered(asked) == {"tools": None, "tool_choice": None, "parallel_tool_calls": None}
+    refused = await gateway.http.post("/v1/messages", json={**fields, "tool_choice": {"type": "any"}})
+    assert refused.status_code == 400
+    assert "there are no `tools`" in refused.json()["error"]["message"]
+
+
 async def test_the_completions_api_which_has_no_tools_is_refused_with_the_way_out(gateway: Gateway) -> None:
     refused = await gateway.http.post("/v1/completions", json={"model": "home", "prompt": "light"})
     assert refused.status_code == 400

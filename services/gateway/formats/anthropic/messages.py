@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from services.gateway.formats.anthropic.answer import message_of
-from services.gateway.formats.anthropic.request import chat_body, tokenize_body
+from services.gateway.formats.anthropic.request import chat_body, settle_tool_choice, tokenize_body
 from services.gateway.formats.anthropic.stream import MessageStream
 from services.gateway.formats.api import ApiAnswer
 from services.gateway.formats.chat import ChatRequest
@@ -22,6 +22,7 @@ class MessagesRequest(ChatRequest):
 
     def __init__(self, data: dict[str, Any], task: ServedTask) -> None:
         super().__init__(chat_body(data), task)
+        settle_tool_choice(self._data)
 
     @property
     def upstream_path(self) -> str:

@@ -25,7 +25,10 @@ _COUNTED = ("messages", "tools", "add_generation_prompt", "continue_final_messag
 
 
 def chat_body(data: dict[str, Any]) -> Object:
-    """Return the request to the chat API, without its model. Raises HttpError 400 that names Anthropic's field."""
+    """Return the request to the chat API, without its model. Raises HttpError 400 that names Anthropic's field.
+
+    `settle_tool_choice` follows, once the task's own tools are in it, too.
+    """
     for name, reason in _UNSUPPORTED.items():
         if data.get(name):
             raise bad_request(f"`{name}` is not supported: {reason}", name)
@@ -45,6 +48,15 @@ def chat_body(data: dict[str, Any]) -> Object:
     _add_thinking(body, _object_field(data, "thinking"))
     _add_tools(body, data.get("tools"), _object_field(data, "tool_choice"))
     return body
+
+
+def settle_tool_choice(chat: Object) -> None:
+    """Drop the choice of a chat request that offers no tools. Raises HttpError 400 if it asks for one."""
+    if chat.get("tools"):
+        return
+    if chat.pop("tool_choice", None) not in (None, "auto", "none"):
+        raise bad_request("`tool_choice` asks for a tool, and there are no `tools`", "tool_choice")
+    chat.pop("parallel_tool_calls", None)
 
 
 def tokenize_body(chat: Object) -> Object:
@@ -95,17 +107,12 @@ def _add_tools(body: Object, tools: Any, choice: Object) -> None:
         return
     kind = choice.get("type")
     if kind == "tool" and isinstance(choice.get("name"), str):
-        chosen: Any = {"type": "function", "function": {"name": choice["name"]}}
+        body["tool_choice"] = {"type": "function", "function": {"name": choice["name"]}}
     elif isinstance(kind, str) and kind in _CHOICES:
-        chosen = _CHOICES[kind]
+        body["tool_choice"] = _CHOICES[kind]
     else:
         message = "`tool_choice.type` must be auto, any, none, or tool with a `name`"
         raise bad_request(message, "tool_choice")
-    if not tools:
-        if kind in ("any", "tool"):
-            raise bad_request("`tool_choice` asks for a tool, and there are no `tools`", "tool_choice")
-        return
-    body["tool_choice"] = chosen
     if choice.get("disable_parallel_tool_use") is True:
         body["parallel_tool_calls"] = False
 
