@@ -35,7 +35,7 @@ class UpstreamLimits:
 @dataclass(frozen=True)
 class BodyLimits:
     """`body`: bytes of one body, `telemetry` of one with spans; `worker`, `app`: bytes in flight of this process and of
-    one application in it; `silence`: seconds without a byte while a body arrives."""
+    one application in it; `silence`: seconds without a byte before or while a body arrives."""
 
     body: int = 32 * 1024**2
     telemetry: int = 4 * 1024**2
@@ -69,7 +69,7 @@ class GatewaySettings(Settings):
         default=64 * 1024**2, ge=64 * 1024, description="The same of one application's; over it, 429."
     )
     gateway_body_seconds: float = Field(
-        default=30.0, gt=0.0, description="Longest silence while a request's body arrives; then 408."
+        default=30.0, gt=0.0, description="Longest silence before or while a request's body arrives; then 408."
     )
     gateway_keys_file: Path | None = Field(
         default=None, description="API keys, written by `ratchet keys`. Empty: <home>/gateway/keys.json."

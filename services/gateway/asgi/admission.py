@@ -7,9 +7,11 @@ per application. The memory that a body takes is a few times its size: the bytes
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+import types
+from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from starlette.requests import ClientDisconnect
 
@@ -69,7 +71,7 @@ class Admission:
         declared = _content_length(headers)
         if declared is not None and declared > max_bytes:
             raise _too_large(max_bytes)
-        message = await receive()
+        message = await self._next(receive)
         if message["type"] == "http.disconnect":
             return None
         body: bytes = message.get("body", b"")
@@ -94,12 +96,7 @@ class Admission:
         """Return the pieces of a body; None if the client left before its end."""
         pieces, size, more = [first], len(first), True
         while more:
-            try:
-                async with asyncio.timeout(self.limits.silence):
-                    message = await receive()
-            except TimeoutError as error:
-                reason = f"nothing of the request body came for {self.limits.silence:g} s"
-                raise HttpError(408, reason, "body_timeout") from error
+            message = await self._next(receive)
             if message["type"] == "http.disconnect":
                 return None
             piece = message.get("body", b"")
@@ -110,6 +107,31 @@ class Admission:
             pieces.append(piece)
             more = message.get("more_body", False)
         return pieces
+
+    async def _next(self, receive: Receive) -> Any:
+        """Return the next message of a body. Raises HttpError 408 if none comes in time.
+
+        What has come already, as all of a usual request has, costs no timer.
+        """
+        receiving = receive().__await__()
+        try:
+            awaited = next(receiving)
+        except StopIteration as received:
+            return received.value
+        try:
+            async with asyncio.timeout(self.limits.silence):
+                return await _go_on(receiving, awaited)
+        except TimeoutError as error:
+            reason = f"nothing of the request body came for {self.limits.silence:g} s"
+            raise HttpError(408, reason, "body_timeout") from error
+
+
+@types.coroutine
+def _go_on(started: Generator[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
+    """Await the rest of what was started and now waits for `awaited`."""
+    with contextlib.closing(started):
+        yield awaited
+        return (yield from started)
 
 
 def _content_length(headers: Headers) -> int | None:

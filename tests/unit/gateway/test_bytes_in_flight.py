@@ -25,6 +25,7 @@ from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.http import HttpError
 from tests.unit.gateway.conftest import REFUND, Gateway, serving
 from tests.unit.gateway.real_sockets import listening
+from tests.waiting import PATIENCE_SECONDS, until
 
 CHAT = "/v1/chat/completions"
 MB = 1024**2
@@ -119,11 +120,52 @@ async def test_bytes_are_released_when_the_client_leaves_within_its_body(gateway
     assert gateway.in_flight.total == 0
 
 
-async def test_a_body_that_stops_coming_is_refused_and_released() -> None:
-    async with serving(limits=BodyLimits(silence=0.05)) as gateway:
-        start, body = await call(gateway, pieces_then([b"{"], None), (b"content-length", b"50000"))
+@pytest.mark.parametrize("pieces", [[], [b"{"]], ids=["nothing", "a piece"])
+async def test_a_body_that_stops_coming_or_never_begins_is_refused_and_released(pieces: list[bytes]) -> None:
+    async with serving(limits=BodyLimits(silence=0.05)) as gateway, asyncio.timeout(PATIENCE_SECONDS):
+        start, body = await call(gateway, pieces_then(pieces, None), (b"content-length", b"50000"))
         assert (start["status"], orjson.loads(body["body"])["error"]["code"]) == (408, "body_timeout")
         assert gateway.in_flight.total == 0
+
+
+async def test_a_body_that_comes_late_is_read(gateway: Gateway) -> None:
+    begins = asyncio.Event()
+    at_once = pieces_then([asked()], LAST)
+
+    async def receive() -> Any:
+        await begins.wait()
+        await asyncio.sleep(0)
+        return await at_once()
+
+    request = asyncio.create_task(call(gateway, receive))
+    await asyncio.sleep(0)
+    begins.set()
+    assert (await request)[0]["status"] == 200
+
+
+async def test_a_body_that_has_come_costs_no_timer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    admission = Admission(AccessControl(tmp_path / "k", tmp_path / "h"), BodyLimits())
+    monkeypatch.delattr(asyncio, "timeout")
+    body = await admission.read(UNRESTRICTED, admission.hold(), [], pieces_then([b"{", b"}"], LAST))
+    assert body == b"{}"
+
+
+async def test_waiting_for_a_body_that_has_not_begun_ends_with_its_request(gateway: Gateway) -> None:
+    waits: list[bool] = []
+
+    async def receive() -> Any:
+        waits.append(True)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            waits.clear()
+
+    request = asyncio.create_task(call(gateway, receive))
+    await until(lambda: waits)
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    assert not waits
 
 
 async def test_a_declared_body_is_counted_before_it_has_come_and_another_piece_by_piece(gateway: Gateway) -> None:
