@@ -81,13 +81,12 @@ def without_vllm_fields(body: bytes) -> bytes:
         request.pop(name, None)
     if isinstance(options := request.get("stream_options"), dict):
         options.pop("continuous_usage_stats", None)
-    if not isinstance(request.get("messages"), list):
-        return orjson.dumps(request)
-    for message in request["messages"]:
-        if isinstance(message, dict):
-            message.pop("reasoning", None)
+    if isinstance(messages := request.get("messages"), list):
+        for message in messages:
+            if isinstance(message, dict):
+                message.pop("reasoning", None)
     if instruction:
-        request["messages"] = [{"role": "system", "content": instruction}, *request["messages"]]
+        _add_instruction(request, instruction)
     return orjson.dumps(request)
 
 
@@ -96,15 +95,37 @@ def _instruction(request: dict[str, Any]) -> str:
 
     Takes the schema of a list out of the request: OpenAI's API has schemas of objects alone.
     """
-    constraint, wanted = request.get("structured_outputs"), request.get("response_format")
+    constraint = request.get("structured_outputs")
     if isinstance(constraint, dict) and (labels := constraint.get("choice")):
         return f"Answer with exactly one of these labels and nothing else: {', '.join(labels)}"
-    named = wanted.get("json_schema") if isinstance(wanted, dict) else None
-    schema = named.get("schema") if isinstance(named, dict) else None
-    if not isinstance(schema, dict) or schema.get("type") != "array":
+    if schema := _list_schema(request.get("response_format"), "json_schema"):
+        del request["response_format"]
+    elif schema := _list_schema(request.get("text"), "format"):  # Of the responses API.
+        del request["text"]["format"]
+    else:
         return ""
-    request.pop("response_format")
     return f"Answer with JSON that this JSON Schema describes and nothing else: {orjson.dumps(schema).decode()}"
+
+
+def _list_schema(wanted: Any, name: str) -> dict[str, Any] | None:
+    """The schema in the field `name` of what is wanted of the answer, if it is of a list."""
+    named = wanted.get(name) if isinstance(wanted, dict) else None
+    schema = named.get("schema") if isinstance(named, dict) else None
+    return schema if isinstance(schema, dict) and schema.get("type") == "array" else None
+
+
+def _add_instruction(request: dict[str, Any], instruction: str) -> None:
+    """Say it where the request's API has instructions. A prompt of token ids cannot say it."""
+    messages, prompt = request.get("messages"), request.get("prompt")
+    if isinstance(messages, list):
+        request["messages"] = [{"role": "system", "content": instruction}, *messages]
+    elif "input" in request:
+        own = request.get("instructions")
+        request["instructions"] = f"{own}\n\n{instruction}" if own else instruction
+    elif isinstance(prompt, str):
+        request["prompt"] = f"{instruction}\n\n{prompt}"
+    elif isinstance(prompt, list):
+        request["prompt"] = [f"{instruction}\n\n{text}" if isinstance(text, str) else text for text in prompt]
 
 
 def _hide_refusal(error: UpstreamFailed) -> UpstreamFailed:

@@ -78,9 +78,28 @@ def test_labels_that_vllm_would_enforce_become_an_instruction() -> None:
     assert "refund, card_lost" in instruction["content"]
     assert rest == messages
     assert set(request) == {"model", "messages"}
-    assert orjson.loads(without_vllm_fields(b'{"prompt": "x", "structured_outputs": {"choice": ["a"]}}')) == {
-        "prompt": "x"
-    }
+
+
+LABELS = {"structured_outputs": {"choice": ["refund", "card_lost"]}}
+TOLD = "Answer with exactly one of these labels and nothing else: refund, card_lost"
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [
+        ({"input": "Gone"}, {"input": "Gone", "instructions": TOLD}),
+        ({"input": ["?"], "instructions": None}, {"input": ["?"], "instructions": TOLD}),
+        ({"input": "Gone", "instructions": "Sort."}, {"input": "Gone", "instructions": f"Sort.\n\n{TOLD}"}),
+        ({"prompt": "Gone"}, {"prompt": f"{TOLD}\n\nGone"}),
+        ({"prompt": ["Gone", "Back"]}, {"prompt": [f"{TOLD}\n\nGone", f"{TOLD}\n\nBack"]}),
+        ({"prompt": ["Gone", [1, 2]]}, {"prompt": [f"{TOLD}\n\nGone", [1, 2]]}),
+        ({"prompt": [1, 2]}, {"prompt": [1, 2]}),
+    ],
+)
+def test_the_responses_and_the_completions_api_are_told_the_labels_in_their_own_fields(
+    asked: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    assert orjson.loads(without_vllm_fields(orjson.dumps(asked | LABELS))) == sent
 
 
 def test_fields_that_anthropics_requests_add_for_vllm_are_removed() -> None:

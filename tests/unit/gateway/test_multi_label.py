@@ -101,6 +101,18 @@ def test_an_external_api_which_has_no_schemas_of_lists_is_told_the_schema_in_the
     assert orjson.loads(without_vllm_fields(orjson.dumps(of_object))) == of_object
 
 
+def test_an_external_api_is_told_the_schema_of_a_list_through_responses_and_completions_too() -> None:
+    schema = json.dumps(SCHEMA, separators=(",", ":"))
+    told = f"Answer with JSON that this JSON Schema describes and nothing else: {schema}"
+    text = {"format": {"type": "json_schema", "name": "answer", "schema": SCHEMA}, "verbosity": "low"}
+    request = orjson.loads(without_vllm_fields(orjson.dumps({"input": "Where?", "text": text})))
+    assert request == {"input": "Where?", "instructions": told, "text": {"verbosity": "low"}}
+    request = orjson.loads(without_vllm_fields(orjson.dumps({"prompt": "Where?", "response_format": FORMAT})))
+    assert request == {"prompt": f"{told}\n\nWhere?"}
+    of_object = {"input": "Where?", "text": {"format": {"type": "json_schema", "schema": {"type": "object"}}}}
+    assert orjson.loads(without_vllm_fields(orjson.dumps(of_object))) == of_object
+
+
 async def test_labels_that_look_like_names_are_the_tasks_and_stay() -> None:
     setup = await set_up()
     spec = tickets(labels=["Maria", "refund"])
