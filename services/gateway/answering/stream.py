@@ -86,13 +86,22 @@ class StreamAnswerer:
 
 
 async def _forward(relay: StreamRelay, pieces: AsyncIterator[bytes], exchange: Exchange) -> bytes:
-    """Pass pieces on until the answer is complete. Raises as `StreamRelay.feed` and the pieces do.
+    """Pass pieces on until the answer is complete. Raises as `StreamRelay.feed` and the pieces do; what came
+    before an error is written first.
 
     Returns what the last piece brought, to be written together with the final events: a write costs a system call.
     """
     events = ServerSentEventParser()
     async for piece in pieces:
-        forwarded = b"".join([relay.feed(data) for data in events.feed(piece)])
+        produced: list[bytes] = []
+        try:
+            for data in events.feed(piece):
+                produced.append(relay.feed(data))
+        except (StreamFailed, ValueError):
+            if written := b"".join(produced):
+                await exchange.write(written)
+            raise
+        forwarded = b"".join(produced)
         if relay.complete:
             return forwarded
         if forwarded:

@@ -182,6 +182,17 @@ async def test_an_error_inside_a_stream_is_passed_on_unchanged(gateway: Gateway)
     assert [event.status for event in gateway.log.observed] == [500]
 
 
+@pytest.mark.parametrize("broken", [b'data: {"error": {"message": "aborted", "code": 500}}\n\n', b"data: pong\n\n"])
+async def test_text_that_comes_in_one_piece_with_an_error_reaches_the_client_as_it_is_logged(
+    gateway: Gateway, broken: bytes
+) -> None:
+    gateway.upstream.pieces = [b"".join([*REFUND[:2], broken])]
+    *chunks, error = _chunks(await gateway.ask(stream=True))
+    assert "error" in error
+    text = "".join(event["choices"][0]["delta"].get("content") or "" for event in chunks)
+    assert text == gateway.log.predictions[0].answer == "ref"
+
+
 async def test_a_stream_that_cannot_begin_is_an_http_error(gateway: Gateway) -> None:
     gateway.upstream.failure = UpstreamFailed(429, "slow down", "status_429")
     response = await gateway.ask(stream=True)
