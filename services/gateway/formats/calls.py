@@ -35,7 +35,7 @@ def call_of(
     truncated = conversation.truncated
     for name, own in (("tools", "tools"), ("tool_choice", "tool_choice"), ("response_format", format_field)):
         if (value := data.get(own)) is not None:
-            if _is_deep(value) or (name == "tools" and not _are_objects(value)):
+            if is_deep(value) or (name == "tools" and not _are_objects(value)):
                 truncated = True
             else:
                 call[name] = value
@@ -45,7 +45,7 @@ def call_of(
             continue
         if constrained and name == "structured_outputs":
             continue
-        if type(value) is not str and isinstance(value, dict | list) and _is_deep(value):
+        if type(value) is not str and isinstance(value, dict | list) and is_deep(value):
             truncated = True
         else:
             parameters[name] = value
@@ -63,7 +63,7 @@ def _are_objects(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, dict) for item in value)
 
 
-def _is_deep(value: Any) -> bool:
+def is_deep(value: Any) -> bool:
     """Return True if lists and objects are nested deeper than readers of an event take."""
     level = [value]
     for _ in range(_MAX_DEPTH):

@@ -6,7 +6,7 @@ is the same prediction, and the same user the same person, whichever way they ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 from schemas.base import MAX_EVENT_BYTES, Variant, utc_now
 from services.gateway.domain import Identifiers, PredictionIds, unsigned_id
 from services.gateway.formats.api import Choice, TokenUsage
+from services.gateway.formats.calls import is_deep
 from services.gateway.formats.conversation import EventConversation, Object
 from services.gateway.formats.identity import take_identity
 from services.gateway.formats.media import MediaReferences
@@ -39,7 +40,8 @@ _EXTERNAL = "external"
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a sender says of a request that was answered elsewhere. `call`: the event's `Call`, from `external_call`.
+    """What a sender says of a request that was answered elsewhere. `call`: the event's `Call`, from `external_call` or
+    `call_of_messages`.
 
     `own_id`: the sender's own of the answer; of further answers it has a number behind it. None: it has none.
     """
@@ -130,15 +132,28 @@ def load_identifiers(secrets_folder: Path) -> Identifiers:
 
 def external_call(messages: Sequence[Any], media: MediaReferences, added: int = 0, **fields: Any) -> Object:
     """The `Call` of an answer made elsewhere. `messages`: of the chat API, `added` of them not by the sender; `fields`:
-    others of the call.
+    as of `call_of_messages`.
 
     Raises HttpError 400 that names the sender's message.
     """
     conversation = EventConversation(media)
     for number, message in enumerate(messages, -added):
         conversation.add_chat_message(message, number)
-    call: Object = {"api": _EXTERNAL, "messages": conversation.messages, **fields}
-    if conversation.truncated:
+    return call_of_messages(conversation.messages, truncated=conversation.truncated, **fields)
+
+
+def call_of_messages(
+    messages: Sequence[Object], *, truncated: bool = False, parameters: Mapping[str, Any] | None = None, **fields: Any
+) -> Object:
+    """The `Call` of messages in the event's form. `fields`: others of the call.
+
+    As of the gateway's own answers, what is nested deeper than readers of an event take is left out and marked.
+    """
+    parameters = parameters or {}
+    kept = {name: value for name, value in fields.items() if not is_deep(value)}
+    shallow = {name: value for name, value in parameters.items() if not is_deep(value)}
+    call: Object = {"api": _EXTERNAL, "messages": messages, **kept, "parameters": shallow}
+    if truncated or len(kept) < len(fields) or len(shallow) < len(parameters):
         call["truncated"] = True
     return call
 

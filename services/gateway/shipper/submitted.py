@@ -12,7 +12,7 @@ from schemas.predictions import PredictionSubmitted
 from schemas.tasks import TaskChanged
 from services.gateway.formats.api import Choice, TokenUsage
 from services.gateway.observability.shipper_status import ShipperStatus
-from services.gateway.recording.external import ExternalPredictions, Report
+from services.gateway.recording.external import ExternalPredictions, Report, call_of_messages
 from services.gateway.shipper.publisher import BatchPublisher
 from services.gateway.shipper.redaction import RecordRedactor
 from shared.errors import DependencyUnavailable, InvalidMessage
@@ -79,7 +79,7 @@ class SubmittedPredictions:
         return Report(
             task=event.task,
             task_revision=revision,
-            call={"api": "external", **given},
+            call=call_of_messages(given.pop("messages"), **given),
             answers=[Choice(event.answer, (), finish_reason, calls, event.refusal, event.reasoning)],
             caller=self._external.caller(event.user, event.session, event.metadata, event.app),
             own_id=event.prediction_id,

@@ -170,6 +170,21 @@ async def test_a_conversation_with_tools_made_elsewhere_is_logged_whole(gateway:
     assert event.call.is_whole and answer.is_whole
 
 
+@pytest.mark.parametrize("depth", [70, 210, 400])
+async def test_json_nested_deeper_than_readers_take_is_left_out_of_a_prediction_made_elsewhere_and_marked(
+    gateway: Gateway, depth: int
+) -> None:
+    deep: Any = "x"
+    for _ in range(depth):
+        deep = [deep]
+    fields = {"tools": [{"x": deep}], "tool_choice": deep, "response_format": {"x": deep}}
+    sent = {**ELSEWHERE, **fields, "parameters": {"seed": 7, "stop": deep}}
+    assert (await gateway.http.post("/v1/predictions", json=sent)).status_code == 200
+    (event,) = gateway.log.events
+    assert (event.call.tools, event.call.tool_choice, event.call.response_format) == ((), None, None)
+    assert (event.call.parameters, event.call.truncated) == ({"seed": 7}, True)
+
+
 async def test_the_user_of_a_prediction_made_elsewhere_may_be_in_its_metadata(gateway: Gateway) -> None:
     sent = {**ELSEWHERE, "user": None, "metadata": {"user_id": "ann", "session_id": "s-1"}}
     await gateway.http.post("/v1/predictions", json=sent)

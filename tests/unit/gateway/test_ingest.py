@@ -392,6 +392,16 @@ async def test_numbered_attributes_keep_tool_calls_results_tools_and_pictures(ga
     assert (prediction.call.parameters, prediction.call.tool_choice) == ({"temperature": 0.1}, "auto")
 
 
+async def test_parameters_of_a_span_nested_deeper_than_readers_take_are_left_out_and_marked(gateway: Receiver) -> None:
+    deep = "[" * 210 + "]" * 210
+    given = f'{{"seed": 7, "logit_bias": {deep}, "tools": [{{"x": {deep}}}], "tool_choice": {deep}}}'
+    await gateway.accepted(traces(span({**CHAT_WITH_MESSAGES, "llm.invocation_parameters": given})))
+    (prediction,) = gateway.log.predictions
+    call = prediction.call
+    assert (call.tools, call.tool_choice, call.parameters["seed"], call.truncated) == ((), None, 7, True)
+    assert "logit_bias" not in call.parameters
+
+
 @pytest.mark.parametrize(
     "part",
     [

@@ -140,6 +140,17 @@ async def test_a_conversation_with_tools_is_logged_whole(handler: SubmittedPredi
     assert event.call.is_whole and answer.is_whole
 
 
+async def test_json_nested_deeper_than_readers_take_is_left_out_and_marked(
+    handler: SubmittedPredictions, kafka: Kafka
+) -> None:
+    deep: Any = "x"
+    for _ in range(70):
+        deep = [deep]
+    await handler.on_submitted([delivery(tools=[{"x": deep}], parameters={"seed": 7, "stop": deep})])
+    (event,) = kafka.logged
+    assert (event.call.tools, event.call.parameters, event.call.truncated) == ((), {"seed": 7}, True)
+
+
 async def test_what_is_too_long_for_an_event_is_logged_cut_and_marked(
     handler: SubmittedPredictions, kafka: Kafka
 ) -> None:
