@@ -147,12 +147,14 @@ def call_of_messages(
 ) -> Object:
     """The `Call` of messages in the event's form. `fields`: others of the call.
 
-    As of the gateway's own answers, what is nested deeper than readers of an event take is left out and marked.
+    As of the gateway's own answers, what is nested deeper than readers of an event take is left out and marked; the
+    role `developer` is `system`, as in chats.
     """
     parameters = parameters or {}
     kept = {name: value for name, value in fields.items() if not is_deep(value)}
     shallow = {name: value for name, value in parameters.items() if not is_deep(value)}
-    call: Object = {"api": _EXTERNAL, "messages": messages, **kept, "parameters": shallow}
+    named = [{**each, "role": "system"} if each["role"] == "developer" else each for each in messages]
+    call: Object = {"api": _EXTERNAL, "messages": named, **kept, "parameters": shallow}
     if truncated or len(kept) < len(fields) or len(shallow) < len(parameters):
         call["truncated"] = True
     return call

@@ -111,6 +111,18 @@ async def test_the_same_own_id_by_http_and_by_kafka_is_one_prediction_and_feedba
     assert (await gateway.http.post("/v1/feedback", json=given)).json()["prediction_id"] == prediction_id
 
 
+async def test_a_conversation_by_http_and_by_kafka_has_the_same_roles(
+    gateway: Gateway, handler: SubmittedPredictions, kafka: Kafka
+) -> None:
+    messages = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "q"}]
+    await handler.on_submitted([delivery(messages=messages)])
+    sent = {"task": HAIKU.name, "messages": messages, "answer": "a", "latency_ms": 1}
+    await gateway.http.post("/v1/predictions", json=sent)
+    (by_kafka,), (by_http,) = kafka.logged, gateway.log.events
+    assert by_kafka.call == by_http.call
+    assert [message.role for message in by_kafka.call.messages] == ["system", "user"]
+
+
 async def test_a_conversation_with_tools_is_logged_whole(handler: SubmittedPredictions, kafka: Kafka) -> None:
     call = {"name": "find", "arguments": '{"order": 7}', "id": "call_1"}
     messages = [
