@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from typing import Protocol
 import orjson
 
 _NO_ROUTE = "Not Found"
+_UNLOADABLE = re.compile(r"LoRA adapter '[^']*' was found but could not be loaded\.")
+"""vLLM's whole message: others quote what a client sent."""
 
 
 class UpstreamFailed(Exception):
@@ -107,8 +110,8 @@ def error_of_response(status: int, raw: bytes, retry_after: float | None = None)
     message = _message(raw)
     # vLLM answers 404 for an unknown model, and 400 for an adapter whose files it found but could not load. An
     # unknown path is a 404 too.
-    is_not_served = (status == 404 and message not in ("", _NO_ROUTE)) or (status == 400 and "LoRA adapter" in message)
-    if is_not_served:
+    unloadable = status == 400 and _UNLOADABLE.fullmatch(message)
+    if unloadable or (status == 404 and message not in ("", _NO_ROUTE)):
         return NotServed(status, message, "not_served", raw=raw, another_may_answer=True)
     return UpstreamFailed(
         status,

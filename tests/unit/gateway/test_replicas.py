@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 import pytest
 from aiohttp import web
 
@@ -358,6 +359,18 @@ async def test_a_restart_that_no_probe_saw_costs_one_request_a_second_try_and_no
 async def test_an_unknown_path_is_not_a_missing_model(start: Start, make: Make) -> None:
     error = await refused(await make(await start(status=404, text='{"detail": "Not Found"}')))
     assert (error.status, isinstance(error, NotServed), error.down) == (404, False, False)
+
+
+@pytest.mark.parametrize(
+    "echoed",
+    ["Invalid value: 'a LoRA adapter'", "Invalid: LoRA adapter 'a' was found but could not be loaded.", "LoRA adapter"],
+)
+async def test_a_clients_own_text_in_an_error_does_not_make_a_model_one_that_is_not_served(
+    start: Start, make: Make, echoed: str
+) -> None:
+    text = orjson.dumps({"error": {"message": echoed}}).decode()
+    error = await refused(await make(await start(status=400, text=text)))
+    assert (error.status, error.message, isinstance(error, NotServed)) == (400, echoed, False)
 
 
 async def test_a_rejected_request_is_passed_on_unchanged_and_not_retried(start: Start, make: Make) -> None:
