@@ -20,8 +20,9 @@ from starlette.types import Scope
 from services.gateway.asgi.admission import Admission
 from services.gateway.asgi.exchange import CLIENT_LEFT, Endpoint, ErrorFormat, Exchange, Headers, Receive, Reply, Send
 from services.gateway.asgi.in_flight import HeldBytes
-from services.gateway.asgi.propagation import REQUEST_ID, sent_request_id
+from services.gateway.asgi.propagation import answer_headers, sent_request_id
 from services.gateway.observability.metrics import Metrics
+from services.gateway.observability.tracing import event_headers
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.http import HttpError
 
@@ -55,7 +56,7 @@ class AsgiApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = self._routes.get(scope["path"]) if scope["type"] == "http" else None
         if route is None:
-            return await self.app(scope, receive, _with_request_id(scope, send))
+            return await self.app(scope, receive, _with_ids(scope, send))
         exchange = Exchange(scope["headers"], send, route.error_format)
         held = self._admission.hold()
         status = CLIENT_LEFT
@@ -158,18 +159,19 @@ class _DisconnectWatch:
             self._watching = None
 
 
-def _with_request_id(scope: Scope, send: Send) -> Send:
-    """Return a `send` that adds the request's id to the answer's headers."""
+def _with_ids(scope: Scope, send: Send) -> Send:
+    """Return a `send` that adds the request's id and trace to the answer's headers."""
     if scope["type"] != "http":
         return send
-    request_id = sent_request_id(scope["headers"]) or uuid4().hex.encode()
+    headers = scope["headers"]
+    ids = answer_headers(sent_request_id(headers) or uuid4().hex.encode(), event_headers(headers))
 
-    async def send_with_id(message: Any) -> None:
+    async def send_with_ids(message: Any) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", ()), (REQUEST_ID, request_id)]
+            message["headers"] = [*message.get("headers", ()), *ids]
         await send(message)
 
-    return send_with_id
+    return send_with_ids
 
 
 async def _send(send: Send, reply: Reply, id_headers: Headers) -> int:

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import orjson
 
-from services.gateway.asgi.propagation import REQUEST_ID, sent_request_id, upstream_lines
+from services.gateway.asgi.propagation import answer_headers, sent_request_id, upstream_lines
 from services.gateway.auth.grants import UNRESTRICTED, Grant
 from services.gateway.observability.tracing import event_headers
 from shared.tracing import TraceHeaders
@@ -82,9 +82,10 @@ class Exchange:
 
     @property
     def id_headers(self) -> Headers:
-        """The headers of the answer that have the request's id. Anthropic's clients look for one of their own."""
-        own = (REQUEST_ID, self.shown_id)
-        return [own] if self._error_format is None else [own, (b"request-id", self.shown_id)]
+        """The headers of the answer that have the request's id and trace. Anthropic's clients look for an id of their
+        own name."""
+        own = answer_headers(self.shown_id, self.trace)
+        return own if self._error_format is None else [*own, (b"request-id", self.shown_id)]
 
     async def start_stream(
         self, headers: Sequence[tuple[bytes, bytes]], usual: Sequence[tuple[bytes, bytes]] = EVENT_STREAM

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from shared.tracing import TraceHeaders
+from shared.tracing import PARENT, TraceHeaders
 
 REQUEST_ID = b"x-request-id"
 _SAFE_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._~:/+=@-]{0,127}")
@@ -20,6 +20,11 @@ def sent_request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
         if name == REQUEST_ID:
             return value if _SAFE_ID.fullmatch(value) else None
     return None
+
+
+def answer_headers(request_id: bytes, trace: TraceHeaders) -> list[tuple[bytes, bytes]]:
+    """Return the headers of an answer that say which request it is of. `trace`: as of `upstream_lines`."""
+    return [(REQUEST_ID, request_id), *((name.encode(), value) for name, value in trace if name == PARENT)]
 
 
 def upstream_lines(request_id: bytes, trace: TraceHeaders) -> bytes:

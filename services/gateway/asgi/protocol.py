@@ -14,10 +14,12 @@ import json
 import sys
 import termios
 from typing import Any
+from uuid import uuid4
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from services.gateway.asgi.propagation import REQUEST_ID
 from services.gateway.asgi.response import SingleWriteCycle
 from shared.http import error_body
 
@@ -163,8 +165,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         else:
             status, body = 400, error_body(f"{msg} Is it HTTP/1.1?", "malformed_http", 400)
         content = json.dumps(body).encode()
-        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(content)
-        self.transport.write(STATUS_LINE[status] + head + content)
+        # Of a head that was not read whole no id of the client is known.
+        ids = b"%b: %b\r\n" % (REQUEST_ID, uuid4().hex.encode())
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(content)
+        self.transport.write(STATUS_LINE[status] + ids + head + b"\r\n" + content)
         if self._too_large and self.transport.can_write_eof():
             # Closing with unread data would reset the connection before the client reads the reason.
             self.transport.write_eof()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 
 import pytest
@@ -36,6 +37,12 @@ def request(head: bytes = b"", body: bytes = b"x") -> bytes:
 
 async def send(port: int, *pieces: bytes) -> tuple[int, bytes]:
     """Status and body of the answer to pieces that leave one by one."""
+    head, body = await answer(port, *pieces)
+    return int(head.split()[1]), body
+
+
+async def answer(port: int, *pieces: bytes) -> tuple[bytes, bytes]:
+    """Head and body of the answer to pieces that leave one by one."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         for piece in pieces:
@@ -45,7 +52,7 @@ async def send(port: int, *pieces: bytes) -> tuple[int, bytes]:
         async with asyncio.timeout(60):
             head = await reader.readuntil(b"\r\n\r\n")
             length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-            return int(head.split()[1]), await reader.readexactly(length)
+            return head, await reader.readexactly(length)
     finally:
         writer.close()
 
@@ -101,3 +108,12 @@ async def test_the_limit_is_per_request_not_per_connection(port: int) -> None:
 async def test_malformed_http_gets_a_400_in_openais_format(port: int) -> None:
     status, body = await send(port, b"\x16\x03\x01\x02\x00 hello\r\n\r\n")
     assert (status, json.loads(body)["error"]["code"]) == (400, "malformed_http")
+
+
+@pytest.mark.parametrize("pieces", [b"nonsense\r\n\r\n", request(b"x-a: %s\r\n" % (b"v" * (MAX_HEAD_BYTES + 1)))])
+async def test_an_answer_to_a_head_that_cannot_be_read_has_an_id_of_the_gateways_own(port: int, pieces: bytes) -> None:
+    ids = set()
+    for _ in range(2):
+        head, _ = await answer(port, pieces)
+        ids |= set(re.findall(rb"\r\nx-request-id: ([0-9a-f]{32})\r\n", head))
+    assert len(ids) == 2

@@ -70,6 +70,21 @@ async def test_every_answer_has_the_id_errors_too(
             assert response.json()["request_id"] == shown
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("chat/completions", CHAT, 200), ("chat/completions", {**CHAT, "stream": True}, 200),
+        ("chat/completions", {}, 400), ("messages", {}, 400), ("feedback", {}, 400), ("predictions", {}, 400),
+    ],
+)  # fmt: skip
+async def test_the_trace_comes_back_with_every_answer_errors_too_and_none_without_one(
+    gateway: Gateway, path: str, body: Any, status: int
+) -> None:
+    for sent, expected in (({"traceparent": PARENT}, [PARENT]), ({}, []), ({"traceparent": "nonsense"}, [])):
+        response = await gateway.http.post(f"/v1/{path}", json=body, headers=sent)
+        assert (response.status_code, response.headers.get_list("traceparent")) == (status, expected)
+
+
 async def test_an_error_of_the_model_server_has_the_id(gateway: Gateway) -> None:
     gateway.upstream.failure = UpstreamFailed(500, "broke", "error")
     assert (await gateway.ask()).headers["x-request-id"]
