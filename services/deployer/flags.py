@@ -11,6 +11,7 @@ two leaves every user with a proven adapter, or with the canary that has earned 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from schemas.rollouts import Stage
@@ -48,11 +49,27 @@ class TaskFlags:
                 found["canary"] = f"canary has another share than {strategy.percent} %, or another payload"
         for name, state, wanted in (
             ("canary", self.canary, rollout.stage is Stage.CANARY),
-            ("shadow", self.shadow, rollout.active),
+            ("shadow", self.shadow, rollout.compared),
         ):
             if state is not None and state.enabled != wanted:
                 found[name] = f"{name} is {'on' if state.enabled else 'off'}"
         return found
+
+    def changed_by_hand(self, rollout: Rollout) -> dict[str, str]:
+        """Return the differences that are no part of a change whose flags may not all be set, nor of undoing it."""
+        found = self.differences(rollout.standing)
+        if not rollout.flags_pending or rollout.before is None:
+            return found
+        other = rollout.at(rollout.before)
+        promoted = next((way for way in (rollout, other) if way.stage is Stage.PROMOTED), None)
+        if promoted is not None and not _has_payload(self.primary, promoted):
+            return found  # A promotion sets primary first, and undoing it last: no other flag is its work.
+        one, another = self.differences(rollout), self.differences(other)
+        return {flag: words for flag, words in found.items() if flag in one and flag in another}
+
+
+def _has_payload(primary: FlagState | None, rollout: Rollout) -> bool:
+    return primary is not None and primary.payload == primary_strategy(rollout).payload
 
 
 def flag_name(task: str, flag: str) -> str:
@@ -110,7 +127,9 @@ async def read_flags(admin: FlagAdmin, task: str) -> TaskFlags:
 
 async def apply_flags(admin: FlagAdmin, rollout: Rollout) -> None:
     """Set the flags as the rollout's last change wants them. Idempotent."""
-    if rollout.stage is Stage.SHADOW:
+    if rollout.active and rollout.before is not None and not rollout.rises:
+        await _undo(admin, rollout, rollout.at(rollout.before))
+    elif rollout.stage is Stage.SHADOW:
         await _to_shadow(admin, rollout)
     elif rollout.stage is Stage.CANARY:
         flag = flag_name(rollout.task, "canary")
@@ -125,12 +144,36 @@ async def apply_flags(admin: FlagAdmin, rollout: Rollout) -> None:
             await _replay(admin, rollout)
         await _set_control(admin, rollout)
     elif rollout.stage in ENDED:
+        if rollout.before is not None:
+            await _restore(admin, "primary", primary_strategy, rollout, rollout.at(rollout.before))
         await _stop(admin, rollout.task)
         await _set_control(admin, rollout)
     elif rollout.stage is Stage.ROLLED_BACK:
         await admin.switch(flag_name(rollout.task, "rollback"), True)
         await _stop(admin, rollout.task)
         await _set_control(admin, rollout)
+
+
+async def _undo(admin: FlagAdmin, rollout: Rollout, rise: Rollout) -> None:
+    """Take back what a rise had set, the last flag first. What a hand has changed meanwhile stays as it is."""
+    by_hand = (await read_flags(admin, rollout.task)).changed_by_hand(rollout)
+    await _set_control(admin, rollout)
+    if "shadow" not in by_hand:
+        await admin.switch(flag_name(rollout.task, "shadow"), True)
+    await _restore(admin, "canary", canary_strategy, rollout, rise)
+    if "canary" not in by_hand:
+        await admin.switch(flag_name(rollout.task, "canary"), rollout.stage is Stage.CANARY)
+    await _restore(admin, "primary", primary_strategy, rollout, rise)
+
+
+async def _restore(
+    admin: FlagAdmin, name: str, strategy: Callable[[Rollout], Strategy], rollout: Rollout, rise: Rollout
+) -> None:
+    """Give a flag that has the rise's strategy the rollout's; another one is of a hand."""
+    flag = flag_name(rollout.task, name)
+    state = await admin.read(flag)
+    if state is not None and state.matches(strategy(rise).body(flag)):
+        await admin.set_strategy(flag, strategy(rollout))
 
 
 async def _set_control(admin: FlagAdmin, rollout: Rollout) -> None:

@@ -146,9 +146,8 @@ class AdapterReplicas:
     async def read_rollouts(self) -> None:
         """Read which adapters are needed, those that serve users first."""
         found = await self._rollouts.adapters()
-        names = (
-            [task.primary for task in found] + [task.candidate for task in found] + [task.previous for task in found]
-        )
+        names = [task.primary for task in found] + [task.candidate for task in found]
+        names += [name for task in found for name in (task.previous, task.replaced)]
         self._needed = tuple(dict.fromkeys(name for name in names if name))
         self._ended = frozenset(await self._rollouts.candidates()).difference(self._needed)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from pydantic import BaseModel, ConfigDict
+
 from schemas.adapters import AdapterEvaluated
 from schemas.rollouts import Evidence, RolloutChanged, Stage
 from schemas.tasks import TaskChanged, TaskSpec
@@ -22,6 +24,22 @@ _UNTIL, _ENDS = "until ", " ends; "
 """Around what a candidate waits for, before the verdict in its reason."""
 ENDED = (Stage.REJECTED, Stage.INCONCLUSIVE)
 """The candidate serves nobody, and whoever served before it goes on."""
+_RISING = (Stage.SHADOW, Stage.CANARY, Stage.PROMOTED)
+"""From few users to all."""
+
+
+class Position(BaseModel):
+    """What a rise changes of a rollout: the fields of that name."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: Stage
+    stage_since: datetime
+    canary_percent: int
+    step_since: datetime | None
+    control: bool
+    primary: str | None
+    previous: str | None
 
 
 @dataclass(frozen=True)
@@ -33,9 +51,11 @@ class Rollout:
     went into shadow and spent its alpha, of which `alpha_drawn` is its own draw and the rest its predecessor's; None:
     never. `stage_since`: when it came into its stage. `moved_by`: whoever made the last change, `RATCHET` or a person.
     `paused`: why it is not moved to more users until a person says so; "" if it may be. `version` counts the changes;
-    `settled`: the flags and the event of the last change have been applied and published. `moves_flags` is False for a
-    change that sets no flag: a candidate has not entered, the active one stays in its stage because a newer one waits
-    or was rejected or because it was paused, or an operator turned rollback on or off by hand. `canary_percent`: the
+    `settled`: the flags and the event of the last change have been applied and published. `moves_flags` is False once
+    its flags are set, and for a change that sets none: a candidate has not entered, the active one stays in its stage
+    because a newer one waits or was rejected or because it was paused, or an operator turned rollback on or off by
+    hand. `before`: what the flags may still say in part until they are set. Of a rise it is what the rollout was; of
+    what takes the place of a rise whose flags were not all set, it is that rise. `canary_percent`: the
     share of users in the canary, of its last step once it is over, 0 before it; `step_since`: when it rose to that.
     `control`: it is promoted, and some users stay on `previous` for a while; `canary_percent` is then the share of all
     others.
@@ -72,6 +92,7 @@ class Rollout:
     canary_percent: int = 0
     step_since: datetime | None = None
     control: bool = False
+    before: Position | None = None
 
     @property
     def entered(self) -> bool:
@@ -90,6 +111,46 @@ class Rollout:
     def waits(self) -> bool:
         return self.stage is Stage.QUEUED
 
+    @property
+    def flags_pending(self) -> bool:
+        """The flags of its last change may not all be set yet."""
+        return self.moves_flags and not self.settled
+
+    @property
+    def rises(self) -> bool:
+        """It is to have more users, and its flags may not all be set yet."""
+        if not self.flags_pending or self.before is None or self.stage not in _RISING:
+            return False
+        risen, before = ((_RISING.index(p.stage), p.canary_percent) for p in (self, self.before))
+        return risen > before
+
+    @property
+    def adds_traffic(self) -> bool:
+        """Its last change, if it is not done, is to send the candidate more traffic: a rise, an entry, a resumption."""
+        return self.rises or (self.active and self.before is None)
+
+    @property
+    def standing(self) -> Rollout:
+        """The rollout as it was before a rise whose flags are not all set yet, to be counted, decided and ended by.
+
+        Itself if there is none. A change that is made of it takes the place of the rise.
+        """
+        if not self.rises or self.before is None:
+            return self
+        evidence = self.evidence
+        if debited := evidence.margin_debited:
+            left = (evidence.margin_left or 0.0) + debited
+            evidence = evidence.model_copy(update={"margin_debited": 0.0, "margin_left": left})
+        return replace(self.at(self.before), before=self.position, evidence=evidence)
+
+    @property
+    def position(self) -> Position:
+        return Position.model_validate({name: getattr(self, name) for name in Position.model_fields})
+
+    def at(self, position: Position) -> Rollout:
+        """Return the rollout with these fields."""
+        return replace(self, **dict(position))
+
     def is_held(self, stage: Stage) -> bool:
         """Return True if a person holds back the move to this stage: by a pause, or by an approval that is missing."""
         return bool(self.paused) or (stage is Stage.PROMOTED and self.spec.rollout.approval)
@@ -104,16 +165,21 @@ class Rollout:
         moves_flags: bool = True,
         moved_by: str = RATCHET,
     ) -> Rollout:
-        """Return the rollout after its next change, unsettled; the caller saves it, then settles it."""
+        """Return the rollout after its next change, unsettled; the caller saves it, then settles it.
+
+        Flags that the last change did not come to are set with this one.
+        """
         return replace(
             self, stage=stage, reason=reason[:2_000], evidence=evidence, changed_at=now,
             stage_since=self.stage_since if stage is self.stage else now, moved_by=moved_by, version=self.version + 1,
-            moves_flags=moves_flags, settled=False, control=self.control and stage is Stage.PROMOTED,
+            moves_flags=moves_flags or self.flags_pending, settled=False,
+            control=self.control and stage is Stage.PROMOTED, before=self.before if self.flags_pending else None,
         )  # fmt: skip
 
     def with_canary(self, percent: int, reason: str, evidence: Evidence, now: datetime) -> Rollout:
         """Return the rollout with so many of 100 users in its canary."""
-        return replace(self.with_stage(Stage.CANARY, reason, evidence, now), canary_percent=percent, step_since=now)
+        canary = self.with_stage(Stage.CANARY, reason, evidence, now)
+        return replace(canary, canary_percent=percent, step_since=now, before=self.position)
 
     def with_promotion(self, reason: str, evidence: Evidence, now: datetime, moved_by: str = RATCHET) -> Rollout:
         """Return the rollout with the candidate as the primary of everyone, or of all but the control."""
@@ -124,6 +190,7 @@ class Rollout:
                 f"{settings.control_days:g} days as control"
             )
         promoted = self.with_stage(Stage.PROMOTED, reason, evidence, now, moved_by=moved_by)
+        promoted = replace(promoted, before=self.position)
         if settings.control_days:
             promoted = replace(promoted, control=True, canary_percent=100 - settings.control_percent, step_since=now)
         return promoted.with_serving(self.candidate, self.primary)
@@ -141,7 +208,7 @@ class Rollout:
         return back.with_serving(self.previous, self.candidate)
 
     def with_pause(self, reason: str, evidence: Evidence, now: datetime, moved_by: str) -> Rollout:
-        """Return the rollout in the same stage, paused; the flags stay as they are."""
+        """Return the rollout in the same stage, paused; the flags stay as they are, but for what a rise had set."""
         stays = self.with_stage(self.stage, f"paused: {reason}", evidence, now, moves_flags=False, moved_by=moved_by)
         return replace(stays, paused=reason[:2_000])
 
@@ -155,13 +222,8 @@ class Rollout:
         return replace(self, primary=primary, previous=previous)
 
     def with_refusal(self, reason: str, now: datetime) -> Rollout:
-        """Return the rollout rejected before its change was settled; the adapter before the candidate serves on."""
-        evidence = self.evidence
-        if debited := evidence.margin_debited:
-            left = (evidence.margin_left or 0.0) + debited
-            evidence = evidence.model_copy(update={"margin_debited": 0.0, "margin_left": left})
-        rejected = self.with_stage(Stage.REJECTED, reason, evidence, now)
-        return rejected.with_serving(self.previous, None) if self.stage is Stage.PROMOTED else rejected
+        """Return the rollout rejected before its change was settled; whoever served before the change serves on."""
+        return self.standing.with_stage(Stage.REJECTED, reason, self.standing.evidence, now)
 
     def until(self, what: str) -> Rollout:
         """Return a candidate that was just made, with what it waits for: its history begins with that."""

@@ -64,14 +64,20 @@ class RolloutTransitions:
         for rollout in await self._rollouts.unsettled(task):
             current = rollout
             if rollout.moves_flags:
-                refusal = await self._guard(rollout) or await self.refusal(rollout, rollout.changed_at)
-                if refusal:
+                if refusal := await self._refusal_of_change(rollout):
                     current = rollout.with_refusal(refusal, utc_now())
                     await self._rollouts.save(current)
                 await apply_flags(self._admin, current)
+                await self._rollouts.set_written(current)
             await self._publisher.publish(current.event())
             await self._rollouts.settle(current)
             logger.info("%s: %s is %s: %s", task, current.candidate, current.stage.value, current.reason)
+
+    async def _refusal_of_change(self, rollout: Rollout) -> str:
+        """Return why a change is not made, or "". What gives a candidate no more traffic is never refused."""
+        if not rollout.adds_traffic:
+            return ""
+        return await self._guard(rollout) or await self.refusal(rollout, rollout.changed_at)
 
     async def publish_again(self, task: str) -> None:
         """Publish the task's last change once more."""
@@ -233,8 +239,6 @@ class RolloutTransitions:
 
         `since`: when the move was due. Raises DependencyUnavailable while the move may still become possible.
         """
-        if rollout.stage in (*ENDED, Stage.ROLLED_BACK):
-            return ""
         try:
             await self._adapters.serve(rollout.candidate, rollout.candidate_uri, rollout.spec)
         except ArtifactMissing as error:

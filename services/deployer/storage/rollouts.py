@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from schemas.adapters import AdapterEvaluated
 from schemas.rollouts import Evidence, Stage
 from schemas.tasks import TaskSpec
-from services.deployer.rollout import ACTIVE, Move, Rollout, rollout_id
+from services.deployer.rollout import ACTIVE, Move, Position, Rollout, rollout_id
 from services.deployer.statistics.levels import Draw
 from services.deployer.statistics.non_inferiority import Promotion
 from services.deployer.storage import canaries
@@ -41,11 +41,15 @@ _FIELDS = [field.name for field in dataclasses.fields(Rollout)]
 
 @dataclasses.dataclass(frozen=True)
 class TaskAdapters:
-    """The adapters that a task needs served. `candidate`: while it is compared, or its end is not settled."""
+    """The adapters that a task needs served. `candidate`: while it is compared, or its end is not settled.
+
+    `replaced`: `previous` of the primary's flag for as long as a change that gives it another is not settled.
+    """
 
     primary: str | None
     candidate: str | None
     previous: str | None
+    replaced: str | None = None
 
 
 class RolloutStore(Protocol):
@@ -65,6 +69,7 @@ class RolloutStore(Protocol):
     async def adapters(self) -> list[TaskAdapters]: ...
     async def candidates(self) -> list[str]: ...
     async def save(self, *rollouts: Rollout) -> None: ...
+    async def set_written(self, rollout: Rollout) -> None: ...
     async def settle(self, rollout: Rollout) -> None: ...
     async def history(self, task: str, limit: int) -> list[Move]: ...
     async def unposted(self, since: datetime, limit: int) -> list[Move]: ...
@@ -148,7 +153,8 @@ class PostgresRollouts:
         """Return what the last rollout of each task that entered shadow has to do with."""
         is_tried = sa.or_(IS_ACTIVE, ~ROLLOUTS.c.settled)
         candidate = sa.case((is_tried, ROLLOUTS.c.candidate), else_=sa.null())
-        query = sa.select(ROLLOUTS.c.primary, candidate, ROLLOUTS.c.previous).where(HAS_ENTERED)
+        replaced = sa.case((~ROLLOUTS.c.settled, ROLLOUTS.c.before["previous"].astext), else_=sa.null())
+        query = sa.select(ROLLOUTS.c.primary, candidate, ROLLOUTS.c.previous, replaced).where(HAS_ENTERED)
         last = query.ext(distinct_on(ROLLOUTS.c.task)).order_by(ROLLOUTS.c.task, ROLLOUTS.c.entry.desc())
         async with transaction(self._engine) as connection:
             return [TaskAdapters(*row) for row in await connection.execute(last)]
@@ -177,6 +183,12 @@ class PostgresRollouts:
                 if (change := saved.scalar()) is not None:
                     move = dataclasses.asdict(rollout.move) | {"change": change, "stage": rollout.stage.value}
                     await connection.execute(insert(MOVES).values(move | {"evidence": values["evidence"]}))
+
+    async def set_written(self, rollout: Rollout) -> None:
+        """Record that this version's flags are set: they are not set again, and what a hand does to them stays."""
+        same = sa.and_(ROLLOUTS.c.rollout_id == rollout.rollout_id, ROLLOUTS.c.version == rollout.version)
+        async with transaction(self._engine) as connection:
+            await connection.execute(sa.update(ROLLOUTS).where(same).values(moves_flags=False))
 
     async def settle(self, rollout: Rollout) -> None:
         """Record that this version's flags and event are out. An ended rollout's conversations are deleted with it, and
@@ -235,6 +247,7 @@ def _to_row(rollout: Rollout) -> dict[str, Any]:
         "stage": rollout.stage.value,
         "spec": rollout.spec.model_dump(mode="json"),
         "evidence": rollout.evidence.model_dump(mode="json"),
+        "before": rollout.before and rollout.before.model_dump(mode="json"),
     }
 
 
@@ -243,4 +256,5 @@ def _from_row(row: Any) -> Rollout:
     values["stage"] = Stage(values["stage"])
     values["spec"] = TaskSpec.model_validate(values["spec"])
     values["evidence"] = Evidence.model_validate(values["evidence"])
+    values["before"] = values["before"] and Position.model_validate(values["before"])
     return Rollout(**values)

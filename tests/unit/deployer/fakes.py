@@ -322,7 +322,10 @@ class MemoryRollouts:
     async def adapters(self) -> list[TaskAdapters]:
         last = [await self.last_entered(task) for task in await self.tasks()]
         return [
-            TaskAdapters(r.primary, r.candidate if r.active or not r.settled else None, r.previous)
+            TaskAdapters(
+                r.primary, r.candidate if r.active or not r.settled else None, r.previous,
+                r.before.previous if r.before is not None and not r.settled else None,
+            )
             for r in last if r is not None
         ]  # fmt: skip
 
@@ -346,6 +349,10 @@ class MemoryRollouts:
 
     async def set_posted(self, move: Move) -> None:
         self.posted.append(move)
+
+    async def set_written(self, rollout: Rollout) -> None:
+        if self.rollouts[rollout.rollout_id].version == rollout.version:
+            self.rollouts[rollout.rollout_id] = dataclasses.replace(rollout, moves_flags=False)
 
     async def settle(self, rollout: Rollout) -> None:
         if self.rollouts[rollout.rollout_id].version == rollout.version:

@@ -1,0 +1,130 @@
+"""What becomes of a change that is saved and waits for a replica or for Unleash."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from schemas.base import Variant, utc_now
+from schemas.rollouts import Stage
+from shared.errors import DependencyUnavailable
+from tests.unit.deployer.fakes import Deployer, deliveries, evaluated, in_shadow, observed
+
+TASK = "support-desk"
+FLAGS = {flag: f"ratchet.{TASK}.{flag}" for flag in ("primary", "rollback", "canary", "shadow", "control")}
+
+
+async def earned(**rollout: object) -> Deployer:
+    """A canary that has earned its promotion, which no tick has found yet."""
+    deployer = await in_shadow(**rollout)
+    await earn(deployer, range(25))
+    return deployer
+
+
+async def earn(deployer: Deployer, wins: range) -> None:
+    await deployer.compare_and_label(wins, "delivery")
+    await deployer.see_canary(5)
+    assert deployer.last.stage is Stage.CANARY
+
+
+async def tick_in_vain(deployer: Deployer) -> None:
+    with pytest.raises(DependencyUnavailable):
+        await deployer.handlers.tick(TASK)
+
+
+async def fail(deployer: Deployer, users: int = 30) -> None:
+    """Let so many users of the canary have a failed request, after what was saved last."""
+    later = {"occurred_at": utc_now() + timedelta(seconds=1)}
+    failed = [observed(deployer.last, number, Variant.CANARY, 502) for number in range(100, 100 + users)]
+    await deployer.handlers.on_observed(deliveries(event.model_copy(update=later) for event in failed))
+
+
+async def with_a_previous() -> Deployer:
+    """Two promotions: b1 serves, and a1 did before it; c1 has earned a third."""
+    deployer = await earned()
+    await deployer.handlers.tick(TASK)
+    await deployer.handlers.on_evaluated(evaluated("b1", against="a1"))
+    await earn(deployer, range(100, 125))
+    await deployer.handlers.tick(TASK)
+    await deployer.handlers.on_evaluated(evaluated("c1", against="b1"))
+    await earn(deployer, range(200, 240))
+    assert deployer.admin.flags[FLAGS["primary"]].payload == {"adapter": "b1", "previous": "a1"}
+    return deployer
+
+
+async def test_a_promotion_that_is_refused_half_written_gives_everyone_the_primary_back() -> None:
+    """The guard ended it in the state, and its flag went on serving it to everyone."""
+    deployer = await earned()
+    deployer.admin.crash_at = 1
+    await tick_in_vain(deployer)
+    assert deployer.admin.serves(TASK) == "a1"
+    await fail(deployer)
+    deployer.admin.crash_at = None
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.last.primary_adapter) == (Stage.REJECTED, None)
+    assert deployer.admin.serves(TASK) is None
+    await deployer.handlers.on_evaluated(evaluated("a2"))
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.candidate_adapter, deployer.last.stage, deployer.last.paused) == ("a2", Stage.SHADOW, "")
+
+
+@pytest.mark.parametrize("writes", range(3))
+async def test_a_refusal_is_finished_after_an_outage_between_any_two_of_its_writes(writes: int) -> None:
+    deployer = await earned()
+    deployer.admin.crash_at = 1
+    await tick_in_vain(deployer)
+    await fail(deployer)
+    deployer.admin.crash_at = writes
+    await tick_in_vain(deployer)
+    deployer.admin.crash_at = None
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.admin.serves(TASK)) == (Stage.REJECTED, None)
+    assert not any(deployer.admin.flags[FLAGS[flag]].enabled for flag in ("canary", "shadow"))
+
+
+async def test_a_refusal_leaves_a_primary_that_a_hand_has_set_meanwhile() -> None:
+    deployer = await earned()
+    deployer.adapters.is_away = True
+    await tick_in_vain(deployer)
+    await deployer.admin.switch(FLAGS["primary"], False)
+    await fail(deployer)
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.REJECTED
+    assert not deployer.admin.flags[FLAGS["primary"]].enabled
+
+
+async def test_a_champion_whose_control_ends_while_no_replica_proves_it_goes_on_serving(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deployer = await earned(control_days=7)
+    await deployer.handlers.tick(TASK)
+    later = utc_now() + timedelta(days=7.1)
+    monkeypatch.setattr("services.deployer.transitions.utc_now", lambda: later)
+    deployer.adapters.refused.add("a1")
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.last.primary_adapter, deployer.last.control) == (Stage.PROMOTED, "a1", False)
+    assert (deployer.admin.serves(TASK), deployer.admin.flags[FLAGS["control"]].enabled) == ("a1", False)
+    await deployer.handlers.on_evaluated(evaluated("b1", against="a1"))
+    assert (deployer.last.candidate_adapter, deployer.last.stage, deployer.last.paused) == ("b1", Stage.SHADOW, "")
+
+
+async def test_a_promotion_that_is_refused_leaves_the_adapter_before_the_primary_as_it_was() -> None:
+    deployer = await with_a_previous()
+    deployer.adapters.refused.add("c1")
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.REJECTED
+    assert (deployer.last.primary_adapter, deployer.last.previous_adapter) == ("b1", "a1")
+    (needed,) = await deployer.rollouts.adapters()
+    assert (needed.primary, needed.previous) == ("b1", "a1"), "a1 is still proved: rollback would serve it"
+    await deployer.handlers.on_evaluated(evaluated("d1", against="b1"))
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.candidate_adapter, deployer.last.stage, deployer.last.paused) == ("d1", Stage.SHADOW, "")
+
+
+async def test_while_a_promotion_waits_the_adapter_that_rollback_would_serve_is_proved_on() -> None:
+    deployer = await with_a_previous()
+    deployer.adapters.is_away = True
+    await tick_in_vain(deployer)
+    (needed,) = await deployer.rollouts.adapters()
+    assert {needed.primary, needed.previous, needed.replaced} == {"a1", "b1", "c1"}
