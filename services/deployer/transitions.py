@@ -64,8 +64,8 @@ class RolloutTransitions:
         for rollout in await self._rollouts.unsettled(task):
             current = rollout
             if rollout.moves_flags:
-                if refusal := await self._refusal_of_change(rollout):
-                    current = rollout.with_refusal(refusal, utc_now())
+                if (instead := await self._instead_of(rollout)) is not None:
+                    current = instead
                     await self._rollouts.save(current)
                 await apply_flags(self._admin, current)
                 await self._rollouts.set_written(current)
@@ -73,11 +73,24 @@ class RolloutTransitions:
             await self._rollouts.settle(current)
             logger.info("%s: %s is %s: %s", task, current.candidate, current.stage.value, current.reason)
 
-    async def _refusal_of_change(self, rollout: Rollout) -> str:
-        """Return why a change is not made, or "". What gives a candidate no more traffic is never refused."""
+    async def _instead_of(self, rollout: Rollout) -> Rollout | None:
+        """Return what takes the place of a change whose flags are not set: a refusal, or its stage before, paused.
+
+        None: the change is made. One that gives the candidate no more traffic always is.
+        """
         if not rollout.adds_traffic:
-            return ""
-        return await self._guard(rollout) or await self.refusal(rollout, rollout.changed_at)
+            return None
+        if reason := await self._guard(rollout):
+            return rollout.with_refusal(reason, utc_now())
+        if (paused := await self._paused_instead(rollout)) is not None:
+            return paused
+        if refusal := await self.refusal(rollout, rollout.changed_at):
+            return rollout.with_refusal(refusal, utc_now())
+        return await self._paused_instead(rollout)  # Again: a replica may have taken a while to prove it.
+
+    async def _paused_instead(self, rollout: Rollout) -> Rollout | None:
+        """Return the rollout in the stage before a rise that is not made, since a hand was on a flag meanwhile."""
+        return await self._touched(rollout) if rollout.rises else None
 
     async def publish_again(self, task: str) -> None:
         """Publish the task's last change once more."""
@@ -123,7 +136,7 @@ class RolloutTransitions:
         age = utc_now() - rollout.stage_since
         decision = decide(rollout.stage, ledger, rollout.alpha, rollout.spec.rollout, age)
         if decision is not None and decision.stage not in ENDED:
-            rollout = await self._paused_if_touched(rollout)
+            rollout = await self.paused_if_touched(rollout)
             if rollout.is_held(decision.stage):
                 decision = decide(rollout.stage, ledger, rollout.alpha, rollout.spec.rollout, age, held=True)
         if decision is None:
@@ -139,6 +152,18 @@ class RolloutTransitions:
             changed = rollout.with_stage(decision.stage, decision.reason, evidence, utc_now())
         await self._rollouts.save(changed)
         return await self.advance(task)  # Settles it, and checks whether that suffices for the next stage already.
+
+    async def paused_if_touched(self, rollout: Rollout) -> Rollout:
+        """Pause an active candidate one of whose flags is not as its last change left it. Returns what it is now.
+
+        Whichever flag it is, and whatever it is by then: a canary that was turned off is no proof that nobody was
+        harmed, and shadow that was turned off is no wish for a canary.
+        """
+        if rollout.paused or (paused := await self._touched(rollout)) is None:
+            return rollout
+        await self._rollouts.save(paused)
+        await self.settle(rollout.task)
+        return paused
 
     async def end(self, task: str, stage: Stage, reason: str, moved_by: str = RATCHET) -> None:
         """End the task's active candidate for a reason outside of the test. `stage`: rejected or inconclusive."""
@@ -157,7 +182,7 @@ class RolloutTransitions:
         if last is None or not last.settled:
             return
         if last.active:
-            await self._paused_if_touched(last)
+            await self.paused_if_touched(last)
         elif last.stage in (Stage.PROMOTED, Stage.ROLLED_BACK):
             await self._follow_rollback(last)
         await self.settle(task)
@@ -275,20 +300,13 @@ class RolloutTransitions:
         last = await self._rollouts.last_entered(task)
         return last if last is not None and last.active else None
 
-    async def _paused_if_touched(self, rollout: Rollout) -> Rollout:
-        """Pause an active candidate one of whose flags is not as its last change left it. Returns what it is now.
-
-        Whichever flag it is, and whatever it is by then: a canary that was turned off is no proof that nobody was
-        harmed, and shadow that was turned off is no wish for a canary.
-        """
-        if rollout.paused or not (differences := (await read_flags(self._admin, rollout.task)).differences(rollout)):
-            return rollout
-        by = await self._hand_on(rollout.task, next(iter(differences)))
-        reason = f"{'; '.join(differences.values())}, by hand"
-        paused = rollout.with_pause(reason, await self.evidence(rollout), utc_now(), by)
-        await self._rollouts.save(paused)
-        await self.settle(rollout.task)
-        return paused
+    async def _touched(self, rollout: Rollout) -> Rollout | None:
+        """Return the rollout, as it stands, paused for each flag that a hand changed; None: there is none."""
+        if not (by_hand := (await read_flags(self._admin, rollout.task)).changed_by_hand(rollout)):
+            return None
+        by = await self._hand_on(rollout.task, next(iter(by_hand)))
+        reason = f"{'; '.join(by_hand.values())}, by hand"
+        return rollout.standing.with_pause(reason, await self.evidence(rollout.standing), utc_now(), by)
 
     async def _hand_on(self, task: str, flag: str) -> str:
         return f"{await self._admin.changed_by(flag_name(task, flag)) or 'somebody'} in Unleash"[:200]

@@ -70,10 +70,10 @@ class OperatorCommands:
     async def promote(self, task: str, by: str, reason: str) -> Rollout:
         """Approve the last step of a candidate that is proven, where the task wants a person's approval.
 
-        Nobody promotes what is not proven: then the evidence so far is the refusal.
+        Nobody promotes what is not proven: then the evidence so far is the refusal; nor what a hand in Unleash holds.
         """
         async with self._locked(task):
-            rollout = await self._candidate(task)
+            rollout = await self._transitions.paused_if_touched(await self._candidate(task))
             if rollout.paused:
                 way_out = f"Let it go on first: ratchet rollout resume {task}"
                 raise CommandRefused(f"{rollout.candidate} is paused: {rollout.paused}", way_out)

@@ -113,13 +113,17 @@ class PostgresRollouts:
     async def promotions(self, task: str) -> list[Promotion]:
         """Return the task's promotions, by the history of its moves, each with the margin that it debited.
 
-        Not those that no replica served in the end: they never were in effect.
+        Not those that were not made in the end, nor one that is not yet: they never were in effect.
         """
         of_task = sa.and_(MOVES.c.task == task, MOVES.c.stage == Stage.PROMOTED.value)
+        earlier = MOVES.alias()
+        of_rollout = sa.and_(earlier.c.rollout_id == MOVES.c.rollout_id, earlier.c.stage == Stage.CANARY.value)
+        last_canary = sa.select(sa.func.max(earlier.c.version)).where(of_rollout).scalar_subquery()
+        was_made = sa.and_(ROLLOUTS.c.settled, ROLLOUTS.c.stage.in_([Stage.PROMOTED.value, Stage.ROLLED_BACK.value]))
         query = (
             sa.select(MOVES.c.at, MOVES.c.evidence, ROLLOUTS.c.stage)
             .join(ROLLOUTS, ROLLOUTS.c.rollout_id == MOVES.c.rollout_id)
-            .where(of_task, ROLLOUTS.c.stage != Stage.REJECTED.value)
+            .where(of_task, was_made, MOVES.c.version > last_canary)
             .ext(distinct_on(MOVES.c.rollout_id))
             .order_by(MOVES.c.rollout_id, MOVES.c.version)
         )

@@ -12,7 +12,7 @@ import pytest
 from services.deployer.statistics import betting
 from tests.chaos.rollouts.checks import scenario
 from tests.chaos.rollouts.checks.checker import check
-from tests.chaos.rollouts.checks.history import Answer, EngineState, Flags, History, Move, Request, Sample
+from tests.chaos.rollouts.checks.history import Answer, Change, EngineState, Flags, History, Move, Request, Sample
 from tests.chaos.rollouts.checks.scenario import ENGINE, TASK, right_history
 from tests.chaos.rollouts.checks.wealth import binomial_mixture, max_futility, max_wealth, wealth
 
@@ -392,6 +392,61 @@ def test_a_promotion_that_was_taken_back_before_it_was_settled_serves_nobody() -
     back = Move(good[-1].rollout_id, 5, 165.0, TASK, "good", "rejected", reason, good[-1].evidence)
     history.moves = [*history.moves, back]
     assert any(problem.startswith("task: primary names good, and None serves") for problem in problems(history))
+
+
+def _with_a_rise_taken_back() -> History:
+    """Return a right history in which a person turned a flag before the promotion of `good` was settled."""
+    history = right_history()
+    promoted = next(move for move in history.moves if move.stage == "promoted")
+    tried = replace(promoted, at=155.0)
+    paused = replace(promoted, at=156.0, version=5, stage="canary", percent=50, paused="canary is off, by hand")
+    resumed = replace(paused, at=157.0, version=6, paused="", reason="resumed: a mistake")
+    later = [
+        replace(move, version=move.version + 3) if move.candidate == "good" and move.at >= promoted.at else move
+        for move in history.moves
+    ]
+    history.moves = [tried, paused, resumed, *later]
+    told = [Change(move.rollout_id, move.at, move.stage, None, move.reason) for move in (paused, resumed)]
+    history.changes = [*history.changes, *told]
+    return history
+
+
+def test_a_rise_that_was_not_settled_may_be_taken_back() -> None:
+    assert problems(_with_a_rise_taken_back()) == []
+
+
+def _rise_was_told(history: History) -> None:
+    tried = next(move for move in history.moves if move.at == 155.0)
+    history.changes = [*history.changes, Change(tried.rollout_id, tried.at, tried.stage, "good", tried.reason)]
+
+
+def _nobody_paused(history: History) -> None:
+    history.moves = [replace(move, paused="") for move in history.moves]
+
+
+def _back_elsewhere(history: History) -> None:
+    history.moves = [replace(m, percent=25) if m.at in (156.0, 157.0) else m for m in history.moves]
+
+
+def _next_one_after_the_rise(history: History) -> None:
+    _move(history, "bad", "shadow", at=156.5)
+
+
+@pytest.mark.parametrize(
+    ("plant", "says"),
+    [
+        (_rise_was_told, "good, canary: it went back from promoted of 95 % to canary of 50 %, and all had been told"),
+        (_nobody_paused, "good, canary: it went back from promoted of 95 % to canary of 50 %, and nobody paused it"),
+        (_back_elsewhere, "good, canary: it went back from promoted of 95 % to canary of 25 %, and was not there"),
+        (_next_one_after_the_rise, "rollout-bad entered shadow before rollout-good ended"),
+    ],
+    ids=lambda value: value.__name__.strip("_") if callable(value) else "",
+)  # fmt: skip
+def test_a_rise_that_was_taken_back_wrongly_is_found(plant: Callable[[History], None], says: str) -> None:
+    history = _with_a_rise_taken_back()
+    plant(history)
+    found = problems(history)
+    assert any(problem.startswith(says) for problem in found), found
 
 
 def test_no_code_of_a_service_decides_what_is_right() -> None:

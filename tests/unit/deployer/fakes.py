@@ -292,9 +292,12 @@ class MemoryRollouts:
 
     async def promotions(self, task: str) -> list[Promotion]:
         found = {}
-        for move in self.moves:  # Newest first: the first promotion of each rollout stays.
-            stage = self.rollouts[move.rollout_id].stage
-            if move.task == task and move.stage is Stage.PROMOTED and stage is not Stage.REJECTED:
+        made = {r.rollout_id: r for r in self.rollouts.values() if r.settled and r.task == task}
+        canaries = {m.rollout_id: m.version for m in reversed(self.moves) if m.stage is Stage.CANARY}
+        for move in self.moves:  # Newest first: the first promotion of each rollout after its last canary stays.
+            stage = made[move.rollout_id].stage if move.rollout_id in made else None
+            is_in_effect = move.stage is Stage.PROMOTED and stage in (Stage.PROMOTED, Stage.ROLLED_BACK)
+            if is_in_effect and move.version > canaries[move.rollout_id]:
                 found[move.rollout_id] = Promotion(move.at, move.evidence.margin_debited, stage is Stage.PROMOTED)
         return list(found.values())
 

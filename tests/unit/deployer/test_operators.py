@@ -159,6 +159,18 @@ async def test_the_last_step_waits_for_a_persons_approval_where_the_task_asks_fo
     assert deployer.admin.serves(TASK) == "a1"
 
 
+@pytest.mark.parametrize("flag", FLAGS)
+async def test_an_approval_overrules_no_hand_on_a_flag(flag: str) -> None:
+    deployer = await in_canary(25, approval=True)
+    await deployer.see_canary(5)
+    await deployer.admin.switch(FLAGS[flag], not deployer.admin.flags[FLAGS[flag]].enabled)
+    flags = dict(deployer.admin.flags)
+    with pytest.raises(CommandRefused, match=f"a1 is paused: {flag} is o"):
+        await deployer.commands.promote(TASK, "ben", "looks good")
+    assert (deployer.last.stage, deployer.last.moved_by) == (Stage.CANARY, "ann in Unleash")
+    assert deployer.admin.flags == flags
+
+
 async def test_nobody_promotes_what_is_paused() -> None:
     deployer = await in_canary(25, approval=True)
     await deployer.see_canary(5)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from tests.chaos.rollouts.checks.history import EngineState, Flags, History, Move, Rules
-from tests.chaos.rollouts.checks.moves import ENDED, by_rollout, controls
+from tests.chaos.rollouts.checks.moves import ENDED, by_rollout, controls, goes_back, made
 
 PROBES = 5
 """As many prompts prove an adapter."""
@@ -72,7 +72,7 @@ def flag_problems(history: History) -> Iterator[str]:
 def _canaries(moves: Sequence[Move]) -> dict[str, tuple[float, float]]:
     """Return for each candidate from when to when it was to serve a canary."""
     found = {}
-    for of_rollout in by_rollout(moves).values():
+    for of_rollout in map(made, by_rollout(moves).values()):
         starts = [move.at for move in of_rollout if move.stage == "canary"]
         ends = [move.at for move in of_rollout if move.stage in ENDED]
         if starts:
@@ -133,7 +133,9 @@ def change_problems(history: History) -> Iterator[str]:
     for moves in rollouts.values():
         for move, after in pairwise([*moves, None]):
             assert move is not None
-            taken_back = after is not None and after.stage in ENDED and after.stage != move.stage
+            taken_back = after is not None and (
+                goes_back(move, after) or (after.stage in ENDED and after.stage != move.stage)
+            )
             if (move.rollout_id, move.stage, move.at) not in told and not taken_back:
                 yield f"{move.candidate}: that it is {move.stage} was never published"
     for change in history.changes:

@@ -18,10 +18,13 @@ _ACTIVE = ("shadow", "canary")
 _NEXT = {
     "queued": ("queued", "shadow", "rejected", "inconclusive"),
     "shadow": ("shadow", "canary", "rejected", "inconclusive"),
-    "canary": ("canary", "promoted", "rejected", "inconclusive"), "promoted": ("promoted", "rejected", "rolled_back"),
+    "canary": ("shadow", "canary", "promoted", "rejected", "inconclusive"),
+    "promoted": ("canary", "promoted", "rejected", "rolled_back"),
     "rejected": (), "inconclusive": (), "rolled_back": (),
 }  # fmt: skip
-"""A promotion that was not settled may still be rejected; later its control ends, or it is rolled back."""
+"""A promotion that was not settled may still be rejected; later its control ends, or it is rolled back. A rise that was
+not settled may be taken back, where a person was at the flags."""
+_RISING = ("shadow", "canary", "promoted")
 _HARM, _FUTILITY, _GUARD = 20.0, 10.0, 20.0
 _CONTROL_OVER, _STAYS = "its control has ended", "stays in promoted"
 _LABELS_ALONE = 20.0
@@ -36,6 +39,27 @@ def by_rollout(moves: Sequence[Move]) -> dict[str, list[Move]]:
     found = defaultdict[str, list[Move]](list)
     for move in sorted(moves, key=lambda move: move.version):
         found[move.rollout_id].append(move)
+    return found
+
+
+def goes_back(before: Move, move: Move) -> bool:
+    """Return True if the move takes a rise back."""
+    if move.stage not in _ACTIVE or before.stage not in _RISING:
+        return False
+    return _exposure(move) < _exposure(before)
+
+
+def _exposure(move: Move) -> tuple[int, int]:
+    return _RISING.index(move.stage), move.percent
+
+
+def made(moves: Sequence[Move]) -> list[Move]:
+    """Return a rollout's moves, in their order, without rises that were taken back."""
+    found: list[Move] = []
+    for move in moves:
+        while found and goes_back(found[-1], move):
+            found.pop()
+        found.append(move)
     return found
 
 
@@ -81,6 +105,9 @@ def _unsupported(history: History, tickets: Tickets, before: Move, move: Move) -
             yield f"it counts {said[name]} {name}, and the answers so far are {possible}"
     if before.stage == "promoted" and move.reason.startswith(_STAYS):
         return
+    if goes_back(before, move):
+        yield from _not_taken_back(history, before, move)
+        return
     if before.stage == "promoted" and move.stage != "rejected":
         yield from _control_not_over(history, tickets, before, move)
         return
@@ -108,6 +135,19 @@ def _unsupported(history: History, tickets: Tickets, before: Move, move: Move) -
             yield f"{settled} of {rules.max_labels} labels were there: {move.reason}"
 
 
+def _not_taken_back(history: History, before: Move, move: Move) -> Iterator[str]:
+    """A rise is taken back to where it came from, paused, and only one that nobody was told of."""
+    back = f"it went back from {before.stage} of {before.percent} % to {move.stage} of {move.percent} %"
+    if not move.paused:
+        yield f"{back}, and nobody paused it"
+    if (before.rollout_id, before.stage, before.at) in {(c.rollout_id, c.stage, c.at) for c in history.changes}:
+        yield f"{back}, and all had been told of the rise"
+    earlier = [m for m in by_rollout(history.moves)[move.rollout_id] if m.version < before.version]
+    came_from = next((m for m in reversed(earlier) if _exposure(m) != _exposure(before)), None)
+    if came_from is None or _exposure(came_from) != _exposure(move):
+        yield f"{back}, and was not there before"
+
+
 def _control_not_over(history: History, tickets: Tickets, before: Move, move: Move) -> Iterator[str]:
     """After a promotion its control ends once, when its time is over, or by what takes the promotion back."""
     seconds = history.rules.control_seconds
@@ -130,7 +170,7 @@ def controls(history: History) -> dict[str, list[tuple[float, float]]]:
     found = defaultdict[str, list[tuple[float, float]]](list)
     for moves in by_rollout(history.moves).values():
         of_promotion = [
-            move.at for before, move in pairwise(moves)
+            move.at for before, move in pairwise(made(moves))
             if "promoted" in (before.stage, move.stage) and not move.reason.startswith(_STAYS)
         ]  # fmt: skip
         if of_promotion and history.rules.control_seconds:
@@ -181,7 +221,7 @@ def _overlaps(rollouts: dict[str, list[Move]], controls: Mapping[str, list[tuple
     spans = defaultdict[str, list[tuple[float, float, str]]](list)
     for rollout_id, moves in rollouts.items():
         if entered := [move.at for move in moves if move.stage in _ACTIVE]:
-            end = next((move.at for move in moves if move.stage in ENDED), float("inf"))
+            end = next((move.at for move in made(moves) if move.stage in ENDED), float("inf"))
             end = next((over for start, over in controls.get(moves[0].task, ()) if start == end), end)
             spans[moves[0].task].append((entered[0], end, rollout_id))
     for found in spans.values():

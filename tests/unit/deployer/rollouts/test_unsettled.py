@@ -8,6 +8,7 @@ import pytest
 
 from schemas.base import Variant, utc_now
 from schemas.rollouts import Stage
+from services.deployer.flags import canary_strategy
 from shared.errors import DependencyUnavailable
 from tests.unit.deployer.fakes import Deployer, deliveries, evaluated, in_shadow, observed
 
@@ -128,3 +129,131 @@ async def test_while_a_promotion_waits_the_adapter_that_rollback_would_serve_is_
     await tick_in_vain(deployer)
     (needed,) = await deployer.rollouts.adapters()
     assert {needed.primary, needed.previous, needed.replaced} == {"a1", "b1", "c1"}
+
+
+HANDS = {
+    "primary": "primary is off: the base model serves, by hand",
+    "rollback": "rollback is on: the previous adapter serves, by hand",
+    "canary": "canary is off, by hand",
+    "shadow": "shadow is off, by hand",
+}
+
+
+@pytest.mark.parametrize("flag", HANDS)
+async def test_a_hand_on_any_flag_while_a_promotion_waits_for_a_replica_keeps_it_from_being_made(flag: str) -> None:
+    deployer = await earned()
+    since = (await deployer.rollouts.last_entered(TASK)).stage_since
+    deployer.adapters.is_away = True
+    await tick_in_vain(deployer)
+    by_hand = not deployer.admin.flags[FLAGS[flag]].enabled
+    await deployer.admin.switch(FLAGS[flag], by_hand)
+    flags = dict(deployer.admin.flags)
+    deployer.adapters.is_away = False
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.last.paused) == (Stage.CANARY, HANDS[flag])
+    assert (deployer.last.moved_by, deployer.last.primary_adapter) == ("ann in Unleash", None)
+    assert (await deployer.rollouts.last_entered(TASK)).stage_since == since, "its time goes on"
+    assert deployer.admin.flags == flags, "no flag but the hand's has moved"
+    await deployer.admin.switch(FLAGS[flag], not by_hand)
+    await deployer.commands.resume(TASK, "ben", "it was a mistake")
+    assert (deployer.last.stage, deployer.admin.serves(TASK)) == (Stage.PROMOTED, "a1")
+
+
+async def test_a_hand_that_is_taken_back_while_a_promotion_waits_is_seen() -> None:
+    deployer = await earned()
+    deployer.adapters.is_away = True
+    await tick_in_vain(deployer)
+    await deployer.admin.switch(FLAGS["canary"], False)
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.last.paused) == (Stage.CANARY, "canary is off, by hand")
+    await deployer.admin.switch(FLAGS["canary"], True)
+    deployer.adapters.is_away = False
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.paused
+
+
+@pytest.mark.parametrize("flag", ["primary", "rollback", "shadow"])
+async def test_a_hand_on_any_flag_while_a_canary_waits_for_a_replica_leaves_it_in_shadow(flag: str) -> None:
+    deployer = await in_shadow()
+    deployer.adapters.is_away = True
+    await deployer.compare_and_label(range(12), "delivery")
+    await deployer.admin.switch(FLAGS[flag], not deployer.admin.flags[FLAGS[flag]].enabled)
+    deployer.adapters.is_away = False
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.last.paused) == (Stage.SHADOW, HANDS[flag])
+    assert not deployer.admin.flags[FLAGS["canary"]].enabled
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+async def test_a_hand_while_a_step_of_the_canary_waits_leaves_it_its_share(is_written: bool) -> None:
+    deployer = await earned(canary_steps=(5, 25))
+    own = deployer.admin.flags[FLAGS["canary"]]
+    deployer.adapters.is_away = True
+    await tick_in_vain(deployer)
+    if is_written:
+        rise = await deployer.rollouts.last_entered(TASK)
+        await deployer.admin.set_strategy(FLAGS["canary"], canary_strategy(rise))
+    await deployer.admin.switch(FLAGS["primary"], False)
+    deployer.adapters.is_away = False
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.last.canary_percent) == (Stage.CANARY, 5)
+    assert (deployer.last.paused, deployer.admin.flags[FLAGS["canary"]]) == (HANDS["primary"], own)
+
+
+@pytest.mark.parametrize("outage", [None, 0, 1])
+async def test_a_promotion_that_is_half_written_is_taken_back_after_a_hand(outage: int | None) -> None:
+    deployer = await earned(control_days=7)
+    flags = dict(deployer.admin.flags)
+    deployer.admin.crash_at = 3  # Of its four writes the last is missing, which turns the control on.
+    await tick_in_vain(deployer)
+    assert deployer.admin.serves(TASK) == "a1"
+    deployer.admin.crash_at = None
+    await deployer.admin.switch(FLAGS["rollback"], True)
+    if outage is not None:
+        deployer.admin.crash_at = outage
+        await tick_in_vain(deployer)
+        deployer.admin.crash_at = None
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.last.paused) == (Stage.CANARY, HANDS["rollback"])
+    await deployer.admin.switch(FLAGS["rollback"], False)
+    assert not deployer.admin.flags[FLAGS["control"]].enabled
+    assert {name: deployer.admin.flags[name] for name in flags} == flags
+
+
+async def test_a_primary_that_was_turned_off_while_a_promotion_was_half_written_stays_off() -> None:
+    deployer = await earned()
+    deployer.admin.crash_at = 1
+    await tick_in_vain(deployer)
+    deployer.admin.crash_at = None
+    await deployer.admin.switch(FLAGS["primary"], False)
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.last.paused) == (Stage.CANARY, HANDS["primary"])
+    primary = deployer.admin.flags[FLAGS["primary"]]
+    assert (primary.enabled, primary.payload) == (False, {"adapter": None, "previous": None})
+
+
+async def test_a_hand_after_the_last_flag_was_set_is_not_overruled_while_the_broker_is_away() -> None:
+    deployer = await earned()
+    deployer.publisher.is_away = True
+    await tick_in_vain(deployer)
+    assert deployer.admin.serves(TASK) == "a1"
+    await deployer.admin.switch(FLAGS["primary"], False)
+    await tick_in_vain(deployer)
+    deployer.publisher.is_away = False
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.PROMOTED, "it was made before the hand"
+    assert not deployer.admin.flags[FLAGS["primary"]].enabled
+
+
+async def test_what_a_promotion_that_was_not_made_would_have_given_away_is_not_debited() -> None:
+    deployer = await earned()
+    deployer.adapters.is_away = True
+    await tick_in_vain(deployer)
+    await deployer.admin.switch(FLAGS["primary"], False)
+    await deployer.handlers.tick(TASK)
+    assert await deployer.rollouts.promotions(TASK) == []
+    await deployer.admin.switch(FLAGS["primary"], True)
+    deployer.adapters.is_away = False
+    await deployer.commands.resume(TASK, "ben", "it was a mistake")
+    (promotion,) = await deployer.rollouts.promotions(TASK)
+    assert promotion.at == deployer.last.occurred_at
