@@ -179,11 +179,7 @@ def decide(
     `held`: by a person, so that there is no move to more users, whatever it has earned.
     """
     evidence = ledger.counted(alpha)
-    counts = (
-        f"{_counted(evidence.wins, 'win')}, {_counted(evidence.losses, 'loss', 'losses')}, "
-        f"{_counted(evidence.ties, 'tie')}, {evidence.pending} pending"
-        + (f" ({evidence.unidentified} of unknown authors, who may be few)" if evidence.unidentified else "")
-    )
+    counts = _counts(evidence)
     if stage is Stage.CANARY and (reason := canary_failure(ledger.canary, settings)):
         return Decision(Stage.REJECTED, reason)
     if reason := _harm(ledger, counts):
@@ -203,6 +199,31 @@ def decide(
         reason = f"{settings.max_days} days in {stage.value} without {missing}, after {counts}"
         return Decision(Stage.INCONCLUSIVE, reason)
     return None
+
+
+def decide_waiting(
+    stage: Stage, ledger: Ledger, alpha: float, settings: RolloutSettings, age: timedelta, waits_for: str = ""
+) -> Decision | None:
+    """Return the end of a candidate whose next move is decided and not made: by harm, or because it waits too long.
+
+    `stage`, `age`: of the stage that it is still in. `waits_for`: what is away; "": the move was not tried yet, and is
+    made if it can be, however late.
+    """
+    counts = _counts(ledger.counted(alpha))
+    if reason := _harm(ledger, counts):
+        return Decision(Stage.REJECTED, reason)
+    if not waits_for or age <= timedelta(days=settings.max_days):
+        return None
+    reason = f"{settings.max_days} days in {stage.value}, and its next move still waits: {waits_for}, after {counts}"
+    return Decision(Stage.INCONCLUSIVE, reason)
+
+
+def _counts(evidence: Evidence) -> str:
+    return (
+        f"{_counted(evidence.wins, 'win')}, {_counted(evidence.losses, 'loss', 'losses')}, "
+        f"{_counted(evidence.ties, 'tie')}, {evidence.pending} pending"
+        + (f" ({evidence.unidentified} of unknown authors, who may be few)" if evidence.unidentified else "")
+    )
 
 
 def _end(ledger: Ledger, settings: RolloutSettings, counts: str) -> Decision | None:

@@ -94,8 +94,8 @@ class Handlers:
             by_rollout[delivery.event.task, delivery.event.rollout_id].append(delivery.event)
         for (task, rollout_id), pairs in by_rollout.items():
             async with self._rollouts.locked(task):
-                rollout = await self._rollouts.get(rollout_id)
-                if rollout is not None and rollout.task == task and rollout.compared:
+                found = await self._rollouts.get(rollout_id)
+                if found is not None and found.task == task and (rollout := found.standing).compared:
                     # A pair that is stored already, from an earlier delivery, does not change its sides.
                     candidate_first = [bool(secrets.randbelow(2)) for _ in pairs]
                     await self._ledger.add_pairs(rollout, pairs, candidate_first)
@@ -114,10 +114,11 @@ class Handlers:
             return
         async with self._rollouts.locked(event.task):
             ticket = await self._ledger.ticket(event.ticket_id)
-            rollout = await self._rollouts.get(ticket.rollout_id) if ticket is not None else None
-            if ticket is None or rollout is None or rollout.task != event.task:
+            found = await self._rollouts.get(ticket.rollout_id) if ticket is not None else None
+            if ticket is None or found is None or found.task != event.task:
                 logger.warning("%s: label skipped: ticket %s is unknown or void", event.task, event.ticket_id)
                 return
+            rollout = found.standing
             if not rollout.compared or ticket.fresh is not rollout.control:
                 logger.info("%s: label skipped: the rollout of ticket %s has ended", event.task, event.ticket_id)
                 return
@@ -217,9 +218,8 @@ class Handlers:
         `reads_flags`: False where nothing says that one was changed. Before a move to more users they are read anyway.
         """
         async with self._rollouts.locked(task):
-            last = await self._rollouts.last_entered(task)
-            changed = self._tasks.get(task)
-            if last is not None and last.active and changed is not None and last.is_invalidated_by(changed):
+            active, changed = await self._transitions.active(task), self._tasks.get(task)
+            if active is not None and changed is not None and active.is_invalidated_by(changed):
                 reason = "the task's prompt, labels or base model changed, so its pairs no longer count"
                 await self._transitions.end(task, Stage.INCONCLUSIVE, reason)
             waiting = await self._rollouts.waiting(task)

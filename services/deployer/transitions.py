@@ -16,7 +16,7 @@ from schemas.conversation import Call
 from schemas.labels import LabelRequested, Purpose
 from schemas.rollouts import Evidence, Stage
 from services.deployer.clients import AdapterServer, ArtifactMissing, FlagAdmin
-from services.deployer.domain import Ledger, control_evidence, decide
+from services.deployer.domain import Ledger, control_evidence, decide, decide_waiting
 from services.deployer.flags import apply_flags, flag_name, read_control, read_flags
 from services.deployer.rollout import CONTROL_TICKETS, ENDED, RATCHET, Rollout, ServingState, serving_after
 from services.deployer.statistics.canary import canary_failure
@@ -24,7 +24,7 @@ from services.deployer.statistics.non_inferiority import Allowance, margin_left
 from services.deployer.storage.ledger import LedgerStore
 from services.deployer.storage.rollouts import RolloutStore
 from services.deployer.tickets import DrawnTicket
-from shared.errors import InvalidMessage
+from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.identity import event_id
 from shared.kafka.publisher import EventPublisher
 
@@ -74,14 +74,28 @@ class RolloutTransitions:
             logger.info("%s: %s is %s: %s", task, current.candidate, current.stage.value, current.reason)
 
     async def _instead_of(self, rollout: Rollout) -> Rollout | None:
-        """Return what takes the place of a change whose flags are not set: a refusal, or its stage before, paused.
+        """Return what takes the place of a change whose flags are not set: an end, or its stage before, paused.
 
-        None: the change is made. One that gives the candidate no more traffic always is.
+        None: the change is made. One that gives the candidate no more traffic always is. Raises DependencyUnavailable
+        while it waits.
         """
         if not rollout.adds_traffic:
             return None
         if reason := await self._guard(rollout):
             return rollout.with_refusal(reason, utc_now())
+        stands = rollout.standing
+        ledger, age = await self.ledger(stands), utc_now() - stands.stage_since
+        end = decide_waiting(stands.stage, ledger, stands.alpha, stands.spec.rollout, age)
+        if end is None:
+            try:
+                return await self._paused_or_refused(rollout)
+            except DependencyUnavailable as error:
+                end = decide_waiting(stands.stage, ledger, stands.alpha, stands.spec.rollout, age, error.reason)
+                if end is None:
+                    raise
+        return stands.with_stage(end.stage, end.reason, ledger.evidence(stands.alpha), utc_now())
+
+    async def _paused_or_refused(self, rollout: Rollout) -> Rollout | None:
         if (paused := await self._paused_instead(rollout)) is not None:
             return paused
         if refusal := await self.refusal(rollout, rollout.changed_at):
@@ -100,7 +114,7 @@ class RolloutTransitions:
     async def serving(self, task: str, base_model: str) -> ServingState:
         """Return who serves the task now. A task without any rollout yet is read from its primary flag."""
         if (last := await self._rollouts.last_entered(task)) is not None:
-            return serving_after(last, base_model)
+            return serving_after(last.standing, base_model)
         state = await self._admin.read(flag_name(task, "primary"))
         payload = (state.payload or {}) if state is not None and state.enabled else {}
         return ServingState(payload.get("adapter"), payload.get("previous"))
@@ -108,10 +122,10 @@ class RolloutTransitions:
     async def staying(self, task: str, why: str) -> list[Rollout]:
         """Return the candidate that is compared, or has a control, with a change that repeats its stage."""
         rollout = await self._rollouts.last_entered(task)
-        if rollout is None or not rollout.compared:
+        if rollout is None or not rollout.standing.compared:
             return []
         reason = f"stays in {rollout.stage.value}: {why}"
-        evidence = rollout.evidence if rollout.control else await self.evidence(rollout)
+        evidence = await self.evidence(rollout) if rollout.active else rollout.evidence
         return [rollout.with_stage(rollout.stage, reason, evidence, utc_now(), moves_flags=False)]
 
     async def evidence(self, rollout: Rollout) -> Evidence:
@@ -127,8 +141,16 @@ class RolloutTransitions:
         return replace(ledger, allowance=Allowance(left, settings.annotator_error))
 
     async def advance(self, task: str) -> Rollout | None:
-        """Decide about the task's active candidate, and act on the decision. Returns the one that is active then."""
-        await self.settle(task)
+        """Decide about the task's active candidate, and act on the decision. Returns the one that is active then.
+
+        Raises DependencyUnavailable while a move waits; people are asked meanwhile.
+        """
+        try:
+            await self.settle(task)
+        except DependencyUnavailable:
+            if (waiting := await self.active(task)) is not None:
+                await self._ask_people(waiting)  # Harm must be seen.
+            raise
         rollout = await self.active(task)
         if rollout is None:
             return None
@@ -166,8 +188,10 @@ class RolloutTransitions:
         return paused
 
     async def end(self, task: str, stage: Stage, reason: str, moved_by: str = RATCHET) -> None:
-        """End the task's active candidate for a reason outside of the test. `stage`: rejected or inconclusive."""
-        await self.settle(task)
+        """End the task's active candidate for a reason outside of the test. `stage`: rejected or inconclusive.
+
+        A move of it that waits is not made any more.
+        """
         if (rollout := await self.active(task)) is not None:
             evidence = await self.evidence(rollout)
             await self._rollouts.save(rollout.with_stage(stage, reason, evidence, utc_now(), moved_by=moved_by))
@@ -296,9 +320,9 @@ class RolloutTransitions:
         return bool(canary_failure(await self._ledger.canary(rollout.rollout_id), rollout.spec.rollout))
 
     async def active(self, task: str) -> Rollout | None:
-        """Return the task's candidate that is in shadow or canary."""
+        """Return the task's candidate that is in shadow or canary, as it stands while its next move waits."""
         last = await self._rollouts.last_entered(task)
-        return last if last is not None and last.active else None
+        return last.standing if last is not None and last.standing.active else None
 
     async def _touched(self, rollout: Rollout) -> Rollout | None:
         """Return the rollout, as it stands, paused for each flag that a hand changed; None: there is none."""

@@ -41,9 +41,12 @@ class OperatorCommands:
         self._wakes = wakes
 
     async def pause(self, task: str, by: str, reason: str) -> Rollout:
-        """Make no move to more users until somebody resumes. Guards, harm and the expiry go on, and labels count."""
+        """Make no move to more users until somebody resumes, not even one that is decided and waits to be made.
+
+        Guards, harm and the expiry go on, and labels count.
+        """
         async with self._locked(task):
-            rollout = await self._candidate(task)
+            rollout = await self._active(task)
             if rollout.paused:
                 raise CommandRefused(f"{rollout.candidate} is paused already: {rollout.paused}")
             evidence = await self._transitions.evidence(rollout)
@@ -91,11 +94,12 @@ class OperatorCommands:
             return await self._change(rollout.with_promotion(approved, evidence, utc_now(), by))
 
     async def rollback(self, task: str, by: str, reason: str) -> Rollout:
-        """End the candidate that is compared; without one, take back the adapter that was promoted last."""
+        """End the candidate that is compared, whatever its next move waits for; without one, take back the adapter that
+        was promoted last.
+        """
         async with self._locked(task):
-            await self._transitions.settle(task)
             last = await self._rollouts.last_entered(task)
-            if last is not None and last.active:
+            if last is not None and last.standing.active:
                 await self._transitions.end(task, Stage.REJECTED, f"ended: {reason}", by)
                 return await self._rollouts.get(last.rollout_id) or last
             if last is None or last.stage is not Stage.PROMOTED:
@@ -113,6 +117,9 @@ class OperatorCommands:
 
     async def _candidate(self, task: str) -> Rollout:
         await self._transitions.settle(task)
+        return await self._active(task)
+
+    async def _active(self, task: str) -> Rollout:
         if (rollout := await self._transitions.active(task)) is None:
             raise CommandRefused(f"{task} has no candidate in shadow or canary")
         return rollout

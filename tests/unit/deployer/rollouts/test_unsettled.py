@@ -7,10 +7,12 @@ from datetime import timedelta
 import pytest
 
 from schemas.base import Variant, utc_now
-from schemas.rollouts import Stage
+from schemas.rollouts import RolloutChanged, Stage
+from schemas.tasks import TaskChanged
 from services.deployer.flags import canary_strategy
+from services.deployer.operators.commands import CommandRefused
 from shared.errors import DependencyUnavailable
-from tests.unit.deployer.fakes import Deployer, deliveries, evaluated, in_shadow, observed
+from tests.unit.deployer.fakes import Deployer, deliveries, evaluated, in_shadow, observed, spec
 
 TASK = "support-desk"
 FLAGS = {flag: f"ratchet.{TASK}.{flag}" for flag in ("primary", "rollback", "canary", "shadow", "control")}
@@ -257,3 +259,127 @@ async def test_what_a_promotion_that_was_not_made_would_have_given_away_is_not_d
     await deployer.commands.resume(TASK, "ben", "it was a mistake")
     (promotion,) = await deployer.rollouts.promotions(TASK)
     assert promotion.at == deployer.last.occurred_at
+
+
+async def waiting(**rollout: object) -> tuple[Deployer, RolloutChanged]:
+    """A candidate whose next move waits for a replica, and its last change that was published."""
+    deployer = await earned(**rollout)
+    deployer.adapters.is_away = True
+    await tick_in_vain(deployer)
+    return deployer, deployer.last
+
+
+MOVES = [{"canary_steps": (5, 25)}, {}, {"control_days": 7}]
+"""Settings by which a step of the canary waits, a promotion, and one with a control."""
+
+
+@pytest.mark.parametrize("rollout", MOVES)
+async def test_people_are_asked_and_harm_ends_a_candidate_while_its_move_waits(rollout: dict[str, object]) -> None:
+    deployer, canary = await waiting(**rollout)
+    asked = len(deployer.publisher.questions)
+    await deployer.compare_and_label_in(canary, range(300, 303), "refund")
+    assert len(deployer.publisher.questions) == asked + 3
+    assert deployer.last.stage is Stage.CANARY
+    await deployer.compare_and_label_in(canary, range(303, 380), "refund")
+    assert deployer.last.stage is Stage.REJECTED
+    assert deployer.last.reason.startswith("the candidate is worse: wealth against it ")
+    assert deployer.admin.serves(TASK, in_canary=True) is None
+
+
+@pytest.mark.parametrize("rollout", MOVES)
+async def test_a_candidate_whose_move_waits_for_too_long_expires(
+    rollout: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployer, canary = await waiting(**rollout)
+    for days in (27.9, 28.1):
+        later = canary.occurred_at + timedelta(days=days)
+        monkeypatch.setattr("services.deployer.transitions.utc_now", lambda later=later: later)
+        if days < 28:
+            await tick_in_vain(deployer)
+            assert deployer.last == canary
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.INCONCLUSIVE
+    assert deployer.last.reason.startswith("28 days in canary, and its next move still waits: vLLM is away, after 25 ")
+    assert deployer.admin.serves(TASK, in_canary=True) is None
+
+
+async def test_a_move_that_is_due_when_the_time_is_over_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployer = await earned()
+    later = deployer.last.occurred_at + timedelta(days=29)
+    monkeypatch.setattr("services.deployer.transitions.utc_now", lambda: later)
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.PROMOTED
+
+
+@pytest.mark.parametrize("rollout", MOVES)
+async def test_a_person_pauses_a_candidate_while_its_move_waits(rollout: dict[str, object]) -> None:
+    deployer, _ = await waiting(**rollout)
+    flags = dict(deployer.admin.flags)
+    await deployer.commands.pause(TASK, "ben", "a holiday")
+    assert (deployer.last.stage, deployer.last.canary_percent, deployer.last.paused) == (Stage.CANARY, 5, "a holiday")
+    deployer.adapters.is_away = False
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.paused, deployer.admin.flags) == ("a holiday", flags)
+    await deployer.commands.resume(TASK, "ben", "back")
+    assert (deployer.last.stage, deployer.last.canary_percent) != (Stage.CANARY, 5)
+
+
+@pytest.mark.parametrize("rollout", MOVES)
+async def test_a_person_ends_a_candidate_while_its_move_waits(rollout: dict[str, object]) -> None:
+    deployer, _ = await waiting(**rollout)
+    ended = await deployer.commands.rollback(TASK, "ben", "bad tone")
+    assert (ended.stage, ended.reason, ended.moved_by) == (Stage.REJECTED, "ended: bad tone", "ben")
+    assert deployer.last.stage is Stage.REJECTED
+    deployer.adapters.is_away = False
+    await deployer.handlers.tick(TASK)
+    assert deployer.admin.serves(TASK, in_canary=True) is None
+
+
+async def test_a_pause_while_unleash_is_away_takes_back_what_a_promotion_has_written_later() -> None:
+    deployer = await earned()
+    flags = dict(deployer.admin.flags)
+    deployer.admin.crash_at = 1
+    await tick_in_vain(deployer)
+    assert deployer.admin.serves(TASK) == "a1"
+    with pytest.raises(DependencyUnavailable):
+        await deployer.commands.pause(TASK, "ben", "a holiday")
+    with pytest.raises(CommandRefused, match="paused already: a holiday"):
+        await deployer.commands.pause(TASK, "ben", "a holiday")
+    deployer.admin.crash_at = None
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.last.paused) == (Stage.CANARY, "a holiday")
+    assert deployer.admin.flags == flags
+
+
+async def test_a_pause_of_a_candidate_that_could_not_enter_yet_lets_it_enter_paused() -> None:
+    deployer = Deployer()
+    deployer.admin.crash_at = 1
+    await deployer.handlers.on_evaluated(evaluated())
+    with pytest.raises(DependencyUnavailable):
+        await deployer.commands.pause(TASK, "ben", "a holiday")
+    deployer.admin.crash_at = None
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.last.paused) == (Stage.SHADOW, "a holiday")
+    assert deployer.admin.flags[FLAGS["shadow"]].enabled
+
+
+async def test_a_change_of_its_task_ends_a_candidate_while_its_promotion_waits() -> None:
+    deployer, _ = await waiting()
+    changed = spec().model_copy(update={"system_prompt": "Another one."})
+    await deployer.handlers._tasks.put(TASK, TaskChanged(task=TASK, task_revision=changed.revision, spec=changed))
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("rollout", MOVES)
+async def test_a_newer_candidate_that_comes_while_a_move_waits_loses_nothing_of_it(rollout: dict[str, object]) -> None:
+    deployer, _ = await waiting(**rollout)
+    await deployer.handlers.on_evaluated(evaluated("a2", **rollout))
+    deployer.adapters.is_away = False
+    await deployer.handlers.tick(TASK)
+    if "canary_steps" in rollout:
+        assert (deployer.last.candidate_adapter, deployer.last.canary_percent) == ("a1", 25)
+        assert deployer.admin.flags[FLAGS["canary"]].strategies[0]["parameters"]["rollout"] == "25"
+    else:
+        assert ("a1", Stage.PROMOTED) in [(c.candidate_adapter, c.stage) for c in deployer.publisher.changes]
+        assert (deployer.admin.serves(TASK), deployer.last.primary_adapter) == ("a1", "a1")
