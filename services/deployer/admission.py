@@ -18,6 +18,7 @@ from services.deployer.rollout import BASE, Rollout, ServingState, candidate_of
 from services.deployer.statistics.levels import next_draw
 from services.deployer.storage.rollouts import RolloutStore
 from services.deployer.transitions import RolloutTransitions
+from shared.errors import DependencyUnavailable
 from shared.identity import event_id
 from shared.kafka.publisher import EventPublisher
 
@@ -39,7 +40,7 @@ class Admission:
         """Let the candidate that waits enter shadow if no other one is compared.
 
         If its verdict compares it with a former primary, it is evaluated again first, and ends if no verdict comes.
-        Raises DependencyUnavailable while vLLM or the artifact store is away: then it goes on waiting.
+        Raises DependencyUnavailable while vLLM or the artifact store is away: then it waits on, until it expires.
         """
         await self._transitions.settle(task)
         waiting, last = await self._rollouts.waiting(task), await self._rollouts.last_entered(task)
@@ -94,7 +95,7 @@ class Admission:
         await self._save(*replaced, candidate)
 
     async def _enter(self, waiting: Rollout, serving: ServingState) -> None:
-        """Take a candidate into shadow, or end it where vLLM does not serve it."""
+        """Take a candidate into shadow, or end it where vLLM does not serve it, or is away for too long."""
         settings, now = waiting.spec.rollout, utc_now()
         last = await self._rollouts.last_entered(waiting.task)
         draws = await self._rollouts.draws(waiting.task)
@@ -103,8 +104,15 @@ class Admission:
         proven = last is not None and last.stage is Stage.PROMOTED and not last.evidence.margin_debited
         returned = last.alpha if last is not None and proven else 0.0
         entering = waiting.into_shadow(serving, drawn, returned, now)
-        if refusal := await self._transitions.refusal(entering, waiting.changed_at):
-            entering = waiting.turned_away(refusal, now)
+        try:
+            if refusal := await self._transitions.refusal(entering, waiting.changed_at):
+                entering = waiting.turned_away(refusal, now)
+        except DependencyUnavailable as error:
+            turn = waiting.changed_at if last is None else max(waiting.changed_at, last.changed_at)
+            if now - turn <= timedelta(days=settings.max_days):
+                raise
+            reason = f"{settings.max_days} days since its turn in which it could not enter shadow: {error.reason}"
+            entering = waiting.turned_away(reason, now, Stage.INCONCLUSIVE)
         await self._save(entering)
 
     async def _save(self, *changed: Rollout) -> None:

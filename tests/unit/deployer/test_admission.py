@@ -219,6 +219,28 @@ async def test_a_turn_waits_for_a_vllm_that_is_away_and_comes_at_a_later_tick() 
     assert stages(deployer, "a2")[-1] is Stage.SHADOW
 
 
+async def test_one_that_cannot_enter_expires_by_the_time_since_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployer = await in_shadow(max_days=10)
+    await deployer.handlers.on_evaluated(trained_on(7, evaluated("a2", max_days=10)))
+    begun = utc_now()
+
+    async def tick(days: float) -> None:
+        for module in ("transitions", "admission"):
+            monkeypatch.setattr(f"services.deployer.{module}.utc_now", lambda: begun + timedelta(days=days))
+        await deployer.handlers.tick(TASK)
+
+    await tick(9)
+    deployer.adapters.is_away = True
+    await deployer.compare_and_label(range(7), "refund")
+    assert deployer.last.stage is Stage.REJECTED
+    with pytest.raises(DependencyUnavailable):
+        await tick(18.9)
+    assert stages(deployer, "a2") == [Stage.QUEUED]
+    await tick(19.1)
+    assert stages(deployer, "a2") == [Stage.QUEUED, Stage.INCONCLUSIVE]
+    assert deployer.last.reason == "10 days since its turn in which it could not enter shadow: vLLM is away"
+
+
 async def test_alpha_is_drawn_at_the_turn_and_what_has_accrued_is_all_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     deployer = await in_shadow()
     first = deployer.last.evidence.alpha
