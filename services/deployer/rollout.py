@@ -38,7 +38,8 @@ class Rollout:
     or was rejected or because it was paused, or an operator turned rollback on or off by hand. `canary_percent`: the
     share of users in the canary, of its last step once it is over, 0 before it; `step_since`: when it rose to that.
     `control`: it is promoted, and some users stay on `previous` for a while; `canary_percent` is then the share of all
-    others.
+    others. `counted_percent`: the share at which guards that compare arms count the candidate's users; it is
+    `canary_percent` but for a promotion that is not settled, while the last step's share is still in force.
     """
 
     rollout_id: str
@@ -72,6 +73,7 @@ class Rollout:
     canary_percent: int = 0
     step_since: datetime | None = None
     control: bool = False
+    counted_percent: int = 0
 
     @property
     def entered(self) -> bool:
@@ -89,6 +91,15 @@ class Rollout:
     @property
     def waits(self) -> bool:
         return self.stage is Stage.QUEUED
+
+    def share_of(self, *, as_primary: bool) -> int | None:
+        """Return the share of users at which a request of the candidate counts in guards that compare arms.
+
+        `as_primary`: it answered as the primary. None: it does not count there, since nobody is left to compare it
+        with, or the flags of its promotion are still being set.
+        """
+        has_control = self.control and self.counted_percent == self.canary_percent
+        return None if as_primary and not has_control else self.counted_percent
 
     def is_held(self, stage: Stage) -> bool:
         """Return True if a person holds back the move to this stage: by a pause, or by an approval that is missing."""
@@ -113,7 +124,8 @@ class Rollout:
 
     def with_canary(self, percent: int, reason: str, evidence: Evidence, now: datetime) -> Rollout:
         """Return the rollout with so many of 100 users in its canary."""
-        return replace(self.with_stage(Stage.CANARY, reason, evidence, now), canary_percent=percent, step_since=now)
+        canary = self.with_stage(Stage.CANARY, reason, evidence, now)
+        return replace(canary, canary_percent=percent, counted_percent=percent, step_since=now)
 
     def with_promotion(self, reason: str, evidence: Evidence, now: datetime, moved_by: str = RATCHET) -> Rollout:
         """Return the rollout with the candidate as the primary of everyone, or of all but the control."""
@@ -162,6 +174,11 @@ class Rollout:
             evidence = evidence.model_copy(update={"margin_debited": 0.0, "margin_left": left})
         rejected = self.with_stage(Stage.REJECTED, reason, evidence, now)
         return rejected.with_serving(self.previous, None) if self.stage is Stage.PROMOTED else rejected
+
+    def with_settlement(self) -> Rollout:
+        """Return the rollout once the flags of its last change are set and its event is out."""
+        settled = replace(self, settled=True)
+        return replace(settled, counted_percent=self.canary_percent) if self.moves_flags else settled
 
     def until(self, what: str) -> Rollout:
         """Return a candidate that was just made, with what it waits for: its history begins with that."""

@@ -26,7 +26,7 @@ ROLLOUTS = sa.Table(
     sa.Column("moved_by", sa.Text), sa.Column("paused", sa.Text), sa.Column("version", sa.Integer),
     sa.Column("moves_flags", sa.Boolean), sa.Column("settled", sa.Boolean),
     sa.Column("canary_percent", sa.Integer), sa.Column("step_since", sa.DateTime(timezone=True)),
-    sa.Column("control", sa.Boolean),
+    sa.Column("control", sa.Boolean), sa.Column("counted_percent", sa.Integer),
     sa.Column("change", sa.BigInteger), sa.Column("entry", sa.BigInteger),
 )  # fmt: skip
 MOVES = sa.Table(

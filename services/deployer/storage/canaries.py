@@ -60,9 +60,10 @@ async def add_requests(connection: AsyncConnection, rollout: Rollout, observatio
     bad = [
         {
             "rollout_id": rollout.rollout_id, "guard": Guard.ERRORS.name, "user_key": o.user_key, "canary": o.canary,
-            "percent": rollout.canary_percent,
+            "percent": percent,
         }
-        for o in observations if o.failed and o.user_key
+        for o in observations
+        if o.failed and o.user_key and (percent := rollout.share_of(as_primary=o.as_primary)) is not None
     ]  # fmt: skip
     if bad:
         await connection.execute(insert(BAD_USERS).on_conflict_do_nothing(), bad)
@@ -95,7 +96,7 @@ async def add_complaint(
     of_answer = sa.and_(ANSWERS.c.rollout_id == rollout_id, ANSWERS.c.prediction_id == prediction_id)
     asked = (await connection.execute(sa.select(ANSWERS.c.user_key).where(of_answer))).first()
     row = {
-        "rollout_id": rollout_id, "guard": guard.name, "canary": asked is not None, "percent": rollout.canary_percent,
+        "rollout_id": rollout_id, "guard": guard.name, "canary": asked is not None, "percent": rollout.counted_percent,
         "user_key": (asked.user_key if asked is not None else user_key) or prediction_id,
     }  # fmt: skip
     await connection.execute(insert(BAD_USERS).on_conflict_do_nothing(), row)

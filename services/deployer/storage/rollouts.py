@@ -184,7 +184,8 @@ class PostgresRollouts:
         """
         same = sa.and_(ROLLOUTS.c.rollout_id == rollout.rollout_id, ROLLOUTS.c.version == rollout.version)
         async with transaction(self._engine) as connection:
-            await connection.execute(sa.update(ROLLOUTS).where(same).values(settled=True))
+            counted = rollout.with_settlement().counted_percent
+            await connection.execute(sa.update(ROLLOUTS).where(same).values(settled=True, counted_percent=counted))
             if not rollout.active:
                 ended = LEDGER.c.rollout_id == rollout.rollout_id
                 if rollout.control:  # A second person may still be asked about a fresh pair.

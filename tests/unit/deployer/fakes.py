@@ -349,7 +349,7 @@ class MemoryRollouts:
 
     async def settle(self, rollout: Rollout) -> None:
         if self.rollouts[rollout.rollout_id].version == rollout.version:
-            self.rollouts[rollout.rollout_id] = dataclasses.replace(rollout, settled=True)
+            self.rollouts[rollout.rollout_id] = rollout.with_settlement()
 
 
 class MemoryLedger:
@@ -449,9 +449,10 @@ class MemoryLedger:
                 users = self.served.setdefault((rollout.rollout_id, rollout.canary_percent), set())
                 if len(users) < rollout.spec.rollout.min_canary_users:
                     users.add(observation.served)
-            if observation.failed and observation.user_key and in_canary:
+            share = rollout.share_of(as_primary=observation.as_primary)
+            if observation.failed and observation.user_key and in_canary and share is not None:
                 bad = self.bad_users.setdefault((rollout.rollout_id, Guard.ERRORS), {})
-                bad.setdefault(observation.user_key, (rollout.canary_percent, observation.canary))
+                bad.setdefault(observation.user_key, (share, observation.canary))
             is_measured = observation.canary if in_canary else observation.primary
             if is_measured and observation.counted and not observation.failed and observation.user_key:
                 latencies = self.latencies.setdefault((rollout.rollout_id, in_canary), {})
@@ -466,7 +467,7 @@ class MemoryLedger:
         answer = rollout.rollout_id, prediction_id
         subject = self.answers.get(answer, user_hash) or prediction_id
         bad = self.bad_users.setdefault((rollout.rollout_id, guard), {})
-        bad.setdefault(subject, (rollout.canary_percent, answer in self.answers))
+        bad.setdefault(subject, (rollout.counted_percent, answer in self.answers))
 
     async def load(self, rollout_id: str, *, fresh: bool = False) -> Ledger:
         drawn = self._drawn(rollout_id, fresh)
