@@ -80,11 +80,24 @@ class RolloutTransitions:
 
     async def serving(self, task: str, base_model: str) -> ServingState:
         """Return who serves the task now. A task without any rollout yet is read from its primary flag."""
-        if (last := await self._rollouts.last_entered(task)) is not None:
+        if (last := await self._rollouts.last_changed(task)) is not None:
             return serving_after(last, base_model)
         state = await self._admin.read(flag_name(task, "primary"))
         payload = (state.payload or {}) if state is not None and state.enabled else {}
         return ServingState(payload.get("adapter"), payload.get("previous"))
+
+    async def standing(self, task: str) -> Rollout | None:
+        """Return the promotion by which the primary serves, or the one that was rolled back last; None: there is none.
+
+        A candidate that ended later leaves the promotion before it standing if it was compared with what that serves.
+        """
+        last = await self._rollouts.last_changed(task)
+        if last is not None and last.stage in ENDED:
+            promoted = await self._rollouts.last_promoted(task)
+            if promoted is None or (promoted.candidate, promoted.previous) != (last.primary, last.previous):
+                return None
+            return promoted
+        return last if last is not None and last.stage in (Stage.PROMOTED, Stage.ROLLED_BACK) else None
 
     async def staying(self, task: str, why: str) -> list[Rollout]:
         """Return the candidate that is compared, or has a control, with a change that repeats its stage."""
@@ -152,8 +165,8 @@ class RolloutTransitions:
             return
         if last.active:
             await self._paused_if_touched(last)
-        elif last.stage in (Stage.PROMOTED, Stage.ROLLED_BACK):
-            await self._follow_rollback(last)
+        elif (standing := await self.standing(task)) is not None:
+            await self._follow_rollback(standing)
         await self.settle(task)
 
     async def watch_control(self, task: str) -> None:

@@ -54,6 +54,8 @@ class RolloutStore(Protocol):
     def locked(self, task: str) -> AbstractAsyncContextManager[None]: ...
     async def get(self, rollout_id: str) -> Rollout | None: ...
     async def last_entered(self, task: str) -> Rollout | None: ...
+    async def last_changed(self, task: str) -> Rollout | None: ...
+    async def last_promoted(self, task: str) -> Rollout | None: ...
     async def waiting(self, task: str) -> Rollout | None: ...
     async def with_verdict(self, event: AdapterEvaluated) -> Rollout | None: ...
     async def draws(self, task: str) -> list[Draw]: ...
@@ -89,6 +91,17 @@ class PostgresRollouts:
     async def last_entered(self, task: str) -> Rollout | None:
         """Return the task's last rollout that entered shadow, ended or not."""
         return await self._newest(sa.and_(ROLLOUTS.c.task == task, HAS_ENTERED))
+
+    async def last_changed(self, task: str) -> Rollout | None:
+        """Return that of the task's rollouts that entered shadow which changed last: it says who serves.
+
+        It is the last that entered, unless the promotion before that was rolled back after it had ended.
+        """
+        return await self._newest(sa.and_(ROLLOUTS.c.task == task, HAS_ENTERED), ROLLOUTS.c.change)
+
+    async def last_promoted(self, task: str) -> Rollout | None:
+        """Return the last of the task's rollouts that is promoted, and was not rolled back."""
+        return await self._newest(sa.and_(ROLLOUTS.c.task == task, ROLLOUTS.c.stage == Stage.PROMOTED.value))
 
     async def waiting(self, task: str) -> Rollout | None:
         """Return the task's candidate that waits for its turn."""

@@ -301,6 +301,14 @@ class MemoryRollouts:
     async def last_entered(self, task: str) -> Rollout | None:
         return next((r for r in reversed(self.rollouts.values()) if r.task == task and r.entered), None)
 
+    async def last_changed(self, task: str) -> Rollout | None:
+        found = [self.rollouts[rollout_id] for rollout_id in self._changes]
+        return next((r for r in reversed(found) if r.task == task and r.entered), None)
+
+    async def last_promoted(self, task: str) -> Rollout | None:
+        found = (r for r in reversed(self.rollouts.values()) if r.task == task and r.stage is Stage.PROMOTED)
+        return next(found, None)
+
     async def newest(self, task: str) -> Rollout | None:
         found = [self.rollouts[rollout_id] for rollout_id in self._changes]
         return next((r for r in reversed(found) if r.task == task), None)
