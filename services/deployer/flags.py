@@ -11,7 +11,7 @@ two leaves every user with a proven adapter, or with the canary that has earned 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from schemas.rollouts import Stage
 from services.deployer.clients import FlagAdmin, FlagState, Strategy
@@ -32,6 +32,20 @@ class TaskFlags:
     @property
     def rolled_back(self) -> bool:
         return self.rollback is not None and self.rollback.enabled
+
+    def canary_share(self, rollout: Rollout) -> int | None:
+        """Return the share of users whom the candidate serves as canary; None: nobody, everybody, or it is not known.
+
+        It is known where a hand has changed nothing but the share: then users are in it as before, more or fewer.
+        """
+        if self.canary is None or not self.canary.enabled or self.rolled_back:
+            return None
+        primary = self.primary.payload if self.primary is not None and self.primary.enabled else None
+        if (primary or {}).get("adapter") == rollout.candidate:
+            return None
+        share = self.canary.percent or None
+        wanted = canary_strategy(replace(rollout, canary_percent=share or 0)).body(flag_name(rollout.task, "canary"))
+        return share if self.canary.matches(wanted) else None
 
     def differences(self, rollout: Rollout) -> dict[str, str]:
         """Return for each flag that an operator changed since the rollout's last change how it is now, in words."""

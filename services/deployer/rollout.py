@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from schemas.adapters import AdapterEvaluated
 from schemas.rollouts import Evidence, RolloutChanged, Stage
@@ -20,6 +20,8 @@ RATCHET = "ratchet"
 """Who moved a rollout, where the evidence did."""
 _UNTIL, _ENDS = "until ", " ends; "
 """Around what a candidate waits for, before the verdict in its reason."""
+_FLAGS_ARRIVE = timedelta(seconds=10)
+"""So long a gateway may go by the flags that were before: it reads them every second, and a request takes its time."""
 ENDED = (Stage.REJECTED, Stage.INCONCLUSIVE)
 """The candidate serves nobody, and whoever served before it goes on."""
 
@@ -38,8 +40,10 @@ class Rollout:
     or was rejected or because it was paused, or an operator turned rollback on or off by hand. `canary_percent`: the
     share of users in the canary, of its last step once it is over, 0 before it; `step_since`: when it rose to that.
     `control`: it is promoted, and some users stay on `previous` for a while; `canary_percent` is then the share of all
-    others. `counted_percent`: the share at which guards that compare arms count the candidate's users; it is
-    `canary_percent` but for a promotion that is not settled, while the last step's share is still in force.
+    others. `counted_percent`: the share at which guards that compare arms count: `canary_percent` but for a promotion
+    that is not settled, while the last step's share is still in force, and while the flag has another share by hand;
+    None: they count nothing, since that share is not known. `counted_since`: from when requests count at it, where the
+    share before it was greater or not known.
     """
 
     rollout_id: str
@@ -73,7 +77,8 @@ class Rollout:
     canary_percent: int = 0
     step_since: datetime | None = None
     control: bool = False
-    counted_percent: int = 0
+    counted_percent: int | None = 0
+    counted_since: datetime | None = None
 
     @property
     def entered(self) -> bool:
@@ -92,14 +97,29 @@ class Rollout:
     def waits(self) -> bool:
         return self.stage is Stage.QUEUED
 
-    def share_of(self, *, as_primary: bool) -> int | None:
-        """Return the share of users at which a request of the candidate counts in guards that compare arms.
+    def share_of(self, at: datetime, *, as_primary: bool) -> int | None:
+        """Return the share of users at which a request of this time counts in guards that compare arms.
 
-        `as_primary`: it answered as the primary. None: it does not count there, since nobody is left to compare it
-        with, or the flags of its promotion are still being set.
+        `as_primary`: the candidate answered as the primary. None: it does not count there, since nobody is left to
+        compare it with, the flags of its promotion are still being set, or it is not known what the share was.
         """
         has_control = self.control and self.counted_percent == self.canary_percent
-        return None if as_primary and not has_control else self.counted_percent
+        if (as_primary and not has_control) or (self.counted_since is not None and at < self.counted_since):
+            return None
+        return self.counted_percent
+
+    def share_of_complaint(self, answered: int | None) -> int | None:
+        """Return the same for a complaint about an answer that the canary gave at this share; None: not known.
+
+        Of the two shares it is the greater one, which can only spare the canary.
+        """
+        return None if answered is None or self.counted_percent is None else max(answered, self.counted_percent)
+
+    def counted_at(self, percent: int | None, now: datetime) -> Rollout:
+        """Return the rollout with another share at which its guards count. What is read late counts at none."""
+        falls = percent is not None and (self.counted_percent is None or percent < self.counted_percent)
+        since = now + _FLAGS_ARRIVE if falls else self.counted_since
+        return replace(self, counted_percent=percent, counted_since=since)
 
     def is_held(self, stage: Stage) -> bool:
         """Return True if a person holds back the move to this stage: by a pause, or by an approval that is missing."""
@@ -175,10 +195,10 @@ class Rollout:
         rejected = self.with_stage(Stage.REJECTED, reason, evidence, now)
         return rejected.with_serving(self.previous, None) if self.stage is Stage.PROMOTED else rejected
 
-    def with_settlement(self) -> Rollout:
+    def with_settlement(self, now: datetime) -> Rollout:
         """Return the rollout once the flags of its last change are set and its event is out."""
         settled = replace(self, settled=True)
-        return replace(settled, counted_percent=self.canary_percent) if self.moves_flags else settled
+        return settled.counted_at(self.canary_percent, now) if self.moves_flags else settled
 
     def until(self, what: str) -> Rollout:
         """Return a candidate that was just made, with what it waits for: its history begins with that."""

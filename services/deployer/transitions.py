@@ -288,9 +288,14 @@ class RolloutTransitions:
         """Pause an active candidate one of whose flags is not as its last change left it. Returns what it is now.
 
         Whichever flag it is, and whatever it is by then: a canary that was turned off is no proof that nobody was
-        harmed, and shadow that was turned off is no wish for a canary.
+        harmed, and shadow that was turned off is no wish for a canary. Its guards count at the share that is in force.
         """
-        if rollout.paused or not (differences := (await read_flags(self._admin, rollout.task)).differences(rollout)):
+        flags = await read_flags(self._admin, rollout.task)
+        share = flags.canary_share(rollout) if rollout.stage is Stage.CANARY else rollout.counted_percent
+        if share != rollout.counted_percent:
+            rollout = rollout.counted_at(share, utc_now())
+            await self._rollouts.set_counted(rollout)
+        if rollout.paused or not (differences := flags.differences(rollout)):
             return rollout
         by = await self._hand_on(rollout.task, next(iter(differences)))
         reason = f"{'; '.join(differences.values())}, by hand"

@@ -37,6 +37,7 @@ class Arms:
     """Subjects with a bad event, each counted in the arm of the first one, while `percent` of users were the canary's.
 
     What comes late, after the canary's share has risen, is counted at the greater one, which can only spare the canary.
+    Nothing is counted while the share is not known, and after it has fallen nothing of before.
     """
 
     percent: int

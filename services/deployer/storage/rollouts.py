@@ -17,6 +17,7 @@ from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.adapters import AdapterEvaluated
+from schemas.base import utc_now
 from schemas.rollouts import Evidence, Stage
 from schemas.tasks import TaskSpec
 from services.deployer.rollout import ACTIVE, Move, Rollout, rollout_id
@@ -68,6 +69,7 @@ class RolloutStore(Protocol):
     async def candidates(self) -> list[str]: ...
     async def save(self, *rollouts: Rollout) -> None: ...
     async def settle(self, rollout: Rollout) -> None: ...
+    async def set_counted(self, rollout: Rollout) -> None: ...
     async def history(self, task: str, limit: int) -> list[Move]: ...
     async def unposted(self, since: datetime, limit: int) -> list[Move]: ...
     async def set_posted(self, move: Move) -> None: ...
@@ -197,8 +199,8 @@ class PostgresRollouts:
         """
         same = sa.and_(ROLLOUTS.c.rollout_id == rollout.rollout_id, ROLLOUTS.c.version == rollout.version)
         async with transaction(self._engine) as connection:
-            counted = rollout.with_settlement().counted_percent
-            await connection.execute(sa.update(ROLLOUTS).where(same).values(settled=True, counted_percent=counted))
+            counted = _counted(rollout.with_settlement(utc_now()))
+            await connection.execute(sa.update(ROLLOUTS).where(same).values(settled=True, **counted))
             if not rollout.active:
                 ended = LEDGER.c.rollout_id == rollout.rollout_id
                 if rollout.control:  # A second person may still be asked about a fresh pair.
@@ -206,6 +208,12 @@ class PostgresRollouts:
                 await connection.execute(sa.update(LEDGER).where(ended).values(call=None))
                 if not rollout.control:
                     await canaries.drop_subjects(connection, rollout.rollout_id)
+
+    async def set_counted(self, rollout: Rollout) -> None:
+        """Record at which share of users this version's guards count from now on, which is no move of its history."""
+        same = sa.and_(ROLLOUTS.c.rollout_id == rollout.rollout_id, ROLLOUTS.c.version == rollout.version)
+        async with transaction(self._engine) as connection:
+            await connection.execute(sa.update(ROLLOUTS).where(same).values(**_counted(rollout)))
 
     async def history(self, task: str, limit: int) -> list[Move]:
         """Return the last changes of the task's rollouts, newest first."""
@@ -241,6 +249,10 @@ class PostgresRollouts:
         async with transaction(self._engine) as connection:
             rows = await connection.execute(sa.select(ROLLOUTS).where(where).order_by(ROLLOUTS.c.change))
             return [_from_row(row) for row in rows.mappings()]
+
+
+def _counted(rollout: Rollout) -> dict[str, Any]:
+    return {"counted_percent": rollout.counted_percent, "counted_since": rollout.counted_since}
 
 
 def _to_row(rollout: Rollout) -> dict[str, Any]:

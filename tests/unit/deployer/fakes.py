@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from schemas.adapters import AdapterEvaluated, ArmScore
-from schemas.base import Event, Gate, Interval, Variant
+from schemas.base import Event, Gate, Interval, Variant, utc_now
 from schemas.conversation import Answer, Call, Message, Role
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import PredictionLogged, RequestObserved
@@ -357,7 +357,13 @@ class MemoryRollouts:
 
     async def settle(self, rollout: Rollout) -> None:
         if self.rollouts[rollout.rollout_id].version == rollout.version:
-            self.rollouts[rollout.rollout_id] = rollout.with_settlement()
+            self.rollouts[rollout.rollout_id] = rollout.with_settlement(utc_now())
+
+    async def set_counted(self, rollout: Rollout) -> None:
+        stored = self.rollouts[rollout.rollout_id]
+        if stored.version == rollout.version:
+            counted = {"counted_percent": rollout.counted_percent, "counted_since": rollout.counted_since}
+            self.rollouts[rollout.rollout_id] = dataclasses.replace(stored, **counted)
 
 
 class MemoryLedger:
@@ -368,7 +374,7 @@ class MemoryLedger:
         self.pairs: dict[tuple[str, str], dict[str, Any]] = {}
         self.labels: dict[tuple[str, str], Label] = {}
         self.requests: dict[str, dict[tuple[str, int], bool]] = {}
-        self.answers: dict[tuple[str, str], str | None] = {}
+        self.answers: dict[tuple[str, str], tuple[str | None, int | None]] = {}
         self.served: dict[tuple[str, int], set[str]] = {}
         self.bad_users: dict[tuple[str, Guard], dict[str, tuple[int, bool]]] = {}
         self.latencies: dict[tuple[str, bool], dict[tuple[str, date], tuple[float, float | None]]] = {}
@@ -449,15 +455,15 @@ class MemoryLedger:
     async def add_observations(self, rollout: Rollout, observations: Sequence[Observation]) -> None:
         for observation in observations:
             in_canary = rollout.stage is not Stage.SHADOW
+            share = rollout.share_of(observation.occurred_at, as_primary=observation.as_primary)
             if observation.canary and observation.counted and in_canary:
                 requests = self.requests.setdefault(rollout.rollout_id, {})
                 requests[observation.source, observation.offset] = observation.failed
-                self.answers[rollout.rollout_id, observation.prediction_id] = observation.user_key
+                self.answers.setdefault((rollout.rollout_id, observation.prediction_id), (observation.user_key, share))
             if in_canary and observation.served and observation.occurred_at >= (rollout.step_since or CUTOFF):
                 users = self.served.setdefault((rollout.rollout_id, rollout.canary_percent), set())
                 if len(users) < rollout.spec.rollout.min_canary_users:
                     users.add(observation.served)
-            share = rollout.share_of(as_primary=observation.as_primary)
             if observation.failed and observation.user_key and in_canary and share is not None:
                 bad = self.bad_users.setdefault((rollout.rollout_id, Guard.ERRORS), {})
                 bad.setdefault(observation.user_key, (share, observation.canary))
@@ -472,10 +478,12 @@ class MemoryLedger:
     async def add_complaint(
         self, rollout: Rollout, guard: Guard, prediction_id: str, user_hash: str | None, at: datetime
     ) -> None:
-        answer = rollout.rollout_id, prediction_id
-        subject = self.answers.get(answer, user_hash) or prediction_id
-        bad = self.bad_users.setdefault((rollout.rollout_id, guard), {})
-        bad.setdefault(subject, (rollout.counted_percent, answer in self.answers))
+        answered = self.answers.get((rollout.rollout_id, prediction_id))
+        subject = (answered[0] if answered else user_hash) or prediction_id
+        share = rollout.share_of_complaint(answered[1]) if answered else rollout.counted_percent
+        if share is not None:
+            bad = self.bad_users.setdefault((rollout.rollout_id, guard), {})
+            bad.setdefault(subject, (share, answered is not None))
 
     async def load(self, rollout_id: str, *, fresh: bool = False) -> Ledger:
         drawn = self._drawn(rollout_id, fresh)
