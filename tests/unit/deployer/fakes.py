@@ -488,15 +488,19 @@ class MemoryLedger:
     async def load(self, rollout_id: str, *, fresh: bool = False) -> Ledger:
         drawn = self._drawn(rollout_id, fresh)
         rows, earlier, waiting = self._rows(rollout_id, fresh), 0, []
-        for row in rows:
-            row["earlier"] = earlier
+        for number, row in enumerate(rows):
+            row["earlier"], row["number"] = earlier, number
             earlier += row["event"].agree and row["opens"]
-            waiting += [row["earlier"]] * (row["first"] and "ticket" not in row)
+            waiting += [row] * (row["first"] and "ticket" not in row)
         tickets = [
-            Ticket(row["outcome"], row["asked"], row["event"].identified, row["opens"], row["earlier"]) for row in drawn
-        ]
+            Ticket(
+                row["outcome"], row["asked"], row["event"].identified, row["opens"], row["earlier"], row["number"]
+            ) for row in drawn
+        ]  # fmt: skip
         agreeing = sum(row["event"].agree for row in rows)
-        return Ledger(tickets, agreeing, await self.canary(rollout_id), min(waiting, default=earlier))
+        subjects = min((row["earlier"] for row in waiting), default=earlier)
+        counts = await self.canary(rollout_id)
+        return Ledger(tickets, agreeing, counts, subjects, waiting=[row["number"] for row in waiting])
 
     async def canary(self, rollout_id: str) -> CanaryCounts:
         failed = self.requests.get(rollout_id, {}).values()
