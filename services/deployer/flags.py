@@ -164,6 +164,8 @@ async def _to_shadow(admin: FlagAdmin, rollout: Rollout) -> None:
     await admin.ensure(rollback, f"On: {task}'s previous adapter serves", Strategy())
     await admin.ensure(canary, f"Share of {task}'s users on the candidate", canary_strategy(rollout))
     await admin.ensure(shadow, f"Share of {task}'s traffic replayed", shadow_strategy(rollout))
+    if rollout.resets is not None and await _names(admin, primary) == rollout.resets:
+        await admin.set_strategy(primary, primary_strategy(rollout))
     state = await admin.read(rollback)
     if state is not None and state.enabled and rollout.primary == rollout.previous:
         # The rolled-back adapter becomes the primary (see `serving_after`): it serves before and after each write.
@@ -171,6 +173,12 @@ async def _to_shadow(admin: FlagAdmin, rollout: Rollout) -> None:
         await admin.switch(rollback, False)
     await admin.switch(canary, False)
     await _replay(admin, rollout)
+
+
+async def _names(admin: FlagAdmin, flag: str) -> str | None:
+    """Return the adapter in the flag's payload."""
+    state = await admin.read(flag)
+    return (state.payload or {}).get("adapter") if state is not None else None
 
 
 async def _replay(admin: FlagAdmin, rollout: Rollout) -> None:

@@ -43,7 +43,8 @@ class Rollout:
     others. `counted_percent`: the share at which guards that compare arms count: `canary_percent` but for a promotion
     that is not settled, while the last step's share is still in force, and while the flag has another share by hand;
     None: they count nothing, since that share is not known. `counted_since`: from when requests count at it, where the
-    share before it was greater or not known.
+    share before it was greater or not known. `resets`: the adapter of another base model that the primary flag named as
+    it entered; no engine serves it any more once all serve the candidate, so the flag is set to the base model.
     """
 
     rollout_id: str
@@ -79,6 +80,7 @@ class Rollout:
     control: bool = False
     counted_percent: int | None = 0
     counted_since: datetime | None = None
+    resets: str | None = None
 
     @property
     def entered(self) -> bool:
@@ -139,7 +141,7 @@ class Rollout:
         return replace(
             self, stage=stage, reason=reason[:2_000], evidence=evidence, changed_at=now,
             stage_since=self.stage_since if stage is self.stage else now, moved_by=moved_by, version=self.version + 1,
-            moves_flags=moves_flags, settled=False, control=self.control and stage is Stage.PROMOTED,
+            moves_flags=moves_flags, settled=False, control=self.control and stage is Stage.PROMOTED, resets=None,
         )  # fmt: skip
 
     def with_canary(self, percent: int, reason: str, evidence: Evidence, now: datetime) -> Rollout:
@@ -225,10 +227,13 @@ class Rollout:
         alpha = level(self.spec.rollout.yearly_false_promotion, drawn, returned)
         waited = self.reason.startswith(_UNTIL)
         reason = self.reason.partition(_ENDS)[2] if waited else self.reason
+        if serving.outdated is not None:
+            base = f"an adapter of the base model {serving.outdated_base}"
+            reason = f"{reason[:1_500]}; primary is reset: it named {serving.outdated}, {base}"
         entering = self.with_stage(Stage.SHADOW, reason, Evidence(alpha=alpha), now)
         return replace(
             entering, primary=serving.primary, previous=serving.previous, alpha=alpha, alpha_drawn=drawn,
-            entered_at=now,
+            entered_at=now, resets=serving.outdated,
         )  # fmt: skip
 
     def turned_away(self, reason: str, now: datetime, stage: Stage = Stage.REJECTED) -> Rollout:
@@ -313,10 +318,15 @@ def rollout_id(event: AdapterEvaluated) -> str:
 
 @dataclass(frozen=True)
 class ServingState:
-    """The adapter that serves everyone and the one that served before. None: the base model."""
+    """The adapter that serves everyone and the one that served before. None: the base model.
+
+    `outdated`: the adapter that served everyone with another base model, `outdated_base`, where the task has a new one.
+    """
 
     primary: str | None = None
     previous: str | None = None
+    outdated: str | None = None
+    outdated_base: str = ""
 
 
 def serving_after(last: Rollout, base_model: str) -> ServingState:
@@ -326,7 +336,7 @@ def serving_after(last: Rollout, base_model: str) -> ServingState:
     and the rollback flag turned off without changing any user's answers.
     """
     if last.spec.base_model != base_model:
-        return ServingState()
+        return ServingState(outdated=last.primary, outdated_base=last.spec.base_model)
     return ServingState(last.primary, last.primary if last.stage is Stage.ROLLED_BACK else last.previous)
 
 

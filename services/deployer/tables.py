@@ -27,7 +27,7 @@ ROLLOUTS = sa.Table(
     sa.Column("moves_flags", sa.Boolean), sa.Column("settled", sa.Boolean),
     sa.Column("canary_percent", sa.Integer), sa.Column("step_since", sa.DateTime(timezone=True)),
     sa.Column("control", sa.Boolean), sa.Column("counted_percent", sa.Integer),
-    sa.Column("counted_since", sa.DateTime(timezone=True)),
+    sa.Column("counted_since", sa.DateTime(timezone=True)), sa.Column("resets", sa.Text),
     sa.Column("change", sa.BigInteger), sa.Column("entry", sa.BigInteger),
 )  # fmt: skip
 MOVES = sa.Table(
