@@ -46,6 +46,7 @@ class Admission:
         waiting, last = await self._rollouts.waiting(task), await self._rollouts.last_entered(task)
         if waiting is None or (last is not None and (last.active or last.control)):
             return
+        await self._transitions.watch_flags(task)  # Rollback, turned on or off since: it is compared with who serves.
         now = utc_now()
         if waiting.asked_against and now - waiting.changed_at > timedelta(days=waiting.spec.rollout.max_days):
             reason = f"{waiting.spec.rollout.max_days} days without a verdict: {waiting.reason}"

@@ -78,6 +78,13 @@ class FlagState:
                     return parsed if isinstance(parsed, dict) else None
         return None
 
+    @property
+    def percent(self) -> int | None:
+        """The share of its only strategy; None where that is not to be told."""
+        parameters = self.strategies[0].get("parameters") or {} if len(self.strategies) == 1 else {}
+        share = str(parameters.get("rollout", ""))
+        return int(share) if share.isdecimal() and int(share) <= 100 else None
+
     def matches(self, wanted: dict[str, Any]) -> bool:
         """Return True if the flag has this strategy and no other; fields that Unleash adds are not compared."""
         if len(self.strategies) != 1:

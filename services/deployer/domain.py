@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import accumulate
+from operator import itemgetter
 
 from schemas.rollouts import Evidence, Stage
 from schemas.task_settings import RolloutSettings
@@ -45,6 +46,7 @@ class Ticket:
 
     `asked` is False where the candidate erred: that is a loss and nobody is asked. `identified`: its user or session is
     known. `opens`: it is its subject's first pair of all. `agreeing`: subjects whose first pair was earlier and agreed.
+    `number`: its pair's place among all pairs; a candidate's failure is drawn before its turn.
     """
 
     outcome: float | None
@@ -52,6 +54,7 @@ class Ticket:
     identified: bool = True
     opens: bool = True
     agreeing: int = 0
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class Ledger:
     """Everything that a decision reads. `tickets` are in the order in which they were drawn.
 
     `agreeing`: all pairs that agree; `agreeing_subjects`: those that are their subject's first, up to the oldest pair
-    that waits to become a ticket. `allowance`: the margin that is left; None: only a candidate that is better is moved.
+    that waits to become a ticket. `waiting`: the places of all that wait so. `allowance`: the margin that is left;
+    None: only a candidate that is better is moved.
     """
 
     tickets: Sequence[Ticket] = ()
@@ -67,10 +71,22 @@ class Ledger:
     canary: CanaryCounts = field(default_factory=CanaryCounts)
     agreeing_subjects: int = 0
     allowance: Allowance | None = None
+    waiting: Sequence[int] = ()
 
     @property
     def outcomes(self) -> list[float | None]:
         return [ticket.outcome for ticket in self.tickets]
+
+    @property
+    def in_turn(self) -> list[float | None]:
+        """The outcomes of all pairs that bet, those that wait for a ticket too, in the order of the pairs.
+
+        It is what harm and futility read, where what has no label counts as won: in the order of the tickets failures,
+        which are tickets at once, would come before pairs that nobody could judge yet.
+        """
+        waiting = [(number, None) for number in self.waiting]
+        turns = [*((ticket.number, ticket.outcome) for ticket in self.tickets), *waiting]
+        return [outcome for _, outcome in sorted(turns, key=itemgetter(0))]
 
     @property
     def asked(self) -> int:
@@ -228,7 +244,7 @@ def _counts(evidence: Evidence) -> str:
 
 def _end(ledger: Ledger, settings: RolloutSettings, counts: str) -> Decision | None:
     """Return the end of a candidate that is not proven better and will hardly be, None while it may be."""
-    odds = futility(ledger.outcomes)
+    odds = futility(ledger.in_turn)
     if odds >= FUTILITY_ODDS:
         reason = f"the candidate is unlikely to win: odds against it {odds:.0f} ≥ {FUTILITY_ODDS:.0f} after {counts}"
         return Decision(Stage.REJECTED, f"{reason}{_no_margin(ledger)}")
@@ -334,7 +350,7 @@ def _counted(count: int, noun: str, plural: str = "") -> str:
 
 
 def _harm(ledger: Ledger, counts: str) -> str:
-    worse = max_wealth([None if x is None else -x for x in ledger.outcomes])
+    worse = max_wealth([None if x is None else -x for x in ledger.in_turn])
     if worse < HARM_WEALTH:
         return ""
     return f"the candidate is worse: wealth against it {worse:.0f} ≥ {HARM_WEALTH:.0f} after {counts}"

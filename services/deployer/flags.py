@@ -12,7 +12,7 @@ two leaves every user with a proven adapter, or with the canary that has earned 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from schemas.rollouts import Stage
 from services.deployer.clients import FlagAdmin, FlagState, Strategy
@@ -33,6 +33,20 @@ class TaskFlags:
     @property
     def rolled_back(self) -> bool:
         return self.rollback is not None and self.rollback.enabled
+
+    def canary_share(self, rollout: Rollout) -> int | None:
+        """Return the share of users whom the candidate serves as canary; None: nobody, everybody, or it is not known.
+
+        It is known where a hand has changed nothing but the share: then users are in it as before, more or fewer.
+        """
+        if self.canary is None or not self.canary.enabled or self.rolled_back:
+            return None
+        primary = self.primary.payload if self.primary is not None and self.primary.enabled else None
+        if (primary or {}).get("adapter") == rollout.candidate:
+            return None
+        share = self.canary.percent or None
+        wanted = canary_strategy(replace(rollout, canary_percent=share or 0)).body(flag_name(rollout.task, "canary"))
+        return share if self.canary.matches(wanted) else None
 
     def differences(self, rollout: Rollout) -> dict[str, str]:
         """Return for each flag that an operator changed since the rollout's last change how it is now, in words."""
@@ -193,6 +207,8 @@ async def _to_shadow(admin: FlagAdmin, rollout: Rollout) -> None:
     await admin.ensure(rollback, f"On: {task}'s previous adapter serves", Strategy())
     await admin.ensure(canary, f"Share of {task}'s users on the candidate", canary_strategy(rollout))
     await admin.ensure(shadow, f"Share of {task}'s traffic replayed", shadow_strategy(rollout))
+    if rollout.resets is not None and await _names(admin, primary) == rollout.resets:
+        await admin.set_strategy(primary, primary_strategy(rollout))
     state = await admin.read(rollback)
     if state is not None and state.enabled and rollout.primary == rollout.previous:
         # The rolled-back adapter becomes the primary (see `serving_after`): it serves before and after each write.
@@ -200,6 +216,12 @@ async def _to_shadow(admin: FlagAdmin, rollout: Rollout) -> None:
         await admin.switch(rollback, False)
     await admin.switch(canary, False)
     await _replay(admin, rollout)
+
+
+async def _names(admin: FlagAdmin, flag: str) -> str | None:
+    """Return the adapter in the flag's payload."""
+    state = await admin.read(flag)
+    return (state.payload or {}).get("adapter") if state is not None else None
 
 
 async def _replay(admin: FlagAdmin, rollout: Rollout) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict
 
@@ -22,6 +22,8 @@ RATCHET = "ratchet"
 """Who moved a rollout, where the evidence did."""
 _UNTIL, _ENDS = "until ", " ends; "
 """Around what a candidate waits for, before the verdict in its reason."""
+_FLAGS_ARRIVE = timedelta(seconds=10)
+"""So long a gateway may go by the flags that were before: it reads them every second, and a request takes its time."""
 ENDED = (Stage.REJECTED, Stage.INCONCLUSIVE)
 """The candidate serves nobody, and whoever served before it goes on."""
 _RISING = (Stage.SHADOW, Stage.CANARY, Stage.PROMOTED)
@@ -58,7 +60,11 @@ class Rollout:
     what takes the place of a rise whose flags were not all set, it is that rise. `canary_percent`: the
     share of users in the canary, of its last step once it is over, 0 before it; `step_since`: when it rose to that.
     `control`: it is promoted, and some users stay on `previous` for a while; `canary_percent` is then the share of all
-    others.
+    others. `counted_percent`: the share at which guards that compare arms count: `canary_percent` but for a promotion
+    that is not settled, while the last step's share is still in force, and while the flag has another share by hand;
+    None: they count nothing, since that share is not known. `counted_since`: from when requests count at it, where the
+    share before it was greater or not known. `resets`: the adapter of another base model that the primary flag named as
+    it entered; no engine serves it any more once all serve the candidate, so the flag is set to the base model.
     """
 
     rollout_id: str
@@ -93,6 +99,9 @@ class Rollout:
     step_since: datetime | None = None
     control: bool = False
     before: Position | None = None
+    counted_percent: int | None = 0
+    counted_since: datetime | None = None
+    resets: str | None = None
 
     @property
     def entered(self) -> bool:
@@ -151,6 +160,30 @@ class Rollout:
         """Return the rollout with these fields."""
         return replace(self, **dict(position))
 
+    def share_of(self, at: datetime, *, as_primary: bool) -> int | None:
+        """Return the share of users at which a request of this time counts in guards that compare arms.
+
+        `as_primary`: the candidate answered as the primary. None: it does not count there, since nobody is left to
+        compare it with, the flags of its promotion are still being set, or it is not known what the share was.
+        """
+        has_control = self.control and self.counted_percent == self.canary_percent
+        if (as_primary and not has_control) or (self.counted_since is not None and at < self.counted_since):
+            return None
+        return self.counted_percent
+
+    def share_of_complaint(self, answered: int | None) -> int | None:
+        """Return the same for a complaint about an answer that the canary gave at this share; None: not known.
+
+        Of the two shares it is the greater one, which can only spare the canary.
+        """
+        return None if answered is None or self.counted_percent is None else max(answered, self.counted_percent)
+
+    def counted_at(self, percent: int | None, now: datetime) -> Rollout:
+        """Return the rollout with another share at which its guards count. What is read late counts at none."""
+        falls = percent is not None and (self.counted_percent is None or percent < self.counted_percent)
+        since = now + _FLAGS_ARRIVE if falls else self.counted_since
+        return replace(self, counted_percent=percent, counted_since=since)
+
     def is_held(self, stage: Stage) -> bool:
         """Return True if a person holds back the move to this stage: by a pause, or by an approval that is missing."""
         return bool(self.paused) or (stage is Stage.PROMOTED and self.spec.rollout.approval)
@@ -174,12 +207,13 @@ class Rollout:
             stage_since=self.stage_since if stage is self.stage else now, moved_by=moved_by, version=self.version + 1,
             moves_flags=moves_flags or self.flags_pending, settled=False,
             control=self.control and stage is Stage.PROMOTED, before=self.before if self.flags_pending else None,
+            resets=self.resets if self.flags_pending else None,
         )  # fmt: skip
 
     def with_canary(self, percent: int, reason: str, evidence: Evidence, now: datetime) -> Rollout:
         """Return the rollout with so many of 100 users in its canary."""
         canary = self.with_stage(Stage.CANARY, reason, evidence, now)
-        return replace(canary, canary_percent=percent, step_since=now, before=self.position)
+        return replace(canary, canary_percent=percent, counted_percent=percent, step_since=now, before=self.position)
 
     def with_promotion(self, reason: str, evidence: Evidence, now: datetime, moved_by: str = RATCHET) -> Rollout:
         """Return the rollout with the candidate as the primary of everyone, or of all but the control."""
@@ -225,6 +259,10 @@ class Rollout:
         """Return the rollout rejected before its change was settled; whoever served before the change serves on."""
         return self.standing.with_stage(Stage.REJECTED, reason, self.standing.evidence, now)
 
+    def with_flags_set(self, now: datetime) -> Rollout:
+        """Return the rollout once the flags of its last change are set."""
+        return replace(self, moves_flags=False).counted_at(self.canary_percent, now)
+
     def until(self, what: str) -> Rollout:
         """Return a candidate that was just made, with what it waits for: its history begins with that."""
         return replace(self, reason=f"{_UNTIL}{what}{_ENDS}{self.reason}"[:2_000])
@@ -250,10 +288,13 @@ class Rollout:
         alpha = level(self.spec.rollout.yearly_false_promotion, drawn, returned)
         waited = self.reason.startswith(_UNTIL)
         reason = self.reason.partition(_ENDS)[2] if waited else self.reason
+        if serving.outdated is not None:
+            base = f"an adapter of the base model {serving.outdated_base}"
+            reason = f"{reason[:1_500]}; primary is reset: it named {serving.outdated}, {base}"
         entering = self.with_stage(Stage.SHADOW, reason, Evidence(alpha=alpha), now)
         return replace(
             entering, primary=serving.primary, previous=serving.previous, alpha=alpha, alpha_drawn=drawn,
-            entered_at=now,
+            entered_at=now, resets=serving.outdated,
         )  # fmt: skip
 
     def turned_away(self, reason: str, now: datetime, stage: Stage = Stage.REJECTED) -> Rollout:
@@ -338,10 +379,15 @@ def rollout_id(event: AdapterEvaluated) -> str:
 
 @dataclass(frozen=True)
 class ServingState:
-    """The adapter that serves everyone and the one that served before. None: the base model."""
+    """The adapter that serves everyone and the one that served before. None: the base model.
+
+    `outdated`: the adapter that served everyone with another base model, `outdated_base`, where the task has a new one.
+    """
 
     primary: str | None = None
     previous: str | None = None
+    outdated: str | None = None
+    outdated_base: str = ""
 
 
 def serving_after(last: Rollout, base_model: str) -> ServingState:
@@ -351,7 +397,7 @@ def serving_after(last: Rollout, base_model: str) -> ServingState:
     and the rollback flag turned off without changing any user's answers.
     """
     if last.spec.base_model != base_model:
-        return ServingState()
+        return ServingState(outdated=last.primary, outdated_base=last.spec.base_model)
     return ServingState(last.primary, last.primary if last.stage is Stage.ROLLED_BACK else last.previous)
 
 

@@ -27,6 +27,8 @@ ROLLOUTS = sa.Table(
     sa.Column("moves_flags", sa.Boolean), sa.Column("settled", sa.Boolean),
     sa.Column("canary_percent", sa.Integer), sa.Column("step_since", sa.DateTime(timezone=True)),
     sa.Column("control", sa.Boolean), sa.Column("before", JSONB(none_as_null=True)),
+    sa.Column("counted_percent", sa.Integer), sa.Column("counted_since", sa.DateTime(timezone=True)),
+    sa.Column("resets", sa.Text),
     sa.Column("change", sa.BigInteger), sa.Column("entry", sa.BigInteger),
 )  # fmt: skip
 MOVES = sa.Table(
@@ -72,9 +74,10 @@ SERVED = sa.Table(
 ANSWERS = sa.Table(
     "canary_answers", METADATA,
     sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("prediction_id", sa.Text, primary_key=True),
-    sa.Column("user_key", sa.Text), sa.Column("rank", sa.BigInteger),
+    sa.Column("user_key", sa.Text), sa.Column("rank", sa.BigInteger), sa.Column("percent", sa.Integer),
 )  # fmt: skip
-"""A random sample of the canary's answers, by which complaints are attributed; deleted with the end of the rollout."""
+"""A random sample of the canary's answers, by which complaints are attributed, each with the canary's share then, where
+that is known; deleted with the end of the rollout."""
 BAD_USERS = sa.Table(
     "bad_users", METADATA,
     sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("guard", sa.Text, primary_key=True),

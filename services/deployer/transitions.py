@@ -17,7 +17,7 @@ from schemas.labels import LabelRequested, Purpose
 from schemas.rollouts import Evidence, Stage
 from services.deployer.clients import AdapterServer, ArtifactMissing, FlagAdmin
 from services.deployer.domain import Ledger, control_evidence, decide, decide_waiting
-from services.deployer.flags import apply_flags, flag_name, read_control, read_flags
+from services.deployer.flags import TaskFlags, apply_flags, flag_name, read_control, read_flags
 from services.deployer.rollout import CONTROL_TICKETS, ENDED, RATCHET, Rollout, ServingState, serving_after
 from services.deployer.statistics.canary import canary_failure
 from services.deployer.statistics.non_inferiority import Allowance, margin_left
@@ -104,7 +104,7 @@ class RolloutTransitions:
 
     async def _paused_instead(self, rollout: Rollout) -> Rollout | None:
         """Return the rollout in the stage before a rise that is not made, since a hand was on a flag meanwhile."""
-        return await self._touched(rollout) if rollout.rises else None
+        return await self._touched(rollout, await read_flags(self._admin, rollout.task)) if rollout.rises else None
 
     async def publish_again(self, task: str) -> None:
         """Publish the task's last change once more."""
@@ -113,11 +113,24 @@ class RolloutTransitions:
 
     async def serving(self, task: str, base_model: str) -> ServingState:
         """Return who serves the task now. A task without any rollout yet is read from its primary flag."""
-        if (last := await self._rollouts.last_entered(task)) is not None:
+        if (last := await self._rollouts.last_changed(task)) is not None:
             return serving_after(last.standing, base_model)
         state = await self._admin.read(flag_name(task, "primary"))
         payload = (state.payload or {}) if state is not None and state.enabled else {}
         return ServingState(payload.get("adapter"), payload.get("previous"))
+
+    async def standing_promotion(self, task: str) -> Rollout | None:
+        """Return the promotion by which the primary serves, or the one that was rolled back last; None: there is none.
+
+        A candidate that ended later leaves the promotion before it standing if it was compared with what that serves.
+        """
+        last = await self._rollouts.last_changed(task)
+        if last is not None and last.stage in ENDED:
+            promoted = await self._rollouts.last_promoted(task)
+            if promoted is None or (promoted.candidate, promoted.previous) != (last.primary, last.previous):
+                return None
+            return promoted
+        return last if last is not None and last.stage in (Stage.PROMOTED, Stage.ROLLED_BACK) else None
 
     async def staying(self, task: str, why: str) -> list[Rollout]:
         """Return the candidate that is compared, or has a control, with a change that repeats its stage."""
@@ -179,9 +192,14 @@ class RolloutTransitions:
         """Pause an active candidate one of whose flags is not as its last change left it. Returns what it is now.
 
         Whichever flag it is, and whatever it is by then: a canary that was turned off is no proof that nobody was
-        harmed, and shadow that was turned off is no wish for a canary.
+        harmed, and shadow that was turned off is no wish for a canary. Its guards count at the share that is in force.
         """
-        if rollout.paused or (paused := await self._touched(rollout)) is None:
+        flags = await read_flags(self._admin, rollout.task)
+        share = flags.canary_share(rollout) if rollout.stage is Stage.CANARY else rollout.counted_percent
+        if share != rollout.counted_percent:
+            rollout = rollout.counted_at(share, utc_now())
+            await self._rollouts.set_counted(rollout)
+        if rollout.paused or (paused := await self._touched(rollout, flags)) is None:
             return rollout
         await self._rollouts.save(paused)
         await self.settle(rollout.task)
@@ -207,8 +225,8 @@ class RolloutTransitions:
             return
         if last.active:
             await self.paused_if_touched(last)
-        elif last.stage in (Stage.PROMOTED, Stage.ROLLED_BACK):
-            await self._follow_rollback(last)
+        elif (promoted := await self.standing_promotion(task)) is not None:
+            await self._follow_rollback(promoted)
         await self.settle(task)
 
     async def watch_control(self, task: str) -> None:
@@ -324,9 +342,9 @@ class RolloutTransitions:
         last = await self._rollouts.last_entered(task)
         return last.standing if last is not None and last.standing.active else None
 
-    async def _touched(self, rollout: Rollout) -> Rollout | None:
+    async def _touched(self, rollout: Rollout, flags: TaskFlags) -> Rollout | None:
         """Return the rollout, as it stands, paused for each flag that a hand changed; None: there is none."""
-        if not (by_hand := (await read_flags(self._admin, rollout.task)).changed_by_hand(rollout)):
+        if not (by_hand := flags.changed_by_hand(rollout)):
             return None
         by = await self._hand_on(rollout.task, next(iter(by_hand)))
         reason = f"{'; '.join(by_hand.values())}, by hand"

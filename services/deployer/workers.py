@@ -51,12 +51,12 @@ class FlagLog:
 
     async def look(self) -> set[str] | None:
         """Return the tasks of which the log has something new; None: it may be any. Raises DependencyUnavailable."""
-        now = self._clock()
         try:
             newest = await self._admin.newest_changes(_LOG_ENTRIES)
         except DependencyUnavailable:
             self._all_changed = math.inf  # Until it can be read again, flags are read all the time.
             raise
+        now = self._clock()  # Not before the answer: flags that were read while it was on its way may be of before.
         was_away = self._all_changed == math.inf
         new = {entry: flag for entry, flag in newest if entry not in self._entries}
         missed_some = was_away or (len(newest) == _LOG_ENTRIES and len(new) == len(newest))

@@ -102,9 +102,11 @@ class OperatorCommands:
             if last is not None and last.standing.active:
                 await self._transitions.end(task, Stage.REJECTED, f"ended: {reason}", by)
                 return await self._rollouts.get(last.rollout_id) or last
-            if last is None or last.stage is not Stage.PROMOTED:
+            promoted = await self._transitions.standing_promotion(task)
+            if promoted is None or promoted.stage is not Stage.PROMOTED:
                 raise CommandRefused(f"{task} has neither a candidate nor a promoted adapter to take back")
-            return await self._change(last.taken_back(f"rolled back: {reason}", last.evidence, utc_now(), by))
+            back = promoted.taken_back(f"rolled back: {reason}", promoted.evidence, utc_now(), by)
+            return await self._change(back)
 
     @asynccontextmanager
     async def _locked(self, task: str) -> AsyncIterator[None]:

@@ -51,7 +51,7 @@ def build_app(
 
     @app.get("/api/rollouts")
     async def status() -> dict[str, Any]:
-        found = [await rollouts.last_entered(task) or await rollouts.newest(task) for task in await rollouts.tasks()]
+        found = [await rollouts.last_changed(task) or await rollouts.newest(task) for task in await rollouts.tasks()]
         return {"rollouts": [await _with_evidence_now(rollout) for rollout in found if rollout is not None]}
 
     async def _with_evidence_now(rollout: Rollout) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class Arms:
     """Subjects with a bad event, each counted in the arm of the first one, while `percent` of users were the canary's.
 
     What comes late, after the canary's share has risen, is counted at the greater one, which can only spare the canary.
+    Nothing is counted while the share is not known, and after it has fallen nothing of before.
     """
 
     percent: int
@@ -131,7 +132,8 @@ def canary_failure(counts: CanaryCounts, settings: RolloutSettings, fresh: Seque
         )
     else:
         canary, bad = counts.bad(worst)
-        reason = f"{_COMPARED[worst].format(canary=canary, bad=bad)}, which has {counts.percent} % of users"
+        share = max(step.percent for step in counts.arms[worst])
+        reason = f"{_COMPARED[worst].format(canary=canary, bad=bad)}, which has {share} % of users"
     return f"{reason} (evidence of all guards {all_together:.0f} ≥ {LIMIT:.0f}, most of it of {worst.value})"
 
 
@@ -156,7 +158,7 @@ def confidence_shift(counts: CanaryCounts) -> str:
 
 @dataclass(frozen=True)
 class Observation:
-    """One request. `canary`: the candidate answered, also once it is promoted.
+    """One request. `canary`: the candidate answered, also once it is promoted; `as_primary`: then.
 
     `counted`: it served a user, or failed; not one that was refused. `primary`: the primary, or the base model where
     there is none, answered; a fallback is neither arm. `source` and `offset`: the record's place in Kafka, by which it
@@ -174,6 +176,7 @@ class Observation:
     occurred_at: datetime
     source: str
     offset: int
+    as_primary: bool = False
 
     @property
     def served(self) -> str | None:
@@ -185,10 +188,11 @@ def observation(delivery: Delivery[RequestObserved], candidate: str, primary: st
     """Return what a request says about a rollout of these adapters. 404: a replica does not serve the adapter."""
     event = delivery.event
     failed = event.status >= 500 or event.status == 404
+    is_candidate = event.variant in (Variant.CANARY, Variant.PRIMARY) and event.adapter == candidate
     return Observation(
         event.prediction_id,
         event.subject or event.user_hash,
-        canary=event.variant in (Variant.CANARY, Variant.PRIMARY) and event.adapter == candidate,
+        canary=is_candidate,
         primary=event.variant in (Variant.PRIMARY, Variant.BASE) and event.adapter == primary,
         failed=failed,
         counted=failed or event.status < 400,
@@ -197,6 +201,7 @@ def observation(delivery: Delivery[RequestObserved], candidate: str, primary: st
         occurred_at=event.occurred_at,
         source=f"{delivery.topic}-{delivery.partition}",
         offset=delivery.offset,
+        as_primary=is_candidate and event.variant is Variant.PRIMARY,
     )
 
 

@@ -60,14 +60,15 @@ async def add_requests(connection: AsyncConnection, rollout: Rollout, observatio
     bad = [
         {
             "rollout_id": rollout.rollout_id, "guard": Guard.ERRORS.name, "user_key": o.user_key, "canary": o.canary,
-            "percent": rollout.canary_percent,
+            "percent": percent,
         }
-        for o in observations if o.failed and o.user_key
+        for o in observations
+        if o.failed and o.user_key and (percent := _share(rollout, o)) is not None
     ]  # fmt: skip
     if bad:
         await connection.execute(insert(BAD_USERS).on_conflict_do_nothing(), bad)
     await _count(connection, rollout.rollout_id, in_canary)
-    await _add_answers(connection, rollout.rollout_id, in_canary)
+    await _add_answers(connection, rollout, in_canary)
     await _add_served(connection, rollout, in_canary)
     await _add_latencies(connection, rollout.rollout_id, in_canary, canary=True)
 
@@ -87,15 +88,19 @@ async def add_complaint(
     """Count the subject of an answer that somebody found wrong, in the arm that gave it. Idempotent.
 
     What is no known answer of the canary counts as the primary's, which can only spare the canary. Where only a sample
-    of its answers is known, what is not in the sample's part of all predictions counts nowhere.
+    of its answers is known, what is not in the sample's part of all predictions counts nowhere, nor does an answer
+    that was given while the canary's share was not known, nor any while it is not.
     """
     rollout_id = rollout.rollout_id
     if rank_of(rollout_id, prediction_id) >= await _sampled_below(connection, rollout_id):
         return
     of_answer = sa.and_(ANSWERS.c.rollout_id == rollout_id, ANSWERS.c.prediction_id == prediction_id)
-    asked = (await connection.execute(sa.select(ANSWERS.c.user_key).where(of_answer))).first()
+    asked = (await connection.execute(sa.select(ANSWERS.c.user_key, ANSWERS.c.percent).where(of_answer))).first()
+    percent = rollout.counted_percent if asked is None else rollout.share_of_complaint(asked.percent)
+    if percent is None:
+        return
     row = {
-        "rollout_id": rollout_id, "guard": guard.name, "canary": asked is not None, "percent": rollout.canary_percent,
+        "rollout_id": rollout_id, "guard": guard.name, "canary": asked is not None, "percent": percent,
         "user_key": (asked.user_key if asked is not None else user_key) or prediction_id,
     }  # fmt: skip
     await connection.execute(insert(BAD_USERS).on_conflict_do_nothing(), row)
@@ -149,11 +154,19 @@ async def _count(connection: AsyncConnection, rollout_id: str, observations: Seq
     )  # fmt: skip
 
 
-async def _add_answers(connection: AsyncConnection, rollout_id: str, observations: Sequence[Observation]) -> None:
+def _share(rollout: Rollout, observation: Observation) -> int | None:
+    return rollout.share_of(observation.occurred_at, as_primary=observation.as_primary)
+
+
+async def _add_answers(connection: AsyncConnection, rollout: Rollout, observations: Sequence[Observation]) -> None:
     """Add to the sample the answers with the smallest ranks, and drop those that are beyond its size by now."""
+    rollout_id = rollout.rollout_id
     limit = await _sampled_below(connection, rollout_id)
     rows = [
-        {"rollout_id": rollout_id, "prediction_id": o.prediction_id, "user_key": o.user_key, "rank": rank}
+        {
+            "rollout_id": rollout_id, "prediction_id": o.prediction_id, "user_key": o.user_key, "rank": rank,
+            "percent": _share(rollout, o),
+        }
         for o in observations if (rank := rank_of(rollout_id, o.prediction_id)) < limit
     ]  # fmt: skip
     if not rows:

@@ -75,9 +75,10 @@ class PostgresLedger:
             tickets = [Ticket(*bet[2:]) for bet in bets if bet.ticket_id is not None]
             agree = sa.select(sa.func.count(), sa.func.count().filter(LEDGER.c.opens))
             agreeing, subjects = (await connection.execute(agree.where(of_rollout, LEDGER.c.agree))).one()
-            subjects = min((bet.earlier for bet in bets if bet.ticket_id is None), default=subjects)
+            waiting = [bet for bet in bets if bet.ticket_id is None]
+            subjects = min((bet.earlier for bet in waiting), default=subjects)
             counts = await canaries.canary_counts(connection, rollout_id)
-            return Ledger(tickets, agreeing, counts, subjects)
+            return Ledger(tickets, agreeing, counts, subjects, waiting=[bet.number for bet in waiting])
 
     async def canary(self, rollout_id: str) -> CanaryCounts:
         """Return what the guards of a rollout read."""
@@ -237,14 +238,16 @@ class PostgresLedger:
 def _bets(of_rollout: sa.ColumnElement[bool]) -> sa.Select[Any]:
     """The pairs that bet: those with a ticket in the order of these, then those that wait to become one.
 
-    A row has the ticket's id and order, and what a `Ticket` holds; `earlier`: first pairs that agree and came before.
+    A row has the ticket's id and order, and what a `Ticket` holds; `earlier`: first pairs that agree and came before;
+    `number`: the place among all pairs.
     """
     opening = sa.and_(LEDGER.c.agree, LEDGER.c.opens)
     earlier = sa.func.count().filter(opening).over(order_by=LEDGER.c.number).label("earlier")
     columns = [LEDGER.c[name] for name in ("ticket_id", "ticket_order", "outcome", "asked", "identified", "opens")]
-    counted = sa.select(*columns, earlier, LEDGER.c.first).where(of_rollout, sa.or_(LEDGER.c.first, opening)).subquery()
-    shown = [counted.c[column.name] for column in (*columns, earlier)]
-    return sa.select(*shown).where(counted.c.first).order_by(counted.c.ticket_order)
+    shown = (*columns, earlier, LEDGER.c.number)
+    counted = sa.select(*shown, LEDGER.c.first).where(of_rollout, sa.or_(LEDGER.c.first, opening)).subquery()
+    bets = [counted.c[column.name] for column in shown]
+    return sa.select(*bets).where(counted.c.first).order_by(counted.c.ticket_order)
 
 
 async def _draw(

@@ -17,6 +17,7 @@ from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.adapters import AdapterEvaluated
+from schemas.base import utc_now
 from schemas.rollouts import Evidence, Stage
 from schemas.tasks import TaskSpec
 from services.deployer.rollout import ACTIVE, Move, Position, Rollout, rollout_id
@@ -58,6 +59,8 @@ class RolloutStore(Protocol):
     def locked(self, task: str) -> AbstractAsyncContextManager[None]: ...
     async def get(self, rollout_id: str) -> Rollout | None: ...
     async def last_entered(self, task: str) -> Rollout | None: ...
+    async def last_changed(self, task: str) -> Rollout | None: ...
+    async def last_promoted(self, task: str) -> Rollout | None: ...
     async def waiting(self, task: str) -> Rollout | None: ...
     async def with_verdict(self, event: AdapterEvaluated) -> Rollout | None: ...
     async def draws(self, task: str) -> list[Draw]: ...
@@ -71,6 +74,7 @@ class RolloutStore(Protocol):
     async def save(self, *rollouts: Rollout) -> None: ...
     async def set_written(self, rollout: Rollout) -> None: ...
     async def settle(self, rollout: Rollout) -> None: ...
+    async def set_counted(self, rollout: Rollout) -> None: ...
     async def history(self, task: str, limit: int) -> list[Move]: ...
     async def unposted(self, since: datetime, limit: int) -> list[Move]: ...
     async def set_posted(self, move: Move) -> None: ...
@@ -94,6 +98,17 @@ class PostgresRollouts:
     async def last_entered(self, task: str) -> Rollout | None:
         """Return the task's last rollout that entered shadow, ended or not."""
         return await self._newest(sa.and_(ROLLOUTS.c.task == task, HAS_ENTERED))
+
+    async def last_changed(self, task: str) -> Rollout | None:
+        """Return that of the task's rollouts that entered shadow which changed last: it says who serves.
+
+        It is the last that entered, unless the promotion before that was rolled back after it had ended.
+        """
+        return await self._newest(sa.and_(ROLLOUTS.c.task == task, HAS_ENTERED), ROLLOUTS.c.change)
+
+    async def last_promoted(self, task: str) -> Rollout | None:
+        """Return the last of the task's rollouts that is promoted, and was not rolled back."""
+        return await self._newest(sa.and_(ROLLOUTS.c.task == task, ROLLOUTS.c.stage == Stage.PROMOTED.value))
 
     async def waiting(self, task: str) -> Rollout | None:
         """Return the task's candidate that waits for its turn."""
@@ -192,7 +207,8 @@ class PostgresRollouts:
         """Record that this version's flags are set: they are not set again, and what a hand does to them stays."""
         same = sa.and_(ROLLOUTS.c.rollout_id == rollout.rollout_id, ROLLOUTS.c.version == rollout.version)
         async with transaction(self._engine) as connection:
-            await connection.execute(sa.update(ROLLOUTS).where(same).values(moves_flags=False))
+            counted = _counted(rollout.with_flags_set(utc_now()))
+            await connection.execute(sa.update(ROLLOUTS).where(same).values(moves_flags=False, **counted))
 
     async def settle(self, rollout: Rollout) -> None:
         """Record that this version's flags and event are out. An ended rollout's conversations are deleted with it, and
@@ -208,6 +224,12 @@ class PostgresRollouts:
                 await connection.execute(sa.update(LEDGER).where(ended).values(call=None))
                 if not rollout.control:
                     await canaries.drop_subjects(connection, rollout.rollout_id)
+
+    async def set_counted(self, rollout: Rollout) -> None:
+        """Record at which share of users this version's guards count from now on, which is no move of its history."""
+        same = sa.and_(ROLLOUTS.c.rollout_id == rollout.rollout_id, ROLLOUTS.c.version == rollout.version)
+        async with transaction(self._engine) as connection:
+            await connection.execute(sa.update(ROLLOUTS).where(same).values(**_counted(rollout)))
 
     async def history(self, task: str, limit: int) -> list[Move]:
         """Return the last changes of the task's rollouts, newest first."""
@@ -243,6 +265,10 @@ class PostgresRollouts:
         async with transaction(self._engine) as connection:
             rows = await connection.execute(sa.select(ROLLOUTS).where(where).order_by(ROLLOUTS.c.change))
             return [_from_row(row) for row in rows.mappings()]
+
+
+def _counted(rollout: Rollout) -> dict[str, Any]:
+    return {"counted_percent": rollout.counted_percent, "counted_since": rollout.counted_since}
 
 
 def _to_row(rollout: Rollout) -> dict[str, Any]:

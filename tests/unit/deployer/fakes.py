@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from schemas.adapters import AdapterEvaluated, ArmScore
-from schemas.base import Event, Gate, Interval, Variant
+from schemas.base import Event, Gate, Interval, Variant, utc_now
 from schemas.conversation import Answer, Call, Message, Role
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import PredictionLogged, RequestObserved
@@ -304,6 +304,14 @@ class MemoryRollouts:
     async def last_entered(self, task: str) -> Rollout | None:
         return next((r for r in reversed(self.rollouts.values()) if r.task == task and r.entered), None)
 
+    async def last_changed(self, task: str) -> Rollout | None:
+        found = [self.rollouts[rollout_id] for rollout_id in self._changes]
+        return next((r for r in reversed(found) if r.task == task and r.entered), None)
+
+    async def last_promoted(self, task: str) -> Rollout | None:
+        found = (r for r in reversed(self.rollouts.values()) if r.task == task and r.stage is Stage.PROMOTED)
+        return next(found, None)
+
     async def newest(self, task: str) -> Rollout | None:
         found = [self.rollouts[rollout_id] for rollout_id in self._changes]
         return next((r for r in reversed(found) if r.task == task), None)
@@ -355,11 +363,18 @@ class MemoryRollouts:
 
     async def set_written(self, rollout: Rollout) -> None:
         if self.rollouts[rollout.rollout_id].version == rollout.version:
-            self.rollouts[rollout.rollout_id] = dataclasses.replace(rollout, moves_flags=False)
+            self.rollouts[rollout.rollout_id] = rollout.with_flags_set(utc_now())
 
     async def settle(self, rollout: Rollout) -> None:
-        if self.rollouts[rollout.rollout_id].version == rollout.version:
-            self.rollouts[rollout.rollout_id] = dataclasses.replace(rollout, settled=True)
+        stored = self.rollouts[rollout.rollout_id]
+        if stored.version == rollout.version:
+            self.rollouts[rollout.rollout_id] = dataclasses.replace(stored, settled=True)
+
+    async def set_counted(self, rollout: Rollout) -> None:
+        stored = self.rollouts[rollout.rollout_id]
+        if stored.version == rollout.version:
+            counted = {"counted_percent": rollout.counted_percent, "counted_since": rollout.counted_since}
+            self.rollouts[rollout.rollout_id] = dataclasses.replace(stored, **counted)
 
 
 class MemoryLedger:
@@ -370,7 +385,7 @@ class MemoryLedger:
         self.pairs: dict[tuple[str, str], dict[str, Any]] = {}
         self.labels: dict[tuple[str, str], Label] = {}
         self.requests: dict[str, dict[tuple[str, int], bool]] = {}
-        self.answers: dict[tuple[str, str], str | None] = {}
+        self.answers: dict[tuple[str, str], tuple[str | None, int | None]] = {}
         self.served: dict[tuple[str, int], set[str]] = {}
         self.bad_users: dict[tuple[str, Guard], dict[str, tuple[int, bool]]] = {}
         self.latencies: dict[tuple[str, bool], dict[tuple[str, date], tuple[float, float | None]]] = {}
@@ -451,17 +466,18 @@ class MemoryLedger:
     async def add_observations(self, rollout: Rollout, observations: Sequence[Observation]) -> None:
         for observation in observations:
             in_canary = rollout.stage is not Stage.SHADOW
+            share = rollout.share_of(observation.occurred_at, as_primary=observation.as_primary)
             if observation.canary and observation.counted and in_canary:
                 requests = self.requests.setdefault(rollout.rollout_id, {})
                 requests[observation.source, observation.offset] = observation.failed
-                self.answers[rollout.rollout_id, observation.prediction_id] = observation.user_key
+                self.answers.setdefault((rollout.rollout_id, observation.prediction_id), (observation.user_key, share))
             if in_canary and observation.served and observation.occurred_at >= (rollout.step_since or CUTOFF):
                 users = self.served.setdefault((rollout.rollout_id, rollout.canary_percent), set())
                 if len(users) < rollout.spec.rollout.min_canary_users:
                     users.add(observation.served)
-            if observation.failed and observation.user_key and in_canary:
+            if observation.failed and observation.user_key and in_canary and share is not None:
                 bad = self.bad_users.setdefault((rollout.rollout_id, Guard.ERRORS), {})
-                bad.setdefault(observation.user_key, (rollout.canary_percent, observation.canary))
+                bad.setdefault(observation.user_key, (share, observation.canary))
             is_measured = observation.canary if in_canary else observation.primary
             if is_measured and observation.counted and not observation.failed and observation.user_key:
                 latencies = self.latencies.setdefault((rollout.rollout_id, in_canary), {})
@@ -473,23 +489,29 @@ class MemoryLedger:
     async def add_complaint(
         self, rollout: Rollout, guard: Guard, prediction_id: str, user_hash: str | None, at: datetime
     ) -> None:
-        answer = rollout.rollout_id, prediction_id
-        subject = self.answers.get(answer, user_hash) or prediction_id
-        bad = self.bad_users.setdefault((rollout.rollout_id, guard), {})
-        bad.setdefault(subject, (rollout.canary_percent, answer in self.answers))
+        answered = self.answers.get((rollout.rollout_id, prediction_id))
+        subject = (answered[0] if answered else user_hash) or prediction_id
+        share = rollout.share_of_complaint(answered[1]) if answered else rollout.counted_percent
+        if share is not None:
+            bad = self.bad_users.setdefault((rollout.rollout_id, guard), {})
+            bad.setdefault(subject, (share, answered is not None))
 
     async def load(self, rollout_id: str, *, fresh: bool = False) -> Ledger:
         drawn = self._drawn(rollout_id, fresh)
         rows, earlier, waiting = self._rows(rollout_id, fresh), 0, []
-        for row in rows:
-            row["earlier"] = earlier
+        for number, row in enumerate(rows):
+            row["earlier"], row["number"] = earlier, number
             earlier += row["event"].agree and row["opens"]
-            waiting += [row["earlier"]] * (row["first"] and "ticket" not in row)
+            waiting += [row] * (row["first"] and "ticket" not in row)
         tickets = [
-            Ticket(row["outcome"], row["asked"], row["event"].identified, row["opens"], row["earlier"]) for row in drawn
-        ]
+            Ticket(
+                row["outcome"], row["asked"], row["event"].identified, row["opens"], row["earlier"], row["number"]
+            ) for row in drawn
+        ]  # fmt: skip
         agreeing = sum(row["event"].agree for row in rows)
-        return Ledger(tickets, agreeing, await self.canary(rollout_id), min(waiting, default=earlier))
+        subjects = min((row["earlier"] for row in waiting), default=earlier)
+        counts = await self.canary(rollout_id)
+        return Ledger(tickets, agreeing, counts, subjects, waiting=[row["number"] for row in waiting])
 
     async def canary(self, rollout_id: str) -> CanaryCounts:
         failed = self.requests.get(rollout_id, {}).values()

@@ -10,6 +10,7 @@ from schemas.adapters import AdapterEvaluated, EvaluationRequested
 from schemas.base import Gate, utc_now
 from schemas.rollouts import Stage
 from schemas.tasks import TaskChanged
+from services.deployer.clients import Strategy
 from shared.errors import DependencyUnavailable
 from tests.unit.deployer.fakes import CUTOFF, Deployer, evaluated, spec
 
@@ -263,3 +264,48 @@ async def test_only_the_direct_predecessors_promotion_gives_alpha_back(monkeypat
     monkeypatch.setattr("services.deployer.admission.utc_now", lambda: utc_now() + timedelta(days=7))
     await deployer.handlers.on_evaluated(evaluated("a3", against="a1"))
     assert deployer.last.evidence.alpha == pytest.approx(0.05 * 7 / 365, rel=1e-3)
+
+
+def of_another_base(adapter: str) -> AdapterEvaluated:
+    event = evaluated(adapter)
+    moved = event.spec.model_copy(update={"base_model": "base-2"})
+    return event.model_copy(update={"spec": moved, "base_model": "base-2", "task_revision": moved.revision})
+
+
+async def test_a_candidate_of_another_base_model_resets_a_primary_that_no_engine_serves_any_more() -> None:
+    deployer = await promoted()
+    await deployer.handlers.on_evaluated(of_another_base("n1"))
+    await deployer.handlers.tick(TASK)
+    entered = deployer.last
+    assert (entered.candidate_adapter, entered.stage, entered.paused) == ("n1", Stage.SHADOW, "")
+    assert entered.reason.endswith("primary is reset: it named a1, an adapter of the base model base")
+    assert deployer.admin.flags[f"ratchet.{TASK}.primary"].payload == {"adapter": None, "previous": None}
+    await deployer.compare_and_label(range(100, 110), "refund")
+    await deployer.handlers.on_evaluated(of_another_base("n2"))
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("n2", Stage.SHADOW)
+    assert "reset" not in deployer.last.reason
+
+
+async def test_a_primary_of_another_base_model_stays_while_no_engine_serves_the_candidate() -> None:
+    deployer = await promoted()
+    deployer.adapters.is_away = True
+    await deployer.handlers.on_evaluated(of_another_base("n1"))
+    assert deployer.admin.serves(TASK) == "a1"
+    deployer.adapters.is_away = False
+    deployer.admin.crash_at = 0
+    with pytest.raises(DependencyUnavailable):
+        await deployer.handlers.tick(TASK)
+    deployer.admin.crash_at = None
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("n1", Stage.SHADOW)
+    assert (deployer.last.paused, deployer.admin.serves(TASK)) == ("", None)
+
+
+async def test_a_primary_that_a_hand_set_is_not_reset_with_the_base_model() -> None:
+    deployer = await promoted()
+    own = Strategy(variant="primary", payload={"adapter": "by-hand", "previous": None})
+    await deployer.admin.set_strategy(f"ratchet.{TASK}.primary", own)
+    await deployer.handlers.on_evaluated(of_another_base("n1"))
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.admin.serves(TASK)) == (Stage.SHADOW, "by-hand")
+    assert deployer.last.paused == "primary's payload is {'adapter': 'by-hand', 'previous': None}, by hand"

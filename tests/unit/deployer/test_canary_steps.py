@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from fractions import Fraction
 from itertools import pairwise, product
 
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from schemas.base import Variant
+from schemas.base import Variant, utc_now
 from schemas.rollouts import Stage
 from schemas.task_settings import RolloutSettings
+from services.deployer.clients import Strategy
 from services.deployer.statistics.betting import canary_guard
 from services.deployer.statistics.canary import Arms, CanaryCounts, canary_failure
 from services.deployer.statistics.guards import Guard
@@ -118,6 +120,113 @@ async def test_a_share_that_a_hand_changed_after_a_rise_pauses_it() -> None:
     deployer.admin._write(flag, strategies=(changed,))
     await deployer.handlers.tick(TASK)
     assert deployer.last.paused == "canary has another share than 25 %, or another payload, by hand"
+
+
+def by_hand(deployer: Deployer, percent: int, stickiness: str = "userId") -> None:
+    """Give the canary's flag another share."""
+    flag = f"ratchet.{TASK}.canary"
+    (strategy,) = deployer.admin.flags[flag].strategies
+    parameters = {**strategy["parameters"], "rollout": str(percent), "stickiness": stickiness}
+    deployer.admin._write(flag, strategies=({**strategy, "parameters": parameters},))
+
+
+async def fail(deployer: Deployer, canary: range, others: range = range(0), minutes: float = 1.0) -> None:
+    """One failed request of each user, some minutes later."""
+    later = {"occurred_at": utc_now() + timedelta(minutes=minutes)}
+    events = [observed(deployer.last, number, Variant.CANARY, 502) for number in canary]
+    events += [observed(deployer.last, number, Variant.BASE, 502) for number in others]
+    await deployer.handlers.on_observed(deliveries(event.model_copy(update=later) for event in events))
+    await deployer.handlers.tick(TASK)
+
+
+async def errors(deployer: Deployer) -> list[Arms]:
+    return list((await deployer.ledger.load(deployer.last.rollout_id)).canary.arms.get(Guard.ERRORS, ()))
+
+
+@pytest.mark.parametrize("paused_before", [True, False])
+async def test_failures_count_at_the_share_that_a_hand_gave_the_canary(paused_before: bool) -> None:
+    """Counted at 5 %, six of twelve failures in one half of all users ended a healthy canary."""
+    deployer = await in_canary(wins=12)
+    if paused_before:
+        await deployer.commands.pause(TASK, "ann", "a release")
+    await fail(deployer, range(100, 101), range(200, 201))
+    by_hand(deployer, 50)
+    await deployer.handlers.tick(TASK)
+    await fail(deployer, range(6), range(50, 56))
+    assert deployer.last.stage is Stage.CANARY
+    assert deployer.last.paused
+    assert await errors(deployer) == [Arms(5, 1, 2), Arms(50, 6, 12)]
+    await fail(deployer, range(300, 340))
+    assert deployer.last.stage is Stage.REJECTED, "one that fails is ended at that share as well"
+    assert "47 of the 54 users with a failed request were in it, which has 50 % of users" in deployer.last.reason
+
+
+async def test_after_a_resumption_failures_count_at_the_steps_share_again_and_late_ones_not_at_all() -> None:
+    deployer = await in_canary(wins=12)
+    by_hand(deployer, 50)
+    await deployer.handlers.tick(TASK)
+    await deployer.commands.resume(TASK, "ann", "a mistake")
+    assert share(deployer) == (Stage.CANARY, 5, "5")
+    await fail(deployer, range(6), range(50, 56), minutes=0)
+    assert await errors(deployer) == [], "it is not known at which share they were served"
+    await fail(deployer, range(2), range(50, 52))
+    assert await errors(deployer) == [Arms(5, 2, 4)]
+
+
+@pytest.mark.parametrize("hand", ["off", "by session", "rollback", "none"])
+async def test_while_the_canarys_share_is_not_known_no_failure_counts_in_either_arm(hand: str) -> None:
+    deployer = await in_canary(wins=12)
+    if hand == "off":
+        await deployer.admin.switch(f"ratchet.{TASK}.canary", False)
+    elif hand == "rollback":
+        await deployer.admin.switch(f"ratchet.{TASK}.rollback", True)
+    else:
+        by_hand(deployer, 0 if hand == "none" else 50, "sessionId" if hand == "by session" else "userId")
+    await deployer.handlers.tick(TASK)
+    await fail(deployer, range(20), range(50, 70))
+    assert (deployer.last.stage, await errors(deployer)) == (Stage.CANARY, [])
+    await deployer.admin.switch(f"ratchet.{TASK}.rollback", False)
+    await deployer.commands.resume(TASK, "ann", "a mistake")
+    await fail(deployer, range(70, 90))
+    assert deployer.last.stage is Stage.REJECTED, "afterwards it is guarded as before"
+
+
+async def test_a_hand_that_lowers_the_share_holds_no_earlier_failure_against_it() -> None:
+    deployer = await in_canary(wins=12)
+    by_hand(deployer, 2)
+    await deployer.handlers.tick(TASK)
+    await fail(deployer, range(2), range(50, 52), minutes=0)
+    await fail(deployer, range(2, 3), range(52, 60))
+    assert await errors(deployer) == [Arms(2, 1, 9)]
+
+
+async def test_failures_of_everyone_count_nowhere_where_a_hand_serves_the_candidate_to_all() -> None:
+    deployer = await in_canary(wins=12)
+    flag = f"ratchet.{TASK}.primary"
+    strategy = Strategy(variant="primary", payload={"adapter": "a1", "previous": None})
+    await deployer.admin.set_strategy(flag, strategy)
+    await deployer.handlers.tick(TASK)
+    everyone = [observed(deployer.last, number, Variant.PRIMARY, 502) for number in range(30)]
+    await deployer.handlers.on_observed(deliveries(e.model_copy(update={"adapter": "a1"}) for e in everyone))
+    await fail(deployer, range(30, 40))
+    assert (deployer.last.stage, await errors(deployer)) == (Stage.CANARY, [])
+
+
+async def test_a_complaint_is_held_against_the_share_of_its_answer_where_that_was_greater() -> None:
+    deployer = await in_canary(wins=12)
+    await see(deployer, range(1), Variant.CANARY)
+    by_hand(deployer, 50)
+    await deployer.handlers.tick(TASK)
+    await see(deployer, range(1, 3), Variant.CANARY)
+    by_hand(deployer, 50, "sessionId")
+    await deployer.handlers.tick(TASK)
+    await see(deployer, range(3, 5), Variant.CANARY)
+    await deployer.commands.resume(TASK, "ann", "a mistake")
+    await see(deployer, range(5, 6), Variant.CANARY)
+    for number in (0, 1, 2, 3, 4, 5, 900):
+        await deployer.handlers.on_feedback(feedback(deployer.last, number))
+    arms = (await deployer.ledger.load(deployer.last.rollout_id)).canary.arms[Guard.FEEDBACK]
+    assert arms == [Arms(5, 2, 3), Arms(50, 2, 2)], "3 and 4 were answered at no known share"
 
 
 async def test_a_rise_that_waits_for_a_replica_is_guarded() -> None:

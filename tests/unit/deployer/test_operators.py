@@ -379,3 +379,76 @@ async def test_the_end_of_a_rollback_is_published_too() -> None:
         await deployer.handlers.tick(TASK)
         assert (deployer.last.stage, deployer.last.primary_adapter) == (stage, primary)
         assert deployer.admin.serves(TASK) == primary
+
+
+async def rejected_after_a_promotion() -> Deployer:
+    """a1 serves, and b1, which was compared with it, was rejected."""
+    deployer = await in_canary(25)
+    await deployer.see_canary(5)
+    await deployer.handlers.tick(TASK)
+    await deployer.handlers.on_evaluated(evaluated("b1", against="a1"))
+    await deployer.compare_and_label(range(100, 110), "refund")
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("b1", Stage.REJECTED)
+    assert deployer.admin.serves(TASK) == "a1"
+    return deployer
+
+
+@pytest.mark.parametrize("by_command", [True, False])
+async def test_a_promotion_is_taken_back_also_after_a_later_candidate_was_rejected(by_command: bool) -> None:
+    deployer = await rejected_after_a_promotion()
+    if by_command:
+        await deployer.commands.rollback(TASK, "ben", "bad tone")
+    else:
+        await deployer.admin.switch(FLAGS["rollback"], True)
+        await deployer.handlers.tick(TASK)
+    back = deployer.last
+    assert (back.candidate_adapter, back.stage) == ("a1", Stage.ROLLED_BACK)
+    assert (back.primary_adapter, back.previous_adapter) == (None, "a1")
+    assert deployer.admin.serves(TASK) is None
+    async with api(deployer) as http:
+        (shown,) = (await http.get("/api/rollouts")).json()["rollouts"]
+    assert (shown["candidate"], shown["stage"], shown["primary"]) == ("a1", "rolled_back", None)
+    await deployer.handlers.tick(TASK)
+    assert deployer.last == back, "it was taken back once"
+    await deployer.handlers.on_evaluated(evaluated("c1"))
+    await deployer.handlers.tick(TASK)
+    entered = deployer.last
+    assert (entered.candidate_adapter, entered.stage, entered.primary_adapter) == ("c1", Stage.SHADOW, None)
+    assert (entered.paused, deployer.admin.serves(TASK)) == ("", None)
+    assert not deployer.admin.flags[FLAGS["rollback"]].enabled
+
+
+async def test_the_end_of_a_rollback_is_seen_also_after_a_later_candidate_was_rejected() -> None:
+    deployer = await rejected_after_a_promotion()
+    for on, stage in ((True, Stage.ROLLED_BACK), (False, Stage.PROMOTED)):
+        await deployer.admin.switch(FLAGS["rollback"], on)
+        await deployer.handlers.tick(TASK)
+        assert (deployer.last.candidate_adapter, deployer.last.stage) == ("a1", stage)
+        assert deployer.last.primary_adapter == deployer.admin.serves(TASK)
+
+
+async def test_a_candidate_that_waits_while_rollback_is_turned_on_enters_against_the_adapter_that_serves() -> None:
+    deployer = await rejected_after_a_promotion()
+    await deployer.admin.switch(FLAGS["rollback"], True)
+    await deployer.handlers.on_evaluated(evaluated("c1"))  # Before any tick that reads the flags.
+    assert (deployer.last.candidate_adapter, deployer.last.primary_adapter) == ("c1", None)
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.last.paused) == (Stage.SHADOW, "")
+
+
+async def test_what_was_rolled_back_before_a_later_candidate_stays_so() -> None:
+    """The flag is off again since the candidate entered, when the adapter that it restored became the primary."""
+    deployer = await in_canary(25)
+    await deployer.see_canary(5)
+    await deployer.handlers.tick(TASK)
+    await deployer.commands.rollback(TASK, "ben", "bad tone")
+    await deployer.handlers.on_evaluated(evaluated("b1"))
+    await deployer.compare_and_label(range(100, 110), "refund")
+    ended = deployer.last
+    assert (ended.candidate_adapter, ended.stage) == ("b1", Stage.REJECTED)
+    for on in (False, True):
+        await deployer.admin.switch(FLAGS["rollback"], on)
+        await deployer.handlers.tick(TASK)
+        assert (deployer.last, deployer.admin.serves(TASK)) == (ended, None)
+    with pytest.raises(CommandRefused, match="neither a candidate nor a promoted adapter"):
+        await deployer.commands.rollback(TASK, "ben", "again")

@@ -363,3 +363,20 @@ async def test_a_change_while_the_flags_are_read_has_them_read_again() -> None:
     await flags.look()
     flags.set_read("a", began)
     assert read_at(flags, clock, "a") == ["a"]
+
+
+async def test_a_change_while_the_log_is_asked_for_is_not_taken_for_read() -> None:
+    """The flags were read meanwhile, just before the hand: it was seen only half a minute later."""
+    clock = Clock()
+
+    class Asked(Log):
+        async def newest_changes(self, limit: int) -> list[tuple[int, str]]:
+            read_at(flags, clock, "a")
+            self.log = [(1, "ratchet.a.canary")]
+            clock.now += 1
+            return await super().newest_changes(limit)
+
+    flags = FlagLog(Asked(), clock)
+    assert await flags.look() == {"a"}
+    assert read_at(flags, clock, "a") == ["a"]
+    assert read_at(flags, clock, "a") == []

@@ -63,9 +63,14 @@ class Tickets:
         return max_wealth([max(ticket.possible(at), default=-1.0) for ticket in self.all])
 
     def greatest_harm(self, at: float) -> float:
+        """Return the greatest that harm may have been: in the order of the tickets, no failure is later than counted.
+
+        The deployer reads the pairs in their order, and pairs that wait for a ticket as won, so its own is no greater.
+        """
         return max_wealth([max((-x for x in ticket.possible(at)), default=-1.0) for ticket in self.all])
 
     def greatest_futility(self, at: float) -> float:
+        """Return the greatest that the odds may have been, for the same reason."""
         return max_futility([min(ticket.possible(at), default=1.0) for ticket in self.all])
 
     def count(self, at: float, sign: int) -> int:

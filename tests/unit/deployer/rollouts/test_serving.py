@@ -59,9 +59,10 @@ async def test_a_canary_that_fails_is_rejected_while_everyone_keeps_the_primary(
     assert deployer.admin.serves(TASK, in_canary=True) is None
 
 
-async def test_a_promotion_that_waits_for_a_replica_is_guarded_and_taken_back() -> None:
+@pytest.mark.parametrize("control_days", [0, 7])
+async def test_a_promotion_that_waits_for_a_replica_is_guarded_and_taken_back(control_days: int) -> None:
     """Thirty canary users with 502 counted as none meanwhile, and it was promoted when the replica returned."""
-    deployer = await in_shadow()
+    deployer = await in_shadow(control_days=control_days)
     await deployer.compare_and_label(range(25), "delivery")
     await deployer.see_canary(5)
     deployer.adapters.is_away = True
@@ -75,7 +76,26 @@ async def test_a_promotion_that_waits_for_a_replica_is_guarded_and_taken_back() 
     await deployer.handlers.tick(TASK)
     assert (deployer.last.stage, deployer.last.primary_adapter) == (Stage.REJECTED, None)
     assert "the canary fails too often: 30 of the 30 users" in deployer.last.reason
+    assert "in it, which has 5 % of users" in deployer.last.reason
     assert deployer.admin.serves(TASK, in_canary=True) is None
+
+
+@pytest.mark.parametrize("control_days", [0, 7])
+async def test_failures_of_everyone_are_not_held_against_a_promotion_before_it_is_settled(control_days: int) -> None:
+    """Its flags are set by then, so that the last step's share is too small, and nobody else could fail."""
+    deployer = await in_shadow(control_days=control_days)
+    await deployer.compare_and_label(range(25), "delivery")
+    await deployer.see_canary(5)
+    deployer.publisher.is_away = True
+    with pytest.raises(DependencyUnavailable):
+        await deployer.handlers.tick(TASK)
+    assert deployer.admin.serves(TASK) == "a1"
+    failed = [observed(deployer.last, number, Variant.PRIMARY, 502) for number in range(100, 130)]
+    later = {"adapter": "a1", "occurred_at": utc_now() + timedelta(seconds=1)}
+    await deployer.handlers.on_observed(deliveries(event.model_copy(update=later) for event in failed))
+    deployer.publisher.is_away = False
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.admin.serves(TASK)) == (Stage.PROMOTED, "a1")
 
 
 async def test_failures_of_people_whom_nobody_names_end_a_canary_once_for_each_conversation() -> None:

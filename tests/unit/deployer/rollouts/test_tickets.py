@@ -255,3 +255,25 @@ async def test_a_label_decides_for_its_own_rollout_only() -> None:
     await deployer.handlers.on_correction(answer(late, label="delivery"))
     assert (await deployer.ledger.load(deployer.last.rollout_id)).outcomes == []
     assert deployer.last.stage is Stage.SHADOW
+
+
+async def test_pairs_that_wait_for_a_ticket_count_as_won_in_harm_and_futility_in_the_order_of_the_pairs() -> None:
+    """A candidate's failures are tickets at once: 45 of them after 300 pairs that nobody had judged yet ended it."""
+    deployer = Deployer(max_open=40)
+    await deployer.handlers.on_evaluated(evaluated())
+    rollout = deployer.last
+    await deployer.compare(*[pair(rollout, number, ("refund", "delivery")) for number in range(300)])
+    await deployer.compare(*[pair(rollout, number, ("refund", None)) for number in range(1_000, 1_045)])
+    assert deployer.last.stage is Stage.SHADOW
+    ledger = await deployer.ledger.load(rollout.rollout_id)
+    assert (len(ledger.tickets), ledger.in_turn) == (85, [None] * 300 + [-1.0] * 45)
+    for asked in list(deployer.publisher.questions):
+        await deployer.handlers.on_correction(answer(asked, label="refund"))
+    assert deployer.last.stage is Stage.REJECTED, "losses before the pairs that wait are no less than they are"
+    assert deployer.last.evidence.losses < 45 + 40
+
+
+async def test_failures_alone_end_a_candidate_of_which_nothing_waits() -> None:
+    deployer = await in_shadow()
+    await deployer.compare(*[pair(deployer.last, number, ("refund", None)) for number in range(40)])
+    assert deployer.last.stage is Stage.REJECTED
