@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "deployer_0005_primary_of_another_base"
+revision = "deployer_0005_other_base"
 down_revision = "deployer_0004_counted_share"
 
 
