@@ -39,8 +39,9 @@ class Admission:
     async def next_turn(self, task: str) -> None:
         """Let the candidate that waits enter shadow if no other one is compared.
 
-        If its verdict compares it with a former primary, it is evaluated again first, and ends if no verdict comes.
-        Raises DependencyUnavailable while vLLM or the artifact store is away: then it waits on, until it expires.
+        If its verdict compares it with a former primary, it is evaluated again first, and ends if no verdict comes. One
+        that serves already ends. Raises DependencyUnavailable while vLLM or the artifact store is away: then it waits
+        on, until it expires.
         """
         await self._transitions.settle(task)
         waiting, last = await self._rollouts.waiting(task), await self._rollouts.last_entered(task)
@@ -54,7 +55,9 @@ class Admission:
             await self._transitions.settle(task)
             return
         serving = await self._transitions.serving(task, waiting.spec.base_model)
-        if waiting.opponent == serving.primary:
+        if waiting.candidate == serving.primary:
+            await self._save(waiting.turned_away("nothing to promote: it serves already", now))
+        elif waiting.opponent == serving.primary:
             await self._enter(waiting, serving)
         elif waiting.asked_against != (serving.primary or BASE):
             asked = waiting.asked(serving, now)

@@ -2,6 +2,8 @@
 
 What to know of Unleash, each observed on a live server: a flag switched on without a strategy gets one of 100 %; PUT
 of a flag resets what it omits; rollout values are not validated; a duplicate is a 409; an archived flag keeps its name.
+By the code of 8.2.0: an archived flag is no feature (404), while its environment answers as it was; it cannot be turned
+on or off (400).
 """
 
 from __future__ import annotations
@@ -60,10 +62,11 @@ class Strategy:
 
 @dataclass(frozen=True)
 class FlagState:
-    """A flag as it is in Unleash."""
+    """A flag as it is in Unleash. `archived`: no client sees it, so it is not `enabled`, and nobody can write it."""
 
     enabled: bool
     strategies: tuple[dict[str, Any], ...]
+    archived: bool = False
 
     @property
     def payload(self) -> dict[str, Any] | None:
@@ -134,11 +137,13 @@ class UnleashAdmin:
         await self._client.aclose()
 
     async def read(self, flag: str) -> FlagState | None:
-        """Return the flag, or None if it does not exist."""
+        """Return the flag, or None if it does not exist. That it is archived its environment does not tell."""
         answer = await self._request("GET", self._environment_url(flag), missing_ok=True)
         if answer is None:
             return None
-        return FlagState(bool(answer.get("enabled")), tuple(answer.get("strategies") or ()))
+        feature = await self._request("GET", f"{self._features}/{flag}", missing_ok=True)
+        archived = feature is None or bool(feature.get("archived"))
+        return FlagState(bool(answer.get("enabled")) and not archived, tuple(answer.get("strategies") or ()), archived)
 
     async def ensure(self, flag: str, description: str, strategy: Strategy, on: bool = False) -> None:
         """Create the flag with its strategy if it does not exist. An existing flag belongs to the operator and stays.
@@ -150,7 +155,7 @@ class UnleashAdmin:
         if state is None:
             body = {"name": flag, "type": "release", "description": description, "impressionData": False}
             await self._request("POST", self._features, json=body, conflict_ok=True)
-        elif state.strategies and (strategy.variant is None or state.payload is not None):
+        elif state.archived or (state.strategies and (strategy.variant is None or state.payload is not None)):
             return
         if on and (state is None or not state.strategies):
             await self._request("POST", f"{self._environment_url(flag)}/on")
@@ -159,8 +164,8 @@ class UnleashAdmin:
     async def set_strategy(self, flag: str, strategy: Strategy) -> None:
         """Give the flag this strategy and no other."""
         state = await self.read(flag)
-        if state is None:
-            raise DependencyUnavailable(f"the flag {flag} does not exist", "Was it archived? Revive it in Unleash.")
+        if state is None or state.archived:
+            raise _gone(flag, state)
         wanted = strategy.body(flag)
         if state.matches(wanted):
             return
@@ -174,8 +179,10 @@ class UnleashAdmin:
             await self._request("DELETE", f"{strategies}/{other}")
 
     async def switch(self, flag: str, on: bool) -> None:
-        """Turn the flag on or off."""
+        """Turn the flag on or off. One that is archived or does not exist is off, and cannot be turned on."""
         state = await self.read(flag)
+        if on and (state is None or state.archived):
+            raise _gone(flag, state)
         if state is not None and state.enabled != on:
             await self._request("POST", f"{self._environment_url(flag)}/{'on' if on else 'off'}")
 
@@ -247,6 +254,11 @@ class VllmAdapterServer:
         modules = spec.training.target_modules
         await asyncio.to_thread(check_adapter, folder, spec.base_model, self._max_rank, modules)
         await self._replicas.serve_adapter(adapter, str(folder))
+
+
+def _gone(flag: str, state: FlagState | None) -> DependencyUnavailable:
+    what, way_out = ("does not exist", "Was it deleted?") if state is None else ("is archived", "Revive it in Unleash.")
+    return DependencyUnavailable(f"the flag {flag} {what}", way_out)
 
 
 def _variant_key(variant: dict[str, Any]) -> tuple[Any, ...]:

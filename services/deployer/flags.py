@@ -23,7 +23,7 @@ FLAGS = ("primary", "rollback", "canary", "shadow")
 
 @dataclass(frozen=True)
 class TaskFlags:
-    """A task's flags as they are in Unleash. None: never created."""
+    """A task's flags as they are in Unleash. None: never created, or deleted."""
 
     primary: FlagState | None
     rollback: FlagState | None
@@ -33,6 +33,15 @@ class TaskFlags:
     @property
     def rolled_back(self) -> bool:
         return self.rollback is not None and self.rollback.enabled
+
+    @property
+    def gone(self) -> dict[str, str]:
+        """The flags that somebody archived or deleted, each with that in words: they are off and stay so."""
+        states = {"primary": self.primary, "rollback": self.rollback, "canary": self.canary, "shadow": self.shadow}
+        archived = {
+            name: f"{name} is archived" for name, state in states.items() if state is not None and state.archived
+        }
+        return archived | {name: f"{name} was deleted" for name, state in states.items() if state is None}
 
     def canary_share(self, rollout: Rollout) -> int | None:
         """Return the share of users whom the candidate serves as canary; None: nobody, everybody, or it is not known.
@@ -50,14 +59,15 @@ class TaskFlags:
 
     def differences(self, rollout: Rollout) -> dict[str, str]:
         """Return for each flag that an operator changed since the rollout's last change how it is now, in words."""
-        found = {}
+        found = self.gone
         if self.primary is None or not self.primary.enabled:
-            found["primary"] = "primary is off: the base model serves"
+            how = found.get("primary", "primary is off")
+            found["primary"] = f"{how}: the base model serves"
         elif self.primary.payload != primary_strategy(rollout).payload:
             found["primary"] = f"primary's payload is {self.primary.payload}"
         if self.rolled_back:
             found["rollback"] = "rollback is on: the previous adapter serves"
-        if rollout.stage is Stage.CANARY and self.canary is not None:
+        if rollout.stage is Stage.CANARY and self.canary is not None and not self.canary.archived:
             strategy = canary_strategy(rollout)
             if not self.canary.matches(strategy.body(flag_name(rollout.task, "canary"))):
                 found["canary"] = f"canary has another share than {strategy.percent} %, or another payload"
@@ -65,7 +75,7 @@ class TaskFlags:
             ("canary", self.canary, rollout.stage is Stage.CANARY),
             ("shadow", self.shadow, rollout.compared),
         ):
-            if state is not None and state.enabled != wanted:
+            if name not in self.gone and state is not None and state.enabled != wanted:
                 found[name] = f"{name} is {'on' if state.enabled else 'off'}"
         return found
 
@@ -195,6 +205,9 @@ async def _set_control(admin: FlagAdmin, rollout: Rollout) -> None:
     if rollout.control:
         description = f"Share of {rollout.task}'s users on the previous adapter after a promotion"
         await admin.ensure(flag, description, control_strategy(rollout))
+        state = await admin.read(flag)
+        if state is not None and state.archived:
+            return  # A hand on it, which ends the control.
         await admin.set_strategy(flag, control_strategy(rollout))
     await admin.switch(flag, rollout.control)
 
@@ -207,21 +220,17 @@ async def _to_shadow(admin: FlagAdmin, rollout: Rollout) -> None:
     await admin.ensure(rollback, f"On: {task}'s previous adapter serves", Strategy())
     await admin.ensure(canary, f"Share of {task}'s users on the candidate", canary_strategy(rollout))
     await admin.ensure(shadow, f"Share of {task}'s traffic replayed", shadow_strategy(rollout))
-    if rollout.resets is not None and await _names(admin, primary) == rollout.resets:
-        await admin.set_strategy(primary, primary_strategy(rollout))
-    state = await admin.read(rollback)
-    if state is not None and state.enabled and rollout.primary == rollout.previous:
-        # The rolled-back adapter becomes the primary (see `serving_after`): it serves before and after each write.
-        await admin.set_strategy(primary, primary_strategy(rollout))
+    serving, state = await admin.read(primary), await admin.read(rollback)
+    restores = state is not None and state.enabled and rollout.primary == rollout.previous
+    if serving is not None and not serving.archived:
+        is_outdated = rollout.resets is not None and (serving.payload or {}).get("adapter") == rollout.resets
+        if restores or is_outdated:
+            await admin.set_strategy(primary, primary_strategy(rollout))
+    if restores:
+        # The rolled-back adapter is the primary now (see `serving_after`): it serves before and after each write.
         await admin.switch(rollback, False)
     await admin.switch(canary, False)
     await _replay(admin, rollout)
-
-
-async def _names(admin: FlagAdmin, flag: str) -> str | None:
-    """Return the adapter in the flag's payload."""
-    state = await admin.read(flag)
-    return (state.payload or {}).get("adapter") if state is not None else None
 
 
 async def _replay(admin: FlagAdmin, rollout: Rollout) -> None:

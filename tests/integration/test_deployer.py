@@ -538,6 +538,22 @@ async def test_a_flag_that_an_operator_turned_off_stays_off(real: Real) -> None:
     assert deployer.last.stage is Stage.SHADOW
 
 
+async def test_an_archived_flag_pauses_as_a_hand_and_is_no_obstacle_to_the_end_of_its_candidate(real: Real) -> None:
+    deployer, flag = real.deployer, real.flag("canary")
+    await deployer.handlers.on_evaluated(evaluated("a1", real.task))
+    await deployer.compare_and_label(range(10), "delivery")
+    assert deployer.last.stage is Stage.CANARY
+    await real.admin._request("DELETE", f"{real.admin._features}/{flag}")  # Which archives it.
+    state = await real.admin.read(flag)
+    assert state is not None and (state.archived, state.enabled) == (True, False)
+    await deployer.handlers.tick(real.task)
+    assert (deployer.last.stage, deployer.last.paused) == (Stage.CANARY, "canary is archived, by hand")
+    await deployer.commands.rollback(real.task, "ben", "no more")
+    assert (deployer.last.stage, await deployer.rollouts.unsettled(real.task)) == (Stage.REJECTED, [])
+    with pytest.raises(DependencyUnavailable, match="is archived"):
+        await real.admin.switch(flag, True)
+
+
 async def test_one_candidate_is_compared_and_the_newest_waits_for_its_turn(real: Real) -> None:
     deployer = real.deployer
     for adapter in ("a1", "a2", "a3"):

@@ -55,13 +55,18 @@ class OperatorCommands:
     async def resume(self, task: str, by: str, reason: str) -> Rollout:
         """Let a paused candidate go on; the canary and shadow flags are set again as its stage wants them.
 
-        What serves everybody else is not touched: with primary or rollback as a hand left them it is refused.
+        What serves everybody else is not touched: with primary or rollback as a hand left them it is refused, and while
+        any of the flags is archived or deleted.
         """
         async with self._locked(task):
             rollout = await self._candidate(task)
             if not rollout.paused:
                 raise CommandRefused(f"{rollout.candidate} is not paused")
-            differences = (await read_flags(self._admin, task)).differences(rollout)
+            flags = await read_flags(self._admin, task)
+            if flags.gone:
+                way_out = f"Revive it in Unleash, or end the candidate: ratchet rollout rollback {task}"
+                raise CommandRefused("; ".join(flags.gone.values()), way_out)
+            differences = flags.differences(rollout)
             if serving := [differences[flag] for flag in ("primary", "rollback") if flag in differences]:
                 way_out = f"Put ratchet.{task}.primary and ratchet.{task}.rollback back in Unleash first."
                 raise CommandRefused(f"{'; '.join(serving)}: no pair would count", way_out)

@@ -219,7 +219,18 @@ class MemoryAdmin:
         if flag not in self.flags:
             self._write(flag, enabled=on, strategies=(strategy.body(flag),))
 
+    def archive(self, flag: str, *, is_deleted: bool = False) -> None:
+        """What a person does to a flag in Unleash."""
+        self._write(flag, enabled=False, archived=True)
+        if is_deleted:
+            del self.flags[flag]
+
+    def _writable(self, flag: str) -> None:
+        if flag not in self.flags or self.flags[flag].archived:
+            raise DependencyUnavailable(f"the flag {flag} is archived, or was deleted")
+
     async def set_strategy(self, flag: str, strategy: Strategy) -> None:
+        self._writable(flag)
         if not self.flags[flag].matches(strategy.body(flag)):
             self._write(flag, strategies=(strategy.body(flag),))
 
@@ -230,6 +241,8 @@ class MemoryAdmin:
         return self.log[:limit]
 
     async def switch(self, flag: str, on: bool) -> None:
+        if on:
+            self._writable(flag)
         if flag in self.flags and self.flags[flag].enabled != on:
             self._write(flag, enabled=on)
 

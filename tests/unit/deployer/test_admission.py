@@ -309,3 +309,15 @@ async def test_a_primary_that_a_hand_set_is_not_reset_with_the_base_model() -> N
     await deployer.handlers.tick(TASK)
     assert (deployer.last.stage, deployer.admin.serves(TASK)) == (Stage.SHADOW, "by-hand")
     assert deployer.last.paused == "primary's payload is {'adapter': 'by-hand', 'previous': None}, by hand"
+
+
+@pytest.mark.parametrize("against", ["a1", None])
+async def test_a_candidate_that_serves_already_ends_at_once_and_draws_no_level(against: str | None) -> None:
+    deployer = await promoted()
+    await deployer.handlers.on_evaluated(evaluated("a1", against=against))
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("a1", Stage.REJECTED)
+    assert deployer.last.reason == "nothing to promote: it serves already"
+    assert (deployer.last.primary_adapter, deployer.admin.serves(TASK)) == ("a1", "a1")
+    assert (requests(deployer), len(await deployer.rollouts.draws(TASK))) == ([], 1)
+    await deployer.handlers.on_evaluated(evaluated("a2", against="a1"))
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("a2", Stage.SHADOW)

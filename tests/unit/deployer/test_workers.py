@@ -243,7 +243,7 @@ async def test_a_task_of_which_nothing_is_new_is_ticked_seldom() -> None:
     ticked = counted_ticks(deployer)
     async with working(deployer, 0.001):
         await until(lambda: TASK in ticked)
-        await deployer.admin.switch("ratchet.another-task.shadow", True)
+        deployer.admin._write("ratchet.another-task.shadow", enabled=True)
         await asyncio.sleep(0.2)  # Two hundred ticks, if they came without news.
         assert len(ticked) <= 2, "the flags that it set itself may be in the log"
         deployer.handlers.wakes.note(TASK)

@@ -1,0 +1,157 @@
+"""Flags that somebody archived or deleted: off, by a hand, and no obstacle to whatever takes exposure back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from schemas.rollouts import Stage
+from services.deployer.clients import FlagState, Strategy, UnleashAdmin
+from services.deployer.operators.commands import CommandRefused
+from shared.errors import DependencyUnavailable
+from tests.unit.deployer.fakes import Deployer, evaluated
+
+TASK = "support-desk"
+FLAGS = {flag: f"ratchet.{TASK}.{flag}" for flag in ("primary", "rollback", "canary", "shadow", "control")}
+
+
+async def in_canary(wins: int = 12, **rollout: object) -> Deployer:
+    deployer = Deployer()
+    await deployer.handlers.on_evaluated(evaluated(**rollout))
+    await deployer.compare_and_label(range(wins), "delivery")
+    assert deployer.last.stage is Stage.CANARY
+    return deployer
+
+
+@pytest.mark.parametrize("flag", ["primary", "rollback", "canary", "shadow"])
+@pytest.mark.parametrize("is_deleted", [False, True])
+async def test_an_archived_or_deleted_flag_pauses_the_candidate_and_is_no_obstacle_to_its_end(
+    flag: str, is_deleted: bool
+) -> None:
+    deployer = await in_canary()
+    deployer.admin.archive(FLAGS[flag], is_deleted=is_deleted)
+    await deployer.handlers.tick(TASK)
+    gone = "was deleted" if is_deleted else "is archived"
+    assert (deployer.last.stage, deployer.last.moved_by) == (Stage.CANARY, "ann in Unleash")
+    assert deployer.last.paused.startswith(f"{flag} {gone}")
+    await deployer.compare_and_label(range(12, 30), "delivery")
+    await deployer.see_canary(5)
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.CANARY, "it was promoted, since a flag that does not exist differed in nothing"
+    with pytest.raises(CommandRefused, match=f"{flag} {gone}"):
+        await deployer.commands.resume(TASK, "ben", "go")
+    await deployer.commands.rollback(TASK, "ben", "no more")
+    assert (deployer.last.stage, await deployer.rollouts.unsettled(TASK)) == (Stage.REJECTED, [])
+    assert deployer.admin.serves(TASK, in_canary=True) is None
+
+
+async def test_an_archived_flag_that_is_revived_goes_on_by_a_persons_word() -> None:
+    deployer = await in_canary()
+    own = deployer.admin.flags[FLAGS["canary"]]
+    deployer.admin.archive(FLAGS["canary"])
+    await deployer.handlers.tick(TASK)
+    deployer.admin.flags[FLAGS["canary"]] = FlagState(False, own.strategies)  # Unleash revives a flag turned off.
+    await deployer.commands.resume(TASK, "ben", "go")
+    assert (deployer.last.paused, deployer.admin.flags[FLAGS["canary"]]) == ("", own)
+
+
+async def test_the_next_candidate_enters_and_is_paused_where_its_canary_is_archived_still() -> None:
+    deployer = await in_canary()
+    deployer.admin.archive(FLAGS["canary"])
+    await deployer.handlers.tick(TASK)
+    await deployer.commands.rollback(TASK, "ben", "no more")
+    await deployer.handlers.on_evaluated(evaluated("b1"))
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("b1", Stage.SHADOW)
+    assert deployer.last.paused == "canary is archived, by hand"
+
+
+async def test_a_rollback_by_command_is_not_said_to_be_done_where_its_flag_is_archived() -> None:
+    deployer = await in_canary(25)
+    await deployer.see_canary(5)
+    await deployer.handlers.tick(TASK)
+    assert deployer.admin.serves(TASK) == "a1"
+    deployer.admin.archive(FLAGS["rollback"])
+    with pytest.raises(DependencyUnavailable, match="is archived"):
+        await deployer.commands.rollback(TASK, "ben", "bad tone")
+    assert deployer.last.stage is Stage.PROMOTED
+
+
+async def test_a_promotion_whose_controls_flag_is_archived_has_none() -> None:
+    deployer = await in_canary(25, control_days=7)
+    await deployer.admin.ensure(FLAGS["control"], "of the last promotion", Strategy(percent=5))
+    deployer.admin.archive(FLAGS["control"])
+    await deployer.see_canary(5)
+    await deployer.handlers.tick(TASK)
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.last.control) == (Stage.PROMOTED, False)
+    assert deployer.last.reason == "its control has ended: its flag was changed by hand"
+    assert deployer.admin.serves(TASK) == "a1"
+
+
+class Unleash:
+    """As Unleash 8.2.0 answers about one flag: an archived one has an environment, as it was, and is no feature."""
+
+    def __init__(self, *, archived: bool, exists: bool = True) -> None:
+        self.archived, self.exists = archived, exists
+        self.strategies = [{"id": "1", **Strategy(percent=5).body("f")}]
+        self.writes: list[str] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.path.removeprefix("/api/admin/projects/default/features")
+        if request.method != "GET":
+            self.writes.append(f"{request.method} {path}")
+            return self.answer(400, {"name": "ArchivedFeatureError"}) if self.archived else self.answer(200, {})
+        if not self.exists or (path == "/f" and self.archived):
+            return self.answer(404, {"name": "NotFoundError"})
+        if path == "/f":
+            return self.answer(200, {"name": "f", "archived": False})
+        return self.answer(200, {"name": "f", "enabled": True, "strategies": self.strategies})
+
+    def answer(self, status: int, body: dict[str, Any]) -> httpx.Response:
+        return httpx.Response(status, content=json.dumps(body))
+
+    def admin(self) -> UnleashAdmin:
+        admin = UnleashAdmin("http://unleash", "token")
+        admin._client = httpx.AsyncClient(transport=httpx.MockTransport(self))
+        return admin
+
+
+async def test_an_archived_flag_of_unleash_is_read_as_off_though_its_environment_says_on() -> None:
+    unleash = Unleash(archived=True)
+    state = await unleash.admin().read("f")
+    assert state is not None and (state.archived, state.enabled) == (True, False)
+    assert await Unleash(archived=False, exists=False).admin().read("f") is None
+    state = await Unleash(archived=False).admin().read("f")
+    assert state is not None and (state.archived, state.enabled) == (False, True)
+
+
+@pytest.mark.parametrize(("unleash", "gone"), [
+    (Unleash(archived=True), "is archived"), (Unleash(archived=False, exists=False), "does not exist"),
+])  # fmt: skip
+async def test_turning_off_what_is_archived_or_deleted_is_done_and_turning_it_on_is_refused(
+    unleash: Unleash, gone: str
+) -> None:
+    admin = unleash.admin()
+    await admin.switch("f", False)
+    for raising in (admin.switch("f", True), admin.set_strategy("f", Strategy(percent=7))):
+        with pytest.raises(DependencyUnavailable, match=gone):
+            await raising
+    if unleash.archived:
+        await admin.ensure("f", "a test", Strategy(percent=7), on=True)
+    assert unleash.writes == [], "an archived flag keeps its name, and refuses every write"
+
+
+async def test_a_candidate_enters_where_the_primary_that_a_rollback_left_is_archived_and_is_paused() -> None:
+    deployer = await in_canary(25)
+    await deployer.see_canary(5)
+    await deployer.handlers.tick(TASK)
+    await deployer.commands.rollback(TASK, "ben", "bad tone")
+    deployer.admin.archive(FLAGS["primary"])
+    await deployer.handlers.on_evaluated(evaluated("b1"))
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("b1", Stage.SHADOW)
+    assert deployer.last.paused == "primary is archived: the base model serves, by hand"
