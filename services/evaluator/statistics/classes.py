@@ -13,9 +13,12 @@ from schemas.base import Interval
 from schemas.evaluation import Confusion
 from services.evaluator.statistics.intervals import Floats, Groups, percentiles, resampled, wilson
 from shared.grading.fields import FieldGrade
+from shared.identity import content_hash
 
 NO_LABEL = "(no label)"
 """Stands for an answer that is none of the task's labels: a failed request, or free text."""
+_MAX_NAMES = 200
+"""Characters, as of any `Identifier`."""
 _RESAMPLES = 500
 _NO_SPREAD = 1e-9
 
@@ -69,9 +72,14 @@ def call_scores(
 
 
 def called_functions(fields: Sequence[FieldGrade], *, given: bool) -> str:
-    """Return the names of the functions that an answer calls, or that are right: what a confusion is between."""
+    """Return the names of the functions that an answer calls, or that are right: what a confusion is between.
+
+    A function that is called several times is named once, with how often. What is longer than a name may be ends in a
+    hash of all of it, so that different answers stay different.
+    """
     counts = [(field.path, field.given if given else field.expected) for field in fields if "." not in field.path]
-    return " ".join(name for name, count in counts for _ in range(count))
+    names = " ".join(name if count == 1 else f"{name} ×{count}" for name, count in counts if count)
+    return names if len(names) <= _MAX_NAMES else f"{names[: _MAX_NAMES - 14]}… {content_hash(names)}"
 
 
 def _part_scores(

@@ -15,7 +15,9 @@ from services.evaluator.gates import check_gates
 from services.evaluator.recipe import ArmAnswers, ask
 from services.evaluator.report.arms import arm_report
 from services.evaluator.report.parts import part_scores
+from services.evaluator.statistics.classes import called_functions
 from shared.conversation.task_tools import chat_fields
+from shared.grading.fields import FieldGrade
 from shared.grading.grade import grade
 from tests.unit.evaluator.engine import FakeEngine
 from tests.unit.shared.grading.home import STOPS, book, calls, home, light
@@ -93,6 +95,28 @@ def test_the_scores_are_of_functions_of_their_arguments_and_of_whole_answers() -
         ("stop", "(no label)", 1),
     }  # fmt: skip
     assert report.classes[0].f1_interval is not None
+
+
+def confused(*answers: str) -> list[tuple[str, str]]:
+    """What the report says was right and was given, where no call at all is right."""
+    spec = home(tool_choice="auto", calls_per_answer="any_order")
+    asked = [Question((Message(role=Role.USER, content=f"message {i}"),), "None.") for i in range(len(answers))]
+    answered = ArmAnswers(answers=answers, latencies_ms=(1.0,))
+    report = arm_report(None, answered.graded(asked, 0, spec), asked, answered, spec)
+    return [(cell.expected, cell.given) for cell in report.confusions]
+
+
+def test_a_function_that_is_called_many_times_is_named_once_with_its_count() -> None:
+    assert confused(calls(*[light()] * 30, STOPS)) == [("(no call)", "set_light ×30 stop")]
+
+
+def test_answers_that_call_more_functions_than_a_name_may_say_stay_different() -> None:
+    names = [f"{letter * 60}{n}" for letter in "abcdefgh" for n in range(2)]
+    grades = [[FieldGrade(name, 0, 1, 0) for name in some] for some in (names, names[:-1], names[1:])]
+    said = [called_functions(fields, given=True) for fields in grades]
+    assert len(set(said)) == 3
+    assert all(len(each) == 200 for each in said)
+    assert said[0].startswith(f"{names[0]} {names[1]} ")
 
 
 async def test_arms_are_asked_with_the_functions_of_the_task_as_the_gateway_asks() -> None:
