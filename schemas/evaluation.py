@@ -106,7 +106,8 @@ class PartScore(Frozen):
     production: Interval
     gain: Gain
     p_worse: Probability | None = Field(
-        description='One-sided p-value of "not worse", adjusted for all parts (Holm); None: too few rows to judge.'
+        description='One-sided p-value of "not worse", adjusted for all parts (Holm); None: too few rows to be judged '
+        "alone; the gate judges such parts together."
     )
     worse: bool = Field(description="The candidate is shown to be worse here.")
 

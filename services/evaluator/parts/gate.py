@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from schemas.base import Gate
 from services.evaluator.comparison import Part
-from services.evaluator.parts.judged import judge_parts
+from services.evaluator.parts.judged import Judged, judge_parts
 from services.evaluator.statistics.intervals import Groups
 
 _MAX_NAMED = 5
@@ -15,17 +15,20 @@ _MAX_NAMED = 5
 def parts_gate(name: str, required: str, what: str, parts: Mapping[str, Part], groups: Groups, level: float) -> Gate:
     """Stop a candidate that is shown to be worse in a part (paired tests, Holm). `what`: what the parts are, in words.
 
-    `groups`: of all rows. Parts that are too small to show anything are named and not judged.
+    `groups`: of all rows. Parts that are too small to show anything are named, and judged together. If no part at all
+    is judged alone and they show nothing, it stays unknown how each of them fares.
     """
     found = judge_parts(groups, parts, level)
     small = [f"{part} ({size})" for part, size in found.too_small.items()]
     few = f" Too few rows to judge (under {found.needed}): {_listed(small)}." if small else ""
-    if not found.p_values:
-        return unknown(name, required, few.strip(), found.needed - max(found.too_small.values(), default=0))
+    pool = "" if found.p_together is None else _together(found, parts)
+    if not found.p_values and not found.together_worse:
+        return unknown(name, required, f"{few}{pool}".strip(), found.needed - max(found.too_small.values(), default=0))
     shown = _listed([_shown(part, parts[part]) for part in found.worse])
-    detail = f"{len(found.p_values)} of {len(parts)} {what} judged. Worse: {shown or 'none'}.{few}"
-    measured = min(found.p_values.values())
-    return Gate(name=name, passed=not found.worse, measured=measured, required=required, detail=detail[:2_000])
+    detail = f"{len(found.p_values)} of {len(parts)} {what} judged. Worse: {shown or 'none'}.{few}{pool}"
+    p_values = [*found.p_values.values(), *([] if found.p_together is None else [found.p_together])]
+    passed = not found.worse and not found.together_worse
+    return Gate(name=name, passed=passed, measured=min(p_values), required=required, detail=detail[:2_000])
 
 
 def unknown(name: str, required: str, detail: str, labels: int) -> Gate:
@@ -37,6 +40,15 @@ def unknown(name: str, required: str, detail: str, labels: int) -> Gate:
         detail=f"Unknown: {labels} more labelled rows would decide. {detail}"[:2_000],
         labels_needed=labels,
     )
+
+
+def _together(found: Judged, parts: Mapping[str, Part]) -> str:
+    """Say how the parts that are too small to be judged alone fare together, and if they are worse, which lose most."""
+    if not found.together_worse:
+        return f" Together: p = {found.p_together:.2g}."
+    most = sorted((float(parts[part].apart.sum()), part) for part in found.too_small)
+    lost = [_shown(part, parts[part]) for apart, part in most if apart < 0.0]
+    return f" Together worse (p = {found.p_together:.2g}): {_listed(lost)}."
 
 
 def _shown(name: str, part: Part) -> str:

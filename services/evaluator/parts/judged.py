@@ -1,4 +1,8 @@
-"""Which parts of the evaluation set have rows enough to be judged, and in which the candidate is worse. Pure."""
+"""Which parts of the evaluation set have rows enough to be judged, and in which the candidate is worse. Pure.
+
+Those that are too small to be judged one by one are judged together: of 77 intents with five rows each none could ever
+be shown to be worse by itself, four that are forgotten can. That test is one more of those that share the level.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from dataclasses import dataclass
 
 from services.evaluator.comparison import Part
 from services.evaluator.statistics.intervals import Groups
-from services.evaluator.statistics.paired import holm, p_worse, rows_to_show
+from services.evaluator.statistics.paired import holm, p_worse, p_worse_together, rows_to_show
 
 
 @dataclass(frozen=True)
@@ -17,12 +21,19 @@ class Judged:
     `p_values`: part → one-sided p-value of "not worse", adjusted for all of them (Holm), the largest part first.
 
     `too_small`: part → groups of rows, of those that no loss could be shown in. `needed`: the groups that those need.
+    `p_together`: of "worse in none of those", adjusted, too. None: no loss could be shown in all of them together.
     """
 
     level: float
     p_values: Mapping[str, float]
     too_small: Mapping[str, int]
     needed: int
+    p_together: float | None = None
+
+    @property
+    def together_worse(self) -> bool:
+        """True if the candidate is shown to be worse in some of the parts that are too small to say in which."""
+        return self.p_together is not None and self.p_together < self.level
 
     @property
     def worse(self) -> list[str]:
@@ -35,22 +46,38 @@ def judge_parts(groups: Groups, parts: Mapping[str, Part], level: float) -> Judg
     sizes = {name: len(set(groups[part.rows].tolist())) for name, part in parts.items()}
     by_size = sorted(parts, key=lambda part: (-sizes[part], part))
     count, needed = _judged([sizes[part] for part in by_size], level)
-    adjusted = holm([p_worse(parts[part].apart, groups[parts[part].rows]) for part in by_size[:count]])
-    p_values = dict(zip(by_size[:count], adjusted, strict=True))
-    return Judged(level, p_values, {part: sizes[part] for part in by_size[count:]}, needed)
+    alone, small = by_size[:count], by_size[count:]
+    p_values = [p_worse(parts[part].apart, groups[parts[part].rows]) for part in alone]
+    in_small = {group for part in small for group in groups[parts[part].rows].tolist()}
+    has_pool = bool(small) and len(in_small) >= rows_to_show(level / (count + 1))
+    if has_pool:
+        p_values.append(p_worse_together([(parts[part].apart, groups[parts[part].rows]) for part in small]))
+    adjusted = holm(p_values)
+    return Judged(
+        level,
+        dict(zip(alone, adjusted, strict=False)),
+        {part: sizes[part] for part in small},
+        needed,
+        adjusted[count] if has_pool else None,
+    )
 
 
 def _judged(sizes: Sequence[int], level: float) -> tuple[int, int]:
     """Return how many parts are judged, whose sizes come largest first, and how many rows the next ones would need.
 
-    As many as possible, so that each would be shown to be worse among so many if all of its rows were lost. Of parts of
-    one size all are judged or none.
+    As many as possible, so that each would be shown to be worse among so many, and all others together, if all of its
+    rows were lost. Of parts of one size all are judged or none.
     """
     count = 0
     for size in sorted(set(sizes)):
         as_large = sum(other >= size for other in sizes)
-        if size >= rows_to_show(level / as_large):
+        if size >= _rows_needed(as_large, len(sizes), level):
             count = as_large
             break
     more = sum(size >= sizes[count] for size in sizes) if count < len(sizes) else count
-    return count, rows_to_show(level / more)
+    return count, _rows_needed(more, len(sizes), level)
+
+
+def _rows_needed(judged: int, parts: int, level: float) -> int:
+    """Return the rows in which a loss can be shown if so many parts are judged alone, and the rest as one more."""
+    return rows_to_show(level / (judged + (judged < parts)))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from schemas.adapters import Difference
@@ -15,6 +16,7 @@ from services.evaluator.statistics.intervals import Floats, Groups, percentiles,
 SHOWN = 0.025
 """Of a one-sided test, from which a difference counts as shown: 5 % of equal candidates, on both sides together."""
 _FLIPS = 10_000
+_FLIPS_AT_ONCE = 1_000
 _EXACT_GROUPS = 12
 """Up to so many groups that differ, all flips of signs are tried instead of a sample of them."""
 _SEED = 20
@@ -42,11 +44,44 @@ def p_worse(difference: Floats, groups: Groups, weights: Floats | None = None) -
         lost = int((sums < 0).sum())
         return mcnemar_worse(lost, len(sums) - lost)
     found = float(sums.sum()) + 1e-9 * float(sizes.sum())
-    if len(sums) <= _EXACT_GROUPS:
-        flips = 1.0 - 2.0 * ((np.arange(1 << len(sums))[:, None] >> np.arange(len(sums))) & 1)
-        return float((flips @ sizes <= found).mean())
-    flips = np.random.default_rng(_SEED).choice((-1.0, 1.0), size=(_FLIPS, len(sums)))
-    return (1 + int((flips @ sizes <= found).sum())) / (1 + _FLIPS)
+    return _share_of_flips(len(sums), lambda flips: flips @ sizes <= found)
+
+
+def p_worse_together(parts: Sequence[tuple[Floats, Groups]]) -> float:
+    """Return the one-sided p-value of "the candidate is worse in none of these parts". A part: the difference of each
+    of its rows, and their groups.
+
+    For parts that are too small to be tested one by one. What is summed is the square of what each part loses: gains in
+    one part do not make up for losses in another, and losses that gather in few parts count for more than as many that
+    are scattered over all of them, as those of two equally good arms are. Signs are flipped by group as in `p_worse`,
+    in all parts that a group has rows in at once.
+    """
+    numbers = np.unique(np.concatenate([groups for _, groups in parts]), return_inverse=True)[1]
+    sums, start = np.zeros((int(numbers.max()) + 1, len(parts))), 0
+    for column, (apart, groups) in enumerate(parts):
+        np.add.at(sums[:, column], numbers[start : start + len(groups)], apart)
+        start += len(groups)
+    sums = sums[(np.abs(sums) > 1e-12).any(axis=1)]
+    sums = sums[:, (np.abs(sums) > 1e-12).any(axis=0)]
+
+    def lost(flips: Floats) -> Floats:
+        return np.asarray((np.minimum(flips @ sums, 0.0) ** 2).sum(axis=1), dtype=np.float64)
+
+    found = float(lost(np.ones((1, len(sums))))[0]) * (1.0 - 1e-9)
+    return _share_of_flips(len(sums), lambda flips: lost(flips) >= found) if found else 1.0
+
+
+def _share_of_flips(count: int, is_as_bad: Callable[[Floats], NDArray[np.bool_]]) -> float:
+    """Return the share of flips of so many signs (flips × signs) that are as bad as what was found."""
+    if count <= _EXACT_GROUPS:
+        flips = 1.0 - 2.0 * ((np.arange(1 << count)[:, None] >> np.arange(count)) & 1)
+        return float(is_as_bad(flips.astype(np.float64)).mean())
+    chance = np.random.default_rng(_SEED)
+    as_bad = sum(
+        int(is_as_bad(chance.choice((-1.0, 1.0), size=(_FLIPS_AT_ONCE, count))).sum())
+        for _ in range(_FLIPS // _FLIPS_AT_ONCE)
+    )
+    return (1 + as_bad) / (1 + _FLIPS)
 
 
 def difference(
