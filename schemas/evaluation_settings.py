@@ -117,7 +117,7 @@ class EvaluationSettings(Section):
     max_golden_net_loss: Probability = Field(
         default=0.05,
         description="Share of golden answers lost minus gained, against the best of production and of any adapter that "
-        "was ever promoted.",
+        "was ever promoted; where that is less than two rows, one row more.",
     )
     golden_score: Probability | None = Field(
         default=None,

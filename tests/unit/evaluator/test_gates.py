@@ -13,6 +13,7 @@ from schemas.conversation import Message, Role
 from services.evaluator.comparison import Comparison
 from services.evaluator.domain import PastResult, Question, golden_key
 from services.evaluator.gates import check_gates, verdict
+from services.evaluator.golden_gates import golden_regression
 from tests.unit.evaluator.arms import (
     FREE,
     LABELS,
@@ -178,6 +179,42 @@ def test_four_percent_a_week_cannot_be_lost_for_ever() -> None:
     gates = check_gates(spec(), evaluation, golden, past=[worse, best])
     assert stopped_by(gates) == ["golden_regression"]
     assert "Right on 88, the best so far (desk-best) on 96 of 100" in gate(gates, "golden_regression").detail
+
+
+def golden_stops(rows: int, lost: int, bar: float = 0.05) -> bool:
+    """Whether a candidate that loses so many golden rows, net, is stopped."""
+    golden = marked(compared(rows, range(lost, rows), range(rows)))
+    return not golden_regression(spec(max_golden_net_loss=bar), golden, ()).passed
+
+
+@pytest.mark.parametrize(
+    ("rows", "fewest"), [(2, 2), (10, 2), (19, 2), (20, 3), (39, 3), (40, 3), (59, 3), (60, 4), (400, 21)]
+)
+def test_one_golden_row_more_may_be_lost_where_the_bar_is_less_than_two_rows(rows: int, fewest: int) -> None:
+    assert not golden_stops(rows, fewest - 1)
+    assert golden_stops(rows, fewest) and golden_stops(rows, rows)
+
+
+def test_a_task_that_allows_no_golden_loss_at_all_is_taken_at_its_word() -> None:
+    assert golden_stops(10, 1, bar=0.0) and not golden_stops(10, 0, bar=0.0)
+
+
+@pytest.mark.parametrize("rows", [10, 19, 25, 39])
+def test_few_golden_rows_stop_an_equal_candidate_in_one_of_twenty_evaluations_at_most(rows: int) -> None:
+    """4 % of the answers change from one adapter to the next, as many for the better as for the worse."""
+    lost, gained, _ = np.random.default_rng(rows).multinomial(rows, [0.02, 0.02, 0.96], size=100_000).T
+    stopping = [net for net in range(8) if golden_stops(rows, net)]
+    assert np.isin(lost - gained, stopping).mean() <= 0.05
+
+
+def test_a_small_past_result_that_lost_too_few_rows_does_not_hide_a_larger_one_that_lost_more() -> None:
+    golden = marked(compared(58, range(55), range(55)))
+    keys = [golden_key(question, spec()) for question in golden.questions]
+    few = PastResult("few", dict.fromkeys([*keys[:27], *keys[56:]], True))  # Two of 29.
+    many = PastResult("many", dict.fromkeys(keys, True))  # Three of 58.
+    assert golden_regression(spec(), golden, [few]).passed
+    found = golden_regression(spec(), golden, [few, many])
+    assert not found.passed and "the best so far (many) on 58 of 58" in found.detail
 
 
 def test_a_golden_row_whose_answer_was_corrected_is_another_row() -> None:
