@@ -139,26 +139,33 @@ def not_worse(spec: TaskSpec, evaluation: Comparison) -> Gate:
     Shown on the rows as they are, or on those that stand for all traffic, each at half of the level: gains among
     suspects may hide losses among the answers that nobody suspects, whose rows are few and weigh much.
     """
-    gain, bar = evaluation.gain, spec.evaluation.min_gain
-    tests = [p_worse(evaluation.apart, evaluation.groups)]
-    if evaluation.traffic is not None:
-        tests.append(gain.p_worse)
-    p = min(1.0, len(tests) * min(tests))
+    gain, bar, p = evaluation.gain, spec.evaluation.min_gain, p_all_rows(evaluation)
+    finding = _FINDINGS[gain.finding]
+    if gain.finding == "worse" and p >= NOT_WORSE:
+        finding = f"probably worse (p = {p:.2g}), not enough to stop"
     source = "all traffic, weighed by the samples" if gain.basis == "traffic" else "the rows as they are"
     detail = (
         f"Candidate {_mean(evaluation, 0)}, production {_mean(evaluation, 1)} of {len(evaluation.questions)} rows; the "
         f"candidate wins {len(evaluation.gained)} and loses {len(evaluation.lost)}. Gain {gain.value:+.1%} (95 % "
-        f"interval {gain.low:+.1%} to {gain.high:+.1%}; {source}): {_FINDINGS[gain.finding]}.{_named_rows(evaluation)}"
+        f"interval {gain.low:+.1%} to {gain.high:+.1%}; {source}): {finding}.{_named_rows(evaluation)}"
     )
     if bar is not None:
         required = f">= {bar:g} over production, and not shown to be worse (p >= {NOT_WORSE})"
         passed = gain.value >= bar and p >= NOT_WORSE
         return Gate(name="min_gain", passed=passed, measured=gain.value, required=required, detail=detail)
-    needed = rows_to_show(NOT_WORSE / len(tests))
+    needed = rows_to_show(NOT_WORSE / (1 if evaluation.traffic is None else 2))
     if (count := len(np.unique(evaluation.groups))) < needed:
         return unknown("not_worse", f"p >= {NOT_WORSE}", detail, needed - count)
     required = f"p >= {NOT_WORSE} (paired, one-sided: exact McNemar, or flips of signs by group)"
     return Gate(name="not_worse", passed=p >= NOT_WORSE, measured=p, required=required, detail=detail)
+
+
+def p_all_rows(evaluation: Comparison) -> float:
+    """Return the p-value that `not_worse` goes by: of the rows as they are, and of traffic where that is known."""
+    tests = [p_worse(evaluation.apart, evaluation.groups)]
+    if evaluation.traffic is not None:
+        tests.append(evaluation.gain.p_worse)
+    return min(1.0, len(tests) * min(tests))
 
 
 _FINDINGS = {"better": "better", "worse": "worse", "not_shown": "no difference is shown"}

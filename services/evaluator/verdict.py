@@ -19,7 +19,7 @@ from services.evaluator.adversarial.report import adversarial_report
 from services.evaluator.calibration import chosen_answers
 from services.evaluator.comparison import Comparison
 from services.evaluator.domain import Candidate, PastResult, Question, golden_grades
-from services.evaluator.gates import check_gates, verdict
+from services.evaluator.gates import check_gates, p_all_rows, verdict
 from services.evaluator.golden_gates import judged_part
 from services.evaluator.report.arms import arm_report, confidence_of
 from services.evaluator.report.headline import headline
@@ -98,7 +98,7 @@ def evaluation_report(
         base_model=trained.base_model,
         dataset_id=trained.dataset_id,
         dataset_uri=trained.dataset_uri,
-        headline=headline(found, gates, arms, evaluation.gain, extras.approaches, spec.kind),
+        headline=headline(found, gates, arms, evaluation.gain, p_all_rows(evaluation), extras.approaches, spec.kind),
         verdict=found,
         gates=gates,
         candidate=candidate,

@@ -8,8 +8,7 @@ from schemas.adapters import ArmScore, Difference
 from schemas.approaches import ApproachTable
 from schemas.base import Gate, Verdict
 from schemas.tasks import TaskKind
-
-_FINDINGS = {"better": "It is shown to be better.", "worse": "It is shown to be worse.", "not_shown": ""}
+from services.evaluator.gates import NOT_WORSE
 
 
 def headline(
@@ -17,11 +16,12 @@ def headline(
     gates: Sequence[Gate],
     arms: tuple[ArmScore, ArmScore],
     gain: Difference,
+    p_worse: float,
     approaches: ApproachTable,
     kind: TaskKind,
 ) -> str:
-    """Return the line. `arms`: candidate and production."""
-    said = [_verdict(verdict, gates), _scores(arms, kind), _FINDINGS[gain.finding], *approaches.findings[:1]]
+    """Return the line. `arms`: candidate and production. `p_worse`: what the gate of all rows goes by."""
+    said = [_verdict(verdict, gates), _scores(arms, kind), _finding(verdict, gain, p_worse), *approaches.findings[:1]]
     return " ".join(part for part in said if part)[:3_000]
 
 
@@ -35,6 +35,17 @@ def _verdict(verdict: Verdict, gates: Sequence[Gate]) -> str:
         names = ", ".join(gate.name.replace("_", " ") for gate in undecided)
         return f"Not stopped, and undecided: {needed} more labelled rows would decide {names}."
     return "Passed every gate."
+
+
+def _finding(verdict: Verdict, gain: Difference, p_worse: float) -> str:
+    """Say what the gain shows. The gate has a stricter level than a finding: it shares its own with the other gates."""
+    if gain.finding == "better":
+        return "It is shown to be better."
+    if gain.finding == "not_shown":
+        return ""
+    if p_worse < NOT_WORSE:
+        return "It is shown to be worse."
+    return f"It is probably worse (p = {p_worse:.2g}){'' if verdict == 'failed' else ', not enough to stop'}."
 
 
 def _scores(arms: tuple[ArmScore, ArmScore], kind: TaskKind) -> str:
