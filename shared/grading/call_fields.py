@@ -1,18 +1,20 @@
 """Grades tool calls: the right functions with the right arguments. Pure.
 
-A function is a field named as it is, an argument one behind it: `book_room.date`. Calls are paired before their
-arguments are compared, each with one of the same function: in the order of the answer where the task says so, else
-with that which it has most in common with. An answer without a call has the field `NO_CALL`.
+A function is a field named as it is, an argument one behind it: `book_room.date`, and `book_room.(not in the schema)`
+one that the function does not declare. Calls are paired before their arguments are compared, each with one of the same
+function: in the order of the answer where the task says so, else with that which it has most in common with. An answer
+without a call has the field `NO_CALL`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from schemas.tools import NO_CALL
-from shared.grading.fields import FieldGrade, Fields, grade_fields
+from shared.grading.fields import UNDECLARED, FieldGrade, Fields, grade_fields
 from shared.grading.tool_calls import ReadCall
 
 _Grades = tuple[FieldGrade, ...]
@@ -61,8 +63,11 @@ def _pairs(
 
 def _compare(name: str, one: ReadCall | None, other: ReadCall | None, fields: Fields) -> Iterator[FieldGrade]:
     both = one is not None and other is not None
-    yield FieldGrade(fields.name(name), int(both), int(one is not None), int(other is not None))
-    yield from grade_fields(_tree(one), _tree(other), fields)
+    function = fields.name(name)
+    yield FieldGrade(function, int(both), int(one is not None), int(other is not None))
+    for field in grade_fields(_tree(one), _tree(other), fields):
+        # Without a dot it is one that is not declared, or all of a function that declares none.
+        yield field if "." in field.path else replace(field, path=f"{function}.{UNDECLARED}")
 
 
 def _tree(call: ReadCall | None) -> Any:

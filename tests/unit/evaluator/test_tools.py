@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -95,6 +96,16 @@ def test_the_scores_are_of_functions_of_their_arguments_and_of_whole_answers() -
         ("stop", "(no label)", 1),
     }  # fmt: skip
     assert report.classes[0].f1_interval is not None
+
+
+def test_the_right_function_with_an_argument_too_many_is_the_right_function() -> None:
+    find = {"name": "find", "parameters": {"type": "object", "properties": {"q": {"type": "string"}}}}
+    spec, asked = home(tools=[find], comparators={}), [replace(questions(1)[0], answer=calls(("find", {"q": "x"})))]
+    answered = ArmAnswers(answers=(calls(("find", {"q": "x", "more": 1})),), latencies_ms=(1.0,))
+    report = arm_report(None, answered.graded(asked, 0, spec), asked, answered, spec)
+    assert report.score.function_accuracy is not None and report.score.function_accuracy.value == 1.0
+    assert [(cell.expected, cell.given) for cell in report.confusions] == [("find", "find")]
+    assert [score.label for score in report.classes] == ["find"]
 
 
 def confused(*answers: str) -> list[tuple[str, str]]:

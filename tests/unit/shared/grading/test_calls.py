@@ -37,6 +37,25 @@ def test_each_function_and_argument_is_counted_and_the_score_is_their_f1() -> No
     assert (found.score, found.right, found.valid) == (pytest.approx(4 / 7), False, True)
 
 
+OPEN = home(tools=[
+    {"name": "find", "parameters": {"type": "object", "properties": {"q": {"type": "string"}}}},
+    {"name": "note", "parameters": {"type": "object"}},
+], comparators={})  # fmt: skip
+
+
+def test_an_argument_that_the_schema_does_not_name_is_one_of_its_function_and_no_function() -> None:
+    found = grade(OPEN, calls(("find", {"q": "x"})), calls(("find", {"q": "x", "Ann Lee": 1})))
+    assert found.fields == (
+        FieldGrade("find", 1, 1, 1), FieldGrade("find.(not in the schema)", 0, 1, 0), FieldGrade("find.q", 1, 1, 1),
+    )  # fmt: skip
+    assert (found.score, found.right) == (pytest.approx(4 / 5), False)
+
+
+def test_arguments_of_a_function_that_declares_none_are_compared_as_one() -> None:
+    found = grade(OPEN, calls(("note", {"Ann": 1})), calls(("note", {"Ann": 2})))
+    assert found.fields == (FieldGrade("note", 1, 1, 1), FieldGrade("note.(not in the schema)", 0, 1, 1))
+
+
 def test_the_wrong_function_is_wrong_though_its_arguments_have_the_same_names() -> None:
     found = grade(HOME, calls(light()), calls(STOPS))
     assert found.score == 0.0
