@@ -36,7 +36,8 @@ def class_scores(
 ) -> tuple[tuple[ClassScore, ...], tuple[AverageScore, ...]]:
     """Return the scores of each label, and their averages over the labels that occur: macro, and weighted by rows.
 
-    Precision and recall have Wilson intervals, F1 and the averages are bootstrapped by group.
+    F1 and the averages have intervals that are bootstrapped by group; precision and recall Wilson's, where each row is
+    a group of its own.
     """
     number = {label: position for position, label in enumerate(labels)}
     truth, answer = _one_hot(expected, number), _one_hot(given, number)
@@ -48,6 +49,7 @@ def field_scores(
 ) -> tuple[tuple[ClassScore, ...], tuple[AverageScore, ...]]:
     """Return the same of each field of an extraction, whose values count as a class's rows do. `grades`: by row.
 
+    Several values of one row stand and fall together, so all intervals of such fields are bootstrapped by group.
     `micro`: the average of all values together, too, whichever field they are of.
     """
     names = sorted({field.path for fields in grades for field in fields})
@@ -92,8 +94,13 @@ def _part_scores(
     resamples = resampled(groups, _RESAMPLES)
     found = _scores(np.ones((1, rows)), matched, given, expected)
     samples = _scores(resamples, matched, given, expected)
-    hits, predicted, support = matched.sum(axis=0), given.sum(axis=0), expected.sum(axis=0)
+    support, count = expected.sum(axis=0), int(groups.max()) + 1
+    precision, recall = (_shares(matched, whole, resamples, groups) for whole in (given, expected))
     low, high = percentiles(found[2][0], samples[2])
+    f1 = [
+        _interval(found[2][0, k], low[k], high[k], int(support[k]), _groups_of(expected[:, k], groups))
+        for k in range(len(names))
+    ]
     classes = tuple(
         ClassScore(
             label=name,
@@ -101,21 +108,21 @@ def _part_scores(
             recall=float(found[1][0, k]),
             f1=float(found[2][0, k]),
             support=int(support[k]),
-            precision_interval=wilson(hits[k], predicted[k]),
-            recall_interval=wilson(hits[k], support[k]),
-            f1_interval=_interval(found[2][0, k], low[k], high[k], int(support[k])),
+            precision_interval=precision[k],
+            recall_interval=recall[k],
+            f1_interval=f1[k],
         )
         for k, name in enumerate(names)
     )
     averages = (
-        _average("macro", found, samples, (support > 0).astype(np.float64), rows),
-        _average("weighted", found, samples, support, rows),
+        _average("macro", found, samples, (support > 0).astype(np.float64), rows, count),
+        _average("weighted", found, samples, support, rows, count),
     )
     if not micro:
         return classes, averages
     together = [counts.sum(axis=1, keepdims=True) for counts in (matched, given, expected)]
     pooled, of_samples = _scores(np.ones((1, rows)), *together), _scores(resamples, *together)
-    return classes, (*averages, _average("micro", pooled, of_samples, np.ones(1), rows))
+    return classes, (*averages, _average("micro", pooled, of_samples, np.ones(1), rows, count))
 
 
 def _one_hot(values: Sequence[str], number: dict[str, int]) -> Floats:
@@ -136,21 +143,45 @@ def _scores(counts: Floats, matched: Floats, given: Floats, expected: Floats) ->
     )
 
 
-def _average(kind: str, found: Sequence[Floats], samples: Sequence[Floats], weights: Floats, rows: int) -> AverageScore:
+def _shares(matched: Floats, whole: Floats, resamples: Floats, groups: Groups) -> list[Interval]:
+    """Return the share of each name's values that match, with its interval. `whole`: those given, or expected."""
+    found = []
+    for hits, values in zip(matched.T, whole.T, strict=True):
+        total, of_name = float(values.sum()), _groups_of(values, groups)
+        if values.max() <= 1.0 and of_name == np.count_nonzero(values):
+            found.append(wilson(float(hits.sum()), total))
+            continue
+        drawn = resamples @ values
+        samples = (resamples @ hits)[drawn > 0.0] / drawn[drawn > 0.0]
+        share = float(hits.sum()) / total
+        low, high = percentiles(np.array(share), samples)
+        found.append(_interval(share, float(low), float(high), round(total), of_name))
+    return found
+
+
+def _groups_of(values: Floats, groups: Groups) -> int:
+    """Return how many groups have any of these values."""
+    return len(np.unique(groups[values > 0.0]))
+
+
+def _average(
+    kind: str, found: Sequence[Floats], samples: Sequence[Floats], weights: Floats, rows: int, groups: int
+) -> AverageScore:
     share = weights / weights.sum() if weights.sum() else weights
     intervals = []
     for measured, sampled in zip(found, samples, strict=True):
         value = float(measured[0] @ share)
         low, high = percentiles(np.array(value), sampled @ share)
-        intervals.append(_interval(value, float(low), float(high), rows))
+        intervals.append(_interval(value, float(low), float(high), rows, groups))
     return AverageScore.model_validate(
         {"kind": kind, "precision": intervals[0], "recall": intervals[1], "f1": intervals[2]}
     )
 
 
-def _interval(value: float, low: float, high: float, n: int) -> Interval:
-    """Weighted means of ones may be rounded to just above 1. Wilson's interval stands in where no sample differs."""
+def _interval(value: float, low: float, high: float, n: int, groups: int) -> Interval:
+    """Weighted means of ones may be rounded to just above 1. Where no sample differs, Wilson's interval of as many rows
+    as there are groups stands in."""
     kept, lowest, highest = (min(1.0, max(0.0, float(bound))) for bound in (value, low, high))
     if highest - lowest < _NO_SPREAD:
-        return wilson(kept * n, n)
+        return wilson(kept * groups, groups).model_copy(update={"n": n})
     return Interval(value=kept, low=lowest, high=highest, n=n)

@@ -78,12 +78,15 @@ def percentiles(values: Floats, samples: Floats) -> tuple[Floats, Floats]:
 def mean_interval(scores: Floats, groups: Groups) -> Interval:
     """Return the mean of scores in [0, 1] with its interval: Wilson's of single rights and wrongs, else bootstrapped.
 
-    Where all scores are equal the bootstrap knows no spread, and Wilson's interval stands in for it.
+    Where all scores are equal the bootstrap knows no spread, and Wilson's interval of as many rows as there are groups
+    stands in for it. `n` is the number of rows.
     """
     if not len(scores):
         return wilson(0, 0)
-    spread = bool(np.ptp(scores) > 0.0)
-    if not spread or (is_binary(scores) and len(np.unique(groups)) == len(groups)):
+    count = len(np.unique(groups))
+    if not np.ptp(scores) > 0.0:
+        return wilson(float(scores[0]) * count, count).model_copy(update={"n": len(scores)})
+    if is_binary(scores) and count == len(groups):
         return wilson(float(scores.sum()), len(scores))
     counts = resampled(groups)
     mean = min(1.0, float(scores.mean()))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, false_discovery_control
 from sklearn.metrics import brier_score_loss, precision_recall_fscore_support, roc_auc_score
 
-from services.evaluator.statistics.classes import NO_LABEL, class_scores, confusions
+from services.evaluator.statistics.classes import NO_LABEL, class_scores, confusions, field_scores
 from services.evaluator.statistics.confidence import (
     auroc,
     auroc_influence,
@@ -23,6 +23,7 @@ from services.evaluator.statistics.intervals import group_numbers, mean_interval
 from services.evaluator.statistics.low_confidence import low_confidence
 from services.evaluator.statistics.paired import difference, holm, mcnemar_worse, p_worse, rows_to_show
 from services.evaluator.statistics.traffic import MIN_UNIFORM, traffic_sample
+from shared.grading.fields import FieldGrade
 
 
 def test_wilson_agrees_with_the_published_interval() -> None:
@@ -127,6 +128,51 @@ def test_scores_of_classes_agree_with_scikit_learn_and_lie_in_their_intervals() 
         assert score.f1_interval is not None
         assert 0.0 < score.f1_interval.low < score.f1 < score.f1_interval.high < 1.0
     assert macro.f1.low < macro.f1.value < macro.f1.high
+
+
+def items(right: np.ndarray, per_order: int = 6) -> list[tuple[FieldGrade, ...]]:
+    """Orders with a list of six items, all right or all wrong."""
+    return [(FieldGrade("items[]", per_order * int(each), per_order, per_order),) for each in right]
+
+
+def test_values_of_one_row_stand_and_fall_together_and_the_interval_covers() -> None:
+    covered = 0
+    for seed in range(100):
+        right = np.random.default_rng(seed).random(40) < 0.8
+        ((score,), _) = field_scores(items(right), np.arange(40))
+        assert score.recall_interval == score.precision_interval
+        covered += score.recall_interval.low <= 0.8 <= score.recall_interval.high
+    assert covered >= 88
+
+
+def test_values_that_are_all_right_are_as_many_as_their_groups() -> None:
+    for groups, count in ((np.arange(40), 40), (np.repeat(np.arange(4), 10), 4)):
+        ((score,), averages) = field_scores(items(np.ones(40)), groups)
+        for interval in (score.recall_interval, score.precision_interval, score.f1_interval, averages[0].recall):
+            assert interval is not None
+            assert (interval.value, interval.low, interval.high) == pytest.approx((1.0, wilson(count, count).low, 1.0))
+        assert score.recall_interval.n == 240
+
+
+def test_a_field_of_few_rows_is_not_wrong_where_the_bootstrap_draws_none_of_them() -> None:
+    rare = [
+        (FieldGrade("note[]", matched, 2, 2),) if row < 3 else () for row, matched in enumerate([2, 1, 2] + [0] * 57)
+    ]
+    ((score,), _) = field_scores(rare, np.arange(60))
+    assert score.recall_interval.low == pytest.approx(0.5)
+
+
+def test_single_values_keep_the_interval_of_wilson_and_those_of_near_copies_do_not() -> None:
+    grades = [(FieldGrade("city", int(row % 5 > 0), 1, 1),) for row in range(60)]
+    ((alone,), _) = field_scores(grades, np.arange(60))
+    assert alone.recall_interval == wilson(48, 60)
+    ((copies,), _) = field_scores([grades[row // 10] for row in range(60)], np.arange(60) // 10)
+    assert copies.recall_interval.high - copies.recall_interval.low > 1.5 * (wilson(50, 60).high - wilson(50, 60).low)
+
+
+def test_a_mean_of_equal_scores_of_few_groups_is_as_sure_as_so_few_rows() -> None:
+    interval = mean_interval(np.ones(40), np.repeat(np.arange(4), 10))
+    assert (interval.value, interval.low, interval.high, interval.n) == (1.0, wilson(4, 4).low, 1.0, 40)
 
 
 def test_the_confusion_matrix_keeps_every_answer() -> None:
