@@ -43,7 +43,7 @@ def test_a_tenth_of_the_answers_can_hold_only_so_many_errors() -> None:
 def test_a_perfect_map_has_the_error_of_chance_alone() -> None:
     # Of n answers, the mean distance of a bin of m with probability p is about sqrt(2 / pi) * sqrt(p (1 - p) / m).
     expected = np.sqrt(2 / np.pi) * np.sqrt(0.8 * 0.2 / 100)
-    assert perfect_ece(np.full(1_500, 0.8), seed=1) == pytest.approx(expected, rel=0.03)
+    assert perfect_ece(np.linspace(0.8 - 1e-6, 0.8 + 1e-6, 1_500), seed=1) == pytest.approx(expected, rel=0.03)
     assert perfect_ece(np.ones(1_500), seed=1) == 0.0
 
 

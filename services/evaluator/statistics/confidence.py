@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 
 from schemas.adapters import ConfidenceScore
@@ -20,19 +21,20 @@ _Z95 = 1.959963984540054
 def expected_calibration_error(scores: Floats, right: Floats, bins: int = BINS, weights: Floats | None = None) -> float:
     """Return the mean distance of confidence and accuracy over bins of equal size (Nguyen & O'Connor 2015), in [0, 1].
 
-    It is above 0 even for a perfect map: bins of n answers scatter by about sqrt(p (1 - p) / n).
+    Answers of one confidence are in one bin. It is above 0 even for a perfect map: bins of n answers scatter by about
+    sqrt(p (1 - p) / n).
     """
     weighed = np.ones_like(scores) if weights is None else weights
-    order = np.argsort(scores, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
-    gaps = [abs(float(weighed[part] @ (scores[part] - right[part]))) for part in parts]
+    gaps = [abs(float(weighed[part] @ (scores[part] - right[part]))) for part in _bins(scores, bins)]
     return float(sum(gaps) / weighed.sum())
 
 
 def reliability_bins(scores: Floats, right: Floats, weights: Floats, bins: int = 10) -> tuple[ReliabilityBin, ...]:
-    """Return the bins of a reliability diagram, of equal numbers of answers: mean confidence, and the share right."""
-    order = np.argsort(scores, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part) and weights[part].sum() > 0.0]
+    """Return the bins of a reliability diagram, of equal numbers of answers: mean confidence, and the share right.
+
+    Answers of one confidence are in one bin.
+    """
+    parts = [part for part in _bins(scores, bins) if weights[part].sum() > 0.0]
     return tuple(
         ReliabilityBin(
             confidence=min(1.0, float(np.average(scores[part], weights=weights[part]))),
@@ -40,6 +42,18 @@ def reliability_bins(scores: Floats, right: Floats, weights: Floats, bins: int =
         )
         for part in parts
     )
+
+
+def _bins(scores: Floats, bins: int) -> list[NDArray[np.intp]]:
+    """Return the positions of scores in bins of neighbouring ones, of equal sizes as far as equal scores allow.
+
+    Which of those comes first is the order of rows, which says nothing.
+    """
+    order = np.argsort(scores, kind="stable")
+    ends = np.cumsum([len(part) for part in np.array_split(order, bins)])[:-1]
+    inner = scores[order][ends[ends < len(order)]]
+    cuts = np.unique(np.searchsorted(scores[order], inner, side="left"))
+    return [part for part in np.split(order, cuts) if len(part)]
 
 
 def brier(scores: Floats, right: Floats, weights: Floats | None = None) -> float:

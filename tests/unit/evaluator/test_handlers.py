@@ -200,8 +200,8 @@ def test_the_calibration_is_stored_beside_the_adapter_and_the_first_one_stays(
     store, questions = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache"), asked(trained)
     first, reliability = calibrate(trained, questions, half_right(questions, 0.9), store, tmp_path / "one")
     assert first is not None and reliability is not None
-    assert [found.confidence for found in reliability.before] == pytest.approx([0.9] * 10)
-    assert [found.accuracy.value for found in reliability.before] == pytest.approx([0.5] * 10)
+    (of_all,) = reliability.before  # They are of one confidence.
+    assert (of_all.confidence, of_all.accuracy.value, of_all.accuracy.n) == (pytest.approx(0.9), 0.5, 40)
     assert (first.answers, first.temperature > 1.5, first.ece_before) == (40, True, pytest.approx(0.4))
     stored = tmp_path / "artifacts" / "calibrations" / trained.adapter / "calibration.json"
     assert Calibration.model_validate_json(stored.read_bytes()) == first

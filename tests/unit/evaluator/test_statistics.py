@@ -15,6 +15,7 @@ from services.evaluator.statistics.confidence import (
     auroc_influence,
     brier,
     confidence_score,
+    expected_calibration_error,
     reliability_bins,
     risk_coverage,
     risk_points,
@@ -229,6 +230,26 @@ def test_bins_of_a_reliability_diagram_have_as_many_answers_and_weigh_them() -> 
     assert {found.accuracy.value for found in bins} == {0.5}
     weighed = reliability_bins(scores, right, np.where(right > 0, 3.0, 1.0))
     assert {round(found.accuracy.value, 6) for found in weighed} == {0.75}
+
+
+def test_answers_of_one_confidence_are_in_one_bin_whatever_their_order() -> None:
+    scores, right = np.full(1_000, 0.9), np.r_[np.zeros(100), np.ones(900)]
+    assert expected_calibration_error(scores, right) == pytest.approx(0.0)
+    (only,) = reliability_bins(scores, right, np.ones(1_000))
+    assert (only.confidence, only.accuracy.value, only.accuracy.n) == (pytest.approx(0.9), 0.9, 1_000)
+
+
+def test_the_order_of_rows_makes_no_difference_to_the_calibration_error() -> None:
+    chance = np.random.default_rng(4)
+    scores = np.r_[np.full(300, 1.0), chance.random(400).round(1), chance.random(300)]
+    right = (chance.random(1_000) < scores).astype(float)
+    order = np.argsort(right)
+    assert expected_calibration_error(scores[order], right[order]) == pytest.approx(
+        expected_calibration_error(scores, right)
+    )
+    apart = reliability_bins(scores, right, np.ones(1_000))
+    assert sum(each.accuracy.n for each in apart) == 1_000
+    assert len(apart) >= 7
 
 
 def found_of_further_errors(errors: np.ndarray, recall: float) -> float:
