@@ -8,6 +8,10 @@ from typing import Any
 
 _SHOWN_CHARS = 100
 
+MAX_DEPTH = 128
+"""Objects and lists in each other: as serde_json, which parsers of many languages stand on, and far below the depth at
+which comparing them would exhaust Python's stack."""
+
 NOT_JSON: Any = object()
 """Stands for the value of a text that is no JSON: None is that of `null`."""
 
@@ -16,12 +20,16 @@ def read_json(text: str) -> Any:
     """Return the value of a text that is JSON and nothing else.
 
     Raises ValueError for a fence of Markdown or words around it, a key that an object has twice, NaN and Infinity, and
-    what is nested too deeply to be read: an application's parser would refuse or misread them.
+    what is nested more than `MAX_DEPTH` deep: an application's parser would refuse or misread them.
     """
+    too_deep = f"nested more than {MAX_DEPTH} deep"
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
     except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+        raise ValueError(too_deep) from error
+    if text.count("[") + text.count("{") > MAX_DEPTH and _is_too_deep(value):
+        raise ValueError(too_deep)
+    return value
 
 
 def json_or_nothing(text: str) -> Any:
@@ -33,9 +41,10 @@ def json_or_nothing(text: str) -> Any:
 
 
 def same_json(one: Any, other: Any) -> bool:
-    """Return True if two JSON values are equal: keys in any order, 1 and 1.0 the same number, true no number.
+    """Return True if two JSON values, no deeper than `read_json` reads them, are equal.
 
-    Texts are equal in any Unicode form; keys, which programs look up, are equal as they are written.
+    Keys may be in any order, 1 and 1.0 are the same number, and true is no number. Texts are equal in any Unicode form;
+    keys, which programs look up, are equal as they are written.
     """
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same_json(value, other[key]) for key, value in one.items())
@@ -60,6 +69,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the key {key[:_SHOWN_CHARS]!r} appears twice in one object")
         found[key] = value
     return found
+
+
+def _is_too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        containers = [item for item in level if isinstance(item, dict | list)]
+        level = [inner for item in containers for inner in (item.values() if isinstance(item, dict) else item)]
+    return any(isinstance(item, dict | list) for item in level)
 
 
 def _no_constant(name: str) -> Any:

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from shared.grading.grade import grade
+from shared.grading.json_schema import canonical, read_answer
+from shared.grading.json_values import MAX_DEPTH, NOT_JSON, json_or_nothing, read_json, same_json
+from tests.unit.shared.grading.orders import orders
+
+
+def nested(depth: int, inner: str = "1") -> str:
+    return '{"a":[' * (depth // 2) + inner + "]}" * (depth // 2)
+
+
+@pytest.mark.parametrize("depth", [MAX_DEPTH + 2, 900, 100_000])
+def test_what_is_nested_too_deeply_to_be_compared_is_not_read(depth: int) -> None:
+    with pytest.raises(ValueError, match=f"nested more than {MAX_DEPTH} deep"):
+        read_json(nested(depth))
+    assert json_or_nothing(nested(depth)) is NOT_JSON
+
+
+def test_what_is_nested_as_deeply_as_allowed_is_read_compared_and_written() -> None:
+    one, other = read_json(nested(MAX_DEPTH)), read_json(nested(MAX_DEPTH, "2"))
+    assert same_json(one, one) and not same_json(one, other)
+    assert json.loads(canonical(one, {"type": "object"})) == one
+
+
+def test_brackets_in_texts_and_beside_each_other_are_no_depth() -> None:
+    assert read_json(json.dumps(["[{" * 900])) == ["[{" * 900]
+    assert read_json(json.dumps([[]] * 900)) == [[]] * 900
+
+
+def test_an_answer_that_is_nested_too_deeply_is_invalid_and_says_why() -> None:
+    free = {"type": "object", "properties": {"free": {"type": "object"}}}
+    spec, deep = orders(output_schema=free), f'{{"free": {nested(900)}}}'
+    found = grade(spec, '{"free": {"a": [1]}}', deep)
+    assert (found.score, found.right, found.valid) == (0.0, False, False)
+    with pytest.raises(ValueError, match=f"no JSON: nested more than {MAX_DEPTH} deep"):
+        read_answer(deep, free)
+    assert not grade(spec, deep, deep).right, "nor is such a right answer one"
