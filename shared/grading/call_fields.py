@@ -2,8 +2,8 @@
 
 A function is a field named as it is, an argument one behind it: `book_room.date`, and `book_room.(not in the schema)`
 one that the function does not declare. Calls are paired before their arguments are compared, each with one of the same
-function: in the order of the answer where the task says so, else with that which it has most in common with. An answer
-without a call has the field `NO_CALL`.
+function: in the order of the answer where the task says so, else so that all pairs together have most in common. An
+answer without a call has the field `NO_CALL`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from schemas.tools import NO_CALL
 from shared.grading.fields import UNDECLARED, FieldGrade, Fields, grade_fields
+from shared.grading.pairs import best_pairs
 from shared.grading.tool_calls import ReadCall
 
 _Grades = tuple[FieldGrade, ...]
@@ -46,17 +47,16 @@ def _pairs(
 
     In order, a call has its counterpart at its own place.
     """
-    places = [
-        (-sum(field.matched for field in _compare(one.name, one, other, fields)), i, j)
+    common = {
+        (i, j): sum(field.matched for field in _compare(one.name, one, other, fields))
         for i, one in enumerate(given)
         for j, other in enumerate(expected)
         if one.name == other.name and (i == j or not in_order)
-    ]
+    }
     left_given, left_expected = dict(enumerate(given)), dict(enumerate(expected))
-    for _, i, j in sorted(places):
-        if i in left_given and j in left_expected:
-            one = left_given.pop(i)
-            yield one.name, one, left_expected.pop(j)
+    for i, j in best_pairs(common):
+        one = left_given.pop(i)
+        yield one.name, one, left_expected.pop(j)
     yield from ((call.name, call, None) for call in left_given.values())
     yield from ((call.name, None, call) for call in left_expected.values())
 

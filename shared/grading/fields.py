@@ -1,7 +1,7 @@
 """Grades JSON field by field: each value of an answer is matched with the right one at its place.
 
-A value that is null, an empty list or an empty object counts as absent. Items of a list are compared in any order: each
-is paired with the item of the right answer that it has most in common with, the best pairs first.
+A value that is null, an empty list or an empty object counts as absent. Items of a list are compared in any order: they
+are paired with those of the right answer so that all pairs together have most values in common.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from schemas.tasks import Comparator, Compare
 from shared.grading.json_values import same_json
+from shared.grading.pairs import best_pairs
 from shared.grading.text import casefolded, words
 
 _ROUNDING = 1e-9
@@ -113,12 +114,9 @@ def _matched_items(given: list[Any], expected: list[Any], path: str, fields: Fie
         for j, other in enumerate(expected)
         if (found := _matched(one, other, path, fields))
     }
-    matched, used_given, used_expected = Counter[str](), set[int](), set[int]()
-    for i, j in sorted(common, key=lambda pair: (-common[pair].total(), pair)):
-        if i not in used_given and j not in used_expected:
-            used_given.add(i)
-            used_expected.add(j)
-            matched += common[i, j]
+    matched = Counter[str]()
+    for pair in best_pairs({pair: found.total() for pair, found in common.items()}):
+        matched += common[pair]
     return matched
 
 

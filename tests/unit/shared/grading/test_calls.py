@@ -94,6 +94,13 @@ def test_calls_of_one_function_are_paired_by_what_they_have_in_common() -> None:
     assert sum(field.matched for field in found.fields) == 7
 
 
+def test_calls_are_paired_so_that_all_of_them_have_most_in_common() -> None:
+    """The first is right beside either, the second beside the first alone."""
+    spec = home(calls_per_answer="any_order", comparators={"book_table.day": {"compare": "date", "tolerance": 1}})
+    wanted = calls(book("Ann", "2026-12-01"), book("Ann", "2026-12-03"))
+    assert grade(spec, wanted, calls(book("Ann", "2026-12-02"), book("Ann", "2026-12-01"))).right
+
+
 def test_where_no_call_is_right_any_text_is_and_a_call_is_not() -> None:
     assert grade(AUTO, "I cannot do that.", "Sorry, no.").right
     called = grade(AUTO, "I cannot do that.", calls(STOPS))

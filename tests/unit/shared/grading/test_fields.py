@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from schemas.tasks import Comparator
 from shared.grading.fields import UNDECLARED, FieldGrade, same_value
 from shared.grading.grade import Grade, grade
+from shared.grading.pairs import best_pairs
 from tests.unit.shared.grading.orders import orders
 
 RIGHT: dict[str, Any] = {
@@ -146,6 +148,33 @@ def test_comparators_reach_fields_inside_objects_and_lists() -> None:
     changes = {"customer": {"name": "ANN LEE", "vip": True}, "tags": ["Late!", "Gift"]}
     assert graded(changes, **spec).right
     assert not graded(changes).right
+
+
+def test_items_that_all_have_a_counterpart_within_the_tolerance_are_all_right() -> None:
+    """1.05 is as near to 1.1 as to 1.0, which is the only one that is left for the second 1.0."""
+    schema = {"type": "object", "properties": {"prices": {"type": "array", "items": {"type": "number"}}}}
+    spec = orders(output_schema=schema, comparators={"prices[]": {"compare": "number", "tolerance": 0.06}})
+    assert grade(spec, '{"prices": [1.0, 1.1]}', '{"prices": [1.05, 1.0]}').right
+    assert grade(spec, '{"prices": [1.1, 1.0]}', '{"prices": [1.0, 1.05]}').right
+
+
+@given(st.lists(st.lists(st.integers(0, 4), min_size=4, max_size=4), min_size=1, max_size=4))
+def test_no_other_pairs_have_more_in_common(rows: list[list[int]]) -> None:
+    common = {(i, j): value for i, row in enumerate(rows) for j, value in enumerate(row) if value}
+    pairs = best_pairs(common)
+    assert len({i for i, _ in pairs}) == len({j for _, j in pairs}) == len(pairs)
+    assert set(pairs) <= common.keys()
+    most = max(sum(rows[i][j] for i, j in enumerate(order)) for order in permutations(range(4), len(rows)))
+    assert sum(common[pair] for pair in pairs) == most
+
+
+def test_long_lists_of_values_within_the_tolerance_are_paired_as_well() -> None:
+    rng = random.Random(1)
+    values = [round(rng.random() * 100, 2) for _ in range(400)]
+    schema = {"type": "object", "properties": {"prices": {"type": "array", "items": {"type": "number"}}}}
+    spec = orders(output_schema=schema, comparators={"prices[]": {"compare": "number", "tolerance": 1}})
+    given = json.dumps({"prices": rng.sample([value + 0.5 for value in values], 400)})
+    assert grade(spec, json.dumps({"prices": values}), given).right
 
 
 ITEM = st.fixed_dictionaries({"sku": st.sampled_from("ABC"), "count": st.integers(1, 3)})
