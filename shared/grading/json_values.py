@@ -27,7 +27,7 @@ def read_json(text: str) -> Any:
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
     except RecursionError as error:
         raise ValueError(too_deep) from error
-    if text.count("[") + text.count("{") > MAX_DEPTH and _is_too_deep(value):
+    if text.count("[") + text.count("{") > MAX_DEPTH and is_deeper(value, MAX_DEPTH):
         raise ValueError(too_deep)
     return value
 
@@ -62,6 +62,17 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def is_deeper(value: Any, depth: int) -> bool:
+    """Return True if more than `depth` lists and objects are in each other."""
+    level = [value]
+    for _ in range(depth):
+        containers = [item for item in level if isinstance(item, dict | list)]
+        level = [inner for item in containers for inner in (item.values() if isinstance(item, dict) else item)]
+        if not level:
+            return False
+    return any(isinstance(item, dict | list) for item in level)
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict[str, Any]()
     for key, value in pairs:
@@ -69,14 +80,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the key {key[:_SHOWN_CHARS]!r} appears twice in one object")
         found[key] = value
     return found
-
-
-def _is_too_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        containers = [item for item in level if isinstance(item, dict | list)]
-        level = [inner for item in containers for inner in (item.values() if isinstance(item, dict) else item)]
-    return any(isinstance(item, dict | list) for item in level)
 
 
 def _no_constant(name: str) -> Any:

@@ -102,7 +102,7 @@ def _evaluation_link(event: Json) -> str:
     return f"{said}<p>{link(evaluation_page(event['cycle_id']), 'The whole evaluation, with plots')}</p>"
 
 
-_FINDINGS = {"better": "The candidate is better", "worse": "The candidate is worse"}
+_FINDINGS = {"better": "The candidate is better", "worse": "The candidate is probably worse"}
 
 
 def _gain(event: Json) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.gateway.formats.conversation import EventConversation, Object
+from shared.grading.json_values import is_deeper
 
 _OWN_FIELDS = frozenset(
     {"messages", "input", "prompt", "instructions", "tools", "tool_choice", "response_format", "stream"}
@@ -65,13 +66,4 @@ def _are_objects(value: Any) -> bool:
 
 def is_deep(value: Any) -> bool:
     """Return True if lists and objects are nested deeper than readers of an event take."""
-    level = [value]
-    for _ in range(_MAX_DEPTH):
-        level = [
-            inner
-            for outer in level if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]  # fmt: skip
-        if not level:
-            return False
-    return True
+    return is_deeper(value, _MAX_DEPTH)

@@ -610,3 +610,12 @@ async def in_shadow(**rollout: object) -> Deployer:
     deployer = Deployer()
     await deployer.handlers.on_evaluated(evaluated(**rollout))
     return deployer
+
+
+async def in_canary(wins: int = 12, **rollout: object) -> Deployer:
+    """A candidate in the canary; with 25 wins it has also earned the promotion but for the canary's answers."""
+    deployer = Deployer()
+    await deployer.handlers.on_evaluated(evaluated(**rollout))
+    await deployer.compare_and_label(range(wins), "delivery")
+    assert deployer.last.stage is Stage.CANARY
+    return deployer

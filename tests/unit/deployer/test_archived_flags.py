@@ -12,18 +12,10 @@ from schemas.rollouts import Stage
 from services.deployer.clients import FlagState, Strategy, UnleashAdmin
 from services.deployer.operators.commands import CommandRefused
 from shared.errors import DependencyUnavailable
-from tests.unit.deployer.fakes import Deployer, evaluated
+from tests.unit.deployer.fakes import evaluated, in_canary
 
 TASK = "support-desk"
 FLAGS = {flag: f"ratchet.{TASK}.{flag}" for flag in ("primary", "rollback", "canary", "shadow", "control")}
-
-
-async def in_canary(wins: int = 12, **rollout: object) -> Deployer:
-    deployer = Deployer()
-    await deployer.handlers.on_evaluated(evaluated(**rollout))
-    await deployer.compare_and_label(range(wins), "delivery")
-    assert deployer.last.stage is Stage.CANARY
-    return deployer
 
 
 @pytest.mark.parametrize("flag", ["primary", "rollback", "canary", "shadow"])

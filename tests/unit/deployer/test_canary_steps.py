@@ -18,19 +18,16 @@ from services.deployer.statistics.betting import canary_guard
 from services.deployer.statistics.canary import Arms, CanaryCounts, canary_failure
 from services.deployer.statistics.guards import Guard
 from shared.errors import DependencyUnavailable
+from tests.unit.deployer import fakes
 from tests.unit.deployer.canaries import feedback, see
-from tests.unit.deployer.fakes import Deployer, deliveries, evaluated, observed
+from tests.unit.deployer.fakes import Deployer, deliveries, observed
 
 TASK = "support-desk"
 STEPS = {"canary_steps": (5, 25, 50)}
 
 
 async def in_canary(wins: int = 25, **rollout: object) -> Deployer:
-    deployer = Deployer()
-    await deployer.handlers.on_evaluated(evaluated(**{**STEPS, **rollout}))
-    await deployer.compare_and_label(range(wins), "delivery")
-    assert deployer.last.stage is Stage.CANARY
-    return deployer
+    return await fakes.in_canary(wins, **{**STEPS, **rollout})
 
 
 async def serve(deployer: Deployer, users: int) -> None:

@@ -19,19 +19,10 @@ from services.deployer.operators.http import build_app
 from services.deployer.operators.webhook import Webhook
 from services.deployer.settings import DeployerSettings
 from shared.errors import DependencyUnavailable
-from tests.unit.deployer.fakes import Deployer, answer, evaluated, pair
+from tests.unit.deployer.fakes import Deployer, answer, evaluated, in_canary, pair
 
 TASK = "support-desk"
 FLAGS = {flag: f"ratchet.{TASK}.{flag}" for flag in ("primary", "rollback", "canary", "shadow")}
-
-
-async def in_canary(wins: int = 12, **rollout: object) -> Deployer:
-    """A candidate in the canary; with 25 wins it has also earned the promotion but for the canary's answers."""
-    deployer = Deployer()
-    await deployer.handlers.on_evaluated(evaluated(**rollout))
-    await deployer.compare_and_label(range(wins), "delivery")
-    assert deployer.last.stage is Stage.CANARY
-    return deployer
 
 
 def with_share(state: FlagState, percent: int) -> FlagState:
