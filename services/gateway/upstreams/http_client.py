@@ -177,7 +177,7 @@ class UpstreamClient:
         now = time.monotonic()
         while self._idle:
             connection = self._idle.pop()
-            if not connection.closed and now - connection.idle_since < _MAX_IDLE_SECONDS:
+            if now - connection.idle_since < _MAX_IDLE_SECONDS and connection.usable:
                 return connection
             connection.close()
         try:

@@ -6,8 +6,11 @@ import asyncio
 import contextlib
 import errno
 import os
+import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent import futures
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -166,6 +169,34 @@ async def test_an_unsolicited_response_never_answers_the_next_request(start: Sta
             assert await ask(client) == (200, {b"content-length": b"5"}, b"hello")
             await asyncio.sleep(0.1)
         assert server.connections == 3
+
+
+@pytest.mark.parametrize("late", [b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil", None])
+async def test_what_a_busy_event_loop_has_not_read_yet_never_answers_the_next_request(late: bytes | None) -> None:
+    sent, taken = threading.Event(), []
+
+    def serve(listening: socket.socket) -> None:
+        for _ in range(2):
+            connection, _address = listening.accept()
+            taken.append(connection)
+            connection.recv(10_000)
+            connection.sendall(OK)
+            if sent.is_set():
+                return
+            connection.sendall(late) if late else connection.shutdown(socket.SHUT_WR)
+            sent.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening, futures.ThreadPoolExecutor(1) as pool:
+        listening.settimeout(10)
+        pool.submit(serve, listening)
+        client = UpstreamClient(f"http://127.0.0.1:{listening.getsockname()[1]}", {}, 0.5, asyncio.Semaphore(1))
+        assert (await ask(client)).body == b"hello"
+        sent.wait()  # Holds up the event loop, on purpose.
+        assert (await ask(client)).body == b"hello"
+        client.close()
+    for connection in taken:
+        connection.close()
+    assert len(taken) == 2
 
 
 async def test_a_connection_that_its_server_closes_is_not_reused(start: Start) -> None:
