@@ -161,8 +161,9 @@ async def apply_flags(admin: FlagAdmin, rollout: Rollout) -> None:
         await admin.switch(flag, True)
         await _replay(admin, rollout)
     elif rollout.stage is Stage.PROMOTED:
-        await admin.set_strategy(flag_name(rollout.task, "primary"), primary_strategy(rollout))
-        await admin.switch(flag_name(rollout.task, "primary"), True)
+        if rollout.before is not None:  # Else it is the end of its control, and primary is as a hand may have left it.
+            await admin.set_strategy(flag_name(rollout.task, "primary"), primary_strategy(rollout))
+            await admin.switch(flag_name(rollout.task, "primary"), True)
         await _stop(admin, rollout.task, replays=rollout.control)
         if rollout.control:  # The adapter before it is replayed meanwhile.
             await _replay(admin, rollout)

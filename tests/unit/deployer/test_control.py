@@ -9,6 +9,7 @@ import pytest
 from schemas.base import Variant
 from schemas.predictions import RequestObserved
 from schemas.rollouts import Stage
+from services.deployer.clients import Strategy
 from services.deployer.statistics.guards import Guard
 from tests.unit.deployer.canaries import feedback
 from tests.unit.deployer.fakes import Deployer, deliveries, evaluated, observed
@@ -165,6 +166,31 @@ async def test_a_hand_on_the_controls_flag_ends_it() -> None:
     assert (deployer.last.stage, deployer.last.moved_by) == (Stage.PROMOTED, "ann in Unleash")
     await deployer.handlers.tick(TASK)
     assert not deployer.admin.flags[FLAG].enabled
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+async def test_the_end_of_a_control_does_not_turn_a_primary_on_that_a_hand_turned_off(
+    by_hand: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployer = await promoted()
+    await deployer.admin.switch(f"ratchet.{TASK}.primary", False)
+    if by_hand:
+        await deployer.admin.switch(FLAG, False)
+        await deployer.handlers.tick(TASK)
+    else:
+        await after(deployer, 7.1, monkeypatch)
+    assert deployer.last.reason.startswith("its control has ended: ")
+    assert not deployer.admin.flags[FLAG].enabled
+    assert deployer.admin.serves(TASK) is None, "the promoted adapter served everyone again"
+
+
+async def test_the_end_of_a_control_leaves_a_payload_that_a_hand_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployer = await promoted()
+    by_hand = Strategy(variant="primary", payload={"adapter": "a0", "previous": None})
+    await deployer.admin.set_strategy(f"ratchet.{TASK}.primary", by_hand)
+    await after(deployer, 7.1, monkeypatch)
+    assert deployer.last.reason.startswith("its control has ended: ")
+    assert deployer.admin.serves(TASK) == "a0"
 
 
 async def test_a_restart_goes_on_with_the_control() -> None:
