@@ -200,7 +200,7 @@ def decide(
         return Decision(Stage.REJECTED, reason)
     if reason := _harm(ledger, counts):
         return Decision(Stage.REJECTED, reason)
-    claim = Claim(evidence.wealth, wealth_now(_labelled(ledger)), 1 / alpha)
+    claim = _better(ledger, evidence, alpha)
     if not claim.is_proven and (end := _end(ledger, settings, counts)) is not None:
         not_worse = _not_worse(ledger, evidence, alpha)
         if not_worse is None:
@@ -232,6 +232,25 @@ def decide_waiting(
         return None
     reason = f"{settings.max_days} days in {stage.value}, and its next move still waits: {waits_for}, after {counts}"
     return Decision(Stage.INCONCLUSIVE, reason)
+
+
+def holds_back(stage: Stage, ledger: Ledger, alpha: float, settings: RolloutSettings) -> str:
+    """Return why the labels by now do not allow the move to more users that was decided in this stage, "" if they do.
+
+    Labels that came, or were changed, while it waited count like those before.
+    """
+    evidence = ledger.counted(alpha)
+    counts, claim = _counts(evidence), _better(ledger, evidence, alpha)
+    if not claim.is_proven and _end(ledger, settings, counts) is not None:
+        claim = _not_worse(ledger, evidence, alpha) or claim
+    if _is_earned(stage, ledger, claim, settings):
+        return ""
+    return f"its next move is not made: the labels as they stand are worth {claim.now:.1f} after {counts}"
+
+
+def _better(ledger: Ledger, evidence: Evidence, alpha: float) -> Claim:
+    """Return the claim that the candidate is better."""
+    return Claim(evidence.wealth, wealth_now(_labelled(ledger)), 1 / alpha)
 
 
 def _counts(evidence: Evidence) -> str:
@@ -289,13 +308,13 @@ def _no_margin(ledger: Ledger) -> str:
 def _move(stage: Stage, ledger: Ledger, claim: Claim, settings: RolloutSettings, counts: str) -> Decision | None:
     """Return the move to more users that the candidate has earned, if any."""
     steps, canary = settings.canary_steps, ledger.canary
-    if claim.now < min(settings.canary_wealth, claim.bar) or _is_harmful_now(ledger):
+    if not _is_earned(stage, ledger, claim, settings):
         return None
-    if stage is Stage.SHADOW and (claim.is_proven or claim.wealth >= settings.canary_wealth):
+    if stage is Stage.SHADOW:
         reason, first = _reached(claim.wealth, settings.canary_wealth, "the canary threshold", counts), steps[0]
         begin = claim.proven if claim.is_proven else claim.likely
         return Decision(Stage.CANARY, f"{begin}{reason}: {first} % of users", first)
-    if stage is Stage.CANARY and claim.is_proven and canary.users >= settings.min_canary_users:
+    if canary.users >= settings.min_canary_users:
         following = next((step for step in steps if step > canary.percent), None)
         reason = (
             f"{claim.proven}{_reached(claim.wealth, claim.bar, '1/α', counts)}; the canary answered {canary.requests} "
@@ -305,6 +324,13 @@ def _move(stage: Stage, ledger: Ledger, claim: Claim, settings: RolloutSettings,
             return Decision(Stage.PROMOTED, f"{reason}everyone", margin=claim.margin)
         return Decision(Stage.CANARY, f"{reason}{following} % of users", following)
     return None
+
+
+def _is_earned(stage: Stage, ledger: Ledger, claim: Claim, settings: RolloutSettings) -> bool:
+    """Return True if the labels allow more users than in this stage, and do not speak against it as they stand."""
+    if claim.now < min(settings.canary_wealth, claim.bar) or _is_harmful_now(ledger):
+        return False
+    return claim.is_proven or (stage is Stage.SHADOW and claim.wealth >= settings.canary_wealth)
 
 
 def _missing(claim: Claim, settings: RolloutSettings, percent: int, *, held: bool) -> str:

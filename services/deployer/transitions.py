@@ -16,7 +16,7 @@ from schemas.conversation import Call
 from schemas.labels import LabelRequested, Purpose
 from schemas.rollouts import Evidence, Stage
 from services.deployer.clients import AdapterServer, ArtifactMissing, FlagAdmin
-from services.deployer.domain import Ledger, control_evidence, decide, decide_waiting
+from services.deployer.domain import Ledger, control_evidence, decide, decide_waiting, holds_back
 from services.deployer.flags import TaskFlags, apply_flags, flag_name, read_control, read_flags
 from services.deployer.rollout import CONTROL_TICKETS, ENDED, RATCHET, Rollout, ServingState, serving_after
 from services.deployer.statistics.canary import canary_failure
@@ -74,7 +74,8 @@ class RolloutTransitions:
             logger.info("%s: %s is %s: %s", task, current.candidate, current.stage.value, current.reason)
 
     async def _instead_of(self, rollout: Rollout) -> Rollout | None:
-        """Return what takes the place of a change whose flags are not set: an end, or its stage before, paused.
+        """Return what takes the place of a change whose flags are not set: an end, or its stage before, paused, or because
+        labels that came meanwhile hold the change back.
 
         None: the change is made. One that gives the candidate no more traffic always is. Raises DependencyUnavailable
         while it waits.
@@ -87,6 +88,10 @@ class RolloutTransitions:
         ledger, age = await self.ledger(stands), utc_now() - stands.stage_since
         end = decide_waiting(stands.stage, ledger, stands.alpha, stands.spec.rollout, age)
         if end is None:
+            why = holds_back(stands.stage, ledger, stands.alpha, stands.spec.rollout) if rollout.rises else ""
+            if why:
+                reason = f"stays in {stands.stage.value}, {why}"
+                return stands.with_stage(stands.stage, reason, ledger.evidence(stands.alpha), utc_now())
             try:
                 return await self._paused_or_refused(rollout)
             except DependencyUnavailable as error:

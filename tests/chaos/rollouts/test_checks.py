@@ -415,6 +415,15 @@ def test_a_rise_that_was_not_settled_may_be_taken_back() -> None:
     assert problems(_with_a_rise_taken_back()) == []
 
 
+def test_a_rise_may_be_taken_back_by_labels_that_came_while_it_waited() -> None:
+    history = _with_a_rise_taken_back()
+    evidence = {"wins": 10, "losses": 10}
+    history.moves = [
+        replace(m, paused="", evidence=m.evidence | evidence) if m.at == 156.0 else m for m in history.moves
+    ]
+    assert not any("nobody paused it" in problem for problem in problems(history))
+
+
 def _rise_was_told(history: History) -> None:
     tried = next(move for move in history.moves if move.at == 155.0)
     history.changes = [*history.changes, Change(tried.rollout_id, tried.at, tried.stage, "good", tried.reason)]

@@ -23,7 +23,7 @@ _NEXT = {
     "rejected": (), "inconclusive": (), "rolled_back": (),
 }  # fmt: skip
 """A promotion that was not settled may still be rejected; later its control ends, or it is rolled back. A rise that was
-not settled may be taken back, where a person was at the flags."""
+not settled may be taken back, where a person was at the flags or labels speak against it by then."""
 _RISING = ("shadow", "canary", "promoted")
 _HARM, _FUTILITY, _GUARD = 20.0, 10.0, 20.0
 _CONTROL_OVER, _STAYS = "its control has ended", "stays in promoted"
@@ -106,7 +106,7 @@ def _unsupported(history: History, tickets: Tickets, before: Move, move: Move) -
     if before.stage == "promoted" and move.reason.startswith(_STAYS):
         return
     if goes_back(before, move):
-        yield from _not_taken_back(history, before, move)
+        yield from _not_taken_back(history, greatest, before, move)
         return
     if before.stage == "promoted" and move.stage != "rejected":
         yield from _control_not_over(history, tickets, before, move)
@@ -135,10 +135,18 @@ def _unsupported(history: History, tickets: Tickets, before: Move, move: Move) -
             yield f"{settled} of {rules.max_labels} labels were there: {move.reason}"
 
 
-def _not_taken_back(history: History, before: Move, move: Move) -> Iterator[str]:
-    """A rise is taken back to where it came from, paused, and only one that nobody was told of."""
+def _not_taken_back(history: History, greatest: float, before: Move, move: Move) -> Iterator[str]:
+    """A rise is taken back to where it came from, and only one that nobody was told of.
+
+    It is paused, or the labels by then do not allow it any more.
+    """
     back = f"it went back from {before.stage} of {before.percent} % to {move.stage} of {move.percent} %"
-    if not move.paused:
+    bar = 1 / move.evidence["alpha"]
+    threshold, now = (
+        history.rules.canary_wealth if move.stage == "shadow" else bar,
+        min(history.rules.canary_wealth, bar),
+    )
+    if not move.paused and not any(_not_earned(move.evidence, greatest, threshold, now)):
         yield f"{back}, and nobody paused it"
     if (before.rollout_id, before.stage, before.at) in {(c.rollout_id, c.stage, c.at) for c in history.changes}:
         yield f"{back}, and all had been told of the rise"

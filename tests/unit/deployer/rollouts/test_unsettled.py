@@ -12,7 +12,7 @@ from schemas.tasks import TaskChanged
 from services.deployer.flags import canary_strategy
 from services.deployer.operators.commands import CommandRefused
 from shared.errors import DependencyUnavailable
-from tests.unit.deployer.fakes import Deployer, deliveries, evaluated, in_shadow, observed, spec
+from tests.unit.deployer.fakes import Deployer, answer, deliveries, evaluated, in_shadow, observed, spec
 
 TASK = "support-desk"
 FLAGS = {flag: f"ratchet.{TASK}.{flag}" for flag in ("primary", "rollback", "canary", "shadow", "control")}
@@ -284,6 +284,47 @@ async def test_people_are_asked_and_harm_ends_a_candidate_while_its_move_waits(r
     assert deployer.last.stage is Stage.REJECTED
     assert deployer.last.reason.startswith("the candidate is worse: wealth against it ")
     assert deployer.admin.serves(TASK, in_canary=True) is None
+
+
+@pytest.mark.parametrize("rollout", MOVES)
+async def test_a_move_that_waits_is_not_made_while_the_labels_as_they_stand_speak_against_it(
+    rollout: dict[str, object],
+) -> None:
+    deployer, canary = await waiting(**rollout)
+    flags = dict(deployer.admin.flags)
+    await deployer.compare_and_label_in(canary, range(300, 320), "refund")
+    deployer.adapters.is_away = False
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.last.canary_percent, deployer.last.paused) == (Stage.CANARY, 5, "")
+    assert deployer.last.reason.startswith("stays in canary, its next move is not made: the labels as they stand are ")
+    assert deployer.admin.flags == flags
+    await deployer.compare_and_label_in(canary, range(320, 345), "delivery")
+    assert (deployer.last.stage, deployer.last.canary_percent) != (Stage.CANARY, 5), "they speak for it again"
+
+
+async def test_a_promotion_that_is_half_written_is_taken_back_where_labels_speak_against_it() -> None:
+    deployer = await earned()
+    canary, flags = deployer.last, dict(deployer.admin.flags)
+    deployer.admin.crash_at = 1
+    await tick_in_vain(deployer)
+    assert deployer.admin.serves(TASK) == "a1"
+    await deployer.compare_and_label_in(canary, range(300, 320), "refund")
+    deployer.admin.crash_at = None
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.admin.flags) == (Stage.CANARY, flags)
+
+
+async def test_a_canary_that_waits_is_not_opened_once_its_labels_were_changed() -> None:
+    deployer = await in_shadow()
+    deployer.adapters.is_away = True
+    await deployer.compare_and_label(range(10), "delivery")
+    assert (await deployer.rollouts.last_entered(TASK)).stage is Stage.CANARY
+    for asked in deployer.publisher.questions[:3]:
+        later = answer(asked, label="refund").model_copy(update={"occurred_at": utc_now() + timedelta(seconds=1)})
+        await deployer.handlers.on_correction(later)
+    deployer.adapters.is_away = False
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.admin.flags[FLAGS["canary"]].enabled) == (Stage.SHADOW, False)
 
 
 @pytest.mark.parametrize("rollout", MOVES)
