@@ -58,7 +58,7 @@ class Rollout:
     because a newer one waits or was rejected or because it was paused, or an operator turned rollback on or off by
     hand. `before`: what the flags may still say in part until they are set. Of a rise it is what the rollout was; of
     what takes the place of a rise whose flags were not all set, it is that rise. `canary_percent`: the
-    share of users in the canary, of its last step once it is over, 0 before it; `step_since`: when it rose to that.
+    share of users in the canary, of its last step once it is over, 0 before it; `step_since`: since when it has that.
     `control`: it is promoted, and some users stay on `previous` for a while; `canary_percent` is then the share of all
     others. `counted_percent`: the share at which guards that compare arms count: `canary_percent` but for a promotion
     that is not settled, while the last step's share is still in force, and while the flag has another share by hand;
@@ -260,8 +260,9 @@ class Rollout:
         return self.standing.with_stage(Stage.REJECTED, reason, self.standing.evidence, now)
 
     def with_flags_set(self, now: datetime) -> Rollout:
-        """Return the rollout once the flags of its last change are set."""
-        return replace(self, moves_flags=False).counted_at(self.canary_percent, now)
+        """Return the rollout once the flags of its last change are set. A step of the canary begins with that."""
+        since = now if self.rises else self.step_since
+        return replace(self, moves_flags=False, step_since=since).counted_at(self.canary_percent, now)
 
     def until(self, what: str) -> Rollout:
         """Return a candidate that was just made, with what it waits for: its history begins with that."""

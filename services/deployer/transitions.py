@@ -74,8 +74,8 @@ class RolloutTransitions:
             logger.info("%s: %s is %s: %s", task, current.candidate, current.stage.value, current.reason)
 
     async def _instead_of(self, rollout: Rollout) -> Rollout | None:
-        """Return what takes the place of a change whose flags are not set: an end, or its stage before, paused, or because
-        labels that came meanwhile hold the change back.
+        """Return what takes the place of a change whose flags are not set: an end, or its stage before, where a hand or
+        labels that came meanwhile hold it back.
 
         None: the change is made. One that gives the candidate no more traffic always is. Raises DependencyUnavailable
         while it waits.

@@ -185,14 +185,15 @@ async def _sampled_below(connection: AsyncConnection, rollout_id: str) -> float:
 
 
 async def _add_served(connection: AsyncConnection, rollout: Rollout, observations: Sequence[Observation]) -> None:
-    """Add subjects whom the present step has served, as long as it needs more."""
-    since = rollout.step_since or rollout.stage_since
+    """Add subjects whom the present step has served, as long as it needs more. One that waits has served nobody."""
+    step = rollout.standing
+    since = step.step_since or step.stage_since
     users = {o.served for o in observations if o.served and o.occurred_at >= since}
-    of_step = sa.and_(SERVED.c.rollout_id == rollout.rollout_id, SERVED.c.percent == rollout.canary_percent)
+    of_step = sa.and_(SERVED.c.rollout_id == rollout.rollout_id, SERVED.c.percent == step.canary_percent)
     known = set((await connection.execute(sa.select(SERVED.c.user_key).where(of_step))).scalars()) if users else set()
     room = max(0, rollout.spec.rollout.min_canary_users - len(known))
     rows = [
-        {"rollout_id": rollout.rollout_id, "percent": rollout.canary_percent, "user_key": user}
+        {"rollout_id": rollout.rollout_id, "percent": step.canary_percent, "user_key": user}
         for user in sorted(users - known)[:room]
     ]
     if rows:

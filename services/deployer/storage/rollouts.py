@@ -207,8 +207,9 @@ class PostgresRollouts:
         """Record that this version's flags are set: they are not set again, and what a hand does to them stays."""
         same = sa.and_(ROLLOUTS.c.rollout_id == rollout.rollout_id, ROLLOUTS.c.version == rollout.version)
         async with transaction(self._engine) as connection:
-            counted = _counted(rollout.with_flags_set(utc_now()))
-            await connection.execute(sa.update(ROLLOUTS).where(same).values(moves_flags=False, **counted))
+            written = rollout.with_flags_set(utc_now())
+            values = {"moves_flags": False, "step_since": written.step_since, **_counted(written)}
+            await connection.execute(sa.update(ROLLOUTS).where(same).values(values))
 
     async def settle(self, rollout: Rollout) -> None:
         """Record that this version's flags and event are out. An ended rollout's conversations are deleted with it, and

@@ -484,8 +484,9 @@ class MemoryLedger:
                 requests = self.requests.setdefault(rollout.rollout_id, {})
                 requests[observation.source, observation.offset] = observation.failed
                 self.answers.setdefault((rollout.rollout_id, observation.prediction_id), (observation.user_key, share))
-            if in_canary and observation.served and observation.occurred_at >= (rollout.step_since or CUTOFF):
-                users = self.served.setdefault((rollout.rollout_id, rollout.canary_percent), set())
+            step = rollout.standing
+            if in_canary and observation.served and observation.occurred_at >= (step.step_since or CUTOFF):
+                users = self.served.setdefault((rollout.rollout_id, step.canary_percent), set())
                 if len(users) < rollout.spec.rollout.min_canary_users:
                     users.add(observation.served)
             if observation.failed and observation.user_key and in_canary and share is not None:

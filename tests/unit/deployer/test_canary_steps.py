@@ -240,6 +240,28 @@ async def test_a_rise_that_waits_for_a_replica_is_guarded() -> None:
     assert "the canary fails too often: 30 of the 30 users" in deployer.last.reason
 
 
+@pytest.mark.parametrize("is_read_late", [False, True])
+async def test_users_served_while_a_rise_waits_are_of_the_step_before(is_read_late: bool) -> None:
+    deployer = await in_canary()
+    canary = deployer.last
+    deployer.adapters.is_away = True
+    await see(deployer, range(5), Variant.CANARY)
+    with pytest.raises(DependencyUnavailable):
+        await deployer.handlers.tick(TASK)
+    meanwhile = {"occurred_at": utc_now()}
+    waited = [observed(canary, n, Variant.CANARY).model_copy(update=meanwhile) for n in range(10, 20)]
+    if not is_read_late:
+        await deployer.handlers.on_observed(deliveries(waited))
+    deployer.adapters.is_away = False
+    await deployer.handlers.tick(TASK)
+    if is_read_late:
+        await deployer.handlers.on_observed(deliveries(waited))
+        await deployer.handlers.tick(TASK)
+    assert share(deployer) == (Stage.CANARY, 25, "25"), "nobody was served at 25 % yet"
+    await serve(deployer, 5)
+    assert share(deployer)[1] == 50
+
+
 async def test_a_bad_event_is_held_against_the_share_of_its_time() -> None:
     deployer = await in_canary()
     await see(deployer, range(1), Variant.CANARY)
