@@ -82,6 +82,8 @@ class TaskFlags:
     def changed_by_hand(self, rollout: Rollout) -> dict[str, str]:
         """Return the differences that are no part of a change whose flags may not all be set, nor of undoing it."""
         found = self.differences(rollout.standing)
+        if rollout.resumes:  # Canary and shadow are as a hand left them, and nobody resumes while another flag is.
+            return {flag: words for flag, words in found.items() if flag in ("primary", "rollback", *self.gone)}
         if not rollout.flags_pending or rollout.before is None:
             return found
         other = rollout.at(rollout.before)
@@ -151,7 +153,7 @@ async def read_flags(admin: FlagAdmin, task: str) -> TaskFlags:
 
 async def apply_flags(admin: FlagAdmin, rollout: Rollout) -> None:
     """Set the flags as the rollout's last change wants them. Idempotent."""
-    if rollout.active and rollout.before is not None and not rollout.rises:
+    if rollout.active and rollout.before is not None and not rollout.adds_traffic:
         await _undo(admin, rollout, rollout.at(rollout.before))
     elif rollout.stage is Stage.SHADOW:
         await _to_shadow(admin, rollout)

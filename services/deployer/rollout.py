@@ -57,7 +57,8 @@ class Rollout:
     its flags are set, and for a change that sets none: a candidate has not entered, the active one stays in its stage
     because a newer one waits or was rejected or because it was paused, or an operator turned rollback on or off by
     hand. `before`: what the flags may still say in part until they are set. Of a rise it is what the rollout was; of
-    what takes the place of a rise whose flags were not all set, it is that rise. `canary_percent`: the
+    what takes the place of a rise whose flags were not all set, it is that rise; of a resumption, which changes none of
+    its fields, what it is. `canary_percent`: the
     share of users in the canary, of its last step once it is over, 0 before it; `step_since`: since when it has that.
     `control`: it is promoted, and some users stay on `previous` for a while; `canary_percent` is then the share of all
     others. `counted_percent`: the share at which guards that compare arms count: `canary_percent` but for a promotion
@@ -134,9 +135,14 @@ class Rollout:
         return risen > before
 
     @property
+    def resumes(self) -> bool:
+        """A person lets it go on, and canary and shadow may not all be as its stage wants them yet."""
+        return self.flags_pending and not self.paused and self.before == self.position
+
+    @property
     def adds_traffic(self) -> bool:
         """Its last change, if it is not done, is to send the candidate more traffic: a rise, an entry, a resumption."""
-        return self.rises or (self.active and self.before is None)
+        return self.rises or self.resumes or (self.active and self.before is None)
 
     @property
     def standing(self) -> Rollout:
@@ -249,7 +255,7 @@ class Rollout:
     def with_resumption(self, reason: str, evidence: Evidence, now: datetime, moved_by: str) -> Rollout:
         """Return the rollout in the same stage, going on; canary and shadow are set as the stage wants them."""
         stays = self.with_stage(self.stage, f"resumed: {reason}", evidence, now, moved_by=moved_by)
-        return replace(stays, paused="")
+        return replace(stays, paused="", before=self.position)
 
     def with_serving(self, primary: str | None, previous: str | None) -> Rollout:
         """Return the rollout with these adapters serving."""

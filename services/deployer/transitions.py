@@ -108,8 +108,10 @@ class RolloutTransitions:
         return await self._paused_instead(rollout)  # Again: a replica may have taken a while to prove it.
 
     async def _paused_instead(self, rollout: Rollout) -> Rollout | None:
-        """Return the rollout in the stage before a rise that is not made, since a hand was on a flag meanwhile."""
-        return await self._touched(rollout, await read_flags(self._admin, rollout.task)) if rollout.rises else None
+        """Return the rollout, in the stage before a rise, paused where a hand was on a flag meanwhile; else None."""
+        if not (rollout.rises or rollout.resumes):
+            return None
+        return await self._touched(rollout, await read_flags(self._admin, rollout.task))
 
     async def publish_again(self, task: str) -> None:
         """Publish the task's last change once more."""

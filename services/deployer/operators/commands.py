@@ -56,7 +56,7 @@ class OperatorCommands:
         """Let a paused candidate go on; the canary and shadow flags are set again as its stage wants them.
 
         What serves everybody else is not touched: with primary or rollback as a hand left them it is refused, and while
-        any of the flags is archived or deleted.
+        any of the flags is archived or deleted. It is a word of its moment: while a replica is away nothing is stored.
         """
         async with self._locked(task):
             rollout = await self._candidate(task)
@@ -70,6 +70,7 @@ class OperatorCommands:
             if serving := [differences[flag] for flag in ("primary", "rollback") if flag in differences]:
                 way_out = f"Put ratchet.{task}.primary and ratchet.{task}.rollback back in Unleash first."
                 raise CommandRefused(f"{'; '.join(serving)}: no pair would count", way_out)
+            await self._transitions.refusal(rollout, rollout.changed_at)  # Whatever it says is acted on as flags move.
             evidence = await self._transitions.evidence(rollout)
             resumed = await self._change(rollout.with_resumption(reason, evidence, utc_now(), by))
             await self._transitions.advance(task)

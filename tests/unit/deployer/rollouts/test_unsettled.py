@@ -424,3 +424,67 @@ async def test_a_newer_candidate_that_comes_while_a_move_waits_loses_nothing_of_
     else:
         assert ("a1", Stage.PROMOTED) in [(c.candidate_adapter, c.stage) for c in deployer.publisher.changes]
         assert (deployer.admin.serves(TASK), deployer.last.primary_adapter) == ("a1", "a1")
+
+
+async def paused_by_a_hand() -> Deployer:
+    """A candidate that is paused since somebody turned its canary off."""
+    deployer = await earned()
+    await deployer.admin.switch(FLAGS["canary"], False)
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.paused == "canary is off, by hand"
+    return deployer
+
+
+async def resume_in_vain(deployer: Deployer) -> None:
+    with pytest.raises(DependencyUnavailable):
+        await deployer.commands.resume(TASK, "ben", "it was a mistake")
+
+
+async def test_nobody_resumes_while_a_replica_does_not_prove_the_candidate() -> None:
+    """It was done when the replica came back, days later, whatever hands had done to the flags by then."""
+    deployer = await paused_by_a_hand()
+    deployer.adapters.is_away = True
+    await resume_in_vain(deployer)
+    deployer.adapters.is_away = False
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.last.paused) == (Stage.CANARY, "canary is off, by hand")
+    assert not deployer.admin.flags[FLAGS["canary"]].enabled
+    await deployer.commands.resume(TASK, "ben", "it was a mistake")
+    assert deployer.last.stage is Stage.PROMOTED
+
+
+async def test_a_pause_of_a_resumption_whose_flags_are_not_set_leaves_them_as_they_are() -> None:
+    deployer = await paused_by_a_hand()
+    deployer.admin.crash_at = 0
+    await resume_in_vain(deployer)
+    await deployer.commands.pause(TASK, "cleo", "wait")
+    deployer.admin.crash_at = None
+    flags = dict(deployer.admin.flags)
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.last.paused, deployer.last.moved_by) == (Stage.CANARY, "wait", "cleo")
+    assert deployer.admin.flags == flags, "the canary came on though it is paused"
+    await deployer.commands.resume(TASK, "ben", "it was a mistake")
+    assert deployer.last.stage is Stage.PROMOTED
+
+
+@pytest.mark.parametrize("flag", ["primary", "rollback"])
+async def test_a_hand_on_what_serves_everybody_while_a_resumption_is_not_settled_pauses_again(flag: str) -> None:
+    deployer = await paused_by_a_hand()
+    deployer.admin.crash_at = 0
+    await resume_in_vain(deployer)
+    deployer.admin.crash_at = None
+    await deployer.admin.switch(FLAGS[flag], not deployer.admin.flags[FLAGS[flag]].enabled)
+    flags = dict(deployer.admin.flags)
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.paused, deployer.last.moved_by) == (HANDS[flag], "ann in Unleash")
+    assert deployer.admin.flags == flags, "the canary came on once more before the hand was seen"
+
+
+async def test_a_resumption_that_a_crash_interrupts_is_finished_later() -> None:
+    deployer = await paused_by_a_hand()
+    deployer.admin.crash_at = 0
+    await resume_in_vain(deployer)
+    deployer.admin.crash_at = None
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.PROMOTED
+    assert "resumed: it was a mistake" in [move.reason for move in deployer.rollouts.moves]
