@@ -40,6 +40,8 @@ from shared.privacy.retention import drop_expired_forever
 logger = logging.getLogger(__name__)
 _ARMS = {Variant.CANARY, Variant.PRIMARY, Variant.BASE}
 """Whose requests are compared; after a promotion also the control's, whom the previous adapter serves."""
+_READ_SECONDS = 10.0
+"""After a start no candidate is decided about before the tasks are read, and so long that is waited for."""
 
 
 class Handlers:
@@ -56,7 +58,7 @@ class Handlers:
         self._ledger = ledger
         self._transitions = transitions
         self._admission = admission
-        self._tasks: LatestByKey[TaskChanged] = LatestByKey(topic_of(TaskChanged).name)
+        self.tasks: LatestByKey[TaskChanged] = LatestByKey(topic_of(TaskChanged).name)
         self.wakes = Wakes()
         """Tasks that are to be ticked soon, or at once."""
         self.trouble: dict[str, str] = {}
@@ -71,7 +73,7 @@ class Handlers:
         )  # fmt: skip
         consumers.on(FeedbackGiven, self.on_feedback)
         consumers.on(SubjectForgotten, self.on_forgotten)
-        self._tasks = consumers.table(TaskChanged, self.on_task)
+        self.tasks = consumers.table(TaskChanged, self.on_task)
 
     async def on_task(self, event: TaskChanged) -> None:
         """Have a candidate checked whose task has changed."""
@@ -82,6 +84,7 @@ class Handlers:
         async with self._rollouts.locked(event.task):
             await self._admission.admit(event)
             async with self._later_if_away(event.task):
+                await self._end_outdated(event.task)
                 await self._admission.next_turn(event.task)
 
     async def on_compared(self, deliveries: list[Delivery[ShadowCompared]]) -> None:
@@ -185,14 +188,31 @@ class Handlers:
 
     async def expire_forever(self) -> None:
         """Background: delete the texts of ended rollouts when retention deletes them from the lake."""
-        await drop_expired_forever(self._tasks, self._ledger.expire)
+        await drop_expired_forever(self.tasks, self._ledger.expire)
 
     async def _advance(self, task: str) -> None:
         """Decide about a candidate of which something new is stored, and have the next one let in if it has ended."""
         async with self._later_if_away(task):
+            await self._end_outdated(task)
             if await self._transitions.advance(task) is None:
                 await self._transitions.watch_control(task)
                 self.wakes.note(task)
+
+    async def _end_outdated(self, task: str) -> None:
+        """End the candidates that were made for another prompt, labels or base model than the task has by now.
+
+        Before every decision: news of a candidate and of its task are in different topics. Raises DependencyUnavailable
+        where, after a start, the tasks are not read yet.
+        """
+        if (changed := await self.tasks.latest(task, _READ_SECONDS)) is None:
+            return
+        active = await self._transitions.active(task)
+        if active is not None and active.is_invalidated_by(changed):
+            reason = "the task's prompt, labels or base model changed, so its pairs no longer count"
+            await self._transitions.end(task, Stage.INCONCLUSIVE, reason)
+        waiting = await self._rollouts.waiting(task)
+        if waiting is not None and waiting.is_invalidated_by(changed):
+            await self._admission.drop(task, "the task's prompt, labels or base model changed since it was trained")
 
     @asynccontextmanager
     async def _later_if_away(self, task: str) -> AsyncIterator[None]:
@@ -218,13 +238,7 @@ class Handlers:
         `reads_flags`: False where nothing says that one was changed. Before a move to more users they are read anyway.
         """
         async with self._rollouts.locked(task):
-            active, changed = await self._transitions.active(task), self._tasks.get(task)
-            if active is not None and changed is not None and active.is_invalidated_by(changed):
-                reason = "the task's prompt, labels or base model changed, so its pairs no longer count"
-                await self._transitions.end(task, Stage.INCONCLUSIVE, reason)
-            waiting = await self._rollouts.waiting(task)
-            if waiting is not None and changed is not None and waiting.is_invalidated_by(changed):
-                await self._admission.drop(task, "the task's prompt, labels or base model changed since it was trained")
+            await self._end_outdated(task)
             await self._transitions.advance(task)
             if reads_flags:
                 await self._transitions.watch_flags(task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 from services.deployer.admission import Admission
@@ -74,7 +75,7 @@ def build(settings: DeployerSettings | None = None) -> Service:
             replicas.reconcile_forever,
             webhook.notify_forever,
         ],
-        connected=[handlers.publish_again],
+        connected=[handlers.publish_again, partial(handlers.tasks.read_to_end, settings)],
         close=[webhook.close, admin.close, inference.close, engine.dispose],
         http=HttpServer(
             build_app(settings, rollouts, ledger, transitions, commands, handlers.trouble),

@@ -370,6 +370,7 @@ async def running_system(base: Settings, home: Path, spec: TaskSpec, models: Mod
     admission = Admission(rollouts, transitions, publish["deployer"])
     deployer_handlers = DeployerHandlers(deployer, rollouts, ledger, transitions, admission)
     deployer_handlers.subscribe(consumers["deployer"])
+    await deployer_handlers.tasks.read_to({})  # There is none yet.
 
     console_settings = _settings(ConsoleSettings, base, home)
     queue = PostgresQueue(engines["console"], timedelta(hours=console_settings.console_return_hours))

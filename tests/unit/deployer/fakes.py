@@ -576,6 +576,7 @@ class Deployer:
         )
         admission = Admission(self.rollouts, self.transitions, self.publisher)
         self.handlers = Handlers(DeployerSettings(), self.rollouts, self.ledger, self.transitions, admission)
+        self.handlers.tasks._read.set()  # There is none yet.
         self.commands = OperatorCommands(self.rollouts, self.admin, self.transitions, self.handlers.wakes)
 
     @property

@@ -184,7 +184,7 @@ async def test_what_waits_ends_when_the_task_changes_or_no_verdict_comes(monkeyp
     event = TaskChanged(
         occurred_at=CUTOFF + timedelta(days=30), task=TASK, task_revision=changed.revision, spec=changed
     )
-    deployer.handlers._tasks = {TASK: event}  # type: ignore[assignment]
+    await deployer.handlers.tasks.put(TASK, event)
     await deployer.handlers.tick(TASK)
     assert [stages(deployer, adapter)[-1] for adapter in ("a1", "a2")] == [Stage.INCONCLUSIVE, Stage.INCONCLUSIVE]
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import pytest
 
 from schemas.rollouts import Stage
+from schemas.tasks import TaskChanged
 from shared.errors import DependencyUnavailable
-from tests.unit.deployer.fakes import Deployer, answer, evaluated, in_shadow, pair
+from shared.kafka.latest_by_key import LatestByKey
+from tests.unit.deployer.fakes import Deployer, answer, evaluated, in_canary, in_shadow, pair, spec
 
 TASK = "support-desk"
 
@@ -114,6 +117,20 @@ async def test_a_crash_before_the_event_publishes_the_same_event_later() -> None
     await deployer.handlers.tick(TASK)
     assert [change.stage for change in deployer.publisher.changes] == [Stage.QUEUED, Stage.SHADOW]
     assert deployer.publisher.sent == 2
+
+
+async def test_what_came_while_the_deployer_was_down_promotes_nobody_whose_task_has_changed_meanwhile() -> None:
+    """Labels wait in one topic and the task's change in another, and whichever is read first decided."""
+    before = await in_canary(24)
+    await before.see_canary(5)
+    again = Deployer(before.rollouts, before.ledger, before.admin)
+    again.handlers.tasks = LatestByKey("tasks.changed")  # Not read to its end yet.
+    label = asyncio.create_task(again.compare_and_label_in(before.last, range(30, 32), "delivery"))
+    changed = spec().model_copy(update={"system_prompt": "Another one."})
+    await again.handlers.tasks.put(TASK, TaskChanged(task=TASK, task_revision=changed.revision, spec=changed))
+    await again.handlers.tasks.read_to({})
+    await label
+    assert (again.last.stage, again.admin.serves(TASK)) == (Stage.INCONCLUSIVE, None)
 
 
 async def test_the_same_adapter_evaluated_again_starts_a_new_rollout() -> None:

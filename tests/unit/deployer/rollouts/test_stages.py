@@ -8,7 +8,7 @@ import pytest
 
 from schemas.rollouts import Stage
 from schemas.tasks import TaskChanged
-from tests.unit.deployer.fakes import Deployer, evaluated, in_shadow, pair, spec
+from tests.unit.deployer.fakes import Deployer, evaluated, in_canary, in_shadow, pair, spec
 
 TASK = "support-desk"
 
@@ -180,3 +180,22 @@ async def test_a_changed_task_invalidates_the_comparison() -> None:
     )
     await deployer.transitions.end(TASK, Stage.INCONCLUSIVE, "the task changed")
     assert (deployer.last.stage, deployer.last.reason) == (Stage.INCONCLUSIVE, "the task changed")
+
+
+async def test_a_label_promotes_nobody_whose_task_has_changed_since_the_last_tick() -> None:
+    deployer = await in_canary(24)
+    await deployer.see_canary(5)
+    changed = spec().model_copy(update={"system_prompt": "Another one."})
+    await deployer.handlers.tasks.put(TASK, TaskChanged(task=TASK, task_revision=changed.revision, spec=changed))
+    await deployer.compare_and_label(range(30, 32), "delivery")
+    assert deployer.last.stage is Stage.INCONCLUSIVE
+    assert deployer.last.reason.startswith("the task's prompt, labels or base model changed")
+
+
+async def test_a_candidate_of_a_task_that_has_changed_does_not_enter_shadow() -> None:
+    deployer = Deployer()
+    changed = spec().model_copy(update={"system_prompt": "Another one."})
+    await deployer.handlers.tasks.put(TASK, TaskChanged(task=TASK, task_revision=changed.revision, spec=changed))
+    await deployer.handlers.on_evaluated(evaluated())
+    assert deployer.last.stage is Stage.INCONCLUSIVE
+    assert await deployer.rollouts.draws(TASK) == [], "it has spent no alpha"

@@ -407,7 +407,7 @@ async def test_a_pause_of_a_candidate_that_could_not_enter_yet_lets_it_enter_pau
 async def test_a_change_of_its_task_ends_a_candidate_while_its_promotion_waits() -> None:
     deployer, _ = await waiting()
     changed = spec().model_copy(update={"system_prompt": "Another one."})
-    await deployer.handlers._tasks.put(TASK, TaskChanged(task=TASK, task_revision=changed.revision, spec=changed))
+    await deployer.handlers.tasks.put(TASK, TaskChanged(task=TASK, task_revision=changed.revision, spec=changed))
     await deployer.handlers.tick(TASK)
     assert deployer.last.stage is Stage.INCONCLUSIVE
 
