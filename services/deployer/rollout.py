@@ -403,6 +403,8 @@ def serving_after(last: Rollout, base_model: str) -> ServingState:
     After an operator's rollback both are the adapter that was restored. The primary's payload can then be corrected
     and the rollback flag turned off without changing any user's answers.
     """
+    if last.stage in ENDED and last.resets is not None:  # It ended before the primary's flag was reset.
+        return ServingState(outdated=last.resets, outdated_base="before")
     if last.spec.base_model != base_model:
         return ServingState(outdated=last.primary, outdated_base=last.spec.base_model)
     return ServingState(last.primary, last.primary if last.stage is Stage.ROLLED_BACK else last.previous)

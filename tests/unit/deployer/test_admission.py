@@ -301,6 +301,22 @@ async def test_a_primary_of_another_base_model_stays_while_no_engine_serves_the_
     assert (deployer.last.paused, deployer.admin.serves(TASK)) == ("", None)
 
 
+async def test_a_primary_is_reset_by_the_next_candidate_where_one_ended_before_its_flags_were_set() -> None:
+    """The record said that the base model serves and the flag an adapter: each later candidate was paused."""
+    deployer = await promoted()
+    deployer.admin.crash_at = 0
+    await deployer.handlers.on_evaluated(of_another_base("n1"))
+    deployer.admin.crash_at = None
+    deployer.adapters.refused.add("n1")
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("n1", Stage.REJECTED)
+    assert deployer.admin.serves(TASK) == "a1", "engines may serve the former base model still"
+    await deployer.handlers.on_evaluated(of_another_base("n2"))
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.candidate_adapter, deployer.last.stage, deployer.last.paused) == ("n2", Stage.SHADOW, "")
+    assert deployer.admin.serves(TASK) is None
+
+
 async def test_a_primary_that_a_hand_set_is_not_reset_with_the_base_model() -> None:
     deployer = await promoted()
     own = Strategy(variant="primary", payload={"adapter": "by-hand", "previous": None})
