@@ -60,18 +60,23 @@ class RolloutTransitions:
         self._replayed: dict[str, str] = {}
 
     async def settle(self, task: str) -> None:
-        """Finish every change of the task whose flags or event may not have been applied and published."""
+        """Finish every change of the task whose flags or event may not have been applied and published.
+
+        While flags wait nothing is published: the table of rollouts has one for each task, the last, and a newer
+        candidate that is queued or rejected must not take the place of the one that is compared.
+        """
         for rollout in await self._rollouts.unsettled(task):
-            current = rollout
             if rollout.moves_flags:
+                current = rollout
                 if (instead := await self._instead_of(rollout)) is not None:
                     current = instead
                     await self._rollouts.save(current)
                 await apply_flags(self._admin, current)
                 await self._rollouts.set_written(current)
-            await self._publisher.publish(current.event())
-            await self._rollouts.settle(current)
-            logger.info("%s: %s is %s: %s", task, current.candidate, current.stage.value, current.reason)
+        for rollout in await self._rollouts.unsettled(task):
+            await self._publisher.publish(rollout.event())
+            await self._rollouts.settle(rollout)
+            logger.info("%s: %s is %s: %s", task, rollout.candidate, rollout.stage.value, rollout.reason)
 
     async def _instead_of(self, rollout: Rollout) -> Rollout | None:
         """Return what takes the place of a change whose flags are not set: an end, or its stage before, where a hand or

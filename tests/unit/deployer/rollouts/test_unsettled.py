@@ -426,6 +426,24 @@ async def test_a_newer_candidate_that_comes_while_a_move_waits_loses_nothing_of_
         assert (deployer.admin.serves(TASK), deployer.last.primary_adapter) == ("a1", "a1")
 
 
+@pytest.mark.parametrize("rollout", MOVES)
+@pytest.mark.parametrize("passed", [True, False])
+async def test_while_a_move_waits_the_candidate_that_is_compared_stays_the_tasks_last_word(
+    rollout: dict[str, object], passed: bool
+) -> None:
+    """Shadow reads one rollout a task, the last: with a newer one that is queued it made no more pairs."""
+    deployer, canary = await waiting(**rollout)
+    await deployer.handlers.on_evaluated(evaluated("a2", passed=passed, **rollout))
+    assert deployer.last == canary
+    deployer.adapters.is_away = False
+    await deployer.handlers.tick(TASK)
+    told = [(change.candidate_adapter, change.stage) for change in deployer.publisher.changes]
+    assert ("a2", Stage.QUEUED if passed else Stage.REJECTED) in told, "told as soon as the move is made"
+    moved = [c for c in deployer.publisher.changes if c.candidate_adapter == "a1"][-1]
+    assert (moved.stage, moved.canary_percent) != (Stage.CANARY, 5)
+    assert deployer.last == moved or (passed and moved.stage is Stage.PROMOTED and not moved.control)
+
+
 async def paused_by_a_hand() -> Deployer:
     """A candidate that is paused since somebody turned its canary off."""
     deployer = await earned()
