@@ -267,7 +267,7 @@ def _end(ledger: Ledger, settings: RolloutSettings, counts: str) -> Decision | N
     if odds >= FUTILITY_ODDS:
         reason = f"the candidate is unlikely to win: odds against it {odds:.0f} ≥ {FUTILITY_ODDS:.0f} after {counts}"
         return Decision(Stage.REJECTED, f"{reason}{_no_margin(ledger)}")
-    if ledger.agreeing >= NOTHING_DIFFERS and not ledger.tickets:
+    if ledger.agreeing >= NOTHING_DIFFERS and not ledger.tickets and not ledger.waiting:
         reason = f"nothing to promote: its answers are production's in all {ledger.agreeing} pairs"
         return Decision(Stage.REJECTED, reason)
     return _spent(ledger, settings, counts)

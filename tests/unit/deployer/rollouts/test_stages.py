@@ -144,6 +144,15 @@ async def test_a_candidate_that_answers_as_production_does_ends_with_nothing_to_
     assert deployer.last.stage is Stage.SHADOW, "one that differs is something to decide about"
 
 
+async def test_a_pair_that_differs_and_has_no_ticket_yet_is_something_to_decide_about() -> None:
+    deployer = await in_shadow()
+    await deployer.compare(*[pair(deployer.last, number, ("refund", "refund")) for number in range(990)])
+    batch = [pair(deployer.last, number, ("refund", "refund")) for number in range(990, 1_010)]
+    await deployer.compare(*batch, pair(deployer.last, 5_000, ("refund", "delivery")))
+    assert deployer.last.stage is Stage.SHADOW, deployer.last.reason
+    assert len(deployer.publisher.questions) == 1
+
+
 async def test_after_its_proof_a_candidate_whose_later_labels_are_losses_waits_and_is_rejected_for_harm() -> None:
     """19 wins in a row were worth 1/alpha, and 100 losses behind them were not looked at."""
     deployer = await in_shadow()
