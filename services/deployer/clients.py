@@ -3,7 +3,8 @@
 What to know of Unleash, each observed on a live server: a flag switched on without a strategy gets one of 100 %; PUT
 of a flag resets what it omits; rollout values are not validated; a duplicate is a 409; an archived flag keeps its name.
 By the code of 8.2.0: an archived flag is no feature (404), while its environment answers as it was; it cannot be turned
-on or off (400).
+on or off (400). A feature has its environments with their strategies, segments included, which an environment asked for
+by itself leaves out.
 """
 
 from __future__ import annotations
@@ -137,13 +138,15 @@ class UnleashAdmin:
         await self._client.aclose()
 
     async def read(self, flag: str) -> FlagState | None:
-        """Return the flag, or None if it does not exist. That it is archived its environment does not tell."""
-        answer = await self._request("GET", self._environment_url(flag), missing_ok=True)
-        if answer is None:
-            return None
+        """Return the flag, or None if it does not exist. Of one that is no feature its environment tells that."""
         feature = await self._request("GET", f"{self._features}/{flag}", missing_ok=True)
-        archived = feature is None or bool(feature.get("archived"))
-        return FlagState(bool(answer.get("enabled")) and not archived, tuple(answer.get("strategies") or ()), archived)
+        if feature is None:
+            was = await self._request("GET", self._environment_url(flag), missing_ok=True)
+            return None if was is None else FlagState(False, tuple(was.get("strategies") or ()), archived=True)
+        environments = {found.get("name"): found for found in feature.get("environments") or ()}
+        if (own := environments.get(self._environment)) is None:
+            return None
+        return FlagState(bool(own.get("enabled")), tuple(own.get("strategies") or ()))
 
     async def ensure(self, flag: str, description: str, strategy: Strategy, on: bool = False) -> None:
         """Create the flag with its strategy if it does not exist. An existing flag belongs to the operator and stays.

@@ -85,23 +85,31 @@ async def test_a_promotion_whose_controls_flag_is_archived_has_none() -> None:
 
 
 class Unleash:
-    """As Unleash 8.2.0 answers about one flag: an archived one has an environment, as it was, and is no feature."""
+    """As Unleash 8.2.0 answers about one flag: an archived one has an environment, as it was, and is no feature.
+
+    Segments are among the strategies of a feature, not among those of its environment.
+    """
 
     def __init__(self, *, archived: bool, exists: bool = True) -> None:
         self.archived, self.exists = archived, exists
-        self.strategies = [{"id": "1", **Strategy(percent=5).body("f")}]
+        self.strategies = [{"id": "1", **Strategy(percent=5).body("f"), "title": None}]
         self.writes: list[str] = []
+        self.reads = 0
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path.removeprefix("/api/admin/projects/default/features")
+        self.reads += request.method == "GET"
         if request.method != "GET":
             self.writes.append(f"{request.method} {path}")
             return self.answer(400, {"name": "ArchivedFeatureError"}) if self.archived else self.answer(200, {})
         if not self.exists or (path == "/f" and self.archived):
             return self.answer(404, {"name": "NotFoundError"})
         if path == "/f":
-            return self.answer(200, {"name": "f", "archived": False})
-        return self.answer(200, {"name": "f", "enabled": True, "strategies": self.strategies})
+            other = {"name": "production", "enabled": False, "strategies": []}
+            own = {"name": "development", "enabled": True, "strategies": self.strategies}
+            return self.answer(200, {"name": "f", "archived": False, "environments": [other, own]})
+        strategies = [{name: value for name, value in s.items() if name != "segments"} for s in self.strategies]
+        return self.answer(200, {"name": "f", "enabled": True, "strategies": strategies})
 
     def answer(self, status: int, body: dict[str, Any]) -> httpx.Response:
         return httpx.Response(status, content=json.dumps(body))
@@ -119,6 +127,14 @@ async def test_an_archived_flag_of_unleash_is_read_as_off_though_its_environment
     assert await Unleash(archived=False, exists=False).admin().read("f") is None
     state = await Unleash(archived=False).admin().read("f")
     assert state is not None and (state.archived, state.enabled) == (False, True)
+
+
+async def test_a_flag_is_read_with_one_request_segments_and_all() -> None:
+    unleash = Unleash(archived=False)
+    unleash.strategies[0]["segments"] = [7]
+    state = await unleash.admin().read("f")
+    assert state is not None and state.strategies == tuple(unleash.strategies)
+    assert unleash.reads == 1
 
 
 @pytest.mark.parametrize(("unleash", "gone"), [
