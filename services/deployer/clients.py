@@ -25,6 +25,8 @@ from shared.model.adapter_files import check_adapter
 from shared.storage import artifacts
 
 logger = logging.getLogger(__name__)
+_ADDED = {"constraints": "a constraint", "segments": "a segment", "disabled": "a strategy that is off"}
+"""What a person may add to a strategy that leaves users out, by the name of the field, in words. We write none."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Strategy:
             "name": "flexibleRollout",
             "constraints": [],
             "segments": [],
+            "disabled": False,
             "parameters": parameters,
             "variants": variants,
         }
@@ -89,9 +92,14 @@ class FlagState:
         share = str(parameters.get("rollout", ""))
         return int(share) if share.isdecimal() and int(share) <= 100 else None
 
+    @property
+    def added(self) -> str:
+        """What a hand has added to a strategy, in words; "" for nothing."""
+        return " and ".join(words for name, words in _ADDED.items() if any(s.get(name) for s in self.strategies))
+
     def matches(self, wanted: dict[str, Any]) -> bool:
         """Return True if the flag has this strategy and no other; fields that Unleash adds are not compared."""
-        if len(self.strategies) != 1:
+        if len(self.strategies) != 1 or self.added:
             return False
         found = self.strategies[0]
         if found.get("name") != wanted["name"] or found.get("parameters") != wanted["parameters"]:

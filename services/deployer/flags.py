@@ -65,12 +65,19 @@ class TaskFlags:
             found["primary"] = f"{how}: the base model serves"
         elif self.primary.payload != primary_strategy(rollout).payload:
             found["primary"] = f"primary's payload is {self.primary.payload}"
+        elif (left_out := self.primary.added) or self.primary.percent not in (None, 100):
+            found["primary"] = f"primary is not for everyone: it has {left_out or f'{self.primary.percent} % of users'}"
         if self.rolled_back:
             found["rollback"] = "rollback is on: the previous adapter serves"
         if rollout.stage is Stage.CANARY and self.canary is not None and not self.canary.archived:
             strategy = canary_strategy(rollout)
             if not self.canary.matches(strategy.body(flag_name(rollout.task, "canary"))):
-                found["canary"] = f"canary has another share than {strategy.percent} %, or another payload"
+                other = f"another share than {strategy.percent} %, or another payload"
+                found["canary"] = f"canary has {self.canary.added or other}"
+        if rollout.compared and self.shadow is not None and not self.shadow.archived:
+            strategy = shadow_strategy(rollout)
+            if not self.shadow.matches(strategy.body(flag_name(rollout.task, "shadow"))):
+                found["shadow"] = f"shadow has {self.shadow.added or f'another share than {strategy.percent} %'}"
         for name, state, wanted in (
             ("canary", self.canary, rollout.stage is Stage.CANARY),
             ("shadow", self.shadow, rollout.compared),
@@ -176,6 +183,7 @@ async def apply_flags(admin: FlagAdmin, rollout: Rollout) -> None:
         await _stop(admin, rollout.task)
         await _set_control(admin, rollout)
     elif rollout.stage is Stage.ROLLED_BACK:
+        await admin.set_strategy(flag_name(rollout.task, "rollback"), Strategy())  # For everyone.
         await admin.switch(flag_name(rollout.task, "rollback"), True)
         await _stop(admin, rollout.task)
         await _set_control(admin, rollout)

@@ -72,6 +72,57 @@ async def test_a_hand_on_a_share_pauses_and_a_resumption_sets_canary_and_shadow_
     assert deployer.admin.flags == own
 
 
+NARROWED: dict[str, dict[str, Any]] = {
+    "a constraint": {"constraints": [{"contextName": "region", "operator": "IN", "values": ["eu"]}]},
+    "a segment": {"segments": [7]},
+    "a disabled strategy": {"disabled": True},
+    "another share": {"parameters": {"rollout": "50", "stickiness": "default", "groupId": "x"}},
+}
+
+
+def narrowed(deployer: Deployer, flag: str, how: str) -> None:
+    """What a person does to the strategy of a flag in Unleash."""
+    state = deployer.admin.flags[FLAGS[flag]]
+    deployer.admin.flags[FLAGS[flag]] = FlagState(state.enabled, ({**state.strategies[0], **NARROWED[how]},))
+
+
+@pytest.mark.parametrize("flag", ["primary", "canary", "shadow"])
+@pytest.mark.parametrize("how", NARROWED)
+async def test_whatever_a_hand_adds_to_a_strategy_pauses_since_it_changes_who_is_served(flag: str, how: str) -> None:
+    deployer = await in_canary()
+    narrowed(deployer, flag, how)
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.paused.startswith(f"{flag} "), deployer.last.paused
+    assert (deployer.last.stage, deployer.last.moved_by) == (Stage.CANARY, "ann in Unleash")
+
+
+@pytest.mark.parametrize("how", NARROWED)
+async def test_a_resumption_takes_back_what_a_hand_added_to_canary_and_shadow_and_waits_for_primary(how: str) -> None:
+    deployer = await in_canary()
+    own = dict(deployer.admin.flags)
+    for flag in ("primary", "canary", "shadow"):
+        narrowed(deployer, flag, how)
+    await deployer.handlers.tick(TASK)
+    with pytest.raises(CommandRefused, match="primary is not for everyone"):
+        await deployer.commands.resume(TASK, "ben", "go")
+    deployer.admin.flags[FLAGS["primary"]] = own[FLAGS["primary"]]
+    await deployer.commands.resume(TASK, "ben", "go")
+    assert (deployer.last.paused, deployer.admin.flags) == ("", own)
+
+
+@pytest.mark.parametrize("how", NARROWED)
+async def test_a_rollback_is_for_everyone_whatever_a_hand_has_added_to_its_flag(how: str) -> None:
+    """Harm took a promotion back for a part of the users only, and the record said for all."""
+    deployer = await in_canary(25)
+    own = deployer.admin.flags[FLAGS["rollback"]]
+    await deployer.see_canary(5)
+    await deployer.handlers.tick(TASK)
+    narrowed(deployer, "rollback", how)
+    await deployer.commands.rollback(TASK, "ben", "bad tone")
+    rollback = deployer.admin.flags[FLAGS["rollback"]]
+    assert (rollback.enabled, rollback.strategies) == (True, own.strategies)
+
+
 @pytest.mark.parametrize("flag", ["primary", "rollback"])
 async def test_nobody_resumes_while_a_hand_is_on_what_serves_everybody(flag: str) -> None:
     deployer = await in_canary()
