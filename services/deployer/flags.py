@@ -183,10 +183,21 @@ async def apply_flags(admin: FlagAdmin, rollout: Rollout) -> None:
         await _stop(admin, rollout.task)
         await _set_control(admin, rollout)
     elif rollout.stage is Stage.ROLLED_BACK:
-        await admin.set_strategy(flag_name(rollout.task, "rollback"), Strategy())  # For everyone.
-        await admin.switch(flag_name(rollout.task, "rollback"), True)
+        await _roll_back(admin, rollout)
         await _stop(admin, rollout.task)
         await _set_control(admin, rollout)
+
+
+async def _roll_back(admin: FlagAdmin, rollout: Rollout) -> None:
+    """Turn rollback on, for everyone. Where a hand archived or deleted it, primary gets the adapter before instead."""
+    rollback = flag_name(rollout.task, "rollback")
+    state = await admin.read(rollback)
+    if state is None or state.archived:
+        restored = replace(rollout, previous=rollout.primary)  # As the next candidate writes it: see `serving_after`.
+        await admin.set_strategy(flag_name(rollout.task, "primary"), primary_strategy(restored))
+        return
+    await admin.set_strategy(rollback, Strategy())
+    await admin.switch(rollback, True)
 
 
 async def _undo(admin: FlagAdmin, rollout: Rollout, rise: Rollout) -> None:

@@ -223,11 +223,12 @@ class Handlers:
         try:
             yield
         except DependencyUnavailable as error:
-            self.report(task, error.reason, "decided at its next tick")
+            self.report(task, error, "decided at its next tick")
             self.wakes.note(task)
 
-    def report(self, task: str, trouble: str, then: str) -> None:
+    def report(self, task: str, error: DependencyUnavailable, then: str) -> None:
         """Note a task's trouble for whoever asks, and log it once for as long as it stays the same."""
+        trouble = f"{error.reason}. {error.way_out}" if error.way_out else error.reason
         if self.trouble.get(task) != trouble:
             logger.warning("%s: %s: %s", task, then, trouble)
         self.trouble[task] = trouble

@@ -271,8 +271,11 @@ class RolloutTransitions:
         await self.settle(task)
 
     async def _follow_rollback(self, last: Rollout) -> None:
-        is_on = (await read_flags(self._admin, last.task)).rolled_back
+        flags = await read_flags(self._admin, last.task)
+        is_on, payload = flags.rolled_back, (flags.primary and flags.primary.payload) or {}
         if is_on is (last.stage is Stage.ROLLED_BACK):
+            return
+        if not is_on and payload.get("adapter") != last.candidate:  # It was taken back by primary's payload.
             return
         by = await self._hand_on(last.task, "rollback")
         if is_on:

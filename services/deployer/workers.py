@@ -138,7 +138,7 @@ class TaskWorkers:
                     await self._handlers.tick(task, reads_flags=reading is not None)
             except DependencyUnavailable as error:
                 pause = min(2 * pause, _LONGEST_PAUSE)
-                self._handlers.report(task, error.reason, f"retrying in {pause:g} s")
+                self._handlers.report(task, error, f"retrying in {pause:g} s")
                 await asyncio.sleep(shortest)  # However often it is woken.
             except Exception as error:  # A worker that ended here would leave its canary unguarded.
                 pause = min(2 * pause, _LONGEST_PAUSE)

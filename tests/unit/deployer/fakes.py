@@ -227,7 +227,7 @@ class MemoryAdmin:
 
     def _writable(self, flag: str) -> None:
         if flag not in self.flags or self.flags[flag].archived:
-            raise DependencyUnavailable(f"the flag {flag} is archived, or was deleted")
+            raise DependencyUnavailable(f"the flag {flag} is archived, or was deleted", "Revive it in Unleash.")
 
     async def set_strategy(self, flag: str, strategy: Strategy) -> None:
         self._writable(flag)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
 
+from schemas.base import Variant, utc_now
 from schemas.rollouts import Stage
 from services.deployer.clients import FlagState, Strategy, UnleashAdmin
 from services.deployer.operators.commands import CommandRefused
 from shared.errors import DependencyUnavailable
-from tests.unit.deployer.fakes import evaluated, in_canary
+from tests.unit.deployer.fakes import Deployer, deliveries, evaluated, in_canary, observed
 
 TASK = "support-desk"
 FLAGS = {flag: f"ratchet.{TASK}.{flag}" for flag in ("primary", "rollback", "canary", "shadow", "control")}
@@ -61,15 +63,62 @@ async def test_the_next_candidate_enters_and_is_paused_where_its_canary_is_archi
     assert deployer.last.paused == "canary is archived, by hand"
 
 
-async def test_a_rollback_by_command_is_not_said_to_be_done_where_its_flag_is_archived() -> None:
+async def with_a_previous(**rollout: object) -> Deployer:
+    """b1 serves everyone, and a1 did before it."""
     deployer = await in_canary(25)
     await deployer.see_canary(5)
     await deployer.handlers.tick(TASK)
+    await deployer.handlers.on_evaluated(evaluated("b1", against="a1", **rollout))
+    await deployer.compare_and_label(range(100, 125), "delivery")
+    await deployer.see_canary(5)
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("b1", Stage.PROMOTED)
+    return deployer
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+async def test_a_rollback_whose_flag_is_archived_or_deleted_is_done_by_the_primarys_payload(is_deleted: bool) -> None:
+    """It waited for the flag to be revived, for ever, and everything else of the task with it."""
+    deployer = await with_a_previous()
+    deployer.admin.archive(FLAGS["rollback"], is_deleted=is_deleted)
+    await deployer.commands.rollback(TASK, "ben", "bad tone")
+    for _ in range(2):
+        await deployer.handlers.tick(TASK)
+        assert (deployer.last.stage, deployer.last.primary_adapter) == (Stage.ROLLED_BACK, "a1")
+        assert deployer.admin.serves(TASK) == "a1"
+    assert await deployer.rollouts.unsettled(TASK) == []
+    if not is_deleted:  # Unleash revives a flag turned off.
+        deployer.admin.flags[FLAGS["rollback"]] = FlagState(False, deployer.admin.flags[FLAGS["rollback"]].strategies)
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.admin.serves(TASK)) == (Stage.ROLLED_BACK, "a1"), "b1 does not serve again"
+    await deployer.handlers.on_evaluated(evaluated("c1", against="a1"))
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.candidate_adapter, deployer.last.stage, deployer.last.paused) == ("c1", Stage.SHADOW, "")
     assert deployer.admin.serves(TASK) == "a1"
+
+
+async def test_guards_take_a_promotion_back_where_the_flag_of_rollback_is_archived() -> None:
+    deployer = await with_a_previous(control_days=7)
     deployer.admin.archive(FLAGS["rollback"])
+    later = {"adapter": "b1", "occurred_at": utc_now() + timedelta(minutes=1)}
+    failed = [observed(deployer.last, n, Variant.PRIMARY, 502).model_copy(update=later) for n in range(200)]
+    await deployer.handlers.on_observed(deliveries(failed))
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.last.moved_by) == (Stage.ROLLED_BACK, "ratchet")
+    assert deployer.admin.serves(TASK) == "a1"
+
+
+async def test_what_a_task_waits_for_is_told_with_the_way_out() -> None:
+    deployer = await in_canary(25)
+    await deployer.see_canary(5)
+    await deployer.handlers.tick(TASK)
+    for flag in ("rollback", "primary"):
+        deployer.admin.archive(FLAGS[flag])
     with pytest.raises(DependencyUnavailable, match="is archived"):
         await deployer.commands.rollback(TASK, "ben", "bad tone")
-    assert deployer.last.stage is Stage.PROMOTED
+    assert deployer.last.stage is Stage.PROMOTED, "it is not said to be done"
+    await deployer.handlers.on_evaluated(evaluated("b1", against="a1"))
+    assert deployer.handlers.trouble[TASK].endswith("is archived, or was deleted. Revive it in Unleash.")
 
 
 async def test_a_promotion_whose_controls_flag_is_archived_has_none() -> None:
