@@ -76,7 +76,8 @@ class Handlers:
         self.tasks = consumers.table(TaskChanged, self.on_task)
 
     async def on_task(self, event: TaskChanged) -> None:
-        """Have a candidate checked whose task has changed."""
+        """Have a candidate checked whose task has changed. That a person must approve holds for it at once."""
+        self._transitions.approval[event.task] = event.spec.rollout.approval
         self.wakes.note(event.task)
 
     async def on_evaluated(self, event: AdapterEvaluated) -> None:

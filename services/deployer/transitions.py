@@ -58,6 +58,8 @@ class RolloutTransitions:
         self._max_open_tickets = max_open_tickets
         self._published: dict[str, tuple[tuple[str, int], Evidence, datetime]] = {}
         self._replayed: dict[str, str] = {}
+        self.approval: dict[str, bool] = {}
+        """Tasks of which a person must approve the last step by now, whatever their candidate was evaluated with."""
 
     async def settle(self, task: str) -> None:
         """Finish every change of the task whose flags or event may not have been applied and published.
@@ -184,7 +186,8 @@ class RolloutTransitions:
         decision = decide(rollout.stage, ledger, rollout.alpha, rollout.spec.rollout, age)
         if decision is not None and decision.stage not in ENDED:
             rollout = await self.paused_if_touched(rollout)
-            if rollout.is_held(decision.stage):
+            needs_approval = decision.stage is Stage.PROMOTED and self.approval.get(task, False)
+            if needs_approval or rollout.is_held(decision.stage):
                 decision = decide(rollout.stage, ledger, rollout.alpha, rollout.spec.rollout, age, held=True)
         if decision is None:
             await self._ask_people(rollout)  # While it is held, too: harm must be seen.

@@ -13,13 +13,14 @@ import pytest
 
 from schemas.base import utc_now
 from schemas.rollouts import Stage
+from schemas.tasks import TaskChanged
 from services.deployer.clients import FlagState
 from services.deployer.operators.commands import CommandRefused
 from services.deployer.operators.http import build_app
 from services.deployer.operators.webhook import Webhook
 from services.deployer.settings import DeployerSettings
 from shared.errors import DependencyUnavailable
-from tests.unit.deployer.fakes import Deployer, answer, evaluated, in_canary, pair
+from tests.unit.deployer.fakes import Deployer, answer, evaluated, in_canary, pair, spec
 
 TASK = "support-desk"
 FLAGS = {flag: f"ratchet.{TASK}.{flag}" for flag in ("primary", "rollback", "canary", "shadow")}
@@ -199,6 +200,18 @@ async def test_the_last_step_waits_for_a_persons_approval_where_the_task_asks_fo
     assert (deployer.last.stage, deployer.last.moved_by) == (Stage.PROMOTED, "ben")
     assert deployer.last.reason.startswith("approved: looks good; wealth ")
     assert deployer.admin.serves(TASK) == "a1"
+
+
+async def test_an_approval_that_the_tasks_file_asks_for_meanwhile_holds_for_the_candidate_that_is_compared() -> None:
+    deployer = await in_canary(24)
+    changed = spec(approval=True)
+    await deployer.handlers.on_task(TaskChanged(task=TASK, task_revision=changed.revision, spec=changed))
+    await deployer.see_canary(5)
+    await deployer.compare_and_label(range(24, 26), "delivery")
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.CANARY, "it was promoted by the settings of its evaluation"
+    await deployer.commands.promote(TASK, "ben", "looks good")
+    assert (deployer.last.stage, deployer.last.moved_by) == (Stage.PROMOTED, "ben")
 
 
 @pytest.mark.parametrize("flag", FLAGS)
