@@ -4,5 +4,5 @@ consumes  corrections.submitted · feedback.given · failures.clustered · predi
           tasks.changed · cycles.finished
 does      stores corrections of reviewers and users; per cycle validates rows, decides which are held out, gates and
           publishes a version
-produces  datasets.built · labels.requested (a tie-break between two reviewers) · steps.progressed · steps.failed
+produces  datasets.built · labels.requested (tie-breaks, suspicious labels) · steps.progressed · steps.failed
 """

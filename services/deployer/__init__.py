@@ -4,5 +4,5 @@ consumes  adapters.evaluated · shadow.compared · corrections.submitted · requ
           feedback.given · subjects.forgotten · tasks.changed
 does      keeps the adapters that the rollouts need loaded and proved on every vLLM replica;
           records each candidate's pairs in a ledger; asks people about pairs that differ; bets; guards the canary
-produces  rollouts.changed · labels.requested
+produces  rollouts.changed · labels.requested · evaluations.requested (the primary changed while a candidate waited)
 """

@@ -163,6 +163,18 @@ def test_a_service_publishes_what_the_catalog_says(service: str) -> None:
     assert constructed & events == {topic.event.__name__ for topic in topics_produced_by(service)}
 
 
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_opens_with_the_topics_that_it_reads_and_writes(service: str) -> None:
+    """The first thing that a newcomer reads of it. `cycles.*` is all topics of the family."""
+    read, _, written = (importlib.import_module(f"services.{service}").__doc__ or "").partition("\nproduces ")
+    for part, topics in ((read, topics_consumed_by(service)), (written, topics_produced_by(service))):
+        said = {
+            topic.name for topic in TOPICS
+            if re.search(rf"\b{re.escape(topic.name[:-3])}\b", part) or f"{topic.name.split('.')[0]}.*" in part
+        }  # fmt: skip
+        assert said == {topic.name for topic in topics}
+
+
 def test_only_consumers_py_subscribes() -> None:
     for path in [*(ROOT / "services").rglob("*.py"), *(ROOT / "shared").rglob("*.py")]:
         if path != ROOT / "shared" / "kafka" / "consumers.py":
