@@ -1,4 +1,4 @@
-"""The documentation: its links lead somewhere, and what is generated is what the code says."""
+"""The documentation: links lead somewhere, commands and settings exist, what is generated is what the code says."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import typer.main
 
+from deploy.cli.app import app
 from deploy.settings_reference import FILE, render
 
 ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+COMMAND = re.compile(r"(?:^|[`\s/])ratchet +([a-z][^`\n#;&|>]*)", re.MULTILINE)
+SETTING = re.compile(r"\bRATCHET_[A-Z0-9_]*[A-Z0-9]\b")
+COMMANDS = typer.main.get_command(app)
+SETTINGS = set(SETTING.findall(render()))
+SETTINGS_OF_TESTS = {"RATCHET_TEST_HOME", "RATCHET_BENCH_SEED"}
 PATH_IN_CODE = re.compile(r"`((?:schemas|shared|services|deploy|client|tests|docs)/[\w./-]*[\w/])(?:::?[\w.]+)?`")
 PAGES = sorted(
     ROOT / name
@@ -44,6 +51,29 @@ def test_every_link_and_every_path_named_in_a_page_leads_somewhere(page: Path) -
     if page.parent != ROOT or page.name != "CHANGELOG.md":
         broken += [path for path in PATH_IN_CODE.findall(text) if not (ROOT / path).exists()]
     assert broken == []
+
+
+def fault_of(command: str) -> str | None:
+    """Return the first word that is no command, or option that the command does not have."""
+    found, words = COMMANDS, command.split()
+    while commands := getattr(found, "commands", None):
+        if not words or words[0].startswith("-"):
+            return None
+        if words[0] not in commands:
+            return words[0]
+        found, words = commands[words[0]], words[1:]
+    options = {"--help"}.union(*([*option.opts, *option.secondary_opts] for option in found.params))
+    return next((word for word in words if re.match("--?[a-z]", word) and word.split("=")[0] not in options), None)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_every_command_option_and_setting_named_in_a_page_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    in_code = "\n".join([*CODE.findall(text), *re.findall(r"`[^`\n]+`", CODE.sub("", text))])
+    assert {command: fault for command in COMMAND.findall(in_code) if (fault := fault_of(command))} == {}
+    assert set(SETTING.findall(text)) - SETTINGS <= SETTINGS_OF_TESTS
 
 
 def test_the_configuration_page_is_what_the_settings_say() -> None:
