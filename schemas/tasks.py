@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Self
@@ -163,8 +164,8 @@ class TaskSpec(Section):
             raise ValueError("an extraction task has no labels; name them as `enum` of a field in `output_schema`")
         if self.kind is TaskKind.TOOLS and self.labels:
             raise ValueError("a tools task has no labels; its functions are in `tools`")
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError("labels must be unique")
+        if twice := sorted(label for label, times in Counter(self.labels).items() if times > 1):
+            raise ValueError(f"labels: {', '.join(twice)} is there twice; each must be unique")
         confusions = [(severity.truth, severity.answer) for severity in self.rollout.severity]
         if unknown := sorted({label for confusion in confusions for label in confusion} - set(self.labels)):
             raise ValueError(f"rollout.severity names labels that the task does not have: {unknown}")

@@ -18,7 +18,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from schemas.golden import GoldenRow, GoldenSet
-from schemas.tasks import TaskSpec
+from schemas.tasks import TaskKind, TaskSpec
 from services.scheduler.domain import valid_cron
 from services.scheduler.golden.file import brief, read_golden_file
 from shared.errors import ConfigurationError, field_path
@@ -30,9 +30,11 @@ MAX_NODES = 20_000
 WAY_OUT = "deploy/tasks/template.yaml shows every key with what it means."
 _EXPECTED = {
     "name": "the task's name: lower case letters, digits and dashes",
-    "kind": "classification or generation",
+    "kind": ", ".join(TaskKind),
     "system_prompt": "the text that the model is told before every question",
+    "evaluation.judge.url": "an address such as https://api.openai.com/v1, without a password or a query",
 }
+"""What an operator reads instead of a pattern, or where a required key is not there."""
 
 _EXPECTED_BY_MESSAGE = {
     "Input should be a valid dictionary": "keys with values",
@@ -208,6 +210,8 @@ def _describe_problem(detail: ErrorDetails) -> str:
         return f"{key}: found an unknown key; {expected}"
     if detail["type"] == "missing":
         return f"{key}: found nothing; expected {_EXPECTED.get(key, 'a value')}"
+    if detail["type"] == "string_pattern_mismatch" and key in _EXPECTED:
+        return f"{key}: found {brief(detail['input'])}; expected {_EXPECTED[key]}"
     message = detail["msg"].removeprefix("Value error, ")
     for prefix, replacement in _EXPECTED_BY_MESSAGE.items():
         if message.startswith(prefix):
