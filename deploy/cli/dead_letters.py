@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+import logging
+from collections.abc import Coroutine
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.table import Table
@@ -42,6 +44,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help=HELP)
 MAX_BODY_BYTES = 2_000
 """Of a dead letter's body that `show` prints."""
 
+Result = TypeVar("Result")
 Service = Annotated[str, typer.Argument(help=f"One of: {', '.join(SERVICES)}")]
 
 
@@ -49,7 +52,7 @@ Service = Annotated[str, typer.Argument(help=f"One of: {', '.join(SERVICES)}")]
 def list_dead_letters() -> None:
     """Show how many dead letters wait, by service, and what kind of error the last one had."""
     table = Table("service", "waiting", "last error", "at")
-    for service, pending in zip(SERVICES, asyncio.run(_count_all(Settings.load())), strict=True):
+    for service, pending in zip(SERVICES, _run(_count_all(Settings.load())), strict=True):
         # Only the kind: the text of an error may quote the message, and nobody asked to see that here.
         last = pending.last
         kind, failed_at = (last.error.split(":")[0][:60], last.failed_at[:19]) if last else ("", "")
@@ -70,7 +73,7 @@ def show(
 
     Dead letters are encrypted on the broker. What you see may be personal data: it was not redacted.
     """
-    dead_letters = asyncio.run(read_dead_letters(Settings.load(), _checked(service), limit))
+    dead_letters = _run(read_dead_letters(Settings.load(), _checked(service), limit))
     for dead_letter in dead_letters:
         _print(dead_letter)
     if dead_letters:
@@ -93,7 +96,7 @@ def replay(
     sending = replay_dead_letters(
         Settings.load(), _checked(service), limit, skip_broken=skip_broken, take_unsent=to_spool
     )
-    count = asyncio.run(sending)
+    count = _run(sending)
     say(f"{count} dead letters sent again to {service}")
 
 
@@ -106,6 +109,12 @@ def to_spool(dead_letter: DeadLetter) -> None:
         spool.append([Record(dead_letter.topic, dead_letter.key or b"", dead_letter.value, trace)])
     finally:
         spool.close()
+
+
+def _run(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run it without what aiokafka logs of each connection that fails: the error says it once, with a way out."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    return asyncio.run(work)
 
 
 def _checked(service: str) -> str:

@@ -188,6 +188,20 @@ async def open_consumer(settings: Settings, *topics: str, **options: Any) -> Asy
         await stop_client(consumer, str(options.get("group_id") or "a consumer without a group"))
 
 
+@asynccontextmanager
+async def open_producer(settings: Settings, client_id: str) -> AsyncIterator[AIOKafkaProducer]:
+    """Start a producer for the length of a `with`. Raises as `connect_admin` does when it cannot connect."""
+    producer = build_producer(settings, client_id)
+    try:
+        try:
+            await producer.start()
+        except (KafkaError, OSError) as error:
+            raise await connection_error(settings, error) from error
+        yield producer
+    finally:
+        await stop_client(producer, client_id)
+
+
 class Stoppable(Protocol):
     """A client of aiokafka, or a broker of FastStream with all of its clients."""
 

@@ -21,7 +21,7 @@ from aiokafka import AIOKafkaConsumer
 from schemas import catalog
 from schemas.base import utc_now
 from shared.errors import DependencyUnavailable, InvalidMessage
-from shared.kafka.clients import build_producer, end_offsets, open_consumer, stop_client
+from shared.kafka.clients import end_offsets, open_consumer, open_producer
 from shared.kafka.delivery import TopicPartition
 from shared.privacy.encryption import Cipher, DecryptionFailed, load_cipher
 from shared.settings import Settings
@@ -138,25 +138,21 @@ async def replay_dead_letters(
 
     The broker acknowledges each before it is committed as replayed: a crash in between sends a record twice, which
     handlers tolerate, and never loses one. What fails again becomes a dead letter after those that were pending at the
-    start. Raises DecryptionFailed at a dead letter that cannot be decrypted, unless `skip_broken` skips it for good;
-    InvalidMessage at one that never reached its topic, unless `take_unsent` takes it.
+    start. Raises DependencyUnavailable when the broker does not answer, DecryptionFailed at a dead letter that cannot
+    be decrypted, unless `skip_broken` skips it for good, InvalidMessage at one that never reached its topic, unless
+    `take_unsent` takes it.
     """
     sent = 0
-    producer = build_producer(settings, "ratchet-dlq")
-    await producer.start()
-    try:
-        async with _consumer(settings, service) as consumer:
-            async for dead_letter, duplicate in _read(settings, service, consumer):
-                if limit is not None and sent >= limit and not duplicate:
-                    break
-                if dead_letter.broken and not skip_broken:
-                    raise dead_letter.broken
-                if not dead_letter.broken and not duplicate:
-                    await send_again(producer, dead_letter, service, take_unsent)
-                    sent += 1
-                await consumer.commit({_partition(service): dead_letter.offset + 1})
-    finally:
-        await stop_client(producer, f"the replay of {service}")
+    async with open_producer(settings, "ratchet-dlq") as producer, _consumer(settings, service) as consumer:
+        async for dead_letter, duplicate in _read(settings, service, consumer):
+            if limit is not None and sent >= limit and not duplicate:
+                break
+            if dead_letter.broken and not skip_broken:
+                raise dead_letter.broken
+            if not dead_letter.broken and not duplicate:
+                await send_again(producer, dead_letter, service, take_unsent)
+                sent += 1
+            await consumer.commit({_partition(service): dead_letter.offset + 1})
     return sent
 
 
