@@ -73,7 +73,7 @@ def _provider(endpoint: str, service: str) -> TracerProvider:
     except ImportError as error:
         raise ConfigurationError(
             f"RATCHET_OTLP_ENDPOINT is set, but OpenTelemetry is not installed: {error}",
-            "pip install 'ratchet-loop[tracing]', or unset it",
+            "In Ratchet's checkout: pip install '.[tracing]'; or unset it",
         ) from error
     address = endpoint.rstrip("/")
     address = address if address.endswith("/v1/traces") else f"{address}/v1/traces"

@@ -43,7 +43,7 @@ def warn(text: str, style: str = "") -> None:
 def ask(service: str, host: str, port: int, method: str, path: str, **options: Any) -> Any:
     """Send a request to a service's API and return the body of its answer.
 
-    Raises DependencyUnavailable if the service does not answer, RatchetError if it refuses.
+    Raises DependencyUnavailable if the service does not answer, RatchetError if it refuses or is another server.
     """
     import httpx
 
@@ -53,9 +53,15 @@ def ask(service: str, host: str, port: int, method: str, path: str, **options: A
     except httpx.HTTPError as error:
         reason = f"the {service} does not answer at {url}: {error}"
         raise DependencyUnavailable(reason, "Is it running? ratchet status") from error
-    body = response.json()
-    if response.is_error:
-        raise RatchetError(body["error"]["message"])
+    try:
+        body = response.json()
+        refusal = body["error"]["message"] if response.is_error else None
+    except (ValueError, LookupError, TypeError) as error:
+        reason = f"what answers at {url} is not the {service} (status {response.status_code})"
+        name = f"RATCHET_{service.upper()}"
+        raise RatchetError(reason, f"Set {name}_HOST and {name}_PORT to where it listens.") from error
+    if refusal is not None:
+        raise RatchetError(refusal)
     return body
 
 
@@ -88,7 +94,7 @@ def print_error(error: RatchetError) -> None:
 def missing_extra(module: str, extra: str) -> ConfigurationError:
     """The error of a command whose extra is not installed."""
     reason = f"this command needs the extra {extra}: the module {module} is not installed"
-    return ConfigurationError(reason, f"pip install 'ratchet-loop[{extra}]'")
+    return ConfigurationError(reason, f"In Ratchet's checkout: pip install '.[{extra}]'")
 
 
 def _is_third_party(module: str) -> bool:

@@ -197,7 +197,7 @@ def test_every_command_shows_its_help_with_any_one_extra(extra: str | None) -> N
 def test_a_command_without_its_extra_says_which_one_to_install(arguments: tuple[str, ...], extra: str) -> None:
     result = run(RUN_THE_COMMAND, *arguments, extra=None)
     assert result.returncode == 1
-    assert f"pip install 'ratchet-loop[{extra}]'" in result.stderr
+    assert f"In Ratchet's checkout: pip install '.[{extra}]'" in result.stderr
     assert "Traceback" not in result.stderr
     assert set(extra.split(",")) <= OPTIONAL.keys() and extra in EXTRAS.values()
 

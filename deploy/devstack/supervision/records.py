@@ -120,7 +120,7 @@ def _wait_for_supervisor(config: StackConfig, part: str, process: subprocess.Pop
             break
         time.sleep(0.02)
     process.kill()
-    way_out = "pip install 'ratchet-loop[local]', then: ratchet up"
+    way_out = "In Ratchet's checkout: pip install '.[local]', then: ratchet up"
     raise PartError(f"the supervisor of {part} did not start:\n{tail(log)}", way_out)
 
 

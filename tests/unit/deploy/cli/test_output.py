@@ -102,6 +102,30 @@ def test_a_scheduler_that_does_not_answer_is_an_error_with_its_address(monkeypat
     assert "http://127.0.0.1:9" in result.stderr and "ratchet status" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [httpx.Response(200, text="<html>"), httpx.Response(404, json={"name": "NotFoundError"}), httpx.Response(502)],
+)
+def test_a_server_that_is_not_the_scheduler_is_an_error_with_its_address(
+    answer: httpx.Response, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(httpx, "request", lambda *_, **__: answer)
+    result = ratchet("cycle", "desk")
+    assert (result.exit_code, result.stdout) == (1, ""), result.exception
+    assert "what answers at http://127.0.0.1:28091 is not the scheduler" in result.stderr
+    assert "RATCHET_SCHEDULER_PORT" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [("dlq", "list"), ("dlq", "show", "gateway"), ("dlq", "replay", "gateway")])
+def test_a_broker_that_does_not_answer_is_said_once(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RATCHET_KAFKA", "127.0.0.1:9")
+    result = ratchet(*arguments)
+    assert (result.exit_code, result.stderr.count("127.0.0.1:9")) == (1, 1), result.output
+    assert caplog.messages == []
+
+
 def test_a_files_name_is_printed_as_it_is_where_nothing_fails(tmp_path: Path) -> None:
     path = tmp_path / f"{ODD.replace('/', '')}.yaml"
     path.write_text("name: desk\nkind: generation\nsystem_prompt: Answer.\n")
