@@ -13,8 +13,10 @@ from deploy.devstack.config import StackConfig
 from deploy.devstack.errors import PartError
 from deploy.devstack.part import tail
 
-PARTS_HELP = "Parts: kafka, postgres, unleash, vllm, services. Repeat the option, or write a,b."
-Only = Annotated[list[str] | None, typer.Option("--only", metavar="PART", help=f"Only this part. {PARTS_HELP}")]
+PARTS_HELP = "Parts: kafka, postgres, unleash, vllm, services."
+Only = Annotated[
+    list[str] | None, typer.Option("--only", metavar="PART", help=f"Only this part; repeatable, or a,b. {PARTS_HELP}")
+]
 Without = Annotated[list[str] | None, typer.Option("--without", metavar="PART", help="All but this part.")]
 
 
@@ -82,7 +84,7 @@ def status() -> None:
     raise typer.Exit(any(row.state not in ("ready", "stopped", "not installed") for row in rows))
 
 
-def install(parts: Annotated[list[str] | None, typer.Argument(help=PARTS_HELP)] = None) -> None:
+def install(parts: Annotated[list[str] | None, typer.Argument(help=f"{PARTS_HELP} Default: all.")] = None) -> None:
     """Install what `up` needs, and start nothing. `up` does this itself; use this to do it ahead.
 
     `ratchet install kafka` does what nothing else does: it downloads Apache Kafka's release (and Java where there is

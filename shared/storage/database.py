@@ -54,8 +54,13 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         async with engine.begin() as connection:
             yield connection
     except (OperationalError, InterfaceError, OSError) as error:
-        cause = str(getattr(error, "orig", error)).partition("\n")[0]
-        raise DependencyUnavailable(f"PostgreSQL does not answer: {cause}", "Check it: ratchet status") from error
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: Exception) -> DependencyUnavailable:
+    """The error of a database that is away, with the first line of what the driver says; the others are its advice."""
+    cause = str(getattr(error, "orig", error)).partition("\n")[0]
+    return DependencyUnavailable(f"PostgreSQL does not answer: {cause}", "Check it: ratchet status")
 
 
 async def migrate(settings: Settings, service: str, versions: Path) -> None:
@@ -79,7 +84,7 @@ def _migrate(settings: Settings, service: str, versions: Path) -> None:
             _check_version(connection, config)
             command.upgrade(config, "head")
     except OperationalError as error:
-        raise DependencyUnavailable(f"PostgreSQL does not answer: {error}", "Check it: ratchet status") from error
+        raise _unavailable(error) from error
     except CommandError as error:
         raise ConfigurationError(
             f"schema {service} of the database is of another version of Ratchet: {error}",
