@@ -5,6 +5,7 @@ No text is read as markup or emoji: names stay as they are. An error ends with i
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import typer
@@ -68,8 +69,13 @@ def ask(service: str, host: str, port: int, method: str, path: str, **options: A
 class ErrorPrintingGroup(TyperGroup):
     """A group of commands that ends with a message instead of a traceback when one of its commands raises RatchetError.
 
-    A module that is not installed is such an error too: the message names the extra that has it.
+    A module that is not installed is such an error too: the message names the extra that has it. The help of the group
+    and its commands is wrapped where the terminal ends, not where the source does.
     """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        _join_lines(self)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -95,6 +101,14 @@ def missing_extra(module: str, extra: str) -> ConfigurationError:
     """The error of a command whose extra is not installed."""
     reason = f"this command needs the extra {extra}: the module {module} is not installed"
     return ConfigurationError(reason, f"In Ratchet's checkout: pip install '.[{extra}]'")
+
+
+def _join_lines(command: Any) -> None:
+    """Make each paragraph of a command's help, and of its subcommands', one line; indented ones, examples, stay."""
+    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+    command.help = "\n\n".join(text if text.startswith(" ") else text.replace("\n", " ") for text in paragraphs)
+    for subcommand in getattr(command, "commands", {}).values():
+        _join_lines(subcommand)
 
 
 def _is_third_party(module: str) -> bool:

@@ -134,6 +134,13 @@ def test_a_files_name_is_printed_as_it_is_where_nothing_fails(tmp_path: Path) ->
     assert f"{path}: generation task desk" in result.stdout
 
 
+def test_a_paragraph_of_help_breaks_where_the_terminal_ends() -> None:
+    shown = CliRunner().invoke(app, ("keys", "--help"), env={"COLUMNS": "80", "TERM": "dumb"}).stdout
+    text = shown.partition("Without keys")[2].partition("Steps")[0].strip()
+    assert min(len(line.rstrip()) for line in text.splitlines()[:-1]) > 55
+    assert "\n   ratchet keys create shop " in shown.replace("\n \n", "\n"), "lines of an example stay"
+
+
 def test_other_exceptions_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def defect(*_: Any) -> None:
         raise ModuleNotFoundError("a defect", name="services.nowhere")
