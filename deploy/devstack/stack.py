@@ -232,9 +232,14 @@ def _refuse_other_storage(config: StackConfig) -> None:
 
 
 def _write_stack_env(config: StackConfig) -> None:
-    """Write `stack.env`. Parts that already run have the address they were started with."""
+    """Write `stack.env`. Parts that already run have the address they were started with.
+
+    The record of one that does not run, as after the machine's restart, may name a port that it will not get again.
+    """
     values: dict[str, str] = {}
-    started = records.read_all(config)
+    started = {
+        name: record for name, record in records.read_all(config).items() if record.supervised and record.running
+    }
     for name in PARTS:
         record = None if name in config.externals else started.get(name)
         values |= record.environment if record else part_named(name).environment(config)
