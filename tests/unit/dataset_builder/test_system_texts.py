@@ -13,7 +13,16 @@ from services.dataset_builder.building.carry_over import Revision
 from services.dataset_builder.building.votes import votes_of
 from services.dataset_builder.inspection.gates import evaluate_gates
 from services.dataset_builder.pipeline import Build, Inputs, build_dataset
-from tests.unit.dataset_builder.histories import LABELS, correction, held_out, sentence, task, trained
+from tests.unit.dataset_builder.histories import (
+    LABELS,
+    Builds,
+    correction,
+    corrections,
+    held_out,
+    sentence,
+    task,
+    trained,
+)
 
 RULES = "You work for a shop. Be kind, be brief, and answer with the name of the intent and with nothing else at all."
 
@@ -92,3 +101,68 @@ def test_the_tasks_own_prompts_are_no_part_of_a_question(prompt: str) -> None:
     again = asked("again", prompt, sentence(0), LABELS[1], minute=90).model_copy(update={"reviewer": "ben"})
     revisions = {"r0": Revision(TaskKind.CLASSIFICATION, "An earlier prompt of the task.")}
     assert left_out(built([*rows, again], revisions=revisions)) == Counter({"conflicting_labels": 2})
+
+
+def questions_on_documents(kind: TaskKind, per_document: int = 4) -> list[CorrectionSubmitted]:
+    rows = []
+    for n in range(120):
+        label = LABELS[n % 3] if kind is TaskKind.CLASSIFICATION else f"It says {sentence(5_000 + n)}"
+        document = f"Document: {sentence(9_000 + n // per_document, 80)}"
+        rows.append(asked(f"p{n}", document, f"{sentence(n, 4)}?", label, minute=n))
+    return rows
+
+
+@pytest.mark.parametrize("kind", [TaskKind.CLASSIFICATION, TaskKind.GENERATION])
+def test_different_questions_on_one_document_are_different_rows(kind: TaskKind) -> None:
+    build = built(questions_on_documents(kind), kind)
+    assert (len(build.dataset.train), len(build.dataset.eval), left_out(build)) == (96, 24, Counter())
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        ("It is {0:02d}:{1:02d} on 2026-11-{2:02d}. {rules}", "It is {1:02d}:{0:02d} on 2026-12-{2:02d}. {rules}"),
+        ("{rules} It is {0:02d}:{1:02d} on 2026-11-{2:02d}.", "{rules} It is {1:02d}:{0:02d} on 2026-12-{2:02d}."),
+        ("The customer is {name}. {rules}", "The customer is {other}. {rules}"),
+    ],
+)
+def test_a_date_or_a_name_in_an_instruction_does_not_hide_that_the_same_was_asked(first: str, again: str) -> None:
+    rows = []
+    for n in range(60):
+        given = {"rules": RULES * 3, "name": sentence(n + 100, 2).title(), "other": sentence(n + 200, 2).title()}
+        for name, rules in ((f"p{n}", first), (f"q{n}", again)):
+            system = rules.format(n % 24, n * 7 % 24, n % 28 + 1, **given)
+            rows.append(asked(name, system, sentence(n, 5), LABELS[n % 3], minute=n))
+    build = built(rows)
+    numbers = [{name[1:] for name in names(build)} for names in (trained, held_out)]
+    assert numbers[1]
+    assert not numbers[0] & numbers[1]
+
+
+@pytest.mark.parametrize("text", ["where is my card", sentence(0, 9)])
+@pytest.mark.parametrize("with_typo", ["question", "document", "both"])
+def test_a_typo_in_a_question_or_in_its_document_makes_no_other_row(text: str, with_typo: str) -> None:
+    document = f"Document: {sentence(9_000, 80)}"
+    others = documents(60)
+    first = asked("x", document, text, LABELS[0])
+    again = asked(
+        "y",
+        document if with_typo == "question" else document.replace("a", "ä", 1),
+        text if with_typo == "document" else f"{text[:-3]}{text[-2]}{text[-3]}{text[-1]}",
+        LABELS[1],
+    ).model_copy(update={"reviewer": "ben"})
+    assert left_out(built([*others, first, again])) == Counter({"conflicting_near_copies": 2})
+
+
+def test_an_expired_question_about_a_document_keeps_its_copies_out_and_no_other_question_about_it() -> None:
+    builds, rows = Builds(), questions_on_documents(TaskKind.CLASSIFICATION)
+    gone = held_out(builds.build(rows))
+    theirs = {row.prediction_id: row.call.messages for row in rows if row.prediction_id in gone}
+    again = [
+        asked(f"{kind}-{name}", document.text, text, LABELS[int(name[1:]) % 3], minute=900)
+        for number, (name, (document, question)) in enumerate(sorted(theirs.items()))
+        for kind, text in (("copy", f"{question.text[:-1]} now?"), ("other", f"{sentence(number + 700, 4)}?"))
+    ]
+    found = builds.build([*corrections(60, first=400), *again])
+    placed = {name for name in trained(found) | held_out(found) if "-" in name}
+    assert placed == {f"other-{name}" for name in gone}

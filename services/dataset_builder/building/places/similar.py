@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from types import MappingProxyType
@@ -10,16 +9,14 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from schemas.conversation import Message, Role, input_text
+from schemas.conversation import Message
 from schemas.datasets import Fate
 from schemas.tasks import TaskSpec
 from services.dataset_builder.building.places.place import Places
 from services.dataset_builder.building.rows import Row
-from shared.conversation import comparable_text
 from shared.model.near_duplicates import NearTexts
-from shared.model.sketches import Sketch, Sketches, sketch_folded, sketch_texts
-from shared.model.templates import MIN_TEXTS, Templates, find_templates
-from shared.model.texts import fold, text_hash
+from shared.model.question_sketches import QuestionSketcher
+from shared.model.sketches import Sketch, Sketches
 
 _AT_ONCE = 4_096
 """Fingerprints that become sketches together."""
@@ -44,31 +41,28 @@ class SimilarRows:
         near-copies from the task's `near_copy_similarity` on, and copies of a held-out one from the lowest that any
         version had: each promised it to all that it held out.
         """
-        self._user_part, self._prompts = spec.dataset.user_part, prompts
         questions = [*(row.call.messages for row in rows), *frozen]
-        self._not_compared = prompts | _shared_system_texts(questions, prompts)
-        asked = [fold(self._text(messages)) for messages in questions]
-        self._templates = find_templates(asked)
+        self._sketcher = QuestionSketcher(spec.dataset.user_part, prompts, questions)
         self._numbers = {row.prediction_id: number for number, row in enumerate(rows)}
         held_out = {name: place for name, place in places.items() if place.fate is Fate.EVAL}
         gone = [name for name, place in held_out.items() if name not in self._numbers and place.fingerprint]
         in_part = [name for name in gone if held_out[name].whole]
         stored = [held_out[name].fingerprint or b"" for name in gone]
         stored += [held_out[name].whole or b"" for name in in_part]
-        self._numbers |= {name: number for number, name in enumerate(gone, start=len(asked))}
-        self._wholes = {name: number for number, name in enumerate(in_part, start=len(asked) + len(gone))}
+        self._numbers |= {name: number for number, name in enumerate(gone, start=len(questions))}
+        self._wholes = {name: number for number, name in enumerate(in_part, start=len(questions) + len(gone))}
         starts = range(0, len(stored), _AT_ONCE)
         known = (
             Sketches.of([Sketch.from_bytes(data) for data in stored[start : start + _AT_ONCE]]) for start in starts
         )
-        similarity = np.full(len(asked) + len(stored), spec.dataset.near_copy_similarity)
+        similarity = np.full(len(questions) + len(stored), spec.dataset.near_copy_similarity)
         promised = [of[name] for of in (self._numbers, self._wholes) for name in held_out if name in of]
         similarity[promised] = min((place.similarity for place in places.values()), default=1.0)
         similarity = np.minimum(similarity, spec.dataset.near_copy_similarity)
-        self.texts = NearTexts(chain(sketch_folded(asked, self._templates), known), similarity)
+        self.texts = NearTexts(chain(self._sketcher.sketch_all(questions), known), similarity)
         self._ids = {number: name for of in (self._wholes, self._numbers) for name, number in of.items()}
         self.frozen = np.zeros(len(self.texts), dtype=bool)
-        self.frozen[len(rows) : len(asked)] = True
+        self.frozen[len(rows) : len(questions)] = True
 
     def mask(self, predictions: Iterable[str]) -> Mask:
         """Return which numbers are those of these predictions."""
@@ -122,20 +116,6 @@ class SimilarRows:
 
         The second one, of all of its text, is for when a template that it is behind, or `user_part`, is gone as well.
         """
-        (compared,) = sketch_texts([self._text(row.call.messages)], self._templates)
-        (whole,) = sketch_texts([comparable_text(row.call.messages, prompts=self._prompts)], Templates())
+        compared, whole = (sketch(row.call.messages) for sketch in (self._sketcher.sketch, self._sketcher.sketch_whole))
         both = compared.to_bytes(), whole.to_bytes()
         return both[0], both[1] if both[1] != both[0] else None
-
-    def _text(self, messages: Sequence[Message]) -> str:
-        return comparable_text(messages, self._user_part, self._not_compared)
-
-
-def _shared_system_texts(questions: Iterable[Sequence[Message]], prompts: frozenset[str]) -> frozenset[str]:
-    """Return what applications tell the model before many different questions: compared, it would make those alike."""
-    before: dict[str, set[str]] = defaultdict(set)
-    for messages in questions:
-        for message in messages:
-            if message.role == Role.SYSTEM and message.text not in prompts:
-                before[message.text].add(text_hash(input_text(tuple(messages))))
-    return frozenset(text for text, asked in before.items() if len(asked) >= MIN_TEXTS)
