@@ -166,3 +166,17 @@ def test_an_expired_question_about_a_document_keeps_its_copies_out_and_no_other_
     found = builds.build([*corrections(60, first=400), *again])
     placed = {name for name in trained(found) | held_out(found) if "-" in name}
     assert placed == {f"other-{name}" for name in gone}
+
+
+def test_a_text_whose_first_line_was_moved_out_of_the_system_message_stays_on_its_side() -> None:
+    """The whole texts are equal, and what is compared of them is not: an instruction in a question is a part of it."""
+    first_line = "Classify this ticket of a customer of the bank:"
+    rows = [asked(f"p{n}", first_line, sentence(n, 3), LABELS[n % 3], minute=n) for n in range(60)]
+    moved = [correction(f"q{n}", f"{first_line}\n{sentence(n, 3)}", LABELS[n % 3], minute=60 + n) for n in range(60)]
+    golden = (Message(role=Role.USER, content=f"{first_line}\n{sentence(7, 3)}"),)
+    build = built([*rows, *moved], frozen=(golden,))
+    numbers = [{name[1:] for name in names(build)} for names in (trained, held_out)]
+    assert numbers[1]
+    assert not numbers[0] & numbers[1]
+    assert "7" not in numbers[0] | numbers[1]
+    assert all(gate.passed for gate in evaluate_gates(build, task(), {}) if gate.name == "leakage")

@@ -6,7 +6,7 @@ the set has the row back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from schemas.conversation import Message, Role
 from schemas.datasets import Fate, LeftOutExample
@@ -17,9 +17,12 @@ from services.dataset_builder.building.rows import Row
 IN_FROZEN_SET = "in_frozen_set"
 
 
-def exclude_frozen(rows: Sequence[Row], similar: SimilarRows) -> tuple[list[Row], list[LeftOutExample]]:
-    """Return the rows that are not like a frozen question, and those that are."""
-    near = similar.near_any(rows, similar.frozen) if similar.frozen.any() else {}
+def exclude_frozen(
+    rows: Sequence[Row], similar: SimilarRows, texts: Collection[str]
+) -> tuple[list[Row], list[LeftOutExample]]:
+    """Return the rows that are not like a frozen question, and those that are. `texts`: hashes of all of its text."""
+    near = set(similar.near_any(rows, similar.frozen)) if similar.frozen.any() else set()
+    near.update(row.prediction_id for row in rows if row.text_hash in texts)
     detail = "a question of the golden or the adversarial set, or nearly one"
     return (
         [row for row in rows if row.prediction_id not in near],

@@ -66,6 +66,14 @@ def place_rows(rows: Sequence[Row], places: Places, similar: SimilarRows, spec: 
     chosen_names = {row.prediction_id for row in chosen}
     for row in chosen:
         near_held |= {name: row.prediction_id for name in similar.near(row) if name not in near_held}
+    equal = {
+        row.text_hash: row.prediction_id for row in (*chosen, *held)
+    }  # What is compared of equal texts may differ.
+    near_held |= {
+        row.prediction_id: equal[row.text_hash]
+        for row in (*trained, *new)
+        if row.text_hash in equal and row.prediction_id not in near_held
+    }
 
     lost = near_held.keys() - chosen_names
     excluded = [row for row in (*trained, *new) if row.prediction_id in lost]

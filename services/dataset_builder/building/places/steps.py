@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from schemas.conversation import Message
+from schemas.conversation import Message, input_text
 from schemas.datasets import Fate
 from schemas.tasks import TaskSpec
 from services.dataset_builder.building.places.duplicates import resolve_copies
@@ -14,12 +14,13 @@ from services.dataset_builder.building.places.place import Places
 from services.dataset_builder.building.places.placement import Placed, place_rows
 from services.dataset_builder.building.places.similar import SimilarRows
 from services.dataset_builder.building.rows import Row
+from shared.model.texts import text_hash
 
 
 def place(
     rows: Sequence[Row],
     places: Places,
-    frozen: Iterable[Sequence[Message]],
+    frozen: Sequence[tuple[Message, ...]],
     spec: TaskSpec,
     prompts: frozenset[str] = frozenset(),
 ) -> tuple[Placed, SimilarRows]:
@@ -32,7 +33,8 @@ def place(
     rows = sorted(rows, key=lambda row: row.age)
     held_out = {name for name, place in places.items() if place.fate is Fate.EVAL}
     similar = SimilarRows(rows, spec, places, frozen, prompts)
-    unfrozen, excluded = exclude_frozen(rows, similar)
+    texts = {text_hash(input_text(question, prompts)) for question in frozen}
+    unfrozen, excluded = exclude_frozen(rows, similar, texts)
     resolved, conflicting, questions = resolve_copies(unfrozen, held_out, similar, spec)
     placed = place_rows(resolved, places, similar, spec)
     left_out = [*excluded, *conflicting, *placed.left_out]
