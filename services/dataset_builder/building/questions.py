@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Protocol
 
@@ -49,9 +50,13 @@ def second_opinion(labelled: Labelled, label: str, spec: TaskSpec, at: datetime)
     return _question(labelled, spec, request_id, Purpose.TIE_BREAK, _SECOND_OPINION, at)
 
 
-def tie_break(labelled: Labelled, voters: int, spec: TaskSpec, at: datetime) -> LabelRequested:
-    """Return the question to one more person than these `voters`. As many voters have one, whoever asks it."""
-    request_id = str(event_id("tie-break", labelled.prediction_id, voters))
+def tie_break(labelled: Labelled, reviewers: Collection[str], spec: TaskSpec, at: datetime) -> LabelRequested:
+    """Return the question to one more person than these `reviewers`, who are all that have answered it.
+
+    The same reviewers have the same question, whoever asks it. Once it is answered there is one more of them, so that
+    no question has the id of an answered one, which would reach nobody.
+    """
+    request_id = str(event_id("tie-break", labelled.prediction_id, *sorted(reviewers)))
     return _question(labelled, spec, request_id, Purpose.TIE_BREAK, _THIRD_OPINION, at)
 
 

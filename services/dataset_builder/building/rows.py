@@ -30,8 +30,9 @@ class Row:
     """A row that may still be left out. `corrected_at` is the time of its first correction.
 
     `answers` are those that people saw; `label` is what the answer should have been, as one text; `voters` are the
-    reviewers and users (`user:<hash>`) who gave it, and `opinions` what their words weigh (`votes.decide`). `prompts`:
-    the system prompts that the task has or had, which are in no input of their own.
+    reviewers and users (`user:<hash>`) who gave it, and `opinions` what the words weigh by which it was decided, also
+    of those who were outvoted (`votes.decide`). `prompts`: the system prompts that the task has or had, which are in no
+    input of their own.
     `rechecked`: a reviewer gave it who was asked because it looked wrong. `purpose` and `drawn_probability`: by which
     sample chance drew it, and how probable that was. `user_hash` and `predicted_at` say whose it
     is and from when, so that a version can list the people in it.

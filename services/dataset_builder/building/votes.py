@@ -279,15 +279,15 @@ def reviewers_answers(votes: Iterable[Vote]) -> list[tuple[str, str, str]]:
 def third_opinion(votes: Sequence[Vote], spec: TaskSpec, reliability: Mapping[str, float]) -> LabelRequested | None:
     """Return the question to one more reviewer if these votes on one prediction decide nothing, else None.
 
-    `votes` are reviewers', one of each. None, too, where no label can become a training row. The same votes, and the
-    same number of votes, have the same question, whoever notices it.
+    `votes` are reviewers', one of each. None, too, where no label can become a training row. The same reviewers have
+    the same question, whoever notices it.
     """
     if len(votes) < 2 or decide([opinion_of(vote, spec, reliability) for vote in votes], spec.kind) is not None:
         return None
     first = votes[0]
     if never_trained(first.call, first.answers) is not None:
         return None
-    return tie_break(first, len(votes), spec, votes[-1].occurred_at)
+    return tie_break(first, {vote.voter for vote in votes}, spec, votes[-1].occurred_at)
 
 
 def _row(
@@ -318,7 +318,7 @@ def _row(
         origin=origin,
         app=next((vote.app for vote in supporting if vote.app), None),
         weight=spec.dataset.user_weight if origin is Origin.USER else 1.0,
-        opinions=tuple(opinions[vote.voter] for vote in supporting if vote.voter in opinions),
+        opinions=tuple(opinions.values()),
         rechecked=any(vote.purpose is Purpose.SUSPICIOUS_LABEL for vote in supporting),
         purpose=drawn.purpose if drawn else None,
         drawn_probability=drawn.drawn_probability if drawn else None,

@@ -162,3 +162,31 @@ def _word(name: str, text: str, label: str, minute: int) -> UserCorrection:
         occurred_at=NOON + timedelta(minutes=minute), call=Call(messages=(Message(role=Role.USER, content=text),)),
         answers=(Answer(text="other"),), label=label, author_hash="mallory", user_hash="mallory", predicted_at=NOON,
     )  # fmt: skip
+
+
+def test_a_conflict_of_copies_is_asked_anew_where_a_dispute_about_one_of_them_was_answered() -> None:
+    """A question with the id of an answered one reaches nobody."""
+    disputed = [*corrections(30), correction("x", TEXT, "refund"), correction("x", TEXT, "cancel", reviewer="cat")]
+    (dispute,) = Builds().build(disputed).questions
+    answered = [*disputed, correction("x", TEXT, "refund", reviewer="ben", minute=2)]
+    copies = [correction("y", TEXT, "delivery", reviewer=reviewer, minute=9) for reviewer in ("dan", "eva")]
+    (conflict,) = Builds().build([*answered, *copies]).questions
+    assert conflict.request_id != dispute.request_id
+
+
+def test_a_dispute_is_asked_anew_where_a_conflict_of_copies_was_answered() -> None:
+    rows = [*corrections(30), correction("x", TEXT, "refund"), correction("y", TEXT, "delivery", reviewer="dan")]
+    words = [_word("x", TEXT, "refund", minute=2), _word("y", TEXT, "delivery", minute=2)]
+    (conflict,) = build_dataset(Inputs(votes_of(rows, words), task())).questions
+    rows.append(correction("x", TEXT, "cancel", reviewer="ben", minute=4))
+    (dispute,) = build_dataset(Inputs(votes_of(rows, words), task())).questions
+    assert (conflict.prediction_id, dispute.prediction_id) == ("x", "x")
+    assert conflict.request_id != dispute.request_id
+
+
+def test_who_is_outvoted_on_one_copy_counts_beside_the_others() -> None:
+    two = [correction("x", TEXT, "refund"), correction("x", TEXT, "refund", reviewer="ben", minute=1)]
+    one_each = [correction("x", TEXT, "cancel", reviewer="cat"), correction("y", TEXT, "cancel", reviewer="dan")]
+    build = Builds().build([*corrections(30), *two, *one_each])
+    assert reasons(build) == {"conflicting_labels": 2, "outvoted": 1}
+    assert [question.purpose for question in build.questions] == [Purpose.TIE_BREAK]

@@ -188,7 +188,7 @@ def test_a_reviewer_s_labels_that_wait_are_asked_of_somebody_else() -> None:
     assert (len(questions), {question.purpose for question in questions}) == (30, {Purpose.TIE_BREAK})
     confirmed = [replace(r, rechecked=True) for r in theirs]
     assert hold_back_voters([*HONEST, *confirmed], SPEC).questions == questions
-    third = tie_break(theirs[0], 2, SPEC, NOON)
+    third = tie_break(theirs[0], {"eve", "ana"}, SPEC, NOON)
     assert third.request_id not in {question.request_id for question in questions}
 
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
-from schemas.datasets import Fate, LeftOutExample
+from schemas.datasets import Fate, LeftOutExample, Origin
 from schemas.labels import LabelRequested
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.places.similar import SimilarRows
 from services.dataset_builder.building.questions import tie_break
-from services.dataset_builder.building.rows import Opinion, Row
+from services.dataset_builder.building.rows import Row
 from services.dataset_builder.building.votes import decide, joint
 from shared.model.near_duplicates import join_pairs
 
@@ -49,7 +49,7 @@ def _newest_answers(rows: Sequence[Row], held_out: Collection[str]) -> tuple[lis
     """Of different free texts in answer to the same question the weightiest is trained on, hence mostly the newest."""
     kept, left_out = [], []
     for copies in _by_text(rows):
-        best = decide(_joint(copies, equal=True), TaskKind.GENERATION)
+        best = _decided(copies, TaskKind.GENERATION, equal=True)
         for row in copies:
             if row.label == best or row.prediction_id in held_out:
                 kept.append(row)
@@ -65,7 +65,7 @@ def _equal(rows: Sequence[Row], spec: TaskSpec) -> Resolved:
         if len({row.label for row in copies}) == 1:
             kept += copies
             continue
-        agreed = decide(_joint(copies, equal=True), spec.kind)
+        agreed = _decided(copies, spec.kind, equal=True)
         detail = f"the same text was labelled {_tally(copies)}"
         kept += [row for row in copies if row.label == agreed]
         losers = [row for row in copies if row.label != agreed]
@@ -80,7 +80,7 @@ def _nearly_equal(rows: Sequence[Row], similar: SimilarRows, spec: TaskSpec) -> 
     left_out, questions = list[LeftOutExample](), list[LabelRequested]()
     lost: set[str] = set()
     for conflict in _joined(pairs):
-        agreed = decide(_joint(conflict, equal=False), spec.kind)
+        agreed = _decided(conflict, spec.kind, equal=False)
         losers = [row for row in conflict if row.label != agreed]
         lost.update(row.prediction_id for row in losers)
         detail = f"nearly the same text was labelled {_tally(conflict)}"
@@ -89,8 +89,16 @@ def _nearly_equal(rows: Sequence[Row], similar: SimilarRows, spec: TaskSpec) -> 
     return [row for row in rows if row.prediction_id not in lost], left_out, questions
 
 
-def _joint(copies: Iterable[Row], *, equal: bool) -> list[Opinion]:
-    return joint((opinion for row in copies for opinion in row.opinions), equal=equal)
+def _decided(copies: Sequence[Row], kind: TaskKind, *, equal: bool) -> str | None:
+    """Return the label of one of the copies that the votes on all of them come to, those of the outvoted too; or None.
+
+    A label that the votes on each copy turned down counts, and wins nothing: no row has it. Of free texts, which mostly
+    differ, those of rows alone count.
+    """
+    labels = {row.label for row in copies}
+    opinions = (opinion for row in copies for opinion in row.opinions if kind.has_labels or opinion.label in labels)
+    agreed = decide(joint(opinions, equal=equal), kind)
+    return agreed if agreed in labels else None
 
 
 def _by_text(rows: Iterable[Row]) -> list[list[Row]]:
@@ -118,13 +126,17 @@ def _joined(pairs: Sequence[tuple[Row, Row]]) -> list[list[Row]]:
 
 
 def _ask(rows: Sequence[Row], spec: TaskSpec, count: int) -> list[LabelRequested]:
-    """Ask about the rows that the fewest people have looked at, the oldest first."""
-    return [_question(row, spec) for row in sorted(rows, key=lambda row: (len(set(row.voters)), row.age))[:count]]
+    """Ask about the rows that the fewest reviewers have looked at, the oldest first."""
+    return [_question(row, spec) for row in sorted(rows, key=lambda row: (len(_reviewers(row)), row.age))[:count]]
 
 
 def _question(row: Row, spec: TaskSpec) -> LabelRequested:
     at = max(opinion.given_at for opinion in row.opinions) if row.opinions else row.corrected_at
-    return tie_break(row, len(row.voters), spec, at)
+    return tie_break(row, _reviewers(row), spec, at)
+
+
+def _reviewers(row: Row) -> set[str]:
+    return {opinion.voter for opinion in row.opinions if opinion.origin is not Origin.USER}
 
 
 def _tally(rows: Iterable[Row]) -> str:
