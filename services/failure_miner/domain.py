@@ -165,12 +165,19 @@ def corrected_prediction(event: CorrectionSubmitted) -> AnsweredPrediction:
 
 
 def suspect_of(prediction: AnsweredPrediction, delivery: Delivery[Any], embedding: Vectors) -> Suspect:
-    """Make a suspect of a prediction because of a delivered event. The text of a user's feedback is its label."""
+    """Make a suspect of a prediction because of a delivered event. The text of a user's feedback is its label.
+
+    Where only the feedback names the user, the suspect is theirs, so that it is found when they ask to be forgotten. Of
+    who writes about another's answer no text is kept: an erasure finds a suspect by one person.
+    """
+    given = delivery.event if isinstance(delivery.event, FeedbackGiven) else None
+    user_hash = prediction.user_hash or (given.user_hash if given else None)
+    is_own = given is not None and given.user_hash in (None, user_hash)
     return Suspect(
         prediction.prediction_id, prediction.task, prediction.task_revision, prediction.occurred_at,
         embedded_text(prediction.call), prediction.answer.plain, prediction.confidence, delivery.topic,
-        delivery.partition, delivery.offset, embedding, user_hash=prediction.user_hash,
-        label=delivery.event.text if isinstance(delivery.event, FeedbackGiven) else None,
+        delivery.partition, delivery.offset, embedding, user_hash=user_hash,
+        label=given.text if given is not None and is_own else None,
     )  # fmt: skip
 
 
@@ -212,6 +219,6 @@ def review_question(
         drawn_probability=question.drawn_probability,
         overlap=2 if is_overlap else 1,
         app=prediction.app,
-        user_hash=prediction.user_hash or (feedback.user_hash if feedback is not None and wrote is not None else None),
+        user_hash=prediction.user_hash or (feedback.user_hash if feedback is not None else None),
         predicted_at=prediction.occurred_at,
     )

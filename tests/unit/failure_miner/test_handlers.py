@@ -431,6 +431,28 @@ async def test_a_question_is_of_the_user_who_wrote_if_the_prediction_is_of_nobod
     assert [question.user_hash for question in bench.questions] == ["wrote"]
 
 
+async def test_a_suspect_and_its_question_are_of_who_gave_the_feedback_if_the_prediction_is_of_nobody(
+    bench: Bench,
+) -> None:
+    """They hold the conversation, which must be found when that person asks to be forgotten."""
+    for name, given in (("p8", thumbs_down("p8")), ("p9", edited("p9"))):
+        in_lake(bench, name)
+        bench.predictions.rows[name] = replace(bench.predictions.rows[name], user_hash=None)
+        await bench.handlers.on_feedback(delivered(given.model_copy(update={"user_hash": "gave"})))
+    assert {name: bench.store.suspects[name].user_hash for name in ("p8", "p9")} == {"p8": "gave", "p9": "gave"}
+    assert [question.user_hash for question in bench.questions] == ["gave", "gave"]
+
+
+async def test_a_suspect_does_not_keep_what_somebody_else_wrote_than_who_was_answered(bench: Bench) -> None:
+    """It is deleted when the person asks to be forgotten who was answered, not when the writer does."""
+    for name, writer in (("p7", None), ("p8", "u1"), ("p9", "other")):
+        in_lake(bench, name)
+        bench.predictions.rows[name] = replace(bench.predictions.rows[name], user_hash="u1")
+        await bench.handlers.on_feedback(delivered(edited(name).model_copy(update={"user_hash": writer})))
+    labels = {name: bench.store.suspects[name].label for name in ("p7", "p8", "p9")}
+    assert labels == {"p7": edited("p7").text, "p8": edited("p8").text, "p9": None}
+
+
 async def test_an_audit_does_not_show_what_the_user_wrote(bench: Bench) -> None:
     bench.store.rates["audit"] = 1.0
     in_lake(bench, "p1")
