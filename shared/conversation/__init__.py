@@ -4,6 +4,7 @@ from shared.conversation.requests import LoadPart as LoadPart
 from shared.conversation.requests import chat_messages as chat_messages
 from shared.conversation.requests import chat_tools as chat_tools
 from shared.conversation.requests import comparable_text as comparable_text
+from shared.conversation.requests import ends_of as ends_of
 from shared.conversation.requests import replay_request as replay_request
 from shared.conversation.requests import template_messages as template_messages
 from shared.conversation.rows import answer_of_row as answer_of_row

@@ -32,6 +32,11 @@ def comparable_text(
     if user_part is not None:
         found = re.finditer(user_part, text)
         text = "\n".join(match.group(1 if match.re.groups else 0) or "" for match in found) or text
+    return ends_of(text)
+
+
+def ends_of(text: str) -> str:
+    """Return what is compared of a text: of a very long one, its beginning and its end."""
     half = _MAX_COMPARED // 2
     return text if len(text) <= _MAX_COMPARED else f"{text[:half]}\n{text[-half:]}"
 

@@ -1,35 +1,43 @@
-"""Sketches of questions, which are conversations: what was asked, and a document that it was asked about.
+"""Sketches of questions, which are conversations: what the user asked last, and what it was asked about.
 
-Applications put documents into system messages, and instructions. Two questions about one document differ, and so do
-the summaries of two documents; a date or a customer's name in an instruction makes no other question. So what was asked
-and the document count as much as each other, however long they are: questions are near where both are.
+Applications put documents into system messages, and instructions; conversations have a beginning, calls and results.
+Two questions about one document differ, and so do the summaries of two documents, and the same "yes" after two
+beginnings; a date or a customer's name in an instruction makes no other question. So what was asked and what it was
+asked about count as much as each other, however long they are: questions are near where both are.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from schemas.conversation import Message, Role, input_text
-from shared.conversation import comparable_text
+from shared.conversation import comparable_text, ends_of
 from shared.model.sketches import MAX_SHINGLES, Sketch, Sketches, mixed, sketch_folded
 from shared.model.templates import MIN_TEXTS, Templates, find_templates
-from shared.model.texts import fold, text_hash
+from shared.model.texts import Hashes, fold, text_hash
 
 _LEAST_DOCUMENT = 48
 """Shingles of its own that a document has: a date and a name have fewer."""
 _LEAST_SAMPLE = 32
-"""Of a document, beside a shorter question: of fewer shingles most might have a typo."""
+"""Of what a shorter question is about: of fewer shingles most might have a typo."""
 _MOST_SAMPLE = MAX_SHINGLES // 2 - 1
 """Of either part. Both together are no sample of one text."""
-_DOCUMENT = np.uint32(0x9E3779B1)
-"""Odd: keeps shingles of a document apart from those of questions."""
+_CONTEXT = np.uint32(0x9E3779B1)
+"""Odd: keeps shingles of what was asked about apart from those of what was asked."""
 
 Question = Sequence[Message]
-Parts = tuple[str, str]
-"""What was asked, and the document or "", folded."""
+
+
+class _Parts(NamedTuple):
+    """What was asked, a system message that may be a document, and the other messages: folded, "" for none."""
+
+    asked: str
+    document: str = ""
+    rest: str = ""
 
 
 class QuestionSketcher:
@@ -39,75 +47,95 @@ class QuestionSketcher:
         """`user_part`: see `comparable_text`. `prompts`: the task's own system prompts. `questions`: all of them."""
         self._user_part, self._prompts = user_part, prompts
         self._not_compared = prompts | _shared_system_texts(questions, prompts)
-        self._templates = self._document_templates = Templates()
+        self._templates = [Templates()] * 3
 
-    def sketch_all(self, questions: Sequence[Question]) -> Iterator[Sketches]:
+    def sketch_all(self, questions: Iterable[Question]) -> Iterator[Sketches]:
         """Find the templates of all the questions, and yield their sketches, in order and in portions."""
         parts = [self._parts(messages) for messages in questions]
-        asked, documents = [asked for asked, _ in parts], [document for _, document in parts]
+        columns = [part.asked for part in parts], [part.document for part in parts], [part.rest for part in parts]
         del parts
-        self._templates, self._document_templates = find_templates(asked), find_templates(documents)
-        return _together(asked, documents, self._templates, self._document_templates)
+        self._templates = [find_templates(texts) for texts in columns]
+        return _sketch_together(*columns, self._templates)
 
     def sketch(self, messages: Question) -> Sketch:
         """Return the sketch of what is compared of one of the questions."""
-        return self._sketch_one(self._parts(messages), self._templates, self._document_templates)
+        return _sketch_one(self._parts(messages), self._templates)
 
     def sketch_whole(self, messages: Question) -> Sketch:
         """Return the sketch of all of a question: for when a template that it is behind, or `user_part`, is gone."""
-        parts = fold(comparable_text(messages)), fold(_document(messages, self._prompts))
-        return self._sketch_one(parts, Templates(), Templates())
+        return _sketch_one(_parts_of(messages, self._prompts), [Templates()] * 3)
 
-    def _parts(self, messages: Question) -> Parts:
+    def _parts(self, messages: Question) -> _Parts:
         if self._user_part is not None:
-            return fold(comparable_text(messages, self._user_part, self._not_compared)), ""
-        return fold(comparable_text(messages)), fold(_document(messages, self._not_compared))
-
-    @staticmethod
-    def _sketch_one(parts: Parts, templates: Templates, document_templates: Templates) -> Sketch:
-        (sketches,) = _together([parts[0]], [parts[1]], templates, document_templates)
-        (sketch,) = sketches
-        return sketch
+            return _Parts(fold(comparable_text(messages, self._user_part, self._not_compared)))
+        return _parts_of(messages, self._not_compared)
 
 
-def _together(
-    asked: Sequence[str], documents: Sequence[str], templates: Templates, document_templates: Templates
+def _parts_of(messages: Question, not_compared: frozenset[str]) -> _Parts:
+    """The last messages of the user in a row are what was asked. What is about a question follows from all the rest."""
+    system = tuple(message for message in messages if message.role == Role.SYSTEM)
+    others = [message for message in messages if message.role != Role.SYSTEM]
+    last = max((number for number, message in enumerate(others, start=1) if message.role == Role.USER), default=0)
+    first = last
+    while first and others[first - 1].role == Role.USER:
+        first -= 1
+    rest = (*others[:first], *others[last:])
+    return _Parts(
+        fold(comparable_text(others[first:last])),
+        fold(ends_of(input_text(system, not_compared))) if system else "",
+        fold(comparable_text(rest)) if rest else "",
+    )
+
+
+def _sketch_one(parts: _Parts, templates: Sequence[Templates]) -> Sketch:
+    (sketches,) = _sketch_together([parts.asked], [parts.document], [parts.rest], templates)
+    (sketch,) = sketches
+    return sketch
+
+
+def _sketch_together(
+    asked: Sequence[str], documents: Sequence[str], rest: Sequence[str], templates: Sequence[Templates]
 ) -> Iterator[Sketches]:
-    """Yield the sketches of questions, both parts together where there is a document. All are folded."""
-    given = sketch_folded([document for document in documents if document], document_templates)
-    of_documents = (sketch for sketches in given for sketch in sketches)
+    """Yield the sketches of questions, in portions. `templates`: of each of the three parts."""
+    of_documents, of_rest = (
+        (sketch for sketches in sketch_folded([t for t in texts if t], found) for sketch in sketches)
+        for texts, found in ((documents, templates[1]), (rest, templates[2]))
+    )
     start = 0
-    for sketches in sketch_folded(asked, templates):
-        part = range(start, start + len(sketches))
-        start = part.stop
-        if not any(documents[number] for number in part):
+    for sketches in sketch_folded(asked, templates[0]):
+        numbers = range(start, start + len(sketches))
+        start = numbers.stop
+        if not any(documents[number] or rest[number] for number in numbers):
             yield sketches
             continue
-        yield Sketches.of(
-            [
-                _with_document(sketch, next(of_documents), longer=len(documents[number]) > len(asked[number]))
-                if documents[number]
-                else sketch
-                for number, sketch in zip(part, sketches, strict=True)
-            ]
-        )
+        together = []
+        for number, sketch in zip(numbers, sketches, strict=True):
+            context: list[Hashes] = []
+            if documents[number]:
+                document = next(of_documents).shingles
+                longer = len(documents[number]) > len(asked[number])
+                context += [document] if _is_document(document, sketch, longer=longer) else []
+            if rest[number]:
+                context.append(next(of_rest).shingles)
+            together.append(_with_context(sketch, np.unique(np.concatenate(context))) if context else sketch)
+        yield Sketches.of(together)
 
 
-def _with_document(asked: Sketch, document: Sketch, *, longer: bool) -> Sketch:
-    """Return the sketch of both, or of what was asked alone where the rest is too short to be a document."""
-    count, own = len(asked.shingles), len(document.shingles)
-    if own <= _LEAST_DOCUMENT or not (own > count or (longer and own == MAX_SHINGLES)):
-        return asked
-    sample = document.shingles[: max(min(count, _MOST_SAMPLE), _LEAST_SAMPLE)] * _DOCUMENT
+def _is_document(system: Hashes, asked: Sketch, *, longer: bool) -> bool:
+    """Return True if a system message has more of its own than what was asked: else it only instructs.
+
+    `longer`: it is the longer text, which two samples do not show.
+    """
+    own, count = len(system), len(asked.shingles)
+    return own > _LEAST_DOCUMENT and (own > count or (longer and own == MAX_SHINGLES))
+
+
+def _with_context(asked: Sketch, context: Hashes) -> Sketch:
+    """Return the sketch of what was asked and what it was asked about, as many shingles of each where it has them."""
+    sample = context[: min(max(len(asked.shingles), _LEAST_SAMPLE), _MOST_SAMPLE)] * _CONTEXT
     shingles = np.unique(np.concatenate((asked.shingles[:_MOST_SAMPLE], sample)))
-    # One typo in a short question makes no other one about the same document.
+    # One typo in a short question makes no other one about the same.
     return Sketch(shingles, np.sort(mixed(asked.typos ^ np.bitwise_xor.reduce(mixed(sample)))))
-
-
-def _document(messages: Question, not_compared: frozenset[str]) -> str:
-    """Return what system messages say beside what is not compared."""
-    system = tuple(message for message in messages if message.role == Role.SYSTEM)
-    return input_text(system, not_compared)
 
 
 def _shared_system_texts(questions: Iterable[Question], prompts: frozenset[str]) -> frozenset[str]:

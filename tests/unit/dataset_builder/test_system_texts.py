@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from schemas.conversation import Call, Message, Role
+from schemas.conversation import Call, Message, Role, ToolCall
 from schemas.labels import CorrectionSubmitted
 from schemas.tasks import TaskKind
 from services.dataset_builder.building.carry_over import Revision
@@ -180,3 +180,58 @@ def test_a_text_whose_first_line_was_moved_out_of_the_system_message_stays_on_it
     assert not numbers[0] & numbers[1]
     assert "7" not in numbers[0] | numbers[1]
     assert all(gate.passed for gate in evaluate_gates(build, task(), {}) if gate.name == "leakage")
+
+
+def turns(name: str, label: str, *texts: str, minute: int = 0) -> CorrectionSubmitted:
+    """Return a row of a conversation in which user and assistant take turns; the user speaks last."""
+    roles = [Role.USER if (len(texts) - n) % 2 else Role.ASSISTANT for n in range(len(texts))]
+    messages = tuple(Message(role=role, content=text) for role, text in zip(roles, texts, strict=True))
+    return correction(name, "", label, minute=minute).model_copy(update={"call": Call(messages=messages)})
+
+
+def test_different_turns_after_the_same_long_beginning_are_different_rows() -> None:
+    rows = [
+        turns(f"p{n}-{i}", LABELS[(n + i) % 3], sentence(n, 20), sentence(n + 500, 60), sentence(100 * n + i, 4))
+        for n in range(40)
+        for i in range(3)
+    ]
+    build = built(rows)
+    assert (len(build.dataset.train), len(build.dataset.eval), left_out(build)) == (96, 24, Counter())
+
+
+def test_the_turns_of_a_growing_conversation_are_different_rows() -> None:
+    rows = []
+    for n in range(12):
+        said: list[str] = []
+        for i in range(10):
+            said += [*([sentence(1_000 * n + i, 15)] if said else []), sentence(1_000 * n + i + 500, 6)]
+            rows.append(turns(f"p{n}-{i}", LABELS[i % 3], *said, minute=n))
+    assert left_out(built(rows)) == Counter()
+
+
+def test_the_same_turn_after_different_beginnings_is_another_row_and_with_a_typo_in_either_it_is_not() -> None:
+    first = [turns(f"p{n}", LABELS[n % 3], f"{sentence(n, 3)}?", "Are you sure?", "yes", minute=n) for n in range(60)]
+    assert left_out(built(first)) == Counter()
+    beginning, other = sentence(900, 30), sentence(901, 30)
+    typos = [
+        turns("x", LABELS[0], beginning, other, "where is my card"),
+        turns("y", LABELS[1], beginning, other, "where is my crad"),
+        turns("z", LABELS[1], beginning.replace("a", "ä", 1), other, "where is my card"),
+    ]
+    by_ben = [row.model_copy(update={"reviewer": "ben"}) for row in typos[1:]]
+    assert left_out(built([*first, typos[0], *by_ben])) == Counter({"conflicting_near_copies": 3})
+
+
+def test_other_results_of_a_call_make_another_row() -> None:
+    rows = []
+    for n in range(60):
+        call = ToolCall(name="find_order", arguments='{"customer": "the one who asks"}', id="c1")
+        messages = (
+            Message(role=Role.USER, content="Where is my order?"),
+            Message(role=Role.ASSISTANT, tool_calls=(call,)),
+            Message(role=Role.TOOL, content=sentence(n, 20), tool_call_id="c1"),
+        )
+        offered = ({"type": "function", "function": {"name": "find_order"}},)
+        row = correction(f"p{n}", "", LABELS[n % 3], minute=n)
+        rows.append(row.model_copy(update={"call": Call(messages=messages, tools=offered)}))
+    assert left_out(built(rows)) == Counter()
