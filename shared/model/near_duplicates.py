@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.model.buckets import Buckets, Owners, ranges
-from shared.model.sketches import MAX_SHINGLES, Keys, Sketches, jaccard, mixed, sketch_folded, sketch_texts
+from shared.model.sketches import MAX_SHINGLES, Keys, Sketch, Sketches, jaccard, mixed, sketch_folded, sketch_texts
 from shared.model.templates import find_templates
 from shared.model.texts import Hashes, fold
 
@@ -182,15 +182,13 @@ class NearTexts:
         return similarities
 
 
-class NearDuplicates:
-    """An index of texts that says whether a further text is, or nearly is, one of them."""
+class NearSketches:
+    """An index of sketches that says whether a further one is, or nearly is, one of them."""
 
-    def __init__(self, texts: Iterable[str], similarity: float = 0.8) -> None:
-        """`similarity`: the Jaccard similarity of shingles from which two texts are near-duplicates, in (0, 1]."""
-        folded = [fold(text) for text in texts]
-        self._templates = find_templates(folded)
+    def __init__(self, sketches: Iterable[Sketches], similarity: float) -> None:
+        """`sketches`, `similarity`: see `NearTexts`."""
         self._similarity = similarity
-        columns, bands = _sketch_columns(sketch_folded(folded, self._templates), similarity)
+        columns, bands = _sketch_columns(sketches, similarity)
         self._sets = np.split(columns.shingles, np.cumsum(columns.sizes)[:-1])
         self._typos = np.unique(columns.typos)
         self._order = np.argsort(bands, axis=0, kind="stable").astype(np.int32)
@@ -199,9 +197,8 @@ class NearDuplicates:
     def __len__(self) -> int:
         return len(self._bands)
 
-    def contains(self, text: str) -> bool:
-        """Return True if the index has this text or a near-duplicate of it."""
-        (sketch,) = sketch_texts([text], self._templates)
+    def contains(self, sketch: Sketch) -> bool:
+        """Return True if the index has this sketch or that of a near-duplicate."""
         if np.isin(sketch.typos, self._typos, assume_unique=True).any():
             return True
         seen: set[int] = set()
@@ -212,6 +209,24 @@ class NearDuplicates:
                     return True
                 seen.add(other)
         return False
+
+
+class NearDuplicates:
+    """An index of texts that says whether a further text is, or nearly is, one of them."""
+
+    def __init__(self, texts: Iterable[str], similarity: float = 0.8) -> None:
+        """`similarity`: the Jaccard similarity of shingles from which two texts are near-duplicates, in (0, 1]."""
+        folded = [fold(text) for text in texts]
+        self._templates = find_templates(folded)
+        self._index = NearSketches(sketch_folded(folded, self._templates), similarity)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def contains(self, text: str) -> bool:
+        """Return True if the index has this text or a near-duplicate of it."""
+        (sketch,) = sketch_texts([text], self._templates)
+        return self._index.contains(sketch)
 
 
 def near_texts(texts: Sequence[str], similarity: float) -> NearTexts:

@@ -18,11 +18,11 @@ from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.tasks import TaskSpec
 from services.evaluator.domain import golden_questions
 from services.evaluator.recipe import ask
-from shared.conversation import comparable_text
 from shared.errors import ConfigurationError
 from shared.grading.grade import grade
 from shared.model.inference import InferenceClient
-from shared.model.near_duplicates import near_texts
+from shared.model.near_duplicates import NearTexts
+from shared.model.question_sketches import QuestionSketcher
 
 MIN_REVIEWERS = 2
 """Who must agree on the label of a row of the sample."""
@@ -48,10 +48,9 @@ def kept_candidates(corrections: Iterable[CorrectionSubmitted], spec: TaskSpec) 
 
 def new_rows(candidates: Sequence[GoldenRow], golden: Sequence[GoldenRow], spec: TaskSpec) -> list[GoldenRow]:
     """Leave out what is in the golden set already, or nearly, and near-copies among the candidates."""
-    asked = [
-        comparable_text(row.prompt, spec.dataset.user_part, (spec.system_prompt,)) for row in (*golden, *candidates)
-    ]
-    index = near_texts(asked, spec.dataset.near_copy_similarity)
+    asked = [row.prompt for row in (*golden, *candidates)]
+    sketcher = QuestionSketcher(spec.dataset.user_part, frozenset({spec.system_prompt}), asked)
+    index = NearTexts(sketcher.sketch_all(asked), spec.dataset.near_copy_similarity)
     taken = set(range(len(golden)))
     rows = []
     for number, row in enumerate(candidates, start=len(golden)):

@@ -73,3 +73,23 @@ async def test_what_is_nearly_a_training_row_follows_from_the_tasks_setting(
     )
     index = await StoredTrainingIndexes(ArtifactStore(str(tmp_path), tmp_path / "cache")).for_rollout(under)
     assert index.contains(question(trained.replace("Monday", "Tuesday"))) is is_near
+
+
+RULES = "Answer as a clerk of the bank would, and kindly: "
+
+
+def test_a_date_in_an_instruction_does_not_hide_that_a_question_was_trained_on() -> None:
+    trained = [question(sentence(n, 4), f"It is 2026-11-{n + 1:02d}, 10:{n:02d}. {RULES * 8}") for n in range(20)]
+    index = AskedQuestions(trained, rollout().spec)
+    assert index.contains(question(sentence(3, 4), f"It is 2027-02-14, 08:55. {RULES * 8}"))
+    assert not index.contains(question(sentence(99, 4), f"It is 2027-02-14, 08:55. {RULES * 8}"))
+
+
+def test_another_turn_after_a_beginning_that_was_trained_on_is_another_question() -> None:
+    def turn(text: str) -> tuple[Message, ...]:
+        beginning = Message(role=Role.USER, content=sentence(1, 30))
+        return beginning, Message(role=Role.ASSISTANT, content=sentence(2, 60)), Message(role=Role.USER, content=text)
+
+    index = AskedQuestions([turn(sentence(3, 4))], rollout().spec)
+    assert index.contains(turn(f"{sentence(3, 4)}?"))
+    assert not index.contains(turn(sentence(4, 4)))
