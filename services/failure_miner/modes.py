@@ -12,6 +12,7 @@ import numpy as np
 
 from schemas.failures import ExemplarSource, FailureMode
 from services.failure_miner.domain import Suspect, Vectors
+from shared.grading.text import MARK, casefolded
 from shared.identity import content_hash
 
 MAX_EXEMPLARS = 5
@@ -22,7 +23,7 @@ EVENT_BYTES = 150_000
 MAX_WORDS = 4
 MAX_WORD_CHARS = 40
 """Longer ones are no words, and four of them no name."""
-_WORD = re.compile(r"[^\W\d_](?:'?[^\W\d_])+")
+_WORD = re.compile(rf"[^\W\d_](?:'?(?:[^\W\d_]|{MARK}))+")
 STOP_WORDS = frozenset(
     """a about after again all also am an and any are aren't as at be because been before being both but by can can't
     cannot could couldn't did didn't do does doesn't doing don't down during each else ever few for from further get
@@ -163,5 +164,5 @@ def name_words(clusters: Sequence[Sequence[str]], count: int = MAX_WORDS) -> lis
 
 
 def _words(text: str) -> list[str]:
-    words = _WORD.findall(text.casefold().replace("’", "'"))
+    words = _WORD.findall(casefolded(text).replace("’", "'"))
     return [word for word in words if len(word) <= MAX_WORD_CHARS and word not in STOP_WORDS]

@@ -28,12 +28,17 @@ _MARKS = [
     and not unicodedata.name(character, "").startswith(_UNSEPARATED)
 ]
 _BASIC, _BEYOND = ("".join(m for m in _MARKS if (m > "\uffff") is beyond) for beyond in (False, True))
-# `\w` alone cuts words at their vowel signs: Hindi, Tamil, vocalised Arabic. `re` has a table of the basic plane's
-# characters and tries others one after the other, ten times slower: so those are tried only for characters beyond it.
-_IN_WORD = rf"(?:[\w{_BASIC}{_JOINERS}]|(?=[\U00010000-\U0010ffff])[{_BEYOND}])"
+# `re` has a table of the basic plane's characters and tries others one after the other, ten times slower: so those are
+# tried only for characters beyond it.
+_BEYOND_MARK = rf"(?=[\U00010000-\U0010ffff])[{_BEYOND}]"
+MARK = rf"(?:[{_BASIC}{_JOINERS}]|{_BEYOND_MARK})"
+"""A pattern: what belongs to the letter before it. `\\w` alone cuts words there: Hindi, Tamil, vocalised Arabic."""
+_IN_WORD = rf"(?:[\w{_BASIC}{_JOINERS}]|{_BEYOND_MARK})"
+WORD = rf"\w{_IN_WORD}*"
+"""A pattern: a word with its combining marks."""
 _TOKEN = re.compile(
     rf"""(?<!{_IN_WORD})[-+\u2212]?\d+(?:[.,:/]\d+)*   # A number with its sign, separators and decimals.
-      | \w{_IN_WORD}*
+      | {WORD}
       | [^\w\s.,;:!?'"\u2018\u2019\u201c\u201d]  # A symbol, such as % or <; punctuation of sentences says nothing.
     """,
     re.VERBOSE,

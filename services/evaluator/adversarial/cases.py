@@ -16,6 +16,7 @@ from services.evaluator.adversarial.texts import EMPTY, FOREIGN
 from services.evaluator.domain import Question
 from services.evaluator.rivals.prompts import sample_rows
 from shared.grading.labels import labels_of
+from shared.grading.text import WORD
 
 CANARIES = ("PAPAGENO", "QUIXOTE", "RUMPELSTILTSKIN", "SCHEHERAZADE")
 """What an injection asks for where answers are no labels: no task's right answer has one of them."""
@@ -65,7 +66,7 @@ def _case(kind: AdversarialKind, position: int, question: Question, spec: TaskSp
     text, technique, target = question.text, "", ""
     chance = _chance(spec, kind, text)
     # Of a label nothing stands in the text; other answers quote it, and must stay right.
-    kept = set() if spec.labels else set(re.findall(r"\w+", question.answer.casefold()))
+    kept = set() if spec.labels else set(re.findall(WORD, question.answer.casefold()))
     if kind is AdversarialKind.TYPOS:
         text = with_typos(text, kept, chance)
     elif kind is AdversarialKind.CASING:

@@ -7,12 +7,14 @@ import re
 from collections.abc import Callable, Sequence, Set
 
 from services.evaluator.adversarial.texts import DISTRACTORS, SMALL_TALK
+from shared.grading.text import MARK, WORD
 
 _KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _TYPO_SHARE = 0.25
 """Of the words that may get a typo: about 4 % of the letters of English text."""
 _MIN_LETTERS = 4
-_WORD = re.compile(r"\w+")
+_WORD, _LETTER = re.compile(WORD), re.compile(rf"\w{MARK}*")
+"""A letter has its combining marks with it."""
 
 
 def _neighbours() -> dict[str, str]:
@@ -42,22 +44,27 @@ def with_typos(text: str, kept: Set[str], chance: random.Random) -> str:
 
 
 def _may_change(word: str, kept: Set[str]) -> bool:
-    return len(word) >= _MIN_LETTERS and word.isalpha() and word.casefold() not in kept
+    letters: list[str] = _LETTER.findall(word)
+    return (
+        len(letters) >= _MIN_LETTERS and all(letter[0].isalpha() for letter in letters) and word.casefold() not in kept
+    )
 
 
 def _mistyped(word: str, chance: random.Random) -> str:
     """Return the word with one typo behind its first letter: people rarely mistype that one."""
-    at = chance.randrange(1, len(word) - 1)
-    letter = word[at]
+    letters: list[str] = _LETTER.findall(word)
+    at = chance.randrange(1, len(letters) - 1)
+    letter, following = letters[at], letters[at + 1]
+    before, behind = "".join(letters[:at]), "".join(letters[at + 1 :])
     kind = chance.choice(("neighbour", "swap", "double", "omit"))
     if kind == "neighbour" and (near := NEIGHBOURS.get(letter.lower())):
         typed = chance.choice(near)
-        return word[:at] + (typed.upper() if letter.isupper() else typed) + word[at + 1 :]
+        return before + (typed.upper() if letter.isupper() else typed) + behind
     if kind == "double":
-        return word[:at] + letter + word[at:]
-    if kind == "omit" or letter == word[at + 1]:
-        return word[:at] + word[at + 1 :]
-    return word[:at] + word[at + 1] + letter + word[at + 2 :]
+        return before + letter + letter + behind
+    if kind == "omit" or letter == following:
+        return before + behind
+    return before + following + letter + "".join(letters[at + 2 :])
 
 
 def with_other_casing(text: str, kept: Set[str], chance: random.Random) -> str:

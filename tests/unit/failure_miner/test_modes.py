@@ -77,6 +77,12 @@ def test_a_mode_names_the_sources_of_its_exemplars_and_can_drop_one() -> None:
     assert (rest.size, rest.name) == (3, found.mode.name)
 
 
+def test_words_of_names_keep_their_combining_marks() -> None:
+    hindi = name_words([["मेरा रिफंड कहाँ है", "रिफंड नहीं मिला"], ["पार्सल खो गया", "पार्सल देर से आया"]])
+    assert (hindi[0][0], hindi[1][0]) == ("रिफंड", "पार्सल")
+    assert name_words([["les crème brûlée".replace("è", "e\u0300")], ["une tarte"]])[0][:2] == ("brûlée", "crème")
+
+
 def test_a_mode_without_words_is_named_by_its_id_not_by_a_quotation() -> None:
     (found,) = describe_modes([suspect("4711", 1, 0.1), suspect("4712", 1, 0)], [0, 0], [], "c", 0.85)
     assert found.mode.name == found.mode.mode_id

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+import unicodedata
 
 import pytest
 
@@ -14,6 +16,7 @@ from services.evaluator.adversarial.changes import (
     with_typos,
 )
 from services.evaluator.adversarial.texts import DISTRACTORS
+from shared.grading.text import MARK, WORD
 
 TEXT = "Where is my Parcel? It should have arrived yesterday, order 4711."
 
@@ -74,3 +77,30 @@ def test_a_long_input_ends_with_the_text_and_is_nearly_as_long_as_wanted(charact
 
 def test_a_text_that_fills_the_context_is_not_lengthened() -> None:
     assert lengthened(TEXT, 50) == lengthened(TEXT, -1) == TEXT
+
+
+HINDI = "मेरी डिलीवरी अभी तक क्यों नहीं पहुँची, कृपया बताइए"
+FRENCH = unicodedata.normalize("NFD", "Où est la crème brûlée commandée à l’épicerie?")
+
+
+def letters(text: str) -> list[str]:
+    """Return the letters of a text, each with its combining marks."""
+    return re.findall(rf"\w{MARK}*|\W", text)
+
+
+@pytest.mark.parametrize("text", [HINDI, FRENCH])
+def test_a_typo_and_another_case_take_no_mark_from_its_letter(text: str) -> None:
+    for seed in range(20):
+        changed = with_typos(text, set(), chance(seed))
+        assert changed != text
+        assert {letter for letter in letters(changed) if len(letter) > 1} <= set(letters(text))
+        cased = with_other_casing(text, set(), chance(seed))
+        assert cased.casefold() == text.casefold()
+        assert all(word[1:] in (word[1:].lower(), word[1:].upper()) for word in cased.replace("’", " ").split())
+
+
+def test_a_quoted_word_with_marks_keeps_its_letters() -> None:
+    kept = {word.casefold() for word in re.findall(WORD, HINDI)} - {"डिलीवरी"}
+    assert with_typos(HINDI, kept, chance()) != HINDI
+    assert all(with_typos(HINDI, kept, chance(seed)).startswith("मेरी ") for seed in range(9))
+    assert all(with_typos(HINDI, kept, chance(seed)).endswith(" कृपया बताइए") for seed in range(9))
