@@ -38,6 +38,10 @@ class Role(StrEnum):
     TOOL = "tool"
 
 
+INSTRUCTIONS: tuple[str, ...] = (Role.SYSTEM, "developer")
+"""Roles of messages that instruct and are no turn. The responses API has both names."""
+
+
 class Media(Frozen):
     """A picture, sound, film or document, by reference: an event never has its bytes."""
 
@@ -185,7 +189,7 @@ def input_text(messages: tuple[Message, ...], prompts: Container[str] | None = N
     return "\n".join(
         message.text
         for message in messages
-        if message.role != Role.SYSTEM or (prompts is not None and message.text not in prompts)
+        if message.role not in INSTRUCTIONS or (prompts is not None and message.text not in prompts)
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from schemas.adapters import AdapterTrained, EvaluationRequested
-from schemas.conversation import JsonObject, Message, Messages, Role
+from schemas.conversation import INSTRUCTIONS, JsonObject, Message, Messages, Role
 from schemas.datasets import Example
 from schemas.evaluation_settings import TextMetric
 from schemas.golden import GoldenRow
@@ -20,7 +20,6 @@ from shared.identity import content_hash
 
 Candidate = AdapterTrained | EvaluationRequested
 """What an evaluation is about: an adapter that was just trained, or one whose turn has come."""
-_INSTRUCTIONS = (Role.SYSTEM, "developer")
 _PROBE_TEXTS = (
     "I have a question about {}.",
     "Please help me with {}.",
@@ -118,7 +117,7 @@ def golden_questions(rows: Sequence[GoldenRow], spec: TaskSpec) -> list[Question
     system = Message(role=Role.SYSTEM, content=spec.system_prompt)
     questions = []
     for row in rows:
-        has_prompt = not spec.system_prompt or any(message.role in _INSTRUCTIONS for message in row.prompt)
+        has_prompt = not spec.system_prompt or any(message.role in INSTRUCTIONS for message in row.prompt)
         messages = row.prompt if has_prompt else (system, *row.prompt)
         questions.append(Question(messages, row.answer, row.tools, row.must_pass, row.row_id))
     return questions

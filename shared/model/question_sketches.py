@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from schemas.conversation import Message, Role, input_text
+from schemas.conversation import INSTRUCTIONS, Message, Role, input_text
 from shared.conversation import comparable_text, ends_of
 from shared.model.sketches import MAX_SHINGLES, Sketch, Sketches, mixed, sketch_folded
 from shared.model.templates import MIN_TEXTS, Templates, find_templates
@@ -73,8 +73,8 @@ class QuestionSketcher:
 
 def _parts_of(messages: Question, not_compared: frozenset[str]) -> _Parts:
     """The last messages of the user in a row are what was asked. What is about a question follows from all the rest."""
-    system = tuple(message for message in messages if message.role == Role.SYSTEM)
-    others = [message for message in messages if message.role != Role.SYSTEM]
+    system = tuple(message for message in messages if message.role in INSTRUCTIONS)
+    others = [message for message in messages if message.role not in INSTRUCTIONS]
     last = max((number for number, message in enumerate(others, start=1) if message.role == Role.USER), default=0)
     first = last
     while first and others[first - 1].role == Role.USER:
@@ -143,6 +143,6 @@ def _shared_system_texts(questions: Iterable[Question], prompts: frozenset[str])
     before: dict[str, set[str]] = defaultdict(set)
     for messages in questions:
         for message in messages:
-            if message.role == Role.SYSTEM and message.text not in prompts:
+            if message.role in INSTRUCTIONS and message.text not in prompts:
                 before[message.text].add(text_hash(input_text(tuple(messages))))
     return frozenset(text for text, asked in before.items() if len(asked) >= MIN_TEXTS)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from schemas.conversation import Answer, Call, Media, Message, Part, Role, ToolCall
+from schemas.conversation import INSTRUCTIONS, Answer, Call, Media, Message, Part, Role, ToolCall
 from services.console.pages.layout import number
 
 CUT_CALL = "This conversation was too long for a question: the middle is left out."
@@ -21,7 +21,6 @@ _LARGE_TEXT = 300
 _LINE = 72
 _PREVIEW = 90
 _WHO: dict[str, str] = {Role.SYSTEM: "System", Role.USER: "User", Role.ASSISTANT: "Assistant", Role.TOOL: "Tool result"}
-_ASIDE: tuple[str, ...] = (Role.SYSTEM, "developer")
 _MEDIA = {"image": "Picture", "audio": "Sound", "video": "Film", "document": "Document"}
 _LEFT_OUT = re.compile(r"\[… \d+ characters left out …\]")
 
@@ -72,7 +71,7 @@ def _turn(message: Message, results: Sequence[Message], is_last: bool) -> str:
     large = message.role == Role.USER and is_last and len(message.text) <= _LARGE_TEXT
     said = _content(message.content, "said question" if large else "said", is_result=message.role == Role.TOOL)
     body = "".join((_reasoning(message.reasoning), said, _refusal(message.refusal), *calls))
-    if message.role in _ASIDE and not is_last:
+    if message.role in INSTRUCTIONS and not is_last:
         return _collapsed(who, " ".join(message.text.split())[:_PREVIEW], body)
     kind = "model" if message.role == Role.ASSISTANT else ""
     return f"<div class='turn {kind}'><b class=who>{escape(who)}</b>{body}</div>"

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from schemas.conversation import Api, Call, Message, Role
+from schemas.conversation import INSTRUCTIONS, Api, Call, Message, Role
 from schemas.datasets import Fate, LeftOutExample
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.votes import Vote
@@ -103,7 +103,7 @@ def with_current_prompt(call: Call, spec: TaskSpec, former_prompts: Iterable[str
     A system prompt that the application sent itself stays: it will send it again.
     """
     former = set(former_prompts) - {spec.system_prompt}
-    given = [message for message in call.messages if message.role in (Role.SYSTEM, "developer")]
+    given = [message for message in call.messages if message.role in INSTRUCTIONS]
     current = (Message(role=Role.SYSTEM, content=spec.system_prompt),) if spec.system_prompt else ()
     if not given:
         added = "" in former and call.api in _WITH_SYSTEM_PROMPT

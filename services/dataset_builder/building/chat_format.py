@@ -16,7 +16,7 @@ from typing import Any
 import jsonschema_rs
 from pydantic import JsonValue
 
-from schemas.conversation import Answer, JsonObject, Message, Role, ToolCall
+from schemas.conversation import INSTRUCTIONS, Answer, JsonObject, Message, Role, ToolCall
 from schemas.tasks import TaskSpec
 from shared.grading.json_schema import read_answer
 from shared.grading.json_values import NOT_JSON, json_or_nothing
@@ -25,7 +25,6 @@ from shared.grading.tool_calls import read_calls, split_calls
 from shared.identity import content_hash
 
 DEVELOPER = "developer"
-_INSTRUCTIONS = (Role.SYSTEM, DEVELOPER)
 _SHOWN_CHARS = 500
 _CALL_ID_LENGTH = 9
 """The only length that the strictest chat templates (Mistral's) accept."""
@@ -139,7 +138,7 @@ def _order_error(messages: Sequence[Message]) -> Rejection | None:
     A developer message may stand anywhere: it instructs, and is no turn.
     """
     roles = [message.role for message in messages]
-    start = next((number for number, role in enumerate(roles) if role not in _INSTRUCTIONS), len(roles))
+    start = next((number for number, role in enumerate(roles) if role not in INSTRUCTIONS), len(roles))
     dialogue = [message for message in messages[start:] if message.role != DEVELOPER]
     if all(message.role == Role.ASSISTANT for message in dialogue):
         return "nothing_asked", _shown(roles)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from schemas.conversation import Messages, Role
+from schemas.conversation import INSTRUCTIONS, Messages
 from schemas.datasets import Example
 from services.evaluator.domain import Question
 from shared.identity import content_hash
@@ -15,7 +15,6 @@ MAX_SHOTS = 16
 MAX_NEAREST = 8
 MAX_CHARACTERS = 4_000
 """Of all examples in a prompt, about 1,000 tokens: a small model's context must have room for the question."""
-_INSTRUCTIONS = (Role.SYSTEM, "developer")
 
 
 def sample_rows(questions: Sequence[Question], rows: int) -> list[int]:
@@ -31,7 +30,7 @@ def in_stable_order(train: Sequence[Example]) -> list[Example]:
 
 def conversation_text(messages: Messages) -> str:
     """Return what a conversation says, without instructions: what classifiers and embeddings read."""
-    return "\n".join(message.text for message in messages if message.role not in _INSTRUCTIONS)
+    return "\n".join(message.text for message in messages if message.role not in INSTRUCTIONS)
 
 
 def balanced_shots(train: Sequence[Example]) -> list[Example]:
@@ -60,9 +59,9 @@ def within_budget(examples: Sequence[Example]) -> list[Example]:
 
 def with_shots(question: Question, shots: Sequence[Example]) -> Question:
     """Return the question with examples as earlier turns of the conversation, behind its instructions."""
-    instructions = tuple(message for message in question.messages if message.role in _INSTRUCTIONS)
-    asked = tuple(message for message in question.messages if message.role not in _INSTRUCTIONS)
-    turns = tuple(m for example in shots for m in example.messages if m.role not in _INSTRUCTIONS)
+    instructions = tuple(message for message in question.messages if message.role in INSTRUCTIONS)
+    asked = tuple(message for message in question.messages if message.role not in INSTRUCTIONS)
+    turns = tuple(m for example in shots for m in example.messages if m.role not in INSTRUCTIONS)
     return replace(question, messages=(*instructions, *turns, *asked))
 
 

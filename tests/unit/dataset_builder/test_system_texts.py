@@ -94,6 +94,21 @@ def test_an_instruction_of_an_application_makes_its_questions_no_near_copies(rul
     assert left_out(built(rows)) == Counter()
 
 
+@pytest.mark.parametrize("text", ["Intent?", RULES])
+def test_a_message_of_the_developer_is_compared_as_a_system_message_is(text: str) -> None:
+    """The responses API has this role: the same instruction, or the task's own prompt, makes no other questions."""
+    rows = [asked(f"p{n}", text, sentence(n, 2), LABELS[n % 3], minute=n) for n in range(30)]
+    again = [asked(f"q{n}", text, sentence(n, 2), LABELS[n % 3], minute=n) for n in range(30)]
+    for number, row in enumerate(again):
+        developer, question = row.call.messages
+        messages = developer.model_copy(update={"role": "developer"}), question
+        again[number] = row.model_copy(update={"call": row.call.model_copy(update={"messages": messages})})
+    build = built([*rows, *again])
+    numbers = [{name[1:] for name in names(build)} for names in (trained, held_out)]
+    assert left_out(build).keys() == {"near_held_out"}
+    assert not numbers[0] & numbers[1]
+
+
 @pytest.mark.parametrize("prompt", ["Intent?", "An earlier prompt of the task."])
 def test_the_tasks_own_prompts_are_no_part_of_a_question(prompt: str) -> None:
     """The same question, with a prompt that the task has or had and without any, is the same."""
