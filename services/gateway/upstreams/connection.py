@@ -134,9 +134,11 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
 
     def end_stream(self) -> None:
-        """Undo `begin_stream`."""
+        """Undo `begin_stream`. What was not read is dropped: the next request must neither wait for it nor get it."""
         self._stream_deadline = self._deadline = math.inf
         self._on_lost = None
+        if not self.closed:  # Of a closed connection the stream's reader still gets what had arrived.
+            self._drop_unread()
 
     async def read_body(self, deadline: float) -> bytes:
         """Return the complete body. Raises ConnectionLost; TimeoutError at `deadline`, on the loop's clock."""
@@ -155,12 +157,15 @@ class Connection(asyncio.Protocol):
         while not self._parts and not self.complete:
             await self._wait_for_data(deadline)
         piece = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._drop_unread()
+        return piece
+
+    def _drop_unread(self) -> None:
         self._parts.clear()
         self._unread_bytes = 0
         if self._paused and not self.closed:
             self._paused = False
             self._transport.resume_reading()
-        return piece
 
     async def _wait_for_data(self, deadline: float) -> None:
         """Wait until something arrives. Raises ConnectionLost, TimeoutError.

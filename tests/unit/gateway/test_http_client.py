@@ -388,6 +388,16 @@ async def test_a_server_has_to_wait_while_its_stream_is_not_read(start: Start) -
     stream.close()
 
 
+async def test_a_complete_stream_that_nobody_read_does_not_hold_up_the_next_request(start: Start) -> None:
+    client = await start(server := Server((b"HTTP/1.1 200 OK\r\ncontent-length: 300000\r\n\r\n",)))
+    stream = await client.open_stream("/v1/x", b"{}", 60, 60)
+    stream._connection.data_received(b"x" * 300_000)  # So much at once, and the end in it: reading pauses.
+    stream.close()
+    server.script = (OK,)
+    assert (await ask(client, seconds=5)).body == b"hello"
+    assert server.connections == 1
+
+
 @pytest.mark.parametrize("flood", [[], [b"1000\r\n" + b"x" * 0x1000 + b"\r\n"] * 100_000])
 async def test_a_stream_that_does_not_end_after_its_last_wanted_piece_is_closed(
     start: Start, flood: list[bytes], monkeypatch: pytest.MonkeyPatch
