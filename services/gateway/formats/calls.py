@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.gateway.formats.conversation import EventConversation, Object
+from services.gateway.formats.identity import SESSION_FIELD, XARGS
 from shared.grading.json_values import is_deeper
 
 _OWN_FIELDS = frozenset(
@@ -16,7 +17,7 @@ _NOT_LOGGED = frozenset(
     {
         "model", "stream_options", "logprobs", "top_logprobs", "logprob_token_ids", "prompt_logprobs", "include",
         "return_token_ids", "return_tokens_as_token_ids", "request_id", "priority", "service_tier", "store", "metadata",
-        "user", "safety_identifier", "prompt_cache_key", "cache_salt",
+        "user", "safety_identifier", "prompt_cache_key", "cache_salt", SESSION_FIELD,
     }
 )  # fmt: skip
 """Fields that do not change the answer: what else to report, how to queue, and who asks."""
@@ -50,6 +51,8 @@ def call_of(
             truncated = True
         else:
             parameters[name] = value
+    if isinstance(xargs := parameters.get(XARGS), dict) and SESSION_FIELD in xargs:
+        parameters[XARGS] = {name: value for name, value in xargs.items() if name != SESSION_FIELD}
     call["parameters"] = parameters
     if data.get("stream"):
         call["stream"] = True

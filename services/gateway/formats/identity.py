@@ -14,7 +14,9 @@ SESSION_HEADER = b"x-ratchet-session"
 _SESSION_FIELDS = ("session_id", "conversation_id", "thread_id")
 """Of `metadata`."""
 _IDENTIFIERS = frozenset(("user_id", *_SESSION_FIELDS))
-_PERSONAL_FIELDS = ("user", "safety_identifier", "metadata", "prompt_cache_key")
+SESSION_FIELD, XARGS = "session_id", "vllm_xargs"
+"""vLLM's own names of the session: a field of the body, and one of its extra arguments."""
+_PERSONAL_FIELDS = ("user", "safety_identifier", "metadata", "prompt_cache_key", SESSION_FIELD)
 """Fields that do not reach the model server: each may name a person."""
 _MAX_NAME, _MAX_VALUE = 64, 512
 
@@ -34,8 +36,8 @@ class Identity(NamedTuple):
 def take_identity(data: dict[str, Any], headers: Headers, *, forward: bool = False) -> Identity:
     """Return who asks, and remove it from the body unless `forward` is set.
 
-    The user is the first of `user`, `safety_identifier`, `metadata.user_id` (Anthropic's) and the header. Raises
-    HttpError 400 for a user that is not a text.
+    The user is the first of `user`, `safety_identifier`, `metadata.user_id` (Anthropic's) and the header; the session
+    that of `metadata`, vLLM's own fields and the header. Raises HttpError 400 for a user that is not a text.
     """
     user = text_field(data, "user") or text_field(data, "safety_identifier") or None
     session, kept = None, _NOTHING
@@ -43,6 +45,11 @@ def take_identity(data: dict[str, Any], headers: Headers, *, forward: bool = Fal
         user = user or _first([metadata.get("user_id")])
         session = _first([metadata.get(name) for name in _SESSION_FIELDS])
         kept = bounded_metadata(metadata)
+    session = session or _first([data.get(SESSION_FIELD)])
+    if isinstance(xargs := data.get(XARGS), dict) and SESSION_FIELD in xargs:
+        session = session or _first([xargs[SESSION_FIELD]])
+        if not forward:  # In place: the body of another API's request may hold the same object.
+            del xargs[SESSION_FIELD]
     for name, value in headers:
         if name == USER_HEADER:
             user = user or value.decode("utf-8", "replace")

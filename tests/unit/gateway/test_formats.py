@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,10 @@ import pytest
 
 from schemas.conversation import Part, ToolCall
 from services.gateway.auth.grants import Grant
+from services.gateway.formats.calls import call_of
+from services.gateway.formats.conversation import EventConversation
+from services.gateway.formats.identity import take_identity
+from services.gateway.formats.media import MediaReferences
 from services.gateway.routing.arms import Primary, ServingFlags
 from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.http import HttpError
@@ -192,9 +197,34 @@ async def test_all_answers_of_a_request_are_of_one_subject(gateway: Gateway) -> 
 async def test_what_names_a_person_does_not_reach_the_model_server(gateway: Gateway) -> None:
     fields = {
         "user": "ann", "safety_identifier": "ann", "prompt_cache_key": "ann", "metadata": {"user_id": "ann", "k": "v"},
+        "session_id": "ann",
     }  # fmt: skip
     await gateway.ask(model="haiku", **fields)
     assert not fields.keys() & gateway.upstream.asked[0].keys()
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+async def test_a_session_that_vllms_own_fields_name_is_hashed_and_does_not_reach_the_model_server(
+    gateway: Gateway, path: str
+) -> None:
+    asked = {"model": "haiku", "messages": [{"role": "user", "content": "x"}], "max_tokens": 5}
+    by_xargs = {"vllm_xargs": {"session_id": "ann@example.com", "other": 1}}
+    for fields in ({"session_id": "ann@example.com"}, by_xargs, {"metadata": {"session_id": "ann@example.com"}}):
+        assert (await gateway.http.post(path, json={**asked, **fields})).status_code == 200
+    assert not any(b"ann@" in orjson.dumps(sent) for sent in gateway.upstream.asked)
+    assert gateway.upstream.asked[1]["vllm_xargs"] == {"other": 1}
+    assert not any("ann@" in event.model_dump_json() for event in gateway.log.events)
+    assert len({event.session_hash for event in gateway.log.events} - {None}) == 1
+    assert all(event.session_hash for event in gateway.log.events)
+
+
+async def test_a_session_that_is_sent_on_is_hashed_all_the_same(gateway: Gateway) -> None:
+    for data in ({"session_id": "ann"}, {"vllm_xargs": {"session_id": "ann"}}):
+        sent = copy.deepcopy(data)
+        assert take_identity(sent, (), forward=True).session == "ann"
+        assert sent == data
+        call = call_of("chat", EventConversation(MediaReferences(b"k")), sent, constrained=False, format_field="x")
+        assert "ann" not in repr(call)
 
 
 async def test_metadata_is_logged_bounded_and_its_ids_as_hashes(gateway: Gateway) -> None:
