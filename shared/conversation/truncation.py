@@ -1,7 +1,8 @@
 """Cuts a call or an answer to a size, as JSON: an event must fit a Kafka record. Pure.
 
 The longest texts are cut first, in their middle, to one common length: most of a long conversation is in few of its
-messages. Only if a hundred thousand short messages are too many are messages left out, of the middle, too.
+messages. Only if a hundred thousand short messages, or parts or calls of one, are too many are some left out, of the
+middle, too.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ def cut_call(call: dict[str, Any], max_bytes: int) -> dict[str, Any]:
     _shorten(list(_call_texts(cut)), _size(cut) - max_bytes)
     if (excess := _size(cut) - max_bytes) > 0:
         cut["messages"] = _without_middle(cut["messages"], excess)
+        for holder, name in [(message, name) for message in cut["messages"] for name in ("content", "tool_calls")]:
+            if isinstance(holder.get(name), list) and (excess := _size(cut) - max_bytes) > 0:
+                holder[name] = _without_middle(holder[name], excess)
     return cut
 
 
@@ -133,13 +137,13 @@ def _shorten(texts: list[_Text], excess: int) -> None:
         text.cut(max(limit, 0))
 
 
-def _without_middle(messages: list[Any], excess: int) -> list[Any]:
-    """Leave out messages from the second on until `excess` bytes are gone; the last one stays."""
+def _without_middle(items: list[Any], excess: int) -> list[Any]:
+    """Leave out items from the second on until `excess` bytes are gone; the last one stays."""
     end = 1
-    while excess > 0 and end < len(messages) - 1:
-        excess -= _size(messages[end]) + 1
+    while excess > 0 and end < len(items) - 1:
+        excess -= _size(items[end]) + 1
         end += 1
-    return [*messages[:1], *messages[end:]]
+    return [*items[:1], *items[end:]]
 
 
 def _size(value: Any) -> int:

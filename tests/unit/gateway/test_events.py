@@ -205,3 +205,27 @@ def test_a_call_that_is_nested_too_deeply_to_be_encoded_is_a_400() -> None:
     with pytest.raises(HttpError) as raised:
         builder.encode_call({"messages": [], "tools": deep})
     assert raised.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "large",
+    [
+        {"role": "user", "content": [{"type": "text", "text": f"word {n}"} for n in range(120_000)]},
+        {"role": "assistant", "content": None,
+         "tool_calls": [{"id": f"call_{n}", "name": "find", "arguments": "{}"} for n in range(90_000)]},
+    ],
+    ids=["parts", "calls"],
+)  # fmt: skip
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_message_of_very_many_parts_or_calls_fits_without_those_of_the_middle(
+    large: dict[str, Any], place: int
+) -> None:
+    messages = [{"role": "user", "content": "And now?"}]
+    messages.insert(place, large)
+    encoded = builder.encode_call({"messages": messages})
+    assert len(encoded) <= MAX_EVENT_BYTES
+    call = Call.model_validate_json(encoded)
+    assert call.truncated
+    assert call.messages[1 - place].content == "And now?"
+    items = call.messages[place].content or call.messages[place].tool_calls
+    assert len(items) > 20_000
