@@ -148,7 +148,7 @@ def _object(arguments: str) -> dict[str, Any]:
 
 def _prompt(message: Message) -> Any:
     if isinstance(message.content, tuple):
-        return json.loads(message.content[0].text or "[]")
+        return json.loads(_part(message.content[0], None)["text"])
     return message.content or ""
 
 

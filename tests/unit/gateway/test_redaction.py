@@ -9,13 +9,14 @@ import orjson
 import pytest
 
 from schemas.base import Variant
-from schemas.conversation import MAX_SURROGATE, MAX_SURROGATES
+from schemas.conversation import MAX_SURROGATE, MAX_SURROGATES, Api, Call, Message, Part, Role
 from schemas.predictions import FeedbackGiven, PredictionLogged, RequestObserved
 from schemas.task_settings import RedactionSettings
 from schemas.tasks import TaskChanged
 from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.recording.event_log import encode_event
 from services.gateway.shipper.redaction import RecordRedactor, RefusedRecord
+from shared.conversation.requests import TOKEN_IDS, replay_request
 from shared.errors import DependencyUnavailable
 from shared.kafka.delivery import TopicPartition
 from shared.kafka.latest_by_key import LatestByKey
@@ -58,6 +59,23 @@ async def test_the_tasks_own_prompt_and_labels_are_not_redacted(setup: Setup) ->
 async def test_an_applications_own_prompt_is_redacted(setup: Setup) -> None:
     (clean,) = await setup.redact(prediction(SUPPORT, "hello", "refund", system="The customer is Maria."))
     assert clean["call"]["messages"][0]["content"] == "The customer is Paula."
+
+
+async def test_a_prompt_of_token_ids_is_left_out_where_a_task_redacts(setup: Setup) -> None:
+    """Whoever has the model's tokenizer can read them; the redactor cannot."""
+    prompt = Message(role=Role.USER, content=(Part(type=TOKEN_IDS, text="[84,22910]"),))
+    for spec in (HAIKU, PLAIN):
+        event = prediction(spec, "", "").model_copy(update={"call": Call(api=Api.COMPLETIONS, messages=(prompt,))})
+        (clean,) = await setup.redact(event)
+        assert b"22910" not in orjson.dumps(clean)
+        call = PredictionLogged.model_validate(clean).call
+        assert call.messages[0].content == (Part(type=TOKEN_IDS),)
+        assert (call.truncated, call.is_whole) == (True, False)
+        with pytest.raises(ValueError, match="a part that the event does not carry: token_ids"):
+            replay_request(call)
+    event = prediction(OPEN, "", "").model_copy(update={"call": Call(api=Api.COMPLETIONS, messages=(prompt,))})
+    (kept,) = await setup.redact(event)
+    assert replay_request(PredictionLogged.model_validate(kept).call) == ("/v1/completions", {"prompt": [84, 22910]})
 
 
 async def test_the_text_of_a_correction_is_redacted(setup: Setup) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from schemas.base import MAX_TEXT
 from services.gateway.shipper.redaction.allowed import OWNERS, PLACES, Kind, Place, Places
 from services.gateway.shipper.redaction.binary import without_base64
+from shared.conversation.requests import TOKEN_IDS
 from shared.privacy.redaction.cues import cue_of, digits_of, is_identifier
 from shared.privacy.redaction.json_texts import (
     JsonLiteral,
@@ -27,6 +28,21 @@ _MAX_METADATA_VALUE = 512
 """The contract's limit of a text of metadata."""
 _NUMBERS = (int, float)
 _MAX_NUMBER = 2**63 - 1
+
+
+def leave_out_token_ids(call: dict[str, Any]) -> bool:
+    """Leave the token ids of prompts out of a call, and mark it; return whether there were any.
+
+    The redactor cannot read them, and whoever has the model's tokenizer can.
+    """
+    contents = [message.get("content") for message in call["messages"]]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    found = [part for part in parts if isinstance(part, dict) and part.get("type") == TOKEN_IDS]
+    for part in found:
+        part.pop("text", None)
+    if found:
+        call["truncated"] = True
+    return bool(found)
 
 
 class EventText:
@@ -76,7 +92,7 @@ class EventName(EventText):
 class TextFinder:
     """Collects the texts of one event. `own_texts`: those of the task, its prompt and labels, which are nobody's.
 
-    `left_out`: base64 was left out of a text; the call or the answer that had it is marked as truncated.
+    `left_out`: something was left out, such as base64; the call or the answer that had it is marked as truncated.
     """
 
     __slots__ = ("_arguments", "_names", "_own_texts", "_owner", "left_out", "texts")
