@@ -108,6 +108,8 @@ class ChatRequest(ChoicesRequest):
             part.reasoning.append(str(reasoning))
         for call in delta.get("tool_calls") or ():
             part.add_call(call)
+        if function := delta.get("function_call"):  # OpenAI's older form of one call.
+            part.add_call({"function": function})
         if logprobs := choice.get("logprobs"):
             part.tokens += logprobs.get("content") or ()
         self.drop_unrequested_logprobs(choice)

@@ -81,11 +81,14 @@ class PartialChoice:
 
     def add_call(self, delta: dict[str, Any]) -> None:
         """Add a piece of a tool call: its name comes first, then its arguments bit by bit."""
-        call = self.calls.setdefault(delta.get("index", 0), {"name": None, "id": None, "arguments": []})
-        function = delta.get("function") or {}
+        new: Object = {"name": None, "id": None, "arguments": [], "kind": "function"}
+        call = self.calls.setdefault(delta.get("index", 0), new)
+        if delta.get("custom") is not None:
+            call["kind"] = "custom"
+        function = delta.get(call["kind"]) or {}
         call["id"] = delta.get("id") or call["id"]
         call["name"] = function.get("name") or call["name"]
-        call["arguments"].append(function.get("arguments") or "")
+        call["arguments"].append(function.get("arguments") or function.get("input") or "")
 
     def so_far(self) -> Choice:
         """The answer as far as it has arrived."""
@@ -100,7 +103,7 @@ class PartialChoice:
 
     @staticmethod
     def _call(call: dict[str, Any]) -> Object:
-        return tool_call(call["name"], "".join(map(str, call["arguments"])), call["id"])
+        return tool_call(call["name"], "".join(map(str, call["arguments"])), call["id"], call["kind"])
 
 
 class ChoicesRequest(ApiRequest):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
+from schemas.conversation import ToolCall
 from services.gateway.routing.arms import Primary, ServingFlags
 from services.gateway.upstreams.upstream import UpstreamFailed
 from tests.unit.gateway.conftest import REFUND, USAGE, chunk, sse
@@ -223,6 +224,22 @@ async def test_streamed_tool_calls_are_assembled_for_the_log(gateway: Gateway) -
     (event,) = gateway.log.predictions
     assert event.answer == '[{"name":"find","arguments":"{\\"id\\": 7}"}]'
     assert event.finish_reason == "tool_calls"
+
+
+async def test_a_streamed_call_of_a_custom_tool_or_in_the_older_form_is_logged_whole(gateway: Gateway) -> None:
+    custom = ({"index": 0, "id": "call_1", "type": "custom", "custom": {"name": "sql", "input": "sel"}},
+              {"index": 0, "custom": {"input": "ect"}})  # fmt: skip
+    older = ({"name": "find", "arguments": ""}, {"arguments": '{"id":7}'})
+    for pieces, finish in (
+        ([{"tool_calls": [piece]} for piece in custom], "tool_calls"),
+        ([{"function_call": piece} for piece in older], "function_call"),
+    ):
+        gateway.upstream.pieces = list(sse(*map(chunk, pieces), chunk({}, finish=finish), USAGE))
+        await gateway.ask(model="haiku", stream=True)
+    assert [event.tool_calls for event in gateway.log.predictions] == [
+        (ToolCall(name="sql", arguments="select", id="call_1", type="custom"),),
+        (ToolCall(name="find", arguments='{"id":7}'),),
+    ]
 
 
 async def test_each_choice_of_a_stream_is_a_prediction(gateway: Gateway) -> None:
