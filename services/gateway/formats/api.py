@@ -18,7 +18,10 @@ MAX_PREDICTIONS = 128
 
 
 class Choice(NamedTuple):
-    """One answer, with its tokens if the upstream sent their log-probabilities. `tool_calls`: as events have them."""
+    """One answer, with its tokens if the upstream sent their log-probabilities. `tool_calls`: as events have them.
+
+    `truncated`: it has something that an event cannot say, such as sound.
+    """
 
     text: str
     tokens: Sequence[Token]
@@ -26,6 +29,7 @@ class Choice(NamedTuple):
     tool_calls: Sequence[Object] = ()
     refusal: str | None = None
     reasoning: str | None = None
+    truncated: bool = False
 
 
 class TokenUsage(NamedTuple):

@@ -100,8 +100,10 @@ class ChatRequest(ChoicesRequest):
 
     def add_chunk(self, part: PartialChoice, choice: dict[str, Any]) -> None:
         delta = choice.get("delta") or {}
-        if text := delta.get("content"):
-            part.text.append(str(text))
+        if isinstance(text := delta.get("content"), str):
+            part.text.append(text)
+        if has_more_than_text(delta):
+            part.truncated = True
         if refusal := delta.get("refusal"):
             part.refusal.append(str(refusal))
         if reasoning := delta.get("reasoning") or delta.get("reasoning_content"):
@@ -136,7 +138,8 @@ def prepare_messages(data: dict[str, Any], task: ServedTask) -> int:
     for message in messages:
         if isinstance(message, dict) and (role := message.get("role")) in ("system", "developer"):
             has_system = True
-            if role == "developer":  # OpenAI's newer name of `system`; chat templates know the old one.
+            # OpenAI's newer name of `system`; chat templates know the old one. vLLM reads `tools` of the new one only.
+            if role == "developer" and not message.get("tools"):
                 message["role"] = "system"
     if task.system is None or has_system:
         return 0
@@ -159,4 +162,10 @@ def choice_of_message(message: Any, tokens: Sequence[Token], finish_reason: str 
         tool_calls_of(calls, "tool_calls") if isinstance(calls, list) and calls else (),
         refusal if isinstance(refusal, str) and refusal else None,
         reasoning if isinstance(reasoning, str) and reasoning else None,
+        has_more_than_text(message),
     )
+
+
+def has_more_than_text(message: Mapping[str, Any]) -> bool:
+    """Return True for an answer, or a piece of one, that has sound, or parts where a text is expected."""
+    return message.get("audio") is not None or not isinstance(message.get("content"), str | None)

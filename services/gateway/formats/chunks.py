@@ -69,7 +69,7 @@ def parse_event(data: bytes) -> dict[str, Any]:
 class PartialChoice:
     """One answer while its chunks arrive."""
 
-    __slots__ = ("calls", "finish_reason", "reasoning", "refusal", "text", "tokens")
+    __slots__ = ("calls", "finish_reason", "reasoning", "refusal", "text", "tokens", "truncated")
 
     def __init__(self) -> None:
         self.text: list[str] = []
@@ -78,6 +78,7 @@ class PartialChoice:
         self.tokens: list[Token] = []
         self.calls: dict[int, dict[str, Any]] = {}
         self.finish_reason: str | None = None
+        self.truncated = False
 
     def add_call(self, delta: dict[str, Any]) -> None:
         """Add a piece of a tool call: its name comes first, then its arguments bit by bit."""
@@ -99,6 +100,7 @@ class PartialChoice:
             [self._call(self.calls[number]) for number in sorted(self.calls)] if self.calls else (),
             "".join(self.refusal) or None,
             "".join(self.reasoning) or None,
+            self.truncated,
         )
 
     @staticmethod

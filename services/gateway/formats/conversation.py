@@ -1,7 +1,7 @@
 """Conversations as an event carries them: the objects of `schemas/conversation.py`, made without pydantic. No I/O.
 
 A message keeps its structure: the role, a text or parts, tool calls, the result of one. Pictures, sound and documents
-become references. What an event cannot say, a part of an unknown kind, marks the call as truncated.
+become references. What an event cannot say, such as a part of an unknown kind, marks the call as truncated.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ _TEXT_PARTS = {
 }
 """The kinds of parts that are text, and the field of each that has it."""
 _MAX_PART_TYPE = 50
+_UNSAID_FIELDS = ("tools", "task", "audio")
+"""Fields of a message that a model may see and an event does not have: vLLM's own, and OpenAI's spoken answer."""
 
 
 class EventConversation:
@@ -76,6 +78,8 @@ class EventConversation:
         for name, given in (("refusal", "refusal"), ("reasoning", "reasoning_content"), ("reasoning", "reasoning")):
             if isinstance(value := message.get(given), str):
                 logged[name] = value
+        if any(message.get(name) for name in _UNSAID_FIELDS):
+            self.truncated = True
         calls = message.get("tool_calls")
         if calls is None and message.get("function_call") is not None:  # OpenAI's older form of one call.
             calls = [{"function": message["function_call"]}]

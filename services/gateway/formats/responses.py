@@ -210,6 +210,7 @@ def _parse_output(body: dict[str, Any]) -> Choice:
     reasoning: list[str] = []
     tokens: list[Token] = []
     calls: list[Object] = []
+    truncated = False
     for item in body["output"]:
         if item["type"] == "message":
             for part in item.get("content") or ():
@@ -219,11 +220,14 @@ def _parse_output(body: dict[str, Any]) -> Choice:
             calls.append(_call_of(item))
         elif item["type"] == "reasoning":
             reasoning += [str(part.get("text") or "") for part in item.get("content") or item.get("summary") or ()]
+        else:  # A call of a tool that the server ran itself.
+            truncated = True
     reason = (body.get("incomplete_details") or {}).get("reason") or body.get("status")
     finish_reason = _FINISH_REASONS.get(str(reason), str(reason)) if reason else None
     if calls and finish_reason == "stop":
         finish_reason = "tool_calls"
-    return Choice("".join(texts), tokens, finish_reason, calls, "".join(refusals) or None, "\n".join(reasoning) or None)
+    refusal, thought = "".join(refusals) or None, "\n".join(reasoning) or None
+    return Choice("".join(texts), tokens, finish_reason, calls, refusal, thought, truncated)
 
 
 def _call_of(item: Mapping[str, Any]) -> Object:

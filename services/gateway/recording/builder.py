@@ -73,7 +73,10 @@ class LoggedRequest:
 
 @dataclass(slots=True)
 class LoggedAnswer:
-    """One answer. `finish_reason`: the upstream's word; one that the contract does not have becomes `other`."""
+    """One answer. `finish_reason`: the upstream's word; one that the contract does not have becomes `other`.
+
+    `truncated`: it had something that the event cannot say.
+    """
 
     prediction_id: str
     text: str
@@ -83,6 +86,7 @@ class LoggedAnswer:
     finish_reason: str | None = None
     confidence: Measure = UNKNOWN
     tokens: int = 0
+    truncated: bool = False
 
 
 def encode_call(call: Object, max_bytes: int = MAX_EVENT_BYTES) -> bytes:
@@ -151,6 +155,8 @@ def without_nul(value: Any) -> Any:
 
 def _answer(answer: LoggedAnswer, budget: int) -> Object:
     content: Object = {"text": answer.text}
+    if answer.truncated:
+        content["truncated"] = True
     if answer.tool_calls:
         content["tool_calls"] = answer.tool_calls
     if answer.refusal is not None:

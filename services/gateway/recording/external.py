@@ -117,7 +117,7 @@ class ExternalPredictions:
         answers = [
             LoggedAnswer(
                 prediction_id, choice.text, choice.tool_calls, choice.refusal, choice.reasoning, choice.finish_reason,
-                report.confidence, report.usage.answer_tokens if len(prediction_ids) == 1 else 0,
+                report.confidence, report.usage.answer_tokens if len(prediction_ids) == 1 else 0, choice.truncated,
             )
             for prediction_id, choice in zip(prediction_ids, report.answers, strict=True)
         ]  # fmt: skip

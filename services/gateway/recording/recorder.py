@@ -183,4 +183,5 @@ def _answer(
     return LoggedAnswer(
         prediction_id, choice.text, choice.tool_calls, choice.refusal, choice.reasoning,
         choice.finish_reason or cut_by, confidence, usage.answer_tokens if choices == 1 else len(choice.tokens),
+        choice.truncated,
     )  # fmt: skip

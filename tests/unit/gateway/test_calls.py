@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from shared.conversation import replay_request
+from tests.unit.gateway.conftest import USAGE, chat_completion, chunk, sse
 
 if TYPE_CHECKING:
     from tests.unit.gateway.conftest import Gateway
@@ -104,6 +105,40 @@ async def test_what_an_event_cannot_say_marks_its_call_as_not_whole(gateway: Gat
     for content in ([picture], [{"type": "prompt_embeds", "data": "x"}]):
         await gateway.ask(model="haiku", messages=[{"role": "user", "content": content}])
     assert [event.call.is_whole for event in gateway.log.events] == [False, False]
+
+
+async def test_what_a_message_says_outside_its_content_marks_its_call_as_not_whole(gateway: Gateway) -> None:
+    tools = {"role": "developer", "content": "x", "tools": TOOLS}
+    spoken = {"role": "assistant", "content": None, "audio": {"id": "audio_1"}}
+    for message in (tools, {"role": "user", "content": "x", "task": "query"}, spoken):
+        await gateway.ask(model="haiku", messages=[message, {"role": "user", "content": "x"}])
+    assert [event.call.is_whole for event in gateway.log.events] == [False, False, False]
+    # vLLM reads the tools of a `developer` alone.
+    assert gateway.upstream.asked[0]["messages"][0] == {"role": "developer", "content": "x", "tools": TOOLS}
+    nothing = {"role": "assistant", "content": "x", "audio": None, "annotations": [], "tools": None}
+    await gateway.ask(model="haiku", messages=[nothing, {"role": "user", "content": "x"}])
+    assert gateway.log.events[-1].call.is_whole
+
+
+@pytest.mark.parametrize("content", [None, [{"type": "thinking", "thinking": []}]])
+async def test_an_answer_that_is_no_text_is_logged_as_not_whole(gateway: Gateway, content: Any) -> None:
+    audio = {"id": "audio_1", "data": "AAAA", "transcript": "Hello"}
+    gateway.upstream.answer = chat_completion("", [], audio=None if content else audio)
+    gateway.upstream.answer["choices"][0]["message"]["content"] = content
+    delta = {"content": content} if content else {"audio": audio}
+    gateway.upstream.pieces = list(sse(chunk(delta), chunk({}, finish="stop"), USAGE))
+    for stream in (False, True):
+        assert (await gateway.ask(model="haiku", stream=stream)).status_code == 200
+    assert [event.answers[0].is_whole for event in gateway.log.events] == [False, False]
+    assert [event.answers[0].text for event in gateway.log.events] == ["", ""]
+
+
+async def test_a_call_of_a_providers_own_tool_makes_a_response_not_whole(gateway: Gateway) -> None:
+    said = {"type": "message", "content": [{"type": "output_text", "text": "Sunny"}]}
+    gateway.upstream.answer = {"status": "completed", "output": [{"type": "web_search_call", "id": "ws_1"}, said]}
+    await gateway.http.post("/v1/responses", json={"model": "haiku", "input": "x"})
+    (event,) = gateway.log.events
+    assert (event.answers[0].text, event.answers[0].is_whole) == ("Sunny", False)
 
 
 async def test_a_tool_nested_deeper_than_readers_take_is_passed_on_and_not_logged(gateway: Gateway) -> None:
