@@ -43,9 +43,9 @@ INSTRUCTIONS: tuple[str, ...] = (Role.SYSTEM, "developer")
 
 
 class Media(Frozen):
-    """A picture, sound, film or document, by reference: an event never has its bytes."""
+    """A picture, sound, film or document, or a text as embeddings, by reference: an event never has its bytes."""
 
-    kind: Literal["image", "audio", "video", "document"]
+    kind: Literal["image", "audio", "video", "document", "text"]
     hash: Identifier = Field(description="Keyed hash of the content, or of the address where the request named one.")
     media_type: Name | None = Field(default=None, description="Such as image/png.")
     size: int | None = Field(default=None, ge=0, description="Bytes; None: the request named an address.")

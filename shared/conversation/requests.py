@@ -14,6 +14,8 @@ LoadPart = Callable[[Media], dict[str, Any]]
 _MAX_COMPARED = 32_000
 TOKEN_IDS = "token_ids"  # noqa: S105 - no password
 """The type of the part that a prompt of token ids becomes: its text is their list as JSON."""
+EMBEDS = "prompt_embeds"
+"""The type of the part that a prompt of embeddings becomes: vLLM's own of the chat API."""
 
 
 def comparable_text(
@@ -99,7 +101,7 @@ def replay_request(call: Call, labels: Sequence[str] = (), load: LoadPart | None
     if call.tool_choice is not None:
         body["tool_choice"] = call.tool_choice
     if call.api is Api.COMPLETIONS:
-        return "/v1/completions", {**body, "prompt": _prompt(call.messages[0])}
+        return "/v1/completions", {**body, **_prompt(call.messages[0], load)}
     if call.api is Api.RESPONSES:
         if call.response_format is not None:
             body["text"] = call.response_format
@@ -146,10 +148,11 @@ def _object(arguments: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _prompt(message: Message) -> Any:
-    if isinstance(message.content, tuple):
-        return json.loads(_part(message.content[0], None)["text"])
-    return message.content or ""
+def _prompt(message: Message, load: LoadPart | None) -> dict[str, Any]:
+    if not isinstance(message.content, tuple):
+        return {"prompt": message.content or ""}
+    part = _part(message.content[0], load)
+    return {EMBEDS: part["data"]} if part["type"] == EMBEDS else {"prompt": json.loads(part["text"])}
 
 
 def _response_items(message: Message, load: LoadPart | None) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ _LARGE_TEXT = 300
 _LINE = 72
 _PREVIEW = 90
 _WHO: dict[str, str] = {Role.SYSTEM: "System", Role.USER: "User", Role.ASSISTANT: "Assistant", Role.TOOL: "Tool result"}
-_MEDIA = {"image": "Picture", "audio": "Sound", "video": "Film", "document": "Document"}
+_MEDIA = {"image": "Picture", "audio": "Sound", "video": "Film", "document": "Document", "text": "Embeddings"}
 _LEFT_OUT = re.compile(r"\[… \d+ characters left out …\]")
 
 

@@ -10,8 +10,11 @@ from services.gateway.formats.identity import SESSION_FIELD, XARGS
 from shared.grading.json_values import is_deeper
 
 _OWN_FIELDS = frozenset(
-    {"messages", "input", "prompt", "instructions", "tools", "tool_choice", "response_format", "stream"}
-)
+    {
+        "messages", "input", "prompt", "prompt_embeds", "instructions", "tools", "tool_choice", "response_format",
+        "stream",
+    }
+)  # fmt: skip
 """Fields that the call has under names of their own."""
 _NOT_LOGGED = frozenset(
     {

@@ -1,8 +1,8 @@
 """OpenAI's older completions API: prompts are passed on unchanged; each answer is a prediction. No I/O.
 
 The task's system prompt is not used here. In the event a prompt is a user message; a prompt of token ids is a part of
-its own type with that list as JSON. A request with several prompts is as many requests that came together: each has an
-event, with its own prompt alone.
+its own type with that list as JSON, and one of embeddings is by reference, as a picture is. A request with several
+prompts is as many requests that came together: each has an event, with its own prompt alone.
 """
 
 from __future__ import annotations
@@ -25,21 +25,23 @@ from services.gateway.formats.conversation import EventConversation, Object
 from services.gateway.formats.media import MediaReferences
 from services.gateway.formats.validation import bad_request, bool_field, encode_json
 from services.gateway.tasks.served import ServedTask
-from shared.conversation.requests import TOKEN_IDS
+from shared.conversation.requests import EMBEDS, TOKEN_IDS
 
 
 class CompletionRequest(ChoicesRequest):
     path: ClassVar[str] = "/v1/completions"
     answer_kind: ClassVar[str] = "completion"
-    __slots__ = ("_echo", "_n", "_prompts", "_top")
+    __slots__ = ("_echo", "_embeds", "_n", "_prompts", "_top")
 
     def __init__(self, data: dict[str, Any], task: ServedTask) -> None:
         self.task = task
         self._data = data
         self._stream = bool_field(data, "stream")
         self._n = answer_count(data, "n", task)
-        self._prompts = _prompts(data.get("prompt"))
-        self.prediction_count = self._n * len(self._prompts)
+        self._embeds = _embeds(data.get("prompt_embeds"))
+        prompt = data.get("prompt")
+        self._prompts = [] if prompt is None and self._embeds else _prompts(prompt)
+        self.prediction_count = self._n * (len(self._embeds) + len(self._prompts))
         if self.prediction_count > MAX_PREDICTIONS:
             message = f"{self.prediction_count} answers in one request; at most {MAX_PREDICTIONS} are allowed"
             raise bad_request(message, "prompt")
@@ -56,7 +58,10 @@ class CompletionRequest(ChoicesRequest):
             data["logprobs"] = max(int(self._top or 0), task.top_logprobs)
 
     def calls(self, media: MediaReferences) -> list[Object]:
-        return [self._call(prompt, media) for prompt in self._prompts]
+        # vLLM answers those of embeddings first.
+        embeds = [[{"type": EMBEDS, "media": media.reference(EMBEDS, part)}] for part in self._embeds]
+        prompts = [*({"role": "user", "content": content} for content in embeds), *self._prompts]
+        return [self._call(prompt, media) for prompt in prompts]
 
     def _call(self, prompt: Object, media: MediaReferences) -> Object:
         conversation = EventConversation(media)
@@ -101,6 +106,14 @@ def _prompts(prompt: Any) -> list[Object]:
     """The prompts as messages, for the events. Raises HttpError 400."""
     several = isinstance(prompt, list) and bool(prompt) and all(isinstance(item, str | list) for item in prompt)
     return [{"role": "user", "content": _content(item)} for item in (prompt if several else [prompt])]
+
+
+def _embeds(given: Any) -> list[Object]:
+    """The prompts that are embeddings, each as vLLM's part of the chat API. Raises HttpError 400."""
+    texts = given if isinstance(given, list) else [] if given is None else [given]
+    if not all(isinstance(text, str) for text in texts):
+        raise bad_request("`prompt_embeds` must be base64, or a list of it", "prompt_embeds")
+    return [{"type": EMBEDS, "data": text} for text in texts]
 
 
 def _content(prompt: Any) -> Any:

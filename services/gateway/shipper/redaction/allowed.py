@@ -93,7 +93,7 @@ _TOOL_CALLS: Places = {
     "type": _one_of("function", "custom"),
 }
 _MEDIA: Places = {
-    "kind": _one_of("image", "audio", "video", "document"),
+    "kind": _one_of("image", "audio", "video", "document", "text"),
     "hash": _HASH,
     "media_type": _pattern(r"[a-z]{1,20}/[a-z0-9.+-]{1,80}"),
     "size": Kind.NUMBER,
