@@ -163,6 +163,14 @@ def answer_count(data: Mapping[str, Any], name: str, task: ServedTask) -> int:
     return value
 
 
+def top_count(asked_for: int, own: int) -> int:
+    """How many alternatives of each token to request: as many as the client and the gateway need.
+
+    What a negative number means is for the model server to say: in vLLM, -1 is all of them.
+    """
+    return asked_for if asked_for < 0 else max(asked_for, own)
+
+
 def request_stream_usage(data: dict[str, Any], *, streams: bool) -> bool:
     """Make a stream end with its usage; return True if the client itself asked for it. Raises HttpError 400."""
     options = data.get("stream_options")

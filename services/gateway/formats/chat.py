@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from services.gateway.formats.api import Choice, Token, answer_count, finish_reason_of, request_stream_usage
+from services.gateway.formats.api import Choice, Token, answer_count, finish_reason_of, request_stream_usage, top_count
 from services.gateway.formats.calls import call_of
 from services.gateway.formats.chunks import ChoicesRequest, PartialChoice
 from services.gateway.formats.conversation import EventConversation, Object, tool_calls_of
@@ -86,7 +86,7 @@ class ChatRequest(ChoicesRequest):
             if "top_logprobs" not in task.confidence_fields:
                 data.pop("top_logprobs", None)
         elif isinstance(self._top, int):
-            data["top_logprobs"] = max(self._top, task.top_logprobs)
+            data["top_logprobs"] = top_count(self._top, task.top_logprobs)
 
     def calls(self, media: MediaReferences) -> list[Object]:
         conversation = EventConversation(media).add_chat_messages(self._data["messages"], added=self._added_messages)
@@ -122,7 +122,7 @@ class ChatRequest(ChoicesRequest):
             return
         if not self._wants_logprobs:
             choice["logprobs"] = None
-        elif isinstance(self._top or 0, int) and (self._top or 0) < self.task.top_logprobs:
+        elif isinstance(self._top or 0, int) and 0 <= (self._top or 0) < self.task.top_logprobs:
             # Copies, because confidence still needs the tokens with all alternatives.
             tokens = logprobs.get("content") or ()
             cut = [{**token, "top_logprobs": token.get("top_logprobs", [])[: self._top or 0]} for token in tokens]

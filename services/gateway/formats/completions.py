@@ -17,6 +17,7 @@ from services.gateway.formats.api import (
     answer_count,
     finish_reason_of,
     request_stream_usage,
+    top_count,
 )
 from services.gateway.formats.calls import call_of
 from services.gateway.formats.chat import ask_for_task_format, constrain_to_labels
@@ -55,7 +56,7 @@ class CompletionRequest(ChoicesRequest):
         self._top = data.get("logprobs")
         # With `echo` vLLM would send the prompt's log-probabilities too, and confidence cannot be computed.
         if (self._top is None and not self._echo) or isinstance(self._top, int):
-            data["logprobs"] = max(int(self._top or 0), task.top_logprobs)
+            data["logprobs"] = top_count(int(self._top or 0), task.top_logprobs)
 
     def calls(self, media: MediaReferences) -> list[Object]:
         # vLLM answers those of embeddings first.
@@ -95,7 +96,7 @@ class CompletionRequest(ChoicesRequest):
         if self._top is None:
             if "logprobs" in choice:
                 choice["logprobs"] = None
-        elif isinstance(self._top, int) and self._top < self.task.top_logprobs and choice.get("logprobs"):
+        elif isinstance(self._top, int) and 0 <= self._top < self.task.top_logprobs and choice.get("logprobs"):
             logprobs = choice["logprobs"]
             # vLLM gives the chosen token in addition to those that were asked for.
             cut = [dict(list(top.items())[: self._top + 1]) if top else top for top in logprobs["top_logprobs"]]

@@ -21,6 +21,7 @@ from services.gateway.formats.api import (
     Token,
     TokenUsage,
     token_usage,
+    top_count,
     with_answer_tokens,
 )
 from services.gateway.formats.calls import call_of
@@ -80,7 +81,7 @@ class ResponsesRequest(ApiRequest):
             data["include"] = [*include, _LOGPROBS]
             data["top_logprobs"] = task.top_logprobs
         elif self._top is None or isinstance(self._top, int):
-            data["top_logprobs"] = max(self._top or 0, task.top_logprobs)
+            data["top_logprobs"] = top_count(self._top or 0, task.top_logprobs)
 
     def calls(self, media: MediaReferences) -> list[Object]:
         conversation = EventConversation(media)
@@ -124,6 +125,8 @@ class ResponsesRequest(ApiRequest):
         if not self._wants_logprobs:
             return []
         top = self._top if isinstance(self._top, int) else 0
+        if top < 0:
+            return list(tokens)
         return [{**token, "top_logprobs": (token.get("top_logprobs") or [])[:top]} for token in tokens]
 
     def open_relay(self, ids: Sequence[str]) -> ResponseRelay | None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tests.unit.gateway.conftest import Gateway
 
 TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}]
+LOGPROB_FIELDS = ("top_logprobs", "logprobs", "top_logprobs")
 CALL = {"id": "call_1", "type": "function", "function": {"name": "find", "arguments": '{"id":7}'}}
 
 
@@ -301,6 +302,30 @@ async def test_a_streamed_completion_is_logged_and_an_echo_has_no_confidence(gat
     assert b'"tokens":["t"]' in response.content
     (event,) = gateway.log.predictions
     assert (event.answer, event.confidence.score) == ("once upon", None)
+
+
+async def test_all_logprobs_of_a_token_reach_a_client_that_asks_for_minus_one(gateway: Gateway) -> None:
+    """vLLM's own number for the whole vocabulary. It refuses other negative ones itself."""
+    tops = [{"token": name, "logprob": -1.0} for name in "abc"]
+    token = {"token": "a", "logprob": -1.0, "top_logprobs": tops}
+    for number in (-1, -5):
+        gateway.upstream.answer = chat_completion("refund", [-0.1])
+        gateway.upstream.answer["choices"][0]["logprobs"]["content"] = [token]
+        chat = (await gateway.ask(logprobs=True, top_logprobs=number)).json()
+        gateway.upstream.answer["choices"][0]["text"] = "refund"
+        named = {"tokens": ["a"], "token_logprobs": [-1.0], "top_logprobs": [{"a": -1.0, "b": -1.0, "c": -1.0}]}
+        gateway.upstream.answer["choices"][0]["logprobs"] = named
+        asked = {"model": "support", "prompt": "x", "logprobs": number}
+        completion = (await gateway.http.post("/v1/completions", json=asked)).json()
+        part = {"type": "output_text", "text": "refund", "logprobs": [token]}
+        gateway.upstream.answer = {"status": "completed", "output": [{"type": "message", "content": [part]}]}
+        asked = {"model": "support", "input": "x", "top_logprobs": number, "include": ["message.output_text.logprobs"]}
+        response = (await gateway.http.post("/v1/responses", json=asked)).json()
+        sent = [gateway.upstream.asked[-3 + api][field] for api, field in enumerate(LOGPROB_FIELDS)]
+        assert sent == [number] * 3
+        assert chat["choices"][0]["logprobs"]["content"][0]["top_logprobs"] == tops
+        assert completion["choices"][0]["logprobs"] == named
+        assert response["output"][0]["content"][0]["logprobs"] == [token]
 
 
 async def test_an_echo_requests_logprobs_only_if_the_client_did(gateway: Gateway) -> None:
