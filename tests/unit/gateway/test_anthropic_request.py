@@ -69,6 +69,13 @@ def test_a_stream_asks_for_the_prompts_tokens_in_its_first_chunk() -> None:
     assert (body["stream"], body["stream_options"]) == (True, {"continuous_usage_stats": True})
 
 
+def test_the_format_of_an_answer_may_have_its_earlier_name() -> None:
+    form = {"type": "json_schema", "schema": {"type": "object"}}
+    own = _converted(USER, output_format=form)
+    assert own == _converted(USER, output_config={"format": form})
+    assert own["response_format"]["json_schema"]["schema"] == {"type": "object"}
+
+
 def test_identity_and_what_the_server_does_not_know_is_left_out() -> None:
     body = _converted(
         {**USER, "cache_control": {"type": "ephemeral"}}, metadata={"user_id": "ann"}, user="ann",
@@ -207,7 +214,10 @@ def test_a_choice_without_tools_is_none(choice: Any) -> None:
         ({"thinking": "on"}, "`thinking` must be an object"),
         ({"output_config": {"format": 5}}, "`output_config.format` must be an object"),
         ({"output_config": {"format": {"type": "json_object"}}}, "`output_config.format` must be of type json_schema"),
+        ({"output_format": {"type": "json_object"}}, "`output_format` must be of type json_schema"),
         ({"mcp_servers": [{"type": "url"}]}, "`mcp_servers` is not supported"),
+        ({"thread": {"type": "continue", "previous_message_id": "msg_1"}}, "`thread` is not supported: conversations"),
+        ({"compaction": {"type": "enabled"}}, "`compaction` is not supported"),
         ({"container": "c"}, "`container` is not supported"),
     ],
 )  # fmt: skip

@@ -19,6 +19,8 @@ _SAME = (
 _UNSUPPORTED = {
     "mcp_servers": "connect to them yourself, and send their tools in `tools`",
     "container": "there is none here: run code yourself, by a tool in `tools`",
+    "thread": "conversations are not stored here: send all of it as `messages`",
+    "compaction": "ask for a summary as for any answer, and send it in `messages`",
 }
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _COUNTED = ("messages", "tools", "add_generation_prompt", "continue_final_message")
@@ -45,6 +47,7 @@ def chat_body(data: dict[str, Any]) -> Object:
         # The answer goes on from this text, says Anthropic's API. vLLM would begin another message after it.
         body |= {"continue_final_message": True, "add_generation_prompt": False}
     _add_output_config(body, _object_field(data, "output_config"))
+    _add_format(body, _object_field(data, "output_format"), "output_format")  # Its name in earlier versions.
     _add_thinking(body, _object_field(data, "thinking"))
     _add_tools(body, data.get("tools"), _object_field(data, "tool_choice"))
     return body
@@ -78,12 +81,14 @@ def tokenize_body(chat: Object) -> Object:
 def _add_output_config(body: Object, config: Object) -> None:
     if config.get("effort") is not None:
         body["reasoning_effort"] = config["effort"]
-    form = _object_field(config, "format", "output_config.format")
+    _add_format(body, _object_field(config, "format", "output_config.format"), "output_config.format")
+
+
+def _add_format(body: Object, form: Object, field: str) -> None:
     if not form:
         return
     if form.get("type") != "json_schema" or not isinstance(form.get("schema"), dict):
-        message = "`output_config.format` must be of type json_schema and have a `schema`"
-        raise bad_request(message, "output_config.format")
+        raise bad_request(f"`{field}` must be of type json_schema and have a `schema`", field)
     body["response_format"] = {
         "type": "json_schema",
         "json_schema": {"name": "json_schema", "schema": form["schema"]},
