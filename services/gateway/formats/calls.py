@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from services.gateway.formats.conversation import EventConversation, Object
 from services.gateway.formats.identity import SESSION_FIELD, XARGS
+from shared.addresses import without_credentials
 from shared.grading.json_values import is_deeper
 
 _OWN_FIELDS = frozenset(
@@ -24,6 +25,8 @@ _NOT_LOGGED = frozenset(
     }
 )  # fmt: skip
 """Fields that do not change the answer: what else to report, how to queue, and who asks."""
+_CREDENTIALS = frozenset({"headers", "authorization"})
+"""Of a tool that is a server: no redactor knows a password from any other word."""
 _MAX_DEPTH = 64
 """Of parameters and tools: readers of JSON refuse much deeper ones."""
 
@@ -64,6 +67,19 @@ def call_of(
     if truncated:
         call["truncated"] = True
     return call
+
+
+def without_credentials_of(tools: Sequence[Object]) -> Sequence[Object]:
+    """The tools without what signs in to their servers, such as an MCP server's; the same object if none has any."""
+    shown = [_without_credentials(tool) for tool in tools]
+    return tools if shown == list(tools) else shown
+
+
+def _without_credentials(tool: Object) -> Object:
+    shown = {name: value for name, value in tool.items() if name not in _CREDENTIALS}
+    if isinstance(url := tool.get("server_url"), str):
+        shown["server_url"] = without_credentials(url)
+    return shown
 
 
 def _are_objects(value: Any) -> bool:

@@ -20,6 +20,7 @@ from schemas.catalog import topic_of
 from schemas.conversation import FinishReason
 from schemas.predictions import PredictionLogged
 from services.gateway.formats.api import TokenUsage
+from services.gateway.formats.calls import without_credentials_of
 from services.gateway.formats.conversation import Object
 from services.gateway.formats.validation import encode_json
 from shared.conversation.truncation import cut_answer, cut_call
@@ -92,6 +93,9 @@ class LoggedAnswer:
 def encode_call(call: Object, max_bytes: int = MAX_EVENT_BYTES) -> bytes:
     """The JSON of a call as an event of `max_bytes` has it. Raises HttpError 400 if it cannot be encoded."""
     encoded = encode_json(call)
+    if (tools := call.get("tools")) and (shown := without_credentials_of(tools)) is not tools:
+        call = {**call, "tools": shown, "truncated": True}
+        encoded = encode_json(call)
     if _ESCAPE in encoded and _NUL in encoded and (cleaned := without_nul(call)) != call:
         call = {**cleaned, "truncated": True}
         encoded = encode_json(call)

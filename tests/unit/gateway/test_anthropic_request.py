@@ -217,7 +217,7 @@ def test_a_choice_without_tools_is_none(choice: Any) -> None:
         ({"output_format": {"type": "json_object"}}, "`output_format` must be of type json_schema"),
         ({"mcp_servers": [{"type": "url"}]}, "`mcp_servers` is not supported"),
         ({"thread": {"type": "continue", "previous_message_id": "msg_1"}}, "`thread` is not supported: conversations"),
-        ({"compaction": {"type": "enabled"}}, "`compaction` is not supported"),
+        ({"compaction": {"type": "summarize"}}, "`compaction` is not supported"),
         ({"container": "c"}, "`container` is not supported"),
     ],
 )  # fmt: skip

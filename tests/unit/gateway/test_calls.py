@@ -141,6 +141,23 @@ async def test_a_call_of_a_providers_own_tool_makes_a_response_not_whole(gateway
     assert (event.answers[0].text, event.answers[0].is_whole) == ("Sunny", False)
 
 
+async def test_the_credentials_of_a_tools_server_reach_the_model_server_and_no_event(gateway: Gateway) -> None:
+    tool = {"type": "mcp", "server_label": "shop", "headers": {"X-Key": "secret-1"}, "authorization": "secret-2"}
+    tool["server_url"] = "https://bot:secret-3@mcp.example.com/sse?token=secret-4"
+    gateway.upstream.answer = {"status": "completed", "output": []}
+    await gateway.http.post("/v1/responses", json={"model": "haiku", "input": "x", "tools": [tool, TOOLS[0]]})
+    elsewhere = {"task": "haiku", "messages": [{"role": "user", "content": "x"}], "answer": "y", "latency_ms": 1}
+    response = await gateway.http.post("/v1/predictions", json={**elsewhere, "tools": [tool]})
+    assert response.status_code == 200
+    assert gateway.upstream.asked[0]["tools"] == [tool, TOOLS[0]]
+    for event in gateway.log.events:
+        shown = {"type": "mcp", "server_label": "shop", "server_url": "https://mcp.example.com/sse"}
+        assert event.call.tools[0] == shown
+        assert event.call.truncated
+        assert "secret" not in event.model_dump_json()
+    assert gateway.log.events[0].call.tools[1] == TOOLS[0]
+
+
 async def test_a_tool_nested_deeper_than_readers_take_is_passed_on_and_not_logged(gateway: Gateway) -> None:
     deep: Any = "x"
     for _ in range(100):
