@@ -111,12 +111,16 @@ class Answerer:
     async def _answer_whole(self, request: InFlightRequest, arms: tuple[Arm, ...]) -> Reply:
         """Answer in one piece. The answer's events are durable when this returns."""
         arm = arms[0]
+        body: dict[str, Any] = {}
         while True:
             try:
                 asked, lines = await self._encoded(request, arm), request.exchange.upstream_headers
                 model = arm.model_name(request.task.spec.base_model)
-                raw = await self._source(arm).post(request.parsed.upstream_path, asked, lines, model)
-                body, answer = await self._large_work.run(len(raw), _decoded, request.parsed, raw)
+                response = await self._source(arm).request(request.parsed.upstream_path, asked, lines, model)
+                raw, answer = response.body, ApiAnswer(())
+                of_bytes = request.parsed.headers_of_bytes(response.headers)
+                if of_bytes is None:
+                    body, answer = await self._large_work.run(len(raw), _decoded, request.parsed, raw)
                 break
             except UpstreamFailed as error:
                 arms = await self._fall_back(request, arms, error)
@@ -128,6 +132,8 @@ class Answerer:
                 await self._recorder.record_observation(request, arm, 502)
                 raise HttpError(502, f"the model server's answer is {error}", "upstream_garbled") from error
         headers = await self._record(request, arm, answer)
+        if of_bytes is not None:
+            return Reply(200, [*of_bytes, *headers], raw)
         rewritten = await self._large_work.run(len(raw), _rewritten, request, body)
         return json_reply(rewritten, headers)
 

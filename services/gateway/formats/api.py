@@ -106,6 +106,13 @@ class ApiRequest(ABC):
         self._data["model"] = model
         return encode_json(self._data)
 
+    def headers_of_bytes(self, headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]] | None:
+        """Return what the client gets of the upstream's headers if its answer is no JSON, else None, as a rule.
+
+        Raises ValueError if they are malformed.
+        """
+        return None
+
     @abstractmethod
     def parse_answer(self, body: Any) -> ApiAnswer:
         """Parse the upstream's answer. Raises ValueError if it is malformed."""

@@ -5,13 +5,18 @@ OpenAI's embeddings, and vLLM's rerank (the shape of Jina's and Cohere's API) an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
+
+import orjson
 
 from services.gateway.formats.api import ApiAnswer, ApiRequest
 from services.gateway.formats.conversation import Object
 from services.gateway.formats.media import MediaReferences
 from services.gateway.tasks.served import ServedTask
+
+_BYTES, _METADATA = b"application/octet-stream", b"metadata"
 
 
 class ObservedRequest(ApiRequest):
@@ -44,6 +49,18 @@ class ObservedRequest(ApiRequest):
 class EmbeddingRequest(ObservedRequest):
     path: ClassVar[str] = "/v1/embeddings"
     __slots__ = ()
+
+    def headers_of_bytes(self, headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]] | None:
+        """With vLLM's `encoding_format: bytes` the body is numbers, and a header says where each embedding is."""
+        if headers.get(b"content-type") != _BYTES:
+            return None
+        found = [(b"content-type", _BYTES)]
+        if (metadata := headers.get(_METADATA)) is not None:
+            described = orjson.loads(metadata)
+            if not isinstance(described, dict):
+                raise ValueError("described by something else than an object")
+            found.append((_METADATA, json.dumps({**described, "model": self.task.name}).encode()))
+        return found
 
 
 class ScoreRequest(ObservedRequest):

@@ -14,6 +14,7 @@ import orjson
 
 from services.gateway.observability.metrics import Metrics
 from services.gateway.settings import UpstreamLimits
+from services.gateway.upstreams.http_client import UpstreamResponse
 from services.gateway.upstreams.replicas import Replicas
 from services.gateway.upstreams.upstream import NotServed, ServerKey, UpstreamFailed
 
@@ -41,8 +42,11 @@ class ExternalApi:
         await self._api.close()
 
     async def post(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> bytes:
+        return (await self.request(path, body, lines, model)).body
+
+    async def request(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> UpstreamResponse:
         try:
-            return await self._api.post(path, without_vllm_fields(body), lines)
+            return await self._api.request(path, without_vllm_fields(body), lines)
         except UpstreamFailed as error:
             raise _hide_refusal(error) from error
 

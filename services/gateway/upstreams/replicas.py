@@ -83,7 +83,6 @@ class Replicas:
         return (await self.request(path, body, lines, model)).body
 
     async def request(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> UpstreamResponse:
-        """POST and return the 200 response, whole. Raises as `post`."""
         response, replica = await self._try_replicas(lambda chosen: self._post(chosen, path, body, lines), model)
         replica.outstanding -= 1
         return response

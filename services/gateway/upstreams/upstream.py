@@ -10,6 +10,8 @@ from typing import Protocol
 
 import orjson
 
+from services.gateway.upstreams.http_client import UpstreamResponse
+
 _NO_ROUTE = "Not Found"
 _UNLOADABLE = re.compile(r"LoRA adapter '[^']*' was found but could not be loaded\.")
 """vLLM's whole message: others quote what a client sent."""
@@ -84,7 +86,10 @@ class Upstream(Protocol):
     """A source of answers. Cancelling a call closes its connection, so that vLLM stops computing."""
 
     async def post(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> bytes:
-        """POST to {replica}{path} (such as "/v1/chat/completions") and return the body of a 200 response.
+        """Return the body of what `request` returns. Raises as it does."""
+
+    async def request(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> UpstreamResponse:
+        """POST to {replica}{path} (such as "/v1/chat/completions") and return the 200 response, whole.
 
         `lines`: header lines of this request, each with its end. `model`: which it is for; replicas that have it are
         asked first. Tries another replica while that is safe. Raises UpstreamFailed, NotServed if no replica serves the
@@ -100,7 +105,7 @@ class Upstream(Protocol):
         that its connection is reused. Leaving it with an error, or with more left than comes in a second, closes its
         connection, so that the server stops.
 
-        Entering waits for the first piece; until then another replica may be tried. Entering raises as `post` does;
+        Entering waits for the first piece; until then another replica may be tried. Entering raises as `request` does;
         reading raises UpstreamFailed if the stream breaks off.
         """
 

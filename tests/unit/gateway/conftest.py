@@ -38,6 +38,7 @@ from services.gateway.routing.arms import ServingFlags
 from services.gateway.routing.passed_models import NO_MODELS, PassedModels
 from services.gateway.settings import BodyLimits, MediaOptions
 from services.gateway.tasks.served import ServedTasks
+from services.gateway.upstreams.http_client import UpstreamResponse
 from services.gateway.upstreams.replicas import Replicas
 from services.gateway.upstreams.upstream import NotServed, Upstream, UpstreamFailed
 from shared.kafka.latest_by_key import LatestByKey
@@ -124,6 +125,7 @@ class FakeUpstream:
     pieces: list[bytes | Exception | asyncio.Event] = field(default_factory=lambda: list(REFUND))
     waits_for: asyncio.Event | None = None
     closed: asyncio.Event = field(default_factory=asyncio.Event)
+    headers: dict[bytes, bytes] = field(default_factory=dict)
 
     def says(self, text: str, logprobs: list[float]) -> None:
         self.answer = chat_completion(text, logprobs)
@@ -137,6 +139,9 @@ class FakeUpstream:
             self.closed.set()
             raise
         return self.answer if isinstance(self.answer, bytes) else orjson.dumps(self.answer)
+
+    async def request(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> UpstreamResponse:
+        return UpstreamResponse(200, self.headers, await self.post(path, body, lines, model))
 
     @asynccontextmanager
     async def stream(
