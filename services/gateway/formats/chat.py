@@ -25,7 +25,7 @@ _OVERRULED_BY_LABELS = (
     "tool_choice", "functions", "function_call", "parallel_tool_calls", "logit_bias", "bad_words", "allowed_token_ids",
     "presence_penalty", "frequency_penalty", "repetition_penalty", "length_penalty", "use_beam_search", "echo",
     "suffix", "best_of", "skip_special_tokens", "spaces_between_special_tokens", "continue_final_message",
-    "add_generation_prompt", "vllm_xargs",
+    "add_generation_prompt", "vllm_xargs", "repetition_detection",
 )  # fmt: skip
 """Removed from a classification's request: the answer must be one of the labels, whole."""
 

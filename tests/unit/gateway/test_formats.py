@@ -335,11 +335,12 @@ async def test_an_echo_requests_logprobs_only_if_the_client_did(gateway: Gateway
 
 
 async def test_a_classification_by_completion_is_constrained_to_the_labels(gateway: Gateway) -> None:
-    await gateway.http.post("/v1/completions", json={"model": "support", "prompt": "x", "best_of": 3, "suffix": "y"})
+    overruled = {"best_of": 3, "suffix": "y", "repetition_detection": {"max_pattern_size": 1, "min_count": 2}}
+    await gateway.http.post("/v1/completions", json={"model": "support", "prompt": "x", **overruled})
     (asked,) = gateway.upstream.asked
     assert asked["structured_outputs"] == {"choice": ["refund", "card_lost"]}
     assert (asked["temperature"], asked["max_tokens"], asked["logprobs"]) == (0.0, 12, 20)
-    assert not {"best_of", "suffix"} & asked.keys()
+    assert not overruled.keys() & asked.keys()
 
 
 def _logprobs(value: float) -> Any:
