@@ -25,9 +25,17 @@ _VLLM_ONLY = (
     "skip_special_tokens", "spaces_between_special_tokens", "truncate_prompt_tokens", "prompt_logprobs",
     "allowed_token_ids", "bad_words", "use_beam_search", "logprob_token_ids", "return_tokens_as_token_ids",
     "return_token_ids", "priority", "cache_salt", "documents", "mm_processor_kwargs", "vllm_xargs",
-    "thinking_token_budget", "watermarking", "kv_transfer_params", "ec_transfer_params",
+    "thinking_token_budget", "watermarking", "kv_transfer_params", "ec_transfer_params", "include_reasoning",
+    "media_io_kwargs", "mm_payload", "repetition_detection", "request_id", "session_id", "return_mm_kwargs",
+    "return_prompt_text", "return_token_offsets", "routed_experts_prompt_start", "stream_interval", "truncation_side",
+    "enable_response_messages",
 )  # fmt: skip
 """Fields that only vLLM knows; OpenAI's API rejects them."""
+_VLLM_ONLY_OF = {
+    "messages": ("echo",),
+    "input": ("seed", "stop", "logit_bias", "presence_penalty", "frequency_penalty"),
+}
+"""Those that OpenAI has in another of its APIs, by the field that an API is known by."""
 
 
 class ExternalApi:
@@ -83,6 +91,9 @@ def without_vllm_fields(body: bytes) -> bytes:
     instruction = _instruction(request)
     for name in _VLLM_ONLY:
         request.pop(name, None)
+    for known_by, names in _VLLM_ONLY_OF.items():
+        for name in names if known_by in request else ():
+            request.pop(name, None)
     if isinstance(options := request.get("stream_options"), dict):
         options.pop("continuous_usage_stats", None)
     if isinstance(messages := request.get("messages"), list):
@@ -97,25 +108,33 @@ def without_vllm_fields(body: bytes) -> bytes:
 def _instruction(request: dict[str, Any]) -> str:
     """Return what the prompt says of labels in the place of a constraint; empty where the API keeps it itself.
 
-    Takes the schema of a list out of the request: OpenAI's API has schemas of objects alone.
+    Takes the schema of a list out of the request: OpenAI's API has schemas of objects alone, and its completions none.
     """
     constraint = request.get("structured_outputs")
     if isinstance(constraint, dict) and (labels := constraint.get("choice")):
         return f"Answer with exactly one of these labels and nothing else: {', '.join(labels)}"
-    if schema := _list_schema(request.get("response_format"), "json_schema"):
+    if "prompt" in request:
+        schema = _schema(request.pop("response_format", None), "json_schema")
+    elif _is_of_list(schema := _schema(request.get("response_format"), "json_schema")):
         del request["response_format"]
-    elif schema := _list_schema(request.get("text"), "format"):  # Of the responses API.
+    elif _is_of_list(schema := _schema(request.get("text"), "format")):  # Of the responses API.
         del request["text"]["format"]
     else:
+        return ""
+    if schema is None:
         return ""
     return f"Answer with JSON that this JSON Schema describes and nothing else: {orjson.dumps(schema).decode()}"
 
 
-def _list_schema(wanted: Any, name: str) -> dict[str, Any] | None:
-    """The schema in the field `name` of what is wanted of the answer, if it is of a list."""
+def _schema(wanted: Any, name: str) -> dict[str, Any] | None:
+    """The schema in the field `name` of what is wanted of the answer."""
     named = wanted.get(name) if isinstance(wanted, dict) else None
     schema = named.get("schema") if isinstance(named, dict) else None
-    return schema if isinstance(schema, dict) and schema.get("type") == "array" else None
+    return schema if isinstance(schema, dict) else None
+
+
+def _is_of_list(schema: dict[str, Any] | None) -> bool:
+    return schema is not None and schema.get("type") == "array"
 
 
 def _add_instruction(request: dict[str, Any], instruction: str) -> None:

@@ -102,6 +102,36 @@ def test_the_responses_and_the_completions_api_are_told_the_labels_in_their_own_
     assert orjson.loads(without_vllm_fields(orjson.dumps(asked | LABELS))) == sent
 
 
+@pytest.mark.parametrize(
+    ("asked", "more"),
+    [
+        ({"messages": [{"role": "user", "content": "?"}], "seed": 7, "stop": "x"}, {"echo": True}),
+        ({"prompt": "?", "seed": 7, "stop": "x", "echo": True}, {}),
+        ({"input": "?"}, dict.fromkeys(("seed", "stop", "logit_bias", "presence_penalty", "frequency_penalty"), 1)),
+    ],
+    ids=["chat", "completions", "responses"],
+)
+def test_no_api_is_sent_fields_that_only_vllms_has(asked: dict[str, Any], more: dict[str, Any]) -> None:
+    names = (
+        "include_reasoning", "media_io_kwargs", "mm_payload", "repetition_detection", "request_id", "session_id",
+        "return_mm_kwargs", "return_prompt_text", "return_token_offsets", "routed_experts_prompt_start",
+        "stream_interval", "truncation_side", "enable_response_messages",
+    )  # fmt: skip
+    sent = without_vllm_fields(orjson.dumps({**asked, **more, **dict.fromkeys(names, 1)}))
+    assert orjson.loads(sent) == asked
+
+
+def test_the_completions_api_which_has_no_formats_is_told_the_schema_in_the_prompt() -> None:
+    schema = {"type": "object", "properties": {"a": {}}}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    told = f"Answer with JSON that this JSON Schema describes and nothing else: {orjson.dumps(schema).decode()}"
+    sent = without_vllm_fields(orjson.dumps({"prompt": "?", "response_format": form}))
+    assert orjson.loads(sent) == {"prompt": f"{told}\n\n?"}
+    assert without_vllm_fields(b'{"prompt":"?","response_format":{"type":"json_object"}}') == b'{"prompt":"?"}'
+    chat = {"messages": [], "response_format": form}
+    assert orjson.loads(without_vllm_fields(orjson.dumps(chat))) == chat
+
+
 def test_fields_that_anthropics_requests_add_for_vllm_are_removed() -> None:
     thought = {"role": "assistant", "content": "x", "reasoning": "Which?"}
     options = {"include_usage": True, "continuous_usage_stats": True}
