@@ -50,6 +50,8 @@ def _add_item(conversation: EventConversation, kind: str, item: Object, number: 
             message["tool_call_id"] = call_id[:256]
         messages.append(message)
     elif kind == "reasoning":
+        if item.get("encrypted_content"):  # The model reads it and nobody else does.
+            conversation.truncated = True
         parts = item.get("content") or item.get("summary") or ()
         texts = [part.get("text") for part in parts if isinstance(part, dict)]
         text = next((text for text in texts if isinstance(text, str)), "")

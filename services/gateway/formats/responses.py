@@ -94,6 +94,8 @@ class ResponsesRequest(ApiRequest):
             add_items(conversation, given)
         if not conversation.messages:
             raise bad_request("`input` has no message", "input")
+        if self._data.get("prompt"):  # A template that the provider stores: what the model sees is not here.
+            conversation.truncated = True
         return [call_of("responses", conversation, self._data, constrained=self.task.classifies, format_field="text")]
 
     def parse_answer(self, body: Any) -> ApiAnswer:

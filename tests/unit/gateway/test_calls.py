@@ -133,6 +133,15 @@ async def test_an_answer_that_is_no_text_is_logged_as_not_whole(gateway: Gateway
     assert [event.answers[0].text for event in gateway.log.events] == ["", ""]
 
 
+async def test_what_only_its_provider_can_read_of_a_response_marks_its_call_as_not_whole(gateway: Gateway) -> None:
+    gateway.upstream.answer = {"status": "completed", "output": []}
+    thought = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAA"}
+    user = {"role": "user", "content": "x"}
+    for fields in ({"input": [thought, user]}, {"input": "x", "prompt": {"id": "pmpt_1"}}, {"input": [user]}):
+        await gateway.http.post("/v1/responses", json={"model": "haiku", **fields})
+    assert [event.call.is_whole for event in gateway.log.events] == [False, False, True]
+
+
 async def test_a_call_of_a_providers_own_tool_makes_a_response_not_whole(gateway: Gateway) -> None:
     said = {"type": "message", "content": [{"type": "output_text", "text": "Sunny"}]}
     gateway.upstream.answer = {"status": "completed", "output": [{"type": "web_search_call", "id": "ws_1"}, said]}
