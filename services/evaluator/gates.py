@@ -174,7 +174,7 @@ _FINDINGS = {"better": "better", "worse": "worse", "not_shown": "no difference i
 def parts_not_worse(evaluation: Comparison, parts: Mapping[str, Part]) -> Gate:
     """No class, failure mode, application, language, length or field may be shown to be worse, at one level for all.
 
-    Those with too few rows for a test of their own are tested together (`parts/judged.py`).
+    Small ones are tested together, too (`parts/judged.py`).
     """
     required = f"p >= {PARTS} for every class, slice and field (paired, Holm)"
     return parts_gate("parts_not_worse", required, "classes, slices and fields", parts, evaluation.groups, PARTS)

@@ -15,8 +15,8 @@ _MAX_NAMED = 5
 def parts_gate(name: str, required: str, what: str, parts: Mapping[str, Part], groups: Groups, level: float) -> Gate:
     """Stop a candidate that is shown to be worse in a part (paired tests, Holm). `what`: what the parts are, in words.
 
-    `groups`: of all rows. Parts that are too small to show anything are named, and judged together. If no part at all
-    is judged alone and they show nothing, it stays unknown how each of them fares.
+    `groups`: of all rows. Parts that are too small to show anything are named, and small ones judged together. If no
+    part at all is judged alone and they show nothing, it stays unknown how each of them fares.
     """
     found = judge_parts(groups, parts, level)
     small = [f"{part} ({size})" for part, size in found.too_small.items()]
@@ -43,12 +43,13 @@ def unknown(name: str, required: str, detail: str, labels: int) -> Gate:
 
 
 def _together(found: Judged, parts: Mapping[str, Part]) -> str:
-    """Say how the parts that are too small to be judged alone fare together, and if they are worse, which lose most."""
+    """Say how the small parts fare together, and if they are worse, which lose most."""
+    which = "Together" if len(found.pooled) == len(found.too_small) else f"The {len(found.pooled)} smallest together"
     if not found.together_worse:
-        return f" Together: p = {found.p_together:.2g}."
-    most = sorted((float(parts[part].apart.sum()), part) for part in found.too_small)
+        return f" {which}: p = {found.p_together:.2g}."
+    most = sorted((float(parts[part].apart.sum()), part) for part in found.pooled)
     lost = [_shown(part, parts[part]) for apart, part in most if apart < 0.0]
-    return f" Together worse (p = {found.p_together:.2g}): {_listed(lost)}."
+    return f" {which} worse (p = {found.p_together:.2g}): {_listed(lost)}."
 
 
 def _shown(name: str, part: Part) -> str:

@@ -1,7 +1,8 @@
 """Which parts of the evaluation set have rows enough to be judged, and in which the candidate is worse. Pure.
 
-Those that are too small to be judged one by one are judged together: of 77 intents with five rows each none could ever
-be shown to be worse by itself, four that are forgotten can. That test is one more of those that share the level.
+Small parts are judged together, too: of 77 intents with five rows each none could ever be shown to be worse by itself,
+four that are forgotten can. With twelve rows each one could, but only if every row were lost: production is wrong on
+some, so that alone four that are forgotten would pass. That test is one more of those that share the level.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from services.evaluator.comparison import Part
 from services.evaluator.statistics.intervals import Groups
 from services.evaluator.statistics.paired import holm, p_worse, p_worse_together, rows_to_show
 
+_SURE_ALONE = 3
+"""From so many times the rows on that a loss of all of them takes, a part speaks for itself: a third of them lost
+shows. Chance moves more rows of such parts than a small one has."""
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -21,18 +26,21 @@ class Judged:
     `p_values`: part → one-sided p-value of "not worse", adjusted for all of them (Holm), the largest part first.
 
     `too_small`: part → groups of rows, of those that no loss could be shown in. `needed`: the groups that those need.
-    `p_together`: of "worse in none of those", adjusted, too. None: no loss could be shown in all of them together.
+    `pooled`: the parts that are judged together: those that are too small, and those that are hardly large enough.
+    `p_together`: of "worse in none of those", adjusted, too. None: no loss could be shown in all of them together, or
+    there is but one, which is judged alone.
     """
 
     level: float
     p_values: Mapping[str, float]
     too_small: Mapping[str, int]
     needed: int
+    pooled: tuple[str, ...] = ()
     p_together: float | None = None
 
     @property
     def together_worse(self) -> bool:
-        """True if the candidate is shown to be worse in some of the parts that are too small to say in which."""
+        """True if the candidate is shown to be worse in some of the small parts, though not in which."""
         return self.p_together is not None and self.p_together < self.level
 
     @property
@@ -47,23 +55,26 @@ def judge_parts(groups: Groups, parts: Mapping[str, Part], level: float) -> Judg
     by_size = sorted(parts, key=lambda part: (-sizes[part], part))
     count, needed = _judged([sizes[part] for part in by_size], level)
     alone, small = by_size[:count], by_size[count:]
+    pooled = tuple(part for part in by_size if sizes[part] < _SURE_ALONE * needed)
     p_values = [p_worse(parts[part].apart, groups[parts[part].rows]) for part in alone]
-    in_small = {group for part in small for group in groups[parts[part].rows].tolist()}
-    has_pool = bool(small) and len(in_small) >= rows_to_show(level / (count + 1))
+    in_pool = {group for part in pooled for group in groups[parts[part].rows].tolist()}
+    has_pool = bool(small or len(pooled) > 1) and len(in_pool) >= rows_to_show(level / (count + 1))
     if has_pool:
-        p_values.append(p_worse_together([(parts[part].apart, groups[parts[part].rows]) for part in small]))
+        p_values.append(p_worse_together([(parts[part].apart, groups[parts[part].rows]) for part in pooled]))
     adjusted = holm(p_values)
     return Judged(
         level,
         dict(zip(alone, adjusted, strict=False)),
         {part: sizes[part] for part in small},
         needed,
+        pooled if has_pool else (),
         adjusted[count] if has_pool else None,
     )
 
 
 def _judged(sizes: Sequence[int], level: float) -> tuple[int, int]:
-    """Return how many parts are judged, whose sizes come largest first, and how many rows the next ones would need.
+    """Return how many parts are judged alone, whose sizes come largest first, and how many rows the next ones would
+    need.
 
     As many as possible, so that each would be shown to be worse among so many, and all others together, if all of its
     rows were lost. Of parts of one size all are judged or none.
@@ -79,5 +90,6 @@ def _judged(sizes: Sequence[int], level: float) -> tuple[int, int]:
 
 
 def _rows_needed(judged: int, parts: int, level: float) -> int:
-    """Return the rows in which a loss can be shown if so many parts are judged alone, and the rest as one more."""
-    return rows_to_show(level / (judged + (judged < parts)))
+    """Return the rows in which a loss can be shown if so many of the parts are judged alone, and small ones as one
+    more."""
+    return rows_to_show(level / (judged + (parts > 1)))

@@ -107,13 +107,13 @@ def test_classes_with_too_few_rows_are_named_and_not_judged() -> None:
     evaluation = Comparison(asked, arm(asked, range(40)), arm(asked, range(40)))
     detail = gate(check_gates(spec(), evaluation, NO_GOLDEN), "parts_not_worse").detail
     assert "1 of 10 classes, slices and fields judged. Worse: none." in detail
-    assert "Too few rows to judge (under 9): class b (4); " in detail
+    assert "Too few rows to judge (under 10): class b (4); " in detail
 
 
 def test_where_no_class_has_enough_rows_it_is_unknown_how_they_fare() -> None:
     gates = check_gates(spec(), compared(60, range(30), range(30)), NO_GOLDEN)
     unknown = gate(gates, "parts_not_worse")
-    assert (unknown.passed, unknown.measured, unknown.labels_needed) == (True, None, 3)
+    assert (unknown.passed, unknown.measured, unknown.labels_needed) == (True, None, 4)
     assert verdict(gates) == "inconclusive"
 
 

@@ -174,14 +174,14 @@ def test_several_inputs_of_one_row_count_as_one() -> None:
     parts = misled(task(), wrong, RIGHT, sure_of(K.TYPOS, K.CASING, K.DISTRACTORS, K.LONG_INPUT))
     found = adversarial_not_worse(task(), parts)
     assert found.passed
-    assert found.measured == pytest.approx(8 * 2**-10)
+    assert found.measured == pytest.approx(9 * 2**-10), "of eight parts, and of all of them together"
 
 
 def test_too_few_rows_leave_the_gate_unknown_with_how_many_more_would_decide() -> None:
     small = adversarial_cases(rows(5), task(kinds=["typos"]), None)
     parts = misled(task(kinds=["typos"]), answers(small), answers(small), asked=rows(5), cases=small)
     found = adversarial_not_worse(task(kinds=["typos"]), parts)
-    assert (found.passed, found.measured, found.labels_needed) == (True, None, 4)
+    assert (found.passed, found.measured, found.labels_needed) == (True, None, 5)
 
 
 def test_a_set_that_the_setting_keeps_too_small_asks_for_no_labels() -> None:
