@@ -17,7 +17,8 @@ from shared.grading.json_values import same_json
 from shared.grading.pairs import best_pairs
 from shared.grading.text import casefolded, words
 
-_ROUNDING = 1e-9
+_ROUNDING = 1e-14
+"""Relative: what 0.1 + 0.2 is off by, and less than a cent of a thousand million."""
 
 UNDECLARED = "(not in the schema)"
 """Stands for every field that the task's schema does not name: what people and models call things is quoted nowhere."""
@@ -77,9 +78,17 @@ def same_value(given: Any, expected: Any, comparator: Comparator | None) -> bool
     if isinstance(given, str) and isinstance(expected, str):
         return _same_text(given, expected, comparator)
     if comparator.compare is Compare.NUMBER and isinstance(given, int | float) and isinstance(expected, int | float):
-        # What 0.1 + 0.2 is off by is no difference.
-        return abs(given - expected) <= comparator.tolerance + _ROUNDING * max(abs(given), abs(expected))
+        return _near(given, expected, comparator.tolerance)
     return False
+
+
+def _near(given: float, expected: float, tolerance: float) -> bool:
+    if isinstance(given, int) and isinstance(expected, int):  # Exact, also where no float has so many digits.
+        return abs(given - expected) <= tolerance
+    try:
+        return abs(given - expected) <= tolerance + _ROUNDING * max(abs(given), abs(expected))
+    except OverflowError:  # A whole number that is larger than any float.
+        return False
 
 
 def _same_text(given: str, expected: str, comparator: Comparator) -> bool:

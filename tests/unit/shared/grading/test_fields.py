@@ -102,6 +102,29 @@ def test_an_answer_that_no_program_could_read_is_worth_nothing(answer: str | Non
     assert not any(each.matched or each.given for each in found.fields)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "tolerance", "same"),
+    [
+        (0.1 + 0.2, 0.3, 0.0, True),
+        (20.01, 20.0, 0.01, True),
+        (12_345_678.90, 12_345_678.91, 0.0, False),
+        (1_234_567_890.12, 1_234_567_890.13, 0.0, False),
+        (12_345_678_901, 12_345_678_905, 0.0, False),
+        (12_345_678_901, 12_345_678_905, 4.0, True),
+        pytest.param(10**400, 5, 1.0, False, id="400 digits"),
+        pytest.param(10**400, 5.5, 1.0, False, id="400 digits and a float"),
+        pytest.param(10**400, 10**400 + 1, 1.0, True, id="400 digits twice"),
+    ],
+)
+def test_numbers_may_be_off_by_the_tolerance_and_by_what_a_float_is_rounded_and_by_no_more(
+    one: float, other: float, tolerance: float, same: bool
+) -> None:
+    """A cent of twelve million is no rounding, and a number too large for a float ends no evaluation."""
+    number = Comparator.model_validate({"compare": "number", "tolerance": tolerance})
+    assert same_value(one, other, number) is same
+    assert same_value(other, one, number) is same
+
+
 def test_fields_that_the_schema_does_not_name_are_counted_under_no_name_of_theirs() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}, "free": {"type": "object"}}}
     spec = orders(output_schema=schema)
