@@ -76,8 +76,9 @@ def percentiles(values: Floats, samples: Floats) -> tuple[Floats, Floats]:
 
 
 def mean_interval(scores: Floats, groups: Groups) -> Interval:
-    """Return the mean of scores in [0, 1] with its interval: Wilson's of single rights and wrongs, else bootstrapped.
+    """Return the mean of scores in [0, 1] with its interval: Wilson's of rights and wrongs, else bootstrapped.
 
+    Of rights and wrongs in groups it is Wilson's at their effective sample size (`weighted_share`).
     Where all scores are equal the bootstrap knows no spread, and Wilson's interval of as many rows as there are groups
     stands in for it. `n` is the number of rows.
     """
@@ -86,8 +87,10 @@ def mean_interval(scores: Floats, groups: Groups) -> Interval:
     count = len(np.unique(groups))
     if not np.ptp(scores) > 0.0:
         return wilson(float(scores[0]) * count, count).model_copy(update={"n": len(scores)})
-    if is_binary(scores) and count == len(groups):
-        return wilson(float(scores.sum()), len(scores))
+    if is_binary(scores):
+        if count == len(groups):
+            return wilson(float(scores.sum()), len(scores))
+        return weighted_share(scores, np.ones_like(scores), groups)
     counts = resampled(groups)
     mean = min(1.0, float(scores.mean()))
     low, high = percentiles(np.array(mean), counts @ scores / counts.sum(axis=1))

@@ -323,3 +323,15 @@ def test_means_of_right_answers_alone_are_never_rounded_to_above_one() -> None:
         assert all(average.f1.value == pytest.approx(1.0) for average in averages)
         weights = np.random.default_rng(sum(sizes)).random(len(expected))
         assert weighted_share(np.ones(len(expected)), weights, np.arange(len(expected))).value == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("share", [0.8, 0.93])
+def test_the_interval_of_a_share_of_near_copies_covers_the_truth_also_of_few_groups(share: float) -> None:
+    """40 texts with one to five copies each, which stand and fall together: a bootstrap covers in 91 to 93 %."""
+    covered = 0
+    for run in range(600):
+        chance = np.random.default_rng([run, 40])
+        groups = np.repeat(np.arange(40), chance.integers(1, 6, 40))
+        found = mean_interval((chance.random(40) < share)[groups].astype(np.float64), groups)
+        covered += found.low <= share <= found.high
+    assert covered / 600 >= 0.94
