@@ -38,7 +38,7 @@ def part_scores(evaluation: Comparison, kind: TaskKind) -> tuple[PartScore, ...]
                 rows=len(part.rows),
                 candidate=mean_interval(part.candidate, groups),
                 production=mean_interval(part.production, groups),
-                gain=mean_difference(part.apart.tolist()),
+                gain=mean_difference(part.apart.tolist(), groups),
                 p_worse=judged.p_values.get(name),
                 worse=name in worse,
             )

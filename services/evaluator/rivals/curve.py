@@ -16,6 +16,7 @@ from sklearn.model_selection import GroupKFold
 from schemas.approaches import CurvePoint, ExamplesCurve
 from services.evaluator.rivals.classifiers import TrainingRows, fit
 from services.evaluator.rivals.table import mean_difference
+from services.evaluator.statistics.intervals import group_numbers
 
 MIN_ROWS = 80
 """There is no curve from fewer."""
@@ -46,7 +47,7 @@ def examples_curve(train: TrainingRows, features: Any) -> ExamplesCurve | None:
                 right[share][judged] += (answers == labels[judged]) / draws
     points = tuple(CurvePoint(examples=sizes[share], accuracy=float(right[share].mean())) for share in _SHARES)
     gains: Sequence[float] = (right[1.0] - right[0.5]).tolist()
-    return ExamplesCurve(points=points, doubling=mean_difference(gains))
+    return ExamplesCurve(points=points, doubling=mean_difference(gains, group_numbers(train.groups)))
 
 
 def _answers(

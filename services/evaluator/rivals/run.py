@@ -38,6 +38,7 @@ from services.evaluator.rivals.prompts import (
     within_budget,
 )
 from services.evaluator.rivals.table import Measured, answer_cost, approach
+from services.evaluator.statistics.intervals import group_numbers
 from shared.errors import DependencyUnavailable
 from shared.grading.overlap import WORD_METRICS
 from shared.model.embedding import Embedder, Vectors
@@ -229,7 +230,8 @@ def _table(
         missing = (*missing, f"Without costs: {error.reason}.")
     costs = [answer_cost(row, prices, contest.trained.base_model) for row in measured]
     candidate = measured[0].right
-    rows = [approach(row, candidate, cost, per_month) for row, cost in zip(measured, costs, strict=True)]
+    groups = group_numbers([question.group for question in contest.questions])
+    rows = [approach(row, candidate, cost, per_month, groups) for row, cost in zip(measured, costs, strict=True)]
     return ApproachTable(
         approaches=tuple(rows),
         curve=curve,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from schemas.approaches import Approach, ApproachKind, Gain
-from services.evaluator.statistics.intervals import mean_interval
+from services.evaluator.statistics.intervals import Groups, mean_interval
 from shared.model.prices import Cost, PriceList
 
 _Z95 = 1.959963984540054
@@ -36,18 +36,20 @@ class Measured:
 
 
 def approach(
-    measured: Measured, candidate: Mapping[int, float], cost: Cost, answers_per_month: float | None
+    measured: Measured, candidate: Mapping[int, float], cost: Cost, answers_per_month: float | None, groups: Groups
 ) -> Approach:
-    """Return the row. `candidate`: the candidate's answers, as `Measured.right`."""
+    """Return the row. `candidate`: the candidate's answers, as `Measured.right`. `groups`: of the evaluation set's
+    rows, by their positions: near-copies count as one."""
     right = measured.right
-    pairs = [(candidate[position], right[position]) for position in right if position in candidate]
+    both = [position for position in right if position in candidate]
+    pairs = [(candidate[position], right[position]) for position in both]
     is_candidate = measured.kind is ApproachKind.CANDIDATE
     return Approach(
         kind=measured.kind,
         adapter=measured.adapter,
-        accuracy=mean_interval(np.array(list(right.values()), dtype=np.float64), np.arange(len(right))),
+        accuracy=mean_interval(np.array(list(right.values()), dtype=np.float64), groups[list(right)]),
         failed=measured.failed,
-        candidate_gain=None if is_candidate or not pairs else _gain(pairs),
+        candidate_gain=None if is_candidate or not pairs else _gain(pairs, groups[both]),
         examples=measured.examples,
         latency_ms_p50=statistics.median(measured.latencies_ms) if measured.latencies_ms else 0.0,
         latency_ms_p95=percentile(measured.latencies_ms, 0.95),
@@ -57,10 +59,11 @@ def approach(
     )
 
 
-def _gain(pairs: Sequence[tuple[float, float]]) -> Gain:
-    if all(score in (0.0, 1.0) for pair in pairs for score in pair):
+def _gain(pairs: Sequence[tuple[float, float]], groups: Groups) -> Gain:
+    has_copies = len(np.unique(groups)) < len(pairs)
+    if not has_copies and all(score in (0.0, 1.0) for pair in pairs for score in pair):
         return paired_difference([(bool(first), bool(second)) for first, second in pairs])
-    return mean_difference([first - second for first, second in pairs])
+    return mean_difference([first - second for first, second in pairs], groups)
 
 
 def answer_cost(measured: Measured, prices: PriceList, base_model: str) -> Cost:
@@ -86,14 +89,20 @@ def paired_difference(pairs: Sequence[tuple[bool, bool]]) -> Gain:
     return _difference(value, centre - half, centre + half)
 
 
-def mean_difference(differences: Sequence[float]) -> Gain:
-    """Return the mean of differences in [-1, 1], one a row, with a normal interval.
+def mean_difference(differences: Sequence[float], groups: Groups) -> Gain:
+    """Return the mean of differences in [-1, 1], one a row, with a normal interval. `groups`: the group of each row.
 
-    One row of -1 and one of 1 are added to the interval's, so that it has a width where no row differs.
+    The variance is that of a ratio, between groups (Särndal et al. 1992, 5.7). A group of -1 and one of 1, of the mean
+    size, are added to the interval's, so that it has a width where no row differs.
     """
-    widened = [*differences, 1.0, -1.0]
-    half = _Z95 * statistics.stdev(widened) / math.sqrt(len(widened))
-    centre = statistics.fmean(widened)
+    numbers = np.unique(groups, return_inverse=True)[1]
+    sizes = np.bincount(numbers).astype(np.float64)
+    mean_size = float(sizes.mean())
+    sums = np.array([*np.bincount(numbers, weights=differences), mean_size, -mean_size])
+    sizes = np.array([*sizes, mean_size, mean_size])
+    count, total = len(sizes), float(sizes.sum())
+    centre = float(sums.sum()) / total
+    half = _Z95 * math.sqrt(count / (count - 1) * float(((sums - centre * sizes) ** 2).sum())) / total
     return _difference(statistics.fmean(differences), centre - half, centre + half)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 from datetime import date
 
+import numpy as np
 import pytest
 
 from schemas.approaches import ApproachKind, ApproachTable, CurvePoint, ExamplesCurve, Gain
@@ -19,13 +20,15 @@ from shared.model.prices import Cost, money, read_prices
 
 DAY = date(2026, 11, 1)
 CANDIDATE = dict.fromkeys(range(80), True)
+ALONE = np.arange(80)
+"""Each row is a group of its own."""
 
 
 def row(kind: ApproachKind, right: int, rows: int = 80, cost: float = 0.001):  # type: ignore[no-untyped-def]
     answers = {n: n < right for n in range(rows)}
     adapter = "desk-1" if kind is ApproachKind.CANDIDATE else None
     measured = Measured(kind, answers, [10.0, 20.0], 0.01, adapter=adapter)
-    return approach(measured, CANDIDATE, Cost(cost, DAY), 30_000.0)
+    return approach(measured, CANDIDATE, Cost(cost, DAY), 30_000.0, ALONE)
 
 
 def test_the_interval_of_a_paired_difference_covers_the_truth_in_95_of_100_samples() -> None:
@@ -44,12 +47,35 @@ def test_a_paired_difference_has_a_width_even_where_no_row_differs(gained: int, 
     interval = paired_difference(pairs)
     assert interval.value == pytest.approx(value)
     assert interval.low < value < interval.high
-    assert mean_difference([float(a) - float(b) for a, b in pairs]).value == pytest.approx(value)
+    assert mean_difference([float(a) - float(b) for a, b in pairs], ALONE).value == pytest.approx(value)
+
+
+def test_near_copies_are_no_rows_of_their_own_and_intervals_still_cover() -> None:
+    """40 texts with one to five copies each, on which arms stand and fall together: both are right on 80 % of them. As
+    single rows they covered in 68 of 100 samples."""
+    covered = np.zeros(2)
+    for run in range(300):
+        chance = np.random.default_rng([4, run])
+        groups = np.repeat(np.arange(40), chance.integers(1, 6, 40))
+        arms = ((chance.random(40) < 0.8)[groups].tolist() for _ in range(2))
+        ours, theirs = (dict(enumerate(map(float, arm))) for arm in arms)
+        found = approach(Measured(ApproachKind.TF_IDF, theirs, [5.0], 0.1), ours, Cost(0.1, DAY), None, groups)
+        assert found.candidate_gain is not None
+        covered += (
+            found.candidate_gain.low <= 0.0 <= found.candidate_gain.high,
+            found.accuracy.low <= 0.8 <= (found.accuracy.high),
+        )
+    assert (covered / 300 >= 0.92).all(), covered / 300
+
+
+def test_the_difference_of_equal_arms_is_as_sure_as_their_groups() -> None:
+    single, copies = mean_difference([0.0] * 8, np.arange(8)), mean_difference([0.0] * 40, np.repeat(np.arange(8), 5))
+    assert (copies.low, copies.high) == pytest.approx((single.low, single.high))
 
 
 def test_the_candidate_is_compared_on_the_rows_that_the_rival_was_asked_alone() -> None:
     few = Measured(ApproachKind.FEW_SHOT, {0: True, 1: True, 3: False, 5: False}, [5.0], 0.1)
-    made = approach(few, {0: False, 1: True, 2: False, 3: True, 4: False, 5: True}, Cost(0.1, DAY), None)
+    made = approach(few, {0: False, 1: True, 2: False, 3: True, 4: False, 5: True}, Cost(0.1, DAY), None, ALONE)
     assert made.candidate_gain is not None and made.candidate_gain.value == 0.25
     assert (made.accuracy.n, made.cost_per_month) == (4, None)
 
@@ -57,7 +83,7 @@ def test_the_candidate_is_compared_on_the_rows_that_the_rival_was_asked_alone() 
 def test_generated_texts_are_compared_by_their_scores_and_the_finding_says_so() -> None:
     candidate, rival = {n: 0.4 + 0.01 * (n % 5) for n in range(40)}, {n: 0.2 + 0.01 * (n % 7) for n in range(40)}
     rows = [
-        approach(Measured(kind, scores, [5.0], 0.1), candidate, Cost(0.1, DAY), None)
+        approach(Measured(kind, scores, [5.0], 0.1), candidate, Cost(0.1, DAY), None, ALONE)
         for kind, scores in ((ApproachKind.CANDIDATE, candidate), (ApproachKind.FEW_SHOT, rival))
     ]
     assert rows[0].accuracy.value == pytest.approx(0.42)
