@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,6 +55,15 @@ def check_servable(spec: TaskSpec, max_rank: int) -> None:
             f"the adapter's rank {spec.training.r} is over the fleet's limit of {max_rank}",
             f"Set training.r of {spec.name} to {max_rank} or less, or raise vLLM's --max-lora-rank and "
             "RATCHET_VLLM_MAX_LORA_RANK together.",
+        )
+
+
+def check_loss(loss: float, step: int, steps: int) -> None:
+    """Raise StepImpossible for a loss that is no number: the weights are none either, and stay so."""
+    if not math.isfinite(loss):
+        raise StepImpossible(
+            f"the training diverged at step {step} of {steps}: its loss is {loss}",
+            "Lower training.learning_rate or training.alpha, and check that the base model answers.",
         )
 
 

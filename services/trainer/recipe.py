@@ -29,7 +29,7 @@ from trl import SFTConfig, SFTTrainer
 from schemas.datasets import Example
 from schemas.task_settings import TrainingSettings
 from schemas.tasks import TaskSpec
-from services.trainer.domain import TrainingOutcome, draw_by_weight, time_left
+from services.trainer.domain import TrainingOutcome, check_loss, draw_by_weight, time_left
 from services.trainer.rows import tokenize_rows
 from shared.errors import StepImpossible
 
@@ -43,8 +43,8 @@ def train(
 ) -> TrainingOutcome:
     """Train on `rows` and write the adapter to `folder/adapter`; checkpoints are in `folder/checkpoints`.
 
-    `base` is a folder or a name on the Hugging Face hub. Raises StepImpossible if the model cannot be loaded, or if no
-    row can be trained on.
+    `base` is a folder or a name on the Hugging Face hub. Raises StepImpossible if the model cannot be loaded, if no
+    row can be trained on, or if the loss is no number any more.
     """
     on_gpu = torch.cuda.is_available()
     threads = spec.training.threads or threads or (None if on_gpu else default_threads())
@@ -151,6 +151,7 @@ def _arguments(settings: TrainingSettings, checkpoints: Path, on_gpu: bool) -> S
         seed=settings.seed,
         data_seed=settings.seed,
         logging_steps=1,
+        logging_nan_inf_filter=False,  # It would report 0 for a loss that is no number.
         save_strategy="epoch",
         save_total_limit=2,
         report_to="none",
@@ -217,6 +218,7 @@ class _Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not t
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not logs or "loss" not in logs:
             return
+        check_loss(float(logs["loss"]), state.global_step, state.max_steps)
         elapsed = time.monotonic() - self._started
         left = time_left(state.global_step - self._first_step, state.max_steps - self._first_step, elapsed)
         message = f"step {state.global_step} of {state.max_steps}, loss {float(logs['loss']):.3f}, {left}"

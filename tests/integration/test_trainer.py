@@ -170,6 +170,20 @@ def test_rows_over_the_length_limit_are_skipped_and_counted(tmp_path: Path, task
         train([long], spec, str(tmp_path / BASE), tmp_path / "second", report)
 
 
+def test_a_training_whose_loss_is_no_number_ends_there_and_leaves_no_adapter(tmp_path: Path, task: str) -> None:
+    """The trainer would pass over such losses, and report 0: the best of all."""
+    make_tiny_model(tmp_path / BASE)
+    model = LlamaForCausalLM.from_pretrained(tmp_path / BASE)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = torch.nan
+    model.save_pretrained(tmp_path / BASE)
+    spec = dataset_built(ArtifactStore(str(tmp_path / "store"), tmp_path), tmp_path / "data", task, epochs=3).spec
+    with pytest.raises(StepImpossible, match="diverged at step 1 of 12") as stopped:
+        train([*map(example, range(16))], spec, str(tmp_path / BASE), tmp_path, lambda done, total, message: None)
+    assert "training.learning_rate" in stopped.value.way_out
+    assert not (tmp_path / "adapter").exists()
+
+
 def losses(folder: Path, weights: list[float], epochs: float = 2) -> tuple[float, ...]:
     """Train on as many rows as there are weights; the loss of each step."""
     make_tiny_model(folder / BASE)
