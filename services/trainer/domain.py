@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -55,6 +55,20 @@ def check_servable(spec: TaskSpec, max_rank: int) -> None:
             f"the adapter's rank {spec.training.r} is over the fleet's limit of {max_rank}",
             f"Set training.r of {spec.name} to {max_rank} or less, or raise vLLM's --max-lora-rank and "
             "RATCHET_VLLM_MAX_LORA_RANK together.",
+        )
+
+
+def check_modules(spec: TaskSpec, modules: Collection[str]) -> None:
+    """Raise StepImpossible if the base model has not all modules that the task trains. `modules`: its modules' paths.
+
+    PEFT, which goes by the ends of paths, passes over those that are missing as long as there is one.
+    """
+    ends = [f".{path}" for path in modules]
+    missing = [name for name in spec.training.target_modules if not any(end.endswith(f".{name}") for end in ends)]
+    if missing:
+        raise StepImpossible(
+            f"{spec.base_model} has no module named {', '.join(missing)}",
+            f"Set training.target_modules of {spec.name} to names that the base model has.",
         )
 
 

@@ -29,7 +29,7 @@ from trl import SFTConfig, SFTTrainer
 from schemas.datasets import Example
 from schemas.task_settings import TrainingSettings
 from schemas.tasks import TaskSpec
-from services.trainer.domain import TrainingOutcome, check_loss, draw_by_weight, time_left
+from services.trainer.domain import TrainingOutcome, check_loss, check_modules, draw_by_weight, time_left
 from services.trainer.rows import tokenize_rows
 from shared.errors import StepImpossible
 
@@ -43,8 +43,8 @@ def train(
 ) -> TrainingOutcome:
     """Train on `rows` and write the adapter to `folder/adapter`; checkpoints are in `folder/checkpoints`.
 
-    `base` is a folder or a name on the Hugging Face hub. Raises StepImpossible if the model cannot be loaded, if no
-    row can be trained on, or if the loss is no number any more.
+    `base` is a folder or a name on the Hugging Face hub. Raises StepImpossible if the model cannot be loaded, or has
+    not the modules that are to be trained, if no row can be trained on, or if the loss is no number any more.
     """
     on_gpu = torch.cuda.is_available()
     threads = spec.training.threads or threads or (None if on_gpu else default_threads())
@@ -53,6 +53,7 @@ def train(
     started = time.monotonic()
     report(0, 1, "loading the base model")
     model, tokenizer = _load(base, on_gpu)
+    check_modules(spec, [name for name, _ in model.named_modules()])
     fitting, weights, skipped = tokenize_rows(rows, tokenizer, spec)
     checkpoints = folder / "checkpoints"
     progress = _Progress(report)

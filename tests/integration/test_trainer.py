@@ -184,6 +184,19 @@ def test_a_training_whose_loss_is_no_number_ends_there_and_leaves_no_adapter(tmp
     assert not (tmp_path / "adapter").exists()
 
 
+@pytest.mark.parametrize("modules", [("q_proj", "qkv_proj"), ("qkv_proj",)])
+def test_modules_that_the_base_model_does_not_have_are_named_and_not_passed_over(
+    tmp_path: Path, task: str, modules: tuple[str, ...]
+) -> None:
+    make_tiny_model(tmp_path / BASE)
+    spec = dataset_built(ArtifactStore(str(tmp_path / "store"), tmp_path), tmp_path / "data", task, epochs=1).spec
+    training = spec.training.model_copy(update={"target_modules": modules})
+    spec = spec.model_copy(update={"training": training})
+    with pytest.raises(StepImpossible, match=f"{BASE} has no module named qkv_proj") as stopped:
+        train([*map(example, range(16))], spec, str(tmp_path / BASE), tmp_path, lambda done, total, message: None)
+    assert "training.target_modules" in stopped.value.way_out
+
+
 def losses(folder: Path, weights: list[float], epochs: float = 2) -> tuple[float, ...]:
     """Train on as many rows as there are weights; the loss of each step."""
     make_tiny_model(folder / BASE)
