@@ -37,15 +37,23 @@ def findings(
     """
     right_on = _SCORED if is_scored else _RIGHT
     candidate = next(row for row in rows if row.kind is ApproachKind.CANDIDATE)
+    silent = [row for row in rows if row.kind in (*_LINEAR, *_PROMPTS) and 2 * row.failed > row.accuracy.n]
+    compared = [row for row in rows if row not in silent]
+    missing = (*missing, *map(_not_compared, silent))
     said = []
     for kinds in (_LINEAR, _PROMPTS):
-        if rival := _best_tie(rows, kinds):
+        if rival := _best_tie(compared, kinds):
             said.append(_tie(rival, candidate, currency, right_on))
-    if not said and (rival := _best(rows, (*_LINEAR, *_PROMPTS))):
-        said.append(_beaten(rival, candidate, right_on))
+    if not said and (rival := _best(compared, (*_LINEAR, *_PROMPTS))):
+        said.append(_beaten(rival, candidate, right_on, all_compared=not missing))
     if curve is not None:
         said.append(_curve(curve))
     return (*said, *missing)
+
+
+def _not_compared(row: Approach) -> str:
+    """Of a rival most of whose requests failed: what is counted as wrong was not its answers."""
+    return f"Not compared with {NAMES[row.kind]}: {row.failed} of {row.accuracy.n} requests failed."
 
 
 def ties(row: Approach) -> bool:
@@ -77,9 +85,10 @@ def _tie(rival: Approach, candidate: Approach, currency: str, right_on: str) -> 
     )
 
 
-def _beaten(rival: Approach, candidate: Approach, right_on: str) -> str:
+def _beaten(rival: Approach, candidate: Approach, right_on: str, *, all_compared: bool) -> str:
+    whom = "every cheap rival" if all_compared else "every cheap rival that was compared"
     return (
-        f"The adapter beats every cheap rival: {right_on} {candidate.accuracy.value:.1%}; on the {rival.accuracy.n} "
+        f"The adapter beats {whom}: {right_on} {candidate.accuracy.value:.1%}; on the {rival.accuracy.n} "
         f"rows of the best of them, {NAMES[rival.kind]} ({rival.accuracy.value:.1%}), it gains "
         f"{_points(rival.candidate_gain)}."
     )

@@ -109,6 +109,19 @@ def test_an_adapter_that_beats_all_says_over_which_rival_and_by_how_much() -> No
     assert "sentence embeddings (75.0%), it gains +25.0 points" in said
 
 
+def test_nobody_is_beaten_who_was_hardly_asked() -> None:
+    """The engine refused all prompts with examples, as for their length: no answer of theirs was worse."""
+    refused = approach(
+        Measured(ApproachKind.FEW_SHOT, dict.fromkeys(range(40), 0.0), [], 0.0, failed=40), CANDIDATE, Cost(0.1, DAY),
+        None, ALONE,
+    )  # fmt: skip
+    said = findings([row(ApproachKind.CANDIDATE, 80), refused], None, "USD")
+    assert said == ("Not compared with few-shot prompting: 40 of 40 requests failed.",)
+    beaten, named = findings([row(ApproachKind.CANDIDATE, 80), row(ApproachKind.TF_IDF, 40), refused], None, "USD")
+    assert beaten.startswith("The adapter beats every cheap rival that was compared") and "TF-IDF" in beaten
+    assert named == said[0]
+
+
 def test_a_rival_that_is_measurably_worse_does_not_tie() -> None:
     assert ties(row(ApproachKind.TF_IDF, 79))
     assert not ties(row(ApproachKind.TF_IDF, 60))
