@@ -69,33 +69,37 @@ class JudgeClient:
                 raise
 
     async def _verdict(self, messages: Sequence[dict[str, str]]) -> Verdict | None:
+        status = 0
         for attempt in range(MAX_ATTEMPTS):
             if attempt:
                 await asyncio.sleep(self._backoff_seconds * 2 ** (attempt - 1))
-            text = await self._ask(messages)
+            status, text = await self._ask(messages)
             if text is not None:
                 self._unanswered = 0
                 return read_verdict(text) or "tie"
+            if status in _BAD_REQUEST:  # It would be refused again.
+                break
         self._unanswered += 1
         if self._unanswered >= GIVE_UP_AFTER:
-            raise JudgeStopped(f"Given up: {self._unanswered} comparisons in a row got no answer.")
+            refused = f" (refused with {status}: check its model and its context)" if status in _BAD_REQUEST else ""
+            raise JudgeStopped(f"Given up: {self._unanswered} comparisons in a row got no answer{refused}.")
         return None
 
-    async def _ask(self, messages: Sequence[dict[str, str]]) -> str | None:
-        """Return the answer's text; None if it may come at the next attempt."""
+    async def _ask(self, messages: Sequence[dict[str, str]]) -> tuple[int, str | None]:
+        """Return the status and the answer's text; None where there is none."""
         status, body = await self._post(messages, self._fields)
         if status in _BAD_REQUEST and self._fields:
-            # It may not know structured output, or a field of these; what it says in words is read, too.
-            self._fields = {}
-            status, body = await self._post(messages, self._fields)
+            # It may not know structured output, or a field of these; what it says in words is read, too. Else it is
+            # this comparison that it refuses, one that is too long for it.
+            status, body = await self._post(messages, {})
+            if status == httpx.codes.OK:
+                self._fields = {}
         if status in _REFUSED:
             raise JudgeStopped(f"The judge refuses requests with status {status}: check its url, model and key.")
-        if status in _BAD_REQUEST:
-            raise JudgeStopped(f"The judge refuses the request with status {status}: check its model and its context.")
         try:
-            return str(body["choices"][0]["message"]["content"] or "") if status == httpx.codes.OK else None
+            return status, str(body["choices"][0]["message"]["content"] or "") if status == httpx.codes.OK else None
         except (LookupError, TypeError):
-            return None
+            return status, None
 
     async def _post(self, messages: Sequence[dict[str, str]], fields: dict[str, Any]) -> tuple[int, Any]:
         """Return the status, 0 without an answer, and the body."""

@@ -154,6 +154,29 @@ async def test_a_judge_that_is_away_or_refuses_the_key_is_given_up_and_nothing_o
     assert len(refusing.requests) == 1
 
 
+async def test_a_pair_that_the_judge_refuses_is_not_judged_and_the_others_are() -> None:
+    """One answer longer than its context would else end the comparison, and let a bad candidate pass."""
+
+    def short_ones(body: dict[str, Any]) -> httpx.Response:
+        return httpx.Response(400, text="context") if max(map(len, shown(body).values())) > 500 else longer_wins(body)
+
+    asked = pairs(6)
+    asked[2] = Pair(PROMPT, "x" * 600, "short")
+    api = Api(short_ones)
+    found, problem = await verdicts(api.client(concurrency=1), asked)
+    assert [each.preferred for each in found] == [1, 1, None, 1, 1, 1]
+    assert problem == ""
+    assert all("response_format" in body and body["temperature"] == 0.0 for body in (api.requests[0], api.requests[-1]))
+
+
+async def test_a_judge_that_refuses_one_comparison_after_the_other_is_given_up() -> None:
+    api = Api(lambda body: httpx.Response(422))
+    found, problem = await verdicts(api.client(concurrency=1), pairs(40))
+    assert "in a row" in problem and "422" in problem
+    assert len(api.requests) == 2 * GIVE_UP_AFTER, "each as it is, and in words"
+    assert all(each.preferred is None for each in found)
+
+
 async def test_requests_and_time_have_limits() -> None:
     api = Api()
     found, problem = await verdicts(api.client(max_requests=5, concurrency=1), pairs(10))
