@@ -85,7 +85,7 @@ def better_than_chance(evaluation: Comparison) -> Gate:
     Not as often as the most frequent label: where that is 90 % of the rows, few rows could ever show an accuracy above
     it, however well a model tells the rest apart.
     """
-    p, expected = _chance(evaluation)
+    p, expected, texts = _chance(evaluation)
     counts = Counter(question.answer for question in evaluation.questions)
     label, most = counts.most_common(1)[0]
     required = f"p < {CHANCE} that answers have nothing to do with the questions (permutation test)"
@@ -93,22 +93,32 @@ def better_than_chance(evaluation: Comparison) -> Gate:
         f"The candidate is right on {_right_count(evaluation.candidate)}; in random order its answers would be on "
         f"{expected:.1f}, always answering {label!r} on {most}."
     )
-    if needed := _rows_to_beat_chance(list(counts.values())):
+    if needed := _rows_to_beat_chance(texts):
         return unknown("better_than_chance", required, detail, needed)
     return Gate(name="better_than_chance", passed=p < CHANCE, measured=p, required=required, detail=detail)
 
 
-def _chance(evaluation: Comparison) -> tuple[float, float]:
-    """Return the p-value of the permutation test, and how many answers chance would get right."""
+def _chance(evaluation: Comparison) -> tuple[float, float, list[int]]:
+    """Return the p-value of the permutation test, how many answers chance would get right, and how many groups each
+    label has.
+
+    Near-copies are answered alike, so what is permuted is the label of a group, its first row's. A group counts by the
+    share of its answers that are that label.
+    """
     expected = [question.answer.strip() for question in evaluation.questions]
     given = ["" if answer is None else answer.strip() for answer in evaluation.candidate.answers]
     names = {name: number for number, name in enumerate(sorted({*expected, *given}))}
     truth, answers = (np.array([names[name] for name in part]) for part in (expected, given))
-    orders = np.random.default_rng(_SEED).permuted(np.tile(truth, (_PERMUTATIONS, 1)), axis=1)
-    found = int((truth == answers).sum())
-    beaten = int(((orders == answers).sum(axis=1) >= found).sum())
+    _, first, group = np.unique(evaluation.groups, return_index=True, return_inverse=True)
+    shares = np.zeros((len(first), len(names)))
+    np.add.at(shares, (group, answers), 1.0 / np.bincount(group)[group])
+    labels, each = truth[first], np.arange(len(first))
+    orders = np.random.default_rng(_SEED).permuted(np.tile(labels, (_PERMUTATIONS, 1)), axis=1)
+    found = float(shares[each, labels].sum()) - 1e-9 * len(first)
+    beaten = int((shares[each, orders].sum(axis=1) >= found).sum())
     by_chance = sum(expected.count(name) * given.count(name) for name in set(given)) / len(given)
-    return (1 + beaten) / (1 + _PERMUTATIONS), by_chance
+    sizes = np.bincount(labels)
+    return (1 + beaten) / (1 + _PERMUTATIONS), by_chance, sizes[sizes > 0].tolist()
 
 
 def _rows_to_beat_chance(counts: Sequence[int]) -> int:

@@ -12,7 +12,7 @@ import pytest
 from schemas.conversation import Message, Role
 from services.evaluator.comparison import Comparison
 from services.evaluator.domain import PastResult, Question, golden_key
-from services.evaluator.gates import check_gates, verdict
+from services.evaluator.gates import better_than_chance, check_gates, verdict
 from services.evaluator.golden_gates import golden_regression
 from tests.unit.evaluator.arms import (
     FREE,
@@ -127,6 +127,23 @@ def test_a_candidate_trained_on_shuffled_labels_fails_the_better_than_chance_gat
         evaluation = Comparison(asked, graded(asked, answers), arm(asked, range(n // 20)))
         stopped += not gate(check_gates(spec(), evaluation, NO_GOLDEN), "better_than_chance").passed
     assert stopped >= 96
+
+
+def test_near_copies_do_not_make_a_candidate_that_learned_nothing_better_than_chance() -> None:
+    """Sixty rows are twelve texts with five copies each, whose labels and answers are alike: as rows of their own they
+    let one in ten pass."""
+    passed, asked = 0, questions(60)
+    for seed in range(300):
+        chance = np.random.default_rng([2, seed])
+        right, given = ([LABELS[label] for label in chance.integers(0, 10, 12)] for _ in range(2))
+        copies = [replace(q, answer=right[i // 5], group=f"g{i // 5}") for i, q in enumerate(asked)]
+        answers = graded(copies, [given[i // 5] for i in range(60)])
+        passed += better_than_chance(Comparison(copies, answers, answers)).passed
+    assert passed <= 6
+
+    few = [replace(q, answer=LABELS[i // 30], group=f"g{i // 15}") for i, q in enumerate(asked)]
+    unknown = better_than_chance(Comparison(few, graded(few, [q.answer for q in few]), graded(few, ["a"] * 60)))
+    assert (unknown.measured, unknown.labels_needed) == (None, 5), "four texts, two of each label"
 
 
 def test_ninety_percent_of_one_label_can_be_told_from_chance_on_forty_rows() -> None:
