@@ -10,6 +10,7 @@ from typing import Protocol
 from schemas.conversation import Messages
 from services.evaluator.judge.client import JudgeStopped
 from services.evaluator.judge.question import Verdict, judge_messages
+from shared.grading.json_values import composed
 
 _SIGNS = {"a": 1, "b": -1, "tie": 0}
 
@@ -63,13 +64,13 @@ async def judge_pairs(
 ) -> tuple[list[Judged], str]:
     """Return each pair's verdicts, in order, and why the judge stopped before all were judged; empty: it did not.
 
-    The same text twice is a tie, and nobody is asked.
+    The same text twice, in any Unicode form, is a tie, and nobody is asked.
     """
     problem, done = "", 0
 
     async def one(pair: Pair) -> Judged:
         nonlocal problem, done
-        if pair.first.strip() == pair.second.strip():
+        if composed(pair.first).strip() == composed(pair.second).strip():
             return _SAME
         try:
             forward = await judge.verdict(judge_messages(pair.prompt, pair.first, pair.second, criterion))

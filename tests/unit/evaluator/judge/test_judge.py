@@ -109,8 +109,9 @@ async def test_each_pair_is_asked_in_both_orders_and_a_choice_by_place_is_none()
 
 async def test_equal_answers_tie_and_nobody_is_asked() -> None:
     api = Api()
-    found, _ = await verdicts(api.client(), [Pair(PROMPT, "same", " same\n")])
-    assert (found[0].preferred, api.requests) == (0, [])
+    asked = [Pair(PROMPT, "same", " same\n"), Pair(PROMPT, "caf\u00e9", "cafe\u0301")]
+    found, _ = await verdicts(api.client(), asked)
+    assert ([each.preferred for each in found], api.requests) == ([0, 0], []), "é is one code point or two"
 
 
 async def test_an_answer_that_is_no_verdict_prefers_neither() -> None:
