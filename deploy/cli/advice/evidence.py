@@ -58,6 +58,8 @@ def gather(spec: TaskSpec, settings: Settings, now: datetime) -> Evidence:
         p95_ms=log.p95_ms,
         cost_per_month=cost.amount,
         unpriced=cost.unpriced,
+        priced_per_month=cost.priced,
+        unpriced_answers=cost.unpriced_answers,
         currency=prices.currency,
         examples=labelled_examples(spec.name),
         approaches=approaches,

@@ -27,7 +27,8 @@ class Facts:
     `machine_read`: the share of requests whose answer a program reads (labels, a schema, tool calls, JSON).
     `broken`: the share of answers that are not in the form asked for. `tokens_per_word` of what users write: plain
     English has about 1.3. `p95_ms`: of production's answers. `cost_per_month`: of all answers, at today's volume;
-    `unpriced`: sentences why that is not known. `examples`: labelled rows of the newest data set.
+    `unpriced`: sentences why that is not known; then `priced_per_month` is what those with a price cost (None: none
+    has), and `unpriced_answers` how many a month have none. `examples`: labelled rows of the newest data set.
     """
 
     kind: TaskKind
@@ -38,6 +39,8 @@ class Facts:
     p95_ms: float | None = None
     cost_per_month: float | None = None
     unpriced: tuple[str, ...] = ()
+    priced_per_month: float | None = None
+    unpriced_answers: float = 0.0
     currency: str = "USD"
     examples: int | None = None
     approaches: ApproachTable | None = None

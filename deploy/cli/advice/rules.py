@@ -181,6 +181,12 @@ def _cost(facts: Facts, answers: Answers) -> Reading:
         detail = f"{now} They may cost {money(budget, facts.currency)}."
         change = "a budget above today's cost, or less traffic" if holds else change
         return Reading(Condition.COST, holds, Source.MEASURED, detail, change)
+    if cost is None and facts.priced_per_month is not None:
+        part = f"{money(facts.priced_per_month, facts.currency)} a month"
+        now = f"The answers that have a price cost {part}, and some {facts.unpriced_answers:,.0f} a month have none."
+        if budget is not None and facts.priced_per_month > budget:  # All of them cost more still.
+            detail = " ".join((now, f"All of them may cost {money(budget, facts.currency)}.", *facts.unpriced))
+            return Reading(Condition.COST, True, Source.MEASURED, detail, "a budget above that, or less traffic")
     if answers.cost_must_fall is not None:
         detail = f"You said that it {'must' if answers.cost_must_fall else 'need not'} fall. {now}".strip()
         return Reading(Condition.COST, answers.cost_must_fall, Source.ANSWERED, detail, change)

@@ -46,18 +46,23 @@ def test_each_share_of_the_answers_has_the_price_of_its_own_model() -> None:
     assert month(OWN, big(), measured=0.001) == MonthCost(pytest.approx(50.0 + 600.0))
 
 
-def test_an_external_model_that_is_not_in_the_list_makes_the_cost_unknown_and_is_named() -> None:
-    found = month(OWN, big(), ModelUse("other", 1, 0.8, 100.0, 10.0), measured=0.001)
+def test_an_external_model_that_is_not_in_the_list_is_named_and_the_others_cost_is_not_the_whole() -> None:
+    found = month(OWN, big(49), ModelUse("other", 1, 0.8, 100.0, 10.0), measured=0.001)
     assert found == MonthCost(
-        None, ("The price list has no `other`: add it to the file that RATCHET_PRICES_FILE names.",)
+        None,
+        ("The price list has no `other`: add it to the file that RATCHET_PRICES_FILE names.",),
+        priced=pytest.approx(50.0 + 588.0),
+        unpriced_answers=pytest.approx(1_000.0),
     )
 
 
 def test_a_cost_is_unknown_without_the_tokens_or_the_time_that_it_is_reckoned_by() -> None:
     assert month(big(tokens=None)) == MonthCost(
-        None, ("`big` is priced by tokens, and the log has no counts of them.",)
+        None, ("`big` is priced by tokens, and the log has no counts of them.",), unpriced_answers=100_000.0
     )
     no_time = ModelUse(None, 50, None, 100.0, 10.0)
-    assert month(no_time) == MonthCost(None, ("`base` is priced by the time of its answers, and the log has none.",))
+    assert month(no_time) == MonthCost(
+        None, ("`base` is priced by the time of its answers, and the log has none.",), unpriced_answers=100_000.0
+    )
     assert month(no_time, measured=0.001) == MonthCost(pytest.approx(100.0))
     assert month() == MonthCost(None)

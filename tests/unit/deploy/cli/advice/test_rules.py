@@ -133,3 +133,26 @@ def test_what_the_last_evaluation_found_comes_first_and_overrules_no_condition()
     assert beside.reasons[0].startswith("The last evaluation: A linear classifier on TF-IDF does as well")
     assert any("ratchet cycle" in said for said in without.would_change)
     assert not any("ratchet cycle" in said for said in beside.would_change)
+
+
+PARTLY = Facts(
+    TaskKind.GENERATION, priced_per_month=638.0, unpriced_answers=1_000.0,
+    unpriced=("The price list has no `other`: add it to the file that RATCHET_PRICES_FILE names.",),
+)  # fmt: skip
+
+
+def test_answers_without_a_price_leave_the_cost_unknown_and_what_the_others_cost_is_said() -> None:
+    found = reading(Condition.COST, PARTLY, Answers(budget_month=700.0))
+    assert (found.holds, found.source) == (None, Source.UNKNOWN)
+    assert "The answers that have a price cost 638.00 USD a month, and some 1,000 a month have none." in found.detail
+    assert "The price list has no `other`" in found.detail and "--cost-must-fall" in found.detail
+    nothing = replace(PARTLY, priced_per_month=None)
+    found = reading(Condition.COST, nothing, Answers())
+    assert "have a price" not in found.detail and "The price list has no `other`" in found.detail
+
+
+def test_where_the_priced_answers_alone_cost_more_than_the_budget_the_rest_need_not_be_known() -> None:
+    found = reading(Condition.COST, PARTLY, Answers(budget_month=600.0))
+    assert (found.holds, found.source) == (True, Source.MEASURED)
+    assert "The answers that have a price cost 638.00 USD a month" in found.detail
+    assert "All of them may cost 600.00 USD." in found.detail
