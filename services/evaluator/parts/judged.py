@@ -56,11 +56,12 @@ def judge_parts(groups: Groups, parts: Mapping[str, Part], level: float) -> Judg
     count, needed = _judged([sizes[part] for part in by_size], level)
     alone, small = by_size[:count], by_size[count:]
     pooled = tuple(part for part in by_size if sizes[part] < _SURE_ALONE * needed)
-    p_values = [p_worse(parts[part].apart, groups[parts[part].rows]) for part in alone]
+    least = level / (count + 1)
+    p_values = [p_worse(parts[part].apart, groups[parts[part].rows], level=least) for part in alone]
     in_pool = {group for part in pooled for group in groups[parts[part].rows].tolist()}
-    has_pool = bool(small or len(pooled) > 1) and len(in_pool) >= rows_to_show(level / (count + 1))
+    has_pool = bool(small or len(pooled) > 1) and len(in_pool) >= rows_to_show(least)
     if has_pool:
-        p_values.append(p_worse_together([(parts[part].apart, groups[parts[part].rows]) for part in pooled]))
+        p_values.append(p_worse_together([(parts[part].apart, groups[parts[part].rows]) for part in pooled], least))
     adjusted = holm(p_values)
     return Judged(
         level,

@@ -15,8 +15,11 @@ from services.evaluator.statistics.intervals import Floats, Groups, percentiles,
 
 SHOWN = 0.025
 """Of a one-sided test, from which a difference counts as shown: 5 % of equal candidates, on both sides together."""
+_LEVEL = 0.005
 _FLIPS = 10_000
 _FLIPS_AT_ONCE = 1_000
+_FLIPS_BELOW = 4
+"""A sample is of so many times one over the level, at least."""
 _EXACT_GROUPS = 12
 """Up to so many groups that differ, all flips of signs are tried instead of a sample of them."""
 _SEED = 20
@@ -28,8 +31,10 @@ def mcnemar_worse(lost: int, gained: int) -> float:
     return float(binomtest(lost, n, 0.5, alternative="greater").pvalue) if n else 1.0
 
 
-def p_worse(difference: Floats, groups: Groups, weights: Floats | None = None) -> float:
+def p_worse(difference: Floats, groups: Groups, weights: Floats | None = None, level: float = _LEVEL) -> float:
     """Return the one-sided p-value of "the candidate is not worse". `difference`: its score less production's, by row.
+
+    `level`: what the p-value is held against: it can be shown to be lower.
 
     If both arms are equally good, each group's difference has either sign with equal chance. So the p-value is the
     share of flips of signs whose sum is not above the one found (Fisher's randomisation test); with equal weights, one
@@ -44,10 +49,10 @@ def p_worse(difference: Floats, groups: Groups, weights: Floats | None = None) -
         lost = int((sums < 0).sum())
         return mcnemar_worse(lost, len(sums) - lost)
     found = float(sums.sum()) + 1e-9 * float(sizes.sum())
-    return _share_of_flips(len(sums), lambda flips: flips @ sizes <= found)
+    return _share_of_flips(len(sums), lambda flips: flips @ sizes <= found, level)
 
 
-def p_worse_together(parts: Sequence[tuple[Floats, Groups]]) -> float:
+def p_worse_together(parts: Sequence[tuple[Floats, Groups]], level: float = _LEVEL) -> float:
     """Return the one-sided p-value of "the candidate is worse in none of these parts". A part: the difference of each
     of its rows, and their groups.
 
@@ -68,20 +73,25 @@ def p_worse_together(parts: Sequence[tuple[Floats, Groups]]) -> float:
         return np.asarray((np.minimum(flips @ sums, 0.0) ** 2).sum(axis=1), dtype=np.float64)
 
     found = float(lost(np.ones((1, len(sums))))[0]) * (1.0 - 1e-9)
-    return _share_of_flips(len(sums), lambda flips: lost(flips) >= found) if found else 1.0
+    return _share_of_flips(len(sums), lambda flips: lost(flips) >= found, level) if found else 1.0
 
 
-def _share_of_flips(count: int, is_as_bad: Callable[[Floats], NDArray[np.bool_]]) -> float:
-    """Return the share of flips of so many signs (flips × signs) that are as bad as what was found."""
+def _share_of_flips(count: int, is_as_bad: Callable[[Floats], NDArray[np.bool_]], level: float) -> float:
+    """Return the share of flips of so many signs (flips × signs) that are as bad as what was found.
+
+    Where none of a sample is, and it is too small to show a share below `level`, so many more are drawn that it could.
+    The share stays a p-value: that none of the first ones is as bad is as rare as these can show.
+    """
     if count <= _EXACT_GROUPS:
-        flips = 1.0 - 2.0 * ((np.arange(1 << count)[:, None] >> np.arange(count)) & 1)
-        return float(is_as_bad(flips.astype(np.float64)).mean())
-    chance = np.random.default_rng(_SEED)
-    as_bad = sum(
-        int(is_as_bad(chance.choice((-1.0, 1.0), size=(_FLIPS_AT_ONCE, count))).sum())
-        for _ in range(_FLIPS // _FLIPS_AT_ONCE)
-    )
-    return (1 + as_bad) / (1 + _FLIPS)
+        signs = 1.0 - 2.0 * ((np.arange(1 << count)[:, None] >> np.arange(count)) & 1)
+        return float(is_as_bad(signs.astype(np.float64)).mean())
+    chance, wanted, none_of_first = np.random.default_rng(_SEED), _FLIPS_BELOW / level, True
+    found = tried = 0
+    while tried < _FLIPS or (tried < wanted and none_of_first):
+        flips: Floats = chance.choice((-1.0, 1.0), size=(_FLIPS_AT_ONCE, count))
+        found, tried = found + int(is_as_bad(flips).sum()), tried + _FLIPS_AT_ONCE
+        none_of_first = none_of_first and (found == 0 or tried > _FLIPS)
+    return (1 + found) / (1 + tried)
 
 
 def difference(

@@ -131,6 +131,20 @@ def test_rows_of_several_small_parts_and_of_one_group_count_once() -> None:
     assert p_worse_together([(np.zeros(4), np.arange(4))]) == 1.0
 
 
+def test_a_forgotten_class_stops_also_where_so_many_parts_are_judged_that_few_flips_could_not_show_it() -> None:
+    """Of 240 classes one is lost: 40 texts, every other one with a copy. Ten thousand flips show no p below one in
+    10,001, and 241 times that is above the level."""
+    classes, sizes = 240, np.array([1, 2] * 20)
+    rows = int(sizes.sum())
+    groups = np.repeat(np.arange(40 * classes), np.tile(sizes, classes))
+    lost = {name: np.full(rows, float(name == "class 0")) for name in (f"class {n}" for n in range(classes))}
+    parts = {
+        name: Part(np.arange(rows * n, rows * (n + 1)), 1.0 - wrong, np.ones(rows))
+        for n, (name, wrong) in enumerate(lost.items())
+    }
+    assert judge_parts(groups, parts, PARTS).worse == ["class 0"]
+
+
 def test_so_few_rows_that_not_even_all_of_them_together_could_show_a_loss_are_not_tested() -> None:
     rows = {f"class {number}": np.arange(2 * number, 2 * number + 2) for number in range(3)}
     parts = {name: Part(part, np.zeros(2), np.ones(2)) for name, part in rows.items()}
