@@ -26,6 +26,7 @@ from schemas.base import utc_now
 from schemas.datasets import Example
 from schemas.evaluation import Reliability
 from services.evaluator.domain import (
+    REFUSED_WAY_OUT,
     Candidate,
     Question,
     evaluation_questions,
@@ -38,7 +39,7 @@ from services.evaluator.golden_history import golden_result, past_results, publi
 from services.evaluator.rivals.options import RivalOptions
 from services.evaluator.settings import KEY_VARIABLE
 from shared.conversation import chat_messages
-from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
+from shared.errors import DependencyUnavailable, InvalidMessage, RatchetError, StepImpossible
 from shared.files import write_atomically
 from shared.jobs import Progress, lease, run_job
 from shared.model.adapter_files import check_adapter
@@ -156,12 +157,19 @@ async def _ask_both(
     if len(production.unanswered) > trained.spec.evaluation.max_failed_share * len(questions):
         for arm in ("candidate", "production"):  # Not a fair opponent; the next attempt asks both of them again.
             (folder / f"{arm}.json").unlink()
-        raise DependencyUnavailable(
-            f"{len(production.unanswered)} of {len(questions)} requests to production failed, so no fair comparison is "
-            "possible",
-            "Check vLLM and its log: ratchet status",
-        )
+        raise unfair(production, len(questions))
     return Asked(evaluation, golden, candidate, production, wrong_twice, adversarial=adversarial), probes
+
+
+def unfair(production: ArmAnswers, asked: int) -> RatchetError:
+    """Return why production, which left too many of so many requests unanswered, is no fair opponent."""
+    failed, refused = len(production.unanswered), len(production.refused)
+    if 2 * refused > failed:
+        return StepImpossible(f"vLLM refuses {refused} of {asked} requests to production", REFUSED_WAY_OUT)
+    return DependencyUnavailable(
+        f"{failed} of {asked} requests to production failed, so no fair comparison is possible",
+        "Check vLLM and its log: ratchet status",
+    )
 
 
 async def _ask_attacked(

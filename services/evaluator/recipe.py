@@ -12,11 +12,11 @@ from pydantic import BaseModel
 
 from schemas.conversation import JsonObject
 from schemas.tasks import TaskSpec
-from services.evaluator.domain import GradedAnswers, Question
+from services.evaluator.domain import REFUSED_WAY_OUT, GradedAnswers, Question
 from shared.conversation import chat_messages
 from shared.conversation.response_format import response_format
 from shared.conversation.task_tools import chat_fields
-from shared.errors import DependencyUnavailable, InvalidMessage
+from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
 from shared.grading.grade import grade
 from shared.model.confidence import measure, request_fields
 from shared.model.inference import Completion
@@ -42,13 +42,15 @@ class CompletionClient(Protocol):
 class ArmAnswers(BaseModel):
     """One arm's answers in the order of the questions (None: the request failed), and the others' latencies in ms.
 
-    `scores`: each answer's uncalibrated confidence in [0, 1]; None: failed, or vLLM returned no log-probabilities.
-    `prompt_tokens` and `answer_tokens`: the means over the answers. `tokens_per_second`: answer tokens of all requests
-    together; 0: not measured.
+    `refused`: the positions of those that the engine refused, as too long for example. `scores`: each answer's
+    uncalibrated confidence in [0, 1]; None: failed, or vLLM returned no log-probabilities. `prompt_tokens` and
+    `answer_tokens`: the means over the answers. `tokens_per_second`: answer tokens of all requests together; 0: not
+    measured.
     """
 
     answers: tuple[str | None, ...]
     latencies_ms: tuple[float, ...]
+    refused: tuple[int, ...] = ()
     scores: tuple[float | None, ...] = ()
     prompt_tokens: float = 0.0
     answer_tokens: float = 0.0
@@ -62,7 +64,11 @@ class ArmAnswers(BaseModel):
             if scores:
                 scores[position] = repeated.scores[number]
         latencies = (*self.latencies_ms, *repeated.latencies_ms)
-        found = {"answers": tuple(answers), "latencies_ms": latencies, "scores": tuple(scores)}
+        refused = {*self.refused} - {*positions} | {positions[number] for number in repeated.refused}
+        found = {
+            "answers": tuple(answers), "latencies_ms": latencies, "refused": tuple(sorted(refused)),
+            "scores": tuple(scores),
+        }  # fmt: skip
         return self.model_copy(update=found)
 
     @property
@@ -87,10 +93,12 @@ async def ask(
     """Ask `model` all questions, `concurrency` at a time, constrained and measured as the gateway does.
 
     `report(n)` is called with the number of requests done. A request that fails twice is a failed answer. Raises
-    DependencyUnavailable if most of them failed, because then the fault is vLLM's.
+    DependencyUnavailable if most of them failed, because then the fault is vLLM's, StepImpossible if it refuses most.
     """
     answers = await ask_again(client, model, questions, spec, concurrency, report)
-    failed = sum(answer is None for answer in answers.answers)
+    failed, refused = len(answers.unanswered), len(answers.refused)
+    if 2 * refused > len(questions):
+        raise StepImpossible(f"vLLM refuses {refused} of {len(questions)} requests to {model}", REFUSED_WAY_OUT)
     if 2 * failed > len(questions):
         raise DependencyUnavailable(
             f"{failed} of {len(questions)} requests to {model} failed", "Check vLLM and its log: ratchet status"
@@ -109,20 +117,26 @@ async def ask_again(
     """Ask questions as `ask` does, where any number may fail: they are few, and the model may refuse all of them."""
     limit = asyncio.Semaphore(concurrency)
     done, started = 0, time.monotonic()
+    refused = list[int]()
 
-    async def complete(question: Question) -> Completion | None:
+    async def complete(position: int, question: Question) -> Completion | None:
         nonlocal done
+        completion = None
         async with limit:
-            completion = await _complete(client, model, question, spec)
+            try:
+                completion = await _complete(client, model, question, spec)
+            except InvalidMessage:  # It would be refused again.
+                refused.append(position)
         done += 1
         report(done)
         return completion
 
-    completions = await asyncio.gather(*(complete(question) for question in questions))
+    completions = await asyncio.gather(*(complete(*numbered) for numbered in enumerate(questions)))
     answered = [c for c in completions if c is not None]
     return ArmAnswers(
         answers=tuple(None if c is None else c.text for c in completions),
         latencies_ms=tuple(c.latency_ms for c in answered),
+        refused=tuple(sorted(refused)),
         scores=tuple(None if c is None else measure(spec, c.tokens_logprobs).score for c in completions),
         prompt_tokens=statistics.fmean(c.prompt_tokens for c in answered) if answered else 0.0,
         answer_tokens=statistics.fmean(c.tokens for c in answered) if answered else 0.0,
@@ -131,6 +145,7 @@ async def ask_again(
 
 
 async def _complete(client: CompletionClient, model: str, question: Question, spec: TaskSpec) -> Completion | None:
+    """Return the answer; None without one. Raises InvalidMessage if the engine refuses the request."""
     messages, fields = chat_messages(question.messages), request_fields(spec)
     if (wanted := response_format(spec)) is not None:
         fields["response_format"] = wanted
@@ -150,6 +165,4 @@ async def _complete(client: CompletionClient, model: str, question: Question, sp
             )
         except DependencyUnavailable:
             continue
-        except InvalidMessage:  # A request that vLLM refuses would be refused again.
-            return None
     return None

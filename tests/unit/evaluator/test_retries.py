@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from schemas.conversation import Message, Role
 from services.evaluator.domain import Question
 from services.evaluator.golden_history import past_results, record_promotion
-from services.evaluator.job import RETRY_ROUNDS, EvaluationJob, ask_failed_again, with_golden_history
+from services.evaluator.job import RETRY_ROUNDS, EvaluationJob, ask_failed_again, unfair, with_golden_history
 from services.evaluator.recipe import ArmAnswers, ask
 from services.evaluator.verdict import Asked
-from shared.errors import DependencyUnavailable, InvalidMessage
+from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.golden_sets import golden_set
 from tests.unit.evaluator.arms import FREE
@@ -48,6 +50,24 @@ async def test_a_refused_request_is_repeated_with_the_others_and_stays_refused(t
     answers = await ask(engine, "candidate", ASKED, SPEC, 4, lambda done: None)
     again = await ask_failed_again(job(tmp_path), engine, "candidate", answers, ASKED)
     assert again.unanswered == [3]
+
+
+async def test_rows_that_the_engine_refuses_end_an_evaluation_with_that_reason_and_are_not_waited_for(
+    tmp_path: Path,
+) -> None:
+    """They are too long for it, for example: the engine would refuse them as often as they are asked."""
+    errors: dict[str, list[Exception]] = {f"a{n}": [InvalidMessage("too long")] * 10 for n in (3, 50, 97)}
+    engine = FakeEngine(first_letter, errors)
+    answers = await ask(engine, "production", ASKED, SPEC, 4, lambda done: None)
+    answers = await ask_failed_again(job(tmp_path), engine, "production", answers, ASKED)
+    reason = unfair(answers, 100)
+    assert isinstance(reason, StepImpossible)
+    assert "refuses 3 of 100" in reason.reason and "--max-model-len" in reason.way_out
+    with pytest.raises(StepImpossible, match="refuses 51 of 100 requests to production"):
+        refusing = FakeEngine(first_letter, {f"a{n}": [InvalidMessage("too long")] for n in range(51)})
+        await ask(refusing, "production", ASKED, SPEC, 4, lambda done: None)
+    busy, _ = await arm("production", tmp_path, failures=100)
+    assert isinstance(unfair(busy, 100), DependencyUnavailable)
 
 
 def test_an_evaluation_reads_the_best_results_and_stores_its_own(tmp_path: Path) -> None:
