@@ -153,6 +153,8 @@ def not_worse(spec: TaskSpec, evaluation: Comparison) -> Gate:
     finding = _FINDINGS[gain.finding]
     if gain.finding == "worse" and p >= NOT_WORSE:
         finding = f"probably worse (p = {p:.2g}), not enough to stop"
+    elif gain.finding != "worse" and p < NOT_WORSE:
+        finding = f"{finding}; on the rows as they are it is shown to be worse"
     source = "all traffic, weighed by the samples" if gain.basis == "traffic" else "the rows as they are"
     detail = (
         f"Candidate {_mean(evaluation, 0)}, production {_mean(evaluation, 1)} of {len(evaluation.questions)} rows; the "

@@ -38,11 +38,17 @@ def _verdict(verdict: Verdict, gates: Sequence[Gate]) -> str:
 
 
 def _finding(verdict: Verdict, gain: Difference, p_worse: float) -> str:
-    """Say what the gain shows. The gate has a stricter level than a finding: it shares its own with the other gates."""
+    """Say what the gain shows. The gate has a stricter level than a finding: it shares its own with the other gates.
+
+    Where the gain is of all traffic, the rows as they are, which the gate looks at too, may show something else.
+    """
+    rows_are_worse = gain.finding != "worse" and p_worse < NOT_WORSE
     if gain.finding == "better":
-        return "It is shown to be better."
+        where = " on all traffic" if gain.basis == "traffic" else ""
+        also = ", and to be worse on the rows as they are" if rows_are_worse else ""
+        return f"It is shown to be better{where}{also}."
     if gain.finding == "not_shown":
-        return ""
+        return "It is shown to be worse on the rows as they are." if rows_are_worse else ""
     if p_worse < NOT_WORSE:
         return "It is shown to be worse."
     return f"It is probably worse (p = {p_worse:.2g}){'' if verdict == 'failed' else ', not enough to stop'}."

@@ -66,3 +66,26 @@ def test_of_traffic_the_p_is_the_gates_own() -> None:
     asked = [replace(question, drawn=1.0, is_uniform=True) for question in comparison.questions]
     headline, _ = said(replace(comparison, questions=asked))
     assert headline.endswith("It is probably worse (p = 0.039), not enough to stop.")
+
+
+def suspects_lost_and_audits_gained(gained: int) -> Comparison:
+    """200 suspects, of which the candidate loses 40, and a hundred audited rows that stand for all traffic."""
+    comparison = compared(300, [*range(40, 200), *range(200, 240 + gained)], [*range(200), *range(200, 240)])
+    asked = [
+        replace(question, drawn=1.0 if row < 200 else 0.01, is_uniform=row >= 200)
+        for row, question in enumerate(comparison.questions)
+    ]
+    return replace(comparison, questions=asked)
+
+
+def test_a_candidate_that_gains_on_traffic_and_is_stopped_on_the_rows_is_said_to_be_both() -> None:
+    headline, detail = said(suspects_lost_and_audits_gained(15))
+    assert headline.startswith("Stopped by not worse")
+    assert headline.endswith("It is shown to be better on all traffic, and to be worse on the rows as they are.")
+    assert "all traffic, weighed by the samples): better; on the rows as they are it is shown to be worse." in detail
+
+
+def test_a_candidate_that_only_the_rows_show_to_be_worse_is_said_to_be_so() -> None:
+    headline, detail = said(suspects_lost_and_audits_gained(2))
+    assert headline.endswith("It is shown to be worse on the rows as they are.")
+    assert "no difference is shown; on the rows as they are it is shown to be worse." in detail
