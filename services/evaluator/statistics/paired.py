@@ -97,12 +97,22 @@ def _share_of_flips(count: int, is_as_bad: Callable[[Floats], NDArray[np.bool_]]
 def difference(
     candidate: Floats, production: Floats, groups: Groups, weights: Floats | None, basis: Literal["rows", "traffic"]
 ) -> Difference:
-    """Return the mean difference of scores in [0, 1] with its interval (paired bootstrap by group), and a finding."""
+    """Return the mean difference of scores in [0, 1] with its interval (paired bootstrap by group), and a finding.
+
+    With weights, a group of -1 and one of 1, as heavy as the heaviest one, are added to the interval's: where none of a
+    few heavy groups differs, the bootstrap knows no spread of them (Agresti and Min's interval, 2005, has such rows,
+    too).
+    """
     weighed = np.ones_like(candidate) if weights is None else weights
     apart = candidate - production
     value = float(weighed @ apart / weighed.sum())
-    counts = resampled(groups)
-    low, high = percentiles(np.array(value), counts @ (weighed * apart) / (counts @ weighed))
+    drawn, sums, sizes = groups, weighed * apart, weighed
+    if weights is not None:
+        heaviest, last = float(np.bincount(groups, weights=weights).max()), int(groups.max())
+        drawn = np.append(groups, [last + 1, last + 2])
+        sums, sizes = np.append(sums, [heaviest, -heaviest]), np.append(sizes, [heaviest, heaviest])
+    counts = resampled(drawn)
+    low, high = percentiles(np.array(value), counts @ sums / (counts @ sizes))
     worse, better = p_worse(apart, groups, weights), p_worse(-apart, groups, weights)
     return Difference(
         value=value,
