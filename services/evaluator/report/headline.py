@@ -44,9 +44,8 @@ def _finding(verdict: Verdict, gain: Difference, p_worse: float) -> str:
     """
     rows_are_worse = gain.finding != "worse" and p_worse < NOT_WORSE
     if gain.finding == "better":
-        where = " on all traffic" if gain.basis == "traffic" else ""
-        also = ", and to be worse on the rows as they are" if rows_are_worse else ""
-        return f"It is shown to be better{where}{also}."
+        also = " on all traffic, and to be worse on the rows as they are" if rows_are_worse else ""
+        return f"It is shown to be better{also}."
     if gain.finding == "not_shown":
         return "It is shown to be worse on the rows as they are." if rows_are_worse else ""
     if p_worse < NOT_WORSE:
