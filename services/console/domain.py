@@ -72,6 +72,21 @@ class ReviewerCounts:
     skipped: int
 
 
+def comparisons_ended(changes: Iterable[tuple[str, Stage, bool, datetime]]) -> datetime | None:
+    """Return when the last of a cycle's comparisons ended; None: none has. What was asked until then is closed.
+
+    `changes`: each event's rollout, stage, whether it has a control, and time. A promotion with a control ends the
+    comparison that led to it and begins one of fresh pairs: of its events the first counts, since new evidence, and a
+    person's word, repeat it.
+    """
+    ends: dict[tuple[str, bool], datetime] = {}
+    for rollout_id, stage, control, at in changes:
+        if stage not in RUNNING:
+            end = rollout_id, control
+            ends[end] = (min if control else max)(at, ends.get(end, at))
+    return max(ends.values(), default=None)
+
+
 def interleave(tickets: Sequence[T], questions: Sequence[T], limit: int) -> list[T]:
     """Alternate tickets and other questions, each in its own order, so that neither has to wait for the other."""
     nothing: list[T] = []

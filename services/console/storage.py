@@ -5,7 +5,8 @@ All methods raise DependencyUnavailable while the database is unavailable. The e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -16,9 +17,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from schemas.catalog import topic_of
 from schemas.labels import LabelRequested, Purpose
 from schemas.predictions import SubjectForgotten
-from schemas.rollouts import RolloutChanged
+from schemas.rollouts import RolloutChanged, Stage
 from schemas.tasks import TaskSpec
-from services.console.domain import RUNNING, AnsweredQuestion, GivenAnswer, ReviewAnswer, ReviewerCounts
+from services.console.domain import (
+    RUNNING,
+    AnsweredQuestion,
+    GivenAnswer,
+    ReviewAnswer,
+    ReviewerCounts,
+    comparisons_ended,
+)
 from services.console.tables import ANSWERS, EVENTS, FORGOTTEN, REQUESTS, SKIPS
 from shared.privacy.erasure import erased_among, record_erasure
 from shared.storage.database import transaction
@@ -73,7 +81,7 @@ class PostgresQueue:
         """
         async with transaction(self._engine) as connection:
             erased = await erased_among(connection, FORGOTTEN, ((r.task, r.user_hash) for r in requests))
-            ended = await _ended(connection, requests)
+            ended = await _ended(connection, _cycles(requests))
             added = [
                 r for r in requests if not erased.covers(r.task, r.user_hash, r.happened_at) and not _is_of(ended, r)
             ]
@@ -108,7 +116,7 @@ class PostgresQueue:
         async with transaction(self._engine) as connection:
             rows = await connection.execute(query.where(theirs).order_by(ANSWERS.c.answered_at.desc()).limit(limit))
             found = [(LabelRequested.model_validate_json(row.request), _given(row)) for row in rows]
-            ended = await _ended(connection, [request for request, _ in found])
+            ended = await _ended(connection, _cycles(request for request, _ in found))
         return [AnsweredQuestion(request, given, _is_of(ended, request)) for request, given in found]
 
     async def record(self, request_id: str, reviewer: str, given: GivenAnswer) -> None:
@@ -186,13 +194,17 @@ class PostgresQueue:
             await connection.execute(delete(REQUESTS).where(theirs, REQUESTS.c.happened_at <= event.occurred_at))
 
     async def withdraw(self, event: RolloutChanged) -> None:
-        """Close the tickets of a rollout that has ended: its pairs need no more labels."""
+        """Close the tickets of comparisons that have ended, by this event, which is in the history, or others there.
+
+        Their pairs need no more labels.
+        """
         if event.stage in RUNNING or event.cycle_id is None:
             return
-        of_rollout = and_(REQUESTS.c.cycle_id == event.cycle_id, REQUESTS.c.asked_at <= event.occurred_at)
         async with transaction(self._engine) as connection:
-            open_tickets = update(REQUESTS).where(_TICKET, REQUESTS.c.needed > 0, of_rollout)
-            await connection.execute(open_tickets.values(needed=0))
+            for cycle_id, ended_at in (await _ended(connection, {event.cycle_id})).items():
+                of_rollout = and_(REQUESTS.c.cycle_id == cycle_id, REQUESTS.c.asked_at <= ended_at)
+                open_tickets = update(REQUESTS).where(_TICKET, REQUESTS.c.needed > 0, of_rollout)
+                await connection.execute(open_tickets.values(needed=0))
 
     async def drop_before(self, task: str, before: datetime) -> None:
         """Delete the questions about predictions made before a moment, with their answers."""
@@ -307,15 +319,25 @@ def _is_of(ended: Mapping[str | None, datetime], request: LabelRequested) -> boo
     )
 
 
-async def _ended(connection: AsyncConnection, requests: Sequence[LabelRequested]) -> dict[str | None, datetime]:
-    """Return when the rollouts of these tickets' cycles ended: questions and rollouts arrive on different topics."""
-    cycles = {r.cycle_id for r in requests if r.ticket_id is not None and r.cycle_id is not None}
+def _cycles(requests: Iterable[LabelRequested]) -> set[str]:
+    """Return the cycles that the tickets among these are of."""
+    return {r.cycle_id for r in requests if r.ticket_id is not None and r.cycle_id is not None}
+
+
+async def _ended(connection: AsyncConnection, cycles: Collection[str]) -> dict[str | None, datetime]:
+    """Return when the comparisons of these cycles ended: questions and rollouts arrive on different topics."""
     if not cycles:
         return {}
+    event = EVENTS.c.event
     query = (
-        select(EVENTS.c.cycle_id, func.max(EVENTS.c.occurred_at))
+        select(EVENTS.c.cycle_id, EVENTS.c.occurred_at, *(event[n].astext.label(n) for n in ("rollout_id", "stage")))
+        .add_columns(func.coalesce(event["control"].astext, "false").label("control"))
         .where(EVENTS.c.cycle_id.in_(sorted(cycles)), EVENTS.c.topic == _ROLLOUTS)
-        .where(EVENTS.c.event["stage"].astext.not_in([stage.value for stage in RUNNING]))
-        .group_by(EVENTS.c.cycle_id)
+        .where(event["stage"].astext.not_in([stage.value for stage in RUNNING]))
     )
-    return {cycle_id: ended_at for cycle_id, ended_at in await connection.execute(query)}
+    changes: dict[str, list[tuple[str, Stage, bool, datetime]]] = defaultdict(list)
+    for row in await connection.execute(query):
+        change = (row.rollout_id, Stage(row.stage), row.control == "true", row.occurred_at)
+        changes[row.cycle_id].append(change)
+    ends = {cycle_id: comparisons_ended(of_cycle) for cycle_id, of_cycle in changes.items()}
+    return {cycle_id: at for cycle_id, at in ends.items() if at is not None}

@@ -336,6 +336,25 @@ async def test_tickets_of_a_rollout_that_has_ended_are_closed(
     assert names(task, await queue.tickets(task, None, "ann", 9)) == ["other", "repeated"]
 
 
+async def test_tickets_of_fresh_pairs_stay_open_until_the_control_has_ended(
+    queue: PostgresQueue, history: PostgresCycleHistory, task: str
+) -> None:
+    minute, handlers = timedelta(minutes=1), Handlers(queue, history)
+    before, fresh = (
+        ticket(task, name).model_copy(update={"cycle_id": f"{task}-1", "occurred_at": NOON + asked_at * minute})
+        for name, asked_at in (("before", 0), ("fresh", 2))
+    )
+    await queue.add_requests([before])
+    promoted = rollout(task, Stage.PROMOTED, NOON + minute).model_copy(update={"control": True})
+    await handlers.on_rollout(promoted)
+    await queue.add_requests([fresh])
+    newer = {"event_id": uuid4(), "occurred_at": NOON + 3 * minute, "evidence": Evidence(alpha=0.01, control_labels=1)}
+    await handlers.on_rollout(promoted.model_copy(update=newer))
+    assert names(task, await queue.tickets(task, None, "ann", 9)) == ["fresh"]
+    await handlers.on_rollout(rollout(task, Stage.PROMOTED, NOON + 4 * minute))
+    assert await queue.tickets(task, None, "ann", 9) == []
+
+
 async def test_a_running_candidates_evidence_is_stored_as_it_comes_in(history: PostgresCycleHistory, task: str) -> None:
     minute = timedelta(minutes=1)
     assert await history.running_rollout(task) == []
