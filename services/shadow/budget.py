@@ -45,7 +45,7 @@ class Considered:
 
     @property
     def replays(self) -> int:
-        return replays_per_pair(self.delivery.event)
+        return replays_per_pair(self.delivery.event, self.rollout)
 
     @property
     def tokens(self) -> int:

@@ -2,7 +2,10 @@
 
 A pair may bet only if its input is new to the candidate and its answer is from the production arm that the candidate is
 compared with: replaying what a candidate was trained on "proves" memorising. Where personal data was replaced in the
-stored text, production's logged answer belongs to another input, so both arms are asked again.
+stored text, production's logged answer belongs to another input, so both arms are asked again. So they are wherever an
+answer may have personal data: were production asked again only where its logged answer had some, its other logged
+answers would be chosen by what they say, and the candidate's are not. An equal candidate would win where right answers
+have a name in them.
 
 A request with several answers makes one pair, of the first: its answers are not independent, so they are one subject.
 So are all requests of a user, of a session, and, where neither is known, of an app's conversations that begin alike
@@ -121,9 +124,17 @@ def same_answer(left: Answer, right: Answer, kind: TaskKind) -> bool:
     return same_text(left.plain, right.plain, kind)
 
 
-def replays_per_pair(event: PredictionLogged) -> int:
-    """Return the requests to the engine for one pair: two where the stored text is not what production was asked."""
-    return 2 if event.redactions else 1
+def asks_both_arms(event: PredictionLogged, rollout: RolloutChanged) -> bool:
+    """Return True if production is asked again, too: where the stored text is redacted, or an answer to it may be.
+
+    An answer that is one of the task's labels never is.
+    """
+    return event.redactions > 0 or (rollout.spec.redaction.enabled and not event.call.constrained)
+
+
+def replays_per_pair(event: PredictionLogged, rollout: RolloutChanged) -> int:
+    """Return the requests to the engine for one pair."""
+    return 2 if asks_both_arms(event, rollout) else 1
 
 
 def pair_of(

@@ -11,7 +11,7 @@ from schemas.predictions import PredictionLogged
 from schemas.rollouts import RolloutChanged, ShadowCompared
 from services.shadow.budget import Considered, Pace
 from services.shadow.clients import ReplayEngine
-from services.shadow.domain import Outcome, Request, pair_of, request_of
+from services.shadow.domain import Outcome, Request, asks_both_arms, pair_of, request_of
 from services.shadow.load import EngineLoad
 from services.shadow.storage import Decisions
 from shared.errors import Paused
@@ -107,8 +107,8 @@ class Replays:
     async def _production_answer(
         self, event: PredictionLogged, rollout: RolloutChanged, request: Request
     ) -> Answer | None:
-        """Return production's answer to the stored text; None where it has none that is whole."""
-        if not event.redactions:
+        """Return production's answer to what the candidate is asked; None where it has none that is whole."""
+        if not asks_both_arms(event, rollout):
             return event.answers[0]
         answer = (await self._engine.production(rollout, request)).answer
         return answer if answer is not None and answer.is_whole else None

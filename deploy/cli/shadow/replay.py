@@ -16,7 +16,7 @@ from schemas.base import utc_now
 from schemas.predictions import PredictionLogged, SubjectForgotten
 from schemas.rollouts import RolloutChanged
 from services.shadow.clients import ReplayEngine, VllmEngine
-from services.shadow.domain import ineligible, request_of, same_answer
+from services.shadow.domain import asks_both_arms, ineligible, request_of, same_answer
 from services.shadow.load import EngineLoad, VllmLoad
 from services.shadow.settings import ShadowSettings
 from shared.errors import ConfigurationError
@@ -140,7 +140,7 @@ async def diagnose(
 
 async def _compare(event: PredictionLogged, rollout: RolloutChanged, engine: ReplayEngine) -> Comparison | None:
     request, production = request_of(event, rollout), event.answers[0]
-    if event.redactions:  # Production was asked another text than the stored one.
+    if asks_both_arms(event, rollout):
         again = (await engine.production(rollout, request)).answer
         if again is None:
             return None

@@ -13,7 +13,7 @@ from schemas.base import Event, Variant
 from schemas.conversation import Answer, Call, FinishReason, Message, Role
 from schemas.predictions import LoggedAnswer, PredictionLogged, Usage
 from schemas.rollouts import Evidence, RolloutChanged, ShadowCompared, Stage
-from schemas.task_settings import RolloutSettings
+from schemas.task_settings import RedactionSettings, RolloutSettings
 from schemas.tasks import TaskKind, TaskSpec
 from services.shadow.budget import Considered, Spending
 from services.shadow.clients import Replay
@@ -29,7 +29,8 @@ EXAMPLES = Path(__file__).parents[3] / "schemas" / "examples" / "predictions.log
 CUTOFF = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
 SPEC = TaskSpec(
     name="support-desk", kind=TaskKind.CLASSIFICATION, base_model="base", system_prompt="Classify.",
-    labels=("delivery", "refund"), rollout=RolloutSettings(shadow_tokens_per_day=20 * 40),
+    labels=("delivery", "refund"), redaction=RedactionSettings(enabled=False),
+    rollout=RolloutSettings(shadow_tokens_per_day=20 * 40),
 )  # fmt: skip
 
 

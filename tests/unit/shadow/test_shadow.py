@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import product
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from faststream.kafka import KafkaBroker, TestKafkaBroker
 from schemas.base import Variant
 from schemas.conversation import Answer, Api, FinishReason, Media, Message, Part, Role, ToolCall
 from schemas.rollouts import ShadowCompared, Stage
+from schemas.task_settings import RedactionSettings
 from schemas.tasks import TaskKind
 from services.shadow import handlers
 from services.shadow.clients import Replay
@@ -201,6 +203,29 @@ async def test_both_arms_are_asked_again_when_the_stored_text_was_redacted() -> 
     (pair,) = await shadow.replay(prediction(2, redactions=3))
     assert (texts(pair), pair.agree) == (("delivery", "delivery"), True)
     assert len(shadow.candidate.asked) == 4
+
+
+async def test_equal_arms_win_as_often_as_they_lose_though_only_right_answers_are_redacted() -> None:
+    """Each arm answers right in half of its draws, and right answers have a name in them, which is replaced."""
+    under = rollout().model_copy(update={"spec": SPEC.model_copy(update={"redaction": RedactionSettings()})})
+    won = 0
+    for served, again, candidate in product(("right", "wrong"), repeat=3):
+        shadow = Shadow()
+        shadow.candidate.given, shadow.candidate.given_by_production = reply(candidate), reply(again)
+        event = prediction(
+            call=call(constrained=False), answers=(answer(served),), redactions=1 if served == "right" else 0
+        )
+        (pair,) = await shadow.replay(event, under=under)
+        production, challenger = texts(pair)
+        won += (challenger == "right") - (production == "right")
+    assert won == 0
+
+
+async def test_an_answer_that_is_a_label_is_never_redacted_so_production_is_not_asked_again() -> None:
+    shadow = Shadow()
+    spec = SPEC.model_copy(update={"redaction": RedactionSettings()})
+    await shadow.replay(prediction(), under=rollout().model_copy(update={"spec": spec}))
+    assert len(shadow.candidate.asked) == 1
 
 
 @pytest.mark.parametrize("given", [reply(None), reply("log", FinishReason.LENGTH)])
