@@ -1,6 +1,7 @@
 """The rules of the review queue. Pure.
 
-Reviews are blind: reviewers are shown what was asked and what was answered, never by which model.
+Reviews are blind: reviewers are shown what was asked and what was answered, never by which model. Who was shown
+production's answer by another question leaves the pair to others (`PostgresQueue`).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ class ConsoleSettings(Settings):
     console_return_hours: float = Field(
         default=12.0,
         gt=0.0,
-        description="What a reviewer skipped or could not tell is for others. It comes back to them after this time, "
-        "and only if no other reviewer, who had not left it too, was there in it.",
+        description="What a reviewer skipped, could not tell or is not blind to is for others. It comes back to them "
+        "after this time, and only if no other reviewer, who had not left it too, was there in it.",
     )
     console_refresh_seconds: float = Field(default=2.0, gt=0.0, description="Interval of an open page's refreshes.")

@@ -10,7 +10,21 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from sqlalchemy import ColumnElement, Select, and_, delete, exists, false, func, or_, select, true, union_all, update
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Select,
+    and_,
+    delete,
+    exists,
+    false,
+    func,
+    or_,
+    select,
+    true,
+    union_all,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -35,11 +49,14 @@ _TICKET = REQUESTS.c.purpose == Purpose.DISCORDANT_PAIR.value
 _ROLLOUTS = topic_of(RolloutChanged).name
 _DEEDS = union_all(
     select(
-        REQUESTS.c.task, REQUESTS.c.case_id, ANSWERS.c.reviewer, ANSWERS.c.answered_at.label("at"),
+        REQUESTS.c.task, REQUESTS.c.case_id, REQUESTS.c.prediction_id, ANSWERS.c.reviewer,
+        ANSWERS.c.answered_at.label("at"),
         (func.coalesce(ANSWERS.c.preference, "") == "cannot_tell").label("cannot_tell"), false().label("skipped"),
     ).join_from(REQUESTS, ANSWERS, ANSWERS.c.request_id == REQUESTS.c.request_id),
-    select(REQUESTS.c.task, REQUESTS.c.case_id, SKIPS.c.reviewer, SKIPS.c.skipped_at, false(), true())
-    .join_from(REQUESTS, SKIPS, SKIPS.c.request_id == REQUESTS.c.request_id),
+    select(
+        REQUESTS.c.task, REQUESTS.c.case_id, REQUESTS.c.prediction_id, SKIPS.c.reviewer, SKIPS.c.skipped_at, false(),
+        true(),
+    ).join_from(REQUESTS, SKIPS, SKIPS.c.request_id == REQUESTS.c.request_id),
 )  # fmt: skip
 """What every reviewer did with every question that they answered or skipped."""
 
@@ -236,25 +253,34 @@ def _open(task: str, spec: TaskSpec | None) -> Select[Any]:
 
 
 def _left_to_others(reviewer: str, returns_after: timedelta) -> ColumnElement[bool]:
-    """Select the cases that the reviewer skipped or could not tell, while they are for others.
+    """Select the cases that the reviewer skipped, could not tell or is not blind to, while they are for others.
 
     They are for this long, and as long as somebody else is there, who answered or skipped questions of the task within
-    this time and not yet this one. Where nobody is, a case would wait for ever: it comes back to the reviewer.
+    this time and may answer this one. Where nobody is, a case would wait for ever: it comes back to the reviewer.
     """
     since = func.now() - returns_after
-    mine, other, same = (_DEEDS.subquery(name) for name in ("mine", "other", "same"))
-    left = select(mine.c.case_id).where(mine.c.case_id == REQUESTS.c.case_id, mine.c.reviewer == reviewer)
-    not_theirs = ~exists().where(
-        same.c.case_id == REQUESTS.c.case_id, same.c.reviewer == other.c.reviewer
-    ).correlate(REQUESTS, other)  # fmt: skip
+    other = _DEEDS.subquery("other")
     somebody_else = select(other.c.case_id).where(
-        other.c.task == REQUESTS.c.task, other.c.reviewer != reviewer, other.c.at > since, not_theirs
-    )
-    lately = left.where(mine.c.at > since)
-    return and_(
-        left.correlate(REQUESTS).exists(),
-        or_(lately.correlate(REQUESTS).exists(), somebody_else.correlate(REQUESTS).exists()),
-    )
+        other.c.task == REQUESTS.c.task, other.c.reviewer != reviewer, other.c.at > since,
+        ~_has_left(other.c.reviewer, other),
+    )  # fmt: skip
+    lately = _has_left(reviewer, since=since)
+    return and_(_has_left(reviewer), or_(lately, somebody_else.correlate(REQUESTS).exists()))
+
+
+def _has_left(
+    reviewer: str | ColumnElement[str], *outer: FromClause, since: ColumnElement[datetime] | None = None
+) -> ColumnElement[bool]:
+    """Select the cases that a reviewer has dealt with, and the pairs of texts about whose prediction they have.
+
+    Any other question about a prediction shows production's answer, so that the pair would not be blind to them.
+    """
+    deeds = _DEEDS.subquery()
+    theirs = (deeds.c.reviewer == reviewer, true() if since is None else deeds.c.at > since)
+    prediction = (deeds.c.task == REQUESTS.c.task, deeds.c.prediction_id == REQUESTS.c.prediction_id)
+    of_case = exists().where(deeds.c.case_id == REQUESTS.c.case_id, *theirs).correlate(REQUESTS, *outer)
+    of_prediction = exists().where(*prediction, *theirs).correlate(REQUESTS, *outer)
+    return or_(of_case, and_(_TICKET, ~REQUESTS.c.asks_label, of_prediction))
 
 
 def _asked_before(reviewer: str) -> Any:

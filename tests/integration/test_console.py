@@ -185,6 +185,23 @@ async def test_what_the_only_reviewer_could_not_tell_comes_back_to_them(
     assert await queue.tickets(task, None, "ann", 9) == []
 
 
+async def test_a_pair_of_texts_is_not_asked_of_whoever_was_shown_productions_answer(
+    queue: PostgresQueue, task: str
+) -> None:
+    of_texts = {"labels": (), "prediction_id": f"{task}.p"}
+    corrected = question(task, "q", **of_texts)
+    of_labels = ticket(task, "labels").model_copy(update={"prediction_id": f"{task}.p"})
+    await queue.add_requests([corrected, ticket(task, "texts").model_copy(update=of_texts), of_labels])
+    await queue.record(corrected.request_id, "ann", given(ReviewAnswer(label="Sorry!"), ago(12.1)))
+    assert names(task, await queue.tickets(task, None, "ann", 9)) == ["texts", "labels"], "a team of one is not stuck"
+    await queue.add_requests([question(task, "other")])
+    await queue.skip(f"{task}-other", "ben", ago(1))
+    assert names(task, await queue.tickets(task, None, "ann", 9)) == ["labels"]
+    assert names(task, await queue.tickets(task, None, "ben", 9)) == ["texts", "labels"]
+    await queue.skip(corrected.request_id, "ben", ago(1))
+    assert names(task, await queue.tickets(task, None, "ann", 9)) == ["texts", "labels"], "ben has seen it, too"
+
+
 async def test_it_is_counted_who_answers_cannot_tell_and_skips(queue: PostgresQueue, task: str) -> None:
     await queue.add_requests([ticket(task, f"t{n}") for n in range(5)] + [question(task, "q", user_hash="h1")])
     for _ in range(2):
