@@ -181,8 +181,8 @@ class MemoryDecisions:
 class Shadow:
     """The handlers with Unleash, the training rows and vLLM in memory."""
 
-    def __init__(self, *trained: str) -> None:
-        self.sampling, self.candidate, self.published = Sampling(), BothArms(), Published()
+    def __init__(self, *trained: str, engine: BothArms | None = None) -> None:
+        self.sampling, self.candidate, self.published = Sampling(), engine or BothArms(), Published()
         self.decisions, index = MemoryDecisions(), OneTrainingIndex(*trained)
         self.load = Load()
         self.replays = Replays(self.candidate, self.load, self.published, self.decisions, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from itertools import product
 from typing import Any
@@ -11,12 +12,12 @@ from faststream.kafka import KafkaBroker, TestKafkaBroker
 
 from schemas.base import Variant
 from schemas.conversation import Answer, Api, FinishReason, Media, Message, Part, Role, ToolCall
-from schemas.rollouts import ShadowCompared, Stage
+from schemas.rollouts import RolloutChanged, ShadowCompared, Stage
 from schemas.task_settings import RedactionSettings
 from schemas.tasks import TaskKind
 from services.shadow import handlers
 from services.shadow.clients import Replay
-from services.shadow.domain import Outcome, ineligible, pair_of, request_of, same_answer
+from services.shadow.domain import Outcome, Request, ineligible, pair_of, request_of, same_answer
 from services.shadow.handlers import Handlers
 from services.shadow.replays import Replays
 from services.shadow.settings import ShadowSettings
@@ -27,6 +28,7 @@ from shared.kafka.publisher import Publisher
 from tests.unit.shadow.fakes import (
     CUTOFF,
     SPEC,
+    BothArms,
     OneTrainingIndex,
     Sampling,
     Shadow,
@@ -241,6 +243,40 @@ async def test_a_candidate_that_errs_disagrees() -> None:
     shadow.candidate.given = reply(None)
     (pair,) = await shadow.replay(prediction())
     assert (pair.candidate_answer, pair.agree) == (None, False)
+
+
+class FirstIsSlow(BothArms):
+    """Answers the first request when it has answered the second; `fails`: it has no answer then, the engine is away."""
+
+    def __init__(self, fails: bool = False) -> None:
+        super().__init__()
+        self._fails = fails
+        self._second = asyncio.Event()
+
+    async def candidate(self, rollout: RolloutChanged, request: Request) -> Replay | None:
+        self.asked.append(request)
+        if "number 1 " in request.body["messages"][-1]["content"]:
+            await self._second.wait()
+            if self._fails:
+                raise DependencyUnavailable("the engine is away")
+        self._second.set()
+        return self.given
+
+
+@pytest.mark.parametrize(("subject", "first"), [("ann", 1), ("ben", 2)])
+async def test_which_of_a_subjects_pairs_is_the_first_does_not_depend_on_how_long_the_candidate_takes(
+    subject: str, first: int
+) -> None:
+    shadow = Shadow(engine=FirstIsSlow())
+    pairs = await shadow.replay(prediction(1, subject="ann"), prediction(2, subject=subject))
+    assert [pair.prediction_id for pair in pairs] == [f"support-desk.{first}", f"support-desk.{3 - first}"]
+
+
+async def test_a_pair_whose_subject_has_an_earlier_one_that_failed_waits_for_it() -> None:
+    shadow = Shadow(engine=FirstIsSlow(fails=True))
+    with pytest.raises(DependencyUnavailable):
+        await shadow.replay(prediction(1, subject="ann"), prediction(2, subject="ann"))
+    assert shadow.published.events == []
 
 
 async def test_an_unavailable_engine_means_redelivery_and_not_a_loss() -> None:
