@@ -91,12 +91,15 @@ class Handlers:
     async def on_compared(self, deliveries: list[Delivery[ShadowCompared]]) -> None:
         """Add pairs to the ledger; those that differ may become tickets that people are asked about.
 
-        Pairs that agree, the most by far, decide nothing that could not wait for the next tick.
+        They are added in the order of their requests, since a subject's first one bets: which of two in different
+        partitions is read first depends on how long the candidate took. Pairs that agree, the most by far, decide
+        nothing that could not wait for the next tick.
         """
         by_rollout: dict[tuple[str, str], list[ShadowCompared]] = defaultdict(list)
         for delivery in deliveries:
             by_rollout[delivery.event.task, delivery.event.rollout_id].append(delivery.event)
         for (task, rollout_id), pairs in by_rollout.items():
+            pairs.sort(key=lambda pair: pair.logged_at)
             async with self._rollouts.locked(task):
                 found = await self._rollouts.get(rollout_id)
                 if found is not None and found.task == task and (rollout := found.standing).compared:

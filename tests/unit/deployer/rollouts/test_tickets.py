@@ -46,6 +46,15 @@ async def test_a_user_has_one_ticket_for_the_first_discordant_pair() -> None:
     assert [asked.prediction_id[-1] for asked in deployer.publisher.questions] == ["0", "5", "6", "7"]
 
 
+async def test_of_a_subjects_pairs_that_are_read_at_once_the_first_request_bets() -> None:
+    """They may be in two partitions, and the later one read first, if the candidate was slow to answer the earlier."""
+    deployer = await in_shadow()
+    earlier, later = (pair(deployer.last, number, ("refund", "delivery"), user="ann") for number in (1, 2))
+    later = later.model_copy(update={"logged_at": earlier.logged_at + timedelta(seconds=1)})
+    await deployer.compare(later, earlier)
+    assert [asked.prediction_id[-1] for asked in deployer.publisher.questions] == ["1"]
+
+
 async def test_one_text_sent_again_and_again_by_nobody_known_bets_once_and_the_evidence_says_so() -> None:
     deployer = await in_shadow(canary_wealth=2)
     same = {"subject": "conversation-1", "user_hash": None, "identified": False}
