@@ -124,11 +124,6 @@ def same_answer(left: Answer, right: Answer, kind: TaskKind) -> bool:
     return same_text(left.plain, right.plain, kind)
 
 
-def subject_of(event: PredictionLogged) -> str:
-    """Return who bets, once a rollout."""
-    return event.subject or event.user_hash or event.session_hash or _UNKNOWN
-
-
 def asks_both_arms(event: PredictionLogged, rollout: RolloutChanged) -> bool:
     """Return True if production is asked again, too: where the stored text is redacted, or an answer to it may be.
 
@@ -177,7 +172,7 @@ def pair_of(
         agree=answer is not None and same_answer(answer, production, rollout.spec.kind),
         after_promotion=rollout.control,
         user_hash=event.user_hash,
-        subject=subject_of(event),
+        subject=event.subject or event.user_hash or event.session_hash or _UNKNOWN,
         identified=bool(event.user_hash or event.session_hash),
         logged_at=event.occurred_at,
         candidate_latency_ms=latency_ms,

@@ -11,7 +11,7 @@ from schemas.predictions import PredictionLogged
 from schemas.rollouts import RolloutChanged, ShadowCompared
 from services.shadow.budget import Considered, Pace
 from services.shadow.clients import ReplayEngine
-from services.shadow.domain import Outcome, Request, asks_both_arms, pair_of, request_of, subject_of
+from services.shadow.domain import Outcome, Request, asks_both_arms, pair_of, request_of
 from services.shadow.load import EngineLoad
 from services.shadow.storage import Decisions
 from shared.errors import Paused
@@ -23,11 +23,12 @@ BUSY_PAUSE_SECONDS = 1.0
 
 
 class Replays:
-    """Asks the arms, publishes each pair as soon as it is made, and records that; a redelivered one is not asked again.
+    """Asks the arms, publishes each pair, and records that; a redelivered one is not asked again.
 
-    A subject's pairs are published in the order of their requests, since the first that differs bets: in the order in
-    which they are made, a fast answer of the candidate would count instead of a slow one, or one that timed out.
-    Its limits hold for all callers together.
+    Pairs are published in the order of their requests. In the order in which they are made, a fast answer of the
+    candidate would be its subject's first pair, and bet instead of a slow one or one that timed out; and the greatest
+    wealth so far must not depend on which answers come first.
+    The limits hold for all callers together.
     """
 
     def __init__(
@@ -48,14 +49,15 @@ class Replays:
         """
         latest = asyncio.get_running_loop().time() + MAX_BATCH_SECONDS
         waiting = [request for request in requests if not await self._leave_out(request)]
-        last_of: dict[tuple[str, str], asyncio.Task[None]] = {}
+        last_of: dict[str, asyncio.Task[None]] = {}
         try:
             async with asyncio.TaskGroup() as group:
                 while waiting and await self._turn_of(waiting[0], latest):
                     request = waiting.pop(0)
-                    who = request.rollout.task, subject_of(request.delivery.event)
-                    last_of[who] = group.create_task(self._replay(request, last_of.get(who)))
-                    last_of[who].add_done_callback(lambda _: self._free.release())
+                    task, event = request.rollout.task, request.delivery.event
+                    compared = group.create_task(self._compare(event, request.rollout))
+                    compared.add_done_callback(lambda _: self._free.release())
+                    last_of[task] = group.create_task(self._publish(request, compared, last_of.get(task)))
         except ExceptionGroup as failures:  # The group cancelled the rest.
             raise failures.exceptions[0] from failures
         if waiting:
@@ -92,9 +94,14 @@ class Replays:
             await asyncio.sleep(BUSY_PAUSE_SECONDS)
         return True
 
-    async def _replay(self, request: Considered, earlier: asyncio.Task[None] | None) -> None:
-        """Make the pair, and publish it after that of the subject's `earlier` request; if that fails, not at all."""
-        pair = await self._compare(request.delivery.event, request.rollout)
+    async def _publish(
+        self,
+        request: Considered,
+        compared: asyncio.Task[ShadowCompared | None],
+        earlier: asyncio.Task[None] | None,
+    ) -> None:
+        """Publish a pair, once it is made, after that of the request before it; if that fails, not at all."""
+        pair = await compared
         if earlier is not None:
             await earlier
         if pair is not None:
