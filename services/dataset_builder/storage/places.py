@@ -27,7 +27,7 @@ async def read_places(connection: AsyncConnection, task: str) -> dict[str, Place
     columns = PLACES.c
     query = sa.select(
         columns.prediction_id, columns.fate, columns.similarity, columns.user_hash, columns.happened_at,
-        columns.text_hash, columns.fingerprint, columns.whole,
+        columns.text_hash, columns.fingerprint, columns.whole, columns.turn,
     ).where(columns.task == task)  # fmt: skip
     found: dict[str, Place] = {}
     result = await connection.stream(query, execution_options={"yield_per": _AT_ONCE})
@@ -45,7 +45,7 @@ async def save_places(
         {
             "task": task, "prediction_id": name, "fate": place.fate.value, "similarity": place.similarity,
             "user_hash": place.user_hash, "happened_at": place.happened_at, "text_hash": place.text_hash,
-            "fingerprint": place.fingerprint, "whole": place.whole, "cycle_id": cycle_id,
+            "fingerprint": place.fingerprint, "whole": place.whole, "turn": place.turn, "cycle_id": cycle_id,
         }
         for name, place in sorted(places.items())
         if not erased.covers(task, place.user_hash, place.happened_at)

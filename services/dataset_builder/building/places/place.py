@@ -15,7 +15,8 @@ class Place:
 
     `similarity` is the threshold under which it was decided. `text_hash`: equal for equal texts, whatever is compared
     of them later. A held-out row has its fingerprint: the sketch of what is compared of it, and where that is a part,
-    `whole`, that of all of it. `user_hash` and `happened_at` (when the prediction was made) say whose it is.
+    `whole`, that of all of it, and `turn`, the keys by which later turns of its conversation find it (`own_turn`, with
+    spaces between them). `user_hash` and `happened_at` (when the prediction was made) say whose it is.
     """
 
     fate: Fate
@@ -25,6 +26,7 @@ class Place:
     text_hash: str = ""
     fingerprint: bytes | None = None
     whole: bytes | None = None
+    turn: str = ""
 
 
 Places = Mapping[str, Place]

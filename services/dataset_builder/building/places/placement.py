@@ -7,6 +7,9 @@ Only rows that were chosen to be held out attract, pair by pair:
     near a row that is trained on            trained on
     near none of them                        the stratified choice below decides
 
+The turns of a conversation belong together (`conversations`): a new one is held out with a held-out one, or excluded
+where it cannot be, and trained on with one that is trained on.
+
 So what was held out is never trained on, nor its near-copies, and what was trained on is never held out, whatever
 arrives later, grows old, is forgotten or is set otherwise. A held-out row attracts by its stored fingerprint when its
 text is gone. A text that is equal to one with a place gets that place, also where templates or settings have changed
@@ -23,6 +26,7 @@ from schemas.datasets import Example, Fate, LeftOutExample
 from schemas.labels import LabelRequested
 from schemas.tasks import TaskSpec
 from services.dataset_builder.building.compact import Compactor
+from services.dataset_builder.building.places.conversations import Conversations, own_turn
 from services.dataset_builder.building.places.place import Exclusions, Place, Places
 from services.dataset_builder.building.places.similar import SimilarRows
 from services.dataset_builder.building.places.stratified import choose_held_out
@@ -30,6 +34,7 @@ from services.dataset_builder.building.rows import Row
 
 NEAR_HELD_OUT = "near_held_out"
 BRIDGE = "bridge"
+SAME_CONVERSATION = "same_conversation"
 UNCONFIRMED = "unconfirmed"
 _UNCONFIRMED = "held out, and no reviewer stands for its answer any more"
 
@@ -60,12 +65,21 @@ def place_rows(rows: Sequence[Row], places: Places, similar: SimilarRows, spec: 
     near_trained = similar.near_any(new, similar.mask_of(places, Fate.TRAIN))
     _add_equal(near_held, (*trained, *new), places, (Fate.EVAL, Fate.EXCLUDED))
     _add_equal(near_trained, new, places, (Fate.TRAIN,))
-    unplaced = [row for row in new if row.prediction_id not in near_held]
+    conversations = Conversations(rows, places)
+    names_of_held = frozenset(name for name, place in places.items() if place.fate is Fate.EVAL)
+    in_held = conversations.with_any([*trained, *excluded_before, *new], names_of_held)
+    in_trained = conversations.with_any(new, frozenset(row.prediction_id for row in trained))
+    near_trained = in_trained | near_trained
+    apart = near_held.keys() | near_trained.keys()
+    chosen = [row for row in new if row.prediction_id in in_held.keys() - apart and row.is_confirmed]
+    _add_near(near_held, chosen, similar)
+    unplaced = [row for row in new if row.prediction_id not in near_held.keys() | in_held.keys()]
     free = [row for row in unplaced if row.prediction_id not in near_trained and row.is_confirmed]
-    chosen = choose_held_out(free, unplaced, [*trained, *held], held, similar, spec)
-    chosen_names = {row.prediction_id for row in chosen}
-    for row in chosen:
-        near_held |= {name: row.prediction_id for name in similar.near(row) if name not in near_held}
+    in_eval = [*held, *chosen]
+    chosen += choose_held_out(free, unplaced, [*trained, *in_eval], in_eval, similar, conversations, spec)
+    chosen_names = frozenset(row.prediction_id for row in chosen)
+    in_held |= conversations.with_any(new, chosen_names)
+    _add_near(near_held, chosen, similar)
     equal = {
         row.text_hash: row.prediction_id for row in (*chosen, *held)
     }  # What is compared of equal texts may differ.
@@ -75,14 +89,14 @@ def place_rows(rows: Sequence[Row], places: Places, similar: SimilarRows, spec: 
         if row.text_hash in equal and row.prediction_id not in near_held
     }
 
-    lost = near_held.keys() - chosen_names
+    lost = (near_held.keys() | in_held.keys()) - chosen_names
     excluded = [row for row in (*trained, *new) if row.prediction_id in lost]
     not_trained = {row.prediction_id for row in excluded} | chosen_names
     train = [row for row in (*trained, *new) if row.prediction_id not in not_trained]
     fates = dict.fromkeys((row.prediction_id for row in excluded), Fate.EXCLUDED) | dict.fromkeys(
         chosen_names, Fate.EVAL
     )
-    left_out = [_excluded(row, near_held, near_trained) for row in (*excluded, *excluded_before)]
+    left_out = [_excluded(row, near_held, near_trained, in_held) for row in (*excluded, *excluded_before)]
     left_out += [row.left_out(Fate.HELD_BACK, UNCONFIRMED, _UNCONFIRMED) for row in held if not row.is_confirmed]
     attracting = [
         near_held[row.prediction_id] for row in (*excluded, *excluded_before) if row.prediction_id in near_held
@@ -94,6 +108,13 @@ def place_rows(rows: Sequence[Row], places: Places, similar: SimilarRows, spec: 
         {row.prediction_id: _decide(row, fates.get(row.prediction_id, Fate.TRAIN), similar, spec) for row in new},
         _exclusions(attracting, rows),
     )
+
+
+def _add_near(near: dict[str, str], rows: Iterable[Row], similar: SimilarRows) -> None:
+    """Add the rows that are near-copies of these."""
+    for row in rows:
+        for name in similar.near(row):
+            near.setdefault(name, row.prediction_id)
 
 
 def _add_equal(near: dict[str, str], rows: Iterable[Row], places: Places, fates: Collection[Fate]) -> None:
@@ -114,6 +135,7 @@ def _decide(row: Row, fate: Fate, similar: SimilarRows, spec: TaskSpec) -> Place
         text_hash=row.text_hash,
         fingerprint=fingerprint,
         whole=whole,
+        turn=" ".join(own_turn(row)) if fate is Fate.EVAL else "",
     )
 
 
@@ -138,8 +160,13 @@ def make_examples(grouped: Iterable[tuple[Row, str]], placed: Placed) -> tuple[l
     return parts
 
 
-def _excluded(row: Row, near_held: Mapping[str, str], near_trained: Mapping[str, str]) -> LeftOutExample:
+def _excluded(
+    row: Row, near_held: Mapping[str, str], near_trained: Mapping[str, str], in_held: Mapping[str, str]
+) -> LeftOutExample:
     name = row.prediction_id
+    if name in in_held and name not in near_held:
+        detail = f"another turn of the conversation of the held-out {in_held[name]}"
+        return row.left_out(Fate.EXCLUDED, SAME_CONVERSATION, detail)
     detail = f"nearly the held-out {near_held[name]}" if name in near_held else "nearly a row that was held out once"
     if name in near_trained:
         return row.left_out(Fate.EXCLUDED, BRIDGE, f"{detail}, and nearly {near_trained[name]}, which is trained on")

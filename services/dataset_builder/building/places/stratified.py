@@ -2,17 +2,20 @@
 
 Each label gives its share of what is new, rounded such that the sum is right over labels and builds. Rows are chosen by
 a hash of their id, those with few near-copies first: each near-copy of a held-out row is lost for training, and no
-more are lost than are held out. A label with too few rows is left as it is: all of them are trained on.
+more are lost than are held out. The turns of a conversation are chosen together. A label with too few rows is left as
+it is: all of them are trained on.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from schemas.tasks import TaskKind, TaskSpec
 from schemas.tools import NO_CALL
+from services.dataset_builder.building.places.conversations import Conversations
 from services.dataset_builder.building.places.similar import SimilarRows
 from services.dataset_builder.building.rows import Row
 from shared.grading.labels import labels_of
@@ -30,14 +33,19 @@ def choose_held_out(
     placed: Iterable[Row],
     held_out: Iterable[Row],
     similar: SimilarRows,
+    conversations: Conversations,
     spec: TaskSpec,
 ) -> list[Row]:
     """Choose from the `free` rows. `new` are all without a place, `placed` the others, `held_out` those of them."""
     new_names = {row.prediction_id for row in new}
     crowds = similar.crowds()
 
-    def rank(row: Row) -> tuple[int, str]:
-        return crowds[row.prediction_id].bit_length() // 2, content_hash(str(spec.dataset.seed), row.prediction_id)
+    def rank(row: Row) -> tuple[int, str, str]:
+        return (
+            crowds[row.prediction_id].bit_length() // 2,
+            content_hash(str(spec.dataset.seed), conversations.of(row)[0]),
+            row.prediction_id,
+        )
 
     placed = list(placed)
     stratum = _strata([*new, *placed], spec)
@@ -46,16 +54,17 @@ def choose_held_out(
         by_label[stratum(row)].append(row)
     fresh, old, held = (Counter(map(stratum, rows)) for rows in (new, placed, held_out))
     wanted = _quotas(fresh, old, held, spec)
-    taken: set[str] = set()
-    chosen: list[Row] = []
+    by_name = {row.prediction_id: row for row in free}
+    draw = _Draw(by_name, new_names, wanted, stratum, similar, conversations, largest=wanted.total() + 1)
     for label in sorted(by_label):
-        chosen += _choose(by_label[label], wanted[label], 1, taken, new_names, similar)
+        draw.choose(by_label[label], label, spare=1)
     if (
-        not chosen and not held and by_label and fresh.total() + old.total() > 1
+        not draw.chosen and not held and by_label and fresh.total() + old.total() > 1
     ):  # Few rows: one of the commonest label.
-        largest = max(sorted(by_label), key=lambda label: fresh[label] + old[label])
-        return _choose(by_label[largest], 1, 0, taken, new_names, similar)
-    return chosen
+        label = max(sorted(by_label), key=lambda label: fresh[label] + old[label])
+        draw.wanted[label], draw.largest = 1, len(new) // 2
+        draw.choose(by_label[label], label, spare=0)
+    return draw.chosen
 
 
 def _strata(rows: Sequence[Row], spec: TaskSpec) -> Callable[[Row], str]:
@@ -97,24 +106,53 @@ def _quotas(
     return quotas
 
 
-def _choose(
-    rows: Sequence[Row], quota: int, spare: int, taken: set[str], new: set[str], similar: SimilarRows
-) -> list[Row]:
-    """Choose up to `quota` rows, with up to `spare` more near-copies than they are. `taken`: chosen or lost rows."""
-    chosen: list[Row] = []
-    lost = skipped = 0
-    for row in rows:
-        if len(chosen) >= quota or skipped >= _MAX_SKIPPED:
-            break
-        if row.prediction_id in taken:
-            continue
-        allowed = len(chosen) + spare - lost
-        near = similar.near(row) if similar.crowd(row) <= allowed + _LOUD else None
-        cost = 0 if near is None else sum(1 for name in near if name in new and name not in taken)
-        if near is None or cost > allowed:
-            skipped += 1
-            continue
-        lost += cost
-        chosen.append(row)
-        taken.update((row.prediction_id, *near))
-    return chosen
+@dataclass
+class _Draw:
+    """Chooses rows label by label. `free`: those that may be held out; `new`: all without a place.
+
+    `wanted`: how many of each label are still to be held out. `taken`: chosen or lost rows. `largest`: how many rows a
+    conversation may have that is held out as a whole.
+    """
+
+    free: Mapping[str, Row]
+    new: Collection[str]
+    wanted: Counter[str]
+    stratum: Callable[[Row], str]
+    similar: SimilarRows
+    conversations: Conversations
+    largest: int
+    chosen: list[Row] = field(default_factory=list)
+    taken: set[str] = field(default_factory=set)
+
+    def choose(self, rows: Sequence[Row], label: str, spare: int) -> None:
+        """Choose from the rows of a label, with up to `spare` more near-copies than are chosen."""
+        chosen = lost = skipped = 0
+        for row in rows:
+            if self.wanted[label] <= 0 or skipped >= _MAX_SKIPPED:
+                break
+            if row.prediction_id in self.taken:
+                continue
+            allowed = chosen + spare - lost
+            found = self._together(row, allowed)
+            if found is None:
+                skipped += 1
+                continue
+            together, cost = found
+            lost += len(cost)
+            chosen += len(together)
+            self.chosen += together
+            self.wanted.subtract(map(self.stratum, together))
+            self.taken.update(cost, (row.prediction_id for row in together))
+
+    def _together(self, row: Row, allowed: int) -> tuple[list[Row], set[str]] | None:
+        """Return the rows that are held out if this one is, and those that are lost; None if they are too many."""
+        names = self.conversations.of(row)
+        if len(names) > max(self.largest, 1):
+            return None
+        together = [self.free[name] for name in names if name in self.free and name not in self.taken]
+        if any(self.similar.crowd(other) > allowed + _LOUD for other in together):
+            return None
+        near = {name for other in together for name in self.similar.near(other)}.union(names)
+        near -= {other.prediction_id for other in together}
+        lost = {name for name in near if name in self.new and name not in self.taken}
+        return (together, lost) if len(lost) <= allowed else None
