@@ -23,7 +23,8 @@ from shared.grading.labels import counts_by_label
 _ADVICE = {
     "min_examples": "Have more answers corrected in the console, or lower dataset.min_examples.",
     "min_eval_examples": "Have more answers corrected in the console, or raise dataset.eval_share; "
-    "dataset.min_eval_examples lowers the bar.",
+    "dataset.min_eval_examples lowers the bar. Of questions that are all nearly the same none is held out: have others "
+    "corrected, or say by dataset.user_part what differs.",
     "max_rejected_share": "Look at the reasons: answer the open tie-breaks, or raise dataset.max_rejected_share.",
     "max_held_back_share": "Have a second person label the rows that are held back, or raise dataset.max_voter_shift.",
     "leakage": "Nothing to set: a row is where it must not be, which is a fault of the builder. Report it.",

@@ -257,3 +257,22 @@ def test_the_order_of_events_within_a_cycle_makes_no_difference(kind: TaskKind) 
     for seed in range(3):
         shuffled = random.Random(seed).sample(rows, len(rows))
         assert build_dataset(Inputs(votes_of(shuffled), spec)) == first
+
+
+def test_where_every_text_comes_several_times_copies_are_held_out_together() -> None:
+    rows = [
+        correction(f"p{n}-{copy}", sentence(n), LABELS[n % 3], minute=n + 60 * copy)
+        for n in range(60)
+        for copy in range(3)
+    ]
+    build = Builds().build(rows)
+    held = {name.split("-")[0] for name in held_out(build)}
+    assert 24 <= len(held_out(build)) <= 42
+    assert len(held_out(build)) == 3 * len(held)
+    assert not build.dataset.left_out
+
+
+def test_a_text_that_is_most_of_its_label_is_not_held_out() -> None:
+    loud = [correction(f"loud{n}", sentence(7), "refund", minute=n) for n in range(30)]
+    build = Builds().build([*loud, *(row for row in corrections(40, 100) if row.label != "refund")])
+    assert not {row.prediction_id for row in loud} & held_out(build)

@@ -2,8 +2,8 @@
 
 Each label gives its share of what is new, rounded such that the sum is right over labels and builds. Rows are chosen by
 a hash of their id, those with few near-copies first: each near-copy of a held-out row is lost for training, and no
-more are lost than are held out. The turns of a conversation are chosen together. A label with too few rows is left as
-it is: all of them are trained on.
+more are lost than are held out. The turns of a conversation are chosen together. Where that finds too few, each text
+with its copies. A label with too few rows is left as it is: all of them are trained on.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from shared.identity import content_hash
 
 _MAX_SKIPPED = 64
 """Of a label, how many loud rows are looked at in vain: then the rest of them is as loud."""
+_MOST_COPIES = 2
+"""Times as many as are to be held out of a label, a text may have copies that are held out with it."""
 _LOUD = 64
 """Estimated near-copies from which a row is not even looked at."""
 
@@ -58,6 +60,10 @@ def choose_held_out(
     draw = _Draw(by_name, new_names, wanted, stratum, similar, conversations, largest=wanted.total() + 1)
     for label in sorted(by_label):
         draw.choose(by_label[label], label, spare=1)
+    for label in sorted(by_label):
+        if wanted[label] > 0:  # Nothing is lost where copies are held out with their text.
+            draw.copies = _by_text(by_label[label])
+            draw.choose(by_label[label], label, spare=1)
     if (
         not draw.chosen and not held and by_label and fresh.total() + old.total() > 1
     ):  # Few rows: one of the commonest label.
@@ -111,7 +117,7 @@ class _Draw:
     """Chooses rows label by label. `free`: those that may be held out; `new`: all without a place.
 
     `wanted`: how many of each label are still to be held out. `taken`: chosen or lost rows. `largest`: how many rows a
-    conversation may have that is held out as a whole.
+    conversation may have that is held out as a whole. `copies`: predictions by text, where copies go together, too.
     """
 
     free: Mapping[str, Row]
@@ -121,6 +127,7 @@ class _Draw:
     similar: SimilarRows
     conversations: Conversations
     largest: int
+    copies: Mapping[str, Sequence[str]] = field(default_factory=dict)
     chosen: list[Row] = field(default_factory=list)
     taken: set[str] = field(default_factory=set)
 
@@ -133,7 +140,7 @@ class _Draw:
             if row.prediction_id in self.taken:
                 continue
             allowed = chosen + spare - lost
-            found = self._together(row, allowed)
+            found = self._together(row, label, allowed)
             if found is None:
                 skipped += 1
                 continue
@@ -144,11 +151,12 @@ class _Draw:
             self.wanted.subtract(map(self.stratum, together))
             self.taken.update(cost, (row.prediction_id for row in together))
 
-    def _together(self, row: Row, allowed: int) -> tuple[list[Row], set[str]] | None:
+    def _together(self, row: Row, label: str, allowed: int) -> tuple[list[Row], set[str]] | None:
         """Return the rows that are held out if this one is, and those that are lost; None if they are too many."""
-        names = self.conversations.of(row)
-        if len(names) > max(self.largest, 1):
+        names, copies = self.conversations.of(row), self.copies.get(row.text_hash, ())
+        if len(names) > max(self.largest, 1) or len(copies) > _MOST_COPIES * self.wanted[label]:
             return None
+        names = sorted({*names, *copies})
         together = [self.free[name] for name in names if name in self.free and name not in self.taken]
         if any(self.similar.crowd(other) > allowed + _LOUD for other in together):
             return None
@@ -156,3 +164,10 @@ class _Draw:
         near -= {other.prediction_id for other in together}
         lost = {name for name in near if name in self.new and name not in self.taken}
         return (together, lost) if len(lost) <= allowed else None
+
+
+def _by_text(rows: Iterable[Row]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        found[row.text_hash].append(row.prediction_id)
+    return found
