@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from schemas.conversation import INSTRUCTIONS, Api, Call, Message, Role
-from schemas.datasets import Fate, LeftOutExample
+from schemas.datasets import Fate, LeftOutExample, Origin
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.votes import Vote
 from shared.conversation.task_tools import chat_fields
@@ -51,7 +51,7 @@ def carry_over(
     kinds = {name: revision.kind for name, revision in revisions.items()} | {current: spec.kind}
     for vote in votes:
         kind = kinds.get(vote.task_revision) or _kind_of_answer(vote, spec)
-        label = _renamed(vote.label, kind, spec)
+        label = _renamed(_users_set(vote, spec) if kind is TaskKind.MULTI_LABEL else vote.label, kind, spec)
         revision = vote.task_revision
         if kind is not spec.kind:
             left_out.append(vote.left_out(Fate.SUPERSEDED, "other_kind", f"revision {revision} was a {kind} task"))
@@ -62,6 +62,12 @@ def carry_over(
                 label = _in_one_spelling(label, spec)
             holding.append(vote if label == vote.label else replace(vote, label=label))
     return holding, left_out
+
+
+def _users_set(vote: Vote, spec: TaskSpec) -> str:
+    """Return a vote's labels: a user names one as it is called. Reviewers are shown all of them, and give a list."""
+    is_one = vote.origin is Origin.USER and (vote.label in spec.labels or vote.label in spec.renamed_labels)
+    return json.dumps([vote.label], ensure_ascii=False) if is_one else vote.label
 
 
 def _renamed(answer: str, kind: TaskKind, spec: TaskSpec) -> str:

@@ -15,7 +15,7 @@ from schemas.tasks import TaskSpec
 from services.dataset_builder.building.augmentation import shown_right
 from services.dataset_builder.building.carry_over import Revision, carry_over
 from services.dataset_builder.building.personal_data import PersonalData
-from services.dataset_builder.building.votes import votes_of
+from services.dataset_builder.building.votes import UserCorrection, votes_of
 from services.dataset_builder.inspection.gates import evaluate_gates, label_counts
 from services.dataset_builder.inspection.report import Inspected, quality_report
 from services.dataset_builder.inspection.summaries import summaries
@@ -109,6 +109,16 @@ def test_one_label_of_a_former_classification_is_no_set() -> None:
     given = [correction("damage", task_revision=former.revision)]
     held, gone = carry_over(votes_of(given), SPEC, {former.revision: Revision(former.kind, "")})
     assert (held, [row.reason for row in gone]) == ([], ["other_kind"])
+
+
+@pytest.mark.parametrize("label", ["damage", "bill"])
+def test_one_label_that_a_user_gave_is_a_set_of_one_under_its_name_of_today(label: str) -> None:
+    former = tickets(labels=[*LABELS, "bill"])
+    today = tickets(renamed_labels={"bill": "invoice"})
+    shared = correction(label, task_revision=former.revision).model_dump(include=set(UserCorrection.model_fields))
+    word = UserCorrection.model_validate({**shared, "author_hash": "u", "user_hash": "u", "predicted_at": NOON})
+    held, gone = carry_over(votes_of([], [word]), today, {former.revision: Revision(former.kind, "")})
+    assert ([vote.label for vote in held], gone) == ([topics("invoice" if label == "bill" else label)], [])
 
 
 def test_an_answer_that_an_audit_confirmed_in_another_order_was_right_already() -> None:
