@@ -14,6 +14,9 @@ from shared.conversation import chat_tools
 from shared.identity import content_hash
 from shared.model.texts import text_hash
 
+USER_PREFIX = "user:"
+"""Before the hash of a user among voters."""
+
 
 class Opinion(NamedTuple):
     """What somebody said that an answer should have been, and how much that weighs: the log-odds of being right."""
@@ -82,6 +85,13 @@ class Row:
     def is_confirmed(self) -> bool:
         """True if a reviewer or an audit stands for the answer. A user's word alone is trained on, never held out."""
         return self.origin is not Origin.USER
+
+    @property
+    def writers(self) -> tuple[tuple[str, datetime], ...]:
+        """The users whose words alone the row is made of, and when each wrote last; nobody where a reviewer did."""
+        if self.is_confirmed:
+            return ()
+        return tuple((opinion.voter.removeprefix(USER_PREFIX), opinion.given_at) for opinion in self.opinions)
 
     @property
     def age(self) -> tuple[datetime, str]:

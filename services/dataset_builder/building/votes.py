@@ -23,7 +23,7 @@ from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.compact import Compactor
 from services.dataset_builder.building.questions import tie_break
-from services.dataset_builder.building.rows import Opinion, Row
+from services.dataset_builder.building.rows import USER_PREFIX, Opinion, Row
 from shared.conversation import never_trained
 
 PRIOR_RELIABILITY = 0.95
@@ -121,7 +121,7 @@ def votes_of(
         if given.label is not None:
             votes.append(_vote(given, given.label, given.reviewer, Origin.REVIEWER, compact))
     for word in user_corrections:
-        voter = f"user:{word.author_hash or word.user_hash or word.prediction_id}"
+        voter = f"{USER_PREFIX}{word.author_hash or word.user_hash or word.prediction_id}"
         votes.append(_vote(word, word.label, voter, Origin.USER, compact))
     return sorted(votes, key=lambda vote: vote.order)
 

@@ -23,7 +23,7 @@ from schemas.datasets import Fate, LeftOutExample
 from schemas.labels import LabelRequested
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.questions import label_again
-from services.dataset_builder.building.rows import Row
+from services.dataset_builder.building.rows import USER_PREFIX, Row
 from shared.identity import content_hash
 
 SUSPICIOUS = "suspicious_label"
@@ -327,7 +327,7 @@ def _detail(row: Row, score: LabelScore) -> str:
 
 
 def _is_settled(row: Row) -> bool:
-    reviewers = [voter for voter in row.voters if not voter.startswith("user:")]
+    reviewers = [voter for voter in row.voters if not voter.startswith(USER_PREFIX)]
     return row.rechecked or len(reviewers) >= 2
 
 

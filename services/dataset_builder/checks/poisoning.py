@@ -22,7 +22,7 @@ from schemas.datasets import Fate, LeftOutExample, Origin
 from schemas.labels import LabelRequested
 from schemas.tasks import TaskSpec
 from services.dataset_builder.building.questions import label_again, second_opinion
-from services.dataset_builder.building.rows import Row
+from services.dataset_builder.building.rows import USER_PREFIX, Row
 from services.dataset_builder.checks.intervals import binomial_tail
 from shared.grading.labels import labels_of
 from shared.identity import content_hash
@@ -275,11 +275,11 @@ def _sole_voters(row: Row) -> Iterator[Voter]:
         return
     if row.origin is Origin.USER:
         if len(row.voters) == 1:
-            yield Voter("user", row.voters[0].removeprefix("user:"))
+            yield Voter("user", row.voters[0].removeprefix(USER_PREFIX))
         if row.app is not None:
             yield Voter("app", row.app)
     else:
-        reviewers = [voter for voter in row.voters if not voter.startswith("user:")]
+        reviewers = [voter for voter in row.voters if not voter.startswith(USER_PREFIX)]
         if len(reviewers) == 1:
             yield Voter("reviewer", reviewers[0])
 

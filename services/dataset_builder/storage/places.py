@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from schemas.datasets import Fate
 from services.dataset_builder.building.places.place import Place
 from services.dataset_builder.tables import CORRECTIONS, FORGOTTEN, PLACES
-from shared.privacy.erasure import erased_among
+from shared.privacy.erasure import ErasedSubjects, erased_among
 
 _AT_ONCE = 2_000
 
@@ -40,18 +40,28 @@ async def save_places(
     connection: AsyncConnection, task: str, cycle_id: str | None, places: Mapping[str, Place]
 ) -> None:
     """Store places that were decided; the first one of a row stays. None of who was erased meanwhile."""
-    erased = await erased_among(connection, FORGOTTEN, ((task, place.user_hash) for place in places.values()))
+    people = {(task, person) for place in places.values() for person in (place.user_hash, *dict(place.writers))}
+    erased = await erased_among(connection, FORGOTTEN, people)
     rows = [
         {
             "task": task, "prediction_id": name, "fate": place.fate.value, "similarity": place.similarity,
             "user_hash": place.user_hash, "happened_at": place.happened_at, "text_hash": place.text_hash,
             "fingerprint": place.fingerprint, "whole": place.whole, "turn": place.turn, "cycle_id": cycle_id,
         }
-        for name, place in sorted(places.items())
-        if not erased.covers(task, place.user_hash, place.happened_at)
+        for name, place in sorted(without_erased(task, places, erased).items())
     ]  # fmt: skip
     for start in range(0, len(rows), _AT_ONCE):
         await connection.execute(insert(PLACES).on_conflict_do_nothing(), rows[start : start + _AT_ONCE])
+
+
+def without_erased(task: str, places: Mapping[str, Place], erased: ErasedSubjects) -> dict[str, Place]:
+    """Return the places of predictions of nobody who is erased, but those that only erased people corrected."""
+
+    def is_erased(place: Place) -> bool:
+        by_erased = [erased.covers(task, person, at) for person, at in place.writers]
+        return erased.covers(task, place.user_hash, place.happened_at) or (bool(by_erased) and all(by_erased))
+
+    return {name: place for name, place in places.items() if not is_erased(place)}
 
 
 async def forget_places(connection: AsyncConnection, task: str, person: str, until: datetime) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from schemas.datasets import Fate
@@ -16,7 +16,8 @@ class Place:
     `similarity` is the threshold under which it was decided. `text_hash`: equal for equal texts, whatever is compared
     of them later. A held-out row has its fingerprint: the sketch of what is compared of it, and where that is a part,
     `whole`, that of all of it, and `turn`, the keys by which later turns of its conversation find it (`own_turn`, with
-    spaces between them). `user_hash` and `happened_at` (when the prediction was made) say whose it is.
+    spaces between them). `user_hash` and `happened_at` (when the prediction was made) say whose it is. `writers`: if
+    no reviewer stands for the row, the users who wrote its words, and when the last time; they are not stored.
     """
 
     fate: Fate
@@ -27,6 +28,7 @@ class Place:
     fingerprint: bytes | None = None
     whole: bytes | None = None
     turn: str = ""
+    writers: tuple[tuple[str, datetime], ...] = field(default=(), compare=False)
 
 
 Places = Mapping[str, Place]

@@ -136,6 +136,7 @@ def _decide(row: Row, fate: Fate, similar: SimilarRows, spec: TaskSpec) -> Place
         fingerprint=fingerprint,
         whole=whole,
         turn=" ".join(own_turn(row)) if fate is Fate.EVAL else "",
+        writers=row.writers,
     )
 
 
