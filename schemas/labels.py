@@ -48,6 +48,9 @@ class LabelRequested(Event):
     priority: float = Field(default=0.0, description="Higher first: one minus confidence, for example.")
     suggestion: Text | None = Field(default=None, description="What the user wrote that the answer should have been.")
     suggestion_surrogates: Surrogates = Field(default=(), description="What stands in it for personal data.")
+    suggested_by: Identifier | None = Field(
+        default=None, description="Who wrote the suggestion, if another than `user_hash`: for erasure."
+    )
     inclusion_probability: Probability = Field(
         default=1.0,
         gt=0.0,

@@ -126,6 +126,20 @@ def acceptable_suggestion(request: LabelRequested) -> str | None:
     return request.suggestion
 
 
+def without_suggestion(request: LabelRequested) -> LabelRequested:
+    """Return a question without what a user wrote."""
+    return request.model_copy(update={"suggestion": None, "suggestion_surrogates": (), "suggested_by": None})
+
+
+def with_suggestion(question: LabelRequested, newer: LabelRequested) -> LabelRequested:
+    """Return a stored question with what a user wrote since it was asked, and who did: its user, or somebody else."""
+    whose = question.user_hash or newer.user_hash  # Where only the feedback named the user.
+    author = newer.suggested_by or newer.user_hash
+    wrote = {"suggestion": newer.suggestion, "suggestion_surrogates": newer.suggestion_surrogates}
+    by_another = None if author == whose else author
+    return question.model_copy(update={**wrote, "user_hash": whose, "suggested_by": by_another})
+
+
 def as_of_today(request: LabelRequested, spec: TaskSpec) -> LabelRequested:
     """Return a question of an earlier revision with the labels that the task has now, by their names of today.
 

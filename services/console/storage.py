@@ -40,6 +40,8 @@ from services.console.domain import (
     ReviewAnswer,
     ReviewerCounts,
     comparisons_ended,
+    with_suggestion,
+    without_suggestion,
 )
 from services.console.tables import ANSWERS, EVENTS, FORGOTTEN, REQUESTS, SKIPS
 from shared.privacy.erasure import erased_among, record_erasure
@@ -97,7 +99,11 @@ class PostgresQueue:
         A question that exists and comes with what a user wrote is given it.
         """
         async with transaction(self._engine) as connection:
-            erased = await erased_among(connection, FORGOTTEN, ((r.task, r.user_hash) for r in requests))
+            people = ((r.task, person) for r in requests for person in (r.user_hash, r.suggested_by))
+            erased = await erased_among(connection, FORGOTTEN, people)
+            requests = [
+                without_suggestion(r) if erased.covers(r.task, r.suggested_by, r.occurred_at) else r for r in requests
+            ]
             ended = await _ended(connection, _cycles(requests))
             added = [
                 r for r in requests if not erased.covers(r.task, r.user_hash, r.happened_at) and not _is_of(ended, r)
@@ -203,12 +209,24 @@ class PostgresQueue:
             return bool(await connection.scalar(select(exists().where(REQUESTS.c.task == task))))
 
     async def erase(self, event: SubjectForgotten) -> None:
-        """Delete a person's questions with their answers; a redelivery does not add them again."""
+        """Delete a person's questions with their answers, and what they wrote on others' questions.
+
+        A redelivery does not add them again.
+        """
         async with transaction(self._engine) as connection:
             await record_erasure(connection, FORGOTTEN, event)
             theirs = and_(REQUESTS.c.task == event.task, REQUESTS.c.user_hash == event.subject_hash)
             # Their answers are deleted too: ON DELETE CASCADE.
             await connection.execute(delete(REQUESTS).where(theirs, REQUESTS.c.happened_at <= event.occurred_at))
+            naming = and_(
+                REQUESTS.c.task == event.task, REQUESTS.c.request.contains(event.subject_hash, autoescape=True)
+            )
+            for row in (await connection.execute(select(REQUESTS.c.request).where(naming).with_for_update())).all():
+                question = LabelRequested.model_validate_json(row.request)
+                if question.suggested_by == event.subject_hash:
+                    left = without_suggestion(question).model_dump_json()
+                    of_question = update(REQUESTS).where(REQUESTS.c.request_id == question.request_id)
+                    await connection.execute(of_question.values(request=left))
 
     async def withdraw(self, event: RolloutChanged) -> None:
         """Close the tickets of comparisons that have ended, by this event, which is in the history, or others there.
@@ -323,11 +341,9 @@ async def _suggest(connection: AsyncConnection, request: LabelRequested) -> None
         return
     question = LabelRequested.model_validate_json(text)
     if question.purpose is not Purpose.AUDIT and question.suggestion != request.suggestion:
-        whose = question.user_hash or request.user_hash  # Where only the feedback named the user.
-        wrote = {"suggestion": request.suggestion, "suggestion_surrogates": request.suggestion_surrogates}
-        given = question.model_copy(update={**wrote, "user_hash": whose})
+        given = with_suggestion(question, request)
         values = {
-            "request": given.model_dump_json(), "user_hash": whose,
+            "request": given.model_dump_json(), "user_hash": given.user_hash,
             "priority": func.greatest(REQUESTS.c.priority, request.priority),
         }  # fmt: skip
         await connection.execute(update(REQUESTS).where(REQUESTS.c.request_id == request.request_id).values(values))

@@ -201,6 +201,8 @@ def review_question(
     wrote = None if feedback is None or is_audit else feedback.text
     kind = "audit" if is_audit else "review"
     request_id = str(event_id(kind, prediction.prediction_id))
+    author = None if feedback is None or wrote is None else feedback.user_hash
+    user_hash = prediction.user_hash or (feedback.user_hash if feedback is not None else None)
     is_overlap = sampling_point("overlap", prediction.prediction_id) < spec.failures.overlap_share
     return LabelRequested(
         event_id=event_id("labels.requested", request_id, *([] if wrote is None else [wrote])),
@@ -215,10 +217,11 @@ def review_question(
         priority=priority(prediction, question.purpose if wrote is None else Purpose.FEEDBACK),
         suggestion=wrote,
         suggestion_surrogates=feedback.surrogates if feedback is not None and wrote is not None else (),
+        suggested_by=None if author == user_hash else author,
         inclusion_probability=question.inclusion_probability,
         drawn_probability=question.drawn_probability,
         overlap=2 if is_overlap else 1,
         app=prediction.app,
-        user_hash=prediction.user_hash or (feedback.user_hash if feedback is not None else None),
+        user_hash=user_hash,
         predicted_at=prediction.occurred_at,
     )

@@ -267,6 +267,18 @@ async def test_what_an_erased_user_wrote_is_given_to_no_question(queue: Postgres
     assert await queue.request(theirs.request_id) is None
 
 
+@pytest.mark.parametrize("erased_first", [True, False])
+async def test_what_an_erased_person_wrote_on_anothers_question_is_deleted(
+    queue: PostgresQueue, task: str, erased_first: bool
+) -> None:
+    theirs = question(task, "q", user_hash="h1", predicted_at=NOON)
+    wrote = theirs.model_copy(update={"suggestion": "refund", "suggested_by": "h2"})
+    await queue.add_requests([theirs] if erased_first else [theirs, wrote])
+    await queue.erase(erasure(task, "h2", utc_now()))
+    await queue.add_requests([wrote])
+    assert await queue.other_questions(task, None, "ann", 9) == [theirs]
+
+
 def erasure(task: str, subject_hash: str, at: datetime) -> SubjectForgotten:
     return SubjectForgotten(task=task, task_revision="r1", subject_hash=subject_hash, occurred_at=at)
 

@@ -13,10 +13,19 @@ from nicegui.page import page
 
 from schemas.base import MAX_TEXT
 from schemas.conversation import Answer, Call, FinishReason
-from schemas.labels import CorrectionSubmitted
+from schemas.labels import CorrectionSubmitted, LabelRequested
 from schemas.task_settings import RedactionSettings
 from schemas.tasks import TaskChanged
-from services.console.domain import ReviewAnswer, acceptable_suggestion, check_answer, interleave, keys_for, shown
+from services.console.domain import (
+    ReviewAnswer,
+    acceptable_suggestion,
+    check_answer,
+    interleave,
+    keys_for,
+    shown,
+    with_suggestion,
+    without_suggestion,
+)
 from services.console.pages.review import ReviewPage
 from shared.conversation import QUESTION_BYTES
 from shared.errors import InvalidMessage
@@ -413,6 +422,21 @@ async def test_what_the_user_wrote_is_shown_and_can_be_taken(scene: Scene) -> No
     assert acceptable_suggestion(question(suggestion="We are sorry.", labels=())) == "We are sorry."
     assert acceptable_suggestion(question(suggestion="lost")) is None, "it is none of the labels"
     assert acceptable_suggestion(ticket(suggestion="We are sorry.", labels=())) is None
+
+
+def test_a_question_knows_who_else_wrote_its_suggestion_until_it_is_taken_out() -> None:
+    def given(before: LabelRequested, newer: LabelRequested) -> tuple[str | None, ...]:
+        after = with_suggestion(before, newer)
+        return after.suggestion, after.user_hash, after.suggested_by
+
+    asked = question("w", user_hash="u1")
+    by_its_user = question("w", user_hash="u1", suggestion="lost")
+    by_another = question("w", user_hash="u1", suggestion="lost", suggested_by="u2")
+    assert given(asked, by_its_user) == given(by_another, by_its_user) == ("lost", "u1", None)
+    assert given(question("w", user_hash=None), by_its_user) == ("lost", "u1", None), "only the feedback named the user"
+    assert given(asked, by_another) == ("lost", "u1", "u2")
+    assert given(question("w", user_hash="u3"), by_its_user) == ("lost", "u3", "u1")
+    assert without_suggestion(with_suggestion(asked, by_another)) == asked
 
 
 async def test_a_surrogate_copied_from_what_the_user_wrote_stays(scene: Scene) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -228,6 +229,20 @@ def test_a_question_is_the_same_on_every_delivery() -> None:
     assert first.labels == SPEC.labels
     assert first.user_hash == "u1"
     assert (first.call, first.answers) == (CALL, (REFUND,))
+
+
+@pytest.mark.parametrize(("author", "named"), [("u1", None), ("u2", "u2"), (None, None)])
+def test_a_question_names_who_wrote_its_suggestion_if_it_is_not_who_was_answered(
+    author: str | None, named: str | None
+) -> None:
+    wrote = FeedbackGiven(
+        task=SPEC.name, task_revision=SPEC.revision, prediction_id="p1", kind="edited", text="cancel", user_hash=author
+    )
+    theirs = replace(answered("p1"), user_hash="u1")
+    question = review_question(SPEC, theirs, doubt("p1", Purpose.FEEDBACK), wrote)
+    assert (question.suggestion, question.user_hash, question.suggested_by) == ("cancel", "u1", named)
+    of_nobody = review_question(SPEC, replace(theirs, user_hash=None), doubt("p1", Purpose.FEEDBACK), wrote)
+    assert (of_nobody.user_hash, of_nobody.suggested_by) == (author, None)
 
 
 def test_the_overlap_share_of_questions_is_put_to_two_people() -> None:
