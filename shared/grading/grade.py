@@ -13,7 +13,7 @@ from shared.grading.json_values import NOT_JSON, json_or_nothing
 from shared.grading.labels import label_set, read_labels
 from shared.grading.overlap import WORD_METRICS, rouge_l
 from shared.grading.text import exact_match
-from shared.grading.tool_calls import loose_calls, read_calls, same_calls, split_calls
+from shared.grading.tool_calls import loose_calls, read_calls, split_calls, with_calls_as_in
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,16 @@ def grade(spec: TaskSpec, expected: str, given: str | None) -> Grade:
 
 
 def _grade_text(spec: TaskSpec, expected: str, given: str) -> Grade:
-    """Generated text may call tools, which are compared as calls. A metric that needs a model is ROUGE-L here."""
-    (text, calls), (wanted_text, wanted_calls) = split_calls(given), split_calls(expected)
-    if exact_match(text, wanted_text) and same_calls(calls, wanted_calls):
+    """Generated text may call tools, which are compared as calls: a text with other ones is worth nothing.
+
+    A metric that needs a model is ROUGE-L here.
+    """
+    compared = with_calls_as_in(given, expected)
+    if compared is None:
+        return WRONG
+    if exact_match(split_calls(given)[0], split_calls(expected)[0]):
         return RIGHT
-    return Grade(WORD_METRICS.get(spec.evaluation.text_metric, rouge_l)(given, expected), right=False)
+    return Grade(WORD_METRICS.get(spec.evaluation.text_metric, rouge_l)(compared, expected), right=False)
 
 
 def _grade_json(spec: TaskSpec, expected: str, given: str | None) -> Grade:

@@ -45,6 +45,18 @@ def same_calls(given: Sequence[WrittenCall], expected: Sequence[WrittenCall]) ->
     return not left
 
 
+def with_calls_as_in(given: str, expected: str) -> str | None:
+    """Return an answer with its calls spelled as the right answer's are; None if they are other calls.
+
+    How alike two texts are says nothing of their calls: a wrong argument is one word among many. So texts are compared
+    where the calls are the same, and then the same calls are the same words.
+    """
+    (text, calls), (wanted_text, wanted) = split_calls(given), split_calls(expected)
+    if not same_calls(calls, wanted):
+        return None
+    return f"{text}\n{expected[len(wanted_text) :].strip()}".strip() if wanted else given
+
+
 class ReadCall(NamedTuple):
     """A call with its arguments as JSON values."""
 

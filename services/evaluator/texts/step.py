@@ -11,6 +11,7 @@ from schemas.tasks import TaskKind, TaskSpec
 from services.evaluator.judge.step import ask_judge
 from services.evaluator.texts.metrics import MODEL_METRICS, Scores, TextEncoder, merged, model_scores, word_scores
 from shared.errors import DependencyUnavailable
+from shared.grading.tool_calls import with_calls_as_in
 from shared.jobs import Progress
 from shared.model.embedding import SentenceEmbedder
 
@@ -33,12 +34,12 @@ def compare_texts(job: EvaluationJob, asked: Asked, dataset: Path, folder: Path,
 
 
 def text_scores(asked: Asked, spec: TaskSpec, encoder: TextEncoder) -> Scores:
-    """Score both arms' answers to the evaluation set by every metric.
+    """Score both arms' answers to the evaluation set by every metric. One with other calls is worth 0, as in `grade`.
 
     Without the sentence encoder its metrics are left out, unless the task gates by one: then DependencyUnavailable.
     """
     expected = [question.answer for question in asked.evaluation]
-    arms: Sequence[Sequence[str | None]] = [arm.answers[: len(expected)] for arm in (asked.candidate, asked.production)]
+    arms = [_compared(expected, arm.answers) for arm in (asked.candidate, asked.production)]
     scores = merged(*(word_scores(expected, arm) for arm in arms))
     try:
         return scores | merged(*model_scores(expected, arms, encoder))
@@ -46,3 +47,9 @@ def text_scores(asked: Asked, spec: TaskSpec, encoder: TextEncoder) -> Scores:
         if spec.evaluation.text_metric in MODEL_METRICS:
             raise
         return scores
+
+
+def _compared(expected: Sequence[str], answers: Sequence[str | None]) -> list[str | None]:
+    """Return what of an arm's answers, the first ones being to these rows, is compared; None: it is worth nothing."""
+    pairs = zip(answers, expected, strict=False)
+    return [None if given is None else with_calls_as_in(given, wanted) for given, wanted in pairs]

@@ -41,6 +41,13 @@ class BagEncoder:
         return np.array([np.eye(len(WORDS))[WORDS.index(word)] for word in text.split()], dtype=np.float32)
 
 
+class WordEncoder(BagEncoder):
+    """The same of any text."""
+
+    def _tokens(self, text: str) -> Vectors:
+        return np.array([np.eye(len(WORDS))[len(word) % len(WORDS)] for word in text.split()], dtype=np.float32)
+
+
 class NoEncoder:
     def embed(self, texts: Sequence[str]) -> Vectors:
         raise DependencyUnavailable("the embedding model is not there")
@@ -104,6 +111,15 @@ def test_every_metric_is_shown_with_intervals_and_the_paired_difference() -> Non
 
 def test_a_request_that_failed_is_worth_nothing_by_any_metric() -> None:
     scores = text_scores(asked([None], ["parcel refund"], ["parcel refund"]), task(), BagEncoder())
+    assert {float(candidate[0]) for candidate, _ in scores.values()} == {0.0}
+    assert [float(production[0]) for _, production in scores.values()] == pytest.approx([1.0] * len(TextMetric))
+
+
+def test_text_beside_other_calls_is_worth_nothing_by_any_metric() -> None:
+    call = '[{"name":"refund","arguments":"{}"}]'
+    expected = f"parcel refund\n{call}"
+    found = asked([f"parcel refund\n{call.replace('refund', 'invoice')}"], [expected], [expected])
+    scores = text_scores(found, task(), WordEncoder())
     assert {float(candidate[0]) for candidate, _ in scores.values()} == {0.0}
     assert [float(production[0]) for _, production in scores.values()] == pytest.approx([1.0] * len(TextMetric))
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.tasks import TaskKind, TaskSpec
-from shared.grading.grade import grade
+from shared.grading.grade import RIGHT, grade
 from shared.grading.json_values import read_json, same_json
 from shared.grading.overlap import rouge_l
 from shared.grading.text import exact_match, same_answer, token_f1, words
@@ -17,6 +17,12 @@ LABELS = TaskSpec.model_validate(
     {"name": "desk", "kind": "classification", "system_prompt": "Say.", "labels": ["a", "b"]}
 )
 FREE = TaskSpec.model_validate({"name": "reply", "kind": "generation", "system_prompt": "Reply."})
+
+
+def scored_by(metric: str) -> TaskSpec:
+    return TaskSpec.model_validate({**FREE.model_dump(), "evaluation": {"text_metric": metric}})
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -104,6 +110,33 @@ CALL = '[{"name":"find","arguments":"{\\"n\\":1,\\"m\\":[2]}"}]'
 )
 def test_generated_tool_calls_are_compared_by_function_and_arguments(answer: str, right: bool) -> None:
     assert grade(FREE, CALL, answer).right is right
+
+
+@pytest.mark.parametrize("metric", ["rouge_1", "rouge_2", "rouge_l", "token_f1", "exact_match"])
+@pytest.mark.parametrize(
+    ("expected", "given"),
+    [
+        (CALL, CALL.replace("find", "delete")),
+        (CALL, CALL.replace("1", "7")),
+        (f"I will look.\n{CALL}", "I will look."),
+        (f"I will look.\n{CALL}", f"I will look.\n{CALL.replace('1', '7')}"),
+        ("I will look.", f"I will look.\n{CALL}"),
+    ],
+)
+def test_generated_text_with_other_calls_is_worth_nothing_however_alike_it_is(
+    metric: str, expected: str, given: str
+) -> None:
+    assert grade(scored_by(metric), expected, given).score == 0.0
+
+
+def test_beside_the_right_calls_the_text_is_scored_however_the_calls_are_spelled() -> None:
+    spelled = '[{"arguments": "{\\"m\\": [2.0], \\"n\\": 1}", "name": "find"}]'
+    expected = f"I will look.\n{CALL}"
+    assert grade(FREE, expected, f"I will look.\n{spelled}") == RIGHT
+    other, plain = (grade(FREE, expected, f"Let us see.\n{call}") for call in (spelled, CALL))
+    assert 0.0 < other.score == plain.score < 1.0
+    assert 0.0 < grade(FREE, expected, spelled).score < 1.0
+    assert 0.0 < grade(FREE, CALL, f"I will look.\n{spelled}").score < 1.0
 
 
 def test_parallel_calls_may_be_in_any_order() -> None:
