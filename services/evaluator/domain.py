@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from schemas.adapters import AdapterTrained, EvaluationRequested
 from schemas.conversation import INSTRUCTIONS, JsonObject, Message, Messages, Role
@@ -187,6 +188,19 @@ def golden_grades(golden: Sequence[Question], answers: GradedAnswers, spec: Task
         for question, grade in zip(golden, answers.grades, strict=True)
     )
     return replace(answers, grades=grades)
+
+
+class Repeated(NamedTuple):
+    """The positions of must-pass rows that the candidate got wrong at first, and when they were asked once more.
+
+    `wrong`: wrong again, or never answered; they count. `unanswered`: the repeat had no answer, which confirms nothing.
+    """
+
+    wrong: Sequence[int] = ()
+    unanswered: Sequence[int] = ()
+
+
+ALL_RIGHT = Repeated()
 
 
 def failed_must_pass(golden: Sequence[Question], candidate: GradedAnswers) -> list[int]:

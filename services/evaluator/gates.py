@@ -18,7 +18,7 @@ from schemas.tasks import TaskKind, TaskSpec
 from services.evaluator.adversarial.gate import adversarial_not_worse
 from services.evaluator.adversarial.misled import Misled
 from services.evaluator.comparison import Comparison, Part
-from services.evaluator.domain import GradedAnswers, PastResult
+from services.evaluator.domain import ALL_RIGHT, GradedAnswers, PastResult, Repeated
 from services.evaluator.golden_gates import golden_regression, must_pass
 from services.evaluator.parts.gate import parts_gate, unknown
 from services.evaluator.statistics.confidence import MIN_OF_EACH, auroc_difference, tells_apart
@@ -42,14 +42,14 @@ def check_gates(
     spec: TaskSpec,
     evaluation: Comparison,
     golden: Comparison,
-    wrong_twice: Sequence[int] = (),
+    repeated: Repeated = ALL_RIGHT,
     past: Sequence[PastResult] = (),
     misled: Misled | None = None,
     judge: JudgeReport | None = None,
 ) -> tuple[Gate, ...]:
     """Return every gate's result, passed or not. `golden` may be empty.
 
-    `wrong_twice`: positions in `golden` of must-pass rows that the candidate got wrong, and wrong again when repeated.
+    `repeated`: the must-pass rows of `golden` that the candidate got wrong, and not right when they were repeated.
     `past`: what adapters that were promoted got right of the golden set. `misled`: both arms on the adversarial set.
     """
     gates = [not_worse(spec, evaluation)]
@@ -62,7 +62,7 @@ def check_gates(
     if golden.questions:
         gates.append(golden_regression(spec, golden, past))
     if any(question.must_pass for question in golden.questions):
-        gates.append(must_pass(spec, golden, wrong_twice))
+        gates.append(must_pass(spec, golden, repeated))
     if evaluation.candidate_confidence is not None and evaluation.production_confidence is not None:
         gates.append(confidence(spec, evaluation))
     if misled is not None and misled.parts:

@@ -9,7 +9,15 @@ import numpy as np
 from schemas.base import Gate
 from schemas.tasks import TaskSpec
 from services.evaluator.comparison import Comparison
-from services.evaluator.domain import GradedAnswers, PastResult, Question, golden_key, golden_metric, is_judged
+from services.evaluator.domain import (
+    GradedAnswers,
+    PastResult,
+    Question,
+    Repeated,
+    golden_key,
+    golden_metric,
+    is_judged,
+)
 
 MIN_COMMON_SHARE = 0.5
 """A result on fewer of today's rows is of another golden set."""
@@ -78,15 +86,20 @@ def _stops(lost: int, rows: int, bar: float) -> bool:
     return lost / rows > bar and not (0.0 < allowed < _ROWS_TO_BE_SURE and lost <= allowed + 1.0)
 
 
-def must_pass(spec: TaskSpec, golden: Comparison, wrong_twice: Sequence[int]) -> Gate:
-    """A row that a person marked counts by itself: no gain elsewhere outweighs it, nor that production loses it too."""
+def must_pass(spec: TaskSpec, golden: Comparison, repeated: Repeated) -> Gate:
+    """A row that a person marked counts by itself: no gain elsewhere outweighs it, nor that production loses it too.
+
+    A row whose repeat was not answered stops nothing. If no other one is wrong, the gate is unknown.
+    """
     name, required = "must_pass", "0 must-pass rows of the golden set wrong, and wrong again when repeated"
     total = sum(question.must_pass and is_judged(question, spec) for question in golden.questions)
-    wrong = [position for position in wrong_twice if is_judged(golden.questions[position], spec)]
-    other = [position for position in wrong_twice if position not in wrong]
+    wrong = [position for position in repeated.wrong if is_judged(golden.questions[position], spec)]
+    other = [position for position in repeated.wrong if position not in wrong]
+    once = [position for position in repeated.unanswered if is_judged(golden.questions[position], spec)]
     not_equal = f" Answered in other words{_rows(spec, golden.questions, other)}." if other else ""
-    said = not_equal + _not_judged(spec, golden)
-    if not total:
+    unconfirmed = f" Wrong once, and not answered when repeated{_rows(spec, golden.questions, once)}." if once else ""
+    said = unconfirmed + not_equal + _not_judged(spec, golden)
+    if not total or (once and not wrong):
         return Gate(name=name, passed=True, required=required, detail=f"Unknown.{said}")
     return Gate(
         name=name,

@@ -29,6 +29,7 @@ from services.evaluator.domain import (
     REFUSED_WAY_OUT,
     Candidate,
     Question,
+    Repeated,
     evaluation_questions,
     failed_must_pass,
     golden_grades,
@@ -124,8 +125,8 @@ async def _ask_both(
     folder: Path,
     progress: Progress,
 ) -> tuple[Asked, Probes]:
-    """Return both arms' answers to all questions, with the must-pass rows that the candidate gets wrong twice, and the
-    probes."""
+    """Return both arms' answers to all questions, what became of the must-pass rows that the candidate got wrong, and
+    the probes."""
     from services.evaluator.adversarial.step import ask_adversarial
     from services.evaluator.verdict import Asked
 
@@ -142,7 +143,7 @@ async def _ask_both(
         production = await _ask_arm(job, client, opponent, "production", len(questions), questions, folder, progress)
         candidate = await ask_failed_again(job, client, trained.adapter, candidate, questions)
         production = await ask_failed_again(job, client, opponent, production, questions)
-        wrong_twice = await ask_must_pass_again(job, client, golden, candidate, len(evaluation))
+        repeated = await ask_must_pass_again(job, client, golden, candidate, len(evaluation))
         adversarial = await ask_adversarial(
             client,
             trained.adapter,
@@ -158,7 +159,7 @@ async def _ask_both(
         for arm in ("candidate", "production"):  # Not a fair opponent; the next attempt asks both of them again.
             (folder / f"{arm}.json").unlink()
         raise unfair(production, len(questions))
-    return Asked(evaluation, golden, candidate, production, wrong_twice, adversarial=adversarial), probes
+    return Asked(evaluation, golden, candidate, production, repeated, adversarial=adversarial), probes
 
 
 def unfair(production: ArmAnswers, asked: int) -> RatchetError:
@@ -202,10 +203,11 @@ async def ask_failed_again(
 
 async def ask_must_pass_again(
     job: EvaluationJob, client: CompletionClient, golden: Sequence[Question], candidate: ArmAnswers, start: int
-) -> list[int]:
-    """Ask the candidate again the must-pass rows that it got wrong; returns the positions that stay wrong.
+) -> Repeated:
+    """Ask the candidate again the must-pass rows that it got wrong; returns the positions of those not right now.
 
-    `start`: the position of the first golden answer. One wrong answer may be an accident of how requests were batched.
+    `start`: the position of the first golden answer. One wrong answer may be an accident of how requests were batched,
+    and a repeat that fails, as often as any request may, is no second one.
     """
     from services.evaluator.recipe import ask_again
 
@@ -213,8 +215,12 @@ async def ask_must_pass_again(
     wrong = failed_must_pass(golden, golden_grades(golden, candidate.graded(golden, start, spec), spec))
     questions = [golden[position] for position in wrong]
     repeated = await ask_again(client, job.trained.adapter, questions, spec, job.concurrency, lambda done: None)
+    repeated = await ask_failed_again(job, client, job.trained.adapter, repeated, questions)
     right_now = golden_grades(questions, repeated.graded(questions, 0, spec), spec).right
-    return [position for position, right in zip(wrong, right_now, strict=True) if not right]
+    had_answer = {position for position in wrong if candidate.answers[start + position] is not None}
+    unanswered = [wrong[number] for number in repeated.unanswered if wrong[number] in had_answer]
+    stays = (position for position, right in zip(wrong, right_now, strict=True) if not right)
+    return Repeated([position for position in stays if position not in unanswered], unanswered)
 
 
 async def ask_probes(client: InferenceClient, trained: Candidate) -> Probes:

@@ -18,7 +18,7 @@ from services.evaluator.adversarial.misled import AdversarialAnswers, Misled
 from services.evaluator.adversarial.report import adversarial_report
 from services.evaluator.calibration import chosen_answers
 from services.evaluator.comparison import Comparison
-from services.evaluator.domain import Candidate, PastResult, Question, golden_grades
+from services.evaluator.domain import ALL_RIGHT, Candidate, PastResult, Question, Repeated, golden_grades
 from services.evaluator.gates import check_gates, p_all_rows, verdict
 from services.evaluator.golden_gates import judged_part
 from services.evaluator.report.arms import arm_report, confidence_of
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
 class Asked:
     """What both arms were asked, evaluation rows before golden ones, and what they answered.
 
-    `wrong_twice`: positions in `golden` of must-pass rows that the candidate got wrong, and wrong again. `past`: what
-    promoted adapters got right of the golden set. `adversarial`: what both answered to inputs made to mislead. `texts`:
-    generated texts' scores on the evaluation rows by metric.
+    `repeated`: the must-pass rows of `golden` that the candidate got wrong, and not right when they were repeated.
+    `past`: what promoted adapters got right of the golden set. `adversarial`: what both answered to inputs made to
+    mislead. `texts`: generated texts' scores on the evaluation rows by metric.
     """
 
     evaluation: Sequence[Question]
     golden: Sequence[Question]
     candidate: ArmAnswers
     production: ArmAnswers
-    wrong_twice: Sequence[int] = ()
+    repeated: Repeated = ALL_RIGHT
     past: Sequence[PastResult] = ()
     adversarial: AdversarialAnswers | None = None
     texts: Scores = field(default_factory=dict)
@@ -76,7 +76,7 @@ def evaluation_report(
     spec = trained.spec
     evaluation, golden = _compared(asked, spec)
     misled = None if asked.adversarial is None else _misled(asked.adversarial, evaluation, spec)
-    gates = check_gates(spec, evaluation, golden, asked.wrong_twice, asked.past, misled, asked.judge)
+    gates = check_gates(spec, evaluation, golden, asked.repeated, asked.past, misled, asked.judge)
     found, concurrency = verdict(gates), extras.concurrency
     candidate = arm_report(
         trained.adapter, evaluation.candidate, asked.evaluation, asked.candidate, spec, concurrency,

@@ -247,8 +247,8 @@ class EvaluationJobs:
         both = [*questions, *golden]
         arms = [trained.adapter, spec.production or trained.base_model]
         asked = [await evaluating.ask(self._models, arm, both, trained.spec, 4, lambda done: None) for arm in arms]
-        wrong = await evaluation.ask_must_pass_again(spec, self._models, golden, asked[0], len(questions))
-        both_arms = verdicts.Asked(questions, golden, *asked, wrong)
+        repeated = await evaluation.ask_must_pass_again(spec, self._models, golden, asked[0], len(questions))
+        both_arms = verdicts.Asked(questions, golden, *asked, repeated)
         judged = evaluation.with_golden_history(spec, both_arms, store, folder)
         # Rivals gate nothing: production stands alone in their table.
         right = asked[1].graded(questions, 0, trained.spec).right

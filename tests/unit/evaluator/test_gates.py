@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from schemas.base import CheckResult
 from schemas.conversation import Message, Role
 from services.evaluator.comparison import Comparison
-from services.evaluator.domain import PastResult, Question, golden_key
+from services.evaluator.domain import PastResult, Question, Repeated, golden_key
 from services.evaluator.gates import better_than_chance, check_gates, verdict
 from services.evaluator.golden_gates import golden_regression
 from tests.unit.evaluator.arms import (
@@ -243,16 +244,29 @@ def test_a_golden_row_whose_answer_was_corrected_is_another_row() -> None:
 
 def test_a_must_pass_row_that_is_wrong_twice_stops_the_candidate_and_is_named() -> None:
     golden = marked(compared(20, set(range(20)) - {7}, range(7)), 3, 7)
-    gates = check_gates(spec(), compared(60, range(60), ()), golden, wrong_twice=[7])
+    gates = check_gates(spec(), compared(60, range(60), ()), golden, Repeated([7], []))
     assert stopped_by(gates) == ["must_pass"]
     stopped = gate(gates, "must_pass")
     assert stopped.measured == 1
     assert stopped.detail == "1 of 2 must-pass rows are wrong: g-7 (ratchet golden list desk)."
 
 
+def test_a_must_pass_row_that_was_wrong_once_and_then_not_answered_is_unknown_and_stops_nothing() -> None:
+    golden = marked(compared(20, set(range(20)) - {3, 7}, range(7)), 3, 7)
+    rows = compared(60, range(60), ())
+    unknown = gate(check_gates(spec(), rows, golden, Repeated([], [7])), "must_pass")
+    assert unknown.result is CheckResult.UNKNOWN
+    unanswered = "Wrong once, and not answered when repeated: g-7 (ratchet golden list desk)."
+    assert unknown.detail == f"Unknown. {unanswered}"
+    stopped = gate(check_gates(spec(), rows, golden, Repeated([3], [7])), "must_pass")
+    assert (stopped.passed, stopped.measured) == (False, 1)
+    assert stopped.detail == f"1 of 2 must-pass rows are wrong: g-3 (ratchet golden list desk). {unanswered}"
+
+
 def test_many_must_pass_rows_that_are_wrong_are_named_within_what_a_gate_may_say() -> None:
     golden = marked(compared(500, (), ()), *range(500))
-    detail = gate(check_gates(spec(), compared(60, range(60), ()), golden, range(500)), "must_pass").detail
+    gates = check_gates(spec(), compared(60, range(60), ()), golden, Repeated(range(500)))
+    detail = gate(gates, "must_pass").detail
     assert "g-0, g-1, " in detail and "and 480 more" in detail
 
 

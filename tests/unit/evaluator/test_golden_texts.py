@@ -12,7 +12,7 @@ from schemas.conversation import Message, Role
 from schemas.evaluation_settings import TextMetric
 from schemas.tasks import TaskSpec
 from services.evaluator.comparison import Comparison
-from services.evaluator.domain import PastResult, Question, failed_must_pass, golden_grades, golden_key
+from services.evaluator.domain import PastResult, Question, Repeated, failed_must_pass, golden_grades, golden_key
 from services.evaluator.golden_gates import golden_regression, judged_part, must_pass
 from services.evaluator.golden_history import golden_result
 from tests.unit.evaluator.arms import FREE, graded
@@ -49,13 +49,13 @@ def regression(spec: TaskSpec, golden: Comparison, past: Sequence[PastResult] = 
 def test_without_a_score_that_the_task_sets_golden_texts_stop_nothing_and_the_gates_say_why() -> None:
     golden = compared(FREE, [NEAR] * 4, [NEAR, NEAR, RIGHT, FAR])
     wrong = failed_must_pass(golden.questions, golden.candidate)
-    for gate in (regression(FREE, golden), must_pass(FREE, golden, wrong)):
+    for gate in (regression(FREE, golden), must_pass(FREE, golden, Repeated(wrong))):
         assert gate.result is CheckResult.UNKNOWN
         assert "4 golden texts are not judged" in gate.detail and "Set evaluation.golden_score" in gate.detail
         assert "production's have rouge_l from 0.00 to 1.00, half of them under 0.71" in gate.detail
     assert (
         "Answered in other words: g-0, g-1, g-2, g-3 (ratchet golden list reply)"
-        in must_pass(FREE, golden, wrong).detail
+        in must_pass(FREE, golden, Repeated(wrong)).detail
     )
     assert judged_part(FREE, golden).questions == []
 
@@ -74,7 +74,7 @@ def test_from_the_score_that_the_task_sets_on_a_golden_text_is_right() -> None:
 def test_a_must_pass_text_stops_a_candidate_that_stays_below_the_score() -> None:
     golden = compared(JUDGED, [NEAR, FAR], [NEAR, NEAR])
     wrong = failed_must_pass(golden.questions, golden.candidate)
-    gate = must_pass(JUDGED, golden, wrong)
+    gate = must_pass(JUDGED, golden, Repeated(wrong))
     assert (gate.passed, gate.measured, wrong) == (False, 1, [1])
     assert gate.detail == "1 of 2 must-pass rows are wrong: g-1 (ratchet golden list reply)."
 
@@ -84,7 +84,7 @@ def test_calls_in_a_golden_row_are_right_or_wrong_whatever_the_score() -> None:
     for spec in (FREE, task(golden_score=0.1)):
         golden = compared(spec, [CALL, other], [CALL, CALL], right=CALL)
         wrong = failed_must_pass(golden.questions, golden.candidate)
-        assert (wrong, must_pass(spec, golden, wrong).passed) == ([1], False)
+        assert (wrong, must_pass(spec, golden, Repeated(wrong)).passed) == ([1], False)
         assert regression(spec, golden).measured == 0.5
 
 
@@ -97,7 +97,7 @@ def test_of_texts_and_calls_the_calls_are_judged_and_the_texts_are_named() -> No
             for one, two in ((texts.candidate, made.candidate), (texts.production, made.production))
         ),
     )
-    gate = must_pass(FREE, both, failed_must_pass(both.questions, both.candidate))
+    gate = must_pass(FREE, both, Repeated(failed_must_pass(both.questions, both.candidate)))
     assert (gate.result, gate.measured) == (CheckResult.PASSED, 0)
     assert gate.detail.startswith("0 of 1 must-pass rows are wrong. Answered in other words: g-0")
     assert regression(FREE, both).detail.startswith("Right on 1, the best so far (production) on 1 of 1 golden rows.")

@@ -11,7 +11,7 @@ from schemas.conversation import Message, Role
 from schemas.datasets import Example
 from schemas.golden import GoldenRow
 from services.evaluator.domain import Question
-from services.evaluator.job import EvaluationJob, ask_must_pass_again, evaluate_adapter
+from services.evaluator.job import RETRY_ROUNDS, EvaluationJob, ask_must_pass_again, evaluate_adapter
 from services.evaluator.recipe import ArmAnswers
 from services.evaluator.rivals.options import RivalOptions
 from shared.errors import DependencyUnavailable, StepImpossible
@@ -49,8 +49,9 @@ async def test_only_marked_rows_that_were_wrong_are_asked_again_and_those_wrong_
     questions = golden(right=True, unmarked=False, recovers=True, stays=True, refused=True)
     first = ArmAnswers(answers=("one", RIGHT, WRONG, WRONG, WRONG, None), latencies_ms=())  # One of the evaluation set.
     candidate = candidate_of(recovers=RIGHT, stays=WRONG, refused=DependencyUnavailable("too long"))
-    wrong = await ask_must_pass_again(job(tmp_path), candidate, questions, first, start=1)
-    assert [questions[position].text for position in wrong] == ["stays", "refused"]
+    repeated = await ask_must_pass_again(job(tmp_path), candidate, questions, first, start=1)
+    assert [questions[position].text for position in repeated.wrong] == ["stays", "refused"]
+    assert repeated.unanswered == []
     assert {request.text for request in candidate.requests} == {"recovers", "stays", "refused"}
     assert {request.model for request in candidate.requests} == {TRAINED.adapter}
 
@@ -64,15 +65,27 @@ async def test_a_golden_text_that_reaches_the_tasks_score_is_right_at_once_or_wh
     first = ArmAnswers(answers=("in five days", "no", "no"), latencies_ms=())
     candidate = candidate_of(recovers="in five days", stays="never")
     the_job = job(tmp_path).model_copy(update={"trained": TRAINED.model_copy(update={"spec": spec})})
-    wrong = await ask_must_pass_again(the_job, candidate, questions, first, start=0)
-    assert [questions[position].text for position in wrong] == ["stays"]
+    repeated = await ask_must_pass_again(the_job, candidate, questions, first, start=0)
+    assert [questions[position].text for position in repeated.wrong] == ["stays"]
     assert {request.text for request in candidate.requests} == {"recovers", "stays"}
+
+
+async def test_a_repeat_that_is_not_answered_is_asked_as_often_as_any_request_and_confirms_nothing(
+    tmp_path: Path,
+) -> None:
+    questions, first = golden(slow=True, away=True), ArmAnswers(answers=(WRONG, WRONG), latencies_ms=())
+    errors: dict[str, list[Exception]] = {"slow": [DependencyUnavailable("timed out")] * 3}
+    candidate = FakeEngine(lambda request: WRONG if request.text == "slow" else DependencyUnavailable("away"), errors)
+    repeated = await ask_must_pass_again(job(tmp_path), candidate, questions, first, start=0)
+    assert [questions[position].text for position in repeated.wrong] == ["slow"]
+    assert [questions[position].text for position in repeated.unanswered] == ["away"]
+    assert [request.text for request in candidate.requests].count("away") == 2 * (1 + RETRY_ROUNDS)
 
 
 async def test_without_a_wrong_must_pass_row_nothing_is_asked_again(tmp_path: Path) -> None:
     candidate = candidate_of()
     first = ArmAnswers(answers=(RIGHT, WRONG), latencies_ms=())
-    assert await ask_must_pass_again(job(tmp_path), candidate, golden(a=True, b=False), first, start=0) == []
+    assert await ask_must_pass_again(job(tmp_path), candidate, golden(a=True, b=False), first, start=0) == ([], [])
     assert not candidate.requests
 
 

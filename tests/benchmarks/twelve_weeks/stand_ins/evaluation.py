@@ -36,8 +36,8 @@ async def evaluate(spec: bytes, folder: Path, store: ArtifactStore, engine: Engi
     for model in (trained.adapter, job.production or trained.base_model):
         answers = await ask(engine, model, questions, trained.spec, job.concurrency, lambda done: None)
         arms.append(await ask_failed_again(job, engine, model, answers, questions))
-    wrong_twice = await ask_must_pass_again(job, engine, golden, arms[0], len(evaluation))
-    asked = with_golden_history(job, Asked(evaluation, golden, *arms, wrong_twice), store, folder)
+    repeated = await ask_must_pass_again(job, engine, golden, arms[0], len(evaluation))
+    asked = with_golden_history(job, Asked(evaluation, golden, *arms, repeated), store, folder)
     fitted = calibrate(trained, evaluation, asked.candidate, store, folder)
     extras = Extras(_alone(Asked(evaluation, golden, *arms), job), *fitted, job.concurrency)
     report = evaluation_report(trained, job.production, folder.name, asked, extras, utc_now())
