@@ -53,9 +53,6 @@ if TYPE_CHECKING:
     from services.evaluator.recipe import ArmAnswers, CompletionClient
     from services.evaluator.verdict import Asked
 
-RETRY_ROUNDS = 2
-"""How often the requests that failed are repeated, of either arm."""
-
 
 class EvaluationJob(BaseModel):
     """The input of the job's process. `production`: the adapter that serves now; None: the base model."""
@@ -128,6 +125,7 @@ async def _ask_both(
     """Return both arms' answers to all questions, what became of the must-pass rows that the candidate got wrong, and
     the probes."""
     from services.evaluator.adversarial.step import ask_adversarial
+    from services.evaluator.recipe import ask_failed_again
     from services.evaluator.verdict import Asked
 
     client = InferenceClient(job.vllm, job.timeout_seconds, os.environ.get(KEY_VARIABLE, ""))
@@ -141,8 +139,9 @@ async def _ask_both(
         candidate = await _ask_arm(job, client, trained.adapter, "candidate", 0, questions, folder, progress)
         opponent = job.production or trained.base_model
         production = await _ask_arm(job, client, opponent, "production", len(questions), questions, folder, progress)
-        candidate = await ask_failed_again(job, client, trained.adapter, candidate, questions)
-        production = await ask_failed_again(job, client, opponent, production, questions)
+        how = trained.spec, job.concurrency
+        candidate = await ask_failed_again(client, trained.adapter, candidate, questions, *how)
+        production = await ask_failed_again(client, opponent, production, questions, *how)
         repeated = await ask_must_pass_again(job, client, golden, candidate, len(evaluation))
         adversarial = await ask_adversarial(
             client,
@@ -182,23 +181,10 @@ async def _ask_attacked(
     model: str,
     questions: Sequence[Question],
 ) -> ArmAnswers:
+    from services.evaluator.recipe import ask_failed_again
+
     answers = await _ask_arm(job, client, model, name, 0, questions, folder, progress)
-    return await ask_failed_again(job, client, model, answers, questions)
-
-
-async def ask_failed_again(
-    job: EvaluationJob, client: CompletionClient, model: str, answers: ArmAnswers, questions: Sequence[Question]
-) -> ArmAnswers:
-    """Repeat the requests of an arm that failed, as often for either arm; what fails every time is a failed answer."""
-    from services.evaluator.recipe import ask_again
-
-    for _ in range(RETRY_ROUNDS):
-        if not (failed := answers.unanswered):
-            break
-        again = [questions[position] for position in failed]
-        repeated = await ask_again(client, model, again, job.trained.spec, job.concurrency, lambda done: None)
-        answers = answers.merged(failed, repeated)
-    return answers
+    return await ask_failed_again(client, model, answers, questions, job.trained.spec, job.concurrency)
 
 
 async def ask_must_pass_again(
@@ -209,13 +195,12 @@ async def ask_must_pass_again(
     `start`: the position of the first golden answer. One wrong answer may be an accident of how requests were batched,
     and a repeat that fails, as often as any request may, is no second one.
     """
-    from services.evaluator.recipe import ask_again
+    from services.evaluator.recipe import ask_persistently
 
-    spec = job.trained.spec
+    spec, model = job.trained.spec, job.trained.adapter
     wrong = failed_must_pass(golden, golden_grades(golden, candidate.graded(golden, start, spec), spec))
     questions = [golden[position] for position in wrong]
-    repeated = await ask_again(client, job.trained.adapter, questions, spec, job.concurrency, lambda done: None)
-    repeated = await ask_failed_again(job, client, job.trained.adapter, repeated, questions)
+    repeated = await ask_persistently(client, model, questions, spec, job.concurrency)
     right_now = golden_grades(questions, repeated.graded(questions, 0, spec), spec).right
     had_answer = {position for position in wrong if candidate.answers[start + position] is not None}
     unanswered = [wrong[number] for number in repeated.unanswered if wrong[number] in had_answer]

@@ -22,6 +22,8 @@ from shared.model.confidence import measure, request_fields
 from shared.model.inference import Completion
 
 _MAX_ATTEMPTS = 2
+RETRY_ROUNDS = 2
+"""How often the requests that failed are repeated, of arms and rivals alike."""
 
 
 class CompletionClient(Protocol):
@@ -142,6 +144,32 @@ async def ask_again(
         answer_tokens=statistics.fmean(c.tokens for c in answered) if answered else 0.0,
         tokens_per_second=sum(c.tokens for c in answered) / max(time.monotonic() - started, 1e-6),
     )
+
+
+async def ask_failed_again(
+    client: CompletionClient,
+    model: str,
+    answers: ArmAnswers,
+    questions: Sequence[Question],
+    spec: TaskSpec,
+    concurrency: int,
+) -> ArmAnswers:
+    """Repeat the requests that failed; what fails every time is a failed answer."""
+    for _ in range(RETRY_ROUNDS):
+        if not (failed := answers.unanswered):
+            break
+        again = [questions[position] for position in failed]
+        repeated = await ask_again(client, model, again, spec, concurrency, lambda done: None)
+        answers = answers.merged(failed, repeated)
+    return answers
+
+
+async def ask_persistently(
+    client: CompletionClient, model: str, questions: Sequence[Question], spec: TaskSpec, concurrency: int
+) -> ArmAnswers:
+    """Ask questions as `ask_again` does, and repeat those that fail as often as an arm's."""
+    answers = await ask_again(client, model, questions, spec, concurrency, lambda done: None)
+    return await ask_failed_again(client, model, answers, questions, spec, concurrency)
 
 
 async def _complete(client: CompletionClient, model: str, question: Question, spec: TaskSpec) -> Completion | None:

@@ -16,7 +16,7 @@ from schemas.datasets import Example
 from schemas.evaluation_settings import TextMetric
 from schemas.tasks import TaskKind
 from services.evaluator.domain import Candidate, Question
-from services.evaluator.recipe import ArmAnswers, CompletionClient, ask_again
+from services.evaluator.recipe import ArmAnswers, CompletionClient, ask_persistently
 from services.evaluator.rivals.classifiers import (
     MAX_ROWS,
     ClassifierResult,
@@ -152,7 +152,7 @@ async def _prompts(
 
     async def ask(kind: ApproachKind, questions: Sequence[Question], examples: int) -> Measured:
         report(f"rivals: {kind.value.replace('_', ' ')}, {len(questions)} answers")
-        answers = await ask_again(client, base, questions, spec, contest.concurrency, lambda done: None)
+        answers = await ask_persistently(client, base, questions, spec, contest.concurrency)
         return contest.measured(kind, answers, positions, examples=examples)
 
     asked = [contest.questions[position] for position in positions]

@@ -9,8 +9,8 @@ import pytest
 from schemas.conversation import Message, Role
 from services.evaluator.domain import Question
 from services.evaluator.golden_history import past_results, record_promotion
-from services.evaluator.job import RETRY_ROUNDS, EvaluationJob, ask_failed_again, unfair, with_golden_history
-from services.evaluator.recipe import ArmAnswers, ask
+from services.evaluator.job import EvaluationJob, unfair, with_golden_history
+from services.evaluator.recipe import RETRY_ROUNDS, ArmAnswers, ask, ask_failed_again
 from services.evaluator.verdict import Asked
 from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
 from shared.storage.artifacts import ArtifactStore
@@ -23,50 +23,48 @@ SPEC = TRAINED.spec
 ASKED = [Question((Message(role=Role.USER, content=f"a{n}"),), "a") for n in range(100)]
 
 
-async def arm(model: str, folder: Path, failures: int) -> tuple[ArmAnswers, FakeEngine]:
+async def arm(model: str, failures: int) -> tuple[ArmAnswers, FakeEngine]:
     """Ask an engine three of whose answers fail so many times, as a job asks both arms."""
     away = DependencyUnavailable("busy")
     engine = FakeEngine(first_letter, {f"a{n}": [away] * failures for n in (3, 50, 97)})
     answers = await ask(engine, model, ASKED, SPEC, 4, lambda done: None)
     assert len(answers.unanswered) == 3
-    return await ask_failed_again(job(folder), engine, model, answers, ASKED), engine
+    return await ask_failed_again(engine, model, answers, ASKED, SPEC, 4), engine
 
 
-async def test_transient_failures_of_either_arm_are_asked_again(tmp_path: Path) -> None:
+async def test_transient_failures_of_either_arm_are_asked_again() -> None:
     for model in ("candidate", "production"):
-        answers, engine = await arm(model, tmp_path, failures=3)
+        answers, engine = await arm(model, failures=3)
         assert answers.unanswered == []
         assert {request.model for request in engine.requests} == {model}
 
 
-async def test_what_fails_every_time_stays_a_failed_answer(tmp_path: Path) -> None:
-    answers, engine = await arm("candidate", tmp_path, failures=100)
+async def test_what_fails_every_time_stays_a_failed_answer() -> None:
+    answers, engine = await arm("candidate", failures=100)
     assert answers.unanswered == [3, 50, 97]
     assert len(engine.requests) == 97 + 3 * 2 * (1 + RETRY_ROUNDS)
 
 
-async def test_a_refused_request_is_repeated_with_the_others_and_stays_refused(tmp_path: Path) -> None:
+async def test_a_refused_request_is_repeated_with_the_others_and_stays_refused() -> None:
     engine = FakeEngine(first_letter, {"a3": [InvalidMessage("too long")] * 10})
     answers = await ask(engine, "candidate", ASKED, SPEC, 4, lambda done: None)
-    again = await ask_failed_again(job(tmp_path), engine, "candidate", answers, ASKED)
+    again = await ask_failed_again(engine, "candidate", answers, ASKED, SPEC, 4)
     assert again.unanswered == [3]
 
 
-async def test_rows_that_the_engine_refuses_end_an_evaluation_with_that_reason_and_are_not_waited_for(
-    tmp_path: Path,
-) -> None:
+async def test_rows_that_the_engine_refuses_end_an_evaluation_with_that_reason_and_are_not_waited_for() -> None:
     """They are too long for it, for example: the engine would refuse them as often as they are asked."""
     errors: dict[str, list[Exception]] = {f"a{n}": [InvalidMessage("too long")] * 10 for n in (3, 50, 97)}
     engine = FakeEngine(first_letter, errors)
     answers = await ask(engine, "production", ASKED, SPEC, 4, lambda done: None)
-    answers = await ask_failed_again(job(tmp_path), engine, "production", answers, ASKED)
+    answers = await ask_failed_again(engine, "production", answers, ASKED, SPEC, 4)
     reason = unfair(answers, 100)
     assert isinstance(reason, StepImpossible)
     assert "refuses 3 of 100" in reason.reason and "--max-model-len" in reason.way_out
     with pytest.raises(StepImpossible, match="refuses 51 of 100 requests to production"):
         refusing = FakeEngine(first_letter, {f"a{n}": [InvalidMessage("too long")] for n in range(51)})
         await ask(refusing, "production", ASKED, SPEC, 4, lambda done: None)
-    busy, _ = await arm("production", tmp_path, failures=100)
+    busy, _ = await arm("production", failures=100)
     assert isinstance(unfair(busy, 100), DependencyUnavailable)
 
 

@@ -10,13 +10,12 @@ from schemas.base import utc_now
 from services.evaluator.domain import evaluation_questions, golden_questions
 from services.evaluator.job import (
     EvaluationJob,
-    ask_failed_again,
     ask_must_pass_again,
     calibrate,
     read_examples,
     with_golden_history,
 )
-from services.evaluator.recipe import ask
+from services.evaluator.recipe import ask, ask_failed_again
 from services.evaluator.report.publish import publish_report
 from services.evaluator.statistics.intervals import wilson
 from services.evaluator.verdict import Asked, Extras, evaluated_event, evaluation_report
@@ -35,7 +34,7 @@ async def evaluate(spec: bytes, folder: Path, store: ArtifactStore, engine: Engi
     arms = []
     for model in (trained.adapter, job.production or trained.base_model):
         answers = await ask(engine, model, questions, trained.spec, job.concurrency, lambda done: None)
-        arms.append(await ask_failed_again(job, engine, model, answers, questions))
+        arms.append(await ask_failed_again(engine, model, answers, questions, trained.spec, job.concurrency))
     repeated = await ask_must_pass_again(job, engine, golden, arms[0], len(evaluation))
     asked = with_golden_history(job, Asked(evaluation, golden, *arms, repeated), store, folder)
     fitted = calibrate(trained, evaluation, asked.candidate, store, folder)

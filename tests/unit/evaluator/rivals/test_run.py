@@ -205,6 +205,17 @@ async def test_an_engine_that_fails_for_a_rival_stops_nothing_and_its_answers_ar
     assert (few_shot.failed, few_shot.accuracy.value) == (24, 0.0)
 
 
+async def test_a_rival_that_fails_now_and_then_is_asked_as_often_as_an_arm(tmp_path: Path) -> None:
+    compared = contest(production="desk-1")
+    away = DependencyUnavailable("busy")
+    errors: dict[str, list[Exception]] = {
+        q.text: [away] * 3 for q in compared.questions
+    }  # All before the base answers.
+    found = rows(await table(tmp_path, compared, FakeEngine(nearest_example, errors)))
+    assert found[ApproachKind.BASE].failed == 0
+    assert found[ApproachKind.BASE].accuracy.value > 0.2, "it says the first of three labels"
+
+
 async def test_text_has_prompts_as_rivals_and_no_classifier(tmp_path: Path) -> None:
     free = TaskSpec.model_validate(
         {"name": "reply", "kind": "generation", "system_prompt": "Say.", "base_model": "base"}
