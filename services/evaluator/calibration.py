@@ -1,11 +1,13 @@
 """Calibration: the map from an adapter's raw confidence to how often it is right (scikit-learn).
 
-Below 1,000 answers the map is a temperature (Guo et al. 2017): one number, which divides the log-odds. A prior holds
-it near 1 while there are few answers: the density of ln T falls from 0 as a normal one, of deviation 0.5 above and
-0.25 below, and T stays within [1/4, 4]. It is stricter below, where T makes answers surer: models are over-confident
-as a rule, and nobody looks at an answer that is surer than it should be. From 1,000 answers on it is a centred
-isotonic regression (Zadrozny & Elkan 2002; Oron & Flournoy 2017): each of its steps becomes a knot at its mean, with
-lines between the knots, so that the map has no plateaus and preserves the order of answers.
+Below 1,000 answers, of which near-copies count as one, the map is a temperature (Guo et al. 2017): one number, which
+divides the log-odds. A prior holds it near 1 while there are few answers: the density of ln T falls from 0 as a normal
+one, of deviation 0.5 above and 0.25 below, and T stays within [1/4, 4]. It is stricter below, where T makes answers
+surer: models are over-confident as a rule, and nobody looks at an answer that is surer than it should be. From 1,000
+answers on it is a centred isotonic regression (Zadrozny & Elkan 2002; Oron & Flournoy 2017): each of its steps becomes
+a knot at its mean, with lines between the knots, so that the map has no plateaus and preserves the order of answers.
+Of 240 texts with five copies each it would follow their accidents (simulated: a calibration error of 0.036, that of a
+temperature is 0.016).
 
 Reviewers make mistakes too. A share of the judgements is modelled as mistakes, which make a right answer look wrong
 and, of K possible answers, a wrong one look right one time in K - 1, of JSON and calls never. Without it, a few
@@ -29,6 +31,7 @@ from schemas.adapters import Calibration
 from schemas.evaluation import Reliability
 from schemas.tasks import TaskKind, TaskSpec
 from services.evaluator.statistics.confidence import brier, expected_calibration_error, reliability_bins
+from services.evaluator.statistics.intervals import Groups
 from services.evaluator.statistics.low_confidence import low_confidence
 from services.evaluator.statistics.traffic import TrafficSample
 from shared.identity import content_hash
@@ -80,6 +83,7 @@ def fit(
     chance: float,
     recall: float,
     traffic: TrafficSample | None = None,
+    groups: Groups | None = None,
 ) -> Fitted | None:
     """Fit the map to raw scores in [0, 1] and whether each answer was judged right.
 
@@ -88,6 +92,7 @@ def fit(
 
     Answers without a score are skipped. `traffic`: the answers that stand for all traffic. Where they suffice the map
     is fitted on them alone, by their weights: suspects are more often wrong at the same score than other answers are.
+    `groups`: of the answers; those of one group are to near-copies of one text. None: there are none.
     Returns None for fewer than `MIN_ANSWERS` answers.
     """
     raw = np.array([np.nan if score is None else score for score in scores], dtype=np.float64)
@@ -95,10 +100,12 @@ def fit(
     chosen, weights, by_traffic = chosen_answers(raw, traffic)
     if len(chosen) < MIN_ANSWERS:
         return None
+    own = chosen if groups is None else groups[chosen]
+    texts, group = np.unique(own, return_inverse=True)
     raw, judged = raw[chosen], judged[chosen]
-    fit_map = temperature_map if len(chosen) < ISOTONIC_FROM else isotonic_map
+    fit_map = temperature_map if len(texts) < ISOTONIC_FROM else isotonic_map
     fields = fit_map(raw, judged, chance, weights)
-    mapped = _cross_fitted(raw, judged, fit_map, chance, weights)
+    mapped = _cross_fitted(raw, judged, fit_map, chance, weights, group)
     calibration = Calibration.model_validate(
         {
             **fields,
@@ -203,9 +210,11 @@ def isotonic_map(scores: Floats, right: Floats, chance: float, weights: Floats) 
     return {"kind": "isotonic", "knots": tuple(knots), "mistakes": mistakes}
 
 
-def _cross_fitted(scores: Floats, right: Floats, fit_map: FitMap, chance: float, weights: Floats) -> Floats:
-    """Return how often each answer would be judged right by a map fitted without it."""
-    folds = np.arange(len(scores)) % FOLDS
+def _cross_fitted(
+    scores: Floats, right: Floats, fit_map: FitMap, chance: float, weights: Floats, groups: Groups
+) -> Floats:
+    """Return how often each answer would be judged right by a map fitted without it and its near-copies."""
+    folds = groups % FOLDS
     mapped = np.empty_like(scores)
     for fold in range(FOLDS):
         held_out = folds == fold

@@ -282,13 +282,15 @@ def calibrate(
     """
     from services.evaluator.calibration import chance_mistake_looks_right, fit
     from services.evaluator.comparison import traffic_of
+    from services.evaluator.statistics.intervals import group_numbers
 
     if (chance := chance_mistake_looks_right(trained.spec)) is None:
         return None, None
     right = candidate.graded(evaluation, 0, trained.spec).right
     scores = candidate.scores[: len(evaluation)] or (None,) * len(evaluation)
     recall = trained.spec.evaluation.low_confidence_recall
-    fitted = fit(trained.adapter, scores, right, chance, recall, traffic_of(evaluation))
+    groups = group_numbers([question.group for question in evaluation])
+    fitted = fit(trained.adapter, scores, right, chance, recall, traffic_of(evaluation), groups)
     if fitted is None:
         return None, None
     output = folder / "calibration"

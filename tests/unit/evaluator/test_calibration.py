@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import services.evaluator.calibration as calibration_module
 from schemas.adapters import Calibration
 from services.evaluator.calibration import (
     MIN_ANSWERS,
@@ -64,6 +65,27 @@ def test_below_a_thousand_answers_the_map_is_a_temperature_and_above_it_is_isoto
         mapped = np.array([calibrated(found, score) for score in scores])
         assert expected_calibration_error(mapped, right) < 0.02
         assert expected_calibration_error(scores, right) > 0.08
+
+
+def test_near_copies_count_as_one_answer_and_none_is_judged_by_a_map_that_was_fitted_on_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """240 texts of five copies each are no thousand answers: a map of as many steps would follow their accidents."""
+    scores, right = (np.tile(values, 5) for values in simulated(240, 1.0))
+    fitted_on: list[np.ndarray] = []
+
+    def watched(scores: np.ndarray, *others: Any) -> dict[str, object]:
+        fitted_on.append(scores)
+        return temperature_map(scores, *others)
+
+    monkeypatch.setattr(calibration_module, "temperature_map", watched)
+    groups = np.tile(np.arange(240), 5)
+    found = fit_and_cross_fit("desk-1", list(scores), list(right), CHANCE, RECALL, groups=groups)
+    assert found is not None
+    assert (found.calibration.kind, found.calibration.answers) == ("temperature", 1_200)
+    assert [len(of_map) for of_map in fitted_on] == [1_200] + [960] * 5
+    for of_fold in fitted_on[1:]:
+        assert set(np.unique(of_fold, return_counts=True)[1]) == {5}
 
 
 @pytest.mark.parametrize(("answers", "max_error"), [(300, 0.035), (3_000, 0.025)])
