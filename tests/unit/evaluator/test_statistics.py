@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -47,6 +49,46 @@ def test_mcnemar_is_the_exact_binomial_test_and_the_flips_of_signs_agree_with_it
     assert mcnemar_worse(lost, gained) == pytest.approx(expected)
     apart = np.array([-1.0] * lost + [1.0] * gained + [0.0] * 5)
     assert p_worse(apart, np.arange(len(apart))) == pytest.approx(expected)
+
+
+def mixed(zeros: float, ones: float, a: float, b: float) -> Callable[[np.random.Generator, int], np.ndarray]:
+    """Scores of which these shares are 0 and 1, and the others follow a beta distribution."""
+
+    def drawn(random: np.random.Generator, n: int) -> np.ndarray:
+        which, between = random.random(n), random.beta(a, b, n)
+        return np.where(which < zeros, 0.0, np.where(which < zeros + ones, 1.0, between))
+
+    return drawn
+
+
+SHAPES = (
+    (0.6, 0.05, 2, 3), (0.02, 0.7, 5, 2), (0.3, 0.4, 2, 2), (0.0, 0.0, 0.5, 6), (0.0, 0.2, 6, 0.5), (0.05, 0.03, 3, 5),
+    (0.04, 0.9, 4, 2), (0.93, 0.02, 2, 2),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("n", [15, 40])
+def test_the_interval_of_a_few_scores_covers_their_mean_as_often_as_it_says(n: int) -> None:
+    """Shapes of F1 and ROUGE: many zeros or ones, skewed ones, a few that are not 0 or not 1. Percentiles of the
+    bootstrap cover in 90 %."""
+    random, covered, asked = np.random.default_rng(5), 0, 0
+    for zeros, ones, a, b in SHAPES:
+        mean = ones + (1.0 - zeros - ones) * a / (a + b)
+        for _ in range(125):
+            scores = mixed(zeros, ones, a, b)(random, n)
+            found = mean_interval(scores, np.arange(n))
+            assert 0.0 <= found.low <= found.value <= found.high <= 1.0
+            covered, asked = covered + (found.low <= mean <= found.high), asked + 1
+    assert covered / asked >= 0.94
+
+
+def test_the_interval_of_scores_of_near_copies_is_that_of_their_texts() -> None:
+    scores = mixed(0.2, 0.2, 2, 2)(np.random.default_rng(5), 20)
+    alone = mean_interval(scores, np.arange(20))
+    copies = mean_interval(np.repeat(scores, 6), np.repeat(np.arange(20), 6))
+    assert (copies.low, copies.high) == pytest.approx((alone.low, alone.high))
+    one = mean_interval(np.array([0.4, 0.5, 0.6]), np.zeros(3, dtype=np.intp))
+    assert one.high - one.low > 0.5, "one text says little"
 
 
 def test_near_copies_count_once_in_a_test_and_in_an_interval() -> None:
