@@ -85,7 +85,7 @@ class Handlers:
         async with self._rollouts.locked(event.task):
             await self._admission.admit(event)
             async with self._later_if_away(event.task):
-                await self._end_outdated(event.task)
+                await self.end_outdated(event.task)
                 await self._admission.next_turn(event.task)
 
     async def on_compared(self, deliveries: list[Delivery[ShadowCompared]]) -> None:
@@ -197,16 +197,16 @@ class Handlers:
     async def _advance(self, task: str) -> None:
         """Decide about a candidate of which something new is stored, and have the next one let in if it has ended."""
         async with self._later_if_away(task):
-            await self._end_outdated(task)
+            await self.end_outdated(task)
             if await self._transitions.advance(task) is None:
                 await self._transitions.watch_control(task)
                 self.wakes.note(task)
 
-    async def _end_outdated(self, task: str) -> None:
+    async def end_outdated(self, task: str) -> None:
         """End the candidates that were made for another prompt, labels or base model than the task has by now.
 
-        Before every decision: news of a candidate and of its task are in different topics. Raises DependencyUnavailable
-        where, after a start, the tasks are not read yet.
+        Call it with the task locked, before every decision, a person's too: news of a candidate and of its task
+        are in different topics. Raises DependencyUnavailable where, after a start, the tasks are not read yet.
         """
         if (changed := await self.tasks.latest(task, _READ_SECONDS)) is None:
             return
@@ -243,7 +243,7 @@ class Handlers:
         `reads_flags`: False where nothing says that one was changed. Before a move to more users they are read anyway.
         """
         async with self._rollouts.locked(task):
-            await self._end_outdated(task)
+            await self.end_outdated(task)
             await self._transitions.advance(task)
             if reads_flags:
                 await self._transitions.watch_flags(task)

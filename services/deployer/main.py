@@ -56,7 +56,7 @@ def build(settings: DeployerSettings | None = None) -> Service:
     )
     admission = Admission(rollouts, transitions, publisher)
     handlers = Handlers(settings, rollouts, ledger, transitions, admission)
-    commands = OperatorCommands(rollouts, admin, transitions, handlers.wakes)
+    commands = OperatorCommands(rollouts, admin, transitions, handlers.wakes, handlers.end_outdated)
     workers = TaskWorkers(settings, rollouts, admin, handlers)
     webhook = Webhook(settings, rollouts)
     handlers.subscribe(Consumers(broker, NAME, settings))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from schemas.base import utc_now
@@ -34,11 +34,13 @@ class OperatorCommands:
         admin: FlagAdmin,
         transitions: RolloutTransitions,
         wakes: Wakes,
+        end_outdated: Callable[[str], Awaitable[None]],
     ) -> None:
         self._rollouts = rollouts
         self._admin = admin
         self._transitions = transitions
         self._wakes = wakes
+        self._end_outdated = end_outdated
 
     async def pause(self, task: str, by: str, reason: str) -> Rollout:
         """Make no move to more users until somebody resumes, not even one that is decided and waits to be made.
@@ -124,12 +126,15 @@ class OperatorCommands:
             self._wakes.note(task)
 
     async def _candidate(self, task: str) -> Rollout:
+        """Return the candidate that may have more users by a person's word: not one whose task has changed."""
+        await self._end_outdated(task)
         await self._transitions.settle(task)
         return await self._active(task)
 
     async def _active(self, task: str) -> Rollout:
         if (rollout := await self._transitions.active(task)) is None:
-            raise CommandRefused(f"{task} has no candidate in shadow or canary")
+            way_out = f"What became of its last one: ratchet rollout status {task}"
+            raise CommandRefused(f"{task} has no candidate in shadow or canary", way_out)
         return rollout
 
     async def _change(self, changed: Rollout) -> Rollout:

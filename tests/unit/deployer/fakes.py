@@ -577,7 +577,9 @@ class Deployer:
         admission = Admission(self.rollouts, self.transitions, self.publisher)
         self.handlers = Handlers(DeployerSettings(), self.rollouts, self.ledger, self.transitions, admission)
         self.handlers.tasks._read.set()  # There is none yet.
-        self.commands = OperatorCommands(self.rollouts, self.admin, self.transitions, self.handlers.wakes)
+        self.commands = OperatorCommands(
+            self.rollouts, self.admin, self.transitions, self.handlers.wakes, self.handlers.end_outdated
+        )
 
     @property
     def last(self) -> RolloutChanged:

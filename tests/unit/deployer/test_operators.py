@@ -234,6 +234,21 @@ async def test_nobody_promotes_what_is_paused() -> None:
         await deployer.commands.promote(TASK, "ben", "looks good")
 
 
+@pytest.mark.parametrize("command", ["promote", "resume"])
+async def test_nobody_promotes_or_resumes_a_candidate_whose_task_has_changed_since_the_last_tick(command: str) -> None:
+    deployer = await in_canary(25, approval=True)
+    await deployer.see_canary(5)
+    if command == "resume":
+        await deployer.commands.pause(TASK, "ben", "a holiday")
+    changed = spec(approval=True).model_copy(update={"system_prompt": "Classify with care."})
+    await deployer.handlers.tasks.put(TASK, TaskChanged(task=TASK, task_revision=changed.revision, spec=changed))
+    with pytest.raises(CommandRefused, match="no candidate in shadow or canary"):
+        await getattr(deployer.commands, command)(TASK, "ben", "looks good")
+    assert (deployer.last.stage, deployer.admin.serves(TASK)) == (Stage.INCONCLUSIVE, None)
+    assert "prompt, labels or base model changed" in deployer.last.reason
+    assert not deployer.admin.flags[FLAGS["canary"]].enabled
+
+
 async def test_a_persons_rollback_ends_the_candidate_or_takes_the_promoted_adapter_back() -> None:
     deployer = await in_canary(25)
     await deployer.see_canary(5)
