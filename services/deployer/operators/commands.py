@@ -95,7 +95,9 @@ class OperatorCommands:
                 found = decision.reason if decision else f"wealth {wealth:.1f} of {1 / rollout.alpha:.0f}"
                 raise CommandRefused(
                     f"{rollout.candidate} is in {rollout.stage.value} and not proven yet: {found}",
-                    "Wait for more labels. To serve it all the same, set the primary flag in Unleash by hand.",
+                    "Wait for more labels. If primary is set by hand in Unleash instead, nothing guards "
+                    f"{rollout.candidate} any more, and this candidate and each later one is paused until "
+                    f"ratchet.{task}.primary is put back and somebody resumes it.",
                 )
             evidence = ledger.evidence(rollout.alpha, decision.margin)
             approved = f"approved: {reason}; {decision.reason}"

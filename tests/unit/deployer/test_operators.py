@@ -14,7 +14,7 @@ import pytest
 from schemas.base import utc_now
 from schemas.rollouts import Stage
 from schemas.tasks import TaskChanged
-from services.deployer.clients import FlagState
+from services.deployer.clients import FlagState, Strategy
 from services.deployer.operators.commands import CommandRefused
 from services.deployer.operators.http import build_app
 from services.deployer.operators.webhook import Webhook
@@ -247,6 +247,35 @@ async def test_nobody_promotes_or_resumes_a_candidate_whose_task_has_changed_sin
     assert (deployer.last.stage, deployer.admin.serves(TASK)) == (Stage.INCONCLUSIVE, None)
     assert "prompt, labels or base model changed" in deployer.last.reason
     assert not deployer.admin.flags[FLAGS["canary"]].enabled
+
+
+async def test_the_refusal_of_a_promotion_says_what_follows_where_somebody_sets_primary_by_hand_all_the_same() -> None:
+    """It advised that, and each later candidate was paused for it, which nobody had been told."""
+    deployer = await in_canary()
+    own = deployer.admin.flags[FLAGS["primary"]]
+    with pytest.raises(CommandRefused) as refused:
+        await deployer.commands.promote(TASK, "ben", "it is good")
+    assert refused.value.way_out == (
+        "Wait for more labels. If primary is set by hand in Unleash instead, nothing guards a1 any more, and this "
+        f"candidate and each later one is paused until ratchet.{TASK}.primary is put back and somebody resumes it."
+    )
+    unproven = Strategy(variant="primary", payload={"adapter": "a1", "previous": None})
+    await deployer.admin.set_strategy(FLAGS["primary"], unproven)
+    await deployer.handlers.tick(TASK)
+    await deployer.see_canary(40, status=500)
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("a1", Stage.CANARY), "no guard counts"
+    assert deployer.last.paused.startswith("primary's payload is")
+    await deployer.commands.rollback(TASK, "ben", "a2 comes")
+    await deployer.handlers.on_evaluated(evaluated("a2"))
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("a2", Stage.SHADOW)
+    assert deployer.last.paused.startswith("primary's payload is")
+    with pytest.raises(CommandRefused, match="no pair would count"):
+        await deployer.commands.resume(TASK, "ben", "go")
+    deployer.admin.flags[FLAGS["primary"]] = own
+    await deployer.commands.resume(TASK, "ben", "go")
+    assert not deployer.last.paused
 
 
 async def test_a_persons_rollback_ends_the_candidate_or_takes_the_promoted_adapter_back() -> None:
