@@ -48,17 +48,17 @@ class Position(BaseModel):
 class Rollout:
     """One candidate's rollout: a flat record, field for field what its table and its events hold.
 
-    `opponent`: what the verdict `verdict_id` compared it with; None: the base model. `asked_against`: with what it was
-    asked to be compared again while it waits; "" if it was not. `entered_at`: when it had passed the offline gates,
-    went into shadow and spent its alpha, of which `alpha_drawn` is its own draw and the rest its predecessor's; None:
-    never. `stage_since`: when it came into its stage. `moved_by`: whoever made the last change, `RATCHET` or a person.
-    `paused`: why it is not moved to more users until a person says so; "" if it may be. `version` counts the changes;
-    `settled`: the flags and the event of the last change have been applied and published. `moves_flags` is False once
-    its flags are set, and for a change that sets none: a candidate has not entered, the active one stays in its stage
-    because a newer one waits or was rejected or because it was paused, or an operator turned rollback on or off by
-    hand. `before`: what the flags may still say in part until they are set. Of a rise it is what the rollout was; of
-    what takes the place of a rise whose flags were not all set, it is that rise; of a resumption, which changes none of
-    its fields, what it is. `canary_percent`: the
+    `opponent`: what the verdict `verdict_id` compared it with; None: the base model. `former_verdicts`: the ids of
+    those that it stood on before. `asked_against`: with what it was asked to be compared again while it waits; "" if it
+    was not. `entered_at`: when it had passed the offline gates, went into shadow and spent its alpha, of which
+    `alpha_drawn` is its own draw and the rest its predecessor's; None: never. `stage_since`: when it came into its
+    stage. `moved_by`: whoever made the last change, `RATCHET` or a person. `paused`: why it is not moved to more users
+    until a person says so; "" if it may be. `version` counts the changes; `settled`: the flags and the event of the
+    last change have been applied and published. `moves_flags` is False once its flags are set, and for a change that
+    sets none: a candidate has not entered, the active one stays in its stage because a newer one waits or was rejected
+    or because it was paused, or an operator turned rollback on or off by hand. `before`: what the flags may still say
+    in part until they are set. Of a rise it is what the rollout was; of what takes the place of a rise whose flags were
+    not all set, it is that rise; of a resumption, which changes none of its fields, what it is. `canary_percent`: the
     share of users in the canary, of its last step once it is over, 0 before it; `step_since`: since when it has that.
     `control`: it is promoted, and some users stay on `previous` for a while; `canary_percent` is then the share of all
     others. `counted_percent`: the share at which guards that compare arms count: `canary_percent` but for a promotion
@@ -103,6 +103,7 @@ class Rollout:
     counted_percent: int | None = 0
     counted_since: datetime | None = None
     resets: str | None = None
+    former_verdicts: tuple[str, ...] = ()
 
     @property
     def entered(self) -> bool:
@@ -288,7 +289,10 @@ class Rollout:
         """Return the rollout with a newer verdict, by which it waits on or is rejected."""
         stage = Stage.REJECTED if event.verdict == "failed" else Stage.QUEUED
         judged = self.with_stage(stage, offline_reason(event), self.evidence, now, moves_flags=False)
-        return replace(judged, opponent=event.production.adapter, verdict_id=str(event.event_id))
+        return replace(
+            judged, opponent=event.production.adapter, verdict_id=str(event.event_id),
+            former_verdicts=(*self.former_verdicts, self.verdict_id),
+        )  # fmt: skip
 
     def into_shadow(self, serving: ServingState, drawn: float, returned: float, now: datetime) -> Rollout:
         """Return the rollout as it enters shadow against the model that serves, with its level drawn."""

@@ -20,7 +20,7 @@ from schemas.adapters import AdapterEvaluated
 from schemas.base import utc_now
 from schemas.rollouts import Evidence, Stage
 from schemas.tasks import TaskSpec
-from services.deployer.rollout import ACTIVE, Move, Position, Rollout, rollout_id
+from services.deployer.rollout import ACTIVE, Move, Position, Rollout
 from services.deployer.statistics.levels import Draw
 from services.deployer.statistics.non_inferiority import Promotion
 from services.deployer.storage import canaries
@@ -115,9 +115,10 @@ class PostgresRollouts:
         return await self._newest(sa.and_(ROLLOUTS.c.task == task, ROLLOUTS.c.stage == Stage.QUEUED.value))
 
     async def with_verdict(self, event: AdapterEvaluated) -> Rollout | None:
-        """Return the rollout that stands on this verdict, or did when it began."""
-        of_verdict = ROLLOUTS.c.verdict_id == str(event.event_id)
-        return await self._newest(sa.or_(of_verdict, ROLLOUTS.c.rollout_id == rollout_id(event)))
+        """Return the rollout that stands on this verdict, or did before a newer one."""
+        verdict = str(event.event_id)
+        was_of_verdict = sa.literal(verdict, sa.Text) == sa.any_(ROLLOUTS.c.former_verdicts)
+        return await self._newest(sa.or_(ROLLOUTS.c.verdict_id == verdict, was_of_verdict))
 
     async def draws(self, task: str) -> list[Draw]:
         """Return what the task's candidates drew of the year's alpha, oldest first."""
@@ -278,6 +279,7 @@ def _to_row(rollout: Rollout) -> dict[str, Any]:
         "stage": rollout.stage.value,
         "spec": rollout.spec.model_dump(mode="json"),
         "evidence": rollout.evidence.model_dump(mode="json"),
+        "former_verdicts": list(rollout.former_verdicts),
         "before": rollout.before and rollout.before.model_dump(mode="json"),
     }
 
@@ -287,5 +289,6 @@ def _from_row(row: Any) -> Rollout:
     values["stage"] = Stage(values["stage"])
     values["spec"] = TaskSpec.model_validate(values["spec"])
     values["evidence"] = Evidence.model_validate(values["evidence"])
+    values["former_verdicts"] = tuple(values["former_verdicts"])
     values["before"] = values["before"] and Position.model_validate(values["before"])
     return Rollout(**values)

@@ -177,6 +177,41 @@ async def test_a_redelivered_verdict_of_one_that_waits_changes_nothing() -> None
     assert len(deployer.publisher.changes) == changes
 
 
+async def judged_three_times() -> tuple[Deployer, AdapterEvaluated]:
+    """a3 waits, judged against the base model, a1, and the base model again. Returns the second verdict as well."""
+    deployer = await promoted()
+    verdict = evaluated("a3", against=None)
+    deployer.adapters.is_away = True
+    await deployer.handlers.on_evaluated(verdict)
+    second = evaluated("a3", against="a1")
+    await deployer.handlers.on_evaluated(second)
+    deployer.adapters.is_away = False
+    await deployer.admin.switch(f"ratchet.{TASK}.rollback", True)
+    deployer.adapters.is_away = True
+    await deployer.handlers.tick(TASK)  # The base model serves again.
+    await deployer.handlers.on_evaluated(evaluated("a3", against=None))
+    return deployer, second
+
+
+async def test_a_verdict_that_comes_again_after_a_newer_one_changes_nothing_of_what_waits() -> None:
+    """It took the newer one's place, with its opponent of before, and nobody was asked again: a3 waited to its end."""
+    deployer, second = await judged_three_times()
+    waiting = await deployer.rollouts.waiting(TASK)
+    assert (waiting.candidate, waiting.opponent) == ("a3", None)
+    await deployer.handlers.on_evaluated(second)
+    assert await deployer.rollouts.waiting(TASK) == waiting
+
+
+async def test_a_verdict_that_comes_again_after_a_newer_one_queues_nobody_who_is_compared() -> None:
+    deployer, second = await judged_three_times()
+    deployer.adapters.is_away = False
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("a3", Stage.SHADOW)
+    await deployer.handlers.on_evaluated(second)
+    assert await deployer.rollouts.waiting(TASK) is None
+    assert len({move.rollout_id for move in await deployer.rollouts.history(TASK, 50) if move.candidate == "a3"}) == 1
+
+
 async def test_what_waits_ends_when_the_task_changes_or_no_verdict_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     deployer = await in_shadow()
     await deployer.handlers.on_evaluated(trained_on(7, evaluated("a2")))
