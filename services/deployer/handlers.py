@@ -192,7 +192,12 @@ class Handlers:
 
     async def expire_forever(self) -> None:
         """Background: delete the texts of ended rollouts when retention deletes them from the lake."""
-        await drop_expired_forever(self.tasks, self._ledger.expire)
+        await drop_expired_forever(self.tasks, self.expire)
+
+    async def expire(self, task: str, before: datetime) -> None:
+        """Delete texts logged before a moment, except those that people may still be asked about."""
+        async with self._rollouts.locked(task):
+            await self._ledger.expire(task, before, await self._rollouts.counting([task]))
 
     async def _advance(self, task: str) -> None:
         """Decide about a candidate of which something new is stored, and have the next one let in if it has ended."""

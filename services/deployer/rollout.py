@@ -118,6 +118,10 @@ class Rollout:
         """Pairs of it are made: while it is active, and after its promotion for as long as there is a control."""
         return self.active or self.control
 
+    def is_asked_about(self, *, fresh: bool) -> bool:
+        """Return True if people may still be asked about its pairs: those before its promotion, or the fresh ones."""
+        return self.control if fresh else self.standing.active
+
     @property
     def waits(self) -> bool:
         return self.stage is Stage.QUEUED

@@ -32,7 +32,6 @@ from services.deployer.rollout import Rollout, max_tickets
 from services.deployer.statistics.canary import CanaryCounts, Observation
 from services.deployer.statistics.guards import Guard
 from services.deployer.storage import canaries
-from services.deployer.storage.rollouts import IS_ACTIVE
 from services.deployer.tables import FORGOTTEN, LABELS, LATENCIES, LEDGER, ROLLOUTS
 from services.deployer.tickets import DrawnTicket, Label, Pair, ticket_id_of, ticket_outcome
 from shared.privacy.erasure import erased_among, record_erasure
@@ -57,7 +56,7 @@ class LedgerStore(Protocol):
         self, rollout: Rollout, guard: Guard, prediction_id: str, user_hash: str | None, at: datetime
     ) -> None: ...
     async def forget(self, event: SubjectForgotten) -> None: ...
-    async def expire(self, task: str, before: datetime) -> None: ...
+    async def expire(self, task: str, before: datetime, counting: Sequence[Rollout]) -> None: ...
 
 
 class PostgresLedger:
@@ -216,10 +215,21 @@ class PostgresLedger:
             await connection.execute(sa.update(LEDGER).where(of_person).values(**blank, user_key=LEDGER.c.pair_id))
             await canaries.forget_subject(connection, of_task, event.subject_hash)
 
-    async def expire(self, task: str, before: datetime) -> None:
-        """Delete texts logged before a moment, except those of an active rollout, which may still be asked about."""
-        ended = sa.select(ROLLOUTS.c.rollout_id).where(ROLLOUTS.c.task == task, sa.not_(IS_ACTIVE))
-        expired = sa.and_(LEDGER.c.rollout_id.in_(ended), LEDGER.c.logged_at < before)
+    async def expire(self, task: str, before: datetime, counting: Sequence[Rollout]) -> None:
+        """Delete texts logged before a moment, except those that people may still be asked about.
+
+        `counting`: the task's rollouts whose requests count, which keep what their guards read. Call it with the task
+        locked.
+        """
+        asked_about = [
+            sa.and_(LEDGER.c.rollout_id == rollout.rollout_id, LEDGER.c.fresh.is_(fresh))
+            for rollout in counting for fresh in (False, True) if rollout.is_asked_about(fresh=fresh)
+        ]  # fmt: skip
+        of_task = sa.select(ROLLOUTS.c.rollout_id).where(ROLLOUTS.c.task == task)
+        ended = of_task.where(ROLLOUTS.c.rollout_id.not_in([rollout.rollout_id for rollout in counting]))
+        expired = sa.and_(
+            LEDGER.c.rollout_id.in_(of_task), LEDGER.c.logged_at < before, sa.not_(sa.or_(sa.false(), *asked_about))
+        )
         async with transaction(self._engine) as connection:
             blank = {"call": None, "production_answer": None, "candidate_answer": None}
             await connection.execute(sa.update(LEDGER).where(expired).values(blank))

@@ -447,14 +447,24 @@ class MemoryLedger:
     async def unpublished_tickets(self, rollout_id: str) -> list[DrawnTicket]:
         return [
             self._ticket(row) for row in (*self._drawn(rollout_id, False), *self._drawn(rollout_id, True))
-            if row["asked"] and not row["published"] and row["outcome"] is None
+            if row["asked"] and not row["published"] and row["outcome"] is None and "expired" not in row
         ]  # fmt: skip
+
+    async def expire(self, task: str, before: datetime, counting: Sequence[Rollout]) -> None:
+        asked_about = {
+            (r.rollout_id, fresh) for r in counting for fresh in (False, True) if r.is_asked_about(fresh=fresh)
+        }
+        for (owner, _), row in self.pairs.items():
+            event = row["event"]
+            if event.task == task and event.logged_at < before and (owner, event.after_promotion) not in asked_about:
+                row["expired"] = True
 
     async def set_published(self, ticket_id: str) -> None:
         self._row(ticket_id)["published"] = True
 
     async def ticket(self, ticket_id: str) -> DrawnTicket | None:
-        return next((self._ticket(row) for row in self.pairs.values() if row.get("ticket") == ticket_id), None)
+        found = (row for row in self.pairs.values() if row.get("ticket") == ticket_id and "expired" not in row)
+        return next((self._ticket(row) for row in found), None)
 
     def _row(self, ticket_id: str) -> dict[str, Any]:
         return next(row for row in self.pairs.values() if row.get("ticket") == ticket_id)

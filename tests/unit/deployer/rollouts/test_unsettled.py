@@ -12,7 +12,7 @@ from schemas.tasks import TaskChanged
 from services.deployer.flags import canary_strategy
 from services.deployer.operators.commands import CommandRefused
 from shared.errors import DependencyUnavailable
-from tests.unit.deployer.fakes import Deployer, answer, deliveries, evaluated, in_shadow, observed, spec
+from tests.unit.deployer.fakes import Deployer, answer, deliveries, evaluated, in_shadow, observed, pair, spec
 
 TASK = "support-desk"
 FLAGS = {flag: f"ratchet.{TASK}.{flag}" for flag in ("primary", "rollback", "canary", "shadow", "control")}
@@ -325,6 +325,36 @@ async def test_a_canary_that_waits_is_not_opened_once_its_labels_were_changed() 
     deployer.adapters.is_away = False
     await deployer.handlers.tick(TASK)
     assert (deployer.last.stage, deployer.admin.flags[FLAGS["canary"]].enabled) == (Stage.SHADOW, False)
+
+
+async def test_what_people_are_asked_about_a_promotion_that_waits_outlives_the_retention() -> None:
+    """Its tickets lost their texts: no answer counted any more, and it was promoted whatever people said by then."""
+    deployer = await earned()
+    canary = deployer.last
+    deployer.adapters.is_away = True
+    await tick_in_vain(deployer)
+    await deployer.compare(*(pair(canary, number, ("refund", "delivery")) for number in range(300, 340)))
+    await deployer.handlers.expire(TASK, utc_now())
+    for asked in deployer.publisher.questions[25:]:
+        await deployer.handlers.on_correction(answer(asked, label="refund"))
+    assert (await deployer.ledger.load(canary.rollout_id)).outcomes == [1.0] * 25 + [-1.0] * 40
+    deployer.adapters.is_away = False
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.admin.serves(TASK)) == (Stage.CANARY, None)
+    assert "its next move is not made: the labels as they stand" in deployer.last.reason
+
+
+async def test_what_people_are_asked_about_a_control_outlives_the_retention_and_what_decided_does_not() -> None:
+    deployer = await earned(control_days=7)
+    await deployer.handlers.tick(TASK)
+    fresh = pair(deployer.last, 300, ("refund", "delivery")).model_copy(update={"after_promotion": True})
+    await deployer.compare(fresh)
+    await deployer.handlers.expire(TASK, utc_now())
+    rows = deployer.ledger.pairs.values()
+    assert [row["event"].pair_id for row in rows if "expired" not in row] == ["pair-300"]
+    await deployer.handlers.on_correction(answer(deployer.publisher.questions[-1], label="delivery"))
+    ledger = await deployer.ledger.load(deployer.last.rollout_id, fresh=True)
+    assert ledger.outcomes == [1.0]
 
 
 @pytest.mark.parametrize("rollout", MOVES)
