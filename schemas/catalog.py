@@ -95,7 +95,7 @@ TOPICS: tuple[Topic, ...] = (
           ("console", "dataset_builder"), "task", 1, _FOREVER),
     Topic("steps.failed.v1", StepFailed,
           ("failure_miner", "dataset_builder", "trainer", "evaluator", "scheduler"),
-          ("scheduler", "console"), "task", 1, _QUARTER),
+          ("scheduler", "console", "deployer"), "task", 1, _QUARTER),
     Topic("steps.progressed.v1", StepProgressed, ("dataset_builder", "trainer", "evaluator"),
           ("scheduler", "console"), "task", 1, _WEEK),
 )  # fmt: skip

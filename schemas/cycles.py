@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Literal
+from uuid import UUID
 
 from pydantic import AwareDatetime, Field
 
@@ -60,3 +61,4 @@ class StepFailed(Event):
     report: str | None = Field(
         default=None, max_length=2_000, description="Address of the folder with quality.json, where a gate stopped it."
     )
+    failed_event: UUID | None = Field(default=None, description="Id of the event that asked for what failed.")

@@ -122,6 +122,7 @@ class CycleStep:
             way_out=way_out[:2_000],
             skipped=skipped,
             report=report,
+            failed_event=event.event_id,
         )
 
 

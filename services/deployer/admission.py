@@ -1,7 +1,7 @@
 """Which candidate is compared next: a task compares one at a time, and one more waits, the newest.
 
     evaluated ──▶ queued, in the place of an older one ──no other is compared──▶ shadow
-                    └──its turn, judged against a former primary──▶ evaluated again ──▶ queued
+                    └──its turn, judged against a former primary──▶ evaluated again ──▶ queued; it fails ──▶ ends
 
 A candidate that is compared ends by its evidence, never because a newer one came: a test that is broken off whenever
 there is news has no level. Alpha is drawn when a candidate enters shadow, not while it waits.
@@ -10,9 +10,11 @@ there is news has no level. Alpha is drawn when a candidate enters shadow, not w
 from __future__ import annotations
 
 from datetime import timedelta
+from uuid import UUID
 
 from schemas.adapters import AdapterEvaluated, EvaluationRequested
 from schemas.base import utc_now
+from schemas.cycles import StepFailed
 from schemas.rollouts import Stage
 from services.deployer.rollout import BASE, Rollout, ServingState, candidate_of
 from services.deployer.statistics.levels import next_draw
@@ -69,6 +71,15 @@ class Admission:
         """End the candidate that waits, because its verdict means nothing any more."""
         if (waiting := await self._rollouts.waiting(task)) is not None:
             await self._save(waiting.turned_away(reason, utc_now(), Stage.INCONCLUSIVE))
+
+    async def fail_evaluation(self, event: StepFailed) -> None:
+        """End the candidate that waits if this is the failure of the evaluation that it was asked for. Idempotent."""
+        waiting = await self._rollouts.waiting(event.task)
+        if waiting is None or not waiting.asked_against or event.failed_event != _request_id(waiting):
+            return
+        against = "the base model" if waiting.asked_against == BASE else waiting.asked_against
+        reason = f"it could not be evaluated again, against {against}: {event.reason}. {event.way_out}"
+        await self._save(waiting.turned_away(reason, utc_now(), Stage.INCONCLUSIVE))
 
     async def _place(self, event: AdapterEvaluated) -> None:
         now = utc_now()
@@ -132,9 +143,13 @@ class Admission:
         await self._rollouts.save(*changed, *stays)
 
 
+def _request_id(asked: Rollout) -> UUID:
+    return event_id("evaluate again", asked.rollout_id, asked.version)
+
+
 def _request(asked: Rollout, serving: ServingState) -> EvaluationRequested:
     return EvaluationRequested(
-        event_id=event_id("evaluate again", asked.rollout_id, asked.version),
+        event_id=_request_id(asked),
         occurred_at=asked.changed_at,
         task=asked.task,
         task_revision=asked.task_revision,

@@ -1,7 +1,7 @@
 """Kafka handlers of the deployer, its ticks, and its background work. `workers.py` says when a task is ticked.
 
-consumes  adapters.evaluated · shadow.compared · corrections.submitted · requests.observed · feedback.given ·
-          subjects.forgotten
+consumes  adapters.evaluated · steps.failed · shadow.compared · corrections.submitted · requests.observed ·
+          feedback.given · subjects.forgotten
 produces  rollouts.changed and labels.requested, through `RolloutTransitions` · evaluations.requested, by `Admission`
 """
 
@@ -17,6 +17,7 @@ from datetime import datetime
 from schemas.adapters import AdapterEvaluated
 from schemas.base import Variant
 from schemas.catalog import topic_of
+from schemas.cycles import StepFailed
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.predictions import FeedbackGiven, RequestObserved, SubjectForgotten
 from schemas.rollouts import ShadowCompared, Stage
@@ -66,6 +67,7 @@ class Handlers:
 
     def subscribe(self, consumers: Consumers) -> None:
         consumers.on(AdapterEvaluated, self.on_evaluated)
+        consumers.on(StepFailed, self.on_step_failed)
         consumers.on_batch(ShadowCompared, self.on_compared, BatchOptions(self._settings.deployer_pairs_batch))
         consumers.on(CorrectionSubmitted, self.on_correction)
         consumers.on_batch(
@@ -87,6 +89,13 @@ class Handlers:
             async with self._later_if_away(event.task):
                 await self.end_outdated(event.task)
                 await self._admission.next_turn(event.task)
+
+    async def on_step_failed(self, event: StepFailed) -> None:
+        """End a candidate that waits for a verdict that does not come, so that the next one need not wait for it."""
+        async with self._rollouts.locked(event.task):
+            await self._admission.fail_evaluation(event)
+            async with self._later_if_away(event.task):
+                await self._transitions.settle(event.task)
 
     async def on_compared(self, deliveries: list[Delivery[ShadowCompared]]) -> None:
         """Add pairs to the ledger; those that differ may become tickets that people are asked about.

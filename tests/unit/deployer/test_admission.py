@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from uuid import UUID, uuid4
 
 import pytest
 
 from schemas.adapters import AdapterEvaluated, EvaluationRequested
 from schemas.base import Gate, utc_now
+from schemas.cycles import StepFailed
 from schemas.rollouts import Stage
 from schemas.tasks import TaskChanged
 from services.deployer.clients import Strategy
@@ -175,6 +177,41 @@ async def test_a_redelivered_verdict_of_one_that_waits_changes_nothing() -> None
     changes = len(deployer.publisher.changes)
     await deployer.handlers.on_evaluated(event)
     assert len(deployer.publisher.changes) == changes
+
+
+def failure(failed_event: UUID | None) -> StepFailed:
+    return StepFailed(
+        task=TASK, task_revision=spec().revision, cycle_id="cycle-1", service="evaluator", step="evaluation",
+        reason="the data set was deleted", way_out="Start a cycle.", failed_event=failed_event,
+    )  # fmt: skip
+
+
+async def test_a_candidate_whose_second_evaluation_fails_ends_at_once_and_not_when_it_expires() -> None:
+    deployer = await promoted()
+    await deployer.handlers.on_evaluated(evaluated("a2", against=None))
+    (asked,) = requests(deployer)
+    for _ in range(2):
+        await deployer.handlers.on_step_failed(failure(asked.event_id))
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("a2", Stage.INCONCLUSIVE)
+    assert deployer.last.reason == (
+        "it could not be evaluated again, against a1: the data set was deleted. Start a cycle."
+    )
+    assert deployer.last.primary_adapter == "a1"
+    assert await deployer.rollouts.waiting(TASK) is None
+
+
+async def test_a_failure_of_another_step_or_of_an_earlier_request_ends_nobody_who_waits() -> None:
+    deployer = await promoted()
+    await deployer.handlers.on_evaluated(evaluated("a2", against=None))
+    (asked,) = requests(deployer)
+    waiting = await deployer.rollouts.waiting(TASK)
+    for failed_event in (None, uuid4()):
+        await deployer.handlers.on_step_failed(failure(failed_event))
+    assert await deployer.rollouts.waiting(TASK) == waiting
+    await deployer.handlers.on_evaluated(evaluated("a2", against="a1"))
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("a2", Stage.SHADOW)
+    await deployer.handlers.on_step_failed(failure(asked.event_id))
+    assert deployer.last.stage is Stage.SHADOW
 
 
 async def judged_three_times() -> tuple[Deployer, AdapterEvaluated]:
