@@ -12,7 +12,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from schemas.adapters import AdapterEvaluated
 from schemas.base import Variant
@@ -41,6 +41,8 @@ from shared.privacy.retention import drop_expired_forever
 logger = logging.getLogger(__name__)
 _ARMS = {Variant.CANARY, Variant.PRIMARY, Variant.BASE}
 """Whose requests are compared; after a promotion also the control's, whom the previous adapter serves."""
+_CLOCKS_DIFFER = timedelta(seconds=10)
+"""A gateway's clock may be so far behind without a word."""
 _READ_SECONDS = 10.0
 """After a start no candidate is decided about before the tasks are read, and so long that is waited for."""
 
@@ -64,6 +66,8 @@ class Handlers:
         """Tasks that are to be ticked soon, or at once."""
         self.trouble: dict[str, str] = {}
         """What keeps a task's last tick from its end, by task."""
+        self._early: set[str] = set()
+        """Rollouts of which it was said that a clock may be behind."""
 
     def subscribe(self, consumers: Consumers) -> None:
         consumers.on(AdapterEvaluated, self.on_evaluated)
@@ -153,6 +157,7 @@ class Handlers:
         for delivery in deliveries:
             by_task[delivery.event.task].append(delivery)
         for rollout in await self._rollouts.counting(by_task):
+            self._check_clocks(rollout, [delivery.event for delivery in by_task[rollout.task]])
             variants = _ARMS | {Variant.ROLLBACK} if rollout.control else _ARMS
             observations = [
                 observation(d, rollout.candidate, rollout.primary) for d in by_task[rollout.task]
@@ -162,6 +167,28 @@ class Handlers:
                 await self._ledger.add_observations(rollout, observations)
                 if any(o.canary for o in observations):
                     await self._look_at_canary(rollout)
+
+    def _check_clocks(self, rollout: Rollout, events: Sequence[RequestObserved]) -> None:
+        """Say once that a gateway's clock is behind: for as long as it is, guards see nothing of a canary that begins.
+
+        Only what a candidate answered tells it, since it serves nobody before its stage.
+        """
+        if rollout.stage is Stage.SHADOW or rollout.rollout_id in self._early:
+            return
+        variant = Variant.CANARY if rollout.stage is Stage.CANARY else Variant.PRIMARY
+        latest = rollout.stage_since - _CLOCKS_DIFFER
+        early = [
+            event.occurred_at for event in events
+            if event.variant is variant and event.adapter == rollout.candidate and event.occurred_at < latest
+        ]  # fmt: skip
+        if not early:
+            return
+        self._early.add(rollout.rollout_id)
+        logger.warning(
+            "%s: %s answered %d requests up to %.0f s before it could: they count nowhere. "
+            "Is a gateway's clock behind? Then guards see what it answers so much later. Or had a hand turned it on?",
+            rollout.task, rollout.candidate, len(early), (rollout.stage_since - min(early)).total_seconds(),
+        )  # fmt: skip
 
     async def _look_at_canary(self, rollout: Rollout) -> None:
         """Have its task ticked: at once if its guards end it, soon if a canary may have served all whom it needs."""

@@ -31,6 +31,33 @@ async def test_requests_from_before_the_canary_are_not_its_own() -> None:
     assert (canary.requests, canary.bad(Guard.ERRORS)) == (0, (0, 0))
 
 
+@pytest.mark.parametrize(("behind", "is_told"), [(300, True), (5, False)])
+async def test_a_gateway_whose_clock_is_behind_is_told_once_since_no_guard_counts_what_it_dates_before_the_canary(
+    behind: int, is_told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    deployer = await in_shadow()
+    await deployer.compare_and_label(range(10), "delivery")
+    for _ in range(2):
+        early = {"occurred_at": deployer.last.occurred_at - timedelta(seconds=behind)}
+        failed = [observed(deployer.last, n, Variant.CANARY, 502).model_copy(update=early) for n in range(30)]
+        await deployer.handlers.on_observed(deliveries(failed))
+    told = [record.getMessage() for record in caplog.records if "clock" in record.getMessage()]
+    assert len(told) == is_told
+    if is_told:
+        assert told[0].startswith(f"{TASK}: a1 answered 30 requests up to 300 s before it could: they count nowhere.")
+
+
+async def test_what_the_primary_answered_before_the_canary_says_nothing_about_clocks(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    deployer = await in_shadow()
+    await deployer.compare_and_label(range(10), "delivery")
+    early = {"occurred_at": deployer.last.occurred_at - timedelta(minutes=5)}
+    seen = [observed(deployer.last, n, Variant.BASE).model_copy(update=early) for n in range(30)]
+    await deployer.handlers.on_observed(deliveries(seen))
+    assert "clock" not in caplog.text
+
+
 async def test_refused_requests_and_failed_ones_are_no_answers_of_the_canary() -> None:
     deployer = await in_shadow()
     await deployer.compare_and_label(range(25), "delivery")
