@@ -247,7 +247,8 @@ class RolloutTransitions:
     async def watch_control(self, task: str) -> None:
         """Look after the control of the last promotion: guards and fresh labels may take it back, its time ends it.
 
-        A hand on its flag ends it, too. Meanwhile people are asked about fresh pairs, which tell the gain.
+        A hand on its flag, or on the primary's, which it is compared with, ends it, too. Meanwhile people are asked
+        about fresh pairs, which tell the gain.
         """
         last = await self._rollouts.last_entered(task)
         if last is None or not (last.control and last.settled):
@@ -263,6 +264,9 @@ class RolloutTransitions:
         elif not await read_control(self._admin, last):
             by = await self._hand_on(task, "control")
             changed = last.without_control("its flag was changed by hand", evidence, utc_now(), by)
+        elif by_hand := (await read_flags(self._admin, task)).differences(last).get("primary"):
+            by = await self._hand_on(task, "primary")
+            changed = last.without_control(f"{by_hand}, by hand", evidence, utc_now(), by)
         else:
             await self._ask_people(last)
             if fresh.asked >= CONTROL_TICKETS and self._replayed.get(task) != last.rollout_id:

@@ -168,6 +168,35 @@ async def test_a_hand_on_the_controls_flag_ends_it() -> None:
     assert not deployer.admin.flags[FLAG].enabled
 
 
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("off", "primary is off: the base model serves"),
+        ("payload", "primary's payload is {'adapter': 'a0', 'previous': None}"),
+        ("archived", "primary is archived: the base model serves"),
+    ],
+)
+async def test_a_hand_on_primary_ends_the_control_so_that_it_is_in_the_history(how: str, says: str) -> None:
+    """It was obeyed and told nowhere, and the control, which had nobody to be compared with, went on for its week."""
+    deployer = await promoted()
+    primary = f"ratchet.{TASK}.primary"
+    if how == "payload":
+        other = Strategy(variant="primary", payload={"adapter": "a0", "previous": None})
+        await deployer.admin.set_strategy(primary, other)
+    elif how == "archived":
+        deployer.admin.archive(primary)
+    else:
+        await deployer.admin.switch(primary, False)
+    by_hand = deployer.admin.flags[primary]
+    for _ in range(2):
+        await deployer.handlers.tick(TASK)
+    (move, *_) = await deployer.rollouts.history(TASK, 1)
+    assert (move.reason, move.moved_by) == (f"its control has ended: {says}, by hand", "ann in Unleash")
+    assert (deployer.last.stage, deployer.last.control, deployer.last.reason) == (Stage.PROMOTED, False, move.reason)
+    assert deployer.admin.flags[primary] == by_hand
+    assert not deployer.admin.flags[FLAG].enabled
+
+
 @pytest.mark.parametrize("by_hand", [True, False])
 async def test_the_end_of_a_control_does_not_turn_a_primary_on_that_a_hand_turned_off(
     by_hand: bool, monkeypatch: pytest.MonkeyPatch
