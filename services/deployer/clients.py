@@ -4,7 +4,7 @@ What to know of Unleash, each observed on a live server: a flag switched on with
 of a flag resets what it omits; rollout values are not validated; a duplicate is a 409; an archived flag keeps its name.
 By the code of 8.2.0: an archived flag is no feature (404), while its environment answers as it was; it cannot be turned
 on or off (400). A feature has its environments with their strategies, segments included, which an environment asked for
-by itself leaves out.
+by itself leaves out, and the flags that it depends on (`dependencies`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import httpx
@@ -66,11 +66,15 @@ class Strategy:
 
 @dataclass(frozen=True)
 class FlagState:
-    """A flag as it is in Unleash. `archived`: no client sees it, so it is not `enabled`, and nobody can write it."""
+    """A flag as it is in Unleash. `archived`: no client sees it, so it is not `enabled`, and nobody can write it.
+
+    `parents`: flags that it depends on, without which it is off for a user whatever its own strategy says.
+    """
 
     enabled: bool
     strategies: tuple[dict[str, Any], ...]
     archived: bool = False
+    parents: tuple[str, ...] = ()
 
     @property
     def payload(self) -> dict[str, Any] | None:
@@ -94,8 +98,11 @@ class FlagState:
 
     @property
     def added(self) -> str:
-        """What a hand has added to a strategy, in words; "" for nothing."""
-        return " and ".join(words for name, words in _ADDED.items() if any(s.get(name) for s in self.strategies))
+        """What a hand has added to a strategy, or to the flag, in words; "" for nothing."""
+        added = [words for name, words in _ADDED.items() if any(s.get(name) for s in self.strategies)]
+        if self.parents:
+            added.append(f"a parent flag ({', '.join(self.parents)})")
+        return " and ".join(added)
 
     def matches(self, wanted: dict[str, Any]) -> bool:
         """Return True if the flag has this strategy and no other; fields that Unleash adds are not compared."""
@@ -154,7 +161,8 @@ class UnleashAdmin:
         environments = {found.get("name"): found for found in feature.get("environments") or ()}
         if (own := environments.get(self._environment)) is None:
             return None
-        return FlagState(bool(own.get("enabled")), tuple(own.get("strategies") or ()))
+        parents = tuple(str(parent["feature"]) for parent in feature.get("dependencies") or ())
+        return FlagState(bool(own.get("enabled")), tuple(own.get("strategies") or ()), parents=parents)
 
     async def ensure(self, flag: str, description: str, strategy: Strategy, on: bool = False) -> None:
         """Create the flag with its strategy if it does not exist. An existing flag belongs to the operator and stays.
@@ -173,13 +181,17 @@ class UnleashAdmin:
         await self.set_strategy(flag, strategy)
 
     async def set_strategy(self, flag: str, strategy: Strategy) -> None:
-        """Give the flag this strategy and no other."""
+        """Give the flag this strategy and no other, and no parent."""
         state = await self.read(flag)
         if state is None or state.archived:
             raise _gone(flag, state)
         wanted = strategy.body(flag)
-        if state.matches(wanted):
-            return
+        if not replace(state, parents=()).matches(wanted):
+            await self._write_strategy(flag, state, wanted)
+        if state.parents:  # After the strategy, which is what it serves from then on.
+            await self._request("DELETE", f"{self._features}/{flag}/dependencies", missing_ok=True)
+
+    async def _write_strategy(self, flag: str, state: FlagState, wanted: dict[str, Any]) -> None:
         strategies = f"{self._environment_url(flag)}/strategies"
         ids = [found["id"] for found in state.strategies]
         if ids:  # The first is changed in place, so that the flag is never without a strategy.

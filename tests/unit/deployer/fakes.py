@@ -232,7 +232,7 @@ class MemoryAdmin:
     async def set_strategy(self, flag: str, strategy: Strategy) -> None:
         self._writable(flag)
         if not self.flags[flag].matches(strategy.body(flag)):
-            self._write(flag, strategies=(strategy.body(flag),))
+            self._write(flag, strategies=(strategy.body(flag),), parents=())
 
     async def changed_by(self, flag: str) -> str:
         return "ann"

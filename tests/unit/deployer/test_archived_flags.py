@@ -142,6 +142,7 @@ class Unleash:
     def __init__(self, *, archived: bool, exists: bool = True) -> None:
         self.archived, self.exists = archived, exists
         self.strategies = [{"id": "1", **Strategy(percent=5).body("f"), "title": None}]
+        self.dependencies: list[dict[str, Any]] = []
         self.writes: list[str] = []
         self.reads = 0
 
@@ -156,7 +157,7 @@ class Unleash:
         if path == "/f":
             other = {"name": "production", "enabled": False, "strategies": []}
             own = {"name": "development", "enabled": True, "strategies": self.strategies}
-            return self.answer(200, {"name": "f", "archived": False, "environments": [other, own]})
+            return self.answer(200, {"name": "f", "environments": [other, own], "dependencies": self.dependencies})
         strategies = [{name: value for name, value in s.items() if name != "segments"} for s in self.strategies]
         return self.answer(200, {"name": "f", "enabled": True, "strategies": strategies})
 
@@ -184,6 +185,21 @@ async def test_a_flag_is_read_with_one_request_segments_and_all() -> None:
     state = await unleash.admin().read("f")
     assert state is not None and state.strategies == tuple(unleash.strategies)
     assert unleash.reads == 1
+
+
+async def test_a_parent_of_a_flag_is_read_with_it_and_taken_off_once_its_strategy_is_set() -> None:
+    unleash = Unleash(archived=False)
+    unleash.dependencies = [{"feature": "new-design", "enabled": True, "variants": []}]
+    state = await unleash.admin().read("f")
+    assert state is not None and (state.parents, state.added) == (("new-design",), "a parent flag (new-design)")
+    await unleash.admin().set_strategy("f", Strategy(percent=5))
+    assert unleash.writes == ["DELETE /f/dependencies"]
+    unleash.writes.clear()
+    await unleash.admin().set_strategy("f", Strategy(percent=7))
+    assert unleash.writes == ["PUT /f/environments/development/strategies/1", "DELETE /f/dependencies"]
+    unleash.dependencies.clear()
+    await unleash.admin().set_strategy("f", Strategy(percent=5))
+    assert len(unleash.writes) == 2
 
 
 @pytest.mark.parametrize(("unleash", "gone"), [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -78,12 +79,16 @@ NARROWED: dict[str, dict[str, Any]] = {
     "a segment": {"segments": [7]},
     "a disabled strategy": {"disabled": True},
     "another share": {"parameters": {"rollout": "50", "stickiness": "default", "groupId": "x"}},
+    "a parent flag": {},
 }
 
 
 def narrowed(deployer: Deployer, flag: str, how: str) -> None:
-    """What a person does to the strategy of a flag in Unleash."""
+    """What a person does to a flag, or to its strategy, in Unleash."""
     state = deployer.admin.flags[FLAGS[flag]]
+    if how == "a parent flag":
+        deployer.admin.flags[FLAGS[flag]] = replace(state, parents=("new-design",))
+        return
     deployer.admin.flags[FLAGS[flag]] = FlagState(state.enabled, ({**state.strategies[0], **NARROWED[how]},))
 
 
@@ -121,7 +126,7 @@ async def test_a_rollback_is_for_everyone_whatever_a_hand_has_added_to_its_flag(
     narrowed(deployer, "rollback", how)
     await deployer.commands.rollback(TASK, "ben", "bad tone")
     rollback = deployer.admin.flags[FLAGS["rollback"]]
-    assert (rollback.enabled, rollback.strategies) == (True, own.strategies)
+    assert rollback == replace(own, enabled=True)
 
 
 @pytest.mark.parametrize("flag", ["primary", "rollback"])
