@@ -284,7 +284,11 @@ class Handlers:
         `reads_flags`: False where nothing says that one was changed. Before a move to more users they are read anyway.
         """
         async with self._rollouts.locked(task):
-            await self.end_outdated(task)
+            try:
+                await self.end_outdated(task)
+            except DependencyUnavailable:
+                await self._transitions.end_if_failing(task)  # Which needs no news of the task.
+                raise
             await self._transitions.advance(task)
             if reads_flags:
                 await self._transitions.watch_flags(task)

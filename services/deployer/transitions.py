@@ -230,6 +230,11 @@ class RolloutTransitions:
             await self._rollouts.save(rollout.with_stage(stage, reason, evidence, utc_now(), moved_by=moved_by))
             await self.settle(task)
 
+    async def end_if_failing(self, task: str) -> None:
+        """End the task's canary if its guards do, where nothing else can be decided yet."""
+        if (rollout := await self.active(task)) is not None and (reason := await self._guard(rollout)):
+            await self.end(task, Stage.REJECTED, reason)
+
     async def watch_flags(self, task: str) -> None:
         """Look for flags that an operator changed. They are not changed back: they pause a candidate that is compared.
 

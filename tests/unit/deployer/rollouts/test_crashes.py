@@ -133,6 +133,21 @@ async def test_what_came_while_the_deployer_was_down_promotes_nobody_whose_task_
     assert (again.last.stage, again.admin.serves(TASK)) == (Stage.INCONCLUSIVE, None)
 
 
+async def test_a_canary_that_fails_is_ended_also_while_the_tasks_are_not_read_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A crash came before the deployer acted on what its guards had counted, and after it the broker was away."""
+    monkeypatch.setattr("services.deployer.handlers._READ_SECONDS", 0.0)
+    before = await in_canary()
+    await before.see_canary(30, status=502)
+    again = Deployer(before.rollouts, before.ledger, before.admin)
+    again.handlers.tasks = LatestByKey("tasks.changed")
+    with pytest.raises(DependencyUnavailable, match="not read to its end yet"):
+        await again.handlers.tick(TASK)
+    assert (again.last.stage, again.admin.serves(TASK, in_canary=True)) == (Stage.REJECTED, None)
+    assert "the canary fails too often: 30 of the 30 users" in again.last.reason
+
+
 async def test_the_same_adapter_evaluated_again_starts_a_new_rollout() -> None:
     deployer = await in_shadow()
     await deployer.compare_and_label(range(7), "refund")
