@@ -21,7 +21,7 @@ from services.gateway.asgi.exchange import CLIENT_LEFT, Endpoint, Exchange, Head
 from services.gateway.asgi.large_work import LargeWork
 from services.gateway.domain import Identifiers
 from services.gateway.formats.api import ApiAnswer, ApiRequest, StreamRelay
-from services.gateway.formats.identity import take_identity
+from services.gateway.formats.identity import identity_of, remove_identity
 from services.gateway.formats.validation import decode_json, read_object, text_field
 from services.gateway.recording.recorder import Recorder
 from services.gateway.recording.request import Caller, InFlightRequest
@@ -89,8 +89,10 @@ class Answerer:
         self, exchange: Exchange, api: type[ApiRequest], data: dict[str, Any], task: ServedTask
     ) -> tuple[InFlightRequest, str | None]:
         """The request and its user. May be called in a thread. Raises HttpError if the request is invalid."""
+        identity = identity_of(data, exchange.headers)
         parsed = api(data, task)
-        identity = take_identity(data, exchange.headers, forward=self._forward_identity)
+        if not self._forward_identity:
+            remove_identity(data)
         user_hash = self._identifiers.user_hash(identity.user)
         session_hash = self._identifiers.session_hash(identity.session)
         calls, media, opening = self._recorder.encode_calls(parsed, user_hash)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from schemas.predictions import MAX_METADATA
@@ -33,8 +33,8 @@ class Identity(NamedTuple):
     metadata: dict[str, str] = {}  # noqa: RUF012 - never changed
 
 
-def take_identity(data: dict[str, Any], headers: Headers, *, forward: bool = False) -> Identity:
-    """Return who asks, and remove it from the body unless `forward` is set.
+def identity_of(data: Mapping[str, Any], headers: Headers = ()) -> Identity:
+    """Return who asks, of a body as the client sent it: a classification's loses fields that name the session.
 
     The user is the first of `user`, `safety_identifier`, `metadata.user_id` (Anthropic's) and the header; the session
     that of `metadata`, vLLM's own fields and the header. Raises HttpError 400 for a user that is not a text.
@@ -46,19 +46,22 @@ def take_identity(data: dict[str, Any], headers: Headers, *, forward: bool = Fal
         session = _first([metadata.get(name) for name in _SESSION_FIELDS])
         kept = bounded_metadata(metadata)
     session = session or _first([data.get(SESSION_FIELD)])
-    if isinstance(xargs := data.get(XARGS), dict) and SESSION_FIELD in xargs:
-        session = session or _first([xargs[SESSION_FIELD]])
-        if not forward:  # In place: the body of another API's request may hold the same object.
-            del xargs[SESSION_FIELD]
+    if isinstance(xargs := data.get(XARGS), dict):
+        session = session or _first([xargs.get(SESSION_FIELD)])
     for name, value in headers:
         if name == USER_HEADER:
             user = user or value.decode("utf-8", "replace")
         elif name == SESSION_HEADER:
             session = session or value.decode("utf-8", "replace")
-    if not forward:
-        for field in _PERSONAL_FIELDS:
-            data.pop(field, None)
     return Identity(user, session, kept)
+
+
+def remove_identity(data: dict[str, Any]) -> None:
+    """Remove from a body what says who asks."""
+    for field in _PERSONAL_FIELDS:
+        data.pop(field, None)
+    if isinstance(xargs := data.get(XARGS), dict):
+        xargs.pop(SESSION_FIELD, None)  # In place: the body of another API's request may hold the same object.
 
 
 def bounded_metadata(metadata: dict[str, Any]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from services.gateway.domain import Identifiers, PredictionIds, unsigned_id
 from services.gateway.formats.api import Choice, TokenUsage
 from services.gateway.formats.calls import is_deep
 from services.gateway.formats.conversation import EventConversation, Object
-from services.gateway.formats.identity import take_identity
+from services.gateway.formats.identity import identity_of
 from services.gateway.formats.media import MediaReferences
 from services.gateway.formats.validation import bad_request
 from services.gateway.recording.builder import (
@@ -90,7 +90,7 @@ class ExternalPredictions:
 
         Raises HttpError 400 for a user that is not a text, or metadata that cannot be encoded.
         """
-        identity = take_identity({"user": user, "metadata": metadata}, ())
+        identity = identity_of({"user": user, "metadata": metadata})
         ids = self.identifiers
         session_hash = ids.session_hash(session or identity.session)
         return Caller(ids.user_hash(identity.user), session_hash, _stored_name(app), identity.metadata, trace)

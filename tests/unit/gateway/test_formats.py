@@ -13,7 +13,7 @@ from schemas.conversation import Part, ToolCall
 from services.gateway.auth.grants import Grant
 from services.gateway.formats.calls import call_of
 from services.gateway.formats.conversation import EventConversation
-from services.gateway.formats.identity import take_identity
+from services.gateway.formats.identity import identity_of
 from services.gateway.formats.media import MediaReferences
 from services.gateway.routing.arms import Primary, ServingFlags
 from services.gateway.upstreams.upstream import UpstreamFailed
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}]
 LOGPROB_FIELDS = ("top_logprobs", "logprobs", "top_logprobs")
+COMPLETION = {
+    "choices": [{"index": 0, "text": "refund", "finish_reason": "stop", "logprobs": None}], "model": "small",
+}  # fmt: skip
 CALL = {"id": "call_1", "type": "function", "function": {"name": "find", "arguments": '{"id":7}'}}
 
 
@@ -219,10 +222,26 @@ async def test_a_session_that_vllms_own_fields_name_is_hashed_and_does_not_reach
     assert all(event.session_hash for event in gateway.log.events)
 
 
-async def test_a_session_that_is_sent_on_is_hashed_all_the_same(gateway: Gateway) -> None:
+async def test_a_session_in_vllms_arguments_counts_though_a_classification_drops_them(gateway: Gateway) -> None:
+    chat, xargs = [{"role": "user", "content": "x"}], {"session_id": "ann"}
+    for path, asked, answer in (
+        ("chat/completions", {"messages": chat}, gateway.upstream.answer),
+        ("messages", {"messages": chat, "max_tokens": 5}, gateway.upstream.answer),
+        ("completions", {"prompt": "x"}, COMPLETION), ("responses", {"input": "x"}, RESPONSE),
+    ):  # fmt: skip
+        gateway.upstream.answer = answer
+        body = {"model": "support", **asked, "vllm_xargs": xargs}
+        assert (await gateway.http.post(f"/v1/{path}", json=body)).status_code == 200
+    await gateway.ask(metadata=xargs)
+    assert not any("vllm_xargs" in sent for sent in gateway.upstream.asked)
+    assert len({event.session_hash for event in gateway.log.events}) == 1
+    assert gateway.log.events[0].subject == gateway.log.events[0].session_hash is not None
+
+
+def test_a_session_that_is_sent_on_is_hashed_all_the_same() -> None:
     for data in ({"session_id": "ann"}, {"vllm_xargs": {"session_id": "ann"}}):
         sent = copy.deepcopy(data)
-        assert take_identity(sent, (), forward=True).session == "ann"
+        assert identity_of(sent).session == "ann"
         assert sent == data
         call = call_of("chat", EventConversation(MediaReferences(b"k")), sent, constrained=False, format_field="x")
         assert "ann" not in repr(call)
