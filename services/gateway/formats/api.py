@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+from schemas.tasks import TaskKind
 from services.gateway.formats.conversation import Object
 from services.gateway.formats.media import MediaReferences
 from services.gateway.formats.validation import bad_request, encode_json
@@ -176,6 +177,18 @@ def top_count(asked_for: int, own: int) -> int:
     What a negative number means is for the model server to say: in vLLM, -1 is all of them.
     """
     return asked_for if asked_for < 0 else max(asked_for, own)
+
+
+def keep_tokens_measurable(data: dict[str, Any], task: ServedTask) -> None:
+    """Remove the fields for which vLLM reports log-probabilities that do not say how sure the task's answer is.
+
+    Only a generation's is computed without the tokens' texts; a label's needs the likeliest tokens, where vLLM would
+    list the named ones alone.
+    """
+    if task.spec.kind is not TaskKind.GENERATION:
+        data.pop("return_tokens_as_token_ids", None)
+    if task.classifies:
+        data.pop("logprob_token_ids", None)
 
 
 def request_stream_usage(data: dict[str, Any], *, streams: bool) -> bool:

@@ -11,7 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from services.gateway.formats.api import Choice, Token, answer_count, finish_reason_of, request_stream_usage, top_count
+from services.gateway.formats.api import (
+    Choice,
+    Token,
+    answer_count,
+    finish_reason_of,
+    keep_tokens_measurable,
+    request_stream_usage,
+    top_count,
+)
 from services.gateway.formats.calls import call_of
 from services.gateway.formats.chunks import ChoicesRequest, PartialChoice
 from services.gateway.formats.conversation import EventConversation, Object, tool_calls_of
@@ -77,6 +85,7 @@ class ChatRequest(ChoicesRequest):
         self._added_messages = prepare_messages(data, task)
         if task.classifies:
             constrain_to_labels(data, task)
+        keep_tokens_measurable(data, task)
         ask_for_task_format(data, task)
         offer_task_tools(data, task.tool_fields)
         if data.get("max_tokens") is None and data.get("max_completion_tokens") is None:

@@ -16,6 +16,7 @@ from services.gateway.formats.api import (
     Token,
     answer_count,
     finish_reason_of,
+    keep_tokens_measurable,
     request_stream_usage,
     top_count,
 )
@@ -51,6 +52,7 @@ class CompletionRequest(ChoicesRequest):
             constrain_to_labels(data, task)
         if task.tool_fields:
             raise bad_request(f"{task.name} answers by calling functions: send its requests to /v1/chat/completions")
+        keep_tokens_measurable(data, task)
         ask_for_task_format(data, task)
         self._echo = bool_field(data, "echo")
         self._top = data.get("logprobs")

@@ -20,6 +20,7 @@ from services.gateway.formats.api import (
     StreamFailed,
     Token,
     TokenUsage,
+    keep_tokens_measurable,
     token_usage,
     top_count,
     with_answer_tokens,
@@ -69,6 +70,7 @@ class ResponsesRequest(ApiRequest):
             for name in _OVERRULED_BY_LABELS:
                 data.pop(name, None)
             data |= {"temperature": 0.0, "structured_outputs": task.constraint}
+        keep_tokens_measurable(data, task)
         _ask_for_task_format(data, task)
         offer_task_tools(data, task.responses_tool_fields)
         if data.get("max_output_tokens") is None:

@@ -18,7 +18,7 @@ from services.gateway.formats.media import MediaReferences
 from services.gateway.routing.arms import Primary, ServingFlags
 from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.http import HttpError
-from tests.unit.gateway.conftest import chat_completion, logprobs_of, serving
+from tests.unit.gateway.conftest import HAIKU, ORDERS, SUPPORT, chat_completion, logprobs_of, serving
 
 if TYPE_CHECKING:
     from tests.unit.gateway.conftest import Gateway
@@ -236,6 +236,21 @@ async def test_a_session_in_vllms_arguments_counts_though_a_classification_drops
     assert not any("vllm_xargs" in sent for sent in gateway.upstream.asked)
     assert len({event.session_hash for event in gateway.log.events}) == 1
     assert gateway.log.events[0].subject == gateway.log.events[0].session_hash is not None
+
+
+async def test_which_log_probabilities_come_is_the_clients_to_say_only_where_confidence_does_not_need_others() -> None:
+    """vLLM lists the named tokens instead of the likeliest ones, and ids instead of texts: no label is found then."""
+    chat, own = [{"role": "user", "content": "x"}], {"logprob_token_ids": [1], "return_tokens_as_token_ids": True}
+    async with serving(specs=(SUPPORT, ORDERS, HAIKU)) as gateway:
+        for task, left in (("support", set()), ("orders", {"logprob_token_ids"}), ("haiku", set(own))):
+            for path, asked, answer in (
+                ("chat/completions", {"messages": chat, "logprobs": True}, chat_completion("refund", [-0.1])),
+                ("completions", {"prompt": "x"}, COMPLETION), ("responses", {"input": "x"}, RESPONSE),
+            ):  # fmt: skip
+                gateway.upstream.answer = answer
+                response = await gateway.http.post(f"/v1/{path}", json={"model": task, **asked, **own})
+                assert response.status_code == 200
+                assert own.keys() & gateway.upstream.asked[-1].keys() == left
 
 
 def test_a_session_that_is_sent_on_is_hashed_all_the_same() -> None:
