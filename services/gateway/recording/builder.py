@@ -158,6 +158,12 @@ def without_nul(value: Any) -> Any:
 
 
 def _answer(answer: LoggedAnswer, budget: int) -> Object:
+    confidence = answer.confidence.as_dict()
+    if fields := confidence.get("fields"):
+        if (size := len(orjson.dumps(fields))) > budget // 2:
+            del confidence["fields"]  # What was answered comes first, and the score is that of the least sure one.
+        else:
+            budget -= size
     content: Object = {"text": answer.text}
     if answer.truncated:
         content["truncated"] = True
@@ -171,7 +177,7 @@ def _answer(answer: LoggedAnswer, budget: int) -> Object:
         content = _fitting(content, budget)
     content["prediction_id"] = answer.prediction_id
     content["finish_reason"] = finish_reason_of(answer.finish_reason)
-    content["confidence"] = answer.confidence.as_dict()
+    content["confidence"] = confidence
     content["tokens"] = answer.tokens
     return content
 

@@ -172,6 +172,28 @@ def test_an_event_of_any_length_fits_and_what_is_cut_is_marked(text: str, limit:
     assert all(answer.truncated for answer in event.answers)
 
 
+@pytest.mark.parametrize(("answers", "limit"), [(128, MAX_EVENT_BYTES), (128, 64 * 1024), (1, 16 * 1024)])
+def test_confidences_of_very_many_fields_are_within_an_events_size(answers: int, limit: int) -> None:
+    fields = {f"{number:03}.{'a' * 196}": 0.123456789012345 for number in range(200)}
+    unsure = Measure(0.5, -1.0, 10, fields=fields)
+    logged = [builder.LoggedAnswer(str(n), "x" * 100, confidence=unsure) for n in range(answers)]
+    request = _request({"messages": [{"role": "user", "content": "x" * limit}]}, max_bytes=limit)
+    record = builder.prediction_logged(request, logged, limit)
+    assert len(record.value) < limit + 512 * (answers + 2)
+    event = PredictionLogged.model_validate_json(record.value)
+    assert {answer.confidence.score for answer in event.answers} == {0.5}
+    assert {answer.confidence.fields is None for answer in event.answers} == {True}
+
+
+def test_a_confidence_of_fields_that_fits_stays_beside_a_text_that_is_cut() -> None:
+    fields = {f"field{number}": 0.5 for number in range(200)}
+    answer = builder.LoggedAnswer("p", "x" * MAX_EVENT_BYTES, confidence=Measure(0.5, -1.0, 10, fields=fields))
+    record = builder.prediction_logged(_request({"messages": [{"role": "user", "content": "x"}]}), [answer])
+    assert len(record.value) < MAX_EVENT_BYTES + 1_024
+    (logged,) = PredictionLogged.model_validate_json(record.value).answers
+    assert (logged.confidence.fields, logged.truncated) == (fields, True)
+
+
 def test_what_fits_is_not_marked() -> None:
     call = {"messages": [{"role": "user", "content": "x" * 100_000}] * 10}
     event = PredictionLogged.model_validate_json(
