@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import jsonschema_rs
 import orjson
 import pytest
 
@@ -142,6 +143,21 @@ async def test_the_documentation_lists_every_route_and_its_body(gateway: Gateway
     for path in taking:
         assert paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert {"/v1/models", "/v1/models/{name}"} <= paths.keys()
+
+
+async def test_the_documentation_takes_the_prompts_that_completions_take(gateway: Gateway) -> None:
+    described = (await gateway.http.get("/openapi.json")).json()["paths"]["/v1/completions"]["post"]["requestBody"]
+    valid = jsonschema_rs.validator_for(described["content"]["application/json"]["schema"]).is_valid
+    gateway.upstream.answer = {"choices": [{"index": 0, "text": "x", "finish_reason": "stop"}], "model": "small"}
+    for asked in (
+        {"prompt": "x"}, {"prompt_embeds": "AAAA"}, {"prompt_embeds": ["AAAA"]}, {"prompt": "x", "prompt_embeds": "AA"},
+        {"prompt": None, "prompt_embeds": "AAAA"}, {"prompt": "x", "prompt_embeds": None},
+        {}, {"prompt": None}, {"prompt_embeds": None}, {"prompt": None, "prompt_embeds": []}, {"prompt_embeds": 1},
+        {"prompt": 1, "prompt_embeds": "AAAA"}, {"prompt": "x", "prompt_embeds": []},
+    ):  # fmt: skip
+        body = {"model": "haiku", **asked}
+        answered = (await gateway.http.post("/v1/completions", json=body)).status_code == 200
+        assert valid(body) == answered, asked
 
 
 async def test_hot_routes_are_timed_too(gateway: Gateway) -> None:
