@@ -15,7 +15,6 @@ from services.gateway.formats.validation import bad_request, encode_json, quoted
 
 Object = dict[str, Any]
 _ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
-_MAX_NAME = 256
 _TEXT_PARTS = {
     "text": "text",
     "input_text": "text",
@@ -74,7 +73,7 @@ class EventConversation:
         }
         for name in ("name", "tool_call_id"):
             if isinstance(value := message.get(name), str) and value:
-                logged[name] = value[:_MAX_NAME]
+                logged[name] = value
         for name, given in (("refusal", "refusal"), ("reasoning", "reasoning_content"), ("reasoning", "reasoning")):
             if isinstance(value := message.get(given), str):
                 logged[name] = value
@@ -137,10 +136,10 @@ def tool_call_of(call: Mapping[str, Any]) -> Object:
 
 
 def tool_call(name: Any, arguments: Any, call_id: Any = None, kind: str = "function") -> Object:
-    """A tool call as an event has it."""
+    """A tool call as an event has it, but for names and ids that are too long for one."""
     if not isinstance(arguments, str):
         arguments = "" if arguments is None else encode_json(arguments).decode()
-    call: Object = {"name": str(name or "unnamed")[:_MAX_NAME], "arguments": arguments, "type": kind}
+    call: Object = {"name": str(name or "unnamed"), "arguments": arguments, "type": kind}
     if isinstance(call_id, str) and call_id:
-        call["id"] = call_id[:_MAX_NAME]
+        call["id"] = call_id
     return call

@@ -47,7 +47,7 @@ def _add_item(conversation: EventConversation, kind: str, item: Object, number: 
         output = conversation.content(item.get("output"), f"{field}.output")
         message = {"role": "tool", "content": output}
         if isinstance(call_id := item.get("call_id"), str) and call_id:
-            message["tool_call_id"] = call_id[:256]
+            message["tool_call_id"] = call_id
         messages.append(message)
     elif kind == "reasoning":
         if item.get("encrypted_content"):  # The model reads it and nobody else does.

@@ -23,6 +23,7 @@ from services.gateway.formats.api import TokenUsage
 from services.gateway.formats.calls import without_credentials_of
 from services.gateway.formats.conversation import Object
 from services.gateway.formats.validation import encode_json
+from services.gateway.recording.names import calls_with_short_names, with_short_names
 from shared.conversation.truncation import cut_answer, cut_call
 from shared.identity import NAMESPACE
 from shared.model.confidence import UNKNOWN, Measure
@@ -99,6 +100,9 @@ def encode_call(call: Object, max_bytes: int = MAX_EVENT_BYTES) -> bytes:
     if _ESCAPE in encoded and _NUL in encoded and (cleaned := without_nul(call)) != call:
         call = {**cleaned, "truncated": True}
         encoded = encode_json(call)
+    if (messages := with_short_names(call["messages"])) is not call["messages"]:
+        call = {**call, "messages": messages, "truncated": True}
+        encoded = encode_json(call)
     limit = int(max_bytes * _CALL_SHARE)
     return encoded if len(encoded) <= limit else orjson.dumps(cut_call(call, limit))
 
@@ -168,7 +172,9 @@ def _answer(answer: LoggedAnswer, budget: int) -> Object:
     if answer.truncated:
         content["truncated"] = True
     if answer.tool_calls:
-        content["tool_calls"] = answer.tool_calls
+        content["tool_calls"] = calls_with_short_names(answer.tool_calls)
+        if content["tool_calls"] is not answer.tool_calls:
+            content["truncated"] = True
     if answer.refusal is not None:
         content["refusal"] = answer.refusal
     if answer.reasoning is not None:

@@ -199,6 +199,60 @@ async def test_names_of_nothing_but_nul_do_not_make_an_event_that_nobody_can_rea
     assert event.call.messages[1].tool_calls[0].id
 
 
+LONG_IDS = ["x" * 256 + end for end in "ab"]
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "responses", "messages"])
+async def test_long_ids_of_calls_are_cut_and_marked_and_still_tell_whose_a_result_is(
+    gateway: Gateway, path: str
+) -> None:
+    calls = [{"id": call_id, "type": "function", "function": {"name": "find"}} for call_id in LONG_IDS]
+    asked: dict[str, Any] = {"max_tokens": 5, "messages": [
+        {"role": "user", "content": "x"}, {"role": "assistant", "content": None, "tool_calls": calls},
+        *({"role": "tool", "tool_call_id": call_id, "content": call_id[-1]} for call_id in reversed(LONG_IDS)),
+    ]}  # fmt: skip
+    if path == "messages":
+        uses = [{"type": "tool_use", "id": call_id, "name": "find", "input": {}} for call_id in LONG_IDS]
+        results = [
+            {"type": "tool_result", "tool_use_id": call_id, "content": call_id[-1]} for call_id in reversed(LONG_IDS)
+        ]
+        asked["messages"][1:] = [{"role": "assistant", "content": uses}, {"role": "user", "content": results}]
+    if path == "responses":
+        asked = {"input": [
+            {"role": "user", "content": "x"},
+            *({"type": "function_call", "call_id": call_id, "name": "find", "arguments": "{}"} for call_id in LONG_IDS),
+            *({"type": "function_call_output", "call_id": call_id, "output": call_id[-1]}
+              for call_id in reversed(LONG_IDS)),
+        ]}  # fmt: skip
+        gateway.upstream.answer = {"status": "completed", "output": []}
+    response = await gateway.http.post(f"/v1/{path}", json={"model": "haiku", **asked})
+    assert response.status_code == 200, response.text
+    (event,) = gateway.log.events
+    (called,) = (message.tool_calls for message in event.call.messages if message.tool_calls)
+    results_of = {m.tool_call_id: m.content for m in event.call.messages if m.role == "tool"}
+    assert [results_of[call.id] for call in called] == ["a", "b"]
+    assert event.call.truncated
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_long_ids_and_names_of_an_answers_calls_are_cut_in_the_event_alone(
+    gateway: Gateway, stream: bool
+) -> None:
+    calls = [
+        {"id": call_id, "type": "function", "function": {"name": call_id, "arguments": "{}"}} for call_id in LONG_IDS
+    ]
+    gateway.upstream.answer = chat_completion("", [-0.1], tool_calls=calls)
+    indexed = [{"index": number, **call} for number, call in enumerate(calls)]
+    gateway.upstream.pieces = sse(chunk({"tool_calls": indexed}), chunk({}, finish="tool_calls"), USAGE)
+    asked = {"model": "haiku", "max_tokens": 5, "messages": [{"role": "user", "content": "x"}], "stream": stream}
+    response = await gateway.http.post("/v1/messages", json=asked)
+    assert all(response.text.count(f'"{call_id}"') == 2 for call_id in LONG_IDS)
+    (event,) = gateway.log.events
+    assert len({call.id for call in event.answers[0].tool_calls}) == 2
+    assert len({call.name for call in event.answers[0].tool_calls}) == 2
+    assert event.answers[0].truncated
+
+
 @pytest.mark.parametrize("tools", [[None], {"x": 1}, 5, "x"])
 async def test_tools_that_are_none_are_passed_on_and_not_logged(gateway: Gateway, tools: Any) -> None:
     await gateway.ask(model="haiku", tools=tools)
