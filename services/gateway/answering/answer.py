@@ -10,8 +10,6 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from schemas.base import Variant
 from services.gateway.answering.failures import client_error
 from services.gateway.answering.pass_through import PassThrough
@@ -22,7 +20,7 @@ from services.gateway.asgi.large_work import LargeWork
 from services.gateway.domain import Identifiers
 from services.gateway.formats.api import ApiAnswer, ApiRequest, StreamRelay
 from services.gateway.formats.identity import identity_of, remove_identity
-from services.gateway.formats.validation import decode_json, read_object, text_field
+from services.gateway.formats.validation import decode_json, encode_json, read_object, text_field
 from services.gateway.recording.recorder import Recorder
 from services.gateway.recording.request import Caller, InFlightRequest
 from services.gateway.routing.arms import Arm, choose_arms, remaining_arms
@@ -205,4 +203,4 @@ def _decoded(parsed: ApiRequest, raw: bytes) -> tuple[dict[str, Any], ApiAnswer]
 
 
 def _rewritten(request: InFlightRequest, body: dict[str, Any]) -> bytes:
-    return orjson.dumps(request.parsed.rewrite_for_client(body, request.prediction_ids))
+    return encode_json(request.parsed.rewrite_for_client(body, request.prediction_ids))

@@ -201,7 +201,7 @@ class ResponseRelay:
 
 
 def _encode_event(event: Mapping[str, Any]) -> bytes:
-    return b"event: " + str(event.get("type")).encode() + b"\ndata: " + orjson.dumps(event) + b"\n\n"
+    return b"event: " + str(event.get("type")).encode() + b"\ndata: " + encode_json(event) + b"\n\n"
 
 
 def _error_body(event: Mapping[str, Any]) -> bytes:

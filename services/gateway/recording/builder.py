@@ -22,7 +22,7 @@ from schemas.predictions import PredictionLogged
 from services.gateway.formats.api import TokenUsage
 from services.gateway.formats.calls import without_credentials_of
 from services.gateway.formats.conversation import Object
-from services.gateway.formats.validation import encode_json
+from services.gateway.formats.validation import encode_json, replace_big_integers
 from services.gateway.recording.names import calls_with_short_names, with_short_names
 from shared.conversation.truncation import cut_answer, cut_call
 from shared.identity import NAMESPACE
@@ -93,7 +93,12 @@ class LoggedAnswer:
 
 def encode_call(call: Object, max_bytes: int = MAX_EVENT_BYTES) -> bytes:
     """The JSON of a call as an event of `max_bytes` has it. Raises HttpError 400 if it cannot be encoded."""
-    encoded = encode_json(call)
+    try:
+        encoded = orjson.dumps(call)
+    except TypeError:
+        encode_json(call)  # Not for its depth: then it has integers that no reader could write again.
+        call = {**replace_big_integers(call, float), "truncated": True}
+        encoded = orjson.dumps(call)
     if (tools := call.get("tools")) and (shown := without_credentials_of(tools)) is not tools:
         call = {**call, "tools": shown, "truncated": True}
         encoded = encode_json(call)

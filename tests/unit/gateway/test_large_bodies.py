@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -46,6 +47,61 @@ def test_a_large_body_is_decoded_as_a_small_one(raw: bytes) -> None:
             return str(error)
 
     assert outcome(decode_json) == outcome(orjson.loads)
+
+
+BIG = 123456789012345678901234
+
+
+@pytest.mark.parametrize("padding", [b"", PADDING], ids=["small", "large"])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
+async def test_an_integer_of_more_than_64_bits_reaches_the_model_server_as_it_is(
+    path: str, stream: bool, padding: bytes
+) -> None:
+    """vLLM reads it as Python does. Readers of events could not write it again: there it is a float, and marked."""
+    asked: dict[str, Any] = {"model": "support", "stream": stream, "max_tokens": 5, "metadata": {"order": BIG}}
+    asked["messages"] = [{"role": "user", "content": "x"}]
+    asked["chat_template_kwargs"] = {"id": BIG, "list": [-BIG]}
+    async with serving(limits=BodyLimits()) as gateway:
+        if path == "/v1/responses":
+            asked["input"] = "x"
+            gateway.upstream.answer = {"status": "completed", "output": []}
+            completed = {"type": "response.completed", "response": gateway.upstream.answer}
+            gateway.upstream.pieces = [b"data: " + orjson.dumps(completed) + b"\n\n"]
+        bodies: list[bytes] = []
+        note = gateway.upstream._note
+        gateway.upstream._note = lambda path, body, *more: (bodies.append(body), note(path, body, *more))[1]  # type: ignore[method-assign]
+        response = await gateway.http.post(path, content=json.dumps(asked).encode() + padding)
+        assert response.status_code == 200, response.text
+        assert json.loads(bodies[0])["chat_template_kwargs"] == asked["chat_template_kwargs"]
+        assert (str(BIG) in response.text) is (path == "/v1/responses")  # Which gives the metadata back.
+        (event,) = gateway.log.events
+        assert event.call.parameters["chat_template_kwargs"] == {"id": float(BIG), "list": [-float(BIG)]}
+        assert event.call.truncated
+        if path != "/v1/messages":
+            assert event.metadata == {"order": str(BIG)}
+
+
+@pytest.mark.parametrize("padding", [b"", PADDING], ids=["small", "large"])
+@pytest.mark.parametrize("value", [b"9" * 400, b"[9" + b"9" * 30 + b", " + b"[" * 900 + b"]" * 901])
+async def test_an_integer_that_is_no_finite_float_or_stands_in_too_deep_json_is_a_400(
+    value: bytes, padding: bytes
+) -> None:
+    raw = b'{"model": "haiku", "messages": [{"role": "user", "content": "x"}], "priority": ' + value + b"}"
+    async with serving(limits=BodyLimits()) as gateway:
+        assert (await gateway.http.post(CHAT, content=raw + padding)).status_code == 400
+        raw = raw.replace(b"priority", b"chat_template_kwargs")
+        assert (await gateway.http.post(CHAT, content=raw + padding)).status_code == 400
+
+
+@pytest.mark.parametrize("padding", [b"", PADDING], ids=["small", "large"])
+async def test_a_user_who_is_a_long_number_is_the_same_in_a_body_of_any_size(padding: bytes) -> None:
+    async with serving(limits=BodyLimits()) as gateway:
+        for user in (BIG, str(BIG)):
+            body = json.dumps({**SMALL, "metadata": {"user_id": user}}).encode() + padding
+            assert (await gateway.http.post(CHAT, content=body)).status_code == 200
+        first, second = gateway.log.events
+        assert first.user_hash == second.user_hash is not None
 
 
 async def test_a_large_request_passes_and_is_logged(gateway: Gateway) -> None:
