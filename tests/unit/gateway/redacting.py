@@ -54,11 +54,14 @@ class Swaps:
         return [text for texts, _ in self.asked for text in texts]
 
 
+@dataclass
 class Blanks:
     """A redactor that replaces every text: what survives it was not redacted."""
 
+    blank: str = BLANK
+
     def redact_slices(self, slices: Sequence[TextSlice], rules: Rules) -> list[RedactedSlice]:
-        return [RedactedSlice(BLANK, 1, {"all": 1}, part.end) for part in slices]
+        return [RedactedSlice(self.blank, 1, {"all": 1}, part.end) for part in slices]
 
 
 @dataclass

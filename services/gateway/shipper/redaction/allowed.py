@@ -99,8 +99,10 @@ _MEDIA: Places = {
     "size": Kind.NUMBER,
     "key": _pattern(rf"media/{_TASK}/\d{{4}}-\d\d-\d\d/(?:[0-9a-f]{{24}}|anonymous)/[0-9a-f]{{24}}"),
 }
+KNOWN_ROLE = _one_of(*Role, "developer", "function")
+"""Another one, which only a chat template knows, is redacted, and stays a role."""
 _MESSAGES: Places = {
-    "role": _one_of(*Role, "developer", "function"),
+    "role": KNOWN_ROLE,
     "content": {"type": _KIND_NAME, "text": Kind.TEXT, "media": _MEDIA},
     "name": Kind.NAME,
     "tool_calls": _TOOL_CALLS,

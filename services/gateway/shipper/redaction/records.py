@@ -13,7 +13,7 @@ from schemas.output_schema import texts_of
 from schemas.tasks import TaskChanged
 from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.shipper.redaction.binary import may_have_base64
-from services.gateway.shipper.redaction.event_texts import TextFinder, leave_out_token_ids
+from services.gateway.shipper.redaction.event_texts import TextFinder, leave_out_unreadable
 from services.gateway.shipper.redaction.fitting import MAX_EVENT, PREDICTIONS, fitted, read_event, task_of
 from services.gateway.shipper.redaction.texts import DEFAULT_RULES, Query, Results, TextQueue
 from shared.errors import InvalidMessage
@@ -60,7 +60,7 @@ class _Draft:
             return
         try:
             if task.rules.enabled and record.topic == PREDICTIONS:
-                self.finder.left_out = leave_out_token_ids(data["call"])
+                self.finder.left_out = leave_out_unreadable(data["call"])
             self.finder.find(data, record.topic)
         except Exception as error:
             raise InvalidMessage(f"redaction failed: {error!r}") from error
