@@ -186,6 +186,5 @@ def _span(task: str, date: str, first: datetime | None, last: datetime | None) -
 
 def _hours(first: datetime, last: datetime) -> Iterator[datetime]:
     start = first.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-    while start <= last:
-        yield start
-        start += HOUR
+    for number in range((last - start) // HOUR + 1):  # Behind the last hour of year 9999 there is no time.
+        yield start + number * HOUR

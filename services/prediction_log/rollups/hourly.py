@@ -8,7 +8,7 @@ table.
 from __future__ import annotations
 
 import math
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -30,6 +30,8 @@ _MIN_SKETCH_MS, _MAX_SKETCH_MS = 1e-6, 1e12
 """The range of latencies that a sketch tells apart, in at most 1,060 buckets."""
 _GROUP_COLUMNS = ("task", "task_revision", "variant", "adapter")
 _SERVER_ERROR = 500
+_LAST_OF_HOUR = HOUR - timedelta(microseconds=1)
+"""Times of the lake are whole microseconds. The beginning of the next hour may be behind the end of time."""
 
 
 class RollUps:
@@ -83,7 +85,7 @@ class RollUps:
             pl.col("task") == hour.task,
             pl.col("date") == hour.start.date(),
             pl.col("occurred_at") >= hour.start,
-            pl.col("occurred_at") < hour.start + HOUR,
+            pl.col("occurred_at") <= hour.start + _LAST_OF_HOUR,
         )
 
 

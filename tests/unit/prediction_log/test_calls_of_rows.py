@@ -34,7 +34,7 @@ tool_calls = st.builds(
 )
 some_tool_calls = st.lists(tool_calls, max_size=2).map(tuple)
 media = st.builds(
-    Media, kind=st.sampled_from(["image", "audio"]), hash=names, media_type=maybe_names,
+    Media, kind=st.sampled_from(["image", "audio", "video", "document", "text"]), hash=names, media_type=maybe_names,
     size=st.none() | st.integers(0, 2**40), key=maybe_names,
 )  # fmt: skip
 parts = st.builds(Part, type=names, text=maybe_texts, media=st.none() | media)

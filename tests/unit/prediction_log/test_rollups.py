@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +126,14 @@ def test_a_late_row_publishes_only_its_own_hour_again(tmp_path: Path) -> None:
     assert publish_pending(counter) == [NOON - timedelta(days=40), NOON + 3 * HOUR]
     (event,) = counted(tmp_path, NOON - timedelta(days=40))
     assert event.predictions == 1
+
+
+def test_an_hour_at_either_end_of_time_does_not_stop_the_others(tmp_path: Path) -> None:
+    ends = [datetime(1, 1, 1, 0, 30, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)]
+    write(tmp_path, PREDICTIONS, [prediction(str(number), at) for number, at in enumerate([*ends, NOON])])
+    roll_ups = RollUps(str(tmp_path))
+    counted = {hour.start: roll_ups.count(hour, NOON)[0].predictions for hour in roll_ups.pending()}
+    assert counted == {at.replace(minute=0, second=0, microsecond=0): 1 for at in [*ends, NOON]}
 
 
 def test_an_hour_that_was_not_published_stays_pending(tmp_path: Path) -> None:
