@@ -37,6 +37,7 @@ from services.failure_miner.sampling import Question, Sighting, Sightings
 from services.failure_miner.settings import FailureMinerSettings
 from services.failure_miner.storage import SuspectStore
 from shared.cycle_step import CycleStep, current_spec, cycle_spec
+from shared.grading.labels import set_of_one
 from shared.grading.text import same_answer
 from shared.identity import event_id
 from shared.kafka.consumers import BatchOptions, Consumers
@@ -167,8 +168,8 @@ class Handlers:
             event.task, event.task_revision, event.data_cutoff, event.fence,
             self._settings.failure_miner_max_suspects,
         )  # fmt: skip
-        wrong = [s for s in suspects if s.label is None or not same_answer(s.label, s.answer, spec.kind)]
-        right = [s for s in suspects if s.label is not None and same_answer(s.label, s.answer, spec.kind)]
+        wrong = [s for s in suspects if not _is_right(s, spec)]
+        right = [s for s in suspects if _is_right(s, spec)]
         stored = await self._suspects.modes(event.task, event.task_revision)
         found = await asyncio.to_thread(_find_modes, wrong, stored, cycle_id, spec)
         members = await self._suspects.labelled_members(event.task, event.task_revision)
@@ -252,6 +253,14 @@ def _drawn_predictions(
     """Return the predictions of a batch about which there are questions. It takes a while where calls are long."""
     drawn = (chosen_predictions(d.event, lambda answer: answer.prediction_id in questions) for d in deliveries)
     return [prediction for predictions in drawn for prediction in predictions]
+
+
+def _is_right(suspect: Suspect, spec: TaskSpec) -> bool:
+    """Return True if somebody said what the answer should have been, and it is that."""
+    label = suspect.label
+    if label is not None and spec.kind is TaskKind.MULTI_LABEL:
+        label = set_of_one(label, spec)
+    return label is not None and same_answer(label, suspect.answer, spec.kind)
 
 
 def _find_modes(

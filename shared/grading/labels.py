@@ -21,6 +21,16 @@ def label_set(text: str) -> frozenset[str] | None:
     return frozenset(value)
 
 
+def set_of_one(word: str, spec: TaskSpec) -> str:
+    """Return what a user wrote that an answer of a multi-label task should have been, as such an answer.
+
+    A user names one label as it is called, also by a former name; anything else stays as it is. Reviewers are shown all
+    labels, and give a list.
+    """
+    is_label = word in spec.labels or word in spec.renamed_labels
+    return json.dumps([word], ensure_ascii=False) if is_label else word
+
+
 def labels_of(text: str, spec: TaskSpec) -> frozenset[str] | None:
     """Return which of the task's labels an answer has: one, or several or none of a multi-label task.
 

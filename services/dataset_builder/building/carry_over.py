@@ -18,7 +18,7 @@ from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.votes import Vote
 from shared.conversation.task_tools import chat_fields
 from shared.grading.json_schema import canonical, read_answer
-from shared.grading.labels import canonical_labels, label_set
+from shared.grading.labels import canonical_labels, label_set, set_of_one
 from shared.grading.tool_calls import canonical_calls
 
 _WITH_SYSTEM_PROMPT = (Api.CHAT, Api.RESPONSES)
@@ -51,7 +51,8 @@ def carry_over(
     kinds = {name: revision.kind for name, revision in revisions.items()} | {current: spec.kind}
     for vote in votes:
         kind = kinds.get(vote.task_revision) or _kind_of_answer(vote, spec)
-        label = _renamed(_users_set(vote, spec) if kind is TaskKind.MULTI_LABEL else vote.label, kind, spec)
+        is_users_set = kind is TaskKind.MULTI_LABEL and vote.origin is Origin.USER
+        label = _renamed(set_of_one(vote.label, spec) if is_users_set else vote.label, kind, spec)
         revision = vote.task_revision
         if kind is not spec.kind:
             left_out.append(vote.left_out(Fate.SUPERSEDED, "other_kind", f"revision {revision} was a {kind} task"))
@@ -62,12 +63,6 @@ def carry_over(
                 label = _in_one_spelling(label, spec)
             holding.append(vote if label == vote.label else replace(vote, label=label))
     return holding, left_out
-
-
-def _users_set(vote: Vote, spec: TaskSpec) -> str:
-    """Return a vote's labels: a user names one as it is called. Reviewers are shown all of them, and give a list."""
-    is_one = vote.origin is Origin.USER and (vote.label in spec.labels or vote.label in spec.renamed_labels)
-    return json.dumps([vote.label], ensure_ascii=False) if is_one else vote.label
 
 
 def _renamed(answer: str, kind: TaskKind, spec: TaskSpec) -> str:

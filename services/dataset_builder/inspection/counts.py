@@ -94,9 +94,9 @@ def _excluded(exclusions: Exclusions) -> str:
     if exclusions.share <= _MAX_EXCLUDED_SHARE:
         return ""
     return (
-        f"{exclusions.share:.0%} of the rows are left out as near-copies of held-out ones, {exclusions.caused} of "
-        f"{exclusions.rows} of {exclusions.cause}: the report quotes some. Texts may share a template: "
-        "dataset.user_part says which part of such a text counts"
+        f"{exclusions.share:.0%} of the rows are left out as near-copies of held-out ones, or as turns of their "
+        f"conversations, {exclusions.caused} of {exclusions.rows} of {exclusions.cause}: the report quotes some. Texts "
+        "may share a template: dataset.user_part says which part of such a text counts"
     )
 
 

@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import timedelta
 
+import pytest
+
 from schemas.conversation import Answer, Call, Message, Role
 from schemas.datasets import Fate
 from schemas.labels import CorrectionSubmitted
@@ -152,3 +154,42 @@ def test_the_fewer_ways_a_beginning_goes_on_in_are_one_conversation() -> None:
 
 def asked(given: CorrectionSubmitted) -> list[str]:
     return [message.text for message in given.call.messages if message.role == Role.USER]
+
+
+def menu(choices: int, rows: int = 80, first: int = 0) -> list[CorrectionSubmitted]:
+    """Return turns behind a menu: "hi", a choice, and a question of one's own, of many people."""
+    return [
+        turn(f"menu{n}", ["hi", f"choice {n % choices}", sentence(7_000 + n)], LABELS[n % 3], minute=n)
+        for n in range(first, first + rows)
+    ]
+
+
+@pytest.mark.parametrize("choices", [1, 2, 7])
+def test_a_menu_of_few_choices_joins_nothing(choices: int) -> None:
+    builds = Builds()
+    hi = turn("hi", ["hi"], LABELS[0], minute=500)
+    rows = menu(choices)
+    build = builds.build(rows)
+    assert len(build.dataset.eval) >= 10
+    again = builds.build([*rows, hi])
+    assert len(again.dataset.eval) >= len(build.dataset.eval)
+    assert len(again.dataset.train) >= len(build.dataset.train)
+
+
+def test_a_conversation_that_is_too_long_to_be_held_out_does_not_end_the_choice_of_others() -> None:
+    for number in range(1, 7):  # Whether it comes first goes by its name.
+        asked = [sentence(90_000 + 100 * number + n) for n in range(80)]
+        long = [turn(f"{number}-{n}", asked[: n + 1], LABELS[0], minute=n) for n in range(80)]
+        alone = [turn(f"alone{n}", [sentence(40_000 + n)], LABELS[n % 3], minute=900 + n) for n in range(90)]
+        build = Builds().build([*long, *alone])
+        of_label = [row for row in build.dataset.eval if row.messages[-1].content == LABELS[0]]
+        assert len(of_label) >= 15, number
+
+
+def test_turns_of_one_conversation_are_one_group() -> None:
+    build = Builds().build([row for number in range(1, 31) for row in conversation(number)])
+    groups: dict[str, set[str]] = defaultdict(set)
+    for example in (*build.dataset.train, *build.dataset.eval):
+        groups[example.prediction_ids[0].split("-")[0]].add(example.group)
+    assert {len(found) for found in groups.values()} == {1}
+    assert len(set().union(*groups.values())) == len(groups)

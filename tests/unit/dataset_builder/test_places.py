@@ -208,9 +208,8 @@ def test_what_excludes_more_than_a_tenth_of_the_rows_is_named() -> None:
     build = builds.build([*rows, *copies])
     gate = leakage(build.dataset, (), build.measures.exclusions)
     assert gate.passed
-    assert (
-        f"25% of the rows are left out as near-copies of held-out ones, 10 of 10 of {held.prediction_id}" in gate.detail
-    )
+    assert gate.detail.startswith("25% of the rows are left out as near-copies of held-out ones")
+    assert f"10 of 10 of {held.prediction_id}" in gate.detail
 
 
 @pytest.mark.parametrize("frozen", [sentence(3), typo(sentence(3)), sentence(3).upper() + "!"])

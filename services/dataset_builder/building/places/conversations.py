@@ -2,8 +2,8 @@
 
 A later turn has the earlier one's question and its answer in its input, so a model that was trained on the one is asked
 about the other with an unfair hint. Conversations need no id: a later turn's messages begin with those of the earlier
-one. An opening that many share ("hello") joins nothing: a beginning counts from its first answer on, and one that goes
-on in as many ways as templates do is a script and no conversation.
+one. An opening that many share ("hello") joins nothing: a beginning counts from its first answer on, and one that ends
+in as many ways as templates do is a script and no conversation.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 
 from schemas.conversation import INSTRUCTIONS, Message, Role
 from schemas.datasets import Fate
@@ -57,6 +56,15 @@ class Conversations:
     def of(self, row: Row) -> Sequence[str]:
         """Return the predictions of a row's conversation, sorted, its own among them."""
         return self._conversation.get(row.prediction_id) or (row.prediction_id,)
+
+    def pairs(self, rows: Sequence[Row]) -> list[tuple[int, int]]:
+        """Return the indices of rows that are of the same conversation, each with the first of it."""
+        first: dict[str, int] = {}
+        found = []
+        for index, row in enumerate(rows):
+            if (conversation := self._conversation.get(row.prediction_id)) is not None:
+                found.append((first.setdefault(conversation[0], index), index))
+        return [(at, index) for at, index in found if at != index]
 
     def with_any(self, rows: Iterable[Row], names: frozenset[str]) -> dict[str, str]:
         """Return for each row in whose conversation one of these other predictions is one of them."""
@@ -108,12 +116,18 @@ def _keys(messages: Sequence[Message], ends: Sequence[int]) -> list[str]:
 
 
 def _scripts(conversations: Iterable[Sequence[str]]) -> set[str]:
-    """Return the beginnings that go on in many ways. Conversations come as the keys of their turns."""
-    following: dict[str, set[str]] = defaultdict(set)
-    for keys in conversations:
-        for key, next_key in pairwise(keys):
-            following[key].add(next_key)
-    return {key for key, found in following.items() if len(found) >= MIN_TEXTS}
+    """Return the beginnings that end in many ways. Conversations come as the keys of their turns.
+
+    A menu of two choices goes on in two ways only, and so do all that it leads to.
+    """
+    whole = list(conversations)
+    inner = {key for keys in whole for key in keys[:-1]}  # A later turn has it, so no conversation ends there.
+    ends: dict[str, set[str]] = defaultdict(set)
+    for keys in whole:
+        if keys[-1] not in inner:
+            for key in keys[:-1]:
+                ends[key].add(keys[-1])
+    return {key for key, found in ends.items() if len(found) >= MIN_TEXTS}
 
 
 def _dialogue(row: Row) -> list[Message]:

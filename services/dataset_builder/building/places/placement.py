@@ -31,6 +31,7 @@ from services.dataset_builder.building.places.place import Exclusions, Place, Pl
 from services.dataset_builder.building.places.similar import SimilarRows
 from services.dataset_builder.building.places.stratified import choose_held_out
 from services.dataset_builder.building.rows import Row
+from shared.model.near_duplicates import join_pairs
 
 NEAR_HELD_OUT = "near_held_out"
 BRIDGE = "bridge"
@@ -50,6 +51,7 @@ class Placed:
     exclusions: Exclusions = field(default_factory=Exclusions)
     questions: tuple[LabelRequested, ...] = ()
     """To people, about near-copies with different labels."""
+    conversations: Conversations | None = None
 
 
 def place_rows(rows: Sequence[Row], places: Places, similar: SimilarRows, spec: TaskSpec) -> Placed:
@@ -69,12 +71,12 @@ def place_rows(rows: Sequence[Row], places: Places, similar: SimilarRows, spec: 
     names_of_held = frozenset(name for name, place in places.items() if place.fate is Fate.EVAL)
     in_held = conversations.with_any([*trained, *excluded_before, *new], names_of_held)
     in_trained = conversations.with_any(new, frozenset(row.prediction_id for row in trained))
-    near_trained = in_trained | near_trained
-    apart = near_held.keys() | near_trained.keys()
+    with_trained = near_trained.keys() | in_trained.keys()
+    apart = near_held.keys() | with_trained
     chosen = [row for row in new if row.prediction_id in in_held.keys() - apart and row.is_confirmed]
     _add_near(near_held, chosen, similar)
     unplaced = [row for row in new if row.prediction_id not in near_held.keys() | in_held.keys()]
-    free = [row for row in unplaced if row.prediction_id not in near_trained and row.is_confirmed]
+    free = [row for row in unplaced if row.prediction_id not in with_trained and row.is_confirmed]
     in_eval = [*held, *chosen]
     chosen += choose_held_out(free, unplaced, [*trained, *in_eval], in_eval, similar, conversations, spec)
     chosen_names = frozenset(row.prediction_id for row in chosen)
@@ -98,8 +100,9 @@ def place_rows(rows: Sequence[Row], places: Places, similar: SimilarRows, spec: 
     )
     left_out = [_excluded(row, near_held, near_trained, in_held) for row in (*excluded, *excluded_before)]
     left_out += [row.left_out(Fate.HELD_BACK, UNCONFIRMED, _UNCONFIRMED) for row in held if not row.is_confirmed]
+    attracted = in_held | near_held
     attracting = [
-        near_held[row.prediction_id] for row in (*excluded, *excluded_before) if row.prediction_id in near_held
+        attracted[row.prediction_id] for row in (*excluded, *excluded_before) if row.prediction_id in attracted
     ]
     return Placed(
         train,
@@ -107,6 +110,7 @@ def place_rows(rows: Sequence[Row], places: Places, similar: SimilarRows, spec: 
         left_out,
         {row.prediction_id: _decide(row, fates.get(row.prediction_id, Fate.TRAIN), similar, spec) for row in new},
         _exclusions(attracting, rows),
+        conversations=conversations,
     )
 
 
@@ -143,10 +147,14 @@ def _decide(row: Row, fate: Fate, similar: SimilarRows, spec: TaskSpec) -> Place
 def group_rows(placed: Placed, similar: SimilarRows) -> list[tuple[Row, str]]:
     """Return the rows to train on and the held-out ones, oldest first, each with its group.
 
-    A group is named by the first text that near-copies join its rows with.
+    A group is named by the first text that near-copies, or turns of one conversation, join its rows with: what is said
+    of so many rows counts both as one.
     """
     rows = sorted((*placed.train, *placed.held_out), key=lambda row: row.age)
-    return [(row, rows[first].text_hash) for row, first in zip(rows, similar.groups(rows), strict=True)]
+    firsts = similar.groups(rows)
+    if placed.conversations is not None and (turns := placed.conversations.pairs(rows)):
+        firsts = join_pairs(len(rows), [*enumerate(firsts), *turns])
+    return [(row, rows[first].text_hash) for row, first in zip(rows, firsts, strict=True)]
 
 
 def make_examples(grouped: Iterable[tuple[Row, str]], placed: Placed) -> tuple[list[Example], list[Example]]:

@@ -137,7 +137,7 @@ class _Draw:
         for row in rows:
             if self.wanted[label] <= 0 or skipped >= _MAX_SKIPPED:
                 break
-            if row.prediction_id in self.taken:
+            if row.prediction_id in self.taken or self._is_long(row):
                 continue
             allowed = chosen + spare - lost
             found = self._together(row, label, allowed)
@@ -151,10 +151,14 @@ class _Draw:
             self.wanted.subtract(map(self.stratum, together))
             self.taken.update(cost, (row.prediction_id for row in together))
 
+    def _is_long(self, row: Row) -> bool:
+        """Return True if the row's conversation is too long to be held out. It says nothing of the rows behind it."""
+        return len(self.conversations.of(row)) > max(self.largest, 1)
+
     def _together(self, row: Row, label: str, allowed: int) -> tuple[list[Row], set[str]] | None:
         """Return the rows that are held out if this one is, and those that are lost; None if they are too many."""
         names, copies = self.conversations.of(row), self.copies.get(row.text_hash, ())
-        if len(names) > max(self.largest, 1) or len(copies) > _MOST_COPIES * self.wanted[label]:
+        if len(copies) > _MOST_COPIES * self.wanted[label]:
             return None
         names = sorted({*names, *copies})
         together = [self.free[name] for name in names if name in self.free and name not in self.taken]
