@@ -29,8 +29,8 @@ _PROBE_TEXTS = (
     "What can you tell me about {}?",
 )
 REFUSED_WAY_OUT = (
-    "Its log says why. If held-out or golden rows are longer than its context, raise its --max-model-len, or leave "
-    "them out."
+    "Its log says why. If held-out, golden or adversarial rows are longer than its context, raise its "
+    "--max-model-len, or leave them out."
 )
 """Of requests that an engine refuses: it would refuse them again."""
 _UNIFORM = (Purpose.AUDIT, Purpose.UNCALIBRATED)

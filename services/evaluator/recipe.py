@@ -19,7 +19,7 @@ from shared.conversation.task_tools import chat_fields
 from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
 from shared.grading.grade import grade
 from shared.model.confidence import measure, request_fields
-from shared.model.inference import Completion
+from shared.model.inference import Completion, NotServed
 
 _MAX_ATTEMPTS = 2
 RETRY_ROUNDS = 2
@@ -173,7 +173,7 @@ async def ask_persistently(
 
 
 async def _complete(client: CompletionClient, model: str, question: Question, spec: TaskSpec) -> Completion | None:
-    """Return the answer; None without one. Raises InvalidMessage if the engine refuses the request."""
+    """Return the answer; None without one. Raises InvalidMessage if the engine refuses the request for what it is."""
     messages, fields = chat_messages(question.messages), request_fields(spec)
     if (wanted := response_format(spec)) is not None:
         fields["response_format"] = wanted
@@ -191,6 +191,6 @@ async def _complete(client: CompletionClient, model: str, question: Question, sp
                 max_tokens=spec.max_answer_tokens,
                 fields=fields,
             )
-        except DependencyUnavailable:
+        except (DependencyUnavailable, NotServed):
             continue
     return None

@@ -25,6 +25,10 @@ _LOAD_REFUSED = "add_lora method failed"
 _SHORT = {"role": "user", "content": "."}
 
 
+class NotServed(InvalidMessage):
+    """The engine refuses whoever asks, or does not serve the model, whatever is asked: one that restarts may later."""
+
+
 @dataclass(frozen=True)
 class Completion:
     """One answer; `text` is `Answer.plain`. `logprob` is the sum over its tokens in nats; None where there are none.
@@ -156,8 +160,9 @@ class InferenceClient:
             raise DependencyUnavailable(f"{shown} does not answer: {error!r}", "Check it: ratchet status") from error
         if response.status_code >= 400:
             reason = f"{without_credentials(url + path)} answered {response.status_code}: {response.text[:300]}"
-            unavailable = response.status_code >= 500 or response.status_code == 429
-            raise DependencyUnavailable(reason) if unavailable else InvalidMessage(reason)
+            if response.status_code >= 500 or response.status_code in (408, 429):
+                raise DependencyUnavailable(reason)
+            raise (NotServed if response.status_code in (401, 403, 404) else InvalidMessage)(reason)
         return response
 
 

@@ -26,8 +26,8 @@ async def ask_adversarial(
 ) -> AdversarialAnswers | None:
     """Return both models' answers to the set made from `evaluation`; None if the task wants none or no row serves.
 
-    Raises DependencyUnavailable if most requests fail. Single ones may: what an engine refuses, for its length for
-    example, is a wrong answer of that arm.
+    Raises DependencyUnavailable if most requests fail, StepImpossible if the engine refuses most. Single ones may: what
+    an engine refuses, for its length for example, is a wrong answer of that arm.
     """
     if not spec.evaluation.adversarial.rows:
         return None

@@ -44,10 +44,12 @@ def approach(
     both = [position for position in right if position in candidate]
     pairs = [(candidate[position], right[position]) for position in both]
     is_candidate = measured.kind is ApproachKind.CANDIDATE
+    scores = np.array(list(right.values()), dtype=np.float64)
+    of_rows = np.unique(groups[list(right)], return_inverse=True)[1]  # Without gaps: they would be drawn, too.
     return Approach(
         kind=measured.kind,
         adapter=measured.adapter,
-        accuracy=mean_interval(np.array(list(right.values()), dtype=np.float64), groups[list(right)]),
+        accuracy=mean_interval(scores, of_rows),
         failed=measured.failed,
         candidate_gain=None if is_candidate or not pairs else _gain(pairs, groups[both]),
         examples=measured.examples,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
 import pytest
 
 from schemas.conversation import Message, Role
@@ -13,6 +14,7 @@ from services.evaluator.job import EvaluationJob, unfair, with_golden_history
 from services.evaluator.recipe import RETRY_ROUNDS, ArmAnswers, ask, ask_failed_again
 from services.evaluator.verdict import Asked
 from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
+from shared.model.inference import InferenceClient
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.golden_sets import golden_set
 from tests.unit.evaluator.arms import FREE
@@ -66,6 +68,19 @@ async def test_rows_that_the_engine_refuses_end_an_evaluation_with_that_reason_a
         await ask(refusing, "production", ASKED, SPEC, 4, lambda done: None)
     busy, _ = await arm("production", failures=100)
     assert isinstance(unfair(busy, 100), DependencyUnavailable)
+
+
+async def test_a_model_that_an_engine_has_forgotten_is_waited_for_and_is_no_fault_of_the_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def forgot(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(404, json={"message": "The model `refunds-1` does not exist."})
+
+    client = InferenceClient(["http://vllm"])
+    monkeypatch.setattr(client, "_client", httpx.AsyncClient(transport=httpx.MockTransport(forgot)))
+    with pytest.raises(DependencyUnavailable, match="3 of 3 requests to refunds-1 failed"):
+        await ask(client, "refunds-1", ASKED[:3], SPEC, 4, lambda done: None)
+    await client.close()
 
 
 def test_an_evaluation_reads_the_best_results_and_stores_its_own(tmp_path: Path) -> None:
