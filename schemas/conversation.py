@@ -121,7 +121,9 @@ class Call(Frozen):
     constrained: bool = Field(
         default=False, description="The answer was constrained to the labels of the task's revision."
     )
-    truncated: bool = Field(default=False, description="Something of the call was too long for an event.")
+    truncated: bool = Field(
+        default=False, description="Something of it is too long for an event, or nothing that one has."
+    )
     surrogates: Surrogates = Field(
         default=(), description="What redaction put in the place of personal data, in the call and in its answers."
     )
@@ -155,7 +157,9 @@ class Answer(Frozen):
     tool_calls: tuple[ToolCall, ...] = ()
     refusal: Text | None = None
     reasoning: Text | None = None
-    truncated: bool = Field(default=False, description="It was too long for an event.")
+    truncated: bool = Field(
+        default=False, description="Something of it is too long for an event, or nothing that one has."
+    )
     finish_reason: FinishReason | None = Field(default=None, description="None: unknown, of an answer made elsewhere.")
 
     @property

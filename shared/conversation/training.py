@@ -17,7 +17,10 @@ def never_trained(call: Call, answers: Sequence[Answer]) -> tuple[str, str] | No
     An answer that ran into its token limit is no reason: what a person writes instead is whole.
     """
     if call.truncated or any(answer.truncated for answer in answers):
-        return "truncated", "the conversation or its answer was too long for an event"
+        return (
+            "truncated",
+            "the conversation or its answer is too long for an event, or has something that none has",
+        )
     if any(a.refusal is not None or a.finish_reason == FinishReason.CONTENT_FILTER for a in answers):
         return "refused", "the model, or a filter of its server, refused to answer"
     for part in _parts(call.messages):

@@ -47,9 +47,13 @@ def cut_call(call: dict[str, Any], max_bytes: int) -> dict[str, Any]:
     _shorten(list(_call_texts(cut)), _size(cut) - max_bytes)
     if (excess := _size(cut) - max_bytes) > 0:
         cut["messages"] = _without_middle(cut["messages"], excess)
+        excess = _size(cut) - max_bytes
         for holder, name in [(message, name) for message in cut["messages"] for name in ("content", "tool_calls")]:
-            if isinstance(holder.get(name), list) and (excess := _size(cut) - max_bytes) > 0:
-                holder[name] = _without_middle(holder[name], excess)
+            if excess <= 0:
+                break
+            if isinstance(items := holder.get(name), list):
+                holder[name] = _without_middle(items, excess)
+                excess -= _size(items) - _size(holder[name])
     return cut
 
 

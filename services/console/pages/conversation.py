@@ -14,8 +14,8 @@ from typing import Any
 from schemas.conversation import INSTRUCTIONS, Answer, Call, Media, Message, Part, Role, ToolCall
 from services.console.pages.layout import number
 
-CUT_CALL = "This conversation was too long for a question: the middle is left out."
-CUT_ANSWER = "This answer was too long for a question: its middle is left out."
+CUT_CALL = "Not all of this conversation is here: it was too long, or has something that cannot be shown."
+CUT_ANSWER = "Not all of this answer is here: it was too long, or had something that cannot be shown."
 _LARGE_TEXT = 300
 """Up to so many characters the last thing that a user said is in large type."""
 _LINE = 72

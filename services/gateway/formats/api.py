@@ -16,6 +16,7 @@ Token = Mapping[str, Any]
 """`token`, `logprob` and `top_logprobs`, as in `choices[].logprobs.content` of OpenAI's chat format."""
 MAX_PREDICTIONS = 128
 """Answers per request: OpenAI's own limit of `n`."""
+_MAX_COUNT = 2**31 - 1
 
 
 class Choice(NamedTuple):
@@ -143,9 +144,9 @@ def with_answer_tokens(usage: TokenUsage, choices: Sequence[Choice]) -> TokenUsa
 
 
 def token_count(usage: Any, name: str) -> int:
-    """A count in the upstream's `usage`; 0 if it is missing."""
+    """A count in the upstream's `usage`; 0 if it is missing, or none that a lake could store."""
     value = usage.get(name) if isinstance(usage, dict) else None
-    return max(0, value) if isinstance(value, int) else 0
+    return value if isinstance(value, int) and 0 <= value <= _MAX_COUNT else 0
 
 
 def _token_detail(usage: Any, details: str, name: str) -> int:

@@ -76,7 +76,7 @@ def without_credentials_of(tools: Sequence[Object]) -> Sequence[Object]:
 
 
 def _without_credentials(tool: Object) -> Object:
-    shown = {name: value for name, value in tool.items() if name not in _CREDENTIALS}
+    shown = {name: value for name, value in tool.items() if name not in _CREDENTIALS or not value}
     if isinstance(url := tool.get("server_url"), str):
         shown["server_url"] = without_credentials(url)
     return shown

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from services.gateway.formats.calls import without_credentials_of
 from shared.conversation import replay_request
 from tests.unit.gateway.conftest import USAGE, chat_completion, chunk, sse
 
@@ -271,3 +272,8 @@ async def test_metadata_nested_deeper_than_json_can_be_written_is_no_error_of_ou
     body = body.replace("METADATA", metadata).replace("DEEP", "[" * 500 + "]" * 500)
     response = await gateway.http.post(f"/v1/{path}", content=body)
     assert response.status_code in (200, 400), response.text
+
+
+def test_a_tool_whose_credentials_are_empty_is_whole() -> None:
+    tools = [{"type": "mcp", "server_url": "https://mcp.example.com/sse", "headers": None, "authorization": ""}]
+    assert without_credentials_of(tools) is tools

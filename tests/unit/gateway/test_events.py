@@ -19,6 +19,7 @@ from services.gateway.recording import builder
 from services.gateway.recording.events import request_observed
 from services.gateway.recording.request import Caller, InFlightRequest
 from services.gateway.routing.arms import Arm
+from shared.conversation import truncation
 from shared.http import HttpError
 from shared.identity import event_id
 from shared.model.confidence import Measure
@@ -227,6 +228,16 @@ def test_a_call_that_is_nested_too_deeply_to_be_encoded_is_a_400() -> None:
     with pytest.raises(HttpError) as raised:
         builder.encode_call({"messages": [], "tools": deep})
     assert raised.value.status == 400
+
+
+def test_very_many_messages_of_a_part_each_are_cut_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[int] = []
+    size = truncation._size
+    monkeypatch.setattr(truncation, "_size", lambda value: encoded.append(size(value)) or encoded[-1])
+    part = [{"type": "text", "text": "x"}]
+    call = Call.model_validate(truncation.cut_call({"messages": [{"role": "user", "content": part}] * 30_000}, 500_000))
+    assert call.truncated and len(call.messages) > 1_000
+    assert sum(encoded) < 20 * 30_000 * 60
 
 
 @pytest.mark.parametrize(

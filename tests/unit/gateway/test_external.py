@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -195,3 +196,12 @@ def test_the_fallback_is_off_by_default_and_needs_both_settings(tmp_path: Path) 
     for half in ({"gateway_fallback_url": "https://x"}, {"gateway_fallback_model": "m"}):
         with pytest.raises(ConfigurationError, match="an address and a model"):
             GatewaySettings(home=tmp_path, **half).fallback_model  # noqa: B018
+
+
+def test_a_stored_prompt_of_the_responses_api_is_no_completion_and_long_integers_stay() -> None:
+    schema = {"type": "array", "items": {"type": "string"}}
+    asked = {"model": "m", "input": "hi", "prompt": {"id": "p"}, "max_output_tokens": 12345678901234567890123,
+             "text": {"format": {"type": "json_schema", "name": "labels", "schema": schema}}}  # fmt: skip
+    sent = json.loads(without_vllm_fields(json.dumps(asked).encode()))
+    assert "format" not in sent["text"] and sent["prompt"] == {"id": "p"}
+    assert sent["max_output_tokens"] == asked["max_output_tokens"]

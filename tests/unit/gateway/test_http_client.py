@@ -179,6 +179,7 @@ async def test_what_a_busy_event_loop_has_not_read_yet_never_answers_the_next_re
         for _ in range(2):
             connection, _address = listening.accept()
             taken.append(connection)
+            connection.settimeout(10)
             connection.recv(10_000)
             connection.sendall(OK)
             if sent.is_set():
@@ -191,7 +192,7 @@ async def test_what_a_busy_event_loop_has_not_read_yet_never_answers_the_next_re
         pool.submit(serve, listening)
         client = UpstreamClient(f"http://127.0.0.1:{listening.getsockname()[1]}", {}, 0.5, asyncio.Semaphore(1))
         assert (await ask(client)).body == b"hello"
-        sent.wait()  # Holds up the event loop, on purpose.
+        assert sent.wait(10)  # Holds up the event loop, on purpose.
         assert (await ask(client)).body == b"hello"
         client.close()
     for connection in taken:
