@@ -11,7 +11,7 @@ reads it.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +102,7 @@ def up(
         Credentials.load(config.home)
         _refuse_other_storage(config)
         _stop_other_arrangement(config, selected)
-        _write_stack_env(config)
+        _write_stack_env(config, {part.name for part in selected})
         startup = StackStartup(config, selected, installing, report)
         run_in_parallel(selected, startup.bring_up, report, startup.cancel)
     return config
@@ -231,15 +231,17 @@ def _refuse_other_storage(config: StackConfig) -> None:
         )
 
 
-def _write_stack_env(config: StackConfig) -> None:
+def _write_stack_env(config: StackConfig, selected: Collection[str]) -> None:
     """Write `stack.env`. Parts that already run have the address they were started with.
 
-    The record of one that does not run, as after the machine's restart, may name a port that it will not get again.
+    The record of one that died with its supervisor, as when the machine restarts, may name a port that it will not get
+    again. One that a supervisor is starting again gets its own, unless it is `selected`: then it is started anew.
     """
     values: dict[str, str] = {}
     started = {
-        name: record for name, record in records.read_all(config).items() if record.supervised and record.running
-    }
+        name: record for name, record in records.read_all(config).items()
+        if record.supervised and (record.running or name not in selected)
+    }  # fmt: skip
     for name in PARTS:
         record = None if name in config.externals else started.get(name)
         values |= record.environment if record else part_named(name).environment(config)
