@@ -287,7 +287,10 @@ class Handlers:
             try:
                 await self.end_outdated(task)
             except DependencyUnavailable:
-                await self._transitions.end_if_failing(task)  # Which needs no news of the task.
+                # What needs no news of the task: an end that is stored is carried out, and guards end a canary.
+                await self._transitions.end_if_failing(task)
+                if not any(rollout.adds_traffic for rollout in await self._rollouts.unsettled(task)):
+                    await self._transitions.settle(task)
                 raise
             await self._transitions.advance(task)
             if reads_flags:

@@ -7,8 +7,10 @@ from datetime import timedelta
 
 import pytest
 
+from schemas.base import utc_now
 from schemas.rollouts import Stage
 from schemas.tasks import TaskChanged
+from services.deployer.rollout import Rollout
 from shared.errors import DependencyUnavailable
 from shared.kafka.latest_by_key import LatestByKey
 from tests.unit.deployer.fakes import Deployer, answer, evaluated, in_canary, in_shadow, pair, spec
@@ -164,3 +166,33 @@ async def test_pairs_and_labels_are_stored_while_unleash_is_away_and_decided_at_
     deployer.admin.crash_at = None
     await deployer.handlers.tick(TASK)
     assert (deployer.last.stage, deployer.last.evidence.wins) == (Stage.CANARY, 10)
+
+
+@pytest.mark.parametrize("stage", [Stage.REJECTED, Stage.INCONCLUSIVE])
+async def test_an_end_that_a_crash_left_stored_is_carried_out_also_while_the_tasks_are_not_read_yet(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.deployer.handlers._READ_SECONDS", 0.0)
+    again, rollout = await _restarted_unread(await in_canary())
+    await again.rollouts.save(rollout.with_stage(stage, "it has ended", rollout.evidence, utc_now()))
+    with pytest.raises(DependencyUnavailable, match="not read to its end yet"):
+        await again.handlers.tick(TASK)
+    assert (again.last.stage, again.admin.serves(TASK, in_canary=True)) == (stage, None)
+    assert await again.rollouts.unsettled(TASK) == []
+
+
+async def test_a_rise_that_a_crash_left_stored_waits_until_the_tasks_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.deployer.handlers._READ_SECONDS", 0.0)
+    again, rollout = await _restarted_unread(await in_canary())
+    await again.rollouts.save(rollout.with_promotion("it is better", rollout.evidence, utc_now()))
+    with pytest.raises(DependencyUnavailable, match="not read to its end yet"):
+        await again.handlers.tick(TASK)
+    assert (again.publisher.changes, again.admin.serves(TASK)) == ([], None)
+
+
+async def _restarted_unread(before: Deployer) -> tuple[Deployer, Rollout]:
+    """Return a deployer after a restart that has not read the tasks, and the candidate that is stored."""
+    again = Deployer(before.rollouts, before.ledger, before.admin)
+    again.handlers.tasks = LatestByKey("tasks.changed")
+    (rollout,) = await again.rollouts.counting([TASK])
+    return again, rollout
