@@ -287,10 +287,12 @@ class Handlers:
             try:
                 await self.end_outdated(task)
             except DependencyUnavailable:
-                # What needs no news of the task: an end that is stored is carried out, and guards end a canary.
+                # What needs no news of the task: an end that is stored is carried out, and guards end a canary, or take
+                # a promotion back.
                 await self._transitions.end_if_failing(task)
                 if not any(rollout.adds_traffic for rollout in await self._rollouts.unsettled(task)):
                     await self._transitions.settle(task)
+                await self._transitions.watch_control(task)
                 raise
             await self._transitions.advance(task)
             if reads_flags:

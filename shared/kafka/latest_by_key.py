@@ -84,7 +84,9 @@ class LatestByKey(Generic[E]):
             async with asyncio.timeout(seconds):
                 await self._read.wait()
         except TimeoutError as error:
-            raise DependencyUnavailable(f"{self.topic} is not read to its end yet") from error
+            raise DependencyUnavailable(
+                f"{self.topic} is not read to its end yet", "Is Kafka there? ratchet status"
+            ) from error
         return self.get(key)
 
     def get(self, key: str) -> E | None:

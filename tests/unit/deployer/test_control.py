@@ -11,6 +11,8 @@ from schemas.predictions import RequestObserved
 from schemas.rollouts import Stage
 from services.deployer.clients import Strategy
 from services.deployer.statistics.guards import Guard
+from shared.errors import DependencyUnavailable
+from shared.kafka.latest_by_key import LatestByKey
 from tests.unit.deployer.canaries import feedback
 from tests.unit.deployer.fakes import Deployer, deliveries, evaluated, observed
 
@@ -229,3 +231,18 @@ async def test_a_restart_goes_on_with_the_control() -> None:
     await see(deployer, range(200), Variant.PRIMARY, 502)
     await again.handlers.tick(TASK)
     assert (await again.rollouts.last_entered(TASK)).stage is Stage.ROLLED_BACK
+
+
+async def test_a_promotion_that_fails_is_taken_back_also_while_the_tasks_are_not_read_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A crash came before the deployer acted on what its guards had counted, and after it the broker was away."""
+    monkeypatch.setattr("services.deployer.handlers._READ_SECONDS", 0.0)
+    deployer = await promoted()
+    await see(deployer, range(200), Variant.PRIMARY, 502)
+    again = Deployer(deployer.rollouts, deployer.ledger, deployer.admin)
+    again.handlers.tasks = LatestByKey("tasks.changed")
+    with pytest.raises(DependencyUnavailable, match="not read to its end yet") as error:
+        await again.handlers.tick(TASK)
+    assert error.value.way_out == "Is Kafka there? ratchet status"
+    assert (again.last.stage, again.admin.serves(TASK)) == (Stage.ROLLED_BACK, None)
