@@ -81,8 +81,8 @@ class RolloutTransitions:
             logger.info("%s: %s is %s: %s", task, rollout.candidate, rollout.stage.value, rollout.reason)
 
     async def _instead_of(self, rollout: Rollout) -> Rollout | None:
-        """Return what takes the place of a change whose flags are not set: an end, or its stage before, where a hand or
-        labels that came meanwhile hold it back.
+        """Return what takes the place of a change whose flags are not set: an end, or its stage before, where a hand,
+        labels that came meanwhile, or an approval that is asked for meanwhile hold it back.
 
         None: the change is made. One that gives the candidate no more traffic always is. Raises DependencyUnavailable
         while it waits.
@@ -96,6 +96,9 @@ class RolloutTransitions:
         end = decide_waiting(stands.stage, ledger, stands.alpha, stands.spec.rollout, age)
         if end is None:
             why = holds_back(stands.stage, ledger, stands.alpha, stands.spec.rollout) if rollout.rises else ""
+            by_evidence = rollout.rises and rollout.stage is Stage.PROMOTED and rollout.moved_by == RATCHET
+            if not why and by_evidence and self.approval.get(rollout.task, False):
+                why = "its next move is not made: the task wants a person's approval by now"
             if why:
                 reason = f"stays in {stands.stage.value}, {why}"
                 return stands.with_stage(stands.stage, reason, ledger.evidence(stands.alpha), utc_now())

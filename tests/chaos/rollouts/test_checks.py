@@ -424,6 +424,13 @@ def test_a_rise_may_be_taken_back_by_labels_that_came_while_it_waited() -> None:
     assert not any("nobody paused it" in problem for problem in problems(history))
 
 
+def test_a_rise_may_be_taken_back_where_the_task_wants_a_persons_approval_by_then() -> None:
+    history = _with_a_rise_taken_back()
+    reason = "stays in canary, its next move is not made: the task wants a person's approval by now"
+    history.moves = [replace(m, paused="", reason=reason) if m.at == 156.0 else m for m in history.moves]
+    assert not any("nobody paused it" in problem for problem in problems(history))
+
+
 def _rise_was_told(history: History) -> None:
     tried = next(move for move in history.moves if move.at == 155.0)
     history.changes = [*history.changes, Change(tried.rollout_id, tried.at, tried.stage, "good", tried.reason)]

@@ -219,6 +219,29 @@ async def test_an_approval_that_the_tasks_file_asks_for_meanwhile_holds_for_the_
     assert (deployer.last.stage, deployer.last.moved_by) == (Stage.PROMOTED, "ben")
 
 
+@pytest.mark.parametrize("by", ["ratchet", "ben"])
+async def test_an_approval_that_is_asked_for_while_a_promotion_waits_holds_for_it_unless_a_person_made_it(
+    by: str,
+) -> None:
+    deployer = await in_canary(25, approval=by == "ben")
+    await deployer.see_canary(5)
+    deployer.adapters.is_away = True
+    with pytest.raises(DependencyUnavailable, match="vLLM is away"):
+        await (deployer.handlers.tick(TASK) if by == "ratchet" else deployer.commands.promote(TASK, "ben", "good"))
+    changed = spec(approval=True)
+    await deployer.handlers.on_task(TaskChanged(task=TASK, task_revision=changed.revision, spec=changed))
+    deployer.adapters.is_away = False
+    for _ in range(2):
+        await deployer.handlers.tick(TASK)
+    if by == "ratchet":
+        assert deployer.last.reason == (
+            "stays in canary, its next move is not made: the task wants a person's approval by now"
+        )
+        assert (deployer.last.stage, deployer.admin.serves(TASK)) == (Stage.CANARY, None)
+        await deployer.commands.promote(TASK, "ben", "good")
+    assert (deployer.last.stage, deployer.last.moved_by) == (Stage.PROMOTED, "ben")
+
+
 @pytest.mark.parametrize("flag", FLAGS)
 async def test_an_approval_overrules_no_hand_on_a_flag(flag: str) -> None:
     deployer = await in_canary(25, approval=True)

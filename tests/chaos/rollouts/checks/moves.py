@@ -27,6 +27,7 @@ not settled may be taken back, where a person was at the flags or labels speak a
 _RISING = ("shadow", "canary", "promoted")
 _HARM, _FUTILITY, _GUARD = 20.0, 10.0, 20.0
 _CONTROL_OVER, _STAYS = "its control has ended", "stays in promoted"
+_WANTS_APPROVAL = "wants a person's approval"
 _LABELS_ALONE = 20.0
 """Less evidence of labels alone is no reason: it is the greatest of five guards whose mean is 20."""
 _NEARLY = 1 - 1e-6
@@ -138,7 +139,7 @@ def _unsupported(history: History, tickets: Tickets, before: Move, move: Move) -
 def _not_taken_back(history: History, greatest: float, before: Move, move: Move) -> Iterator[str]:
     """A rise is taken back to where it came from, and only one that nobody was told of.
 
-    It is paused, or the labels by then do not allow it any more.
+    It is paused, or the labels by then do not allow it any more, or the task wants a person's approval by then.
     """
     back = f"it went back from {before.stage} of {before.percent} % to {move.stage} of {move.percent} %"
     bar = 1 / move.evidence["alpha"]
@@ -146,7 +147,8 @@ def _not_taken_back(history: History, greatest: float, before: Move, move: Move)
         history.rules.canary_wealth if move.stage == "shadow" else bar,
         min(history.rules.canary_wealth, bar),
     )
-    if not move.paused and not any(_not_earned(move.evidence, greatest, threshold, now)):
+    held = move.paused or _WANTS_APPROVAL in move.reason
+    if not held and not any(_not_earned(move.evidence, greatest, threshold, now)):
         yield f"{back}, and nobody paused it"
     if (before.rollout_id, before.stage, before.at) in {(c.rollout_id, c.stage, c.at) for c in history.changes}:
         yield f"{back}, and all had been told of the rise"
