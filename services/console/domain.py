@@ -19,6 +19,7 @@ from schemas.rollouts import Stage
 from schemas.tasks import TaskSpec
 from shared.errors import InvalidMessage
 from shared.identity import content_hash, event_id
+from shared.privacy.erasure import ErasedSubjects
 from shared.privacy.redaction import Redacted, listed_surrogates
 
 KEYS = tuple("1234567890") + tuple(string.ascii_lowercase)
@@ -129,6 +130,11 @@ def acceptable_suggestion(request: LabelRequested) -> str | None:
 def without_suggestion(request: LabelRequested) -> LabelRequested:
     """Return a question without what a user wrote."""
     return request.model_copy(update={"suggestion": None, "suggestion_surrogates": (), "suggested_by": None})
+
+
+def without_erased_suggestion(request: LabelRequested, erased: ErasedSubjects) -> LabelRequested:
+    """Return a question without what somebody who was ever erased wrote: when they wrote it is not known."""
+    return without_suggestion(request) if erased.includes(request.task, request.suggested_by) else request
 
 
 def with_suggestion(question: LabelRequested, newer: LabelRequested) -> LabelRequested:

@@ -41,6 +41,7 @@ from services.console.domain import (
     ReviewerCounts,
     comparisons_ended,
     with_suggestion,
+    without_erased_suggestion,
     without_suggestion,
 )
 from services.console.tables import ANSWERS, EVENTS, FORGOTTEN, REQUESTS, SKIPS
@@ -101,9 +102,7 @@ class PostgresQueue:
         async with transaction(self._engine) as connection:
             people = ((r.task, person) for r in requests for person in (r.user_hash, r.suggested_by))
             erased = await erased_among(connection, FORGOTTEN, people)
-            requests = [
-                without_suggestion(r) if erased.covers(r.task, r.suggested_by, r.occurred_at) else r for r in requests
-            ]
+            requests = [without_erased_suggestion(r, erased) for r in requests]
             ended = await _ended(connection, _cycles(requests))
             added = [
                 r for r in requests if not erased.covers(r.task, r.user_hash, r.happened_at) and not _is_of(ended, r)

@@ -274,7 +274,7 @@ async def test_what_an_erased_person_wrote_on_anothers_question_is_deleted(
     theirs = question(task, "q", user_hash="h1", predicted_at=NOON)
     wrote = theirs.model_copy(update={"suggestion": "refund", "suggested_by": "h2"})
     await queue.add_requests([theirs] if erased_first else [theirs, wrote])
-    await queue.erase(erasure(task, "h2", utc_now()))
+    await queue.erase(erasure(task, "h2", NOON - timedelta(minutes=1)))  # What they wrote is asked about later.
     await queue.add_requests([wrote])
     assert await queue.other_questions(task, None, "ann", 9) == [theirs]
 

@@ -24,11 +24,13 @@ from services.console.domain import (
     keys_for,
     shown,
     with_suggestion,
+    without_erased_suggestion,
     without_suggestion,
 )
 from services.console.pages.review import ReviewPage
 from shared.conversation import QUESTION_BYTES
 from shared.errors import InvalidMessage
+from shared.privacy.erasure import ErasedSubjects
 from tests.unit.console.fakes import FIND, SPEC, Scene, call, question, ticket, with_tools
 
 
@@ -437,6 +439,15 @@ def test_a_question_knows_who_else_wrote_its_suggestion_until_it_is_taken_out() 
     assert given(asked, by_another) == ("lost", "u1", "u2")
     assert given(question("w", user_hash="u3"), by_its_user) == ("lost", "u3", "u1")
     assert without_suggestion(with_suggestion(asked, by_another)) == asked
+
+
+@pytest.mark.parametrize("asked_after", [timedelta(days=-1), timedelta(days=1)])
+def test_what_a_forgotten_person_wrote_is_taken_out_whenever_it_was_asked_about(asked_after: timedelta) -> None:
+    """It may have been written before they were forgotten, and asked about later."""
+    wrote = question("w", user_hash="u1", suggestion="lost", suggested_by="u2")
+    forgotten = ErasedSubjects({(wrote.task, "u2"): wrote.occurred_at - asked_after})
+    assert without_erased_suggestion(wrote, forgotten) == without_suggestion(wrote)
+    assert without_erased_suggestion(wrote, ErasedSubjects({("another-task", "u2"): wrote.occurred_at})) == wrote
 
 
 async def test_a_surrogate_copied_from_what_the_user_wrote_stays(scene: Scene) -> None:
