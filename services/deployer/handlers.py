@@ -82,7 +82,7 @@ class Handlers:
         self.tasks = consumers.table(TaskChanged, self.on_task)
 
     async def on_task(self, event: TaskChanged) -> None:
-        """Have a candidate checked whose task has changed. That a person must approve holds for it at once."""
+        """Have a candidate checked whose task has changed. Whether a person must approve holds for it at once."""
         self._transitions.approval[event.task] = event.spec.rollout.approval
         self.wakes.note(event.task)
 

@@ -195,10 +195,6 @@ class Rollout:
         since = now + _FLAGS_ARRIVE if falls else self.counted_since
         return replace(self, counted_percent=percent, counted_since=since)
 
-    def is_held(self, stage: Stage) -> bool:
-        """Return True if a person holds back the move to this stage: by a pause, or by an approval that is missing."""
-        return bool(self.paused) or (stage is Stage.PROMOTED and self.spec.rollout.approval)
-
     def with_stage(
         self,
         stage: Stage,

@@ -59,7 +59,7 @@ class RolloutTransitions:
         self._published: dict[str, tuple[tuple[str, int], Evidence, datetime]] = {}
         self._replayed: dict[str, str] = {}
         self.approval: dict[str, bool] = {}
-        """Tasks of which a person must approve the last step by now, whatever their candidate was evaluated with."""
+        """By task whether a person must approve the last step by now, whatever its candidate was evaluated with."""
 
     async def settle(self, task: str) -> None:
         """Finish every change of the task whose flags or event may not have been applied and published.
@@ -97,7 +97,7 @@ class RolloutTransitions:
         if end is None:
             why = holds_back(stands.stage, ledger, stands.alpha, stands.spec.rollout) if rollout.rises else ""
             by_evidence = rollout.rises and rollout.stage is Stage.PROMOTED and rollout.moved_by == RATCHET
-            if not why and by_evidence and self.approval.get(rollout.task, False):
+            if not why and by_evidence and self._needs_approval(rollout):
                 why = "its next move is not made: the task wants a person's approval by now"
             if why:
                 reason = f"stays in {stands.stage.value}, {why}"
@@ -109,6 +109,9 @@ class RolloutTransitions:
                 if end is None:
                     raise
         return stands.with_stage(end.stage, end.reason, ledger.evidence(stands.alpha), utc_now())
+
+    def _needs_approval(self, rollout: Rollout) -> bool:
+        return self.approval.get(rollout.task, rollout.spec.rollout.approval)
 
     async def _paused_or_refused(self, rollout: Rollout) -> Rollout | None:
         if (paused := await self._paused_instead(rollout)) is not None:
@@ -189,8 +192,7 @@ class RolloutTransitions:
         decision = decide(rollout.stage, ledger, rollout.alpha, rollout.spec.rollout, age)
         if decision is not None and decision.stage not in ENDED:
             rollout = await self.paused_if_touched(rollout)
-            needs_approval = decision.stage is Stage.PROMOTED and self.approval.get(task, False)
-            if needs_approval or rollout.is_held(decision.stage):
+            if rollout.paused or (decision.stage is Stage.PROMOTED and self._needs_approval(rollout)):
                 decision = decide(rollout.stage, ledger, rollout.alpha, rollout.spec.rollout, age, held=True)
         if decision is None:
             await self._ask_people(rollout)  # While it is held, too: harm must be seen.

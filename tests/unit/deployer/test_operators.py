@@ -219,6 +219,17 @@ async def test_an_approval_that_the_tasks_file_asks_for_meanwhile_holds_for_the_
     assert (deployer.last.stage, deployer.last.moved_by) == (Stage.PROMOTED, "ben")
 
 
+async def test_an_approval_that_the_tasks_file_asks_for_no_more_holds_back_no_candidate_that_is_compared() -> None:
+    deployer = await in_canary(25, approval=True)
+    await deployer.see_canary(5)
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.CANARY
+    changed = spec(approval=False)
+    await deployer.handlers.on_task(TaskChanged(task=TASK, task_revision=changed.revision, spec=changed))
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.last.moved_by) == (Stage.PROMOTED, "ratchet")
+
+
 @pytest.mark.parametrize("by", ["ratchet", "ben"])
 async def test_an_approval_that_is_asked_for_while_a_promotion_waits_holds_for_it_unless_a_person_made_it(
     by: str,
