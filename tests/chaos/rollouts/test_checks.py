@@ -465,6 +465,15 @@ def test_a_rise_that_was_taken_back_wrongly_is_found(plant: Callable[[History], 
     assert any(problem.startswith(says) for problem in found), found
 
 
+@pytest.mark.parametrize("why", ["its flag was changed by hand", "primary is off: the base model serves, by hand"])
+def test_a_hand_may_end_a_control_before_its_time(why: str) -> None:
+    history = right_history()
+    history.moves = [
+        replace(m, at=170.0, reason=f"its control has ended: {why}") if m.at == 180.0 else m for m in history.moves
+    ]
+    assert not any("its control ended after" in problem for problem in problems(history))
+
+
 def test_no_code_of_a_service_decides_what_is_right() -> None:
     for path in Path(scenario.__file__).parent.glob("*.py"):
         assert "services." not in path.read_text(), path

@@ -159,7 +159,7 @@ def _not_taken_back(history: History, greatest: float, before: Move, move: Move)
 
 
 def _control_not_over(history: History, tickets: Tickets, before: Move, move: Move) -> Iterator[str]:
-    """After a promotion its control ends once, when its time is over, or by what takes the promotion back."""
+    """After a promotion a control ends once: when its time is over, by a hand, or by what takes the promotion back."""
     seconds = history.rules.control_seconds
     of_rollout = by_rollout(history.moves)[move.rollout_id]
     promoted = next((m.at for m in of_rollout if m.stage == "promoted"), before.at)
@@ -171,7 +171,7 @@ def _control_not_over(history: History, tickets: Tickets, before: Move, move: Mo
             yield f"by its fresh pairs harm was {harm:.4g}"
     elif move.stage == "rolled_back":
         yield from _not_rejected(history, tickets, move)
-    elif "without harm" not in move.reason or move.at - promoted < seconds:
+    elif not move.reason.endswith("by hand") and ("without harm" not in move.reason or move.at - promoted < seconds):
         yield f"its control ended after {move.at - promoted:.0f} of {seconds:.0f} s: {move.reason}"
 
 
