@@ -20,7 +20,7 @@ from schemas.adapters import AdapterEvaluated
 from schemas.base import utc_now
 from schemas.rollouts import Evidence, Stage
 from schemas.tasks import TaskSpec
-from services.deployer.rollout import ACTIVE, Move, Position, Rollout
+from services.deployer.rollout import ACTIVE, Move, Position, Rollout, rollout_id
 from services.deployer.statistics.levels import Draw
 from services.deployer.statistics.non_inferiority import Promotion
 from services.deployer.storage import canaries
@@ -115,10 +115,14 @@ class PostgresRollouts:
         return await self._newest(sa.and_(ROLLOUTS.c.task == task, ROLLOUTS.c.stage == Stage.QUEUED.value))
 
     async def with_verdict(self, event: AdapterEvaluated) -> Rollout | None:
-        """Return the rollout that stands on this verdict, or did before a newer one."""
+        """Return the rollout that stands on this verdict, or did before a newer one.
+
+        Its id says the first, which those judged again before verdicts were kept have nowhere else.
+        """
         verdict = str(event.event_id)
         was_of_verdict = sa.literal(verdict, sa.Text) == sa.any_(ROLLOUTS.c.former_verdicts)
-        return await self._newest(sa.or_(ROLLOUTS.c.verdict_id == verdict, was_of_verdict))
+        began_with = ROLLOUTS.c.rollout_id == rollout_id(event)
+        return await self._newest(sa.or_(began_with, ROLLOUTS.c.verdict_id == verdict, was_of_verdict))
 
     async def draws(self, task: str) -> list[Draw]:
         """Return what the task's candidates drew of the year's alpha, oldest first."""

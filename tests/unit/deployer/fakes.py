@@ -25,7 +25,7 @@ from services.deployer.clients import ArtifactMissing, FlagAdmin, FlagState, Str
 from services.deployer.domain import Ledger, Ticket
 from services.deployer.handlers import Handlers
 from services.deployer.operators.commands import OperatorCommands
-from services.deployer.rollout import Move, Rollout, max_tickets
+from services.deployer.rollout import Move, Rollout, max_tickets, rollout_id
 from services.deployer.settings import DeployerSettings
 from services.deployer.statistics.canary import Arms, CanaryCounts, Confidences, Latencies, Observation
 from services.deployer.statistics.guards import SLOW, Guard, percentile_rank
@@ -297,8 +297,12 @@ class MemoryRollouts:
         return next((r for r in self.rollouts.values() if r.task == task and r.waits), None)
 
     async def with_verdict(self, event: AdapterEvaluated) -> Rollout | None:
-        verdict = str(event.event_id)
-        return next((r for r in self.rollouts.values() if verdict in (r.verdict_id, *r.former_verdicts)), None)
+        verdict, began_with = str(event.event_id), rollout_id(event)
+        found = (
+            r for r in reversed(self.rollouts.values())
+            if r.rollout_id == began_with or verdict in (r.verdict_id, *r.former_verdicts)
+        )  # fmt: skip
+        return next(found, None)
 
     async def draws(self, task: str) -> list[Draw]:
         return [Draw(r.entered_at, r.alpha_drawn) for r in self.rollouts.values() if r.task == task and r.entered_at]

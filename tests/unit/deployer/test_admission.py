@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -247,6 +248,20 @@ async def test_a_verdict_that_comes_again_after_a_newer_one_queues_nobody_who_is
     await deployer.handlers.on_evaluated(second)
     assert await deployer.rollouts.waiting(TASK) is None
     assert len({move.rollout_id for move in await deployer.rollouts.history(TASK, 50) if move.candidate == "a3"}) == 1
+
+
+async def test_the_first_verdict_is_known_also_of_a_candidate_that_was_judged_again_before_verdicts_were_kept() -> None:
+    deployer = await promoted()
+    first = evaluated("a3", against=None)
+    await deployer.handlers.on_evaluated(first)
+    deployer.adapters.is_away = True
+    await deployer.handlers.on_evaluated(evaluated("a3", against="a1"))
+    waiting = await deployer.rollouts.waiting(TASK)
+    assert waiting.former_verdicts == (str(first.event_id),)
+    migrated = replace(waiting, former_verdicts=())
+    deployer.rollouts.rollouts[waiting.rollout_id] = migrated
+    await deployer.handlers.on_evaluated(first)
+    assert await deployer.rollouts.waiting(TASK) == migrated
 
 
 async def test_what_waits_ends_when_the_task_changes_or_no_verdict_comes(monkeypatch: pytest.MonkeyPatch) -> None:
