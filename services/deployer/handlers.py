@@ -104,9 +104,10 @@ class Handlers:
     async def on_compared(self, deliveries: list[Delivery[ShadowCompared]]) -> None:
         """Add pairs to the ledger; those that differ may become tickets that people are asked about.
 
-        They are added in the order of their requests, since a subject's first one bets: which of two in different
-        partitions is read first depends on how long the candidate took. Pairs that agree, the most by far, decide
-        nothing that could not wait for the next tick.
+        Those of one batch are added in the order of their requests, since a subject's first one bets: which of two in
+        different partitions is read first depends on how long the candidate took. What an earlier batch brought stays
+        before it, though its request was later. Pairs that agree, the most by far, decide nothing that could not wait
+        for the next tick.
         """
         by_rollout: dict[tuple[str, str], list[ShadowCompared]] = defaultdict(list)
         for delivery in deliveries:

@@ -25,9 +25,10 @@ BUSY_PAUSE_SECONDS = 1.0
 class Replays:
     """Asks the arms, publishes each pair, and records that; a redelivered one is not asked again.
 
-    Pairs are published in the order of their requests. In the order in which they are made, a fast answer of the
-    candidate would be its subject's first pair, and bet instead of a slow one or one that timed out; and the greatest
-    wealth so far must not depend on which answers come first.
+    Pairs of one batch are published in the order of their requests; between batches, also of other partitions,
+    it is the order in which they are read. In the order in which they are made, a fast answer of the candidate would be
+    its subject's first pair, and bet instead of a slow one or one that timed out; and the greatest wealth so far must
+    not depend on which answers come first.
     The limits hold for all callers together.
     """
 
