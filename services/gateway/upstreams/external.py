@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from services.gateway.formats.validation import decode_json, encode_json
+import orjson
+
 from services.gateway.observability.metrics import Metrics
 from services.gateway.settings import UpstreamLimits
 from services.gateway.upstreams.http_client import UpstreamResponse
@@ -86,7 +87,7 @@ def base_url_of(url: str) -> str:
 
 def without_vllm_fields(body: bytes) -> bytes:
     """Remove vLLM's own fields. A constraint to labels, which vLLM enforces, becomes an instruction in the prompt."""
-    request: dict[str, Any] = decode_json(body)
+    request: dict[str, Any] = orjson.loads(body)
     instruction = _instruction(request)
     for name in _VLLM_ONLY:
         request.pop(name, None)
@@ -101,7 +102,7 @@ def without_vllm_fields(body: bytes) -> bytes:
                 message.pop("reasoning", None)
     if instruction:
         _add_instruction(request, instruction)
-    return encode_json(request)
+    return orjson.dumps(request)
 
 
 def _instruction(request: dict[str, Any]) -> str:
@@ -122,7 +123,7 @@ def _instruction(request: dict[str, Any]) -> str:
         return ""
     if schema is None:
         return ""
-    return f"Answer with JSON that this JSON Schema describes and nothing else: {encode_json(schema).decode()}"
+    return f"Answer with JSON that this JSON Schema describes and nothing else: {orjson.dumps(schema).decode()}"
 
 
 def _schema(wanted: Any, name: str) -> dict[str, Any] | None:
