@@ -15,7 +15,6 @@ from shared.grading.adversarial_table import COLUMNS, adversarial_rows
 
 MIN_GAIN = 0.3
 """Share of held-out questions that the promoted adapter answers right beyond the base model; 0.7 is usual."""
-MAX_SECONDS = 1_500.0
 MISLEADING = {
     "typos", "casing", "distractors", "long_input", "injection", "empty_input", "out_of_distribution",
 }  # fmt: skip
@@ -35,7 +34,6 @@ def problems(report: dict[str, Any], page: str) -> list[str]:
         "the lower bound after is not above the upper bound before": after["low"] > before["high"],
         "no label was spent": report["labels_spent"] > 0,
         "no pair was compared": report["pairs"] > 0,
-        f"it took {report['seconds']:.0f} s": report["seconds"] <= MAX_SECONDS,
         "the promoted adapter does not answer": "primary" in report["served_after"],
         "report.html has no plots": page.count("<svg") >= 3,
         "report.html does not name the task": report["task"] in page,
