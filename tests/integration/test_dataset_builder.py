@@ -347,10 +347,10 @@ def test_ten_thousand_corrections_are_built_in_seconds() -> None:
         text = " ".join(words[(i * k + i // (k * 7)) % len(words)] for k in (1, 3, 5, 7, 11)) + f" {i * 7919}"
         event = delivered("desk", i).event
         rows.append(event.model_copy(update={"call": question(text)}))
-    started = time.perf_counter()
+    started = time.process_time()  # However busy the machine is: what grows with the square takes minutes of it.
     dataset = build_dataset(Inputs(votes_of(rows), spec)).dataset
     assert len(dataset.train) + len(dataset.eval) + len(dataset.left_out) == 10_000
-    assert time.perf_counter() - started < 30.0
+    assert time.process_time() - started < 30.0
 
 
 async def test_after_the_broker_lost_its_topics_old_corrections_count_and_new_ones_are_awaited(
