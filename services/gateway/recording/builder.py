@@ -96,7 +96,8 @@ def encode_call(call: Object, max_bytes: int = MAX_EVENT_BYTES) -> bytes:
     try:
         encoded = orjson.dumps(call)
     except TypeError:
-        encode_json(call)  # Not for its depth: then it has integers that no reader could write again.
+        encode_json(call)  # Refuses what is nested too deeply. The rest has integers of more than 64 bits, which no
+        # reader of the event could write again.
         call = {**replace_big_integers(call, float), "truncated": True}
         encoded = orjson.dumps(call)
     if (tools := call.get("tools")) and (shown := without_credentials_of(tools)) is not tools:

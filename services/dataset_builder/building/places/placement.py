@@ -65,8 +65,8 @@ def place_rows(rows: Sequence[Row], places: Places, similar: SimilarRows, spec: 
     new, trained, held, excluded_before = by_fate[None], by_fate[Fate.TRAIN], by_fate[Fate.EVAL], by_fate[Fate.EXCLUDED]
     near_held = similar.near_any([*trained, *excluded_before, *new], similar.mask_of(places, Fate.EVAL))
     near_trained = similar.near_any(new, similar.mask_of(places, Fate.TRAIN))
-    _add_equal(near_held, (*trained, *new), places, (Fate.EVAL, Fate.EXCLUDED))
-    _add_equal(near_trained, new, places, (Fate.TRAIN,))
+    _add_equal(near_held, (*trained, *new), _by_hash(places, (Fate.EVAL, Fate.EXCLUDED)))
+    _add_equal(near_trained, new, _by_hash(places, (Fate.TRAIN,)))
     conversations = Conversations(rows, places)
     names_of_held = frozenset(name for name, place in places.items() if place.fate is Fate.EVAL)
     in_held = conversations.with_any([*trained, *excluded_before, *new], names_of_held)
@@ -82,14 +82,7 @@ def place_rows(rows: Sequence[Row], places: Places, similar: SimilarRows, spec: 
     chosen_names = frozenset(row.prediction_id for row in chosen)
     in_held |= conversations.with_any(new, chosen_names)
     _add_near(near_held, chosen, similar)
-    equal = {
-        row.text_hash: row.prediction_id for row in (*chosen, *held)
-    }  # What is compared of equal texts may differ.
-    near_held |= {
-        row.prediction_id: equal[row.text_hash]
-        for row in (*trained, *new)
-        if row.text_hash in equal and row.prediction_id not in near_held
-    }
+    _add_equal(near_held, (*trained, *new), {row.text_hash: row.prediction_id for row in (*chosen, *held)})
 
     lost = (near_held.keys() | in_held.keys()) - chosen_names
     excluded = [row for row in (*trained, *new) if row.prediction_id in lost]
@@ -121,9 +114,13 @@ def _add_near(near: dict[str, str], rows: Iterable[Row], similar: SimilarRows) -
             near.setdefault(name, row.prediction_id)
 
 
-def _add_equal(near: dict[str, str], rows: Iterable[Row], places: Places, fates: Collection[Fate]) -> None:
-    """Add the rows whose text is one that has such a place, also if it is gone, or compared otherwise by now."""
-    known = {place.text_hash: name for name, place in places.items() if place.fate in fates and place.text_hash}
+def _by_hash(places: Places, fates: Collection[Fate]) -> dict[str, str]:
+    """Return the predictions that have such a place, by the hash of their texts, also of those that are gone."""
+    return {place.text_hash: name for name, place in places.items() if place.fate in fates and place.text_hash}
+
+
+def _add_equal(near: dict[str, str], rows: Iterable[Row], known: Mapping[str, str]) -> None:
+    """Add the rows whose text is one of these, by hash: what is compared of equal texts may differ."""
     for row in rows:
         if (name := known.get(row.text_hash)) is not None:
             near.setdefault(row.prediction_id, name)

@@ -130,7 +130,7 @@ def test_a_record_is_readable_by_its_owner_only(config: StackConfig) -> None:
 def test_the_address_of_a_part_that_died_with_its_supervisor_is_the_one_that_it_starts_with_next(
     config: StackConfig,
 ) -> None:
-    launch: Launch = Launch(argv=("sleep", "60"), cwd=str(config.home), grace_seconds=2.0)
+    launch = Launch(argv=("sleep", "60"), cwd=str(config.home), grace_seconds=2.0)
     records.start_part(config, "postgres", launch, "127.0.0.1:1", {"RATCHET_POSTGRES": "postgresql://127.0.0.1:1/"})
     wait_until(lambda: (record := records.read(config, "postgres")) and record.running)
     stack._write_stack_env(config, {"postgres"})
