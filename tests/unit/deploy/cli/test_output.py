@@ -116,6 +116,16 @@ def test_a_server_that_is_not_the_scheduler_is_an_error_with_its_address(
     assert "RATCHET_SCHEDULER_PORT" in result.stderr
 
 
+def test_a_scheduler_that_fails_is_not_taken_for_another_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(httpx, "request", lambda *_, **__: httpx.Response(500, text="Internal Server Error"))
+    result = ratchet("cycle", "desk")
+    assert result.exit_code == 1
+    assert (
+        "the scheduler failed at http://127.0.0.1:28091" in result.stderr and "ratchet logs services" in result.stderr
+    )
+    assert "RATCHET_SCHEDULER_PORT" not in result.stderr
+
+
 @pytest.mark.parametrize("arguments", [("dlq", "list"), ("dlq", "show", "gateway"), ("dlq", "replay", "gateway")])
 def test_a_broker_that_does_not_answer_is_said_once(
     arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

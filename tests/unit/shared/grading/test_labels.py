@@ -7,7 +7,7 @@ import pytest
 from schemas.tasks import TaskKind, TaskSpec
 from shared.grading.fields import FieldGrade
 from shared.grading.grade import grade
-from shared.grading.labels import canonical_labels, counts_by_label, counts_by_set, labels_of
+from shared.grading.labels import canonical_labels, counts_by_label, counts_by_set, labels_of, set_of_one
 from shared.grading.text import same_answer
 from tests.unit.shared.grading.tickets import tickets, topics
 
@@ -110,3 +110,9 @@ def test_which_labels_an_answer_has_follows_from_the_kind() -> None:
     assert labels_of(RIGHT, SPEC) == {"delivery", "refund"}
     for text, spec in ((RIGHT, DESK), ("refund", SPEC), (topics("parcel"), SPEC)):
         assert labels_of(text, spec) is None
+
+
+def test_a_label_that_a_user_names_as_it_is_called_is_a_set_of_one() -> None:
+    assert same_answer(set_of_one("refund", SPEC), topics("refund"), TaskKind.MULTI_LABEL)
+    assert set_of_one(RIGHT, SPEC) == RIGHT
+    assert set_of_one("nothing of it", SPEC) == "nothing of it"
