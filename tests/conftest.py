@@ -11,7 +11,6 @@ import faulthandler
 import io
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from deploy.devstack import stack
 from deploy.devstack.config import PORTS, StackConfig
 from deploy.devstack.install.models import ensure_embedding_model
 from deploy.devstack.part import tail
+from deploy.devstack.ports import take_ports
 from deploy.devstack.supervision import records
 from shared.kafka.topics import create_topics
 from shared.settings import Settings
@@ -33,18 +33,6 @@ ROOT = Path(__file__).parent.parent
 settings.register_profile("ratchet", deadline=None)  # How long an example takes says how busy the machine is.
 settings.load_profile("ratchet")
 os.environ["COLUMNS"] = "200"  # Of the terminal that the command prints to, also where a worker of xdist names another.
-
-
-def free_ports(count: int) -> list[int]:
-    """Return different ports that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for listener in sockets:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in sockets]
-    finally:
-        for listener in sockets:
-            listener.close()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -106,7 +94,7 @@ class TestStack:
         shared = shared_home()
         (shared / "models").mkdir(parents=True, exist_ok=True)
         (home / "models").symlink_to(shared / "models")
-        ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
+        ports = dict(zip(PORTS, map(str, take_ports(len(PORTS))), strict=True))
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RATCHET_")}
         tools = os.environ.get("RATCHET_TOOLS", str(shared / "tools"))
         self.env = {

@@ -10,7 +10,6 @@ reads it.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,13 +26,14 @@ from deploy.devstack.catalog import (
     select,
     with_split_services,
 )
-from deploy.devstack.config import HOST, PORTS, StackConfig, stored_storage
+from deploy.devstack.config import PORTS, StackConfig, stored_storage
 from deploy.devstack.credentials import Credentials
 from deploy.devstack.errors import PartError, StackError
 from deploy.devstack.install.packages import file_lock
 from deploy.devstack.part import Part
 from deploy.devstack.parts.kafka import switch_to_apache
 from deploy.devstack.parts.services import ALL_SERVICES
+from deploy.devstack.ports import take_ports
 from deploy.devstack.startup import Progress, StackStartup, run_in_parallel
 from deploy.devstack.supervision import records
 from deploy.devstack.supervision.processes import memory_bytes
@@ -197,14 +197,7 @@ def _state_of(config: StackConfig, part: Part, record: records.PartRecord) -> tu
 
 def free_ports() -> dict[str, str]:
     """Return `RATCHET_…_PORT` settings with free ports: for a second stack on this machine, and for tests."""
-    sockets = {name: socket.socket() for name in PORTS}
-    try:
-        for listener in sockets.values():
-            listener.bind((HOST, 0))
-        return {f"RATCHET_{name.upper()}_PORT": str(bound.getsockname()[1]) for name, bound in sockets.items()}
-    finally:
-        for listener in sockets.values():
-            listener.close()
+    return {f"RATCHET_{name.upper()}_PORT": str(port) for name, port in zip(PORTS, take_ports(len(PORTS)), strict=True)}
 
 
 def _stop_other_arrangement(config: StackConfig, selected: Sequence[Part]) -> None:

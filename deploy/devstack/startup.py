@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
 from deploy.devstack.catalog import install_command, part_named
-from deploy.devstack.config import HOST, StackConfig
+from deploy.devstack.config import StackConfig
 from deploy.devstack.errors import PartError, StackError
 from deploy.devstack.part import Part, tail
+from deploy.devstack.ports import port_is_free
 from deploy.devstack.supervision import records
 
 Progress = Callable[[str, str, str], None]
@@ -159,14 +159,3 @@ class StackStartup:
     def _check_cancelled(self) -> None:
         if self.cancel.is_set():
             raise PartError("interrupted", "ratchet up continues from here; ratchet down stops what runs")
-
-
-def port_is_free(port: int) -> bool:
-    """Return True if a process could listen on this port now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((HOST, port))
-        except OSError:
-            return False
-    return True

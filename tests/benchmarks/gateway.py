@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from deploy.devstack.config import StackConfig
 from deploy.devstack.errors import PartError
+from deploy.devstack.ports import take_ports
 from shared.settings import Settings
 from tests.benchmarks import targets
 from tests.benchmarks.load import Generator
@@ -24,7 +25,6 @@ from tests.benchmarks.pipeline import private_stack
 from tests.benchmarks.rounds import DIRECT, GRID, Case, Rounds, added, grid, median, ratio, visit
 from tests.benchmarks.table import RESULTS, Grid, Measured, Result, report
 from tests.benchmarks.targets import Target, Workspace
-from tests.conftest import free_ports
 
 ROUNDS = int(os.environ.get("RATCHET_BENCH_ROUNDS", "5"))
 SECONDS = float(os.environ.get("RATCHET_BENCH_SECONDS", "2"))
@@ -76,7 +76,7 @@ def _running_stack() -> Iterator[Stack]:
         contextlib.ExitStack() as contexts,
     ):
         workspace = Workspace(StackConfig.load(settings.home, env), targets.plain_environment() | env)
-        (port,) = free_ports(1)
+        (port,) = take_ports(1)
         direct = contexts.enter_context(workspace.target(DIRECT, targets.upstream(port), port))
         to = direct.url.removesuffix("/v1/chat/completions")
         found, missing = [direct], []
@@ -93,7 +93,7 @@ def _running_stack() -> Iterator[Stack]:
 def _starts(
     workspace: Workspace, settings: Settings, to: str
 ) -> dict[str, Callable[[], AbstractContextManager[Target]]]:
-    (bare,) = free_ports(1)
+    (bare,) = take_ports(1)
     return {
         OURS: lambda: targets.ours(workspace, settings, to),
         LITELLM: lambda: targets.litellm(workspace, to, _say),

@@ -16,11 +16,12 @@ import aiohttp
 import httpx
 import uvloop
 
+from deploy.devstack.ports import take_ports
 from services.gateway.observability.metrics import Metrics
 from services.gateway.settings import UpstreamLimits
 from services.gateway.upstreams.http_client import UpstreamClient
 from services.gateway.upstreams.replicas import Replicas
-from tests.conftest import ROOT, free_ports
+from tests.conftest import ROOT
 
 PATH = "/v1/chat/completions"
 BODY = b'{"model": "m", "messages": [{"role": "user", "content": "%s"}]}' % (b"x" * 200)
@@ -79,7 +80,7 @@ async def compare(port: int, requests: int) -> dict[str, float]:
 
 
 async def run(requests: int) -> None:
-    (port,) = free_ports(1)
+    (port,) = take_ports(1)
     server = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.benchmarks.http_clients", "serve", str(port), cwd=ROOT, stdin=subprocess.DEVNULL
     )

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 
 from deploy.devstack.config import StackConfig
+from deploy.devstack.ports import take_ports
 from tests.benchmarks import targets
 from tests.benchmarks.gateway import ROUNDS, SECONDS
 from tests.benchmarks.load import Generator
 from tests.benchmarks.rounds import DIRECT, GRID, Case, grid, median, ratio, visit
 from tests.benchmarks.table import Grid, Result, report
 from tests.benchmarks.targets import Workspace
-from tests.conftest import ROOT, free_ports
+from tests.conftest import ROOT
 
 CHOSEN = ("uvicorn", "aiohttp")
 OTHERS = (("granian", "aiohttp"), ("uvicorn", "httpx"), ("granian", "httpx"))
@@ -29,7 +30,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         env = targets.plain_environment()
         workspace = Workspace(StackConfig.load(home, env), env)
-        ports = free_ports(2 + len(OTHERS))
+        ports = take_ports(2 + len(OTHERS))
         direct = stack.enter_context(workspace.target(DIRECT, targets.upstream(ports[0]), ports[0]))
         to = direct.url.removesuffix("/v1/chat/completions")
         found = [direct]

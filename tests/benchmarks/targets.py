@@ -21,6 +21,7 @@ import psutil
 
 from deploy.devstack.config import StackConfig
 from deploy.devstack.part import Launch, Say
+from deploy.devstack.ports import take_ports
 from schemas.task_settings import RedactionSettings
 from schemas.tasks import TaskKind, TaskSpec
 from services.deployer.clients import Strategy, UnleashAdmin
@@ -28,7 +29,7 @@ from services.deployer.flags import flag_name
 from shared.settings import Settings
 from tests.benchmarks import peers
 from tests.benchmarks.upstream import ADAPTER, BASE, NUMBER
-from tests.conftest import ROOT, free_ports
+from tests.conftest import ROOT
 from tests.integration.gateway_process import publish_task
 
 HOST = "127.0.0.1"
@@ -162,7 +163,7 @@ def ours(workspace: Workspace, settings: Settings, to: str) -> Iterator[Target]:
         redaction=RedactionSettings(enabled=False),
     )  # fmt: skip
     asyncio.run(_announce(settings, task))
-    (port,) = free_ports(1)
+    (port,) = take_ports(1)
     env = {"RATCHET_VLLM": to, "RATCHET_GATEWAY_PORT": str(port), "RATCHET_HOME": str(settings.home)}
     launch = Launch(argv=(sys.executable, "-m", "services.gateway.main"), env=env)
     with workspace.target("ratchet", launch, port, task.name) as target:
@@ -211,7 +212,7 @@ def _wait_until_adapter_serves(target: Target) -> None:
 @contextlib.contextmanager
 def litellm(workspace: Workspace, to: str, say: Say) -> Iterator[Target]:
     """Start LiteLLM's proxy with one worker. Raises PartError if it cannot be installed."""
-    (port,) = free_ports(1)
+    (port,) = take_ports(1)
     launch = peers.litellm(workspace.config, to, port, say)
     with workspace.target("LiteLLM", launch, port, authorization=f"Bearer {peers.LITELLM_KEY}") as target:
         yield target
@@ -220,7 +221,7 @@ def litellm(workspace: Workspace, to: str, say: Say) -> Iterator[Target]:
 @contextlib.contextmanager
 def portkey(workspace: Workspace, to: str, say: Say) -> Iterator[Target]:
     """Start Portkey's gateway. Raises PartError if it cannot be installed."""
-    (port,) = free_ports(1)
+    (port,) = take_ports(1)
     launch = peers.portkey(workspace.config, port, say)
     headers = {**peers.PORTKEY_HEADERS, "x-portkey-custom-host": f"{to}/v1"}
     with workspace.target("Portkey", launch, port, **headers) as target:

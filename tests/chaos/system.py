@@ -24,12 +24,13 @@ from deploy.devstack.install.models import ensure_embedding_model
 from deploy.devstack.part import Launch, Part, tail
 from deploy.devstack.parts.kafka import is_tansu
 from deploy.devstack.parts.postgres import data_folder, probe_database
+from deploy.devstack.ports import take_ports
 from schemas.catalog import SERVICES
 from shared.kafka.topics import create_topics
 from shared.settings import Settings
 from tests.chaos.processes import Program, Programs
 from tests.chaos.tasks import task_names, write_tasks
-from tests.conftest import ROOT, free_ports, shared_home
+from tests.conftest import ROOT, shared_home
 
 WRITERS = ("prediction_log", "prediction_log-2")
 GATEWAYS = ("gateway", "gateway-2")
@@ -66,9 +67,9 @@ class System:
         shared = shared_home()
         (shared / "models").mkdir(parents=True, exist_ok=True)
         self._models = shared / "models"
-        ports = free_ports(2)
+        ports = take_ports(2)
         self.gateway_urls = tuple(f"http://{HOST}:{port}" for port in ports)
-        self._model_port = free_ports(1)[0]
+        self._model_port = take_ports(1)[0]
         tools = os.environ.get("RATCHET_TOOLS", str(shared / "tools"))
         overrides = {
             "HOME": str(home),

@@ -19,7 +19,8 @@ import httpx
 import orjson
 from aiohttp import web
 
-from tests.conftest import ROOT, free_ports
+from deploy.devstack.ports import take_ports
+from tests.conftest import ROOT
 from tests.waiting import PATIENCE_SECONDS
 
 CHUNKS = 8
@@ -89,7 +90,7 @@ class ModelProcess:
 @asynccontextmanager
 async def model_processes(count: int) -> AsyncIterator[list[ModelProcess]]:
     """Run `count` servers."""
-    servers = [ModelProcess(port) for port in free_ports(count)]
+    servers = [ModelProcess(port) for port in take_ports(count)]
     try:
         await asyncio.gather(*(server.start() for server in servers))
         yield servers

@@ -13,7 +13,8 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from tests.conftest import ROOT, free_ports
+from deploy.devstack.ports import take_ports
+from tests.conftest import ROOT
 
 _USAGE = {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6, "input_tokens": 5, "output_tokens": 1}
 _TOKEN = {"token": "refund", "logprob": -0.1, "bytes": None, "top_logprobs": []}
@@ -70,7 +71,7 @@ async def _models(_: web.Request) -> web.Response:
 @contextmanager
 def permissive_model() -> Iterator[str]:
     """Run the server as a process. Yields its address."""
-    (port,) = free_ports(1)
+    (port,) = take_ports(1)
     argv = [sys.executable, "-m", "tests.integration.permissive_model", str(port)]
     process = subprocess.Popen(argv, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
     try:

@@ -11,13 +11,13 @@ import httpx
 import orjson
 import pytest
 
+from deploy.devstack.ports import take_ports
 from schemas.predictions import PredictionLogged
 from schemas.task_settings import MediaPolicy, RedactionSettings
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.gateway.recording.media_folder import waiting_files
 from shared.conversation import replay_request
 from shared.storage.media import MediaReader
-from tests.conftest import free_ports
 from tests.integration.gateway_process import GatewayProcess, model_server
 from tests.waiting import until
 
@@ -43,7 +43,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[GatewayProcess]:
     (tmp_path / "store").write_text("a file is no folder")
     async with model_server(lambda: "Somebody") as vllm:
         env = {
-            "RATCHET_VLLM": vllm, "RATCHET_KAFKA": f"127.0.0.1:{free_ports(1)[0]}",
+            "RATCHET_VLLM": vllm, "RATCHET_KAFKA": f"127.0.0.1:{take_ports(1)[0]}",
             "RATCHET_ARTIFACTS": str(tmp_path / "store"), "RATCHET_GATEWAY_SHIPPER_LATE_SECONDS": "1",
             "RATCHET_GATEWAY_SHIPPER_STOP_SECONDS": "0.5",
         }  # fmt: skip

@@ -20,6 +20,7 @@ from deploy.devstack.config import stored_storage
 from deploy.devstack.errors import PartError
 from deploy.devstack.parts import s3
 from deploy.devstack.parts.kafka import is_tansu
+from deploy.devstack.ports import take_ports
 from deploy.lineage import lineage_of
 from schemas.lake import PREDICTIONS
 from services.evaluator.job import serve
@@ -35,7 +36,7 @@ from shared.storage import media as media_storage
 from shared.storage.artifacts import MANIFEST, ArtifactStore
 from shared.storage.media import MediaMissing, MediaStore
 from shared.storage.media_files import pack, unpack
-from tests.conftest import ROOT, TestStack, free_ports
+from tests.conftest import ROOT, TestStack
 from tests.unit.deploy.cli.test_forget import NOON, Artifacts
 from tests.unit.prediction_log.deliveries import prediction
 from tests.waiting import PATIENCE_SECONDS
@@ -103,7 +104,7 @@ def store(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifa
 
 def point_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT"):
-        monkeypatch.setenv(name, f"http://127.0.0.1:{free_ports(1)[0]}")
+        monkeypatch.setenv(name, f"http://127.0.0.1:{take_ports(1)[0]}")
 
 
 def folder(path: Path, content: str = "x") -> Path:

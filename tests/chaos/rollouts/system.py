@@ -14,12 +14,12 @@ import httpx
 from deploy.devstack.catalog import part_named
 from deploy.devstack.config import HOST, StackConfig
 from deploy.devstack.part import tail
+from deploy.devstack.ports import take_ports
 from schemas.tasks import TaskSpec
 from shared.storage.artifacts import ArtifactStore
 from tests.chaos.rollouts.cut_model import cut_model
 from tests.chaos.rollouts.tasks import BASE_MODEL, VLLM_BASE, VLLM_MARK, spec_of, write_task
 from tests.chaos.system import StartError, System, python
-from tests.conftest import free_ports
 
 SERVICES = ("scheduler", "gateway", "shadow", "deployer")
 ENGINES, VLLM = ("engine-1", "engine-2"), "vllm"
@@ -42,7 +42,7 @@ class RolloutSystem(System):
             task: spec_of(task, VLLM_BASE if VLLM_MARK in task else BASE_MODEL) for task in self.tasks
         }
         self.gateway_urls = self.gateway_urls[:1]
-        *ports, deployer = free_ports(len(ENGINES) + 1)
+        *ports, deployer = take_ports(len(ENGINES) + 1)
         self.engine_urls = tuple(f"http://{HOST}:{port}" for port in ports)
         self.deployer_url = f"http://{HOST}:{deployer}"
         overrides = {

@@ -20,7 +20,8 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from tests.conftest import ROOT, free_ports
+from deploy.devstack.ports import take_ports
+from tests.conftest import ROOT
 from tests.unit.shared.adapter_folders import first_tokens
 
 BASE = "base"
@@ -146,7 +147,7 @@ def build() -> web.Application:
 @contextmanager
 def fast_engine() -> Iterator[str]:
     """Run the engine as a process. Yields its address."""
-    (port,) = free_ports(1)
+    (port,) = take_ports(1)
     argv = [sys.executable, "-m", "tests.e2e.rollouts.engine", str(port)]
     process = subprocess.Popen(argv, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
     try:

@@ -21,6 +21,7 @@ from shared.model.embedding import DIMENSIONS, Vectors
 from shared.privacy.redaction import Rules
 from shared.privacy.redaction.spans import TextSpan
 from tests.conftest import ROOT
+from tests.waiting import PATIENCE_SECONDS
 
 PATTERNS = Rules(names=False)
 TEXTS = ["Please write to ann@example.net.", "Where is my parcel?"]
@@ -141,7 +142,7 @@ def test_a_killed_build_leaves_no_process_however_busy_that_is(tmp_path: Path) -
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes] | None) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         assert time.monotonic() < until, "it does not hold"
         assert process is None or process.poll() is None, "the process ended"
