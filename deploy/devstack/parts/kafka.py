@@ -85,7 +85,7 @@ class KafkaPart:
 
     name = "kafka"
     ports: tuple[str, ...] = ("kafka", "kafka_internal")
-    start_timeout_seconds = 60.0
+    start_timeout_seconds = 180.0
 
     def needs(self, config: StackConfig) -> tuple[str, ...]:
         return ("s3",) if is_tansu(config) else ()

@@ -37,7 +37,7 @@ class PostgresPart:
 
     name = "postgres"
     ports: tuple[str, ...] = ("postgres",)
-    start_timeout_seconds = 60.0
+    start_timeout_seconds = 180.0
 
     def needs(self, config: StackConfig) -> tuple[str, ...]:
         return ()

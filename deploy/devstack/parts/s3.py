@@ -46,7 +46,7 @@ class S3Part:
     ports: tuple[str, ...] = (
         "s3", "s3_grpc", "s3_filer", "s3_filer_grpc", "s3_master", "s3_master_grpc", "s3_volume", "s3_volume_grpc",
     )  # fmt: skip
-    start_timeout_seconds = 90.0
+    start_timeout_seconds = 180.0
 
     def needs(self, config: StackConfig) -> tuple[str, ...]:
         return ()

@@ -30,7 +30,7 @@ class UnleashPart:
 
     name = "unleash"
     ports: tuple[str, ...] = ("unleash",)
-    start_timeout_seconds = 120.0
+    start_timeout_seconds = 180.0
 
     def needs(self, config: StackConfig) -> tuple[str, ...]:
         return ("postgres",)
