@@ -72,6 +72,20 @@ async def _bootstrap_from_ready_broker(client: AIOKafkaClient) -> None:
 
 AIOKafkaClient.bootstrap = _bootstrap_from_ready_broker
 
+_start_producer = AIOKafkaProducer.start
+
+
+async def _start_or_stop(producer: AIOKafkaProducer) -> None:
+    """Start a producer, or stop what has started of it: FastStream keeps no reference to one whose start failed."""
+    try:
+        await _start_producer(producer)
+    except BaseException:
+        await producer.stop()
+        raise
+
+
+AIOKafkaProducer.start = _start_or_stop
+
 _batches_module = sys.modules[DefaultRecordBatchBuilder.__module__]
 _batches_module.zstd_encode = partial(zstd_encode, level=_ZSTD_LEVEL)  # type: ignore[attr-defined]  # of a module
 

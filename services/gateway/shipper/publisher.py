@@ -144,8 +144,6 @@ class BatchPublisher:
                 try:
                     await producer.start()
                 except (KafkaError, OSError) as error:
-                    with contextlib.suppress(KafkaError, OSError):
-                        await producer.stop()
                     raise DependencyUnavailable(
                         f"Kafka unavailable at {self._settings.kafka}: {error!r}", "Check it: ratchet status"
                     ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any, ClassVar
 
 import pytest
@@ -10,7 +11,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, client
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.metadata import MetadataResponse_v1
 
+from shared.errors import DependencyUnavailable
 from shared.kafka import clients as kafka
+from shared.kafka.broker import build_broker
+from shared.settings import Settings
 
 ADDRESS = "127.0.0.1:9"
 
@@ -64,3 +68,14 @@ async def test_the_same_client_connects_once_the_broker_knows_itself(broker: typ
     await kafka_client.bootstrap()
     assert [found.nodeId for found in kafka_client.cluster.brokers()] == [1]
     await kafka_client.close()
+
+
+async def test_a_service_that_tries_again_leaves_no_producer_behind_whose_start_failed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = build_broker(Settings(kafka=ADDRESS), "log")
+    with pytest.raises(DependencyUnavailable):
+        await broker.start()
+    gc.collect()
+    assert "Unclosed" not in caplog.text
+    await broker.stop()
