@@ -51,10 +51,10 @@ test-outages: $(INSTALLED)
 	$(BIN)/pytest $(ARGS) $(OUTAGES)
 
 test-fast: $(INSTALLED)
-	nice -n 19 $(BIN)/pytest $(ARGS) -n 2 $(FAST)
+	nice -n 5 $(BIN)/pytest $(ARGS) -n 2 $(FAST)
 
 test-patient: $(INSTALLED)
-	nice -n 15 $(BIN)/pytest $(ARGS) $(PATIENT)
+	nice -n 5 $(BIN)/pytest $(ARGS) $(PATIENT)
 
 lint: $(INSTALLED)  ## ruff
 	$(BIN)/ruff check .

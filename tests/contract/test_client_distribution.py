@@ -19,6 +19,7 @@ from zipfile import ZipFile
 import pytest
 
 from tests.conftest import ROOT
+from tests.waiting import PATIENCE_SECONDS
 
 CLIENT = ROOT / "client"
 QUICKSTART, OF_THE_DOCS = (
@@ -33,7 +34,7 @@ QUICKSTART, OF_THE_DOCS = (
 
 def run(*argv: str | Path, cwd: Path) -> str:
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MYPYPATH")}
-    done = subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -23,6 +23,7 @@ from aiohttp import web
 from aiokafka import AIOKafkaConsumer
 
 from deploy.devstack import stack
+from deploy.devstack.ports import take_ports
 from schemas.tasks import TaskChanged, TaskSpec
 from services.gateway.settings import GatewaySettings
 from shared.kafka.broker import build_broker
@@ -32,7 +33,7 @@ from shared.kafka.topics import create_topics
 from shared.privacy.encryption import load_cipher
 from shared.settings import Settings
 from shared.spool import SpoolReader, list_slots
-from tests.conftest import ROOT, TestStack, free_ports
+from tests.conftest import ROOT, TestStack
 from tests.waiting import PATIENCE_SECONDS, until
 
 
@@ -121,7 +122,7 @@ class GatewayProcess:
 
     home: Path
     env: Mapping[str, str]
-    port: int = field(default_factory=lambda: free_ports(1)[0])
+    port: int = field(default_factory=lambda: take_ports(1)[0])
     process: subprocess.Popen[bytes] | None = None
     slot: Path | None = None
 

@@ -16,6 +16,7 @@ import openai
 import pytest
 from aiokafka import AIOKafkaConsumer
 
+from deploy.devstack.ports import take_ports
 from schemas.base import Event
 from schemas.catalog import topic_of
 from schemas.predictions import LoggedAnswer, PredictionLogged
@@ -26,9 +27,8 @@ from services.gateway.settings import GatewaySettings
 from shared.kafka.topics import create_topics
 from shared.service import running
 from shared.settings import Settings
-from tests.conftest import free_ports
 from tests.integration.gateway_process import publish_task
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 
 LABELS = ("card lost", "refund", "top up")
 MESSAGES = [{"role": "user", "content": "I can't find my card anywhere"}]
@@ -144,7 +144,7 @@ async def gateway(
     stack_settings: Settings, vllm: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Gateway]:
     home: Path = tmp_path_factory.mktemp("gateway")
-    values = {**stack_settings.model_dump(), "home": home, "gateway_port": free_ports(1)[0]}
+    values = {**stack_settings.model_dump(), "home": home, "gateway_port": take_ports(1)[0]}
     settings = GatewaySettings(**values)
     await asyncio.to_thread(create_topics, settings)
     async with httpx.AsyncClient() as http:
@@ -166,7 +166,7 @@ async def gateway(
     unleash = UnleashAdmin(settings)
     async with (
         running([build(settings)]),
-        httpx.AsyncClient(base_url=url, timeout=120) as http,
+        httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as http,
         openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="any") as client,
     ):
         for task in (spec, free):

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from aiokafka import AIOKafkaConsumer
 
+from deploy.devstack.ports import take_ports
 from schemas.adapters import AdapterTrained
 from schemas.catalog import topic_of
 from schemas.rollouts import RolloutChanged, Stage
@@ -29,7 +30,6 @@ from shared.model.inference import InferenceClient
 from shared.service import running
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
-from tests.conftest import free_ports
 from tests.integration.consumer_groups import skip_backlog
 from tests.integration.test_evaluator import publish_empty_adapter
 from tests.integration.test_local_vllm import write_adapter
@@ -80,10 +80,10 @@ class RealFleet:
         """Make vLLM serve the weights of one adapter under the name of another, as a stale or wrong load does."""
         self.unload(name)
         body = {"lora_name": name, "lora_path": self.store.address("adapters", weights_of)}
-        httpx.post(f"{self.url}/v1/load_lora_adapter", json=body, timeout=60.0).raise_for_status()
+        httpx.post(f"{self.url}/v1/load_lora_adapter", json=body, timeout=PATIENCE_SECONDS).raise_for_status()
 
     def unload(self, name: str) -> None:
-        httpx.post(f"{self.url}/v1/unload_lora_adapter", json={"lora_name": name}, timeout=60.0)
+        httpx.post(f"{self.url}/v1/unload_lora_adapter", json={"lora_name": name}, timeout=PATIENCE_SECONDS)
 
     async def serve(self, name: str) -> None:
         await self.server.serve(name, self.store.address("adapters", name), self._spec)
@@ -149,7 +149,7 @@ async def deciding(settings: DeployerSettings) -> AsyncIterator[tuple[Publisher,
 async def test_the_running_deployer_lets_no_flag_name_what_is_not_proved_and_keeps_the_rest_loaded(
     real: RealFleet, stack_settings: Settings, tmp_path: Path
 ) -> None:
-    own = {"home": tmp_path, "artifacts": stack_settings.artifacts_uri, "deployer_port": free_ports(1)[0]}
+    own = {"home": tmp_path, "artifacts": stack_settings.artifacts_uri, "deployer_port": take_ports(1)[0]}
     settings = DeployerSettings(**{**stack_settings.model_dump(), **own})
     proved, lied_about = await real.make_adapter(5), await real.make_adapter(6)
     real.load(lied_about, weights_of=real.make_empty_adapter())

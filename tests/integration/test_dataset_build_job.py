@@ -108,7 +108,7 @@ class Build:
 
     async def run(self) -> DatasetBuilt | StepFailed:
         process = self.start()
-        assert await asyncio.to_thread(process.wait, 300) == 0, (self.folder / "log.txt").read_text()
+        assert await asyncio.to_thread(process.wait, PATIENCE_SECONDS) == 0, (self.folder / "log.txt").read_text()
         return BuildResult.model_validate_json((self.folder / "result.json").read_bytes()).outcome
 
     async def reaches(self, words: str) -> None:

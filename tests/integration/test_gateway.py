@@ -12,7 +12,7 @@ import pytest
 
 from schemas.predictions import FeedbackGiven, PredictionLogged, RequestObserved
 from tests.integration.gateway_stack import LABELS, MESSAGES, Gateway, gateway
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.stack
 
@@ -104,7 +104,7 @@ async def test_the_model_sees_the_same_messages_as_by_vllms_own_route(gateway: G
         ],
     }  # fmt: skip
     counted = {name: asked[name] for name in ("system", "messages")}
-    async with httpx.AsyncClient(base_url=gateway.settings.vllm_urls[0], timeout=60) as vllm:
+    async with httpx.AsyncClient(base_url=gateway.settings.vllm_urls[0], timeout=PATIENCE_SECONDS) as vllm:
         for path, body, names in (
             ("/v1/messages", asked, ("content", "stop_reason", "stop_sequence", "role", "type")),
             ("/v1/messages/count_tokens", counted, ("input_tokens",)),

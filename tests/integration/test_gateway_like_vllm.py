@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from schemas.predictions import PredictionLogged
 from tests.integration.gateway_stack import MESSAGES, gateway
+from tests.waiting import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from tests.integration.gateway_stack import Gateway
@@ -46,7 +47,7 @@ async def _ask_both(gateway: Gateway, path: str, fields: dict[str, Any]) -> tupl
     differently, so that another token wins. So both are asked again until they agree; a gateway at fault never does.
     """
     read = _events if fields.get("stream") else httpx.Response.json
-    async with httpx.AsyncClient(base_url=gateway.settings.vllm_urls[0], timeout=120) as vllm:
+    async with httpx.AsyncClient(base_url=gateway.settings.vllm_urls[0], timeout=PATIENCE_SECONDS) as vllm:
         await vllm.post(path, json={"model": gateway.base_model, **fields})
         for _ in range(_ATTEMPTS):
             ours = await gateway.http.post(path, json={"model": gateway.free, **fields})

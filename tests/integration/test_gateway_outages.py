@@ -244,7 +244,9 @@ async def test_workers_share_a_port_and_a_dead_one_is_replaced_without_losing_pr
         ids = {await ask_on_new_connection(gateway, backends.task) for _ in range(24)}
         assert await workers_with_answers(gateway) == {"0", "1"}
         first.kill()
-        await asyncio.to_thread(first.wait, 60)  # Until it has ended, the kernel still gives it connections.
+        await asyncio.to_thread(
+            first.wait, PATIENCE_SECONDS
+        )  # Until it has ended, the kernel still gives it connections.
         ids |= {await ask_on_new_connection(gateway, backends.task) for _ in range(8)}
         replaced = await wait_for_workers(gateway, without=first)
         assert second in replaced
@@ -290,7 +292,7 @@ async def test_an_apps_rate_limit_is_shared_by_all_workers_and_survives_the_deat
         assert statuses == {200: 20, 429: 40}
         assert await workers_with_answers(gateway) == {"0", "1"}
         first.kill()
-        await asyncio.to_thread(first.wait, 60)
+        await asyncio.to_thread(first.wait, PATIENCE_SECONDS)
         await wait_for_workers(gateway, without=first)
         assert {await status_on_new_connection(gateway, backends.task, key) for _ in range(16)} == {429}
     finally:

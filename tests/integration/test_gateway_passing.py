@@ -18,7 +18,7 @@ from schemas.tasks import NO_TASK, TaskKind, TaskSpec
 from services.gateway.auth.keys import ApiKey, new_key, write_keys
 from tests.integration.gateway_clients import GatewayBackends, read_topic
 from tests.integration.gateway_process import GatewayProcess, OwnBroker, model_server
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.stack
 
@@ -108,7 +108,7 @@ async def test_large_bodies_pass_and_those_over_a_limit_or_without_a_key_see_why
         body = {"model": backends.task, "messages": [{"role": "user", "content": [picture]}]}
         for sent, size, status in ((headers, 0, 200), ({}, 24 * MIB, 401), (headers, 33 * MIB, 413)):
             content = {"content": b" " * size} if size else {"json": body}
-            assert (await http.post(CHAT, headers=sent, **content, timeout=60.0)).status_code == status  # type: ignore[arg-type]
+            assert (await http.post(CHAT, headers=sent, **content, timeout=PATIENCE_SECONDS)).status_code == status  # type: ignore[arg-type]
         metrics = (await http.get("/metrics", headers=headers)).text
         assert "ratchet_gateway_body_bytes 0.0" in metrics
 

@@ -33,7 +33,7 @@ from shared.settings import Settings
 from tests.conftest import ROOT, on_tansu
 from tests.integration.gateway_process import OwnBroker
 from tests.unit.prediction_log.deliveries import NOON, TASK, feedback, prediction, request
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.stack
 
@@ -145,7 +145,7 @@ class Process:
 
     async def result(self) -> tuple[int, str]:
         """Wait for the process to exit; return its exit code and the end of its output."""
-        code = await asyncio.to_thread(self._process.wait, 120.0)
+        code = await asyncio.to_thread(self._process.wait, PATIENCE_SECONDS)
         return code, self._log.read_text()[-3000:]
 
     async def stop(self) -> None:

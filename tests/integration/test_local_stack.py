@@ -25,7 +25,7 @@ from deploy.devstack import stack
 from deploy.devstack.catalog import part_named
 from deploy.devstack.config import StackConfig
 from deploy.devstack.install import apache_kafka
-from deploy.devstack.startup import port_is_free
+from deploy.devstack.ports import port_is_free
 from deploy.devstack.supervision import records
 from shared.kafka.topics import create_topics
 from shared.settings import Settings
@@ -55,7 +55,9 @@ class Home:
     def ratchet(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         env = {**self.env, "COLUMNS": "200"}
         command = [sys.executable, "-m", "deploy.cli.app", *arguments]
-        return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+        return subprocess.run(
+            command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+        )
 
 
 @pytest.fixture(scope="module")

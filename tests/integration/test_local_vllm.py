@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from shared.settings import Settings
+from tests.waiting import PATIENCE_SECONDS
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.stack
@@ -62,7 +63,9 @@ def adapters(vllm: str, stack_settings: Settings) -> Iterator[dict[str, str]]:
 
 def ask(url: str, model: str) -> httpx.Response:
     body = {"model": model, "messages": [QUESTION], "temperature": 0, "max_tokens": 1}
-    return httpx.post(f"{url}/v1/chat/completions", json={**body, "logprobs": True, "top_logprobs": 20}, timeout=120.0)
+    return httpx.post(
+        f"{url}/v1/chat/completions", json={**body, "logprobs": True, "top_logprobs": 20}, timeout=PATIENCE_SECONDS
+    )
 
 
 def first_token(answer: httpx.Response) -> dict[str, float]:

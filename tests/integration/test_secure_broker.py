@@ -26,6 +26,7 @@ from pydantic import SecretStr
 from deploy.devstack.config import StackConfig
 from deploy.devstack.install.java import find_java, install_java
 from deploy.devstack.parts.kafka import LOGGING, KafkaPart, format_storage, render_properties
+from deploy.devstack.ports import take_ports
 from schemas.predictions import FeedbackGiven
 from services.scheduler.clients import KafkaFenceReader
 from shared.errors import ConfigurationError, DependencyUnavailable, InvalidMessage
@@ -36,8 +37,7 @@ from shared.kafka.dead_letters import read_dead_letters, replay_dead_letters
 from shared.kafka.publisher import Publisher
 from shared.kafka.topics import create_topics
 from shared.settings import Settings
-from tests.conftest import free_ports
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 
 pytestmark = [
     pytest.mark.stack,
@@ -147,7 +147,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     home = tmp_path_factory.mktemp("secured")
     ours, strange = Authority(home, "ca"), Authority(home, "strange")
     ours.issue("broker")
-    plain, controller, sasl, mtls = free_ports(4)
+    plain, controller, sasl, mtls = take_ports(4)
     config = StackConfig.load(
         home,
         {
@@ -187,7 +187,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         yield found
     finally:
         broker.terminate()
-        broker.wait(30)
+        broker.wait(PATIENCE_SECONDS)
 
 
 def _add_user(settings: Settings) -> None:

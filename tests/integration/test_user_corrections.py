@@ -10,6 +10,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from deploy.devstack.ports import take_ports
 from schemas.base import Event, utc_now
 from schemas.cycles import StepFailed
 from schemas.datasets import DatasetBuilt, Example, Origin
@@ -29,9 +30,8 @@ from shared.kafka.publisher import Publisher
 from shared.service import running
 from shared.settings import Settings
 from shared.storage.predictions import LakePredictions
-from tests.conftest import free_ports
 from tests.integration.gateway_process import publish_task, read_topic
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 
 EDITS, CONFIRMED = 60, 20
 SUBJECTS = (
@@ -57,7 +57,7 @@ async def test_sixty_edits_by_users_are_a_data_set_of_sixty_examples(stack_setti
         dataset=DatasetSettings(min_examples=40, min_eval_examples=2, near_copy_similarity=1.0),
     )  # fmt: skip
     own = {**stack_settings.model_dump(), "home": tmp_path, "lake": f"{tmp_path}/lake", "artifacts": ""}
-    gateway = GatewaySettings(**own, gateway_port=free_ports(1)[0])
+    gateway = GatewaySettings(**own, gateway_port=take_ports(1)[0])
     # Other tests' feedback is on the topic too, and its predictions are in no lake.
     patience = {"dataset_builder_feedback_patience_seconds": 0.5}
     builder = DatasetBuilderSettings(**own, **patience)
@@ -67,7 +67,7 @@ async def test_sixty_edits_by_users_are_a_data_set_of_sixty_examples(stack_setti
         build_dataset_builder(builder),
     ]  # fmt: skip
     url = f"http://127.0.0.1:{gateway.gateway_port}"
-    async with running(services), httpx.AsyncClient(base_url=url, timeout=60) as http:
+    async with running(services), httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as http:
         ids = await answered(http, spec)
         await in_lake(f"{tmp_path}/lake", spec.name, ids)
         for number, prediction_id in enumerate(ids):

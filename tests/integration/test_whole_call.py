@@ -25,7 +25,7 @@ from shared.conversation import answer_of_row, call_of_row, replay_request
 from shared.service import running
 from shared.settings import Settings
 from tests.integration.gateway_stack import LABELS, MESSAGES, Gateway, gateway
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.stack
 
@@ -167,7 +167,7 @@ async def test_rows_of_a_hundred_mixed_requests_replayed_at_vllm_give_the_same_g
         by_request.setdefault(row["request_id"], []).append(row)
     assert len(by_request) == REQUESTS
     differing = []
-    async with httpx.AsyncClient(base_url=gateway.settings.vllm_urls[0], timeout=120) as vllm:
+    async with httpx.AsyncClient(base_url=gateway.settings.vllm_urls[0], timeout=PATIENCE_SECONDS) as vllm:
         for request_id, answers in by_request.items():
             answers.sort(key=lambda row: row["answer_number"])
             call = call_of_row(answers[0])
@@ -198,7 +198,7 @@ async def test_a_prompt_of_a_hundred_thousand_characters_gets_the_model_servers_
     asked = {"messages": [{"role": "user", "content": "word " * 20_000}], "max_tokens": 3}
     with pytest.raises(openai.BadRequestError) as refused:
         await gateway.client.chat.completions.create(model=gateway.free, **asked)  # type: ignore[call-overload]
-    async with httpx.AsyncClient(base_url=gateway.settings.vllm_urls[0], timeout=120) as vllm:
+    async with httpx.AsyncClient(base_url=gateway.settings.vllm_urls[0], timeout=PATIENCE_SECONDS) as vllm:
         own = await vllm.post("/v1/chat/completions", json={"model": gateway.base_model, **asked})
     assert own.status_code == 400
     assert refused.value.response.json() == own.json()

@@ -21,6 +21,7 @@ from uuid import uuid4
 
 import httpx
 
+from deploy.devstack.ports import take_ports
 from schemas.adapters import PROBES
 from schemas.base import utc_now
 from schemas.catalog import topic_of
@@ -35,11 +36,11 @@ from shared.kafka.clients import open_consumer
 from shared.kafka.publisher import Publisher
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
-from tests.conftest import ROOT, free_ports
+from tests.conftest import ROOT
 from tests.e2e.rollouts.engine import BASE, Kind, fast_engine, truth_of
 from tests.unit.deployer.fakes import answer, evaluated
 from tests.unit.shared.adapter_folders import write_adapter, write_probes
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 
 SERVICES = ("gateway", "shadow", "deployer")
 LABELS = ("billing", "delivery", "login", "refund")
@@ -182,7 +183,7 @@ def environment(settings: Settings) -> dict[str, str]:
 @asynccontextmanager
 async def live(settings: Settings, home: Path) -> AsyncIterator[Live]:
     """Start the services on a running stack, with state of their own in `home`, for the length of a `with`."""
-    ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
+    ports = dict(zip(SERVICES, take_ports(len(SERVICES)), strict=True))
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     with contextlib.ExitStack() as processes:
         vllm = processes.enter_context(fast_engine())
@@ -196,7 +197,7 @@ async def live(settings: Settings, home: Path) -> AsyncIterator[Live]:
         broker = build_broker(own, "evaluator")
         await broker.connect()
         flags = UnleashAdmin(own.unleash, own.unleash_admin_token)
-        async with httpx.AsyncClient(timeout=60.0) as http:
+        async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as http:
             publishers = {name: Publisher(broker, name) for name in ("evaluator", "scheduler", "console")}
             found = Live(own, home, urls, http, flags, publishers, pids)
             observing = asyncio.create_task(found.observe_forever())
@@ -229,7 +230,7 @@ def _start(name: str, env: dict[str, str], home: Path) -> subprocess.Popen[bytes
 def _stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
-        process.wait(60)
+        process.wait(PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

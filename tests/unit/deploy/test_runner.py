@@ -9,6 +9,7 @@ from shared.errors import DependencyUnavailable
 from shared.kafka.broker import build_broker
 from shared.service import Service
 from shared.settings import Settings
+from tests.waiting import PATIENCE_SECONDS
 
 SETTINGS = Settings(kafka="127.0.0.1:9")
 
@@ -38,7 +39,7 @@ async def test_services_that_serve_before_the_broker_do_not_wait_for_their_topic
     monkeypatch.setattr(runner, "prepare_topics", broker)
     monkeypatch.setattr(runner, "_RETRY_SECONDS", 0.01)
     runner.ensure_topics([service(True), Service("jobs", None)], SETTINGS)
-    assert broker.done.wait(60.0)
+    assert broker.done.wait(PATIENCE_SECONDS)
     assert broker.attempts == 2
 
 

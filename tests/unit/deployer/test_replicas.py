@@ -24,6 +24,7 @@ from shared.model.inference import InferenceClient
 from shared.storage.artifacts import ArtifactStore
 from tests.unit.deployer.fakes import MemoryAdmin, MemoryRollouts, evaluated, spec
 from tests.unit.shared.adapter_folders import first_tokens, write_adapter, write_probes
+from tests.waiting import PATIENCE_SECONDS
 
 TASK = "support-desk"
 
@@ -314,7 +315,7 @@ async def test_a_replica_that_hangs_delays_no_other(fleet: Fleet, monkeypatch: p
 
     monkeypatch.setattr(fleet.fleet, "reconcile", hang)
     background = asyncio.create_task(fleet.fleet.reconcile_forever())
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not fleet.b.proved:
             await asyncio.sleep(0.01)
     background.cancel()

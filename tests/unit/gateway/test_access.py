@@ -19,6 +19,7 @@ from services.gateway.auth.grants import AccessControl
 from services.gateway.auth.keys import ApiKey, KeysUnreadable, new_key, read_keys, write_keys
 from services.gateway.settings import GatewaySettings
 from shared.http import HttpError
+from tests.waiting import PATIENCE_SECONDS
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -393,7 +394,7 @@ async def test_a_new_key_works_without_a_restart(keys: GatewayKeys, monkeypatch:
     watch = asyncio.create_task(keys.access.watch_forever())
     try:
         key = GatewayKeys(keys.file).add("late")
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while keys.check(bearer(key), "support") != "late":
                 await asyncio.sleep(0.01)
     finally:

@@ -20,6 +20,7 @@ from services.gateway.upstreams.replicas import Replicas
 from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.conversation import replay_request
 from tests.unit.gateway.conftest import REFUND, USAGE, FakeUpstream, chat_completion, chunk, listening, serving, sse
+from tests.waiting import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from tests.unit.gateway.conftest import Gateway
@@ -343,9 +344,9 @@ async def test_a_stream_that_the_client_closes_is_logged_as_left(
         if event.type == "content_block_delta":
             break
     await stream.close()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await gateway.upstream.closed.wait()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not gateway.log.events:
             await asyncio.sleep(0.01)
     (answer,) = gateway.log.events[0].answers

@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from tests.unit.gateway.conftest import REFUND
+from tests.waiting import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from tests.unit.gateway.conftest import Gateway
@@ -20,7 +21,7 @@ ASKED = {"model": "support", "messages": [{"role": "user", "content": "hello"}]}
 
 
 async def _until(holds: Any) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not holds():
             await asyncio.sleep(0.01)
 
@@ -30,7 +31,7 @@ async def test_a_disconnect_cancels_the_upstream_request_and_is_observed(gateway
     async with httpx.AsyncClient(timeout=httpx.Timeout(60, read=2)) as http:
         with pytest.raises(httpx.ReadTimeout):
             await http.post(f"{address}/chat/completions", json=ASKED)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await gateway.upstream.closed.wait()
     await _until(lambda: gateway.log.observed)
     assert [event.status for event in gateway.log.observed] == [499]
@@ -53,7 +54,7 @@ async def test_a_disconnect_within_a_stream_logs_the_partial_answer_as_client_le
             seen += piece
             if b'"ref"' in seen:
                 break
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await gateway.upstream.closed.wait()
     await _until(lambda: gateway.log.predictions)
     (event,) = gateway.log.predictions

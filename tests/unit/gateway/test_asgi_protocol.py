@@ -12,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 
 from services.gateway.asgi.protocol import MAX_HEAD_BYTES, BoundedHttpProtocol
+from tests.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ async def answer(port: int, *pieces: bytes) -> tuple[bytes, bytes]:
             writer.write(piece)
             await writer.drain()
             await asyncio.sleep(0.005)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             head = await reader.readuntil(b"\r\n\r\n")
             length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
             return head, await reader.readexactly(length)

@@ -38,7 +38,7 @@ def asked(size: int = 0, **more: Any) -> bytes:
 
 
 async def _until(holds: Any) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not holds():
             await asyncio.sleep(0.005)
 

@@ -31,6 +31,7 @@ from services.gateway.upstreams.http_client import (
 )
 from shared.errors import ConfigurationError
 from tests.unit.gateway.conftest import no_free_files
+from tests.waiting import PATIENCE_SECONDS
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -179,7 +180,7 @@ async def test_what_a_busy_event_loop_has_not_read_yet_never_answers_the_next_re
         for _ in range(2):
             connection, _address = listening.accept()
             taken.append(connection)
-            connection.settimeout(10)
+            connection.settimeout(PATIENCE_SECONDS)
             connection.recv(10_000)
             connection.sendall(OK)
             if sent.is_set():
@@ -188,11 +189,11 @@ async def test_what_a_busy_event_loop_has_not_read_yet_never_answers_the_next_re
             sent.set()
 
     with socket.create_server(("127.0.0.1", 0)) as listening, futures.ThreadPoolExecutor(1) as pool:
-        listening.settimeout(10)
+        listening.settimeout(PATIENCE_SECONDS)
         pool.submit(serve, listening)
         client = UpstreamClient(f"http://127.0.0.1:{listening.getsockname()[1]}", {}, 0.5, asyncio.Semaphore(1))
         assert (await ask(client)).body == b"hello"
-        assert sent.wait(10)  # Holds up the event loop, on purpose.
+        assert sent.wait(PATIENCE_SECONDS)  # Holds up the event loop, on purpose.
         assert (await ask(client)).body == b"hello"
         client.close()
     for connection in taken:
@@ -223,7 +224,7 @@ async def test_a_response_that_takes_too_long_closes_its_connection(start: Start
     server.script = (b"HTTP/1.1 200 OK\r\n",)
     with pytest.raises(TimeoutError):
         await ask(client, seconds=0.1)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while server.open_now:
             await asyncio.sleep(0.01)
 
@@ -261,25 +262,25 @@ async def test_a_stream_that_is_idle_or_takes_too_long_ends(start: Start) -> Non
     assert not isinstance(caught.value, StreamIdle)
     stream.close()
     server.script = (CHUNKED, b"1\r\nx\r\n")
-    stream = await client.open_stream("/v1/x", b"{}", 0.2, 5.0)
+    stream = await client.open_stream("/v1/x", b"{}", 0.2, PATIENCE_SECONDS)
     assert await stream.read_piece() == b"x"
     with pytest.raises(StreamIdle):
         await stream.read_piece()
     stream.close()
     server.script = ()
     with pytest.raises(StreamIdle):
-        await client.open_stream("/v1/x", b"{}", 0.2, 5.0)
+        await client.open_stream("/v1/x", b"{}", 0.2, PATIENCE_SECONDS)
 
 
 async def test_a_shorter_deadline_holds_on_a_connection_that_had_a_longer_one(start: Start) -> None:
     client = await start(server := Server())
-    await ask(client, seconds=60.0)
+    await ask(client, seconds=2 * PATIENCE_SECONDS)
     server.script = ()
     clock = asyncio.get_running_loop().time
     began = clock()
     with pytest.raises(TimeoutError):
         await ask(client, seconds=0.2)
-    assert 0.15 < clock() - began < 2.0
+    assert 0.15 < clock() - began < PATIENCE_SECONDS
     assert server.connections == 1
 
 
@@ -288,14 +289,14 @@ async def test_the_deadline_of_a_finished_request_does_not_close_its_connection(
     await ask(client, seconds=0.1)
     await asyncio.sleep(0.2)
     server.script, server.pause = (OK[:30], OK[30:]), 0.2
-    assert (await ask(client, seconds=5.0)).body == b"hello"
+    assert (await ask(client, seconds=PATIENCE_SECONDS)).body == b"hello"
     assert server.connections == 1
 
 
 async def test_a_stream_may_take_longer_than_a_piece_of_it(start: Start) -> None:
-    client = await start(Server((CHUNKED, *[b"1\r\nx\r\n"] * 8, b"0\r\n\r\n"), pause=0.1))
-    stream = await client.open_stream("/v1/x", b"{}", 0.4, 5.0)
-    assert await stream.read_rest() == b"x" * 8
+    client = await start(Server((CHUNKED, *[b"1\r\nx\r\n"] * 12, b"0\r\n\r\n"), pause=0.1))
+    stream = await client.open_stream("/v1/x", b"{}", 1.0, PATIENCE_SECONDS)
+    assert await stream.read_rest() == b"x" * 12
     stream.close()
 
 
@@ -303,7 +304,7 @@ async def test_without_a_free_connection_a_request_waits_for_a_while_and_says_th
     start: Start,
 ) -> None:
     client = await start(server := Server((), pause=0.0), limit=1, wait_seconds=0.2)
-    first = asyncio.create_task(ask(client, seconds=5.0))
+    first = asyncio.create_task(ask(client, seconds=PATIENCE_SECONDS))
     await asyncio.sleep(0.05)
     with pytest.raises(NoFreeConnection, match="RATCHET_GATEWAY_CONNECTIONS"):
         await ask(client)
@@ -365,7 +366,7 @@ async def test_a_stream_has_its_time_limit_and_gives_up_its_slot_while_its_reade
     client = await start(server := Server((CHUNKED, *[piece] * 400, b"0\r\n\r\n")), limit=1)
     stream = await client.open_stream("/v1/x", b"{}", 5.0, 0.3)
     await stream.read_piece()
-    async with asyncio.timeout(60.0):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while server.open_now:
             await asyncio.sleep(0.02)
     server.script = (OK,)
@@ -382,7 +383,7 @@ async def test_a_stream_has_its_time_limit_and_gives_up_its_slot_while_its_reade
 async def test_a_server_has_to_wait_while_its_stream_is_not_read(start: Start) -> None:
     piece = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
     client = await start(server := Server((CHUNKED, *[piece] * 400, b"0\r\n\r\n")))
-    stream = await client.open_stream("/v1/x", b"{}", 5.0, 30.0)
+    stream = await client.open_stream("/v1/x", b"{}", PATIENCE_SECONDS, PATIENCE_SECONDS)
     await asyncio.sleep(0.5)
     assert server.sent < 0x10000 * 200
     assert len(await stream.read_rest()) == 0x10000 * 400
@@ -395,7 +396,7 @@ async def test_a_complete_stream_that_nobody_read_does_not_hold_up_the_next_requ
     stream._connection.data_received(b"x" * 300_000)  # So much at once, and the end in it: reading pauses.
     stream.close()
     server.script = (OK,)
-    assert (await ask(client, seconds=5)).body == b"hello"
+    assert (await ask(client, seconds=PATIENCE_SECONDS)).body == b"hello"
     assert server.connections == 1
 
 
@@ -405,9 +406,9 @@ async def test_a_stream_that_does_not_end_after_its_last_wanted_piece_is_closed(
 ) -> None:
     monkeypatch.setattr("services.gateway.upstreams.http_client._END_SECONDS", 0.2)
     client = await start(server := Server((CHUNKED, b"1\r\nx\r\n", *flood)))
-    stream = await client.open_stream("/v1/x", b"{}", 5.0, 30.0)
+    stream = await client.open_stream("/v1/x", b"{}", PATIENCE_SECONDS, PATIENCE_SECONDS)
     assert (await stream.read_piece()).startswith(b"x")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await stream.finish()
         stream.close()
         server.script = (OK,)

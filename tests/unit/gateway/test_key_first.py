@@ -22,6 +22,7 @@ from services.gateway.auth.keys import ApiKey, new_key, write_keys
 from services.gateway.settings import BodyLimits
 from tests.unit.gateway.conftest import Gateway, serving
 from tests.unit.gateway.real_sockets import listening
+from tests.waiting import PATIENCE_SECONDS
 
 LARGE = 8 * 1024**2
 CHAT = orjson.dumps({"model": "support", "messages": [{"role": "user", "content": "hello"}]})
@@ -61,7 +62,7 @@ def head(path: str, length: int, *lines: str) -> bytes:
 
 async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes, bytes]:
     """Status, headers and body of an answer."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         raw = await reader.readuntil(b"\r\n\r\n")
         length = int(raw.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
         return int(raw.split()[1]), raw.lower(), await reader.readexactly(length)
@@ -88,7 +89,7 @@ def test_a_client_that_sends_all_its_body_first_sees_the_401_and_no_reset(
     """Most clients read the answer only then. `sendall` would raise if the connection were reset meanwhile."""
 
     def blocking(port: int) -> bytes:
-        with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS) as client:
             client.sendall(head(PATHS[0], LARGE, *lines))
             for _ in range(LARGE // 2**16):
                 client.sendall(b" " * 2**16)
@@ -147,7 +148,7 @@ async def _cut(port: int, send: Callable[[asyncio.StreamWriter], Awaitable[None]
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(head(PATHS[0], 10**15))
     assert (await read_answer(reader))[0] == 401
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         try:
             await send(writer)
             assert await reader.read() == b""

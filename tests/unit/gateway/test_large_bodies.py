@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -18,6 +19,7 @@ from services.gateway.formats.chat import ChatRequest
 from services.gateway.formats.validation import decode_json
 from services.gateway.settings import BodyLimits
 from tests.unit.gateway.conftest import chat_completion, serving
+from tests.waiting import PATIENCE_SECONDS, until
 
 if TYPE_CHECKING:
     from tests.unit.gateway.conftest import Gateway
@@ -27,7 +29,6 @@ PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + 
 LARGE = {"model": "haiku", "messages": [{"role": "user", "content": [{"type": "text", "text": "what?"}, PICTURE]}]}
 SMALL = {"model": "support", "messages": [{"role": "user", "content": "hello"}]}
 PADDING = b" " * LARGE_BYTES
-SLOW = 0.6
 
 
 @pytest.mark.parametrize(
@@ -112,50 +113,56 @@ async def test_a_large_request_passes_and_is_logged(gateway: Gateway) -> None:
         assert len(large.log.predictions) == 1
 
 
-async def _seconds_beside(gateway: Gateway, body: Any) -> float:
-    """How long after the start of this request a small one is answered, which is sent a little later."""
-    began = time.perf_counter()
-    request = asyncio.create_task(gateway.http.post(CHAT, json=body))
-    await asyncio.sleep(SLOW / 6)
-    gateway.upstream.answer = chat_completion("refund", [-0.1])
-    assert (await gateway.http.post(CHAT, json=SMALL)).status_code == 200
-    took = time.perf_counter() - began
-    assert (await request).status_code == 200
-    return took
+@dataclass
+class SlowWork:
+    """Work on the requests of task `haiku` that goes on until `may_end`, or until a test has waited too long for it."""
+
+    began: threading.Event = field(default_factory=threading.Event)
+    may_end: threading.Event = field(default_factory=threading.Event)
+    ended_in_time: list[bool] = field(default_factory=list)
+
+    def instead_of(self, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+        """Make a method of `ChatRequest` do this work first."""
+        original = getattr(ChatRequest, method)
+
+        def slow(request: ChatRequest, *arguments: Any) -> Any:
+            if request.task.name == "haiku":
+                self.began.set()
+                self.ended_in_time.append(self.may_end.wait(PATIENCE_SECONDS))
+            return original(request, *arguments)
+
+        monkeypatch.setattr(ChatRequest, method, slow)
+
+    async def is_beside_a_small_request(self, gateway: Gateway, body: Any) -> bool:
+        """Return True if a small request is answered while this work is done on a large one."""
+        self.began.clear(), self.may_end.clear(), self.ended_in_time.clear()
+        request = asyncio.create_task(gateway.http.post(CHAT, json=body))
+        await until(self.began.is_set)
+        gateway.upstream.answer = chat_completion("refund", [-0.1])
+        assert (await gateway.http.post(CHAT, json=SMALL)).status_code == 200
+        self.may_end.set()
+        assert (await request).status_code == 200
+        return all(self.ended_in_time)
 
 
 @pytest.mark.parametrize("method", ["calls", "encode_for_upstream"])
 async def test_a_small_request_does_not_wait_for_the_work_on_a_large_one(
     monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    work = getattr(ChatRequest, method)
-
-    def slow(self: ChatRequest, *arguments: Any) -> Any:
-        if self.task.name == "haiku":
-            time.sleep(SLOW)
-        return work(self, *arguments)
-
-    monkeypatch.setattr(ChatRequest, method, slow)
+    (work := SlowWork()).instead_of(monkeypatch, method)
     async with serving(limits=BodyLimits()) as gateway:
-        assert await _seconds_beside(gateway, LARGE) < SLOW
-        assert await _seconds_beside(gateway, {**LARGE, "stream": True}) < SLOW
+        assert await work.is_beside_a_small_request(gateway, LARGE)
+        assert await work.is_beside_a_small_request(gateway, {**LARGE, "stream": True})
 
 
 @pytest.mark.parametrize("method", ["parse_answer", "rewrite_for_client"])
 async def test_a_small_request_does_not_wait_for_the_work_on_a_large_answer(
     monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    work = getattr(ChatRequest, method)
-
-    def slow(self: ChatRequest, body: Any, *arguments: Any) -> Any:
-        if self.task.name == "haiku":
-            time.sleep(SLOW)
-        return work(self, body, *arguments)
-
-    monkeypatch.setattr(ChatRequest, method, slow)
+    (work := SlowWork()).instead_of(monkeypatch, method)
     async with serving() as gateway:
         gateway.upstream.answer = chat_completion("x" * LARGE_BYTES, [-0.1])
-        assert await _seconds_beside(gateway, {**SMALL, "model": "haiku"}) < SLOW
+        assert await work.is_beside_a_small_request(gateway, {**SMALL, "model": "haiku"})
 
 
 async def test_bytes_of_a_client_that_left_are_in_flight_until_the_work_on_them_ends(
@@ -166,13 +173,13 @@ async def test_bytes_of_a_client_that_left_are_in_flight_until_the_work_on_them_
 
     def slow(self: ChatRequest, media: Any) -> Any:
         began.set()
-        may_end.wait(60)
+        may_end.wait(PATIENCE_SECONDS)
         return work(self, media)
 
     monkeypatch.setattr(ChatRequest, "calls", slow)
     async with serving(limits=BodyLimits()) as gateway:
         request = asyncio.create_task(gateway.http.post(CHAT, json=LARGE))
-        assert await asyncio.to_thread(began.wait, 60)
+        assert await asyncio.to_thread(began.wait, PATIENCE_SECONDS)
         request.cancel()
         await asyncio.sleep(0.05)
         assert gateway.in_flight.total > LARGE_BYTES

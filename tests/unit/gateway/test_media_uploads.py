@@ -21,7 +21,7 @@ from shared.errors import DependencyUnavailable
 from shared.storage.media import MediaStore
 from shared.storage.media_files import MediaKey
 from tests.unit.gateway.test_media import PARTS, kept
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 
 
 class Home:
@@ -162,7 +162,7 @@ async def test_what_was_written_again_during_its_upload_waits_for_its_own(
 
     def write_again(store: MediaStore, key: str, file: bytes) -> bool:
         added = add(store, key, file)
-        asyncio.run_coroutine_threadsafe(home.write(0), loop).result(5)
+        asyncio.run_coroutine_threadsafe(home.write(0), loop).result(PATIENCE_SECONDS)
         return added
 
     with monkeypatch.context() as patched:

@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from tests.unit.gateway.conftest import REFUND, USAGE, chat_completion, chunk, sse
+from tests.waiting import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from tests.unit.gateway.conftest import Gateway
@@ -135,9 +136,9 @@ async def test_a_stream_that_the_client_closes_is_logged_as_client_left(gateway:
             if piece.choices[0].delta.content:
                 break
         await stream.close()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await gateway.upstream.closed.wait()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not gateway.log.predictions:
             await asyncio.sleep(0.01)
     assert gateway.log.predictions[0].finish_reason == "client_left"

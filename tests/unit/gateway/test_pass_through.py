@@ -30,6 +30,7 @@ from services.gateway.upstreams.replicas import Replicas
 from services.gateway.upstreams.upstream import ServerKey
 from shared.errors import ConfigurationError
 from tests.unit.gateway.conftest import SUPPORT, Gateway, serving
+from tests.waiting import PATIENCE_SECONDS
 
 CHAT = "/v1/chat/completions"
 PATHS = (CHAT, "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/messages", "/v1/messages/count_tokens")
@@ -256,7 +257,7 @@ async def test_a_client_that_leaves_is_observed_and_its_bytes_are_released(tmp_p
     async with passing(tmp_path) as door:
         door.api.answer = b""
         request = asyncio.create_task(door.post())
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not door.api.bodies:
                 await asyncio.sleep(0.01)
         assert door.gateway.in_flight.total == len(BODY)

@@ -24,6 +24,7 @@ from shared.privacy.redaction import MAX_SLICE, Redactor, listed_surrogates
 from shared.spool import Record
 from tests.unit.gateway.conftest import HAIKU, SUPPORT
 from tests.unit.gateway.redacting import OPEN, PLAIN, Blanks, Setup, Swaps, feedback, prediction, prediction_id, set_up
+from tests.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -158,7 +159,7 @@ async def test_an_older_version_of_a_task_lets_no_text_through_after_a_start() -
 async def test_a_topic_whose_last_offset_has_no_record_is_read_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared.kafka.latest_by_key.READ_SECONDS", 0.05)
     tasks = LatestByKey[TaskChanged]("tasks.changed.v1")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await tasks.read_to({TopicPartition("tasks.changed.v1", 0): 7})
         assert await tasks.latest("any") is None
 
@@ -203,7 +204,7 @@ async def test_the_redactor_is_warmed_up_when_the_first_task_redacts() -> None:
     await asyncio.sleep(0.1)
     assert swaps.asked == []
     await table.put(HAIKU.name, TaskChanged(task=HAIKU.name, task_revision=HAIKU.revision, spec=HAIKU))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await loading
     assert len(swaps.asked) == 1
 

@@ -507,12 +507,12 @@ async def test_the_password_in_a_replicas_address_is_never_logged(
 async def test_probes_do_not_wait_behind_requests_and_open_no_circuit_of_a_healthy_server(
     start: Start, make: Make
 ) -> None:
-    server = await start(pieces=(b"data: 1\n\n",) * 100, between=0.5)
+    server = await start(pieces=(b"data: 1\n\n",) * 2_000, between=0.5)
     replicas = await make(server, connections=1, opens_after=1)
     (replica,) = replicas._pool
     async with replicas.stream(CHAT, b"{}"):
         replicas._answered_at = None
-        async with asyncio.timeout(49):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await replicas._probe(replica)
         assert replicas.answered_within(1)
     assert not replica.circuit_open

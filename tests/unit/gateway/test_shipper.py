@@ -22,7 +22,7 @@ from shared.kafka.latest_by_key import LatestByKey
 from shared.privacy.encryption import Cipher
 from shared.privacy.redaction import RedactedSlice, Rules, TextSlice
 from shared.spool import Record, Spool, SpoolReader, lock_for_shipping
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 
 CIPHER = Cipher(b"k" * 32)
 TOPIC = "requests.observed.v1"
@@ -62,7 +62,7 @@ class Gate:
 
     def redact_slices(self, slices: Sequence[TextSlice], rules: Rules) -> list[RedactedSlice]:
         self.turns += 1
-        self.open.wait(60)
+        self.open.wait(PATIENCE_SECONDS)
         return [RedactedSlice(part.text[part.start : part.end], 0, {}, part.end) for part in slices]
 
 

@@ -16,12 +16,12 @@ import pytest
 import uvloop
 from aiohttp import web
 
+from deploy.devstack.ports import take_ports
 from services.gateway.main import _HTTP
 from services.gateway.observability.metrics import Metrics
 from services.gateway.settings import UpstreamLimits
 from services.gateway.upstreams.replicas import Replicas
 from shared.service import HttpServer, Service, running
-from tests.conftest import free_ports
 from tests.unit.gateway.conftest import REFUND, serving
 from tests.waiting import until
 
@@ -101,7 +101,7 @@ async def running_stack(share_port: bool = False) -> AsyncIterator[Stack]:
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     model_server.port = runner.addresses[0][1]
     replicas = Replicas([f"http://127.0.0.1:{model_server.port}"], UpstreamLimits(), Metrics())
-    (port,) = free_ports(1)
+    (port,) = take_ports(1)
     async with serving(replicas=replicas) as gateway:
         service = Service("gateway", None, http=HttpServer(gateway.app, "127.0.0.1", port, share_port, _HTTP))
         async with running([service]):

@@ -13,6 +13,7 @@ from schemas.conversation import ToolCall
 from services.gateway.routing.arms import Primary, ServingFlags
 from services.gateway.upstreams.upstream import UpstreamFailed
 from tests.unit.gateway.conftest import REFUND, USAGE, chunk, sse
+from tests.waiting import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     import httpx
@@ -125,7 +126,7 @@ async def test_only_the_last_chunks_are_held_back(gateway: Gateway) -> None:
 
     scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
     request = asyncio.create_task(gateway.app(scope, receive, send))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await arrived.wait()
     assert b'"ref"' in sent[2]
     assert gateway.log.appends == []

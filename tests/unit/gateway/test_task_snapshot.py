@@ -6,6 +6,7 @@ from pathlib import Path
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.gateway.tasks.snapshot import TaskSnapshot
 from shared.kafka.latest_by_key import LatestByKey
+from tests.waiting import PATIENCE_SECONDS
 
 
 def changed(name: str, prompt: str = "") -> TaskChanged:
@@ -21,7 +22,7 @@ async def until_written(path: Path, word: bytes) -> None:
     def written() -> bool:
         return path.exists() and word in path.read_bytes()
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not written():
             await asyncio.sleep(0.02)
 

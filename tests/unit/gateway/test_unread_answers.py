@@ -20,7 +20,7 @@ from services.gateway.settings import UpstreamLimits
 from services.gateway.upstreams.replicas import Replicas
 from tests.unit.gateway.conftest import chat_completion, chunk, serving, sse
 from tests.unit.gateway.real_sockets import WRITE_SECONDS, listening
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 
 LARGE = 16 * 1024**2
 """More than the kernel buffers for a connection."""
@@ -92,7 +92,7 @@ def test_a_client_that_does_not_read_its_stream_is_cut_and_its_slot_is_free(run:
                 with connected(port) as client:
                     await post(client, "/v1/chat/completions", {**body, "stream": True})
                     await until(lambda: bool(ends))
-                    async with asyncio.timeout(60):
+                    async with asyncio.timeout(PATIENCE_SECONDS):
                         answer = await gateway.http.post("/v1/chat/completions", json=body)
                 assert answer.status_code == 200
                 assert [event.status for event in gateway.log.observed] == [499, 200]

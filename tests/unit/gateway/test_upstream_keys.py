@@ -21,6 +21,7 @@ from services.gateway.upstreams.upstream import KeyRefused, ServerKey
 from shared.errors import ConfigurationError
 from shared.model.inference import InferenceClient
 from tests.unit.gateway.conftest import FakeUpstream, chat_completion, serving
+from tests.waiting import PATIENCE_SECONDS
 
 KEY = "sk-of-vllm"
 CHAT = "/v1/chat/completions"
@@ -71,7 +72,7 @@ async def test_requests_and_probes_have_the_key(servers: list[Server]) -> None:
     assert orjson.loads(await replicas.post(CHAT, b"{}"))["choices"]
     async with replicas.stream(CHAT, b"{}") as pieces:
         assert b"refund" in b"".join([piece async for piece in pieces])
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while len(servers[0].asked) < 3:
             await asyncio.sleep(0.01)
     assert {path for path, _ in servers[0].asked} == {CHAT, "/v1/models"}

@@ -22,10 +22,10 @@ from services.prediction_log.storage import DeltaLake
 from services.prediction_log.tables import claim_maintenance
 from shared.kafka.delivery import Delivery
 from tests.unit.prediction_log.deliveries import NOON, TOPICS, delivery, numbered, prediction, stored_ids
+from tests.waiting import PATIENCE_SECONDS
 
 PARTITION = (TOPICS[PREDICTIONS], 0)
 RECORDS, BATCH, WRITERS = 240, 8, 3
-MAX_WAIT_SECONDS = 60.0
 """For other processes, on a busy machine."""
 READY = "ready"
 ROOT = Path(__file__).parents[3]
@@ -79,7 +79,7 @@ def test_two_writers_that_read_the_same_offsets_store_each_record_once(
 ) -> None:
     DeltaLake(str(tmp_path)).append(PREDICTIONS, [numbered(1, 0)])
     meeting = threading.Barrier(2)
-    writers = [Paused(tmp_path, once(lambda: meeting.wait(30))) for _ in range(2)]
+    writers = [Paused(tmp_path, once(lambda: meeting.wait(PATIENCE_SECONDS))) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
         batches = [[numbered(0, n) for n in part] for part in (mine, theirs)]
         stored = list(pool.map(lambda writer, batch: writer.append(PREDICTIONS, batch), writers, batches))
@@ -90,7 +90,7 @@ def test_two_writers_that_read_the_same_offsets_store_each_record_once(
 def test_an_event_in_two_partitions_is_stored_once_by_two_concurrent_writers(tmp_path: Path) -> None:
     DeltaLake(str(tmp_path)).append(PREDICTIONS, [numbered(3, 0)])
     meeting = threading.Barrier(2)
-    writers = [Paused(tmp_path, once(lambda: meeting.wait(30))) for _ in range(2)]
+    writers = [Paused(tmp_path, once(lambda: meeting.wait(PATIENCE_SECONDS))) for _ in range(2)]
     twice = [prediction("a"), prediction("b")]
     batches = [[delivery(event, n, partition) for n, event in enumerate(twice)] for partition in (0, 1)]
     with ThreadPoolExecutor(2) as pool:
@@ -152,9 +152,9 @@ def test_concurrent_processes_with_the_same_records_store_each_once_although_one
 
 def until(condition: Callable[[], bool], outputs: list[Path]) -> None:
     """Wait for a condition; on a timeout, fail with the writers' output."""
-    deadline = time.monotonic() + MAX_WAIT_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
-        assert time.monotonic() < deadline, f"not within {MAX_WAIT_SECONDS} s. {printed(outputs)}"
+        assert time.monotonic() < deadline, f"not within {PATIENCE_SECONDS:.0f} s. {printed(outputs)}"
         time.sleep(0.01)
 
 

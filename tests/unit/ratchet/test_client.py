@@ -20,6 +20,7 @@ import pytest
 import ratchet
 from services.gateway.domain import PredictionIds
 from tests.conftest import ROOT
+from tests.waiting import PATIENCE_SECONDS
 
 ASKED = [{"role": "user", "content": "hm?"}]
 
@@ -62,8 +63,8 @@ def gateway() -> Iterator[FakeGateway]:
     server.server_close()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.01)
@@ -73,7 +74,7 @@ def test_an_answer_and_its_feedback_arrive_in_order_under_one_id(gateway: FakeGa
     client = ratchet.Client(f"{gateway.url}/v1/", key="rk-1")
     prediction_id = client.log("support", ASKED, "refund", latency_ms=12, model="gpt-4o", user="ann")
     client.feedback(prediction_id, "thumbs", positive=False)
-    assert client.flush(60)
+    assert client.flush(PATIENCE_SECONDS)
     (logged_at, logged, key), (feedback_at, feedback, _) = gateway.requests
     assert (logged_at, feedback_at, key) == ("/v1/predictions", "/v1/feedback", "Bearer rk-1")
     assert logged | {"prediction_id": ""} == {
@@ -88,12 +89,12 @@ def test_an_answer_and_its_feedback_arrive_in_order_under_one_id(gateway: FakeGa
 
 def test_waiting_answers_are_sent_in_batches(gateway: FakeGateway) -> None:
     gate = threading.Event()
-    gateway.status = lambda path, body: 200 if gate.wait(60) else 500
+    gateway.status = lambda path, body: 200 if gate.wait(PATIENCE_SECONDS) else 500
     client = ratchet.Client(gateway.url)
     for number in range(121):
         client.log("support", ASKED, str(number))
     gate.set()
-    assert client.flush(60)
+    assert client.flush(PATIENCE_SECONDS)
     assert [item["answer"] for item in gateway.accepted] == [str(number) for number in range(121)]
     assert len(gateway.requests) <= 5
     client.close()
@@ -101,12 +102,12 @@ def test_waiting_answers_are_sent_in_batches(gateway: FakeGateway) -> None:
 
 def test_batches_of_long_answers_stay_below_the_gateways_limit(gateway: FakeGateway) -> None:
     gate = threading.Event()
-    gateway.status = lambda path, body: 200 if gate.wait(60) else 500
+    gateway.status = lambda path, body: 200 if gate.wait(PATIENCE_SECONDS) else 500
     client = ratchet.Client(gateway.url)
     for _ in range(20):
         client.log("support", ASKED, "x" * 30_000)
     gate.set()
-    assert client.flush(60)
+    assert client.flush(PATIENCE_SECONDS)
     assert max(len(json.dumps(body)) for _, body, _ in gateway.requests) < 256 * 1024
     assert len(gateway.accepted) == 20
     client.close()
@@ -117,7 +118,7 @@ def test_an_unavailable_gateway_is_retried_with_the_same_id(gateway: FakeGateway
     gateway.status = lambda path, body: next(answers, 200)
     client = ratchet.Client(gateway.url)
     client.log("support", ASKED, "refund")
-    assert client.flush(60)
+    assert client.flush(PATIENCE_SECONDS)
     assert len({body["prediction_id"] for _, body, _ in gateway.requests}) == 1
     assert (len(gateway.requests), len(gateway.accepted), client.dropped) == (3, 1, 0)
     client.close()
@@ -129,7 +130,7 @@ def test_a_refused_answer_does_not_affect_others_of_its_batch(
     gate = threading.Event()
 
     def status(path: str, body: Any) -> int:
-        gate.wait(60)
+        gate.wait(PATIENCE_SECONDS)
         items = body if isinstance(body, list) else [body]
         return 400 if any(item["answer"] == "bad" for item in items) else 200
 
@@ -138,7 +139,7 @@ def test_a_refused_answer_does_not_affect_others_of_its_batch(
     for answer in ("first", "one", "bad", "two"):
         client.log("support", ASKED, answer)
     gate.set()
-    assert client.flush(60)
+    assert client.flush(PATIENCE_SECONDS)
     assert [item["answer"] for item in gateway.accepted] == ["first", "one", "two"]
     assert client.dropped == 1
     assert "refused by the test" in caplog.text
@@ -149,7 +150,7 @@ def test_a_wrong_key_is_reported_at_once(gateway: FakeGateway, caplog: pytest.Lo
     gateway.status = lambda path, body: 401
     client = ratchet.Client(gateway.url, key="wrong")
     client.log("support", ASKED, "refund")
-    assert client.flush(60)
+    assert client.flush(PATIENCE_SECONDS)
     assert (len(gateway.requests), client.dropped) == (1, 1)
     assert "1 not logged: 401" in caplog.text
     client.close()
@@ -159,7 +160,7 @@ def test_logging_never_waits_and_counts_what_does_not_fit(
     gateway: FakeGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = threading.Event()
-    gateway.status = lambda path, body: 200 if gate.wait(60) else 500
+    gateway.status = lambda path, body: 200 if gate.wait(PATIENCE_SECONDS) else 500
     client = ratchet.Client(gateway.url, max_waiting=10)
     client.log("support", ASKED, "first")
     while not gateway.requests:
@@ -167,11 +168,11 @@ def test_logging_never_waits_and_counts_what_does_not_fit(
     started = time.perf_counter()
     for number in range(100):
         client.log("support", ASKED, str(number))
-    assert time.perf_counter() - started < 30  # The gateway answers after sixty.
+    assert time.perf_counter() - started < PATIENCE_SECONDS  # The gateway answers later.
     assert client.dropped == 90
     assert caplog.text.count("10 are waiting already") == 1
     gate.set()
-    assert client.flush(60)
+    assert client.flush(PATIENCE_SECONDS)
     assert len(gateway.accepted) == 11
     client.close()
 
@@ -208,7 +209,7 @@ def test_after_the_retries_an_item_is_dropped_and_the_rest_is_sent(gateway: Fake
     while len(gateway.requests) < 2:
         time.sleep(0.01)
     client.log("support", ASKED, "sent")
-    assert client.flush(60)
+    assert client.flush(PATIENCE_SECONDS)
     assert [item["answer"] for item in gateway.accepted] == ["sent"]
     assert client.dropped == 1
     client.close()
@@ -221,10 +222,10 @@ def test_feedback_that_is_answered_with_500_does_not_hold_up_the_rest_and_is_sen
     client.feedback("support/bad", "thumbs", positive=True)
     for number in range(100):
         client.log("support", ASKED, str(number))
-    wait_until(lambda: len(gateway.accepted) == 100, seconds=5)
+    wait_until(lambda: len(gateway.accepted) == 100)
     assert [item["answer"] for item in gateway.accepted] == [str(number) for number in range(100)]
     healed.set()
-    assert client.flush(60)
+    assert client.flush(PATIENCE_SECONDS)
     assert (gateway.accepted[-1]["prediction_id"], client.dropped) == ("support/bad", 0)
     client.close()
 
@@ -236,7 +237,7 @@ def test_one_answer_that_fails_its_batch_is_found_by_halving_and_the_others_arri
     gate = threading.Event()
 
     def answer(path: str, body: Any) -> int:
-        gate.wait(60)
+        gate.wait(PATIENCE_SECONDS)
         items = body if isinstance(body, list) else [body]
         return status if any(item["answer"] == "bad" for item in items) else 200
 
@@ -247,7 +248,7 @@ def test_one_answer_that_fails_its_batch_is_found_by_halving_and_the_others_arri
     for text in answers:
         client.log("support", ASKED, text)
     gate.set()
-    assert client.flush(60)
+    assert client.flush(PATIENCE_SECONDS)
     assert [item["answer"] for item in gateway.accepted] == [text for text in answers if text != "bad"]
     assert (client.dropped, len(gateway.requests) < 25) == (1, True)
     client.close()
@@ -282,7 +283,7 @@ def test_flush_returns_after_what_was_dropped_is_counted_and_logged(
     gateway.status = lambda path, body: 400
     client = ratchet.Client(gateway.url)
     client.log("support", ASKED, "refund")
-    assert client.flush(60)
+    assert client.flush(PATIENCE_SECONDS)
     assert (client.dropped, len(reports)) == (1, 1)
     client.close()
 
@@ -291,7 +292,7 @@ def test_a_key_that_is_not_for_one_task_does_not_lose_the_answers_of_another(gat
     gate = threading.Event()
 
     def answer(path: str, body: Any) -> int:
-        gate.wait(60)
+        gate.wait(PATIENCE_SECONDS)
         return 403 if any(item["task"] == "other" for item in (body if isinstance(body, list) else [body])) else 200
 
     gateway.status = answer
@@ -299,7 +300,7 @@ def test_a_key_that_is_not_for_one_task_does_not_lose_the_answers_of_another(gat
     for task in ("support", "support", "other", "support"):
         client.log(task, ASKED, "refund")
     gate.set()
-    assert client.flush(60)
+    assert client.flush(PATIENCE_SECONDS)
     assert (len(gateway.accepted), client.dropped) == (3, 1)
     client.close()
 
@@ -315,7 +316,7 @@ def test_later_feedback_on_an_answer_does_not_overtake_what_waits_for_its_next_a
     client.feedback("support/b", "thumbs", positive=True)
     wait_until(lambda: bool(gateway.accepted))
     failing.clear()
-    assert client.flush(60)
+    assert client.flush(PATIENCE_SECONDS)
     assert [(item["prediction_id"], item["positive"]) for item in gateway.accepted] == [
         ("support/b", True), ("support/a", True), ("support/a", False),
     ]  # fmt: skip
@@ -324,12 +325,12 @@ def test_later_feedback_on_an_answer_does_not_overtake_what_waits_for_its_next_a
 
 def test_over_a_rate_limit_batches_stay_whole_and_nothing_is_lost(gateway: FakeGateway) -> None:
     statuses, gate = iter([200, 429, 429]), threading.Event()
-    gateway.status = lambda path, body: next(statuses, 200) if gate.wait(60) else 500
+    gateway.status = lambda path, body: next(statuses, 200) if gate.wait(PATIENCE_SECONDS) else 500
     client = ratchet.Client(gateway.url)
     for number in range(51):
         client.log("support", ASKED, str(number))
     gate.set()
-    assert client.flush(60)
+    assert client.flush(PATIENCE_SECONDS)
     assert [item["answer"] for item in gateway.accepted] == [str(number) for number in range(51)]
     assert (len(gateway.requests) <= 5, client.dropped) == (True, 0)
     client.close()
@@ -345,7 +346,7 @@ def test_an_outage_costs_one_request_per_pause_and_loses_nothing(gateway: FakeGa
     time.sleep(2)
     assert len(gateway.requests) < 15
     down.clear()
-    assert client.flush(60)
+    assert client.flush(PATIENCE_SECONDS)
     assert sorted(int(item["answer"]) for item in gateway.accepted) == list(range(200))
     assert client.dropped == 0
     client.close()
@@ -366,7 +367,7 @@ def test_whatever_the_gateway_answers_for_a_while_all_arrives_and_feedback_on_on
             client.log("support", ASKED, str(number))
         else:
             client.feedback(f"support/{chance.randrange(9)}", "edited", text=str(number))
-    assert client.flush(60)
+    assert client.flush(PATIENCE_SECONDS)
     order: dict[str, list[int]] = {}
     for item in gateway.accepted:
         order.setdefault(item["prediction_id"], []).append(int(item.get("answer") or item["text"]))
@@ -378,7 +379,7 @@ def test_whatever_the_gateway_answers_for_a_while_all_arrives_and_feedback_on_on
 
 def test_what_waits_is_bounded_by_bytes(gateway: FakeGateway, caplog: pytest.LogCaptureFixture) -> None:
     gate = threading.Event()
-    gateway.status = lambda path, body: 200 if gate.wait(60) else 500
+    gateway.status = lambda path, body: 200 if gate.wait(PATIENCE_SECONDS) else 500
     client = ratchet.Client(gateway.url, max_waiting_bytes=100_000)
     for number in range(20):
         client.log("support", ASKED, f"{number}" + "x" * 10_000)
@@ -386,11 +387,11 @@ def test_what_waits_is_bounded_by_bytes(gateway: FakeGateway, caplog: pytest.Log
     assert client.dropped == 11
     assert caplog.text.count("max_waiting_bytes") == 1
     gate.set()
-    assert client.flush(60)
+    assert client.flush(PATIENCE_SECONDS)
     assert [item["answer"].rstrip("x") for item in gateway.accepted] == [*map(str, range(9)), "fits"]
     client.log("support", ASKED, "y" * 90_000)  # What was sent makes room.
     client.log("support", ASKED, "z" * 100_000)
-    assert client.flush(60)
+    assert client.flush(PATIENCE_SECONDS)
     assert (len(gateway.accepted), client.dropped) == (11, 12)
     client.close()
 
@@ -407,22 +408,22 @@ def test_the_end_counts_what_was_set_aside_too(gateway: FakeGateway) -> None:
 
 def test_the_end_of_the_program_sends_the_queue(gateway: FakeGateway) -> None:
     code = f"import ratchet; ratchet.Client({gateway.url!r}).log('support', [], 'last')"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=PATIENCE_SECONDS)
     assert [item["answer"] for item in gateway.accepted] == ["last"]
 
 
 def test_a_forked_worker_sends_only_its_own_items(gateway: FakeGateway) -> None:
     client = ratchet.Client(gateway.url)
     client.log("support", ASKED, "parent")
-    assert client.flush(60)
+    assert client.flush(PATIENCE_SECONDS)
 
     def work() -> None:
         client.log("support", ASKED, "child")
-        assert client.flush(60)
+        assert client.flush(PATIENCE_SECONDS)
 
     child = multiprocessing.get_context("fork").Process(target=work)
     child.start()
-    child.join(20)
+    child.join(PATIENCE_SECONDS)
     assert child.exitcode == 0
     assert [item["answer"] for item in gateway.accepted] == ["parent", "child"]
     client.close()

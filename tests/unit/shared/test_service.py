@@ -12,13 +12,13 @@ import httpx
 import pytest
 
 import shared.service
+from deploy.devstack.ports import take_ports
 from shared.errors import ConfigurationError, DependencyUnavailable
 from shared.kafka import clients
 from shared.service import HttpServer, Service, running
 from shared.settings import Settings
 from shared.tasks import end_tasks
-from tests.conftest import free_ports
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 
 UNAVAILABLE = DependencyUnavailable("no broker answers")
 
@@ -60,7 +60,7 @@ async def get(port: int) -> str:
 
 @pytest.mark.parametrize("error", [UNAVAILABLE, OSError("gone"), ConfigurationError("the password is wrong")])
 async def test_a_service_that_serves_before_its_broker_connects_when_the_broker_is_there(error: Exception) -> None:
-    broker, port = FakeBroker(error), free_ports(1)[0]
+    broker, port = FakeBroker(error), take_ports(1)[0]
     started: list[str] = []
 
     async def background() -> None:
@@ -97,7 +97,7 @@ async def test_any_other_service_waits_for_its_broker_and_finally_gives_up(monke
 
 
 async def test_services_that_share_a_port_all_answer_until_the_last_one_stops() -> None:
-    port = free_ports(1)[0]
+    port = take_ports(1)[0]
     first, second = (Service("s", None, http=HttpServer(hello, "127.0.0.1", port, share_port=True)) for _ in range(2))
     async with running([first]):
         async with running([second]):
@@ -143,7 +143,7 @@ async def test_a_service_stops_without_kafka_clients_that_do_not(
     async def close() -> None:
         closed.set()
 
-    async with asyncio.timeout(60), running([Service("log", broker, close=[close])]):  # type: ignore[arg-type]
+    async with asyncio.timeout(PATIENCE_SECONDS), running([Service("log", broker, close=[close])]):  # type: ignore[arg-type]
         pass
     assert closed.is_set()
     assert "log: its Kafka clients did not stop" in caplog.text
@@ -165,7 +165,7 @@ async def test_a_service_stops_background_work_that_lost_its_cancellation(monkey
                 raise DependencyUnavailable("PostgreSQL does not answer") from None
             raise
 
-    async with asyncio.timeout(60), running([Service("log", None, background=[work])]):
+    async with asyncio.timeout(PATIENCE_SECONDS), running([Service("log", None, background=[work])]):
         await began.wait()
     assert cancelled >= 1
 
@@ -183,6 +183,6 @@ async def test_a_reader_goes_on_without_a_consumer_that_does_not_stop(
 
     monkeypatch.setattr(clients, "_STOP_SECONDS", 0.1)
     monkeypatch.setattr(clients, "AIOKafkaConsumer", StuckConsumer)
-    async with asyncio.timeout(60), clients.open_consumer(Settings(), group_id="ratchet.letters.log"):
+    async with asyncio.timeout(PATIENCE_SECONDS), clients.open_consumer(Settings(), group_id="ratchet.letters.log"):
         pass
     assert "ratchet.letters.log: its Kafka clients did not stop" in caplog.text

@@ -11,6 +11,7 @@ import pytest
 from shared.errors import DependencyUnavailable
 from shared.service import Service, running
 from shared.threads import in_thread
+from tests.waiting import PATIENCE_SECONDS
 
 
 class Work:
@@ -22,7 +23,7 @@ class Work:
 
     def __call__(self) -> None:
         self.started.set()
-        assert self.end.wait(30.0)
+        assert self.end.wait(PATIENCE_SECONDS)
         self.ended = True
         if self._error:
             raise self._error

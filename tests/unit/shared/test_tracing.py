@@ -28,6 +28,7 @@ from shared.kafka.delivery import Delivery
 from shared.kafka.publisher import DeadLetterPublisher
 from shared.settings import Settings
 from shared.tracing import trace_headers, trace_headers_of, tracer_provider
+from tests.waiting import PATIENCE_SECONDS
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -71,7 +72,7 @@ def test_while_tracing_is_off_not_even_the_library_is_imported() -> None:
         "t.build_broker(Settings(), 'x');"
         "assert not any(name.startswith('opentelemetry.sdk') for name in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3], timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3], timeout=PATIENCE_SECONDS)
     assert tracer_provider(Settings(), "x") is None
 
 

@@ -13,6 +13,7 @@ from kafka.protocol.producer import ProduceRequest
 
 from deploy.devstack.config import HOST
 from deploy.devstack.tansu.proxy import MAX_FRAME_BYTES, ProduceProxy, ProtocolError, acks_position, read_frame
+from tests.waiting import PATIENCE_SECONDS
 
 FETCH = b"\x00\x01\x00\x0b"
 WORK_SECONDS = 0.05
@@ -67,7 +68,7 @@ class Client:
 
     async def answer(self) -> int | None:
         """Return the correlation id of the next response; None if the connection was closed."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             frame = await read_frame(self._reader)
         return None if frame is None else int.from_bytes(frame[:4], "big")
 

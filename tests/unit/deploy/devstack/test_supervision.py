@@ -19,6 +19,7 @@ from deploy.devstack.config import StackConfig
 from deploy.devstack.part import Launch
 from deploy.devstack.supervision import records
 from deploy.devstack.supervision.processes import ProcessIdentity, memory_bytes, stop
+from tests.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -33,10 +34,10 @@ def start_sleeping(*argv: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(argv or ("sleep", "60"), start_new_session=True)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
-        assert time.monotonic() < deadline, f"not true within {seconds} s"
+        assert time.monotonic() < deadline, f"not true within {PATIENCE_SECONDS:.0f} s"
         time.sleep(0.05)
 
 
@@ -73,7 +74,7 @@ def test_a_process_that_ignores_its_stop_signal_is_killed() -> None:
     )
     time.sleep(0.3)
     stop(ProcessIdentity.of(process.pid), signal.SIGTERM, 0.5)
-    assert process.wait(60) == -signal.SIGKILL
+    assert process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
 
 
 def test_memory_includes_the_process_itself() -> None:

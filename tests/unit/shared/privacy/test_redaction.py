@@ -19,6 +19,7 @@ from shared.privacy.redaction import Redacted, Redactor, Rules
 from shared.privacy.redaction.data import language_model
 from shared.privacy.redaction.data.checksums import card_network, is_iban_valid, is_luhn_valid
 from shared.privacy.redaction.spans import TextSpan, without_overlaps
+from tests.waiting import PATIENCE_SECONDS
 
 KEY = b"k" * 32
 ALL = Rules()
@@ -165,7 +166,7 @@ def test_an_endlessly_backtracking_pattern_is_stopped_and_its_text_is_redacted(r
     text = "a" * 3_000 + "!"
     started = time.perf_counter()
     redacted = redact(redactor, text, Rules(names=False, patterns=(("slow", "(a|aa)+$"),)))
-    assert time.perf_counter() - started < 10
+    assert time.perf_counter() - started < PATIENCE_SECONDS  # Unstopped it takes longer than the universe is old.
     assert redacted.count >= 1
     assert "a" * 100 not in redacted.text
 

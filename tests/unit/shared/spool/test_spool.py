@@ -37,6 +37,7 @@ from shared.spool.segments import (
     segment_path,
     unpack_frame,
 )
+from tests.waiting import PATIENCE_SECONDS
 
 CIPHER = Cipher(bytes(32))
 PROCESS = SpoolOptions(sync=Sync.PROCESS)
@@ -503,7 +504,7 @@ def test_sync_interval_fsyncs_in_the_background_and_on_close(tmp_path: Path) -> 
     spool = Spool.open(tmp_path, CIPHER, SpoolOptions(sync=Sync.INTERVAL, sync_seconds=0.01))
     with patch("shared.spool.flusher.os.fsync", lambda fd: sizes.append(os.fstat(fd).st_size)):
         spool.append([record()])
-        end = time.monotonic() + 5
+        end = time.monotonic() + PATIENCE_SECONDS
         while spool.backlog.bytes not in sizes and time.monotonic() < end:
             time.sleep(0.01)
         assert spool.backlog.bytes in sizes
