@@ -211,6 +211,19 @@ async def test_a_redelivered_pair_and_label_are_in_the_ledger_once(real: Real) -
     assert all(ticket.opens for ticket in ledger.tickets) and ledger.bets.agreeing == [0, 0, 0, 0, 1]
 
 
+@pytest.mark.parametrize("second", ["delivery", None])
+async def test_a_pair_that_was_made_twice_is_in_the_ledger_as_it_was_made_first(real: Real, second: str | None) -> None:
+    """Shadow was killed between the publication of a pair and the note of it; both are read at once."""
+    deployer = real.deployer
+    await deployer.handlers.on_evaluated(evaluated("a1", real.task))
+    last = deployer.last
+    made = [pair(last, 1, ("refund", "refund")), pair(last, 1, ("refund", second))]
+    await deployer.compare(*made, pair(last, 2, ("refund", "delivery")))
+    ledger = await deployer.ledger.load(last.rollout_id)
+    assert (ledger.agreeing, ledger.outcomes, ledger.waiting) == (1, [None], [])
+    assert [asked.prediction_id[-1] for asked in deployer.publisher.questions] == ["2"]
+
+
 async def test_first_pairs_that_agree_count_once_a_subject_up_to_the_oldest_pair_that_waits(real: Real) -> None:
     deployer = Deployer(real.deployer.rollouts, real.deployer.ledger, real.admin, max_open=1)
     await deployer.handlers.on_evaluated(evaluated("a1", real.task))

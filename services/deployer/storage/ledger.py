@@ -90,16 +90,18 @@ class PostgresLedger:
         """Add the pairs that are new, without those of erased people. `candidate_first`: one for each pair.
 
         A candidate that erred has lost: its ticket is drawn at once and nobody is asked. Pairs are of one kind, all
-        fresh or none: those of the other kind came too early or too late, and are left out.
+        fresh or none: those of the other kind came too early or too late, and are left out. A pair that was made twice,
+        since a crash came between its publication and the note of it, is as it was made first, in one batch, too: the
+        candidate may have answered otherwise the second time.
         """
         fresh = rollout.control
         async with transaction(self._engine) as connection:
             erased = await erased_among(connection, FORGOTTEN, ((rollout.task, pair.user_hash) for pair in pairs))
-            rows = [
-                _pair_row(pair, first) for pair, first in zip(pairs, candidate_first, strict=True)
-                if pair.after_promotion is fresh and not erased.covers(rollout.task, pair.user_hash, pair.logged_at)
-            ]  # fmt: skip
-            if not rows:
+            new: dict[str, dict[str, Any]] = {}
+            for pair, first in zip(pairs, candidate_first, strict=True):
+                if pair.after_promotion is fresh and not erased.covers(rollout.task, pair.user_hash, pair.logged_at):
+                    new.setdefault(pair.pair_id, _pair_row(pair, first))
+            if not (rows := list(new.values())):
                 return
             of_rollout = sa.and_(LEDGER.c.rollout_id == rollout.rollout_id, LEDGER.c.fresh.is_(fresh))
             of_users = LEDGER.c.user_key.in_([row["user_key"] for row in rows])
