@@ -57,7 +57,7 @@ class Topic:
 
 
 TASK_READERS = (
-    "gateway", "prediction_log", "failure_miner", "console", "dataset_builder", "deployer", "scheduler",
+    "gateway", "prediction_log", "failure_miner", "console", "dataset_builder", "shadow", "deployer", "scheduler",
 )  # fmt: skip
 
 TOPICS: tuple[Topic, ...] = (

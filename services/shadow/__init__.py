@@ -1,6 +1,6 @@
 """shadow: replays live traffic on the candidate, off the request path.
 
-consumes  predictions.logged · rollouts.changed (as a table)
+consumes  predictions.logged · rollouts.changed and tasks.changed (as tables)
 does      samples eligible predictions within the task's budget and asks the candidate the same questions; waits while
           the engine is busy or its flag is off, and catches up
 produces  shadow.compared

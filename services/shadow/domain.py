@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -26,7 +26,8 @@ from schemas.base import Variant
 from schemas.conversation import Answer, Call
 from schemas.predictions import PredictionLogged
 from schemas.rollouts import RolloutChanged, ShadowCompared, Stage
-from schemas.tasks import TaskKind
+from schemas.task_settings import RedactionSettings
+from schemas.tasks import TaskChanged, TaskKind
 from shared.conversation import bounded_answer, bounded_call, replay_request
 from shared.grading.text import same_answer as same_text
 from shared.identity import content_hash, event_id
@@ -36,7 +37,9 @@ _PRODUCTION = (Variant.PRIMARY, Variant.BASE)
 _UNKNOWN = "unknown"
 """The one subject of all predictions that name none: whether their authors differ cannot be known."""
 _OWN = ("seed", "n")
-"""Parameters of the logged call that no replay repeats."""
+"""Parameters of the logged call that no replay repeats, but for the width of a beam search."""
+_RULES_ARRIVE = timedelta(minutes=1)
+"""So long gateways may redact by the rules that were before."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +113,12 @@ def _can_be_sent(call: Call) -> bool:
 def request_of(event: PredictionLogged, rollout: RolloutChanged) -> Request:
     """Return the logged request, for one answer by a seed of the arm's own; all else is as it was sent.
 
-    An arm with the seed of the other would be no independent draw.
+    An arm with the seed of the other would be no independent draw. To vLLM `n` is the width of a beam search as well:
+    the best of one beam is a worse answer than the best of four, which production gave.
     """
     path, body = replay_request(event.call, rollout.spec.labels)
-    return Request(path, {name: value for name, value in body.items() if name not in _OWN})
+    own = ("seed",) if body.get("use_beam_search") is True else _OWN
+    return Request(path, {name: value for name, value in body.items() if name not in own})
 
 
 def same_answer(left: Answer, right: Answer, kind: TaskKind) -> bool:
@@ -130,6 +135,32 @@ def asks_both_arms(event: PredictionLogged, rollout: RolloutChanged) -> bool:
     An answer that is one of the task's labels never is.
     """
     return event.redactions > 0 or (rollout.spec.redaction.enabled and not event.call.constrained)
+
+
+class RedactingTasks:
+    """Since when and until when tasks redact by now, whatever a rollout's task did when its cycle began.
+
+    Redaction that is turned on while a candidate is compared replaces what production's logged answers say, and of
+    those alone that have something to replace: whether both arms are asked must not depend on that.
+    """
+
+    def __init__(self) -> None:
+        self._until: dict[str, datetime] = {}
+
+    def note(self, change: TaskChanged) -> None:
+        """Take in a change of a task; they come in their order."""
+        if change.spec.redaction.enabled:
+            self._until[change.task] = datetime.max.replace(tzinfo=UTC)
+        elif self._until.get(change.task, datetime.min.replace(tzinfo=UTC)) > change.occurred_at:
+            self._until[change.task] = change.occurred_at + _RULES_ARRIVE
+
+    def as_redacted(self, rollout: RolloutChanged, logged_at: datetime) -> RolloutChanged:
+        """Return the rollout with a task that redacts, where a request of this time may have been redacted."""
+        until = self._until.get(rollout.task)
+        if rollout.spec.redaction.enabled or until is None or logged_at > until:
+            return rollout
+        spec = rollout.spec.model_copy(update={"redaction": RedactionSettings(enabled=True)})
+        return rollout.model_copy(update={"spec": spec})
 
 
 def replays_per_pair(event: PredictionLogged, rollout: RolloutChanged) -> int:

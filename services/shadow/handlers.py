@@ -1,6 +1,6 @@
 """Kafka handlers of shadow: eligible predictions are replayed on the candidate.
 
-consumes  predictions.logged · rollouts.changed (as a table)
+consumes  predictions.logged · rollouts.changed and tasks.changed (as tables)
 produces  shadow.compared (in `replays.py`)
 """
 
@@ -12,9 +12,10 @@ from datetime import timedelta
 from schemas.base import utc_now
 from schemas.predictions import PredictionLogged
 from schemas.rollouts import RolloutChanged
+from schemas.tasks import TaskChanged
 from services.shadow.budget import Considered
 from services.shadow.clients import ShadowSampling, TrainingIndexes
-from services.shadow.domain import Outcome, ineligible, is_comparing
+from services.shadow.domain import Outcome, RedactingTasks, ineligible, is_comparing
 from services.shadow.replays import Replays
 from services.shadow.settings import ShadowSettings
 from services.shadow.storage import Backlog, Decisions
@@ -23,7 +24,7 @@ from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
 
 _READ_SECONDS = 10.0
-"""A start waits so long for the rollouts to be read: without them, no request would have a candidate."""
+"""A start waits so long for rollouts and tasks to be read: without them, no request would have a candidate."""
 
 
 class Handlers:
@@ -40,13 +41,20 @@ class Handlers:
         self._training_indexes = training_indexes
         self._decisions = decisions
         self._replays = replays
+        self._redacting = RedactingTasks()
         self.rollouts: LatestByKey[RolloutChanged] = LatestByKey("rollouts.changed")
+        self.tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed")
 
     def subscribe(self, consumers: Consumers) -> None:
         self.rollouts = consumers.table(RolloutChanged)
+        self.tasks = consumers.table(TaskChanged, self.on_task)
         consumers.on_batch(
             PredictionLogged, self.on_predictions, BatchOptions(self._settings.shadow_batch, wait_ms=100)
         )
+
+    async def on_task(self, event: TaskChanged) -> None:
+        """Note whether a task redacts from now on."""
+        self._redacting.note(event)
 
     async def on_predictions(self, deliveries: list[Delivery[PredictionLogged]]) -> None:
         """Decide, before either arm is asked, which of a batch's requests are replayed; then replay those."""
@@ -86,6 +94,8 @@ class Handlers:
         )
 
     async def _consider(self, delivery: Delivery[PredictionLogged], rollout: RolloutChanged) -> Considered:
+        await self.tasks.latest(rollout.task, _READ_SECONDS)
+        rollout = self._redacting.as_redacted(rollout, delivery.event.occurred_at)
         if self._sampling.is_off(rollout.task):
             return Considered(delivery, rollout, is_off=True)
         left_out = await self._left_out(delivery.event, rollout)

@@ -58,7 +58,11 @@ def build(settings: ShadowSettings | None = None) -> Service:
         NAME,
         broker,
         prepare=[prepare, sampling.start],
-        connected=[partial(handlers.rollouts.read_to_end, settings), catch_up.run_forever],
+        connected=[
+            partial(handlers.rollouts.read_to_end, settings),
+            partial(handlers.tasks.read_to_end, settings),
+            catch_up.run_forever,
+        ],
         close=[sampling.close, inference.close, database.dispose],
     )
 

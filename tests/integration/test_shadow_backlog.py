@@ -97,7 +97,8 @@ class Scene:
         handlers = Handlers(self.settings, self.sampling, OneTrainingIndex(), self.decisions, replays)
         handlers.subscribe(Consumers(broker, "shadow", self.settings))
         catch_up = CatchUp(self.settings, self.decisions, handlers)
-        connected = [partial(handlers.rollouts.read_to_end, self.settings), catch_up.run_forever]
+        tables = (handlers.rollouts, handlers.tasks)
+        connected = [*(partial(table.read_to_end, self.settings) for table in tables), catch_up.run_forever]
         async with running([Service("shadow", broker, connected=connected)]):
             yield
 

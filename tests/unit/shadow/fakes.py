@@ -14,7 +14,7 @@ from schemas.conversation import Answer, Call, FinishReason, Message, Role
 from schemas.predictions import LoggedAnswer, PredictionLogged, Usage
 from schemas.rollouts import Evidence, RolloutChanged, ShadowCompared, Stage
 from schemas.task_settings import RedactionSettings, RolloutSettings
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.shadow.budget import Considered, Spending
 from services.shadow.clients import Replay
 from services.shadow.domain import Outcome, Request
@@ -50,6 +50,11 @@ def rollout(stage: Stage = Stage.SHADOW, primary: str | None = None) -> RolloutC
         reason="passed",
         spec=SPEC,
     )
+
+
+def task_changed(at: datetime, *, redacts: bool) -> TaskChanged:
+    spec = SPEC.model_copy(update={"redaction": RedactionSettings(enabled=redacts)})
+    return TaskChanged(occurred_at=at, task=SPEC.name, task_revision=spec.revision, spec=spec)
 
 
 def call(text: str = "where is parcel number 1 that I ordered?", **changes: Any) -> Call:
@@ -199,6 +204,7 @@ class Shadow:
     ) -> list[Any]:
         await self.handlers.rollouts.put(SPEC.name, under or rollout())
         await self.handlers.rollouts.read_to({})
+        await self.handlers.tasks.read_to({})
         before = len(self.published.events)
         await self.handlers.on_predictions([delivery(e, first_offset + n) for n, e in enumerate(events)])
         return self.published.events[before:]

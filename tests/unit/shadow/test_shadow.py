@@ -39,6 +39,7 @@ from tests.unit.shadow.fakes import (
     prediction,
     reply,
     rollout,
+    task_changed,
     texts,
     with_tools,
 )
@@ -223,6 +224,44 @@ async def test_equal_arms_win_as_often_as_they_lose_though_only_right_answers_ar
     assert won == 0
 
 
+@pytest.mark.parametrize("turned_off_again", [False, True])
+async def test_redaction_that_begins_while_a_candidate_is_compared_chooses_no_answers(turned_off_again: bool) -> None:
+    """As above: the rollout's task did not redact when its cycle began, and does when its answers are logged."""
+    won, asked = 0, set()
+    for served, again, candidate in product(("right", "wrong"), repeat=3):
+        shadow = Shadow()
+        shadow.candidate.given, shadow.candidate.given_by_production = reply(candidate), reply(again)
+        event = prediction(
+            call=call(constrained=False), answers=(answer(served),), redactions=1 if served == "right" else 0
+        )
+        await shadow.handlers.on_task(task_changed(event.occurred_at - timedelta(minutes=1), redacts=True))
+        if turned_off_again:
+            await shadow.handlers.on_task(task_changed(event.occurred_at + timedelta(minutes=1), redacts=False))
+        (pair,) = await shadow.replay(event)
+        production, challenger = texts(pair)
+        won += (challenger == "right") - (production == "right")
+        asked.add(len(shadow.candidate.asked))
+    assert (won, asked) == (0, {2})
+
+
+async def test_what_is_logged_once_redaction_has_ended_is_productions_own_answer() -> None:
+    shadow, event = Shadow(), prediction(call=call(constrained=False))
+    for minutes, redacts in ((9, True), (5, False), (4, False)):
+        await shadow.handlers.on_task(task_changed(event.occurred_at - timedelta(minutes=minutes), redacts=redacts))
+    await shadow.replay(event)
+    assert len(shadow.candidate.asked) == 1
+
+
+async def test_a_request_that_is_read_before_the_tasks_waits_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handlers, "_READ_SECONDS", 0.01)
+    shadow = Shadow()
+    await shadow.handlers.rollouts.put(SPEC.name, rollout())
+    await shadow.handlers.rollouts.read_to({})
+    with pytest.raises(DependencyUnavailable, match="is not read to its end yet"):
+        await shadow.handlers.on_predictions([delivery(prediction(), 0)])
+    assert len(await shadow.deliver(0, prediction())) == 1
+
+
 async def test_an_answer_that_is_a_label_is_never_redacted_so_production_is_not_asked_again() -> None:
     shadow = Shadow()
     spec = SPEC.model_copy(update={"redaction": RedactionSettings()})
@@ -368,6 +407,13 @@ async def test_both_arms_have_the_logged_sampling_parameters_but_a_seed_of_their
         }  # fmt: skip
 
 
+async def test_both_arms_search_as_many_beams_as_production_did() -> None:
+    shadow = Shadow()
+    await shadow.replay(prediction(call=call(parameters={"use_beam_search": True, "n": 4, "seed": 7})))
+    (request,) = shadow.candidate.asked
+    assert (request.body["n"], "seed" in request.body) == (4, False)
+
+
 async def test_a_request_with_several_answers_is_one_pair_of_the_first() -> None:
     several = (answer("refund"), answer("delivery", "support-desk.2"), answer("login", "support-desk.3"))
     (pair,) = await Shadow().replay(prediction(answers=several))
@@ -427,6 +473,7 @@ async def test_a_prediction_on_the_broker_becomes_a_pair_on_the_broker() -> None
     service = Handlers(ShadowSettings(), shadow.sampling, OneTrainingIndex(), shadow.decisions, replays)
     service.subscribe(Consumers(broker, "shadow", ShadowSettings()))
     await service.rollouts.read_to({})
+    await service.tasks.read_to({})
     pairs: list[ShadowCompared] = []
 
     async def record(event: ShadowCompared) -> None:
