@@ -25,7 +25,7 @@ from services.shadow.domain import Request
 from shared.addresses import without_credentials
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.model.asked_questions import AskedQuestions
-from shared.model.inference import CHAT, InferenceClient
+from shared.model.inference import CHAT, InferenceClient, NotServed
 from shared.storage.artifacts import ArtifactStore
 
 logger = logging.getLogger(__name__)
@@ -220,8 +220,8 @@ class VllmEngine:
     async def _try(self, model: _Model, request: Request) -> tuple[Replay | None, list[str]]:
         """Return the answer of the first replica that gives one, or None and the replicas that failed.
 
-        A refusal (4xx) is final, since no other replica would answer. Raises DependencyUnavailable while the
-        candidate's folder cannot be read.
+        A refusal (4xx) is final, since no other replica would answer, but for that of a model which this replica does
+        not serve. Raises DependencyUnavailable while the candidate's folder cannot be read.
         """
         failed_at = []
         for url in self._inference.in_turn():
@@ -233,13 +233,16 @@ class VllmEngine:
                     logger.info("a replay on %s failed: %s", model.name, error)
                     break
                 except InvalidMessage as error:
-                    if served_again or not await self._serve_again(model):
-                        logger.info("%s refuses a replay on %s: %s", without_credentials(url), model.name, error)
-                        return None, failed_at
+                    if not served_again and await self._serve_again(model, url):
+                        continue
+                    logger.info("%s refuses a replay on %s: %s", without_credentials(url), model.name, error)
+                    if isinstance(error, NotServed):
+                        break
+                    return None, failed_at
         return None, failed_at
 
-    async def _serve_again(self, model: _Model) -> bool:
-        """Have every replica serve an adapter, since one that refuses may have restarted without it.
+    async def _serve_again(self, model: _Model, url: str) -> bool:
+        """Have a replica that refuses serve an adapter, since it may have restarted without it.
 
         Returns False where that cannot help. Raises DependencyUnavailable if the candidate cannot be fetched; without
         production's adapter, whose folder may be elsewhere, there is only no pair.
@@ -253,9 +256,10 @@ class VllmEngine:
                 raise
             return False
         try:
-            await self._inference.serve_adapter(model.name, str(folder))
-        except (InvalidMessage, DependencyUnavailable) as error:  # One replica of several may be away.
-            logger.info("%s is not served everywhere: %s", model.name, error)
+            if model.name not in await self._inference.models(url):
+                await self._inference.load_adapter(url, model.name, str(folder))
+        except (InvalidMessage, DependencyUnavailable) as error:
+            logger.info("%s is not served by %s: %s", model.name, without_credentials(url), error)
         return True
 
     async def _ask(self, model: _Model, request: Request, url: str) -> Replay:

@@ -27,6 +27,10 @@ class Engine:
         """Hosts that do not answer."""
         self.broken_on: dict[str, set[str]] = {}
         """Models that fail on a host."""
+        self.missing_on: dict[str, set[str]] = {}
+        """Models that a host does not serve, until it is asked to load them."""
+        self.full: set[str] = set()
+        """Hosts that load nothing."""
         self.loaded: list[str] = []
         self.bodies: list[dict[str, Any]] = []
 
@@ -42,11 +46,16 @@ class Engine:
             return httpx.Response(200, json={"data": []})
         body = json.loads(request.content)
         if request.url.path == "/v1/load_lora_adapter":
+            if request.url.host in self.full:
+                return httpx.Response(400, json={"error": "no"})
             self.loaded.append(body["lora_name"])
+            self.missing_on.get(request.url.host, set()).discard(body["lora_name"])
             if self.status.get(body["lora_name"]) == 404:
                 self.status[body["lora_name"]] = 200
             return httpx.Response(200, json={})
         self.bodies.append(body)
+        if body["model"] in self.missing_on.get(request.url.host, ()):
+            return httpx.Response(404, json={"error": "no"})
         broken = body["model"] in self.broken_on.get(request.url.host, ())
         status = 500 if broken else self.status.get(body["model"], 200)
         choice = {"message": {"content": "delivery"}, "finish_reason": "stop"}
@@ -108,6 +117,30 @@ async def test_a_candidate_that_one_replica_cannot_serve_is_answered_by_the_othe
     engine.broken_on = {"two": {"a1"}}
     replays = [await engine.replay_engine().candidate(rollout(), asked(number)) for number in range(4)]
     assert all(replay is not None and replay.answer is not None for replay in replays)
+
+
+async def test_a_replica_that_restarted_serves_the_candidate_again_while_another_one_is_away() -> None:
+    """The replica that was away was asked first to serve it, and the one that could was not: each replay was lost."""
+    engine = Engine("one", "two")
+    engine.away, engine.missing_on = {"one"}, {"two": {"a1"}}
+    replays = engine.replay_engine()
+    for number in range(4):
+        replay = await replays.candidate(rollout(), asked(number))
+        assert replay is not None
+        assert replay.answer is not None
+    assert engine.loaded == ["a1"]
+
+
+async def test_a_replica_that_does_not_serve_the_candidate_leaves_it_to_the_other() -> None:
+    engine = Engine("one", "two")
+    engine.missing_on, engine.full = {"one": {"a1"}}, {"one"}
+    replays = engine.replay_engine()
+    found = [await replays.candidate(rollout(), asked(number)) for number in range(4)]
+    assert all(replay is not None and replay.answer is not None for replay in found)
+    engine.missing_on, engine.full = {"one": {"a1"}, "two": {"a1"}}, {"one", "two"}
+    replay = await replays.candidate(rollout(), asked())
+    assert replay is not None
+    assert replay.answer is None, "production answers there"
 
 
 async def test_a_request_that_fails_on_production_too_is_void() -> None:
