@@ -67,11 +67,15 @@ async def _count_all(settings: Settings) -> list[PendingDeadLetters]:
 @app.command()
 def show(
     service: Service,
-    limit: Annotated[int, typer.Option(min=1, max=MAX_SHOWN, help="Newest dead letters shown.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_SHOWN, help="How many of the newest dead letters to show.")] = 20,
 ) -> None:
     """Show a service's dead letters, decrypted: where each came from, why it failed, and its body.
 
     Dead letters are encrypted on the broker. What you see may be personal data: it was not redacted.
+
+    [bold]Example[/bold]
+
+      ratchet dlq show prediction_log --limit 5
     """
     dead_letters = _run(read_dead_letters(Settings.load(), _checked(service), limit))
     for dead_letter in dead_letters:
@@ -83,7 +87,9 @@ def show(
 @app.command()
 def replay(
     service: Service,
-    limit: Annotated[int | None, typer.Option(min=1, help="Most dead letters sent; default: all.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="How many dead letters to send, at most; default: all.")
+    ] = None,
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Skip, for good, dead letters that no key decrypts.")
     ] = False,
@@ -92,6 +98,12 @@ def replay(
 
     The gateway's own events go through the spool of this home, where a gateway must run: they are redacted before they
     reach their topics.
+
+    [bold]Examples[/bold]
+
+      ratchet dlq replay prediction_log --limit 1         one first, to see whether the cause is fixed
+
+      ratchet dlq replay prediction_log
     """
     sending = replay_dead_letters(
         Settings.load(), _checked(service), limit, skip_broken=skip_broken, take_unsent=to_spool

@@ -58,10 +58,18 @@ def _keys(changing: bool = True) -> Iterator[tuple[Path, tuple[ApiKey, ...] | No
 def create(
     name: Name,
     task: Annotated[list[str] | None, typer.Option("--task", help="Only this task; repeatable. Default: all.")] = None,
-    expires: Annotated[float | None, typer.Option(metavar="DAYS", help="Default: never.")] = None,
-    rate: Annotated[float | None, typer.Option(metavar="N", help="Requests a second, of all the app's keys.")] = None,
-    burst: Annotated[int | None, typer.Option(metavar="N", help="Requests at once; default: one second's.")] = None,
-    bytes_per_minute: Annotated[int | None, typer.Option(metavar="N", help="Of the requests' bodies.")] = None,
+    expires: Annotated[
+        float | None, typer.Option(metavar="DAYS", help="Days from now until it expires; default: never.")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(metavar="N", help="Requests a second, of all the app's keys; default: no limit.")
+    ] = None,
+    burst: Annotated[
+        int | None, typer.Option(metavar="N", help="Requests at once; default: as many as --rate allows in a second.")
+    ] = None,
+    bytes_per_minute: Annotated[
+        int | None, typer.Option(metavar="N", help="Bytes of the requests' bodies a minute; default: no limit.")
+    ] = None,
     pass_through: Annotated[
         bool, typer.Option("--pass-through", help="Also models that are no task: RATCHET_GATEWAY_PASS_MODELS.")
     ] = False,
@@ -151,7 +159,7 @@ def revoke(
 def rotate(
     name: Name,
     overlap: Annotated[
-        float, typer.Option(metavar="HOURS", min=0.0, max=8_784.0, help="How long the old keys stay valid.")
+        float, typer.Option(metavar="HOURS", min=0.0, max=8_784.0, help="Hours that the old keys stay valid.")
     ] = 24.0,
     key_id: Annotated[str | None, typer.Option("--key", metavar="ID", help="Replace only this key.")] = None,
 ) -> None:

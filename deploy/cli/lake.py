@@ -34,6 +34,10 @@ def status(as_json: AsJson = False) -> None:
     Exits with 1 when something is wrong. The lake is the authority on how far it was filled: its offsets are in
     the same commits as its rows, and Kafka's consumer groups do not count. If deleted, it fills itself again from the
     start of the topics as soon as prediction_log runs.
+
+    [bold]Example[/bold]
+
+      ratchet lake status --json
     """
     settings = Settings.load()
     tables = _topic_lags(settings)

@@ -42,14 +42,18 @@ def loop(
     ] = None,
     schema: Annotated[
         Path | None,
-        typer.Option(help="The JSON Schema of an extraction's answers, or the functions, if not beside the data."),
+        typer.Option(
+            help="File with an extraction's JSON Schema, or with the list of functions, if not beside the data."
+        ),
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option(help="What a generation's model is told; default: to summarise in one sentence.")
+        str | None, typer.Option(help="The system prompt of a generation; default: to summarise in one sentence.")
     ] = None,
-    text: Annotated[str, typer.Option(help="The column of texts.")] = "text",
-    label: Annotated[str, typer.Option(help="The column of labels.")] = "label",
-    labels: Annotated[int, typer.Option(min=2, max=100, help="How many of the most frequent labels to use.")] = 10,
+    text: Annotated[str, typer.Option(help="The CSV file's column of texts.")] = "text",
+    label: Annotated[str, typer.Option(help="The CSV file's column of labels.")] = "label",
+    labels: Annotated[
+        int, typer.Option(min=2, max=100, help="How many of the CSV file's most frequent labels to use.")
+    ] = 10,
     corrections: Annotated[
         int | None,
         typer.Option(
@@ -59,7 +63,9 @@ def loop(
         ),
     ] = None,
     task_name: Annotated[str | None, typer.Option(help="Name of the task; default: from the file.")] = None,
-    report: Annotated[Path, typer.Option(help="Folder for report.html and report.json.")] = Path("report"),
+    report: Annotated[Path, typer.Option(help="Folder for report.html and report.json, made if missing.")] = Path(
+        "report"
+    ),
     noise: Annotated[
         float | None,
         typer.Option(
@@ -77,7 +83,10 @@ def loop(
         bool, typer.Option("--one-class", help="A fault: reviewers give every text the same label.")
     ] = False,
     prove_rollback: Annotated[
-        bool, typer.Option("--prove-rollback", help="Afterwards switch rollback and primary by hand, timed.")
+        bool,
+        typer.Option(
+            "--prove-rollback", help="Afterwards switch the flags rollback and primary by hand, timed in seconds."
+        ),
     ] = False,
     turns: Annotated[
         int,
@@ -89,10 +98,10 @@ def loop(
     ] = 1,
     down: Annotated[bool, typer.Option("--down/--keep-running", help="Stop the stack afterwards.")] = False,
     wrong_share: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of reviewers' answers that are wrong, as people's are.")
+        float, typer.Option(min=0.0, max=1.0, help="Share of reviewers' answers that are wrong on purpose, 0 to 1.")
     ] = 0.03,
     disagree_share: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of second answers that disagree on purpose.")
+        float, typer.Option(min=0.0, max=1.0, help="Share of second answers that disagree on purpose, 0 to 1.")
     ] = 0.03,
     seed: Annotated[int, typer.Option(help="Seed of the data split and of the reviewers' mistakes.")] = 20,
 ) -> None:
@@ -101,6 +110,16 @@ def loop(
     Exits with 0 when a good candidate is promoted and, with --turns, each further one is compared with the adapter that
     serves (hardly anything is new to it, so it need not be promoted); with --noise, --shuffle-labels or --one-class,
     when the data set is stopped by a gate that names the fault, before anything is trained. Otherwise with 2.
+
+    [bold]Examples[/bold]
+
+      ratchet loop                        the shipped support desk: ten minutes
+
+      ratchet loop --data questions.csv --text text --label category --labels 10
+
+      ratchet loop --kind extraction --data orders.jsonl      beside it orders.schema.json
+
+      ratchet loop --noise 0.3 --down     a fault: the data set must be stopped
     """
     from deploy.demo.settings import DataOptions, LoopOptions, PlannedMistakes
     from deploy.demo.story import run

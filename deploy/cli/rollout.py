@@ -17,15 +17,19 @@ app = typer.Typer(
     no_args_is_help=True,
     help="A candidate's rollout: see its evidence and its history; pause it, let it go on, end it.",
 )
-Task = Annotated[str, typer.Argument(help="The task's name.")]
-Reason = Annotated[str, typer.Option(prompt="Why", help="Why; it is kept in the rollout's history.")]
-By = Annotated[str, typer.Option(help="Who says so; default: you, as this machine knows you.", show_default=False)]
+Task = Annotated[str, typer.Argument(help="The task's name, as in its YAML.")]
+Reason = Annotated[
+    str, typer.Option(prompt="Why", help="Why: it stays in the rollout's history. Asked for if not given.")
+]
+By = Annotated[str, typer.Option(help="Who says so; default: the user of this machine.", show_default=False)]
 
 
 @app.command()
 def status(
     task: Annotated[str | None, typer.Argument(help="Only this task, with its history.", show_default=False)] = None,
-    moves: Annotated[int, typer.Option("--moves", min=1, max=1_000, help="How many moves of the history.")] = 20,
+    moves: Annotated[
+        int, typer.Option("--moves", min=1, max=1_000, help="How many of the last moves to show of the history.")
+    ] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show where each task's candidate is, what it has proved, and what holds it back.
@@ -55,14 +59,24 @@ def status(
 def pause(task: Task, reason: Reason, by: By = "") -> None:
     """Hold a candidate where it is: no move to more users until `resume`.
 
-    Its comparison goes on, and it still ends by harm, by its canary's guards, or when its time is up.
+    Its comparison goes on, and it still ends by harm, by its canary's guards, or when its time is up
+    (`rollout.max_days`).
+
+    [bold]Example[/bold]
+
+      ratchet rollout pause support-desk --reason "release freeze until Monday"
     """
     _tell(task, "pause", reason, by)
 
 
 @app.command()
 def resume(task: Task, reason: Reason, by: By = "") -> None:
-    """Let a paused candidate go on. Its shadow and canary flags are set again as its stage wants them."""
+    """Let a paused candidate go on. Its shadow and canary flags are set again as its stage wants them.
+
+    [bold]Example[/bold]
+
+      ratchet rollout resume support-desk --reason "the freeze is over"
+    """
     _tell(task, "resume", reason, by)
 
 
@@ -71,6 +85,10 @@ def promote(task: Task, reason: Reason, by: By = "") -> None:
     """Approve the last step of a proven candidate, where the task asks for it (`rollout.approval: true`).
 
     A candidate that is not proven is not promoted: the answer says what is missing.
+
+    [bold]Example[/bold]
+
+      ratchet rollout promote support-desk --reason "read fifty of its answers"
     """
     _tell(task, "promote", reason, by)
 
@@ -80,6 +98,10 @@ def rollback(task: Task, reason: Reason, by: By = "") -> None:
     """End the candidate that is compared; without one, serve the adapter from before the last promotion again.
 
     The gateway follows within two seconds. The next candidate is compared with whatever serves then.
+
+    [bold]Example[/bold]
+
+      ratchet rollout rollback support-desk --reason "wrong refunds since noon" --by ana
     """
     _tell(task, "rollback", reason, by)
 

@@ -17,7 +17,9 @@ PARTS_HELP = "Parts: kafka, postgres, unleash, vllm, services."
 Only = Annotated[
     list[str] | None, typer.Option("--only", metavar="PART", help=f"Only this part; repeatable, or a,b. {PARTS_HELP}")
 ]
-Without = Annotated[list[str] | None, typer.Option("--without", metavar="PART", help="All but this part.")]
+Without = Annotated[
+    list[str] | None, typer.Option("--without", metavar="PART", help="All but this part; repeatable, or a,b.")
+]
 
 
 def up(
@@ -63,6 +65,12 @@ def down(only: Only = None) -> None:
 
     Processes are identified by pid and start time, never by name. Your own broker, database, Unleash or vLLM stay as
     they are. State stays too: `ratchet up` continues from it.
+
+    [bold]Examples[/bold]
+
+      ratchet down
+
+      ratchet down --only services && ratchet up      restarts the services alone
     """
     from deploy.devstack import stack, view
 
@@ -111,7 +119,7 @@ def install(parts: Annotated[list[str] | None, typer.Argument(help=f"{PARTS_HELP
 
 
 def logs(
-    part: Annotated[str, typer.Argument(help="A part, or a service when split; `install-vllm` and the like work too.")],
+    part: Annotated[str, typer.Argument(help=f"{PARTS_HELP} A service when split; install-vllm and the like, too.")],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue printing what is added.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines.")] = 50,
 ) -> None:

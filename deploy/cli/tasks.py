@@ -18,7 +18,12 @@ File = Annotated[Path, typer.Argument(help="The task's YAML; deploy/tasks/templa
 
 @app.command()
 def check(file: File) -> None:
-    """Read a task file as `apply` would, and change nothing."""
+    """Read a task file as `apply` would, and change nothing: a mistake is named with its place.
+
+    [bold]Example[/bold]
+
+      ratchet tasks check my-task.yaml
+    """
     from services.scheduler.task_files import read_task
 
     spec = read_task(file)
@@ -34,9 +39,13 @@ def check(file: File) -> None:
 def apply(file: File) -> None:
     """Check a task file and copy it to `<home>/tasks`, which the scheduler on this machine watches. Idempotent.
 
+    `<home>` is RATCHET_HOME (default: .ratchet here). The gateway serves the task some seconds later.
+
     [bold]Example[/bold]
 
-      ratchet tasks apply deploy/tasks/support-desk.yaml
+      cp deploy/tasks/template.yaml my-task.yaml      then edit it
+
+      ratchet tasks apply my-task.yaml
     """
     from services.scheduler.task_files import apply_task
 
@@ -47,7 +56,7 @@ def apply(file: File) -> None:
 
 @app.command("list")
 def list_tasks() -> None:
-    """Show the tasks that the scheduler has."""
+    """Show the tasks that the scheduler has, when each one's next cycle starts (UTC), and where a cycle stands."""
     columns = ("name", "kind", "base_model", "revision", "labels", "cron", "next_cycle_at", "cycle_id", "step")
     table = Table(*columns)
     for row in ask_scheduler("GET", "/api/tasks")["tasks"]:
@@ -56,7 +65,15 @@ def list_tasks() -> None:
 
 
 def cycle(task: Annotated[str, typer.Argument(help="The task's name.")]) -> None:
-    """Start a cycle of a task now, instead of by its cron. Follow it in the console."""
+    """Start a cycle of a task now, instead of by its cron, and print its id. Follow it in the console.
+
+    With fewer corrections than a data set needs (by default 50 rows to train on and 10 held out) it stops there, and
+    the console says how many are missing.
+
+    [bold]Example[/bold]
+
+      ratchet cycle support-desk
+    """
     say(f"started {ask_scheduler('POST', '/api/cycles', json={'task': task})['cycle_id']}")
 
 

@@ -35,6 +35,7 @@ def correct() -> None:
     """Create missing topics, and set the others' retention, compaction and size limit as the catalog says.
 
     Partitions and replication stay: keys would move to other partitions. A shorter retention deletes records.
+    `ratchet topics list` shows beforehand what differs.
     """
     settings = Settings.load()
     created, corrected, remaining = create_topics(settings), correct_topics(settings), find_drift(settings)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -74,6 +77,36 @@ def test_every_command_option_and_setting_named_in_a_page_exists(page: Path) -> 
     in_code = "\n".join([*CODE.findall(text), *re.findall(r"`[^`\n]+`", CODE.sub("", text))])
     assert {command: fault for command in COMMAND.findall(in_code) if (fault := fault_of(command))} == {}
     assert set(SETTING.findall(text)) - SETTINGS <= SETTINGS_OF_TESTS
+
+
+def helps(found: Any) -> Iterator[str]:
+    """Yield the help of a command and of all below it."""
+    yield found.help or ""
+    for command in getattr(found, "commands", {}).values():
+        yield from helps(command)
+
+
+def test_every_command_and_option_named_in_the_help_of_a_command_exists() -> None:
+    text = re.sub(r"\b[A-Z_]+=\S+ ", "", "\n".join(helps(COMMANDS)))  # Settings before a command may end with its name.
+    assert len(COMMAND.findall(text)) > 50
+    assert {command: fault for command in COMMAND.findall(text) if (fault := fault_of(command))} == {}
+
+
+def texts_of(source: Path) -> Iterator[str]:
+    """Yield a regular expression for each string of a module; a value that is put into it is anything."""
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(re.escape(part.value) if isinstance(part, ast.Constant) else ".+" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield re.escape(node.value)
+
+
+def test_the_steps_that_the_readme_shows_are_those_that_the_loop_prints() -> None:
+    printed = {text for source in (ROOT / "deploy" / "demo").rglob("*.py") for text in texts_of(source)}
+    titles = [text for text in printed if len(text.replace(".+", "")) > 10]
+    shown = re.findall(r"^▶ (.+)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(shown) > 10
+    assert [step for step in shown if not any(re.fullmatch(title, step) for title in titles)] == []
 
 
 def test_the_configuration_page_is_what_the_settings_say() -> None:

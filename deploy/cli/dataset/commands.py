@@ -116,7 +116,7 @@ def diff(
 def export(
     version: Annotated[str, typer.Argument(metavar="ID", help="The version.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="A folder that does not exist yet, or is empty.")],
-    form: Annotated[Form, typer.Option("--format", "-f", help="See below.")] = Form.HF,
+    form: Annotated[Form, typer.Option("--format", "-f", help="What the files are: see above.")] = Form.HF,
 ) -> None:
     """Copy a version into a folder, for other tools: a file for `train` and one for `eval`.
 

@@ -48,7 +48,12 @@ def list_rows(
     part: Annotated[GoldenPart | None, typer.Option("--part", help="Only this part.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: whole rows, with their history.")] = False,
 ) -> None:
-    """Show the rows of a task's golden set, and who added them, when and why."""
+    """Show the rows of a task's golden set, and who added them, when and why.
+
+    [bold]Example[/bold]
+
+      ratchet golden list support-desk --part kept
+    """
     from services.scheduler.golden.changes import find_task, read_history
 
     file = find_task(_settings().tasks_folder, task)
@@ -77,7 +82,7 @@ def list_rows(
 def add(
     task: Task,
     reason: Reason,
-    text: Annotated[str | None, typer.Option("--text", help="A question; --label is its answer.")] = None,
+    text: Annotated[str | None, typer.Option("--text", help="A question; --label is its right answer.")] = None,
     label: Annotated[str | None, typer.Option("--label", help="The right answer to --text or --prediction.")] = None,
     prediction: Annotated[str | None, typer.Option("--prediction", help="Or the id of a prediction.")] = None,
     correction: Annotated[str | None, typer.Option("--correction", help="Or the id of a correction.")] = None,
@@ -127,7 +132,14 @@ def mark(
     must_pass: Annotated[bool, typer.Option("--must-pass/--no-must-pass", help="Whether it must pass.")] = True,
     by: By = None,
 ) -> None:
-    """Mark a row as must-pass, a person's word that no candidate may get it wrong; or take the mark back."""
+    """Mark a row as must-pass, a person's word that no candidate may get it wrong; or take the mark back.
+
+    [bold]Examples[/bold]
+
+      ratchet golden mark support-desk 5f0c52d1a9be --reason "asked daily"
+
+      ratchet golden mark support-desk 5f0c52d1a9be --no-must-pass --reason "the offer has ended"
+    """
     from services.scheduler.golden.changes import mark_row
 
     mark_row(_settings().tasks_folder, task, row, must_pass, _author(by, reason))
@@ -141,7 +153,12 @@ def remove(
     reason: Reason,
     by: By = None,
 ) -> None:
-    """Remove rows from a golden set. Their history stays; older golden sets stay in the artifact store."""
+    """Remove rows from a golden set. Their history stays; older golden sets stay in the artifact store.
+
+    [bold]Example[/bold]
+
+      ratchet golden remove support-desk 5f0c52d1a9be --reason "we no longer sell it"
+    """
     from services.scheduler.golden.changes import remove_rows
 
     remove_rows(_settings().tasks_folder, task, rows, _author(by, reason))
@@ -151,7 +168,7 @@ def remove(
 @app.command()
 def suggest(
     task: Task,
-    part: Annotated[GoldenPart, typer.Option("--part", help="What for.", show_default=False)],
+    part: Annotated[GoldenPart, typer.Option("--part", help="The part that the rows are for.", show_default=False)],
     count: Annotated[int, typer.Argument(min=1, max=10_000, help="Rows wanted, at most.")] = 20,
     seed: Annotated[int, typer.Option("--seed", help="Decides which rows are drawn.")] = 20,
 ) -> None:

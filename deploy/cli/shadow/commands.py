@@ -67,8 +67,10 @@ def status(
 @app.command()
 def replay(
     task: Annotated[str, typer.Argument(help="The task's name.")],
-    days: Annotated[float, typer.Option(min=0.01, max=92.0, help="How far back.")] = 7.0,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many requests, by chance, at most.")] = 200,
+    days: Annotated[float, typer.Option(min=0.01, max=92.0, help="How many days back.")] = 7.0,
+    limit: Annotated[
+        int, typer.Option(min=1, max=10_000, help="How many requests to ask, at most, drawn at random.")
+    ] = 200,
     as_json: Annotated[bool, typer.Option("--json", help="Print all answers as JSON.")] = False,
 ) -> None:
     """Ask the task's last candidate what production was asked in the last days, and show where the answers differ.
