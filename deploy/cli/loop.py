@@ -117,7 +117,7 @@ def loop(
 
       ratchet loop --data questions.csv --text text --label category --labels 10
 
-      ratchet loop --kind extraction --data orders.jsonl      beside it orders.schema.json
+      ratchet loop --kind extraction --data orders.jsonl
 
       ratchet loop --noise 0.3 --down     a fault: the data set must be stopped
     """
