@@ -14,6 +14,7 @@ from sqlalchemy import (
     ColumnElement,
     FromClause,
     Select,
+    Update,
     and_,
     delete,
     exists,
@@ -155,8 +156,8 @@ class PostgresQueue:
         async with transaction(self._engine) as connection:
             new = insert(ANSWERS).values(row).on_conflict_do_nothing().returning(ANSWERS.c.request_id)
             if (await connection.execute(new)).one_or_none() is not None:
-                answered = update(REQUESTS).where(REQUESTS.c.request_id == request_id)
-                await connection.execute(answered.values(needed=func.greatest(REQUESTS.c.needed - 1, 0)))
+                still_needed = func.greatest(REQUESTS.c.needed - 1, 0)
+                await connection.execute(_of(request_id).values(needed=still_needed))
             else:
                 await connection.execute(update(ANSWERS).where(theirs, ANSWERS.c.edits < given.edits).values(fields))
 
@@ -217,15 +218,10 @@ class PostgresQueue:
             theirs = and_(REQUESTS.c.task == event.task, REQUESTS.c.user_hash == event.subject_hash)
             # Their answers are deleted too: ON DELETE CASCADE.
             await connection.execute(delete(REQUESTS).where(theirs, REQUESTS.c.happened_at <= event.occurred_at))
-            naming = and_(
-                REQUESTS.c.task == event.task, REQUESTS.c.request.contains(event.subject_hash, autoescape=True)
-            )
-            for row in (await connection.execute(select(REQUESTS.c.request).where(naming).with_for_update())).all():
-                question = LabelRequested.model_validate_json(row.request)
-                if question.suggested_by == event.subject_hash:
-                    left = without_suggestion(question).model_dump_json()
-                    of_question = update(REQUESTS).where(REQUESTS.c.request_id == question.request_id)
-                    await connection.execute(of_question.values(request=left))
+            wrote = and_(REQUESTS.c.task == event.task, REQUESTS.c.suggested_by == event.subject_hash)
+            for row in (await connection.execute(select(REQUESTS.c.request).where(wrote).with_for_update())).all():
+                left = without_suggestion(LabelRequested.model_validate_json(row.request))
+                await connection.execute(_of(left.request_id).values(_people_and_text(left)))
 
     async def withdraw(self, event: RolloutChanged) -> None:
         """Close the tickets of comparisons that have ended, by this event, which is in the history, or others there.
@@ -322,15 +318,24 @@ def _row(request: LabelRequested) -> dict[str, Any]:
         "purpose": request.purpose.value,
         "priority": request.priority,
         "needed": request.overlap,
-        "user_hash": request.user_hash,
         "prediction_id": request.prediction_id,
         "case_id": request.ticket_id or request.request_id,
         "cycle_id": request.cycle_id,
         "happened_at": request.happened_at,
         "asked_at": request.occurred_at,
         "asks_label": bool(request.labels),
-        "request": request.model_dump_json(),
+        **_people_and_text(request),
     }
+
+
+def _people_and_text(request: LabelRequested) -> dict[str, Any]:
+    """Return the columns that change with a question's suggestion: the event, and whom it names."""
+    people = {"user_hash": request.user_hash, "suggested_by": request.suggested_by}
+    return {**people, "request": request.model_dump_json()}
+
+
+def _of(request_id: str) -> Update:
+    return update(REQUESTS).where(REQUESTS.c.request_id == request_id)
 
 
 async def _suggest(connection: AsyncConnection, request: LabelRequested) -> None:
@@ -341,11 +346,8 @@ async def _suggest(connection: AsyncConnection, request: LabelRequested) -> None
     question = LabelRequested.model_validate_json(text)
     if question.purpose is not Purpose.AUDIT and question.suggestion != request.suggestion:
         given = with_suggestion(question, request)
-        values = {
-            "request": given.model_dump_json(), "user_hash": given.user_hash,
-            "priority": func.greatest(REQUESTS.c.priority, request.priority),
-        }  # fmt: skip
-        await connection.execute(update(REQUESTS).where(REQUESTS.c.request_id == request.request_id).values(values))
+        priority = func.greatest(REQUESTS.c.priority, request.priority)
+        await connection.execute(_of(request.request_id).values(priority=priority, **_people_and_text(given)))
 
 
 def _given(row: Any) -> GivenAnswer:

@@ -22,6 +22,7 @@ REQUESTS = Table(
     Column("needed", Integer, nullable=False, comment="Answers that are still wanted."),
     Column("asks_label", Boolean, nullable=False, comment="It asks for one of the task's labels, not for a text."),
     Column("user_hash", Text),
+    Column("suggested_by", Text, comment="Who wrote the suggestion, if another than `user_hash`: for erasure."),
     Column("prediction_id", Text, nullable=False),
     Column("case_id", Text, nullable=False, comment="Its ticket, else itself: nobody is asked twice about one."),
     Column("cycle_id", Text),
