@@ -20,7 +20,8 @@ from services.gateway.asgi.large_work import LargeWork
 from services.gateway.domain import Identifiers
 from services.gateway.formats.api import ApiAnswer, ApiRequest, StreamRelay
 from services.gateway.formats.identity import identity_of, remove_identity
-from services.gateway.formats.validation import decode_json, encode_json, read_object, text_field
+from services.gateway.formats.validation import read_object, text_field
+from services.gateway.json_codec import decode_json, encode_json
 from services.gateway.recording.recorder import Recorder
 from services.gateway.recording.request import Caller, InFlightRequest
 from services.gateway.routing.arms import Arm, choose_arms, remaining_arms

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from schemas.tasks import TaskKind
 from services.gateway.formats.conversation import Object
 from services.gateway.formats.media import MediaReferences
-from services.gateway.formats.validation import bad_request, encode_json
+from services.gateway.formats.validation import bad_request
+from services.gateway.json_codec import encode_json
 from services.gateway.tasks.served import ServedTask
 
 Token = Mapping[str, Any]

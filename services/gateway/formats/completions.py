@@ -25,7 +25,8 @@ from services.gateway.formats.chat import ask_for_task_format, constrain_to_labe
 from services.gateway.formats.chunks import ChoicesRequest, PartialChoice
 from services.gateway.formats.conversation import EventConversation, Object
 from services.gateway.formats.media import MediaReferences
-from services.gateway.formats.validation import bad_request, bool_field, encode_json
+from services.gateway.formats.validation import bad_request, bool_field
+from services.gateway.json_codec import encode_json
 from services.gateway.tasks.served import ServedTask
 from shared.conversation.requests import EMBEDS, TOKEN_IDS
 

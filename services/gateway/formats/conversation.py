@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from services.gateway.formats.media import MEDIA_KINDS, MediaReferences
-from services.gateway.formats.validation import bad_request, encode_json, quoted
+from services.gateway.formats.validation import bad_request, quoted
+from services.gateway.json_codec import encode_json
 
 Object = dict[str, Any]
 _ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")

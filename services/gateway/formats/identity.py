@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from schemas.predictions import MAX_METADATA
-from services.gateway.formats.validation import encode_json, text_field
+from services.gateway.formats.validation import text_field
+from services.gateway.json_codec import encode_json
 
 USER_HEADER = b"x-ratchet-user"
 """Names the user where the body does not, so that a canary is sticky for the whole session."""

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from services.gateway.formats.validation import encode_json
+from services.gateway.json_codec import encode_json
 from shared.identity import keyed_hash
 from shared.storage.media_files import ANONYMOUS, MediaKey, Surroundings
 

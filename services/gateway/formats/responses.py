@@ -31,7 +31,8 @@ from services.gateway.formats.chunks import parse_event
 from services.gateway.formats.conversation import EventConversation, Object, tool_call
 from services.gateway.formats.media import MediaReferences
 from services.gateway.formats.response_items import add_items, has_system_message
-from services.gateway.formats.validation import bad_request, bool_field, encode_json, text_field
+from services.gateway.formats.validation import bad_request, bool_field, text_field
+from services.gateway.json_codec import encode_json
 from services.gateway.tasks.served import ServedTask
 
 _LOGPROBS = "message.output_text.logprobs"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 import orjson
 
 from schemas.tasks import TaskKind, TaskSpec
+from services.gateway.json_codec import decode_json
 from shared.grading.json_schema import read_answer
-from shared.grading.labels import canonical_labels
+from shared.grading.labels import canonical_labels, set_of_one
 from shared.grading.tool_calls import read_calls
 from shared.http import HttpError
 
@@ -22,7 +21,6 @@ MAX_REFERENCE = 63 + 1 + MAX_OWN_ID
 """The most characters of an id in feedback: `<task>/<own id>`, a task having at most 63; a signed id is shorter."""
 MAX_FEEDBACK_TEXT = 500_000
 """The most characters of an answer as it should have been: the event of it fits Kafka in any alphabet."""
-_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1
 FEEDBACK_KINDS = ("thumbs", "accepted", "edited", "label")
 
 
@@ -36,18 +34,6 @@ def quoted(value: Any) -> str:
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
     return repr(str(value)[:50])
-
-
-def decode_json(body: bytes) -> Any:
-    """Decode JSON. Raises orjson.JSONDecodeError, a ValueError.
-
-    Both libraries hold the GIL while they decode, so a thread would not spare the event loop the pause. orjson makes a
-    copy first: 32 MiB with a picture take it 29 ms, msgspec 10; and it reads an integer of more than 64 bits as a
-    float. Where msgspec finds an error, orjson has the last word.
-    """
-    with contextlib.suppress(ValueError, RecursionError):
-        return msgspec.json.decode(body)
-    return orjson.loads(body)
 
 
 def read_json(body: bytes) -> Any:
@@ -64,34 +50,6 @@ def read_object(body: bytes) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise bad_request("the body must be a JSON object")
     return data
-
-
-def encode_json(value: Any) -> bytes:
-    """Encode as JSON. Raises HttpError 400: a body that could be decoded may be nested too deeply to be encoded."""
-    try:
-        return orjson.dumps(value)
-    except TypeError as error:
-        with contextlib.suppress(TypeError, RecursionError, OverflowError):
-            return orjson.dumps(replace_big_integers(value, _digits))
-        raise bad_request(f"the body cannot be passed on: {error}") from error
-
-
-def replace_big_integers(value: Any, replacement: Callable[[int], Any]) -> Any:
-    """Return a copy of a value of JSON in which integers of more than 64 bits are replaced: orjson encodes none.
-
-    Raises RecursionError for one that is nested too deeply.
-    """
-    if isinstance(value, dict):
-        return {name: replace_big_integers(inner, replacement) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [replace_big_integers(inner, replacement) for inner in value]
-    return replacement(value) if isinstance(value, int) and not _MIN_INTEGER <= value <= _MAX_INTEGER else value
-
-
-def _digits(number: int) -> orjson.Fragment:
-    """The integer, spelt out. Raises OverflowError for one that readers of floats would take for infinity."""
-    float(number)
-    return orjson.Fragment(str(number))
 
 
 def bool_field(data: Mapping[str, Any], name: str) -> bool:
@@ -146,7 +104,7 @@ def feedback_fields(data: dict[str, Any], spec: TaskSpec) -> tuple[Any, bool | N
         raise bad_request(f"{spec.name} has no labels; send kind `edited`", "kind", 422)
     if spec.kind is TaskKind.MULTI_LABEL:
         try:
-            return kind, None, canonical_labels(text, spec)
+            return kind, None, canonical_labels(set_of_one(text, spec), spec)
         except ValueError as error:
             raise bad_request(f"`text` is no answer of {spec.name}: {error}", "text", 422) from error
     if spec.output_schema is not None:

@@ -22,7 +22,7 @@ from schemas.predictions import PredictionLogged
 from services.gateway.formats.api import TokenUsage
 from services.gateway.formats.calls import without_credentials_of
 from services.gateway.formats.conversation import Object
-from services.gateway.formats.validation import encode_json, replace_big_integers
+from services.gateway.json_codec import encode_json, replace_big_integers
 from services.gateway.recording.names import calls_with_short_names, with_short_names
 from shared.conversation.truncation import cut_answer, cut_call
 from shared.identity import NAMESPACE

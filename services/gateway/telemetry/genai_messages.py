@@ -9,7 +9,7 @@ import orjson
 
 from services.gateway.formats.api import Choice
 from services.gateway.formats.chat import choice_of_message
-from services.gateway.formats.validation import encode_json
+from services.gateway.json_codec import encode_json
 from services.gateway.telemetry.spans import Attributes
 
 _ROLES = {"developer": "system", "model": "assistant", "ai": "assistant", "human": "user", "function": "tool"}

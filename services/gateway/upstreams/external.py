@@ -10,8 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-import orjson
-
+from services.gateway.json_codec import decode_json, encode_json
 from services.gateway.observability.metrics import Metrics
 from services.gateway.settings import UpstreamLimits
 from services.gateway.upstreams.http_client import UpstreamResponse
@@ -87,7 +86,7 @@ def base_url_of(url: str) -> str:
 
 def without_vllm_fields(body: bytes) -> bytes:
     """Remove vLLM's own fields. A constraint to labels, which vLLM enforces, becomes an instruction in the prompt."""
-    request: dict[str, Any] = orjson.loads(body)
+    request: dict[str, Any] = decode_json(body)
     instruction = _instruction(request)
     for name in _VLLM_ONLY:
         request.pop(name, None)
@@ -102,7 +101,7 @@ def without_vllm_fields(body: bytes) -> bytes:
                 message.pop("reasoning", None)
     if instruction:
         _add_instruction(request, instruction)
-    return orjson.dumps(request)
+    return encode_json(request)
 
 
 def _instruction(request: dict[str, Any]) -> str:
@@ -123,7 +122,7 @@ def _instruction(request: dict[str, Any]) -> str:
         return ""
     if schema is None:
         return ""
-    return f"Answer with JSON that this JSON Schema describes and nothing else: {orjson.dumps(schema).decode()}"
+    return f"Answer with JSON that this JSON Schema describes and nothing else: {encode_json(schema).decode()}"
 
 
 def _schema(wanted: Any, name: str) -> dict[str, Any] | None:

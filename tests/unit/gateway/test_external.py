@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,21 @@ def test_no_api_is_sent_fields_that_only_vllms_has(asked: dict[str, Any], more: 
     )  # fmt: skip
     sent = without_vllm_fields(orjson.dumps({**asked, **more, **dict.fromkeys(names, 1)}))
     assert orjson.loads(sent) == asked
+
+
+@pytest.mark.parametrize("number", [2**64, -(2**70), 0.1, 1.0])
+def test_numbers_reach_the_external_api_as_they_came(number: float) -> None:
+    schema = {"type": "object", "properties": {"n": {"const": number}}}
+    body = {"messages": [], "seed": number, "tools": [{"type": "function", "function": {"parameters": schema}}]}
+    assert without_vllm_fields(_compact(body)) == _compact(body)
+    asked = {"prompt": "?", "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
+    told = json.loads(without_vllm_fields(_compact(asked)))["prompt"]
+    assert f'{{"const":{number}}}' in told
+
+
+def _compact(value: Any) -> bytes:
+    """JSON by the standard library, which spells integers of any size."""
+    return json.dumps(value, separators=(",", ":")).encode()
 
 
 def test_the_completions_api_which_has_no_formats_is_told_the_schema_in_the_prompt() -> None:

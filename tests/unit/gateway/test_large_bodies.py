@@ -16,7 +16,7 @@ import pytest
 from services.gateway.asgi.large_work import LARGE_BYTES, LargeWork
 from services.gateway.formats import validation
 from services.gateway.formats.chat import ChatRequest
-from services.gateway.formats.validation import decode_json
+from services.gateway.json_codec import decode_json
 from services.gateway.settings import BodyLimits
 from tests.unit.gateway.conftest import chat_completion, serving
 from tests.waiting import PATIENCE_SECONDS, until

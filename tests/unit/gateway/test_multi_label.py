@@ -67,6 +67,12 @@ async def correct(gateway: Gateway, text: str, kind: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["label", "edited"])
+async def test_one_label_of_a_user_is_a_set_of_one(gateway: Gateway, kind: str) -> None:
+    assert (await correct(gateway, "refund", kind)).status_code == 200
+    assert gateway.log.events[-1].text == topics("refund")
+
+
+@pytest.mark.parametrize("kind", ["label", "edited"])
 async def test_a_users_correction_is_a_set_and_is_logged_in_one_spelling(gateway: Gateway, kind: str) -> None:
     assert (await correct(gateway, '["refund","delivery","refund"]', kind)).status_code == 200
     assert gateway.log.events[-1].text == topics("delivery", "refund")
@@ -75,7 +81,7 @@ async def test_a_users_correction_is_a_set_and_is_logged_in_one_spelling(gateway
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("refund", "expected a JSON list of labels"),
+        ("parcel", "expected a JSON list of labels"),
         (topics("parcel"), "'parcel' is not a label of the task"),
         (topics(*LABELS), "4 labels; an answer has at most 3"),
     ],

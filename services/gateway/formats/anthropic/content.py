@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from services.gateway.formats.validation import bad_request, encode_json, quoted
+from services.gateway.formats.validation import bad_request, quoted
+from services.gateway.json_codec import encode_json
 
 Object = dict[str, Any]
 _BILLING_HEADER = "x-anthropic-billing-header"

@@ -11,7 +11,7 @@ from services.gateway.formats.anthropic.stream import MessageStream
 from services.gateway.formats.api import ApiAnswer
 from services.gateway.formats.chat import ChatRequest
 from services.gateway.formats.chunks import ChunkRelay
-from services.gateway.formats.validation import encode_json
+from services.gateway.json_codec import encode_json
 from services.gateway.tasks.served import ServedTask
 
 
