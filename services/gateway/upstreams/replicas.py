@@ -146,6 +146,8 @@ class Replicas:
         except BaseException as error:
             if stream is not None:
                 stream.close()
+            if isinstance(error, StreamIdle):
+                raise _silent(self._limits.piece) from error
             if isinstance(error, OSError):
                 raise self._connection_error(replica, error, self._limit_of(error)) from error
             raise
@@ -153,8 +155,9 @@ class Replicas:
     def _connection_error(self, replica: Replica, error: OSError, seconds: float) -> UpstreamFailed:
         """The error of a request without a whole answer. `seconds`: the time limit that a TimeoutError exceeded.
 
-        An answer that reached our own deadline is no failure of the server: it may be long, or its reader slow. Whether
-        the server lives is what the probes ask; else the long answers of one task would send all tasks elsewhere.
+        An answer that reached our own deadline is no failure of the server: it may be long, or its reader slow. Nor is
+        a stream that does not begin in time: its prompt may be long, or wait its turn. Whether the server lives is what
+        the probes ask; else the long answers of one task would send all tasks elsewhere.
         """
         if isinstance(error, NoFreeConnection):
             return self._shortage(replica, error)
@@ -163,7 +166,7 @@ class Replicas:
         refused = isinstance(error, ConnectFailed)
         self._record_failure(replica, error, refused=refused)
         if isinstance(error, StreamIdle):
-            return UpstreamFailed(504, f"the model server took longer than {seconds:g} s", "timeout")
+            return _silent(seconds)
         if refused:
             return UpstreamFailed(
                 503, "upstream unavailable: cannot connect; try again", "away", another_may_answer=True
@@ -258,6 +261,11 @@ class Replicas:
         if replica.circuit_open:
             logger.info("circuit breaker half-open: %s answered a probe", replica.url)
         self._pool.half_open(replica)
+
+
+def _silent(seconds: float) -> UpstreamFailed:
+    """The error of a stream that sent nothing for so long."""
+    return UpstreamFailed(504, f"the model server took longer than {seconds:g} s", "timeout")
 
 
 def _seconds(header: bytes | None) -> float | None:

@@ -402,6 +402,34 @@ async def test_answers_that_reach_our_own_deadline_open_no_circuit_and_send_nobo
     assert (replica.circuit_open, replica.failures, server.asked) == (False, 0, 2)
 
 
+@pytest.mark.parametrize("slow", ["headers", "first piece"])
+async def test_a_stream_that_does_not_begin_in_time_opens_no_circuit_and_sends_nobody_elsewhere(
+    start: Start, make: Make, slow: str
+) -> None:
+    piece = b"data: 1\n\n"
+    server = (
+        await start(pieces=(piece,), delay=60.0) if slow == "headers" else await start(pieces=(b"", piece), between=60)
+    )
+    replicas = await make(server, piece=0.2, opens_after=1, last_resort=False)
+    (replica,) = replicas._pool
+    for _ in range(2):
+        with pytest.raises(UpstreamFailed, match=r"longer than 0.2 s") as caught:
+            await streamed(replicas)
+        assert (caught.value.status, caught.value.reason, caught.value.down) == (504, "timeout", False)
+    assert (replica.circuit_open, replica.failures, server.asked) == (False, 0, 2)
+    assert outstanding(replicas) == 0
+
+
+async def test_a_stream_that_falls_silent_after_it_has_begun_is_a_failure_of_its_replica(
+    start: Start, make: Make
+) -> None:
+    replicas = await make(await start(pieces=(b"data: 1\n\n",), between=60.0), piece=0.2, opens_after=1)
+    with pytest.raises(UpstreamFailed, match=r"longer than 0.2 s"):
+        await streamed(replicas)
+    (replica,) = replicas._pool
+    assert (replica.circuit_open, replica.failures) == (True, 1)
+
+
 async def test_a_replica_that_accepts_connections_and_answers_nothing_is_found_by_the_probes(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
