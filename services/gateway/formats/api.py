@@ -165,6 +165,8 @@ def answer_count(data: Mapping[str, Any], name: str, task: ServedTask) -> int:
     value = data.get(name)
     if value is None:
         return 1
+    if isinstance(value, float) and value.is_integer():  # As clients without integers write it.
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_PREDICTIONS:
         raise bad_request(f"`{name}` must be a whole number from 1 to {MAX_PREDICTIONS}", name)
     if value > 1 and task.classifies:

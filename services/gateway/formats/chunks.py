@@ -10,8 +10,6 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-import orjson
-
 from services.gateway.formats.api import (
     ApiAnswer,
     ApiRequest,
@@ -23,6 +21,7 @@ from services.gateway.formats.api import (
     with_answer_tokens,
 )
 from services.gateway.formats.conversation import Object, tool_call
+from services.gateway.json_codec import decode_json, encode_json
 
 _MAX_EVENT_BYTES = 8 << 20
 """A longer event is taken as a broken stream."""
@@ -58,7 +57,7 @@ def _data_lines(event: bytes) -> Iterator[bytes]:
 
 def parse_event(data: bytes) -> dict[str, Any]:
     """Decode an event's data. Raises ValueError if it is not an object, StreamFailed if it reports an error."""
-    event = orjson.loads(data)
+    event = decode_json(data)
     if not isinstance(event, dict):
         raise ValueError("an event is not an object")
     if event.get("error"):
@@ -188,7 +187,7 @@ class ChunkRelay:
         if choices and not choices[0].get("delta") and all(_is_empty(choice) for choice in choices):
             return b""
         if self._unfinished > 0 and choices:
-            return b"data: " + orjson.dumps(chunk) + b"\n\n"
+            return b"data: " + encode_json(chunk) + b"\n\n"
         if choices or self._include_usage:
             self._held.append(chunk)
         elif self._held and "system_fingerprint" in chunk:  # vLLM puts it into the last chunk that it sends.
@@ -208,7 +207,7 @@ class ChunkRelay:
     def final_events(self, ratchet: Mapping[str, Any]) -> bytes:
         held = self._held or [{**self._common, "choices": []}]
         held[-1]["ratchet"] = ratchet
-        return b"".join(b"data: " + orjson.dumps(chunk) + b"\n\n" for chunk in held) + b"data: [DONE]\n\n"
+        return b"".join(b"data: " + encode_json(chunk) + b"\n\n" for chunk in held) + b"data: [DONE]\n\n"
 
 
 def _is_empty(choice: Mapping[str, Any]) -> bool:

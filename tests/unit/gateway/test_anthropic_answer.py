@@ -113,7 +113,14 @@ def test_a_refusal_is_shown() -> None:
     assert _message(_choice(refusal="No."))["content"] == [{"type": "text", "text": "No."}]
 
 
-@pytest.mark.parametrize("arguments", ['{"a": ', "[1]", "5", "not JSON"])
+@pytest.mark.parametrize("number", [2**64, -(10**30), 1.5])
+def test_numbers_in_arguments_reach_the_tool_as_the_model_wrote_them(number: float) -> None:
+    message = _message(_choice(finish="tool_calls", tool_calls=[_call("f", json.dumps({"id": number}))]))
+    assert message["content"][0]["input"] == {"id": number}
+    assert type(message["content"][0]["input"]["id"]) is type(number)
+
+
+@pytest.mark.parametrize("arguments", ['{"a": ', "[1]", "5", "not JSON", '{"a": 1%s}' % ("0" * 400)])
 def test_arguments_that_are_no_object_are_wrapped_so_that_the_tool_refuses_them(arguments: str) -> None:
     message = _message(_choice(finish="tool_calls", tool_calls=[_call("f", arguments)]))
     assert message["content"][0]["input"] == {"INVALID_JSON": arguments}

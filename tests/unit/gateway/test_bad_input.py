@@ -42,6 +42,7 @@ DEEP = orjson.loads(b"[" * 900 + b"]" * 900)
         ({"model": "haiku", "n": 0}, 400, "from 1 to 128"),
         ({"model": "haiku", "n": 129}, 400, "from 1 to 128"),
         ({"model": "haiku", "n": True}, 400, "from 1 to 128"),
+        ({"model": "haiku", "n": 1.5}, 400, "from 1 to 128"),
         ({"model": "haiku", "n": 2**60}, 400, "from 1 to 128"),
         ({"logprobs": 5}, 400, "`logprobs`"),
         ({"stream": "yes"}, 400, "`stream`"),

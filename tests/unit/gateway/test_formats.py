@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -448,6 +449,30 @@ async def test_a_streamed_response_is_rewritten_and_its_last_event_held_back_unt
     assert events[-1]["ratchet"]["confidence"] == pytest.approx(math.exp(-0.5))
     (logged,) = gateway.log.predictions
     assert logged.answer.startswith("pond\n")
+
+
+async def test_what_a_streamed_response_repeats_of_the_request_has_its_numbers_as_they_came(gateway: Gateway) -> None:
+    schema = {"type": "object", "properties": {"id": {"const": 2**70}}}
+    tool = {"type": "function", "name": "find", "parameters": schema}
+    echoed = {**RESPONSE, "tools": [tool]}
+    gateway.upstream.pieces = [
+        b"data: " + json.dumps({"type": kind, "response": echoed}).encode() + b"\n\n"
+        for kind in ("response.created", "response.completed")
+    ]
+    response = await gateway.http.post("/v1/responses", json={"model": "haiku", "input": "Hi", "stream": True})
+    events = [json.loads(part.split(b"data: ")[1]) for part in response.content.split(b"\n\n") if part]
+    assert [event["response"]["tools"] for event in events] == [[tool]] * 2
+    assert all(type(e["response"]["tools"][0]["parameters"]["properties"]["id"]["const"]) is int for e in events)
+
+
+@pytest.mark.parametrize(("path", "more"), [("chat/completions", {}), ("completions", {"prompt": "x"})])
+async def test_a_whole_number_of_answers_may_be_written_with_a_point(
+    gateway: Gateway, path: str, more: dict[str, Any]
+) -> None:
+    gateway.upstream.answer = COMPLETION if more else gateway.upstream.answer
+    body = {"model": "haiku", "n": 1.0, "messages": [{"role": "user", "content": "Hi"}], **more}
+    assert (await gateway.http.post(f"/v1/{path}", json=body)).status_code == 200
+    assert len(gateway.log.predictions) == 1
 
 
 @pytest.mark.parametrize(

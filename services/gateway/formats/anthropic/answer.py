@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
-import orjson
-
 from services.gateway.formats.api import Choice, TokenUsage
 from services.gateway.formats.conversation import Object
+from services.gateway.json_codec import decode_json, encode_json
+from shared.http import HttpError
 
 _STOP_REASONS = {"length": "max_tokens", "content_filter": "refusal"}
 
@@ -95,8 +95,9 @@ def tool_input(arguments: str) -> Mapping[str, Any]:
     if not arguments:
         return {}
     try:
-        decoded = orjson.loads(arguments)
-    except orjson.JSONDecodeError:
+        decoded = decode_json(arguments.encode())
+        encode_json(decoded)  # A number may be too large to be sent.
+    except (ValueError, HttpError):
         decoded = None
     return decoded if isinstance(decoded, dict) else {"INVALID_JSON": arguments}
 
@@ -108,7 +109,7 @@ def new_signature() -> str:
 
 def _is_json(text: str) -> bool:
     try:
-        orjson.loads(text)
-    except orjson.JSONDecodeError:
+        decode_json(text.encode())
+    except ValueError:
         return False
     return True
