@@ -20,7 +20,7 @@ from services.gateway.formats.api import (
     token_usage,
     with_answer_tokens,
 )
-from services.gateway.formats.conversation import Object, tool_call
+from services.gateway.formats.conversation import Object, arguments_text, begins_another_call, tool_call
 from services.gateway.json_codec import decode_json, encode_json
 
 _MAX_EVENT_BYTES = 8 << 20
@@ -75,20 +75,24 @@ class PartialChoice:
         self.refusal: list[str] = []
         self.reasoning: list[str] = []
         self.tokens: list[Token] = []
-        self.calls: dict[int, dict[str, Any]] = {}
+        self.calls: list[Object] = []
+        """In the order of their arrival, each with the pieces of its arguments."""
         self.finish_reason: str | None = None
         self.truncated = False
 
     def add_call(self, delta: dict[str, Any]) -> None:
         """Add a piece of a tool call: its name comes first, then its arguments bit by bit."""
-        new: Object = {"name": None, "id": None, "arguments": [], "kind": "function"}
-        call = self.calls.setdefault(delta.get("index", 0), new)
+        index = delta.get("index") or 0
+        call = next((call for call in reversed(self.calls) if call["index"] == index), None)
+        if call is None or begins_another_call(call["id"], delta):
+            call = {"index": index, "name": None, "id": None, "arguments": [], "kind": "function"}
+            self.calls.append(call)
         if delta.get("custom") is not None:
             call["kind"] = "custom"
         function = delta.get(call["kind"]) or {}
-        call["id"] = delta.get("id") or call["id"]
+        call["id"] = call["id"] or delta.get("id")
         call["name"] = function.get("name") or call["name"]
-        call["arguments"].append(function.get("arguments") or function.get("input") or "")
+        call["arguments"].append(arguments_text(function.get("arguments") or function.get("input")))
 
     def so_far(self) -> Choice:
         """The answer as far as it has arrived."""
@@ -96,7 +100,7 @@ class PartialChoice:
             "".join(self.text),
             self.tokens,
             self.finish_reason,
-            [self._call(self.calls[number]) for number in sorted(self.calls)] if self.calls else (),
+            [self._call(call) for call in sorted(self.calls, key=lambda call: call["index"])] if self.calls else (),
             "".join(self.refusal) or None,
             "".join(self.reasoning) or None,
             self.truncated,
@@ -104,7 +108,7 @@ class PartialChoice:
 
     @staticmethod
     def _call(call: dict[str, Any]) -> Object:
-        return tool_call(call["name"], "".join(map(str, call["arguments"])), call["id"], call["kind"])
+        return tool_call(call["name"], "".join(call["arguments"]), call["id"], call["kind"])
 
 
 class ChoicesRequest(ApiRequest):

@@ -138,9 +138,24 @@ def tool_call_of(call: Mapping[str, Any]) -> Object:
 
 def tool_call(name: Any, arguments: Any, call_id: Any = None, kind: str = "function") -> Object:
     """A tool call as an event has it, but for names and ids that are too long for one."""
-    if not isinstance(arguments, str):
-        arguments = "" if arguments is None else encode_json(arguments).decode()
-    call: Object = {"name": str(name or "unnamed"), "arguments": arguments, "type": kind}
+    call: Object = {"name": str(name or "unnamed"), "arguments": arguments_text(arguments), "type": kind}
     if isinstance(call_id, str) and call_id:
         call["id"] = call_id
     return call
+
+
+def arguments_text(arguments: Any) -> str:
+    """A call's arguments, or a piece of them. Those that are no text, as some servers send them, become JSON."""
+    if isinstance(arguments, str):
+        return arguments
+    return "" if arguments is None else encode_json(arguments).decode()
+
+
+def begins_another_call(call_id: Any, delta: Mapping[str, Any]) -> bool:
+    """Return True if a piece of a stream is not of the call `call_id`, though it has the same index.
+
+    Some servers number no calls, or all of them 0. Others give each piece of a call an id of its own, but a name to the
+    first alone.
+    """
+    function = delta.get("function") or delta.get("custom") or {}
+    return bool(call_id and function.get("name") and delta.get("id") not in (None, "", call_id))

@@ -179,6 +179,12 @@ def test_several_calls_may_come_in_one_chunk() -> None:
     assert _blocks(_events(both)) == ["tool_use find:{}", "tool_use stop:{}"]
 
 
+def test_calls_of_one_number_are_told_apart_by_their_ids() -> None:
+    again = {"tool_calls": [{"id": "call_x", "function": {"arguments": ": 1}"}}]}
+    events = _events(_piece(0, '{"id"', "find"), again, _piece(0, "{}", "stop"), finish="tool_calls")
+    assert _blocks(events) == ['tool_use find:{"id": 1}', "tool_use stop:{}"]
+
+
 @pytest.mark.parametrize(
     "deltas",
     [

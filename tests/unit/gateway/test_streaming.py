@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -225,6 +226,24 @@ async def test_streamed_tool_calls_are_assembled_for_the_log(gateway: Gateway) -
     (event,) = gateway.log.predictions
     assert event.answer == '[{"name":"find","arguments":"{\\"id\\": 7}"}]'
     assert event.finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize("numbered", [{}, {"index": None}, {"index": 0}])
+async def test_streamed_calls_that_the_server_does_not_number_are_told_apart_by_their_ids(
+    gateway: Gateway, numbered: dict[str, Any]
+) -> None:
+    def call(call_id: str, **function: Any) -> Any:
+        return chunk({"tool_calls": [{**numbered, "id": call_id, "type": "function", "function": function}]})
+
+    gateway.upstream.pieces = list(
+        sse(call("call_1", name="find", arguments='{"id"'), call("call_x", arguments=": 7}"),
+            call("call_2", name="stop", arguments={"now": True}), chunk({}, finish="tool_calls", logprob=None), USAGE)
+    )  # fmt: skip
+    await gateway.ask(model="haiku", stream=True, tools=[{"type": "function"}])
+    (event,) = gateway.log.predictions
+    assert [(call.id, call.name, json.loads(call.arguments)) for call in event.tool_calls] == [
+        ("call_1", "find", {"id": 7}), ("call_2", "stop", {"now": True}),
+    ]  # fmt: skip
 
 
 async def test_a_streamed_call_of_a_custom_tool_or_in_the_older_form_is_logged_whole(gateway: Gateway) -> None:

@@ -19,7 +19,7 @@ from services.gateway.formats.anthropic.answer import (
     usage_of,
 )
 from services.gateway.formats.api import TokenUsage, token_usage
-from services.gateway.formats.conversation import Object
+from services.gateway.formats.conversation import Object, arguments_text, begins_another_call
 
 
 class MessageStream:
@@ -34,7 +34,8 @@ class MessageStream:
         """The type of the open block."""
         self._tool: int | None = None
         """The number of the tool call whose block is open."""
-        self._tools: set[int] = set()
+        self._tools: dict[int, Any] = {}
+        """The number and the id of each tool call."""
         self._waiting: list[str] = []
         """Text that arrived within a tool call, and follows it as a block of its own."""
         self._arguments: list[str] = []
@@ -89,19 +90,19 @@ class MessageStream:
         self._add_piece({"type": "text_delta", "text": text})
 
     def _feed_call(self, call: Object) -> None:
-        number, function = call.get("index", 0), call.get("function") or {}
-        if number not in self._tools:
+        number, function = call.get("index") or 0, call.get("function") or {}
+        if number not in self._tools or begins_another_call(self._tools[number], call):
             if not function.get("name"):
                 raise ValueError("a tool call begins without a name")
             self._open_block(tool_use_block(call.get("id"), str(function["name"]), {}))
             self._tool = number
-            self._tools.add(number)
+            self._tools[number] = call.get("id")
             self._arguments = []
-        if arguments := function.get("arguments"):
+        if arguments := arguments_text(function.get("arguments")):
             if number != self._tool:
                 raise ValueError("pieces of two tool calls are mixed")
-            self._arguments.append(str(arguments))
-            self._add_piece({"type": "input_json_delta", "partial_json": str(arguments)})
+            self._arguments.append(arguments)
+            self._add_piece({"type": "input_json_delta", "partial_json": arguments})
 
     def _open_block(self, block: Object) -> None:
         self._close_block()
