@@ -22,7 +22,7 @@ from services.gateway.formats.api import (
 )
 from services.gateway.formats.calls import call_of
 from services.gateway.formats.chunks import ChoicesRequest, PartialChoice
-from services.gateway.formats.conversation import EventConversation, Object, tool_calls_of
+from services.gateway.formats.conversation import EventConversation, Object, answer_text, tool_calls_of
 from services.gateway.formats.media import MediaReferences
 from services.gateway.formats.validation import bad_request, bool_field
 from services.gateway.tasks.served import ServedTask
@@ -109,8 +109,7 @@ class ChatRequest(ChoicesRequest):
 
     def add_chunk(self, part: PartialChoice, choice: dict[str, Any]) -> None:
         delta = choice.get("delta") or {}
-        if isinstance(text := delta.get("content"), str):
-            part.text.append(text)
+        part.text.append(answer_text(delta.get("content")))
         if has_more_than_text(delta):
             part.truncated = True
         if refusal := delta.get("refusal"):
@@ -165,7 +164,7 @@ def choice_of_message(message: Any, tokens: Sequence[Token], finish_reason: str 
     if calls is None and isinstance(message.get("function_call"), dict):
         calls = [{"function": message["function_call"]}]
     return Choice(
-        content if isinstance(content, str) else "",
+        answer_text(content),
         tokens,
         finish_reason,
         tool_calls_of(calls, "tool_calls") if isinstance(calls, list) and calls else (),

@@ -151,6 +151,15 @@ def arguments_text(arguments: Any) -> str:
     return "" if arguments is None else encode_json(arguments).decode()
 
 
+def answer_text(content: Any) -> str:
+    """The text of an answer, or of a piece of one, also where a server sends it in parts; of others nothing."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else ()
+    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
 def begins_another_call(call_id: Any, delta: Mapping[str, Any]) -> bool:
     """Return True if a piece of a stream is not of the call `call_id`, though it has the same index.
 

@@ -11,6 +11,7 @@ from services.gateway.formats.anthropic.answer import message_of
 from services.gateway.formats.anthropic.errors import error_body
 from services.gateway.formats.anthropic.stream import MessageStream
 from services.gateway.formats.api import Choice, TokenUsage
+from services.gateway.formats.chat import choice_of_message
 from shared.http import HttpError
 
 USAGE = TokenUsage(prompt_tokens=20, answer_tokens=5)
@@ -167,6 +168,14 @@ def test_blocks_follow_each_other() -> None:
     signatures = [event["delta"] for event in events if event.get("delta", {}).get("type") == "signature_delta"]
     assert len(signatures) == 1
     assert signatures[0]["signature"]
+
+
+def test_an_answer_in_parts_is_its_text_whole_and_streamed() -> None:
+    parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "Rain"}, {"type": "text", "text": "."}, 5]
+    choice = choice_of_message({"role": "assistant", "content": parts}, (), "stop")
+    assert choice.truncated
+    assert _message(choice)["content"] == [{"type": "text", "text": "Rain."}]
+    assert _blocks(_events({"content": parts}, {"content": "!"})) == ["text :Rain.!"]
 
 
 def test_text_within_a_tool_call_follows_it() -> None:

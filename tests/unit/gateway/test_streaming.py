@@ -246,6 +246,16 @@ async def test_streamed_calls_that_the_server_does_not_number_are_told_apart_by_
     ]  # fmt: skip
 
 
+async def test_a_streamed_answer_in_parts_is_logged_with_its_text(gateway: Gateway) -> None:
+    parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "pond"}]
+    gateway.upstream.pieces = list(
+        sse(chunk({"content": parts}), chunk({"content": "."}), chunk({}, finish="stop"), USAGE)
+    )
+    await gateway.ask(model="haiku", stream=True)
+    (event,) = gateway.log.predictions
+    assert (event.answer, event.truncated) == ("pond.", True)
+
+
 async def test_a_streamed_call_of_a_custom_tool_or_in_the_older_form_is_logged_whole(gateway: Gateway) -> None:
     custom = ({"index": 0, "id": "call_1", "type": "custom", "custom": {"name": "sql", "input": "sel"}},
               {"index": 0, "custom": {"input": "ect"}})  # fmt: skip

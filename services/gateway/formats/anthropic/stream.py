@@ -19,7 +19,7 @@ from services.gateway.formats.anthropic.answer import (
     usage_of,
 )
 from services.gateway.formats.api import TokenUsage, token_usage
-from services.gateway.formats.conversation import Object, arguments_text, begins_another_call
+from services.gateway.formats.conversation import Object, answer_text, arguments_text, begins_another_call
 
 
 class MessageStream:
@@ -75,9 +75,9 @@ class MessageStream:
                 self._open_block({"type": "thinking", "thinking": "", "signature": ""})
             self._add_piece({"type": "thinking_delta", "thinking": str(reasoning)})
         for name in ("content", "refusal"):
-            if text := delta.get(name):
+            if text := answer_text(delta.get(name)):
                 self._refused = self._refused or name == "refusal"
-                self._feed_text(str(text))
+                self._feed_text(text)
         for call in delta.get("tool_calls") or ():
             self._feed_call(call)
 
