@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -25,6 +25,10 @@ from shared.model.adapter_files import check_adapter
 from shared.storage import artifacts
 
 logger = logging.getLogger(__name__)
+_LOGGED_EVENTS = 100
+"""How many entries of Unleash's log about a task's flags are read: one change of a rollout makes about ten."""
+_OF_A_HAND = ("feature-dependency-added", "feature-archived", "feature-deleted", "feature-revived")
+"""Changes of a flag that only people make, by the types of Unleash's log."""
 _ADDED = {"constraints": "a constraint", "segments": "a segment", "disabled": "a strategy that is off"}
 """What a person may add to a strategy that leaves users out, by the name of the field, in words. We write none."""
 
@@ -114,6 +118,27 @@ class FlagState:
         return list(map(_variant_key, found.get("variants") or ())) == list(map(_variant_key, wanted["variants"]))
 
 
+@dataclass(frozen=True)
+class FlagEvent:
+    """An entry of Unleash's log about a flag. `kind`: its type there; `strategy`: what the flag was given, if any."""
+
+    entry: int
+    flag: str
+    kind: str
+    strategy: Mapping[str, Any] | None = None
+
+    def leads_to(self, strategy: Strategy | None, on: bool | None) -> bool:
+        """Return True if it brings the flag to this strategy and state, or changes neither. None: any change is not."""
+        if self.kind in ("feature-environment-enabled", "feature-environment-disabled"):
+            return on is (self.kind == "feature-environment-enabled")
+        if self.kind in ("feature-strategy-add", "feature-strategy-update"):
+            given = FlagState(True, (dict(self.strategy or {}),))
+            return strategy is not None and given.matches(strategy.body(self.flag))
+        if self.kind in ("feature-strategy-remove", "feature-dependency-removed", "feature-dependencies-removed"):
+            return strategy is not None
+        return self.kind not in _OF_A_HAND
+
+
 class FlagAdmin(Protocol):
     """Reads and writes flags. Every call is idempotent and writes only what differs."""
 
@@ -123,6 +148,7 @@ class FlagAdmin(Protocol):
     async def switch(self, flag: str, on: bool) -> None: ...
     async def changed_by(self, flag: str) -> str: ...
     async def newest_changes(self, limit: int) -> list[tuple[int, str]]: ...
+    async def events_since(self, flags: Sequence[str], entry: int) -> list[FlagEvent]: ...
 
 
 class AdapterServer(Protocol):
@@ -225,6 +251,16 @@ class UnleashAdmin:
         query = {"project": f"IS:{self._project}", "limit": str(limit)}
         answer = await self._request("GET", self._events, params=query)
         return [(int(event["id"]), str(event.get("featureName") or "")) for event in (answer or {}).get("events") or ()]
+
+    async def events_since(self, flags: Sequence[str], entry: int) -> list[FlagEvent]:
+        """Return what Unleash's log says of these flags in its newest entries, as far as they came after this one."""
+        query = {"feature": f"IS_ANY_OF:{','.join(flags)}", "limit": str(_LOGGED_EVENTS)}
+        answer = await self._request("GET", self._events, params=query)
+        return [
+            FlagEvent(int(event["id"]), str(event.get("featureName")), str(event.get("type")), event.get("data"))
+            for event in (answer or {}).get("events") or ()
+            if int(event["id"]) > entry and event.get("environment") in (None, "", self._environment)
+        ]
 
     def _environment_url(self, flag: str) -> str:
         return f"{self._features}/{flag}/environments/{self._environment}"

@@ -5,18 +5,21 @@
     ratchet.<task>.control    user % whom `previous` serves for a while after a promotion; it comes with the first one
 
 The deployer writes flags only when a rollout changes. Between changes they belong to the operator: what was turned by
-hand stays, and pauses the candidate until a person says that it goes on. Writes are ordered so that a crash between any
-two leaves every user with a proven adapter, or with the canary that has earned its share.
+hand stays, and pauses the candidate until a person says that it goes on. While a change is being made, Unleash's log
+tells a hand from what the change has set itself. Writes are ordered so that a crash between any two leaves every user
+with a proven adapter, or with the canary that has earned its share.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from schemas.rollouts import Stage
 from services.deployer.clients import FlagAdmin, FlagState, Strategy
 from services.deployer.rollout import ENDED, Rollout
+from shared.errors import DependencyUnavailable
 
 FLAGS = ("primary", "rollback", "canary", "shadow")
 
@@ -89,7 +92,7 @@ class TaskFlags:
     def changed_by_hand(self, rollout: Rollout) -> dict[str, str]:
         """Return the differences that are no part of a change whose flags may not all be set, nor of undoing it."""
         found = self.differences(rollout.standing)
-        if rollout.resumes:  # Canary and shadow are as a hand left them, and nobody resumes while another flag is.
+        if rollout.resumes:  # Canary and shadow are as a hand left them: see `changed_by_hand_since`.
             return {flag: words for flag, words in found.items() if flag in ("primary", "rollback", *self.gone)}
         if not rollout.flags_pending or rollout.before is None:
             return found
@@ -158,6 +161,42 @@ async def read_flags(admin: FlagAdmin, task: str) -> TaskFlags:
     return TaskFlags(*[await admin.read(flag_name(task, flag)) for flag in FLAGS])
 
 
+async def newest_entry(admin: FlagAdmin) -> int | None:
+    """Return the newest entry of Unleash's log, 0 for none; None: the log is away, and with it what it tells."""
+    try:
+        newest = await admin.newest_changes(1)
+    except DependencyUnavailable:
+        return None
+    return newest[0][0] if newest else 0
+
+
+async def changed_by_hand_since(admin: FlagAdmin, rollout: Rollout, flags: TaskFlags) -> dict[str, str]:
+    """Return, in words, each flag of which Unleash's log has a change that is no part of the rollout's last one.
+
+    Its state cannot tell a write that is missing from one that a hand took back, nor, in a resumption, what a hand did
+    before it from what it did after. Raises DependencyUnavailable while the log is away.
+    """
+    if rollout.log_entry is None:
+        return {}
+    names = {flag_name(rollout.task, flag): flag for flag in FLAGS}
+    events = await admin.events_since(list(names), rollout.log_entry)
+    wanted, differences = _wanted(rollout), flags.differences(rollout)
+    by_hand = {names[event.flag] for event in events if not event.leads_to(*wanted[names[event.flag]])}
+    return {flag: differences.get(flag, f"{flag} was changed") for flag in FLAGS if flag in by_hand}
+
+
+def _wanted(rollout: Rollout) -> dict[str, tuple[Strategy | None, bool | None]]:
+    """Return to what the last change of a rollout sets its flags, None what it leaves as it is."""
+    canary, shadow = canary_strategy(rollout), shadow_strategy(rollout)
+    untouched: tuple[Strategy | None, bool | None] = None, None
+    if rollout.stage is Stage.PROMOTED:
+        primary = primary_strategy(rollout), True
+        replays = (shadow, True) if rollout.control else (None, False)
+        return {"primary": primary, "rollback": untouched, "canary": (None, False), "shadow": replays}
+    serves = rollout.stage is Stage.CANARY
+    return {"primary": untouched, "rollback": untouched, "canary": (canary, serves), "shadow": (shadow, True)}
+
+
 async def apply_flags(admin: FlagAdmin, rollout: Rollout) -> None:
     """Set the flags as the rollout's last change wants them. Idempotent."""
     if rollout.active and rollout.before is not None and not rollout.adds_traffic:
@@ -202,7 +241,10 @@ async def _roll_back(admin: FlagAdmin, rollout: Rollout) -> None:
 
 async def _undo(admin: FlagAdmin, rollout: Rollout, rise: Rollout) -> None:
     """Take back what a rise had set, the last flag first. What a hand has changed meanwhile stays as it is."""
-    by_hand = (await read_flags(admin, rollout.task)).changed_by_hand(rollout)
+    flags = await read_flags(admin, rollout.task)
+    by_hand = flags.changed_by_hand(rollout)
+    with contextlib.suppress(DependencyUnavailable):  # Less traffic waits for no log.
+        by_hand |= await changed_by_hand_since(admin, rollout, flags)
     await _set_control(admin, rollout)
     if "shadow" not in by_hand:
         await admin.switch(flag_name(rollout.task, "shadow"), True)

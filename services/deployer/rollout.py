@@ -66,6 +66,8 @@ class Rollout:
     None: they count nothing, since that share is not known. `counted_since`: from when requests count at it, where the
     share before it was greater or not known. `resets`: the adapter of another base model that the primary flag named as
     it entered; no engine serves it any more once all serve the candidate, so the flag is set to the base model.
+    `log_entry`: the newest of Unleash's log before any flag of the last change was set: what the log has of these flags
+    since, and is no part of the change, is of a hand. None: no flag was set yet, or the log was away.
     """
 
     rollout_id: str
@@ -104,6 +106,7 @@ class Rollout:
     counted_since: datetime | None = None
     resets: str | None = None
     former_verdicts: tuple[str, ...] = ()
+    log_entry: int | None = None
 
     @property
     def entered(self) -> bool:
@@ -161,7 +164,7 @@ class Rollout:
         if debited := evidence.margin_debited:
             left = (evidence.margin_left or 0.0) + debited
             evidence = evidence.model_copy(update={"margin_debited": 0.0, "margin_left": left})
-        return replace(self.at(self.before), before=self.position, evidence=evidence)
+        return replace(self.at(self.before), before=self.position, evidence=evidence, log_entry=None)
 
     @property
     def position(self) -> Position:
@@ -215,6 +218,7 @@ class Rollout:
             moves_flags=moves_flags or self.flags_pending, settled=False,
             control=self.control and stage is Stage.PROMOTED, before=self.before if self.flags_pending else None,
             resets=self.resets if self.flags_pending else None,
+            log_entry=self.log_entry if self.flags_pending else None,
         )  # fmt: skip
 
     def with_canary(self, percent: int, reason: str, evidence: Evidence, now: datetime) -> Rollout:
@@ -251,12 +255,17 @@ class Rollout:
     def with_pause(self, reason: str, evidence: Evidence, now: datetime, moved_by: str) -> Rollout:
         """Return the rollout in the same stage, paused; the flags stay as they are, but for what a rise had set."""
         stays = self.with_stage(self.stage, f"paused: {reason}", evidence, now, moves_flags=False, moved_by=moved_by)
-        return replace(stays, paused=reason[:2_000])
+        return replace(stays, paused=reason[:2_000], log_entry=None)
 
-    def with_resumption(self, reason: str, evidence: Evidence, now: datetime, moved_by: str) -> Rollout:
-        """Return the rollout in the same stage, going on; canary and shadow are set as the stage wants them."""
+    def with_resumption(
+        self, reason: str, evidence: Evidence, now: datetime, moved_by: str, log_entry: int | None = None
+    ) -> Rollout:
+        """Return the rollout in the same stage, going on; canary and shadow are set as the stage wants them.
+
+        `log_entry`: the newest of Unleash's log before the flags were read by which the person may resume.
+        """
         stays = self.with_stage(self.stage, f"resumed: {reason}", evidence, now, moved_by=moved_by)
-        return replace(stays, paused="", before=self.position)
+        return replace(stays, paused="", before=self.position, log_entry=log_entry)
 
     def with_serving(self, primary: str | None, previous: str | None) -> Rollout:
         """Return the rollout with these adapters serving."""

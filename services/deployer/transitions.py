@@ -7,7 +7,7 @@ decision and at every tick, repeats the flags (idempotent) and the event (same i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -17,7 +17,14 @@ from schemas.labels import LabelRequested, Purpose
 from schemas.rollouts import Evidence, Stage
 from services.deployer.clients import AdapterServer, ArtifactMissing, FlagAdmin
 from services.deployer.domain import Ledger, control_evidence, decide, decide_waiting, holds_back
-from services.deployer.flags import TaskFlags, apply_flags, flag_name, read_control, read_flags
+from services.deployer.flags import (
+    apply_flags,
+    changed_by_hand_since,
+    flag_name,
+    newest_entry,
+    read_control,
+    read_flags,
+)
 from services.deployer.rollout import CONTROL_TICKETS, ENDED, RATCHET, Rollout, ServingState, serving_after
 from services.deployer.statistics.canary import canary_failure
 from services.deployer.statistics.non_inferiority import Allowance, margin_left
@@ -69,16 +76,25 @@ class RolloutTransitions:
         """
         for rollout in await self._rollouts.unsettled(task):
             if rollout.moves_flags:
-                current = rollout
-                if (instead := await self._instead_of(rollout)) is not None:
-                    current = instead
-                    await self._rollouts.save(current)
+                current = await self._begun(rollout)
+                if (instead := await self._instead_of(current)) is not None:
+                    await self._rollouts.save(instead)
+                    current = await self._begun(instead)
                 await apply_flags(self._admin, current)
                 await self._rollouts.set_written(current)
         for rollout in await self._rollouts.unsettled(task):
             await self._publisher.publish(rollout.event())
             await self._rollouts.settle(rollout)
             logger.info("%s: %s is %s: %s", task, rollout.candidate, rollout.stage.value, rollout.reason)
+
+    async def _begun(self, rollout: Rollout) -> Rollout:
+        """Return a change that sets flags with the place in Unleash's log from which a hand on them is told by it."""
+        is_begun = rollout.log_entry is not None or not (rollout.adds_traffic or rollout.active)
+        if is_begun or (entry := await newest_entry(self._admin)) is None:
+            return rollout
+        begun = replace(rollout, log_entry=entry)
+        await self._rollouts.set_begun(begun)
+        return begun
 
     async def _instead_of(self, rollout: Rollout) -> Rollout | None:
         """Return what takes the place of a change whose flags are not set: an end, or its stage before, where a hand,
@@ -124,7 +140,9 @@ class RolloutTransitions:
         """Return the rollout, in the stage before a rise, paused where a hand was on a flag meanwhile; else None."""
         if not (rollout.rises or rollout.resumes):
             return None
-        return await self._touched(rollout, await read_flags(self._admin, rollout.task))
+        flags = await read_flags(self._admin, rollout.task)
+        by_hand = flags.changed_by_hand(rollout) | await changed_by_hand_since(self._admin, rollout, flags)
+        return await self._touched(rollout, by_hand)
 
     async def publish_again(self, task: str) -> None:
         """Publish the task's last change once more."""
@@ -219,7 +237,7 @@ class RolloutTransitions:
         if share != rollout.counted_percent:
             rollout = rollout.counted_at(share, utc_now())
             await self._rollouts.set_counted(rollout)
-        if rollout.paused or (paused := await self._touched(rollout, flags)) is None:
+        if rollout.paused or (paused := await self._touched(rollout, flags.changed_by_hand(rollout))) is None:
             return rollout
         await self._rollouts.save(paused)
         await self.settle(rollout.task)
@@ -374,9 +392,9 @@ class RolloutTransitions:
         last = await self._rollouts.last_entered(task)
         return last.standing if last is not None and last.standing.active else None
 
-    async def _touched(self, rollout: Rollout, flags: TaskFlags) -> Rollout | None:
+    async def _touched(self, rollout: Rollout, by_hand: Mapping[str, str]) -> Rollout | None:
         """Return the rollout, as it stands, paused for each flag that a hand changed; None: there is none."""
-        if not (by_hand := flags.changed_by_hand(rollout)):
+        if not by_hand:
             return None
         by = await self._hand_on(rollout.task, next(iter(by_hand)))
         reason = f"{'; '.join(by_hand.values())}, by hand"

@@ -19,6 +19,7 @@ from schemas.predictions import SubjectForgotten
 from schemas.rollouts import Stage
 from services.deployer.clients import Strategy, UnleashAdmin
 from services.deployer.main import MIGRATIONS
+from services.deployer.rollout import Rollout
 from services.deployer.statistics.guards import Guard
 from services.deployer.storage import canaries
 from services.deployer.storage.ledger import PostgresLedger
@@ -192,6 +193,44 @@ async def test_unleashs_log_names_each_flag_that_was_changed_with_an_entry_of_it
     new = {flag for entry, flag in await real.admin.newest_changes(20) if entry not in known}
     assert {real.flag("shadow"), real.flag("canary")} <= new
     assert len(await real.admin.newest_changes(2)) == 2
+
+
+async def test_unleashs_log_tells_a_hand_from_what_a_change_of_a_rollout_sets(real: Real) -> None:
+    await real.deployer.handlers.on_evaluated(evaluated("a1", real.task))
+    canary, shadow = real.flag("canary"), real.flag("shadow")
+    wanted = Strategy(25, "userId", "r1", "canary", {"adapter": "a1"})
+    ((entry, _),) = await real.admin.newest_changes(1)
+    await real.admin.set_strategy(canary, wanted)
+    await real.admin.switch(canary, True)
+    ours = await real.admin.events_since([canary, shadow], entry)
+    assert [event.kind for event in ours] == ["feature-environment-enabled", "feature-strategy-update"]
+    assert all(event.flag == canary and event.leads_to(wanted, True) for event in ours)
+    assert not any(event.leads_to(None, None) for event in ours)
+    await real.admin.set_strategy(canary, Strategy(3, "userId", "r1", "canary", {"adapter": "a1"}))
+    await real.admin.switch(canary, False)
+    by_hand = await real.admin.events_since([canary, shadow], ours[0].entry)
+    assert [event.leads_to(wanted, True) for event in by_hand] == [False, False]
+
+
+async def test_a_canary_that_was_turned_off_after_a_crash_that_followed_its_last_flag_stays_off(
+    real: Real, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def die(rollout: Rollout) -> None:
+        raise DependencyUnavailable("it died")
+
+    first = real.deployer
+    await first.handlers.on_evaluated(evaluated("a1", real.task))
+    with monkeypatch.context() as patched:
+        patched.setattr(first.rollouts, "set_written", die)
+        await first.compare_and_label(range(12), "delivery")
+    canary = await real.admin.read(real.flag("canary"))
+    assert canary is not None and canary.enabled
+    await real.admin.switch(real.flag("canary"), False)
+    again = Deployer(first.rollouts, first.ledger, real.admin)
+    await again.handlers.tick(real.task)
+    assert (again.last.stage, again.last.paused) == (Stage.SHADOW, "canary is off, by hand")
+    canary = await real.admin.read(real.flag("canary"))
+    assert canary is not None and not canary.enabled
 
 
 async def test_a_redelivered_pair_and_label_are_in_the_ledger_once(real: Real) -> None:

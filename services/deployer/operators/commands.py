@@ -9,7 +9,7 @@ from schemas.base import utc_now
 from schemas.rollouts import Stage
 from services.deployer.clients import FlagAdmin
 from services.deployer.domain import decide
-from services.deployer.flags import read_flags
+from services.deployer.flags import newest_entry, read_flags
 from services.deployer.rollout import Rollout
 from services.deployer.storage.rollouts import RolloutStore
 from services.deployer.transitions import RolloutTransitions
@@ -64,6 +64,7 @@ class OperatorCommands:
             rollout = await self._candidate(task)
             if not rollout.paused:
                 raise CommandRefused(f"{rollout.candidate} is not paused")
+            entry = await newest_entry(self._admin)  # Before the flags: a hand in between is of after the word.
             flags = await read_flags(self._admin, task)
             if flags.gone:
                 way_out = f"Revive it in Unleash, or end the candidate: ratchet rollout rollback {task}"
@@ -74,7 +75,7 @@ class OperatorCommands:
                 raise CommandRefused(f"{'; '.join(serving)}: no pair would count", way_out)
             await self._transitions.refusal(rollout, rollout.changed_at)  # Whatever it says is acted on as flags move.
             evidence = await self._transitions.evidence(rollout)
-            resumed = await self._change(rollout.with_resumption(reason, evidence, utc_now(), by))
+            resumed = await self._change(rollout.with_resumption(reason, evidence, utc_now(), by, entry))
             await self._transitions.advance(task)
             return await self._rollouts.get(resumed.rollout_id) or resumed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ from schemas.rollouts import RolloutChanged, ShadowCompared, Stage
 from schemas.task_settings import RolloutSettings
 from schemas.tasks import TaskKind, TaskSpec
 from services.deployer.admission import Admission
-from services.deployer.clients import ArtifactMissing, FlagAdmin, FlagState, Strategy
+from services.deployer.clients import ArtifactMissing, FlagAdmin, FlagEvent, FlagState, Strategy
 from services.deployer.domain import Ledger, Ticket
 from services.deployer.handlers import Handlers
 from services.deployer.operators.commands import OperatorCommands
@@ -192,6 +192,17 @@ class MemoryPublisher:
         return [event for event in self.events.values() if isinstance(event, LabelRequested)]
 
 
+def _logged(changes: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """The entries that Unleash's log gets for a change of a flag: each its type, and the strategy that was given."""
+    if changes.get("archived"):
+        yield "feature-archived", None
+        return
+    for strategy in changes.get("strategies", ()):
+        yield "feature-strategy-update", {"id": "1", "sortOrder": 0, "title": None, **strategy}
+    if "enabled" in changes:
+        yield f"feature-environment-{'enabled' if changes['enabled'] else 'disabled'}", None
+
+
 class MemoryAdmin:
     """Flags in memory. `crash_at`: the write, counted from now, that fails."""
 
@@ -200,6 +211,7 @@ class MemoryAdmin:
         self.writes = 0
         self.crash_at: int | None = None
         self.log: list[tuple[int, str]] = []
+        self.events: list[FlagEvent] = []
         self.reads = 0
 
     def _write(self, flag: str, **changes: Any) -> None:
@@ -209,6 +221,8 @@ class MemoryAdmin:
                 raise DependencyUnavailable("Unleash is away")
         self.writes += 1
         self.log.insert(0, (self.writes, flag))
+        for kind, strategy in _logged(changes):
+            self.events.insert(0, FlagEvent(self.writes, flag, kind, strategy))
         self.flags[flag] = dataclasses.replace(self.flags.get(flag, FlagState(False, ())), **changes)
 
     async def read(self, flag: str) -> FlagState | None:
@@ -239,6 +253,9 @@ class MemoryAdmin:
 
     async def newest_changes(self, limit: int) -> list[tuple[int, str]]:
         return self.log[:limit]
+
+    async def events_since(self, flags: Sequence[str], entry: int) -> list[FlagEvent]:
+        return [event for event in self.events if event.flag in flags and event.entry > entry]
 
     async def switch(self, flag: str, on: bool) -> None:
         if on:
@@ -377,6 +394,10 @@ class MemoryRollouts:
 
     async def set_posted(self, move: Move) -> None:
         self.posted.append(move)
+
+    async def set_begun(self, rollout: Rollout) -> None:
+        if self.rollouts[rollout.rollout_id].version == rollout.version:
+            self.rollouts[rollout.rollout_id] = rollout
 
     async def set_written(self, rollout: Rollout) -> None:
         if self.rollouts[rollout.rollout_id].version == rollout.version:

@@ -9,8 +9,10 @@ import pytest
 from schemas.base import Variant, utc_now
 from schemas.rollouts import RolloutChanged, Stage
 from schemas.tasks import TaskChanged
+from services.deployer.clients import Strategy
 from services.deployer.flags import canary_strategy
 from services.deployer.operators.commands import CommandRefused
+from services.deployer.rollout import Rollout
 from shared.errors import DependencyUnavailable
 from tests.unit.deployer.fakes import Deployer, answer, deliveries, evaluated, in_shadow, observed, pair, spec
 
@@ -526,6 +528,125 @@ async def test_a_hand_on_what_serves_everybody_while_a_resumption_is_not_settled
     await deployer.handlers.tick(TASK)
     assert (deployer.last.paused, deployer.last.moved_by) == (HANDS[flag], "ann in Unleash")
     assert deployer.admin.flags == flags, "the canary came on once more before the hand was seen"
+
+
+@pytest.mark.parametrize("flag", ["canary", "shadow"])
+@pytest.mark.parametrize("how", ["share", "off", "off and on"])
+async def test_a_hand_on_canary_or_shadow_while_a_resumption_is_not_made_pauses_again(flag: str, how: str) -> None:
+    """It was overwritten when the resumption was made."""
+    deployer = await paused_by_a_hand()
+    await deployer.admin.switch(FLAGS["canary"], True)  # Whoever resumes has put it back before.
+    await deployer.admin.set_strategy(FLAGS["shadow"], Strategy(percent=1))
+    deployer.admin.crash_at = 0
+    await resume_in_vain(deployer)
+    deployer.admin.crash_at = None
+    if how == "share":
+        await deployer.admin.set_strategy(FLAGS[flag], Strategy(percent=3))
+    else:
+        await deployer.admin.switch(FLAGS[flag], False)
+    if how == "off and on":
+        await deployer.admin.switch(FLAGS[flag], True)
+    flags = dict(deployer.admin.flags)
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.CANARY
+    assert deployer.last.paused.startswith(f"{flag} ") and deployer.last.paused.endswith(", by hand")
+    assert deployer.last.moved_by == "ann in Unleash"
+    assert deployer.admin.flags == flags, "the hand's share stays, and nobody is served again against it"
+    await deployer.commands.resume(TASK, "ben", "it was a mistake")
+    assert deployer.last.stage is Stage.PROMOTED
+
+
+async def crash_once_written(deployer: Deployer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the process die between the last flag of a change and the record that all are set."""
+
+    async def die(rollout: Rollout) -> None:
+        raise DependencyUnavailable("it died")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(deployer.rollouts, "set_written", die)
+        with pytest.raises(DependencyUnavailable, match="it died"):
+            await deployer.handlers.tick(TASK)
+
+
+def restarted(deployer: Deployer) -> Deployer:
+    return Deployer(deployer.rollouts, deployer.ledger, deployer.admin)
+
+
+async def test_a_canary_that_was_turned_off_after_a_crash_that_followed_its_last_flag_stays_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The restart took the hand for a flag that was not set yet, and the canary came on again."""
+    deployer = await in_shadow()
+    deployer.adapters.is_away = True
+    await deployer.compare_and_label(range(12), "delivery")
+    deployer.adapters.is_away = False
+    await crash_once_written(deployer, monkeypatch)
+    assert deployer.admin.serves(TASK, in_canary=True) == "a1"
+    await deployer.admin.switch(FLAGS["canary"], False)
+    again = restarted(deployer)
+    await again.handlers.tick(TASK)
+    assert (again.last.stage, again.last.paused) == (Stage.SHADOW, "canary is off, by hand")
+    assert again.last.moved_by == "ann in Unleash"
+    assert again.admin.serves(TASK, in_canary=True) is None
+    await again.commands.resume(TASK, "ben", "it was a mistake")
+    assert (again.last.stage, again.admin.serves(TASK, in_canary=True)) == (Stage.CANARY, "a1")
+
+
+@pytest.mark.parametrize("flag", ["canary", "shadow"])
+async def test_a_flag_that_was_turned_off_after_a_crash_that_followed_a_resumption_stays_off(
+    flag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployer = await paused_by_a_hand()
+    deployer.admin.crash_at = 0
+    await resume_in_vain(deployer)
+    deployer.admin.crash_at = None
+    await crash_once_written(deployer, monkeypatch)
+    await deployer.admin.switch(FLAGS[flag], False)
+    again = restarted(deployer)
+    await again.handlers.tick(TASK)
+    assert (again.last.paused, again.last.moved_by) == (HANDS[flag], "ann in Unleash")
+    assert not again.admin.flags[FLAGS[flag]].enabled
+
+
+async def test_a_canary_that_was_turned_off_while_the_undoing_of_a_promotion_is_half_written_stays_off() -> None:
+    deployer = await earned()
+    canary = deployer.last
+    deployer.admin.crash_at = 2  # Primary and canary are as the promotion wants them.
+    await tick_in_vain(deployer)
+    assert not deployer.admin.flags[FLAGS["canary"]].enabled
+    await deployer.compare_and_label_in(canary, range(300, 320), "refund")
+    deployer.admin.crash_at = 1  # The canary is on again, and primary not restored yet.
+    await tick_in_vain(deployer)
+    deployer.admin.crash_at = None
+    assert deployer.admin.serves(TASK, in_canary=True) == "a1"
+    await deployer.admin.switch(FLAGS["canary"], False)
+    again = restarted(deployer)
+    await again.handlers.tick(TASK)
+    assert (again.last.stage, again.last.paused) == (Stage.CANARY, HANDS["canary"])
+    assert not again.admin.flags[FLAGS["canary"]].enabled
+
+
+@pytest.mark.parametrize("rollout", MOVES)
+async def test_a_move_whose_flags_were_all_set_before_a_crash_is_no_hand_after_it(
+    rollout: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployer = await earned(**rollout)
+    await crash_once_written(deployer, monkeypatch)
+    flags = dict(deployer.admin.flags)
+    again = restarted(deployer)
+    await again.handlers.tick(TASK)
+    assert (again.last.paused, again.admin.flags) == ("", flags)
+    assert (again.last.stage, again.last.canary_percent) != (Stage.CANARY, 5)
+
+
+async def test_while_unleashs_log_is_away_a_move_is_made_by_what_its_flags_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(limit: int) -> list[tuple[int, str]]:
+        raise DependencyUnavailable("the log is away")
+
+    deployer = await earned()
+    monkeypatch.setattr(deployer.admin, "newest_changes", away)
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.PROMOTED
 
 
 async def test_a_resumption_that_a_crash_interrupts_is_finished_later() -> None:
