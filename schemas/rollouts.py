@@ -150,6 +150,11 @@ class RolloutChanged(Event):
     control: bool = Field(
         default=False, description="It is promoted, and some users stay on the previous adapter for a while."
     )
+    promoted_at: AwareDatetime | None = Field(
+        default=None,
+        description="Of one that is promoted: when its flags were set, which may be long after it was decided. What "
+        "people were asked until then is of the comparison that led to it.",
+    )
     paused: str = Field(
         default="", max_length=2_000, description="Why no move to more users is made until a person says so."
     )

@@ -74,18 +74,35 @@ class ReviewerCounts:
     skipped: int
 
 
-def comparisons_ended(changes: Iterable[tuple[str, Stage, bool, datetime]]) -> datetime | None:
+@dataclass(frozen=True)
+class RolloutState:
+    """What one event says of a rollout: see the fields of `RolloutChanged`."""
+
+    rollout_id: str
+    stage: Stage
+    control: bool
+    occurred_at: datetime
+    promoted_at: datetime | None = None
+
+    @property
+    def closes_until(self) -> datetime:
+        """Until when the tickets that it closes were asked: people are, too, while a promotion that is decided waits."""
+        if self.promoted_at is None:
+            return self.occurred_at
+        return self.promoted_at if self.control else max(self.occurred_at, self.promoted_at)
+
+
+def comparisons_ended(changes: Iterable[RolloutState]) -> datetime | None:
     """Return when the last of a cycle's comparisons ended; None: none has. What was asked until then is closed.
 
-    `changes`: each event's rollout, stage, whether it has a control, and time. A promotion with a control ends the
-    comparison that led to it and begins one of fresh pairs: of its events the first counts, since new evidence, and a
-    person's word, repeat it.
+    A promotion with a control ends the comparison that led to it and begins one of fresh pairs: of its events the first
+    counts, since new evidence, and a person's word, repeat it.
     """
     ends: dict[tuple[str, bool], datetime] = {}
-    for rollout_id, stage, control, at in changes:
-        if stage not in RUNNING:
-            end = rollout_id, control
-            ends[end] = (min if control else max)(at, ends.get(end, at))
+    for change in changes:
+        if change.stage not in RUNNING:
+            end, at = (change.rollout_id, change.control), change.closes_until
+            ends[end] = (min if change.control else max)(at, ends.get(end, at))
     return max(ends.values(), default=None)
 
 

@@ -12,10 +12,12 @@ from typing import Any, Protocol
 
 from sqlalchemy import (
     ColumnElement,
+    DateTime,
     FromClause,
     Select,
     Update,
     and_,
+    cast,
     delete,
     exists,
     false,
@@ -40,6 +42,7 @@ from services.console.domain import (
     GivenAnswer,
     ReviewAnswer,
     ReviewerCounts,
+    RolloutState,
     comparisons_ended,
     with_suggestion,
     without_erased_suggestion,
@@ -375,12 +378,14 @@ async def _ended(connection: AsyncConnection, cycles: Collection[str]) -> dict[s
     query = (
         select(EVENTS.c.cycle_id, EVENTS.c.occurred_at, *(event[n].astext.label(n) for n in ("rollout_id", "stage")))
         .add_columns(func.coalesce(event["control"].astext, "false").label("control"))
+        .add_columns(cast(event["promoted_at"].astext, DateTime(timezone=True)).label("promoted_at"))
         .where(EVENTS.c.cycle_id.in_(sorted(cycles)), EVENTS.c.topic == _ROLLOUTS)
         .where(event["stage"].astext.not_in([stage.value for stage in RUNNING]))
     )
-    changes: dict[str, list[tuple[str, Stage, bool, datetime]]] = defaultdict(list)
+    changes: dict[str, list[RolloutState]] = defaultdict(list)
     for row in await connection.execute(query):
-        change = (row.rollout_id, Stage(row.stage), row.control == "true", row.occurred_at)
+        control = row.control == "true"
+        change = RolloutState(row.rollout_id, Stage(row.stage), control, row.occurred_at, row.promoted_at)
         changes[row.cycle_id].append(change)
     ends = {cycle_id: comparisons_ended(of_cycle) for cycle_id, of_cycle in changes.items()}
     return {cycle_id: at for cycle_id, at in ends.items() if at is not None}

@@ -354,6 +354,7 @@ class Rollout:
             moved_by=self.moved_by,
             canary_percent=self.canary_percent,
             control=self.control,
+            promoted_at=self.step_since if self.stage is Stage.PROMOTED else None,
             paused=self.paused,
             spec=self.spec,
         )

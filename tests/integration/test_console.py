@@ -384,6 +384,21 @@ async def test_tickets_of_fresh_pairs_stay_open_until_the_control_has_ended(
     assert await queue.tickets(task, None, "ann", 9) == []
 
 
+async def test_tickets_that_were_asked_while_a_promotion_waited_are_closed_with_it(
+    queue: PostgresQueue, history: PostgresCycleHistory, task: str
+) -> None:
+    minute, handlers = timedelta(minutes=1), Handlers(queue, history)
+    asked = [
+        ticket(task, name).model_copy(update={"cycle_id": f"{task}-1", "occurred_at": NOON + asked_at * minute})
+        for name, asked_at in (("waiting", 2), ("late", 2), ("fresh", 6))
+    ]
+    await queue.add_requests(asked[:1])
+    flags_set = {"control": True, "promoted_at": NOON + 5 * minute}
+    await handlers.on_rollout(rollout(task, Stage.PROMOTED, NOON + minute).model_copy(update=flags_set))
+    await queue.add_requests(asked[1:])
+    assert names(task, await queue.tickets(task, None, "ann", 9)) == ["fresh"]
+
+
 async def test_a_running_candidates_evidence_is_stored_as_it_comes_in(history: PostgresCycleHistory, task: str) -> None:
     minute = timedelta(minutes=1)
     assert await history.running_rollout(task) == []

@@ -397,6 +397,21 @@ async def test_a_person_pauses_a_candidate_while_its_move_waits(rollout: dict[st
     assert (deployer.last.stage, deployer.last.canary_percent) != (Stage.CANARY, 5)
 
 
+@pytest.mark.parametrize("rollout", [{}, {"control_days": 7}])
+async def test_a_promotion_tells_that_what_people_were_asked_while_it_waited_is_of_the_comparison_before(
+    rollout: dict[str, object],
+) -> None:
+    deployer, canary = await waiting(**rollout)
+    await deployer.compare(pair(canary, 300, ("refund", "delivery")))
+    asked = deployer.publisher.questions[-1]
+    deployer.adapters.is_away = False
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.PROMOTED
+    assert deployer.last.promoted_at is not None
+    assert deployer.last.occurred_at < asked.occurred_at < deployer.last.promoted_at
+    assert canary.promoted_at is None
+
+
 @pytest.mark.parametrize("rollout", MOVES)
 async def test_a_person_ends_a_candidate_while_its_move_waits(rollout: dict[str, object]) -> None:
     deployer, _ = await waiting(**rollout)
