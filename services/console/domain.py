@@ -86,7 +86,7 @@ class RolloutState:
 
     @property
     def closes_until(self) -> datetime:
-        """Until when the tickets that it closes were asked: people are, too, while a promotion that is decided waits."""
+        """Until when the tickets that it closes were asked: people are while a promotion that is decided waits, too."""
         if self.promoted_at is None:
             return self.occurred_at
         return self.promoted_at if self.control else max(self.occurred_at, self.promoted_at)

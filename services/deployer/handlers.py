@@ -44,7 +44,7 @@ _ARMS = {Variant.CANARY, Variant.PRIMARY, Variant.BASE}
 _CLOCKS_DIFFER = timedelta(seconds=10)
 """A gateway's clock may be so far behind without a word."""
 _READ_SECONDS = 10.0
-"""After a start no candidate is decided about before the tasks are read, and so long that is waited for."""
+"""After a start no candidate is decided about before the tasks are read, and so long a person's command waits."""
 
 
 class Handlers:
@@ -218,6 +218,16 @@ class Handlers:
             await self._ledger.forget(event)
         self.wakes.note(event.task)  # A void ticket makes room for another.
 
+    async def read_tasks(self) -> None:
+        """Background, when the broker answers: read all tasks, then have each ticked, whose decisions wait."""
+        await self.tasks.read_to_end(self._settings)
+        for task in await self._rollouts.tasks():
+            self.wakes.wake(task)
+
+    async def wait_for_tasks(self) -> None:
+        """Return once the tasks are read. Raises DependencyUnavailable if that takes too long."""
+        await self.tasks.latest("", _READ_SECONDS)
+
     async def publish_again(self) -> None:
         """Background, when the broker answers: publish each task's state again, for a broker that has lost it.
 
@@ -250,7 +260,7 @@ class Handlers:
         Call it with the task locked, before every decision, a person's too: news of a candidate and of its task
         are in different topics. Raises DependencyUnavailable where, after a start, the tasks are not read yet.
         """
-        if (changed := await self.tasks.latest(task, _READ_SECONDS)) is None:
+        if (changed := await self.tasks.latest(task, 0.0)) is None:  # Guards and hands need the lock meanwhile.
             return
         active = await self._transitions.active(task)
         if active is not None and active.is_invalidated_by(changed):
@@ -273,7 +283,12 @@ class Handlers:
             self.wakes.note(task)
 
     def report(self, task: str, error: DependencyUnavailable, then: str) -> None:
-        """Note a task's trouble for whoever asks, and log it once for as long as it stays the same."""
+        """Note a task's trouble for whoever asks, and log it once for as long as it stays the same.
+
+        While the tasks are still being read after a start it is none that every decision waits for them.
+        """
+        if self.tasks.is_starting:
+            return
         trouble = f"{error.reason}. {error.way_out}" if error.way_out else error.reason
         if self.trouble.get(task) != trouble:
             logger.warning("%s: %s: %s", task, then, trouble)
@@ -289,10 +304,12 @@ class Handlers:
                 await self.end_outdated(task)
             except DependencyUnavailable:
                 # What needs no news of the task: an end that is stored is carried out, and guards end a canary, or take
-                # a promotion back.
+                # a promotion back, and a hand on a flag pauses.
                 await self._transitions.end_if_failing(task)
                 if not any(rollout.adds_traffic for rollout in await self._rollouts.unsettled(task)):
                     await self._transitions.settle(task)
+                if reads_flags:
+                    await self._transitions.watch_flags(task)
                 await self._transitions.watch_control(task)
                 raise
             await self._transitions.advance(task)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from pathlib import Path
 
 from services.deployer.admission import Admission
@@ -56,7 +55,9 @@ def build(settings: DeployerSettings | None = None) -> Service:
     )
     admission = Admission(rollouts, transitions, publisher)
     handlers = Handlers(settings, rollouts, ledger, transitions, admission)
-    commands = OperatorCommands(rollouts, admin, transitions, handlers.wakes, handlers.end_outdated)
+    commands = OperatorCommands(
+        rollouts, admin, transitions, handlers.wakes, handlers.end_outdated, handlers.wait_for_tasks
+    )
     workers = TaskWorkers(settings, rollouts, admin, handlers)
     webhook = Webhook(settings, rollouts)
     handlers.subscribe(Consumers(broker, NAME, settings))
@@ -75,7 +76,7 @@ def build(settings: DeployerSettings | None = None) -> Service:
             replicas.reconcile_forever,
             webhook.notify_forever,
         ],
-        connected=[handlers.publish_again, partial(handlers.tasks.read_to_end, settings)],
+        connected=[handlers.publish_again, handlers.read_tasks],
         close=[webhook.close, admin.close, inference.close, engine.dispose],
         http=HttpServer(
             build_app(settings, rollouts, ledger, transitions, commands, handlers.trouble),

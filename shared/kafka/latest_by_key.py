@@ -89,6 +89,11 @@ class LatestByKey(Generic[E]):
             ) from error
         return self.get(key)
 
+    @property
+    def is_starting(self) -> bool:
+        """The topic is not read to its end yet, and had no time for that either."""
+        return not self._read.is_set() and time.monotonic() - self._started < READ_SECONDS
+
     def get(self, key: str) -> E | None:
         return self._values.get(key)
 

@@ -35,12 +35,14 @@ class OperatorCommands:
         transitions: RolloutTransitions,
         wakes: Wakes,
         end_outdated: Callable[[str], Awaitable[None]],
+        wait_for_tasks: Callable[[], Awaitable[None]],
     ) -> None:
         self._rollouts = rollouts
         self._admin = admin
         self._transitions = transitions
         self._wakes = wakes
         self._end_outdated = end_outdated
+        self._wait_for_tasks = wait_for_tasks
 
     async def pause(self, task: str, by: str, reason: str) -> Rollout:
         """Make no move to more users until somebody resumes, not even one that is decided and waits to be made.
@@ -60,6 +62,7 @@ class OperatorCommands:
         What serves everybody else is not touched: with primary or rollback as a hand left them it is refused, and while
         any of the flags is archived or deleted. It is a word of its moment: while a replica is away nothing is stored.
         """
+        await self._wait_for_tasks()
         async with self._locked(task):
             rollout = await self._candidate(task)
             if not rollout.paused:
@@ -84,6 +87,7 @@ class OperatorCommands:
 
         Nobody promotes what is not proven: then the evidence so far is the refusal; nor what a hand in Unleash holds.
         """
+        await self._wait_for_tasks()
         async with self._locked(task):
             rollout = await self._transitions.paused_if_touched(await self._candidate(task))
             if rollout.paused:

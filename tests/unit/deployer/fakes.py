@@ -613,8 +613,9 @@ class Deployer:
         self.handlers = Handlers(DeployerSettings(), self.rollouts, self.ledger, self.transitions, admission)
         self.handlers.tasks._read.set()  # There is none yet.
         self.commands = OperatorCommands(
-            self.rollouts, self.admin, self.transitions, self.handlers.wakes, self.handlers.end_outdated
-        )
+            self.rollouts, self.admin, self.transitions, self.handlers.wakes, self.handlers.end_outdated,
+            self.handlers.wait_for_tasks,
+        )  # fmt: skip
 
     @property
     def last(self) -> RolloutChanged:

@@ -11,9 +11,12 @@ from schemas.base import utc_now
 from schemas.rollouts import Stage
 from schemas.tasks import TaskChanged
 from services.deployer.rollout import Rollout
+from services.deployer.wakes import Wakes
 from shared.errors import DependencyUnavailable
 from shared.kafka.latest_by_key import LatestByKey
+from shared.settings import Settings
 from tests.unit.deployer.fakes import Deployer, answer, evaluated, in_canary, in_shadow, pair, spec
+from tests.waiting import until
 
 TASK = "support-desk"
 
@@ -132,6 +135,7 @@ async def test_what_came_while_the_deployer_was_down_promotes_nobody_whose_task_
     await again.handlers.tasks.put(TASK, TaskChanged(task=TASK, task_revision=changed.revision, spec=changed))
     await again.handlers.tasks.read_to({})
     await label
+    await again.handlers.tick(TASK)
     assert (again.last.stage, again.admin.serves(TASK)) == (Stage.INCONCLUSIVE, None)
 
 
@@ -188,6 +192,33 @@ async def test_a_rise_that_a_crash_left_stored_waits_until_the_tasks_are_read(mo
     with pytest.raises(DependencyUnavailable, match="not read to its end yet"):
         await again.handlers.tick(TASK)
     assert (again.publisher.changes, again.admin.serves(TASK)) == ([], None)
+
+
+async def test_while_the_tasks_are_not_read_no_decision_waits_with_its_tasks_lock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each held it for ten seconds, in which neither a guard nor a hand on a flag of the task was acted on."""
+    monkeypatch.setattr("services.deployer.handlers._READ_SECONDS", 1e6)
+    again, _ = await _restarted_unread(await in_canary())
+    again.handlers.wakes = Wakes()
+    await again.admin.switch(f"ratchet.{TASK}.canary", False)
+    tick = asyncio.create_task(again.handlers.tick(TASK))
+    await until(tick.done, "the tick waits with the lock")
+    assert isinstance(tick.exception(), DependencyUnavailable)
+    assert again.last.paused == "canary is off, by hand"
+    pairs = asyncio.create_task(again.compare(pair(again.last, 400, ("refund", "delivery"))))
+    await until(pairs.done, "the pairs wait with the lock")
+    assert again.handlers.trouble == {}, "nothing is away"
+    assert again.publisher.questions == [], "they are stored, and the decision is the next tick's"
+
+    async def read(table: LatestByKey[TaskChanged], settings: Settings) -> None:
+        await table.read_to({})
+
+    monkeypatch.setattr(LatestByKey, "read_to_end", read)
+    await again.handlers.read_tasks()
+    await again.handlers.wakes.wait(TASK, 1e6, 1e6)  # It is woken at once.
+    await again.handlers.tick(TASK)
+    assert len(again.publisher.questions) == 1
 
 
 async def _restarted_unread(before: Deployer) -> tuple[Deployer, Rollout]:
