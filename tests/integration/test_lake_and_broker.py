@@ -192,10 +192,14 @@ async def test_a_broker_that_comes_back_empty_stops_the_writer_until_the_operato
     settings: Settings, broker: OwnBroker, tmp_path: Path
 ) -> None:
     await publish("gateway", traffic("q"))
-    first = Process(tmp_path / "log-1")
+    first = Process(log := tmp_path / "log-1")
+
+    def explain() -> str:
+        return f"{counts()}, {log.read_text()[-3000:]}"
+
     # The events of the test before this one are stored too, without those of the erased person.
-    await until(lambda: sum(row["prediction_id"].startswith("q-") for row in rows(PREDICTIONS)) == 66)
-    await until(lambda: counts() in ((66, 60, 60), (110, 100, 100)))
+    await until(lambda: sum(row["prediction_id"].startswith("q-") for row in rows(PREDICTIONS)) == 66, explain)
+    await until(lambda: counts() in ((66, 60, 60), (110, 100, 100)), explain)
     before = hashes()
     await asyncio.to_thread(lose_everything, broker)
     await publish("gateway", [prediction("new", NOON + timedelta(days=2)), prediction("q-0", NOON)])
