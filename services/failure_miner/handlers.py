@@ -106,7 +106,8 @@ class Handlers:
     async def on_feedback(self, deliveries: list[Delivery[FeedbackGiven]]) -> None:
         """Make a suspect of each prediction that a user called wrong, however confident, and ask people about it.
 
-        Where they are asked already, the question is published again with what the user wrote.
+        Where they are asked already, the question is published again with what the user wrote. So is the question of a
+        complaint: this may be its redelivery, because the question was stored and then not published.
         An answer that was broken off is none: the user saw only a part of it.
         Feedback of an erased person is dropped before it is looked up: the lake no longer has their predictions.
         Raises DependencyUnavailable while the lake does not have a prediction, InvalidMessage after waiting for it.
@@ -119,7 +120,7 @@ class Handlers:
         ]
         wrong.sort(key=lambda delivery: bool(delivery.event.text))  # A text says more than a thumb down.
         negative = {delivery.event.prediction_id: delivery for delivery in wrong}
-        asked = await self._suspects.asked_ids(negative) if negative else set()
+        asked = await self._suspects.asked_otherwise(negative) if negative else set()
         wanted = {
             prediction_id: d for prediction_id, d in negative.items() if prediction_id not in asked or d.event.text
         }

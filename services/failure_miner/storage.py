@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from schemas.cycles import PartitionFence
 from schemas.failures import FailuresClustered
-from schemas.labels import CorrectionSubmitted
+from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.predictions import SubjectForgotten
 from services.failure_miner.clustering_storage import rewrite, save_clustering, without_erased
 from services.failure_miner.domain import Suspect
@@ -37,7 +37,7 @@ class SuspectStore(Protocol):
         self, suspects: Sequence[Suspect], seen: Sightings, deliveries: Sequence[Delivery[Any]]
     ) -> list[Question]: ...
     async def stored_ids(self, prediction_ids: Iterable[str]) -> set[str]: ...
-    async def asked_ids(self, prediction_ids: Iterable[str]) -> set[str]: ...
+    async def asked_otherwise(self, prediction_ids: Iterable[str]) -> set[str]: ...
     async def save_labels(
         self, deliveries: Sequence[Delivery[CorrectionSubmitted]], suspects: Sequence[Suspect]
     ) -> None: ...
@@ -90,9 +90,15 @@ class PostgresSuspectStore:
         async with transaction(self._engine) as connection:
             return set(await connection.scalars(query))
 
-    async def asked_ids(self, prediction_ids: Iterable[str]) -> set[str]:
-        """Return those of the predictions that people are asked about."""
-        query = sa.select(ASKED.c.prediction_id).where(ASKED.c.prediction_id.in_(list(prediction_ids)))
+    async def asked_otherwise(self, prediction_ids: Iterable[str]) -> set[str]:
+        """Return those of the predictions that people are asked about, and not because a user called them wrong."""
+        is_complaint = ASKED.c.purpose == Purpose.FEEDBACK.value
+        query = (
+            sa.select(ASKED.c.prediction_id)
+            .where(ASKED.c.prediction_id.in_(list(prediction_ids)))
+            .group_by(ASKED.c.prediction_id)
+            .having(~sa.func.bool_or(is_complaint))
+        )
         async with transaction(self._engine) as connection:
             return set((await connection.execute(query)).scalars())
 

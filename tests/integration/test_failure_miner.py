@@ -192,7 +192,7 @@ async def test_a_redelivered_prediction_has_the_same_question_and_the_budget_is_
     assert numbers(first) == list(range(12)), "the budget and a fifth"
     again = await PostgresSuspectStore(store._engine, "corrections.test").save([], batch, [])  # After a restart.
     assert sorted(again, key=repr) == sorted(first, key=repr)
-    assert await store.asked_ids([f"{task}.1", f"{task}.20"]) == {f"{task}.1"}
+    assert await store.asked_otherwise([f"{task}.1", f"{task}.20"]) == {f"{task}.1"}
 
 
 @pytest.mark.stack
@@ -223,6 +223,7 @@ async def test_a_complaint_that_was_read_before_its_prediction_takes_nothing_out
     rules = FailureSettings(review_budget_per_day=20, audit_share=1.0)
     (complaint,) = await store.save([], seen(task, sighting(task, 1, FEEDBACK), rules=rules), [])
     assert complaint.purpose is Purpose.FEEDBACK
+    assert await store.asked_otherwise([f"{task}.1"]) == set(), "a redelivery of the complaint publishes it again"
     questions = await store.save([], seen(task, sighting(task, 1, UNCALIBRATED), rules=rules), [])
     assert {q.purpose for q in questions} == {Purpose.FEEDBACK, Purpose.AUDIT}
     again = await store.save([], seen(task, sighting(task, 1, UNCALIBRATED), rules=rules), [])
@@ -274,7 +275,7 @@ async def test_nothing_of_an_erased_person_is_stored_or_asked_whichever_event_co
     if not forgotten_first:
         await store.save(people, batch, [])
     await store.forget(forget(task, "u1"))
-    assert await store.asked_ids([f"{task}.1"]) == set()
+    assert await store.asked_otherwise([f"{task}.1"]) == set()
     assert numbers(await store.save(people, batch, [])) == [2, 3]
     await store.save_labels([], [people[0]])
     assert await store.stored_ids([f"{task}.{n}" for n in (1, 2, 3)]) == {f"{task}.2", f"{task}.3"}
@@ -325,7 +326,7 @@ async def test_expired_suspects_are_deleted_and_failure_modes_no_longer_quote_th
     await store.expire("another-task", NOON + timedelta(days=9))
     await store.expire(task, late.occurred_at)
     assert await store.stored_ids([early.prediction_id, late.prediction_id]) == {late.prediction_id}
-    assert await store.asked_ids([early.prediction_id, late.prediction_id]) == {late.prediction_id}
+    assert await store.asked_otherwise([early.prediction_id, late.prediction_id]) == {late.prediction_id}
     stored = await store.outcome(f"{task}-1")
     assert stored is not None
     assert (stored.modes[0].exemplars, stored.modes[0].size) == ((late.text,), 2)

@@ -47,8 +47,11 @@ SPEC = TaskSpec(
 class Published:
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.away = False
 
     async def publish(self, event: Event) -> None:
+        if self.away:
+            raise DependencyUnavailable("no broker")
         self.events.append(event)
 
 
@@ -83,8 +86,8 @@ class MemoryStore:
     async def stored_ids(self, prediction_ids: Iterable[str]) -> set[str]:
         return set(prediction_ids) & set(self.suspects)
 
-    async def asked_ids(self, prediction_ids: Iterable[str]) -> set[str]:
-        return set(prediction_ids) & set(self.asked)
+    async def asked_otherwise(self, prediction_ids: Iterable[str]) -> set[str]:
+        return {name for name in prediction_ids if name in self.asked and self.asked[name].purpose != Purpose.FEEDBACK}
 
     async def labelled_members(self, task: str, revision: str) -> dict[str, str]:
         return {"an-earlier-one": "mode-old"}
@@ -389,6 +392,19 @@ async def test_a_thumb_down_on_a_suspect_that_was_asked_about_needs_no_lake(benc
     await bench.handlers.on_predictions(delivered(prediction(1, 0.5)))
     await bench.handlers.on_feedback(delivered(thumbs_down("p1")))
     assert len(bench.questions) == 1
+
+
+async def test_a_complaint_whose_question_was_stored_but_not_published_is_asked_at_its_redelivery(bench: Bench) -> None:
+    in_lake(bench, "p9")
+    bench.published.away = True
+    with pytest.raises(DependencyUnavailable):
+        await bench.handlers.on_feedback(delivered(thumbs_down("p9")))
+    bench.published.away = False
+    for _ in range(2):
+        await bench.handlers.on_feedback(delivered(thumbs_down("p9")))
+    first, again = bench.questions
+    assert (first.prediction_id, first.purpose) == ("p9", Purpose.FEEDBACK)
+    assert again.event_id == first.event_id
 
 
 def edited(prediction_id: str, text: str = "cancel") -> FeedbackGiven:
