@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, get_args
 
-from croniter import croniter
+from croniter import CroniterBadDateError, croniter
 
 from schemas.adapters import AdapterEvaluated
 from schemas.base import Event
@@ -17,6 +18,8 @@ from shared.identity import event_id
 
 STEPS: tuple[Step, ...] = get_args(Step)
 NAME = "scheduler"
+_RANDOM = re.compile(r"(?<![a-z])r(?![a-z])", re.IGNORECASE)
+_ANY_DAY = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,17 @@ class CycleEnd:
 
 
 def valid_cron(cron: str) -> bool:
-    """Return True for five fields, in UTC. Names such as @weekly are refused: the file must say when."""
-    return len(cron.split()) == 5 and bool(croniter.is_valid(cron))
+    """Return True for five fields, in UTC. Names such as @weekly are refused: the file must say when.
+
+    So are a day that no calendar has, such as 31 April, and croniter's R, which is another time whenever it is read.
+    """
+    if len(cron.split()) != 5 or _RANDOM.search(cron) or not croniter.is_valid(cron):
+        return False
+    try:
+        next_cycle_at(cron, _ANY_DAY)
+    except CroniterBadDateError:
+        return False
+    return True
 
 
 def latest_run(cron: str, now: datetime) -> datetime:

@@ -208,6 +208,23 @@ async def test_cron_starts_one_cycle_when_it_is_due(bench: SchedulerBench) -> No
     assert started.trigger == "cron"
 
 
+async def test_a_task_whose_cron_never_comes_round_holds_up_no_other_task(bench: SchedulerBench) -> None:
+    """It was published when such a cron was still taken."""
+    never = SPEC.model_copy(update={"name": "a-desk", "cron": "0 0 31 4 *"})
+    await bench.table.put("a-desk", TaskChanged(task="a-desk", task_revision=never.revision, spec=never))
+    await bench.handlers.tick()
+    bench.now += timedelta(hours=1)
+    await bench.handlers.tick()
+    await bench.handlers.tick()
+    assert [started.task for started in bench.of(CycleStarted)] == ["desk"]
+    transport = httpx.ASGITransport(app=bench.http)
+    async with httpx.AsyncClient(transport=transport, base_url="http://scheduler") as client:
+        tasks = (await client.get("/api/tasks")).json()["tasks"]
+    assert {task["name"]: task["next_cycle_at"] for task in tasks} == {
+        "a-desk": None, "desk": "2026-11-23T14:00:00Z",
+    }  # fmt: skip
+
+
 async def test_a_scheduled_run_during_a_cycle_is_skipped(bench: SchedulerBench) -> None:
     await bench.handlers.tick()
     await bench.handlers.start(SPEC, "command")

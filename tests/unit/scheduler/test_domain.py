@@ -44,6 +44,21 @@ def test_a_changed_cron_does_not_start_a_past_run() -> None:
     )
 
 
+@pytest.mark.parametrize("cron", ["0 0 31 4 *", "0 3 30 2 *", "0 0 31 2,4,6,9,11 *"])
+def test_a_cron_of_a_day_that_no_calendar_has_is_refused(cron: str) -> None:
+    assert not valid_cron(cron)
+
+
+@pytest.mark.parametrize("cron", ["R R * * *", "r(0-5) 3 * * 1", "R/5 * * * *", "0 3 * * R"])
+def test_a_cron_that_is_another_time_whenever_it_is_read_is_refused(cron: str) -> None:
+    assert not valid_cron(cron)
+
+
+@pytest.mark.parametrize("cron", ["0 0 29 2 *", "0 3 * MAR FRI", "*/5 * * * *", "0 3 * * 1#5", "0 0 L * *"])
+def test_a_cron_that_comes_round_however_rarely_is_taken(cron: str) -> None:
+    assert valid_cron(cron)
+
+
 @pytest.mark.parametrize("cron", ["", "@weekly", "* * * *", "0 3 * * 1 0", "61 * * * *", "0 3 * * 9"])
 def test_an_invalid_cron_is_refused(cron: str) -> None:
     assert not valid_cron(cron)
