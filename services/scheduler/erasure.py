@@ -19,6 +19,7 @@ from schemas.predictions import SubjectForgotten
 from schemas.rollouts import RolloutChanged, Stage
 from schemas.tasks import TaskSpec
 from services.scheduler.golden.changes import Author, ForgottenRows, forget_people
+from services.scheduler.task_watcher import TABLE_SECONDS
 from shared.identity import event_id, keyed_hash
 from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import EventPublisher
@@ -70,8 +71,10 @@ class ErasureAnnouncer:
     ) -> ErasureReport:
         """Announce the erasure of these people in these tasks. `announce` False: only report who and where.
 
-        Raises DependencyUnavailable while the broker is away; send the request again then.
+        Raises DependencyUnavailable while the broker is away, or its rollouts are not read; send the request again
+        then.
         """
+        await self._rollouts.until_read(TABLE_SECONDS)
         at = self._now()
         subjects = tuple(dict.fromkeys([*(keyed_hash(self._key, user) for user in users), *hashes]))
         for spec in specs if announce else ():

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from schemas.base import TaskName
 from schemas.tasks import TaskSpec
-from services.scheduler.domain import next_cycle_at
+from services.scheduler.domain import next_cycle_at, valid_cron
 from services.scheduler.erasure import ErasureAnnouncer
 from services.scheduler.handlers import Handlers
 from services.scheduler.settings import SchedulerSettings
@@ -86,7 +86,7 @@ def build_app(
                 "revision": spec.revision,
                 "labels": len(spec.labels),
                 "cron": spec.cron,
-                "next_cycle_at": next_cycle_at(spec.cron, handlers.now()),
+                "next_cycle_at": next_cycle_at(spec.cron, handlers.now()) if valid_cron(spec.cron) else None,
                 "cycle_id": cycle.started.cycle_id if cycle else None,
                 "step": cycle.step if cycle else None,
             })  # fmt: skip
@@ -96,6 +96,7 @@ def build_app(
     async def forget(body: ErasureRequest) -> dict[str, Any]:
         if not body.users and not body.hashes:
             raise HttpError(422, "name at least one of users and hashes", "nobody", "users")
+        await tasks.until_read()
         specs = list(tasks.specs()) if body.task is None else [_spec_of(tasks, body.task)]
         if not specs:
             raise HttpError(404, "there is no task yet", "unknown_task", "task")

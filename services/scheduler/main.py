@@ -35,11 +35,12 @@ def build(settings: SchedulerSettings | None = None) -> Service:
     publisher = Publisher(broker, NAME)
     cycles = PostgresCycleStore(engine)
     artifacts = ArtifactStore(settings.artifacts_uri, settings.home / "cache")
-    tasks = TaskWatcher(settings, publisher, consumers.table(TaskChanged), artifacts)
+    known_tasks, rollouts = consumers.table(TaskChanged), consumers.table(RolloutChanged)
+    tasks = TaskWatcher(settings, publisher, known_tasks, artifacts)
     handlers = Handlers(settings, cycles, publisher, KafkaFenceReader(settings), tasks)
     handlers.subscribe(consumers)
     key = load_or_create_key(settings.secrets_folder, "subjects")  # The key that the gateway hashes with.
-    erasures = ErasureAnnouncer(publisher, consumers.table(RolloutChanged), key, settings.tasks_folder)
+    erasures = ErasureAnnouncer(publisher, rollouts, key, settings.tasks_folder)
 
     def not_ready() -> list[str]:
         return [] if tasks.scanned else [f"a first scan of {settings.tasks_folder}"]
@@ -49,6 +50,7 @@ def build(settings: SchedulerSettings | None = None) -> Service:
         broker,
         prepare=[partial(migrate, settings, NAME, MIGRATIONS)],
         background=[tasks.scan_forever, handlers.tick_forever],
+        connected=[partial(table.read_to_end, settings) for table in (known_tasks, rollouts)],
         close=[engine.dispose],
         http=HttpServer(
             build_app(settings, handlers, cycles, tasks, erasures, not_ready),

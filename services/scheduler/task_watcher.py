@@ -21,6 +21,8 @@ from shared.kafka.publisher import EventPublisher
 from shared.storage.golden_sets import GoldenWriter, publish_golden_set
 
 logger = logging.getLogger(__name__)
+TABLE_SECONDS = 10.0
+"""How long a request waits until a table is read: a client waits longer for its answer."""
 _Version = tuple[int, int, int, str]
 _READ_BY = {"kind", "system_prompt", "labels", "renamed_labels"}
 """What of a task decides how its golden file is read."""
@@ -58,6 +60,10 @@ class TaskWatcher:
         """Return one task: what this process published, else what is on the topic."""
         changed = self._table.get(name)
         return self._published.get(name) or (changed.spec if changed is not None else None)
+
+    async def until_read(self) -> None:
+        """Return when all tasks are known, those whose file was removed too. Raises DependencyUnavailable."""
+        await self._table.until_read(TABLE_SECONDS)
 
     async def scan(self) -> None:
         """Read every task file once; publish the tasks that changed. Raises DependencyUnavailable."""

@@ -20,7 +20,7 @@ READ_SECONDS = 30.0
 
 
 class LatestByKey(Generic[E]):
-    """The last value per key, filled by `Consumers.table`. Only `latest` and the methods named `wait…` wait."""
+    """The last value per key, filled by `Consumers.table`. Only `latest` and the `read…`, `until…` and `wait…` wait."""
 
     def __init__(self, topic: str) -> None:
         self.topic = topic
@@ -66,7 +66,7 @@ class LatestByKey(Generic[E]):
         await self.read_to(await end_offsets(settings, [TopicPartition(self.topic, number) for number in partitions]))
 
     async def read_to(self, ends: Mapping[TopicPartition, int]) -> None:
-        """Wait until the topic is read to these end offsets; from then on `latest` answers.
+        """Wait until the topic is read to these end offsets; from then on `latest` and `until_read` answer.
 
         The last offset may have no record (compacted, or never stored by tansu): after READ_SECONDS all else is read.
         """
@@ -80,6 +80,14 @@ class LatestByKey(Generic[E]):
 
         A value that is read before has newer ones behind it. Raises DependencyUnavailable after so many seconds.
         """
+        await self.until_read(seconds)
+        return self.get(key)
+
+    async def until_read(self, seconds: float | None = None) -> None:
+        """Return when the topic is read to its end: see `read_to_end`. Before, it may have keys that are not here.
+
+        Raises DependencyUnavailable after so many seconds.
+        """
         try:
             async with asyncio.timeout(seconds):
                 await self._read.wait()
@@ -87,7 +95,6 @@ class LatestByKey(Generic[E]):
             raise DependencyUnavailable(
                 f"{self.topic} is not read to its end yet", "Is Kafka there? ratchet status"
             ) from error
-        return self.get(key)
 
     @property
     def is_starting(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +26,8 @@ async def bench(tmp_path: Path) -> SchedulerBench:
     for name in ("desk", "other"):
         spec = SPEC.model_copy(update={"name": name})
         await made.table.put(name, TaskChanged(task=name, task_revision=spec.revision, spec=spec))
+    for table in (made.table, made.rollouts):
+        await table.read_to({})
     return made
 
 
@@ -107,6 +110,26 @@ async def test_while_the_broker_is_away_the_request_fails_as_unavailable(bench: 
     bench.away = True
     answer = await forget(bench, users=[USER])
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+
+
+@pytest.mark.parametrize("behind", ["tasks", "rollouts"])
+async def test_a_person_is_erased_once_all_tasks_and_rollouts_are_known(tmp_path: Path, behind: str) -> None:
+    """After a start a task whose file was removed comes from the topic: nobody may be erased in the others alone."""
+    bench = SchedulerBench(tmp_path)
+    await bench.table.put("desk", TaskChanged(task="desk", task_revision=SPEC.revision, spec=SPEC))
+    late, read = (bench.table, bench.rollouts) if behind == "tasks" else (bench.rollouts, bench.table)
+    await read.read_to({})
+    request = asyncio.create_task(forget(bench, users=[USER]))
+    await asyncio.sleep(0.05)
+    assert bench.published == []
+    removed = SPEC.model_copy(update={"name": "removed"})
+    await bench.table.put("removed", TaskChanged(task="removed", task_revision=removed.revision, spec=removed))
+    await bench.rollouts.put("desk", rollout("c", Stage.CANARY))
+    await late.read_to({})
+    answer = await request
+    assert answer.json()["tasks"][0]["candidate"] == "desk-1"
+    if behind == "tasks":
+        assert [event.task for event in bench.of(SubjectForgotten)] == ["desk", "removed"]
 
 
 async def test_a_body_over_the_limit_is_refused(bench: SchedulerBench) -> None:
