@@ -154,8 +154,8 @@ class DayOfQuestions:
         if stratum is not None:
             stratum.seen += 1
         if sampling_point("audit", sighting.prediction_id) < audit_rate:
-            audit.asked += 1
             either = 1.0 - (1.0 - audit_rate) * (1.0 - self._suspect_rate(sighting.stratum))
+            audit.asked += 1  # After it: this question itself may spend the budget.
             return Question(sighting.prediction_id, Purpose.AUDIT, audit_rate, either)
         if stratum is None or sampling_point("question", sighting.prediction_id) >= stratum.rate:
             return None

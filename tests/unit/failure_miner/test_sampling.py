@@ -146,6 +146,16 @@ def test_both_samples_together_count_all_answers_by_the_probability_of_being_dra
             assert abs(sum(1 / p for p in drawn) - len(part)) < 3.5 * spread
 
 
+def test_an_audit_that_spends_the_days_budget_has_the_probabilities_from_before_it() -> None:
+    day = a_day(RULES.model_copy(update={"audit_share": 0.5, "review_budget_per_day": 10}))
+    day.strata[UNCALIBRATED].asked = 11  # One of the twelve that a day may have is left.
+    audited = next(name for name in map(str, range(99)) if sampling_point("audit", name) < 0.5)
+    question = day.draw(sighting(audited, UNCALIBRATED))
+    assert question == Question(audited, Purpose.AUDIT, 0.5, 1.0), "without the audit it would have been asked as well"
+    another = next(name for name in map(str, range(99)) if sampling_point("audit", name) < 0.5 and name != audited)
+    assert day.draw(sighting(another, UNCALIBRATED)) == Question(another, Purpose.AUDIT, 0.5, 0.5)
+
+
 def test_a_complaint_was_not_drawn_by_chance() -> None:
     question = a_day().draw(sighting("p1", FEEDBACK, auditable=False))
     assert question is not None and question.drawn_probability is None
