@@ -122,7 +122,8 @@ class Reviews:
                 return Receipt(correction_id(request_id, reviewer, before), counted=True)
             given = next_answer(request, answer, redacted, before, self._now())
             await self._publisher.publish(correction_of(request, reviewer, given, redacted.count))
-            await self._queue.record(request_id, reviewer, given)
+            if not await self._queue.record(request_id, reviewer, given):
+                raise UnknownError(f"no question {request_id!r}")  # Its person was erased: consumers drop the event too.
             return Receipt(correction_id(request_id, reviewer, given), counted=True)
 
     async def answers(

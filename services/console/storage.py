@@ -77,7 +77,7 @@ class Queue(Protocol):
     async def answers(
         self, task: str, reviewer: str, limit: int, before: datetime | None
     ) -> list[AnsweredQuestion]: ...
-    async def record(self, request_id: str, reviewer: str, given: GivenAnswer) -> None: ...
+    async def record(self, request_id: str, reviewer: str, given: GivenAnswer) -> bool: ...
     async def skip(self, request_id: str, reviewer: str, at: datetime) -> bool: ...
     async def tickets(self, task: str, spec: TaskSpec | None, reviewer: str, limit: int) -> list[LabelRequested]: ...
     async def other_questions(
@@ -145,10 +145,10 @@ class PostgresQueue:
             ended = await _ended(connection, _cycles(request for request, _ in found))
         return [AnsweredQuestion(request, given, _is_of(ended, request)) for request, given in found]
 
-    async def record(self, request_id: str, reviewer: str, given: GivenAnswer) -> None:
+    async def record(self, request_id: str, reviewer: str, given: GivenAnswer) -> bool:
         """Store an answer, or put it in the place of an earlier one; a first one reduces what its question needs.
 
-        Idempotent.
+        Idempotent. Returns False if there is no such question: its person may have been erased meanwhile.
         """
         fields = {
             "label": given.answer.label, "preference": given.answer.preference, "seconds": given.answer.seconds,
@@ -157,22 +157,23 @@ class PostgresQueue:
         row = {"request_id": request_id, "reviewer": reviewer, **fields}
         theirs = and_(ANSWERS.c.request_id == request_id, ANSWERS.c.reviewer == reviewer)
         async with transaction(self._engine) as connection:
+            if not await _lock(connection, request_id):
+                return False
             new = insert(ANSWERS).values(row).on_conflict_do_nothing().returning(ANSWERS.c.request_id)
             if (await connection.execute(new)).one_or_none() is not None:
                 still_needed = func.greatest(REQUESTS.c.needed - 1, 0)
                 await connection.execute(_of(request_id).values(needed=still_needed))
             else:
                 await connection.execute(update(ANSWERS).where(theirs, ANSWERS.c.edits < given.edits).values(fields))
+            return True
 
     async def skip(self, request_id: str, reviewer: str, at: datetime) -> bool:
         """Store that a reviewer leaves a question to others. Idempotent. Returns False if there is no such question."""
         skipped = insert(SKIPS).values(request_id=request_id, reviewer=reviewer, skipped_at=at)
         newest = func.greatest(SKIPS.c.skipped_at, skipped.excluded.skipped_at)
         again = skipped.on_conflict_do_update(index_elements=["request_id", "reviewer"], set_={"skipped_at": newest})
-        stored = select(REQUESTS.c.request_id).where(REQUESTS.c.request_id == request_id)
         async with transaction(self._engine) as connection:
-            locked = stored.with_for_update(read=True, key_share=True)  # Against an erasure at the same time.
-            if await connection.scalar(locked) is None:
+            if not await _lock(connection, request_id):
                 return False
             await connection.execute(again)
             return True
@@ -311,6 +312,12 @@ def _asked_before(reviewer: str) -> Any:
             ANSWERS.c.reviewer == reviewer,
         ),
     )
+
+
+async def _lock(connection: AsyncConnection, request_id: str) -> bool:
+    """Keep a question from being erased until the transaction ends. Returns False if there is no such question."""
+    stored = select(REQUESTS.c.request_id).where(REQUESTS.c.request_id == request_id)
+    return await connection.scalar(stored.with_for_update(read=True, key_share=True)) is not None
 
 
 def _row(request: LabelRequested) -> dict[str, Any]:

@@ -100,10 +100,12 @@ class MemoryQueue:
         ]
         return sorted(found, key=lambda answered: answered.given.at, reverse=True)[:limit]
 
-    async def record(self, request_id: str, reviewer: str, given: GivenAnswer) -> None:
+    async def record(self, request_id: str, reviewer: str, given: GivenAnswer) -> bool:
         if self.recording_fails:
             raise DependencyUnavailable("no database")
-        self.given_answers[(request_id, reviewer)] = given
+        if request_id in self.requests:
+            self.given_answers[(request_id, reviewer)] = given
+        return request_id in self.requests
 
     def open(self, tickets: bool, reviewer: str) -> list[LabelRequested]:
         return [

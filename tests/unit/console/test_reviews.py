@@ -11,9 +11,10 @@ from nicegui import Client
 from nicegui.events import KeyboardAction, KeyboardKey, KeyboardModifiers, KeyEventArguments
 from nicegui.page import page
 
-from schemas.base import MAX_TEXT
+from schemas.base import MAX_TEXT, Event
 from schemas.conversation import Answer, Call, FinishReason
 from schemas.labels import CorrectionSubmitted, LabelRequested
+from schemas.predictions import SubjectForgotten
 from schemas.task_settings import RedactionSettings
 from schemas.tasks import TaskChanged
 from services.console.domain import (
@@ -31,7 +32,7 @@ from services.console.pages.review import ReviewPage
 from shared.conversation import QUESTION_BYTES
 from shared.errors import InvalidMessage
 from shared.privacy.erasure import ErasedSubjects
-from tests.unit.console.fakes import FIND, SPEC, Scene, call, question, ticket, with_tools
+from tests.unit.console.fakes import FIND, NOON, SPEC, Scene, call, question, ticket, with_tools
 
 
 @pytest.fixture
@@ -51,6 +52,19 @@ async def test_a_correction_has_the_fields_of_its_question(scene: Scene) -> None
                  "inclusion_probability", "drawn_probability", "overlap", "app", "ticket_id", "user_hash"):  # fmt: skip
         assert getattr(event, name) == getattr(request, name)
     assert (event.reviewer, event.label, event.seconds) == ("ann", "delivery", 2.5)
+
+
+async def test_an_answer_to_a_question_whose_person_is_erased_meanwhile_is_of_no_question(scene: Scene) -> None:
+    async def publish_while_it_is_erased(event: Event) -> None:
+        scene.published.append(event)
+        await scene.queue.erase(
+            SubjectForgotten(task="desk", task_revision=SPEC.revision, subject_hash="someone", occurred_at=NOON)
+        )
+
+    scene.publish = publish_while_it_is_erased  # type: ignore[method-assign]
+    answer = await scene.correct("q", label="delivery")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+    assert scene.queue.given_answers == {}
 
 
 def said(scene: Scene) -> list[tuple[str | None, str | None]]:
