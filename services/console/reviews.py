@@ -123,7 +123,8 @@ class Reviews:
             given = next_answer(request, answer, redacted, before, self._now())
             await self._publisher.publish(correction_of(request, reviewer, given, redacted.count))
             if not await self._queue.record(request_id, reviewer, given):
-                raise UnknownError(f"no question {request_id!r}")  # Its person was erased: consumers drop the event too.
+                # Its person was erased meanwhile; whoever reads the event drops it, too.
+                raise UnknownError(f"no question {request_id!r}")
             return Receipt(correction_id(request_id, reviewer, given), counted=True)
 
     async def answers(

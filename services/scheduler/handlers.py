@@ -14,7 +14,7 @@ from uuid import UUID
 
 from schemas.adapters import AdapterEvaluated, AdapterTrained
 from schemas.base import Event, utc_now
-from schemas.cycles import CycleStarted, Step, StepFailed, StepProgressed
+from schemas.cycles import CycleFinished, CycleStarted, Step, StepFailed, StepProgressed
 from schemas.datasets import DatasetBuilt
 from schemas.failures import FailuresClustered
 from schemas.rollouts import RolloutChanged, Stage
@@ -65,6 +65,7 @@ class Handlers:
         self._publisher = publisher
         self._fences = fences
         self._tasks = tasks
+        self._ending = asyncio.Lock()
         self.now = now
 
     def subscribe(self, consumers: Consumers) -> None:
@@ -119,9 +120,12 @@ class Handlers:
             await self._cycles.save_progress(event.cycle_id, event.occurred_at)
 
     async def tick(self) -> None:
-        """Announce stored cycles, start those that are due, report late steps."""
+        """Announce stored cycles and ends, start cycles that are due, report late steps."""
         for started in await self._cycles.unannounced():
             await self._announce(started)
+        async with self._ending:
+            for finished in await self._cycles.unannounced_ends():
+                await self._announce_end(finished)
         for spec in self._tasks.specs():
             if valid_cron(spec.cron):
                 await self._start_if_due(spec)
@@ -163,8 +167,13 @@ class Handlers:
     async def _finish(self, cycle: Cycle, end: CycleEnd, at: datetime, by: UUID) -> bool:
         """End a cycle by event `by`. A later end, such as a rollback after the promotion, changes nothing."""
         finished = cycle_finished(cycle.started, end, at)
-        if not await self._cycles.finish(finished, by):
-            return False
-        await self._publisher.publish(finished)
-        logger.info("cycle %s: %s, %s", finished.cycle_id, finished.outcome, finished.reason)
+        async with self._ending:  # Else a tick would announce it, too.
+            if not await self._cycles.finish(finished, by):
+                return False
+            await self._announce_end(finished)
         return True
+
+    async def _announce_end(self, finished: CycleFinished) -> None:
+        await self._publisher.publish(finished)
+        await self._cycles.save_end_announced(str(finished.cycle_id))
+        logger.info("cycle %s: %s, %s", finished.cycle_id, finished.outcome, finished.reason)

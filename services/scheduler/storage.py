@@ -1,8 +1,8 @@
 """Cycles and scheduled runs, in PostgreSQL schema `scheduler`.
 
-A cycle is stored before it is announced: `announced` is a one-row outbox, so that a crash between the two loses
-nothing. An index of the database guarantees that a task has at most one cycle that has not come to
-its rollout: candidates are compared while the next one is trained.
+A cycle, and its end, are stored before they are announced: `announced` and `end_announced` are one-row outboxes, so
+that a crash between the two loses nothing. An index of the database guarantees that a task has at most one cycle that
+has not come to its rollout: candidates are compared while the next one is trained.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class CycleStore(Protocol):
     async def start(self, started: CycleStarted, timeout_minutes: int) -> bool: ...
     async def save_announced(self, cycle_id: str) -> None: ...
     async def unannounced(self) -> list[CycleStarted]: ...
+    async def save_end_announced(self, cycle_id: str) -> None: ...
+    async def unannounced_ends(self) -> list[CycleFinished]: ...
     async def get(self, cycle_id: str) -> Cycle | None: ...
     async def running(self) -> list[Cycle]: ...
     async def enter_step(self, cycle_id: str, step: Step, at: datetime) -> None: ...
@@ -51,6 +53,7 @@ class PostgresCycleStore:
             task=started.task,
             started=started.model_dump(mode="json"),
             announced=False,
+            end_announced=True,  # It has none yet.
             timeout_minutes=timeout_minutes,
             step="failures",
             step_since=started.occurred_at,
@@ -63,9 +66,18 @@ class PostgresCycleStore:
         await self._write(update(CYCLES).where(CYCLES.c.cycle_id == cycle_id).values(announced=True))
 
     async def unannounced(self) -> list[CycleStarted]:
-        """Return the cycles whose `cycles.started` may not be on Kafka."""
-        rows = await self._read(select(CYCLES.c.started).where(~CYCLES.c.announced))
+        """Return the running cycles whose `cycles.started` may not be on Kafka. One that was stopped need not be."""
+        rows = await self._read(select(CYCLES.c.started).where(~CYCLES.c.announced, CYCLES.c.finished.is_(None)))
         return [CycleStarted.model_validate(row.started) for row in rows]
+
+    async def save_end_announced(self, cycle_id: str) -> None:
+        """Record that `cycles.finished` is on Kafka."""
+        await self._write(update(CYCLES).where(CYCLES.c.cycle_id == cycle_id).values(end_announced=True))
+
+    async def unannounced_ends(self) -> list[CycleFinished]:
+        """Return the ends of cycles that may not be on Kafka."""
+        rows = await self._read(select(CYCLES.c.finished).where(~CYCLES.c.end_announced))
+        return [CycleFinished.model_validate(row.finished) for row in rows]
 
     async def get(self, cycle_id: str) -> Cycle | None:
         """Return the cycle, running or finished."""
@@ -108,7 +120,7 @@ class PostgresCycleStore:
             await connection.execute(
                 update(CYCLES)
                 .where(where, CYCLES.c.finished.is_(None))
-                .values(finished=finished.model_dump(mode="json"), finished_by=by)
+                .values(finished=finished.model_dump(mode="json"), finished_by=by, end_announced=False)
             )
             return await connection.scalar(select(CYCLES.c.finished_by).where(where)) == by
 

@@ -22,6 +22,7 @@ CYCLES = Table(
     Column("waits", Boolean, nullable=False),
     Column("finished", JSONB),
     Column("finished_by", Uuid),
+    Column("end_announced", Boolean, nullable=False),
 )
 SCHEDULED_RUNS = Table(
     "scheduled_runs",

@@ -59,7 +59,12 @@ async def test_the_database_lets_one_cycle_of_a_task_run(cycles: PostgresCycleSt
     assert not any(await asyncio.gather(*tries))
     event = uuid4()
     finished = cycle_finished(first, CycleEnd("failed", "why"), NOON)
+    assert finished not in await cycles.unannounced_ends()
     assert await cycles.finish(finished, event)
+    assert finished in await cycles.unannounced_ends()
+    assert first not in await cycles.unannounced(), "it need not begin"
+    await cycles.save_end_announced(str(first.cycle_id))
+    assert finished not in await cycles.unannounced_ends()
     assert await cycles.finish(finished, event)
     assert not await cycles.finish(finished, uuid4())
     assert await cycles.start(started(task, NOON + timedelta(seconds=9)), 5)

@@ -45,6 +45,7 @@ class MemoryCycleStore:
         self.cycles[str(started.cycle_id)] = {
             "started": started, "announced": False, "step": "failures", "since": started.occurred_at,
             "progress": None, "late": None, "finished": None, "by": None, "timeout": timeout_minutes, "waits": False,
+            "end_announced": True,
         }  # fmt: skip
         return True
 
@@ -52,7 +53,13 @@ class MemoryCycleStore:
         self.cycles[cycle_id]["announced"] = True
 
     async def unannounced(self) -> list[CycleStarted]:
-        return [c["started"] for c in self.cycles.values() if not c["announced"]]
+        return [c["started"] for c in self.cycles.values() if not c["announced"] and c["finished"] is None]
+
+    async def save_end_announced(self, cycle_id: str) -> None:
+        self.cycles[cycle_id]["end_announced"] = True
+
+    async def unannounced_ends(self) -> list[CycleFinished]:
+        return [c["finished"] for c in self.cycles.values() if c["finished"] is not None and not c["end_announced"]]
 
     async def get(self, cycle_id: str) -> Cycle | None:
         c = self.cycles.get(cycle_id)
@@ -84,7 +91,7 @@ class MemoryCycleStore:
     async def finish(self, finished: CycleFinished, by: UUID) -> bool:
         c = self.cycles[str(finished.cycle_id)]
         if c["finished"] is None:
-            c.update(finished=finished, by=by)
+            c.update(finished=finished, by=by, end_announced=False)
         return bool(c["by"] == by)
 
     async def last_run(self, task: str) -> ScheduledRun | None:
@@ -196,6 +203,28 @@ async def test_a_cycle_that_could_not_be_announced_is_announced_at_a_later_tick(
     await bench.handlers.tick()
     (started,) = bench.of(CycleStarted)
     assert started.cycle_id == cycle_id
+
+
+async def test_the_end_of_a_stopped_cycle_that_could_not_be_announced_is_announced_at_a_later_tick(
+    bench: SchedulerBench,
+) -> None:
+    cycle_id = await bench.handlers.start(SPEC, "command")
+    bench.away = True
+    assert (await bench.post(f"/api/cycles/{cycle_id}/stop")).status_code == 503
+    bench.away = False
+    for _ in range(2):
+        await bench.handlers.tick()
+    (finished,) = bench.of(CycleFinished)
+    assert (finished.cycle_id, finished.outcome) == (cycle_id, "failed")
+
+
+async def test_a_cycle_that_was_stopped_before_it_was_announced_never_begins(bench: SchedulerBench) -> None:
+    bench.away = True
+    cycle_id = str(await bench.handlers.start(SPEC, "command"))
+    await bench.post(f"/api/cycles/{cycle_id}/stop")
+    bench.away = False
+    await bench.handlers.tick()
+    assert bench.of(CycleStarted) == []
 
 
 async def test_cron_starts_one_cycle_when_it_is_due(bench: SchedulerBench) -> None:
