@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -40,10 +41,12 @@ from shared.cycle_step import CycleStep, current_spec, cycle_spec
 from shared.grading.labels import set_of_one
 from shared.grading.text import same_answer
 from shared.identity import event_id
+from shared.kafka.clients import end_offsets
 from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import EventPublisher
+from shared.kafka.resuming import resume_where_stored
 from shared.privacy.retention import drop_expired_forever
 from shared.storage.failure_modes import ModesWriter, publish_modes
 from shared.storage.predictions import AnsweredPrediction, AwaitedPredictions, PredictionLookup
@@ -84,9 +87,11 @@ class Handlers:
         """Register all handlers."""
         self._tasks = consumers.table(TaskChanged)
         batch, skip = BatchOptions(self._settings.failure_miner_batch), self._suspects.skip
-        consumers.on_batch(PredictionLogged, self.on_predictions, batch, on_skipped=skip)
-        consumers.on_batch(FeedbackGiven, self.on_feedback, batch, on_skipped=skip)
-        consumers.on_batch(CorrectionSubmitted, self.on_corrections, batch, on_skipped=skip)
+        # A database that was restored, or made anew, would wait for ever for records that the group has committed.
+        resume = resume_where_stored(self._suspects.next_offsets, partial(end_offsets, self._settings))
+        consumers.on_batch(PredictionLogged, self.on_predictions, batch, on_skipped=skip, resume=resume)
+        consumers.on_batch(FeedbackGiven, self.on_feedback, batch, on_skipped=skip, resume=resume)
+        consumers.on_batch(CorrectionSubmitted, self.on_corrections, batch, on_skipped=skip, resume=resume)
         consumers.on(SubjectForgotten, self._suspects.forget)
         consumers.on(CycleStarted, self.on_cycle_started)
 

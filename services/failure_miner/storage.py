@@ -24,10 +24,10 @@ from services.failure_miner.modes import FoundMode, StoredMode
 from services.failure_miner.sampling import Question, Sightings
 from services.failure_miner.sampling_storage import audit_figures, draw_questions
 from services.failure_miner.tables import ASKED, CLUSTERINGS, FORGOTTEN, INCARNATION, MODES, OFFSETS, SUSPECTS
-from shared.kafka.delivery import Delivery, RecordPosition
+from shared.kafka.delivery import Delivery, RecordPosition, TopicPartition
 from shared.privacy.erasure import ErasedSubjects, erased_among, record_erasure
 from shared.storage.database import transaction
-from shared.storage.offsets import adopt_incarnation, advance_offsets, unread
+from shared.storage.offsets import adopt_incarnation, advance_offsets, next_offsets, unread
 
 
 class SuspectStore(Protocol):
@@ -45,6 +45,7 @@ class SuspectStore(Protocol):
     async def forget(self, event: SubjectForgotten) -> None: ...
     async def erased(self, people: Iterable[tuple[str, str | None]]) -> ErasedSubjects: ...
     async def expire(self, task: str, before: datetime) -> None: ...
+    async def next_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]: ...
     async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]: ...
     async def outcome(self, cycle_id: str) -> FailuresClustered | None: ...
     async def unclustered(
@@ -158,6 +159,11 @@ class PostgresSuspectStore:
         """Return the erased of these (task, user hash)."""
         async with transaction(self._engine) as connection:
             return await erased_among(connection, FORGOTTEN, people)
+
+    async def next_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """Return the next offset to read of those of the partitions of which any record was read."""
+        async with transaction(self._engine) as connection:
+            return await next_offsets(connection, OFFSETS, partitions)
 
     async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]:
         """Return the partitions that are not stored up to the fence yet."""

@@ -23,9 +23,24 @@ Resume = Callable[[Sequence[TopicPartition]], Awaitable[Mapping[TopicPartition, 
 """The partitions just assigned → the next offset to read of each that the store knows; 0 or None: the log's start.
 Partitions left out start at the group's offset. May raise MustStop; other failures are retried."""
 
+ReadOffsets = Callable[[Sequence[TopicPartition]], Awaitable[Mapping[TopicPartition, int]]]
 FIRST_PAUSE_SECONDS = 0.2
 MAX_PAUSE_SECONDS = 10.0
 logger = logging.getLogger(__name__)
+
+
+def resume_where_stored(stored: ReadOffsets, ends: ReadOffsets) -> Resume:
+    """Return the resume of a service that stores its next offsets in its database (shared/storage/offsets.py).
+
+    A partition that the database does not know is read from its start. One that ends before what was read of it starts
+    at the group's offset: whether its topic was lost is for the lake's writer to say, which stops then.
+    """
+
+    async def resume(partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        known, ended = await stored(partitions), await ends(partitions)
+        return {each: offset for each in partitions if (offset := known.get(each, 0)) <= ended[each]}
+
+    return resume
 
 
 class ResumingListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped

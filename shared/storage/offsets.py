@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, delete, func, select, text, update
+from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, delete, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.cycles import PartitionFence
-from shared.kafka.delivery import Delivery, RecordPosition
+from shared.kafka.delivery import Delivery, RecordPosition, TopicPartition
 
 # More than any offset: rows shifted down by it come before all new ones, and after rows shifted twice.
 _OFFSETS_PER_INCARNATION = 2**40
@@ -76,6 +76,15 @@ async def advance_offsets(
         await connection.execute(
             statement.on_conflict_do_update(index_elements=["topic", "partition"], set_={"next_offset": newest})
         )
+
+
+async def next_offsets(
+    connection: AsyncConnection, table: Table, partitions: Sequence[TopicPartition]
+) -> dict[TopicPartition, int]:
+    """Return the next offset to read of those of the partitions of which any record was read."""
+    is_wanted = tuple_(table.c.topic, table.c.partition).in_([tuple(partition) for partition in partitions])
+    rows = await connection.execute(select(table).where(is_wanted))
+    return {TopicPartition(row.topic, row.partition): row.next_offset for row in rows}
 
 
 async def unread(connection: AsyncConnection, table: Table, fence: Sequence[PartitionFence]) -> list[PartitionFence]:

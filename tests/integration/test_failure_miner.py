@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import csv
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from schemas.catalog import topic_of
 from schemas.conversation import Answer, Call, FinishReason, Message, Role, ToolCall
 from schemas.cycles import PartitionFence
 from schemas.failures import FailuresClustered
@@ -21,7 +23,8 @@ from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.lake import PREDICTIONS
 from schemas.predictions import Confidence, LoggedAnswer, SubjectForgotten
 from schemas.task_settings import FailureSettings
-from services.failure_miner.domain import Suspect
+from services.failure_miner.domain import Suspect, Vectors
+from services.failure_miner.handlers import Handlers
 from services.failure_miner.main import MIGRATIONS, NAME
 from services.failure_miner.modes import describe_modes
 from services.failure_miner.recipe import cluster
@@ -35,15 +38,23 @@ from services.failure_miner.sampling import (
     Sightings,
     sampling_point,
 )
+from services.failure_miner.settings import FailureMinerSettings
 from services.failure_miner.storage import PostgresSuspectStore, _insert_suspects
-from services.failure_miner.tables import SAMPLING
+from services.failure_miner.tables import OFFSETS, SAMPLING
 from services.prediction_log.storage import DeltaLake
-from shared.kafka.delivery import Delivery
+from shared.kafka.broker import build_broker
+from shared.kafka.clients import end_offsets
+from shared.kafka.consumers import Consumers
+from shared.kafka.delivery import Delivery, TopicPartition
+from shared.kafka.latest_by_key import READ_SECONDS, LatestByKey
+from shared.kafka.publisher import Publisher
 from shared.model.embedding import SentenceEmbedder
 from shared.settings import Settings
+from shared.storage.artifacts import ArtifactStore
 from shared.storage.database import build_engine, migrate, transaction
 from shared.storage.predictions import LakePredictions
 from tests.unit.prediction_log.deliveries import delivery, prediction
+from tests.waiting import until
 
 DATA = Path(__file__).parents[2] / "deploy" / "demo" / "data" / "support_desk.csv"
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
@@ -351,6 +362,59 @@ async def test_offsets_show_what_is_not_read_yet(store: PostgresSuspectStore, ta
     delivery = correction(task, 1, "x", 2)
     await store.save([], NOTHING, [Delivery(delivery.event, topic, 0, 2, {})])
     assert await store.unread(wanted) == []
+
+
+class NoSentences:
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        return np.zeros((len(texts), 384), dtype=np.float32)
+
+
+@pytest.mark.stack
+async def test_a_database_that_was_made_anew_reads_what_the_group_has_committed(
+    store: PostgresSuspectStore, stack_settings: Settings, task: str
+) -> None:
+    """Else a cycle would wait for ever for those records, which are below its fence."""
+    settings = FailureMinerSettings.load(home=stack_settings.home)
+    name = topic_of(CorrectionSubmitted).name
+    partitions = [TopicPartition(name, number) for number in range(topic_of(CorrectionSubmitted).partitions)]
+    console = build_broker(settings, "console")
+    await console.connect()
+    await Publisher(console, "console").publish(correction(task, 1, "x", 0).event)
+    await console.stop()
+    ends = await end_offsets(settings, partitions)
+    wanted = [PartitionFence(topic=name, partition=part.partition, offset=end) for part, end in ends.items()]
+    for _ in range(2):
+        async with transaction(store._engine) as connection:
+            await connection.execute(sa.delete(OFFSETS).where(OFFSETS.c.topic == name))
+        broker = build_broker(settings, NAME)
+        lake, artifacts = LakePredictions(settings.lake_uri), ArtifactStore(settings.artifacts_uri, settings.home)
+        handlers = Handlers(settings, store, NoSentences(), lake, artifacts, Publisher(broker, NAME))
+        handlers.subscribe(OnlyCorrections(broker, NAME, settings))
+        await broker.start()
+        try:
+            await until(lambda: is_read(store, wanted))
+        finally:
+            await broker.stop()
+
+
+class OnlyCorrections(Consumers):
+    """What other tests left on the other topics takes a while."""
+
+    def on_batch(self, event: Any, *options: Any, **more: Any) -> None:
+        if event is CorrectionSubmitted:
+            super().on_batch(event, *options, **more)
+
+    def on(self, event: Any, handler: Any) -> None: ...
+
+    def table(self, *options: Any) -> LatestByKey[Any]:
+        """It had the time to be read: nobody applied these tests' tasks."""
+        table = super().table(*options)
+        table._started -= READ_SECONDS
+        return table
+
+
+async def is_read(store: PostgresSuspectStore, wanted: Sequence[PartitionFence]) -> bool:
+    return not await store.unread(wanted)
 
 
 def test_a_prediction_is_found_in_the_lake(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from services.failure_miner.settings import FailureMinerSettings
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
-from shared.kafka.delivery import Delivery, RecordPosition
+from shared.kafka.delivery import Delivery, RecordPosition, TopicPartition
 from shared.privacy.erasure import ErasedSubjects
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.predictions import AnsweredPrediction
@@ -109,6 +109,9 @@ class MemoryStore:
 
     async def erased(self, people: Iterable[tuple[str, str | None]]) -> ErasedSubjects:
         return ErasedSubjects(self.forgotten_people)
+
+    async def next_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return {}
 
     async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]:
         return self.not_read
