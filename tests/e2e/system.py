@@ -11,7 +11,7 @@ import csv
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -44,7 +44,6 @@ from services.dataset_builder.settings import DatasetBuilderSettings
 from services.dataset_builder.storage.corrections import PostgresCorrectionStore
 from services.dataset_builder.storage.traffic import PostgresTrafficStore
 from services.deployer.admission import Admission
-from services.deployer.clients import FlagState, Strategy
 from services.deployer.handlers import Handlers as DeployerHandlers
 from services.deployer.settings import DeployerSettings
 from services.deployer.storage.ledger import PostgresLedger
@@ -89,6 +88,7 @@ from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.database import build_engine, migrate
 from shared.storage.predictions import LakePredictions
+from tests.unit.deployer.fakes import MemoryAdmin
 
 ROOT = Path(__file__).parent.parent.parent
 INPUTS = ("predictions.logged.v1", "corrections.submitted.v1")
@@ -120,36 +120,17 @@ class Idle:
         return False
 
 
-@dataclass
-class Flags:
+class Flags(MemoryAdmin):
     """Unleash, simulated."""
 
-    flags: dict[str, tuple[bool, Strategy]] = field(default_factory=dict)
-
-    async def read(self, flag: str) -> FlagState | None:
-        if flag not in self.flags:
-            return None
-        on, strategy = self.flags[flag]
-        return FlagState(on, (strategy.body(flag),))
-
-    async def ensure(self, flag: str, description: str, strategy: Strategy, on: bool = False) -> None:
-        self.flags.setdefault(flag, (on, strategy))
-
-    async def set_strategy(self, flag: str, strategy: Strategy) -> None:
-        self.flags[flag] = (self.flags[flag][0], strategy)
-
-    async def switch(self, flag: str, on: bool) -> None:
-        if flag in self.flags:
-            self.flags[flag] = (on, self.flags[flag][1])
-
     def is_off(self, task: str) -> bool:
-        return not self.flags[f"ratchet.{task}.shadow"][0]
+        return not self.flags[f"ratchet.{task}.shadow"].enabled
 
     def sampled(self, task: str, prediction_id: str) -> bool:
-        return self.flags[f"ratchet.{task}.shadow"][0]
+        return not self.is_off(task)
 
     def payload(self, flag: str) -> Mapping[str, Any]:
-        return self.flags[flag][1].payload or {}
+        return self.flags[flag].payload or {}
 
 
 @dataclass
@@ -361,6 +342,7 @@ async def running_system(base: Settings, home: Path, spec: TaskSpec, models: Mod
     shadow_handlers = ShadowHandlers(shadow, flags, StoredTrainingIndexes(artifacts), decisions, replays)
     shadow_handlers.subscribe(consumers["shadow"])
     await shadow_handlers.rollouts.read_to({})  # There is none yet.
+    await shadow_handlers.tasks.read_to({})
 
     deployer = _settings(DeployerSettings, base, home)
     rollouts, ledger = PostgresRollouts(engines["deployer"]), PostgresLedger(engines["deployer"])

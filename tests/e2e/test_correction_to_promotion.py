@@ -148,7 +148,7 @@ async def test_corrections_become_a_promoted_adapter(stack_settings: Settings, t
         assert 15 <= labels <= 40, "a clear winner costs tens of labels, not hundreds"
         payload = system.flags.payload(f"ratchet.{task.name}.primary")
         assert payload == {"adapter": promoted.candidate_adapter, "previous": None}
-        assert system.flags.flags[f"ratchet.{task.name}.canary"][0] is False
+        assert not system.flags.flags[f"ratchet.{task.name}.canary"].enabled
         assert system.outcomes[0][0] == "promoted"
         (cycle,) = (await system.console.get("/api/cycles", params={"task": task.name})).json()["cycles"]
         steps = (await system.console.get(f"/api/cycles/{cycle['cycle_id']}")).json()["steps"]
@@ -175,7 +175,7 @@ async def test_a_candidate_that_learned_nonsense_is_stopped_before_live_traffic(
         assert "better_than_chance" in rollout.reason
         ((outcome, reason),) = system.outcomes
         assert outcome == "rejected" and "better_than_chance" in reason
-        assert not system.flags.flags.get(f"ratchet.{task.name}.shadow", (False,))[0]
+        assert f"ratchet.{task.name}.shadow" not in system.flags.flags or system.flags.is_off(task.name)
 
 
 async def test_a_candidate_that_is_only_as_good_is_never_promoted(stack_settings: Settings, tmp_path: Path) -> None:
@@ -215,4 +215,4 @@ async def test_a_canary_with_many_errors_is_rejected(stack_settings: Settings, t
         last = system.rollouts[-1]
         assert last.stage is Stage.REJECTED, last.reason
         assert last.primary_adapter is None
-        assert system.flags.flags[f"ratchet.{task.name}.canary"][0] is False
+        assert not system.flags.flags[f"ratchet.{task.name}.canary"].enabled
