@@ -11,12 +11,14 @@ import http.client
 import json
 import logging
 import os
+import sys
 import threading
 import time
 import urllib.error
 import urllib.request
+import weakref
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -26,7 +28,8 @@ _MAX_BATCH, _MAX_BATCH_BYTES = 50, 200_000
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.5, 30.0
 _WARNING_SECONDS = 10.0  # Items dropped for the same reason are reported at most this often.
 _WRONG_KEY, _RATE_LIMITED = 401, 429
-_RETRIED_STATUSES = frozenset({408, 425, _RATE_LIMITED})  # And all from 500: the others will never succeed.
+_RETRIED_STATUSES = frozenset({302, 303, 307, 408, 425, _RATE_LIMITED})
+"""And all from 500: the others will never succeed."""
 
 logger = logging.getLogger("ratchet")
 
@@ -149,19 +152,22 @@ class Client:
         self._max_waiting_bytes = max_waiting_bytes
         self._retry_seconds = retry_seconds
         self._timeout = timeout_seconds
-        self._warned = ("", float("-inf"))
-        self.dropped = 0
+        self._exit_seconds = exit_seconds
+        self._opener = urllib.request.build_opener(_NoRedirects)
+        self._closed = False
         self._reset()
+        _clients.add(self)
         atexit.register(self.close, exit_seconds)
 
     def _reset(self) -> None:
-        self._pid = os.getpid()
+        """Start anew, also in a forked process: its parent has the thread and the queue, and may hold the lock."""
         self._queue = _Queue()
         self._sending = 0
         self._reporting = False
         self._change = threading.Condition()
-        self._closed = False
         self._thread: threading.Thread | None = None
+        self._warned = ("", float("-inf"))
+        self.dropped = 0
 
     def log(
         self, task: str, messages: Sequence[Mapping[str, Any]], answer: str, *, latency_ms: float = 0.0, **more: Any
@@ -201,8 +207,6 @@ class Client:
     def close(self, seconds: float = 5.0) -> None:
         """Flush for at most `seconds`, then drop what remains and accept no more."""
         atexit.unregister(self.close)
-        if self._pid != os.getpid():  # After a fork the queue belongs to the parent.
-            return
         self.flush(seconds)
         with self._change:
             self._closed = True
@@ -217,14 +221,9 @@ class Client:
             item = _Item(path, key, json.dumps(body).encode())
         except (TypeError, ValueError) as error:
             return self._drop(1, f"not JSON: {error}")
-        if self._pid != os.getpid():  # After a fork the thread and the queue belong to the parent.
-            self._reset()
         with self._change:
-            if not (reason := self._why_not(item)):
+            if not (reason := self._why_not(item) or self._start_thread()):
                 self._queue.add(item)
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._send_forever, name="ratchet", daemon=True)
-                    self._thread.start()
                 self._change.notify_all()
                 return None
         return self._drop(1, reason)
@@ -237,6 +236,18 @@ class Client:
             return f"{self._max_waiting} are waiting already (max_waiting)"
         if self._queue.bytes + len(item.body) > self._max_waiting_bytes:
             return f"more than {self._max_waiting_bytes} bytes would wait (max_waiting_bytes)"
+        return ""
+
+    def _start_thread(self) -> str:
+        """Start the thread unless it runs. Returns why that is impossible, else nothing; the next item tries again."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._send_forever, name="ratchet", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # The process may have no more threads, or it ends.
+                return str(error)
+            self._thread = thread
+            _call_at_end_of_worker(self.close, self._exit_seconds)
         return ""
 
     def _drop(self, count: int, reason: str) -> None:
@@ -301,7 +312,7 @@ class Client:
         body = b"[" + b",".join(item.body for item in batch) + b"]" if len(batch) > 1 else batch[0].body
         try:
             request = urllib.request.Request(self._url + batch[0].path, body, self._headers)  # noqa: S310 - http(s)
-            with urllib.request.urlopen(request, timeout=self._timeout) as response:  # noqa: S310
+            with self._opener.open(request, timeout=self._timeout) as response:
                 response.read()
         except urllib.error.HTTPError as error:
             is_final = error.code < 500 and error.code not in _RETRIED_STATUSES
@@ -313,8 +324,37 @@ class Client:
         return None
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Makes a redirect an error. Followed, a POST becomes a GET, which stores nothing, and takes the key elsewhere."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def _reset_clients() -> None:
+    for client in list(_clients):
+        client._reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_clients)
+
+
+def _call_at_end_of_worker(close: Callable[[float], None], seconds: float) -> None:
+    """Call `close` at the end of a worker of multiprocessing: `atexit` does not, before Python 3.14."""
+    util: Any = sys.modules.get("multiprocessing.util")
+    process: Any = sys.modules.get("multiprocessing.process")
+    if util is not None and process is not None and process.parent_process() is not None:
+        util.Finalize(None, close, (seconds,), exitpriority=0)
+
+
 def _text_of(error: urllib.error.HTTPError) -> str:
-    """The beginning of an error's body."""
+    """Where a redirect leads to, or the beginning of an error's body."""
+    if error.code < 400 and (location := error.headers.get("location")):
+        return f"redirected to {location}; the client needs the gateway's own address"
     try:
         with error:
             return error.read(1_000).decode(errors="replace")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import multiprocessing
+import os
 import random
 import subprocess
 import sys
@@ -27,12 +29,15 @@ ASKED = [{"role": "user", "content": "hm?"}]
 
 @dataclass
 class FakeGateway:
-    """Answers with `status(path, body)`; `accepted`: the items answered with 200, in order."""
+    """Answers with `status(path, body)`; `accepted`: the items answered with 200, in order.
+
+    A redirect leads to /login; `fetched`: the paths that were read by GET."""
 
     url: str = ""
     status: Callable[[str, Any], int] = lambda path, body: 200
     requests: list[tuple[str, Any, str | None]] = field(default_factory=list)
     accepted: list[Any] = field(default_factory=list)
+    fetched: list[str] = field(default_factory=list)
 
     def answer(self, path: str, key: str | None, body: Any) -> int:
         self.requests.append((path, body, key))
@@ -49,9 +54,17 @@ def gateway() -> Iterator[FakeGateway]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            self.send_response(fake.answer(self.path, self.headers.get("authorization"), body))
+            status = fake.answer(self.path, self.headers.get("authorization"), body)
+            self.send_response(status)
+            if 300 <= status < 400:
+                self.send_header("location", "/login")
             self.end_headers()
             self.wfile.write(b'{"error": {"message": "refused by the test"}}')
+
+        def do_GET(self) -> None:
+            fake.fetched.append(self.path)
+            self.send_response(200)
+            self.end_headers()
 
         def log_message(self, *_: Any) -> None: ...
 
@@ -426,6 +439,103 @@ def test_a_forked_worker_sends_only_its_own_items(gateway: FakeGateway) -> None:
     child.join(PATIENCE_SECONDS)
     assert child.exitcode == 0
     assert [item["answer"] for item in gateway.accepted] == ["parent", "child"]
+    client.close()
+
+
+def run_forked(work: Callable[[], None]) -> int | None:
+    """Run it in a forked process, which ends as a worker of multiprocessing does; returns its exit code."""
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join(PATIENCE_SECONDS)
+    if child.is_alive():
+        child.kill()
+        child.join()
+    return child.exitcode
+
+
+def test_what_a_worker_of_multiprocessing_logs_last_is_sent_before_its_end(gateway: FakeGateway) -> None:
+    client = ratchet.Client(gateway.url, exit_seconds=PATIENCE_SECONDS)
+
+    def work() -> None:
+        for number in range(200):
+            client.log("support", ASKED, str(number))
+
+    assert run_forked(work) == 0
+    assert sorted(int(item["answer"]) for item in gateway.accepted) == list(range(200))
+    client.close()
+
+
+def test_a_worker_forked_while_the_parents_queue_is_full_and_locked_waits_for_nothing(gateway: FakeGateway) -> None:
+    client = ratchet.Client("http://127.0.0.1:1")  # Nobody answers there.
+    client.log("support", ASKED, "parent")
+
+    def work() -> None:
+        assert client.flush(PATIENCE_SECONDS), "the queue is the parent's"
+        client.close()
+
+    with client._change:  # Another thread of the parent may hold it at any moment.
+        exit_code = run_forked(work)
+    assert exit_code == 0
+    client.close(0)
+
+
+def test_threads_of_a_forked_worker_lose_nothing_of_each_other(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = ratchet.Client(gateway.url)
+
+    def work() -> None:
+        started = threading.Barrier(2)
+        getpid = os.getpid
+
+        def slow_getpid() -> int:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                started.wait(1.0)
+            return getpid()
+
+        monkeypatch.setattr("os.getpid", slow_getpid)
+        threads = [threading.Thread(target=client.log, args=("support", ASKED, name)) for name in ("a", "b")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert client.flush(PATIENCE_SECONDS)
+
+    assert run_forked(work) == 0
+    assert sorted(item["answer"] for item in gateway.accepted) == ["a", "b"]
+    client.close()
+
+
+def test_without_a_thread_nothing_raises_or_waits_and_the_next_answer_starts_one(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = ratchet.Client(gateway.url)
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        client.log("support", ASKED, "lost")
+        assert client.dropped == 1
+        assert client.flush(0)
+    client.log("support", ASKED, "kept")
+    assert client.flush(PATIENCE_SECONDS)
+    assert [item["answer"] for item in gateway.accepted] == ["kept"]
+    client.close()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_taken_for_an_answer_of_the_gateway_and_gets_no_key(
+    gateway: FakeGateway, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    gateway.status = lambda path, body: status
+    client = ratchet.Client(gateway.url, key="rk-1", retry_seconds=0.1)
+    client.log("support", ASKED, "refund")
+    assert client.flush(PATIENCE_SECONDS)
+    assert client.dropped == 1
+    assert "redirected to /login" in caplog.text
+    assert gateway.fetched == []
     client.close()
 
 
