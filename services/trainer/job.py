@@ -56,27 +56,45 @@ class AdapterManifest(BaseModel):
 
 
 def train_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterTrained:
-    """Train an adapter and publish it. Raises StepImpossible if the dataset or the base model cannot be used."""
+    """Train an adapter and publish it. Raises StepImpossible if the dataset or the base model cannot be used.
+
+    A process that was killed after its training left the manifest: then the adapter is only published.
+    """
     job = TrainingJob.model_validate_json(spec)
     store = ArtifactStore(job.artifacts, job.cache)
-    rows = read_examples(store.fetch(job.dataset.uri) / "train.jsonl")
-    progress(0, 1, "waiting until another job ends")
-    with lease(job.slots_folder, job.slots):
-        from services.trainer import recipe  # Loads torch: only in this process, once it has a lease.
-
-        outcome = recipe.train(rows, job.dataset.spec, base_model(job), folder, progress, job.threads)
     adapter = folder / "adapter"
-    manifest = build_manifest(job.dataset, adapter, outcome)
-    write_atomically(adapter / MANIFEST, manifest.model_dump_json(indent=2).encode())
+    manifest = finished_manifest(adapter) or _train(job, store, folder, progress)
     uri = store.publish(adapter, "adapters", manifest.adapter)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # Their optimiser state is twice the adapter's size.
     return trained_event(job.dataset, folder.name, manifest, uri)
 
 
+def finished_manifest(adapter: Path) -> AdapterManifest | None:
+    """Return the manifest of a folder whose training has ended: it is written last. None for any other folder."""
+    try:
+        manifest = AdapterManifest.model_validate_json((adapter / MANIFEST).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return manifest if _hashes(adapter) == manifest.files else None
+
+
+def _train(job: TrainingJob, store: ArtifactStore, folder: Path, progress: Progress) -> AdapterManifest:
+    rows = read_examples(store.fetch(job.dataset.uri) / "train.jsonl")
+    progress(0, 1, "waiting until another job ends")
+    with lease(job.slots_folder, job.slots):
+        from services.trainer import recipe  # Loads torch: only in this process, once it has a lease.
+
+        adapter = folder / "adapter"
+        shutil.rmtree(adapter, ignore_errors=True)  # A killed process may have left files, which would be published.
+        outcome = recipe.train(rows, job.dataset.spec, base_model(job), folder, progress, job.threads)
+    manifest = build_manifest(job.dataset, adapter, outcome)
+    write_atomically(adapter / MANIFEST, manifest.model_dump_json(indent=2).encode())
+    return manifest
+
+
 def build_manifest(dataset: DatasetBuilt, adapter: Path, outcome: TrainingOutcome) -> AdapterManifest:
     """Build the manifest of the adapter in a folder. The adapter's name is a hash of its files."""
     (adapter / MANIFEST).unlink(missing_ok=True)  # A process that was killed before publishing may have left one.
-    files = sorted(path for path in adapter.iterdir() if path.is_file())
     return AdapterManifest(
         adapter=f"{dataset.task}-{folder_hash(adapter)}",
         task=dataset.task,
@@ -92,8 +110,14 @@ def build_manifest(dataset: DatasetBuilt, adapter: Path, outcome: TrainingOutcom
         losses=outcome.losses,
         seconds=outcome.seconds,
         versions=outcome.versions,
-        files={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+        files=_hashes(adapter),
     )
+
+
+def _hashes(adapter: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file but the manifest."""
+    files = sorted(path for path in adapter.iterdir() if path.is_file() and path.name != MANIFEST)
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def trained_event(dataset: DatasetBuilt, job: str, manifest: AdapterManifest, uri: str) -> AdapterTrained:

@@ -101,17 +101,21 @@ class ArtifactStore:
 
     def _publish_locally(self, folder: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            return
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        shutil.copytree(folder, temporary, dirs_exist_ok=True)
-        temporary.chmod(0o755)
-        try:
-            temporary.rename(target)
-        except OSError:  # Another process published the same content first.
-            shutil.rmtree(temporary)
-            if not target.exists():
-                raise
+        prefix = f".{target.name}."
+        if not target.exists():
+            temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+            try:
+                shutil.copytree(folder, temporary, dirs_exist_ok=True)
+                temporary.chmod(0o755)
+                temporary.rename(target)
+            except OSError:
+                shutil.rmtree(temporary, ignore_errors=True)
+                if not target.exists():  # Else another process published the same content first.
+                    raise
+        for left in [path for path in target.parent.iterdir() if path.name.startswith(prefix)]:
+            shutil.rmtree(
+                left, ignore_errors=True
+            )  # Of processes that were killed: people's texts, counted as a folder.
 
     def _publish_remotely(self, folder: Path, address: str) -> None:
         files = [path for path in folder.rglob("*") if path.is_file()]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +34,24 @@ def test_publishing_is_idempotent(store: ArtifactStore, tmp_path: Path) -> None:
     address = store.publish(folder(tmp_path / "a", "first"), "datasets", "d-1")
     store.publish(folder(tmp_path / "b", "second"), "datasets", "d-1")
     assert (store.fetch(address) / "inner" / "data.txt").read_text() == "first"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("no space left")])
+def test_what_a_killed_process_or_a_full_disk_left_of_a_folder_is_gone_once_it_is_published(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    copytree = shutil.copytree
+
+    def interrupted(source: Path, target: Path, *positional: Any, **options: Any) -> None:
+        copytree(source, target, *positional, **options)
+        raise error
+
+    with monkeypatch.context() as patched, pytest.raises(type(error)):
+        patched.setattr(shutil, "copytree", interrupted)
+        store.publish(folder(tmp_path / "a"), "datasets", "d-1")
+    store.publish(folder(tmp_path / "b"), "datasets", "d-10")
+    store.publish(tmp_path / "a", "datasets", "d-1")
+    assert store.names("datasets") == ["d-1", "d-10"]
 
 
 @pytest.mark.parametrize("place", ["../elsewhere", "adapters/../../elsewhere", ""])

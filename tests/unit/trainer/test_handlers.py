@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,10 +14,11 @@ from schemas.cycles import StepFailed, StepProgressed
 from schemas.datasets import DatasetBuilt
 from services.trainer.domain import SkippedRows, TrainingOutcome, job_name
 from services.trainer.handlers import Handlers
-from services.trainer.job import TrainingJob, base_model, build_manifest, read_examples, trained_event
+from services.trainer.job import TrainingJob, base_model, build_manifest, read_examples, train_adapter, trained_event
 from services.trainer.settings import TrainerSettings
 from shared.errors import StepImpossible
-from shared.jobs import Job, JobFailure, JobProgress, Jobs
+from shared.jobs import Job, JobFailure, JobProgress, Jobs, Progress
+from shared.storage.artifacts import ArtifactStore
 
 EXAMPLE = Path("schemas/examples/datasets.built.v1/built.json")
 
@@ -127,6 +130,71 @@ def test_a_manifest_left_by_a_killed_process_does_not_change_the_name(dataset: D
     before = build_manifest(dataset, folder, OUTCOME).adapter
     (folder / "manifest.json").write_text("{}")
     assert build_manifest(dataset, folder, OUTCOME).adapter == before
+
+
+@pytest.fixture
+def job(dataset: DatasetBuilt, tmp_path: Path) -> TrainingJob:
+    """A job whose dataset, without rows, is in the store."""
+    (tmp_path / "data").mkdir()
+    for name in ("train.jsonl", "manifest.json"):
+        (tmp_path / "data" / name).touch()
+    store = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache")
+    published = dataset.model_copy(update={"uri": store.publish(tmp_path / "data", "datasets", "d")})
+    return TrainingJob(
+        dataset=published, models_folder=tmp_path, artifacts=str(tmp_path / "artifacts"), cache=tmp_path / "cache",
+        slots_folder=tmp_path / "slots", slots=1,
+    )  # fmt: skip
+
+
+def use_recipe(monkeypatch: pytest.MonkeyPatch, weights: bytes | None) -> None:
+    """Have a training result in these weights; None: it must not run."""
+
+    def train(rows: Any, spec: Any, base: str, folder: Path, *_: Any) -> TrainingOutcome:
+        assert weights is not None, "it was trained a second time"
+        (folder / "adapter").mkdir(exist_ok=True)
+        (folder / "adapter" / "adapter_model.safetensors").write_bytes(weights)
+        return OUTCOME
+
+    module = SimpleNamespace(train=train)
+    monkeypatch.setitem(sys.modules, "services.trainer.recipe", module)
+    monkeypatch.setattr("services.trainer.recipe", module, raising=False)
+
+
+@pytest.mark.parametrize("killed_in", ["ArtifactStore.publish", "shutil.rmtree", "trained_event"])
+def test_a_job_killed_after_its_training_publishes_that_adapter_and_trains_no_other(
+    job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: str
+) -> None:
+    folder = tmp_path / "job"
+    folder.mkdir()
+
+    def kill(path: Any, *_: Any, **__: Any) -> None:
+        if Path(path if killed_in == "shutil.rmtree" else "").name != "adapter":
+            raise KeyboardInterrupt
+
+    use_recipe(monkeypatch, b"weights")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(f"services.trainer.job.{killed_in}", kill)
+        train_adapter(job.model_dump_json().encode(), folder, Progress(folder))
+    use_recipe(monkeypatch, None)
+    event = train_adapter(job.model_dump_json().encode(), folder, Progress(folder))
+    assert ArtifactStore(job.artifacts, job.cache).names("adapters") == [event.adapter]
+    assert (event.steps, event.train_loss) == (60, 0.1)
+
+
+@pytest.mark.parametrize("left", [".manifest.json.k2j", "manifest.json", "adapter_model.safetensors"])
+def test_what_a_killed_process_left_beside_the_weights_is_not_published(
+    job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    use_recipe(monkeypatch, b"weights")
+    adapters = set()
+    for folder in (tmp_path / "whole", tmp_path / "killed"):
+        (folder / "adapter").mkdir(parents=True)
+        if folder.name == "killed":
+            (folder / "adapter" / left).write_bytes(b"{")
+        event = train_adapter(job.model_dump_json().encode(), folder, Progress(folder))
+        adapters.add(event.adapter)
+        assert {path.name for path in Path(event.uri).iterdir()} == {"adapter_model.safetensors", "manifest.json"}
+    assert len(adapters) == 1
 
 
 def test_a_local_folder_of_the_base_model_is_preferred_to_the_hub(dataset: DatasetBuilt, tmp_path: Path) -> None:
