@@ -104,9 +104,18 @@ class Handlers:
             await asyncio.sleep(self._settings.prediction_log_roll_up_seconds)
             await self.roll_up_once()
 
+    async def read_tasks(self) -> None:
+        """Background, started when the broker answers: read the tasks to the end of their topic."""
+        await self._tasks.read_to_end(self._settings)
+
     async def maintain_once(self) -> None:
-        """Run one round of maintenance over the lake and the kept media. Raises DependencyUnavailable."""
-        retention_days = {changed.task: changed.spec.retention_days for changed in self._tasks}
+        """Run one round of maintenance over the lake and the kept media. Raises DependencyUnavailable.
+
+        Nothing is deleted by age before the tasks are read.
+        """
+        # An older retention of a task, read at a start before the newer one, would delete what is to be kept.
+        tasks = self._tasks if self._tasks.is_read else ()
+        retention_days = {changed.task: changed.spec.retention_days for changed in tasks}
         results = await asyncio.gather(
             in_thread(self._maintenance.run, retention_days, self._now()),
             in_thread(delete_expired_media, self._media, retention_days, self._now()),

@@ -75,6 +75,11 @@ class LatestByKey(Generic[E]):
                 await self.wait_until_read(ends)
         self._read.set()
 
+    @property
+    def is_read(self) -> bool:
+        """False until the topic is read to its end (see `read_to_end`): each value may have newer ones behind it."""
+        return self._read.is_set()
+
     async def latest(self, key: str, seconds: float | None = None) -> E | None:
         """Return the last value, None if there is none. Waits until the topic is read to its end: see `read_to_end`.
 

@@ -98,8 +98,25 @@ async def test_rows_are_deleted_after_the_current_retention_of_their_task(
     for task, days in (("short", 100), ("short", 7), ("long", None)):
         spec = TaskSpec(name=task, kind=TaskKind.GENERATION, system_prompt="p", retention_days=days)
         await broker.tasks.put(task, TaskChanged(task=task, task_revision=spec.revision, spec=spec))
+    await broker.tasks.read_to({})
     await handlers.maintain_once()
     assert ids(tmp_path, PREDICTIONS) == ["long-1", "long-9", "short-1", "unknown-1", "unknown-9"]
+
+
+async def test_nothing_is_deleted_by_a_retention_that_may_have_a_newer_one_behind_it(
+    tmp_path: Path, broker: Broker, handlers: Handlers
+) -> None:
+    old = utc_now() - timedelta(days=9)
+    write(tmp_path, PREDICTIONS, [prediction("old", old)])
+    file = upload(tmp_path / "artifacts", TASK, "ann", old)
+    for days in (7, 90):
+        spec = TaskSpec(name=TASK, kind=TaskKind.GENERATION, system_prompt="p", retention_days=days)
+        await broker.tasks.put(TASK, TaskChanged(task=TASK, task_revision=spec.revision, spec=spec))
+        await handlers.maintain_once()  # At a start, when the topic is read this far.
+    await broker.tasks.read_to({})
+    await handlers.maintain_once()
+    assert ids(tmp_path, PREDICTIONS) == ["old"]
+    assert file.exists()
 
 
 async def test_a_batch_of_erasure_requests_is_applied(tmp_path: Path, broker: Broker, handlers: Handlers) -> None:
@@ -122,6 +139,7 @@ async def test_kept_media_are_deleted_after_the_retention_of_their_task_whether_
     for task, days in (("short", 7), ("long", None)):
         spec = TaskSpec(name=task, kind=TaskKind.GENERATION, system_prompt="p", retention_days=days)
         await broker.tasks.put(task, TaskChanged(task=task, task_revision=spec.revision, spec=spec))
+    await broker.tasks.read_to({})
     for user in ("ann", "anonymous"):
         files = {
             (task, days): upload(tmp_path / "artifacts", task, user, now - timedelta(days=days))
