@@ -144,7 +144,7 @@ def _people(subject: str | None, file: str | None) -> list[str]:
     if file is not None:
         try:
             data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if file == "-" else _read(Path(file))
-            people += [name for line in data.decode().split("\n") if (name := line.rstrip("\r"))]
+            people += [name for line in data.decode("utf-8-sig").split("\n") if (name := line.rstrip("\r"))]
         except (OSError, UnicodeDecodeError) as error:
             raise typer.BadParameter(f"{file} cannot be read: {error}") from error
         if len(data) > MAX_FILE_BYTES or len(people) > MAX_PEOPLE:
@@ -230,7 +230,9 @@ def _show(report: dict[str, Any]) -> None:
     counts = report["predictions"]
     for subject in report["subjects"][:_MAX_LISTED]:
         say(f"  {subject}" + ("" if counts is None else f"  {counts[subject]:,} predictions in the lake"))
-    if not report["datasets"]:
+    if not report["datasets"] and report["unknown"]:
+        say("No dataset version that could be searched has an example of theirs.")
+    elif not report["datasets"]:
         say("No dataset version has an example of theirs, so no adapter was trained on one.")
     else:
         versions = Table(

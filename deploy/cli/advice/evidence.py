@@ -19,6 +19,7 @@ from services.console.settings import ConsoleSettings
 from shared.errors import DependencyUnavailable, RatchetError
 from shared.model.prices import read_prices
 from shared.settings import Settings
+from shared.storage.lake import check_columns
 from shared.storage.volume import WINDOW_DAYS, task_volume
 
 MAX_ROWS = 2_000
@@ -35,7 +36,10 @@ class Evidence:
 
 
 def gather(spec: TaskSpec, settings: Settings, now: datetime) -> Evidence:
-    """Measure what the log, the data set and the last evaluation say. Raises ConfigurationError for bad prices."""
+    """Measure what the log, the data set and the last evaluation say.
+
+    Raises ConfigurationError for bad prices, and for a lake that an older version wrote.
+    """
     prices, missing = read_prices(settings.prices_file), list[str]()
     log, per_month = LogFacts(answers=0), 0.0
     try:
@@ -70,7 +74,7 @@ def gather(spec: TaskSpec, settings: Settings, now: datetime) -> Evidence:
 def read_rows(lake: str, task: str, now: datetime) -> list[dict[str, Any]]:
     """Return up to `MAX_ROWS` of the task's answers, of the last days that have any; none where there is no lake.
 
-    Raises DependencyUnavailable if the lake does not answer.
+    Raises DependencyUnavailable if the lake does not answer, OldLake if an older version wrote it.
     """
     import pyarrow.compute as pc
     from deltalake import DeltaTable
@@ -79,7 +83,9 @@ def read_rows(lake: str, task: str, now: datetime) -> list[dict[str, Any]]:
     uri = f"{lake.rstrip('/')}/{PREDICTIONS}"
     rows: list[dict[str, Any]] = []
     try:
-        dataset = DeltaTable(uri).to_pyarrow_dataset()
+        delta = DeltaTable(uri)
+        check_columns(lake.rstrip("/"), PREDICTIONS, [column.name for column in delta.schema().fields])
+        dataset = delta.to_pyarrow_dataset()
         for day in range(WINDOW_DAYS + 1):
             of_day = (pc.field("task") == task) & (pc.field("date") == (now - timedelta(days=day)).date())
             part = dataset.scanner(columns=list(COLUMNS), filter=of_day).head(MAX_ROWS - len(rows))

@@ -55,10 +55,15 @@ def versions_of(store: ArtifactStore, task: str) -> list[Listed]:
 
 
 def read_report(store: ArtifactStore, name: str) -> tuple[str, QualityReport]:
-    """Return the address and the report of a version, or of a stopped build by its cycle."""
+    """Return the address and the report of a version, or of a stopped build by its cycle. Raises UnknownVersion."""
     for kind in (VERSIONS, INSPECTIONS):
         if (report := _report(store, kind, name)) is not None:
             return store.address(kind, name), report
+        if name in store.names(kind):
+            raise UnknownVersion(
+                f"the report of {store.address(kind, name)} cannot be read",
+                "It is not complete, or another version of Ratchet wrote it.",
+            )
     raise unknown_version(store, name, (VERSIONS, INSPECTIONS))
 
 

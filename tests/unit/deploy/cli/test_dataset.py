@@ -170,6 +170,14 @@ def test_an_unknown_name_is_an_error_that_says_what_there_is(home: Home, command
     assert (published.dataset_id if command[0] != "list" else "Tasks with versions: desk") in result.stderr
 
 
+def test_a_version_whose_report_cannot_be_read_is_not_said_to_be_missing(home: Home) -> None:
+    published, _ = home.publish(map(plain, range(20)))
+    (Path(published.uri) / "quality.json").write_text('{"of": "another version"}')
+    result = home.run("show", published.dataset_id)
+    assert result.exit_code == 1
+    assert f"the report of {published.uri} cannot be read" in " ".join(result.stderr.split())
+
+
 def test_a_diff_says_which_rows_came_went_moved_weigh_otherwise_and_got_another_answer(home: Home) -> None:
     before, build = home.publish(map(plain, range(20)))
     train, held_out = list(build.dataset.train), list(build.dataset.eval)

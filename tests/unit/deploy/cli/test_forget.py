@@ -334,8 +334,17 @@ def test_people_are_read_from_a_file_or_the_input_unchanged_and_sent_in_batches(
     assert scheduler.run("--file", str(tmp_path / "people.txt"), "--yes").exit_code == 0
     assert [user for body in scheduler.announced for user in body["users"]] == people
     assert max(len(body["users"]) for body in scheduler.bodies) <= 25
-    assert scheduler.run("--file", "-", "--yes", given="jo\n").exit_code == 0
+    assert scheduler.run("--file", "-", "--yes", given="\ufeffjo\n").exit_code == 0  # As Windows begins a file.
     assert scheduler.bodies[-1]["users"] == ["jo"]
+
+
+def test_nothing_is_said_of_versions_that_could_not_be_searched(scheduler: Scheduler, tmp_path: Path) -> None:
+    said = "No dataset version has an example of theirs"
+    assert said in scheduler.run("--hash", "0" * 24, "--yes").stdout
+    (tmp_path / "artifacts" / "datasets" / "desk-1" / "train.jsonl").unlink()
+    result = scheduler.run("--hash", "0" * 24, "--yes").stdout
+    assert said not in result
+    assert "unknown for datasets/desk-1" in result
 
 
 def test_the_person_is_not_printed(scheduler: Scheduler) -> None:
