@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import datetime
 
 import polars as pl
 import pyarrow as pa
 
 from services.prediction_log.erasure.erase import delete
 from services.prediction_log.tables import PARTITIONED, open_table, quoted
+from shared.privacy.retention import oldest_retained_moment
 from shared.storage.media import MediaStore
 
 
@@ -24,7 +25,7 @@ def delete_expired(uri: str, retention_days: Mapping[str, int | None], now: date
         for task, days in retention_days.items():
             if days is None or task not in oldest:
                 continue
-            first_day = _first_day(days, now)
+            first_day = oldest_retained_moment(days, now).date()
             if oldest[task] < first_day:
                 delete(uri, table, f"task = {quoted(task)} AND date < '{first_day.isoformat()}'")
 
@@ -33,9 +34,4 @@ def delete_expired_media(media: MediaStore, retention_days: Mapping[str, int | N
     """Delete the kept media of each task's days past its retention, late ones too. Raises DependencyUnavailable."""
     for task, days in retention_days.items():
         if days is not None:
-            media.delete_before(task, _first_day(days, now))
-
-
-def _first_day(days: int, now: datetime) -> date:
-    """The oldest day within a retention of `days`."""
-    return (now - timedelta(days=days)).astimezone(UTC).date()
+            media.delete_before(task, oldest_retained_moment(days, now).date())
