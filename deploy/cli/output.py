@@ -5,7 +5,9 @@ No text is read as markup or emoji: names stay as they are. An error ends with i
 
 from __future__ import annotations
 
+import getpass
 import inspect
+import os
 from typing import Any
 
 import typer
@@ -67,6 +69,14 @@ def ask(service: str, host: str, port: int, method: str, path: str, **options: A
     if refusal is not None:
         raise RatchetError(refusal)
     return body
+
+
+def user_name() -> str:
+    """Return the user of this machine, or their number where they have no name, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 class ErrorPrintingGroup(TyperGroup):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from datetime import datetime
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from deploy.cli.output import ask, console, say, warn
+from deploy.cli.output import ask, console, say, user_name, warn
 from services.deployer.settings import DeployerSettings
 
 app = typer.Typer(
@@ -107,7 +106,7 @@ def rollback(task: Task, reason: Reason, by: By = "") -> None:
 
 
 def _tell(task: str, command: str, reason: str, by: str) -> None:
-    body = {"by": by or getpass.getuser(), "reason": reason}
+    body = {"by": by or user_name(), "reason": reason}
     move = _ask("POST", f"/api/rollouts/{task}/{command}", json=body)
     say(f"{task}: {move['candidate']} is {_stage(move)}{', paused' if move['paused'] else ''}: {move['reason']}")
 

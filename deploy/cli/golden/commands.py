@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from deploy.cli.output import console, say, warn
+from deploy.cli.output import console, say, user_name, warn
 from schemas.base import utc_now
 from schemas.golden import GoldenPart, GoldenRow
 from schemas.tasks import TaskSpec
@@ -288,7 +287,7 @@ def _author(by: str | None, reason: str) -> Author:
 
     if not reason.strip():
         raise typer.BadParameter("--reason is empty: say why, for whoever reads the history")
-    return Author(by or getpass.getuser(), reason.strip(), utc_now())
+    return Author(by or user_name(), reason.strip(), utc_now())
 
 
 def _count(rows: Collection[object]) -> str:

@@ -1,8 +1,36 @@
-"""What `ratchet rollout status` says of the control after a promotion, and of the margin that is left."""
+"""What `ratchet rollout` says of the control after a promotion and of the margin that is left, and who moves it."""
 
 from __future__ import annotations
 
+import getpass
+import os
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from deploy.cli import rollout
+from deploy.cli.app import app
 from deploy.cli.rollout import _control, _margin
+
+
+@pytest.mark.parametrize("error", [KeyError("getpwuid(): uid not found: 1234"), OSError("No username set")])
+def test_a_user_without_a_name_may_roll_back(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Python has raised KeyError up to 3.12, and raises OSError since."""
+    sent: dict[str, Any] = {}
+
+    def getuser() -> str:
+        raise error
+
+    def answer(method: str, path: str, json: dict[str, Any]) -> dict[str, Any]:
+        sent.update(json)
+        return {"candidate": "lora-1", "stage": "rejected", "paused": False, "reason": json["reason"]}
+
+    monkeypatch.setattr(getpass, "getuser", getuser)
+    monkeypatch.setattr(rollout, "_ask", answer)
+    result = CliRunner().invoke(app, ["rollout", "rollback", "desk", "--reason", "wrong refunds"])
+    assert result.exit_code == 0, result.exception
+    assert sent == {"by": f"uid {os.getuid()}", "reason": "wrong refunds"}
 
 
 def test_the_control_of_a_promotion_is_shown_with_its_guards_and_the_gain_so_far() -> None:
