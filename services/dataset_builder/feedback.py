@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 
 from schemas.base import utc_now
 from schemas.predictions import FeedbackGiven
@@ -14,8 +15,10 @@ from services.dataset_builder.building.votes import UserCorrection
 from services.dataset_builder.settings import DatasetBuilderSettings
 from services.dataset_builder.storage.corrections import UserCorrectionStore
 from shared.conversation import bounded_answer, bounded_call
+from shared.kafka.clients import end_offsets
 from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.delivery import Delivery, RecordPosition
+from shared.kafka.resuming import resume_where_stored
 from shared.storage.predictions import AnsweredPrediction, AwaitedPredictions, PredictionLookup
 
 
@@ -35,7 +38,8 @@ class UserFeedback:
     def subscribe(self, consumers: Consumers) -> None:
         """Register the handler."""
         batch = BatchOptions(self._settings.dataset_builder_batch)
-        consumers.on_batch(FeedbackGiven, self.on_feedback, batch, on_skipped=self._corrections.skip)
+        resume = resume_where_stored(self._corrections.next_offsets, partial(end_offsets, self._settings))
+        consumers.on_batch(FeedbackGiven, self.on_feedback, batch, on_skipped=self._corrections.skip, resume=resume)
 
     async def on_feedback(self, deliveries: list[Delivery[FeedbackGiven]]) -> None:
         """Store edited texts and labels; of thumbs only the offsets, since they do not say what was right.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 
 from schemas.base import utc_now
 from schemas.catalog import topic_of
@@ -20,10 +21,12 @@ from services.dataset_builder.storage.corrections import CorrectionStore
 from services.dataset_builder.storage.traffic import TrafficStore
 from shared.cycle_step import current_spec, cycle_spec
 from shared.jobs import Job, JobFailure, JobProgress, Jobs
+from shared.kafka.clients import end_offsets
 from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import EventPublisher
+from shared.kafka.resuming import resume_where_stored
 from shared.privacy.retention import drop_expired_forever
 
 
@@ -49,9 +52,12 @@ class Handlers:
         """Register all handlers."""
         self._tasks = consumers.table(TaskChanged, self._corrections.save_revision)
         batch, skip = BatchOptions(self._settings.dataset_builder_batch), self._corrections.skip
-        consumers.on_batch(CorrectionSubmitted, self.on_corrections, batch, on_skipped=skip)
+        # A database that was restored, or made anew, would wait for ever for records that the group has committed, and
+        # would have forgotten nobody.
+        resume = resume_where_stored(self._corrections.next_offsets, partial(end_offsets, self._settings))
+        consumers.on_batch(CorrectionSubmitted, self.on_corrections, batch, on_skipped=skip, resume=resume)
         consumers.on(PredictionsRolledUp, self._traffic.save_hour)
-        consumers.on(SubjectForgotten, self._corrections.forget)
+        consumers.on_batch(SubjectForgotten, self.on_subjects_forgotten, on_skipped=skip, resume=resume)
         consumers.on(FailuresClustered, self.on_clustered)
         consumers.on(CycleFinished, self._corrections.save_end)
 
@@ -73,6 +79,12 @@ class Handlers:
             question = third_opinion(newest_of_each(holding)[0], spec, {})
             if question is not None:
                 await self._publisher.publish(question)
+
+    async def on_subjects_forgotten(self, deliveries: list[Delivery[SubjectForgotten]]) -> None:
+        """Delete what is of these people."""
+        for delivery in deliveries:
+            await self._corrections.forget(delivery.event)
+        await self._corrections.advance(deliveries)
 
     async def on_clustered(self, event: FailuresClustered) -> None:
         """Submit the build of the cycle's dataset. Raises DependencyUnavailable until its inputs are stored."""

@@ -87,12 +87,13 @@ class Handlers:
         """Register all handlers."""
         self._tasks = consumers.table(TaskChanged)
         batch, skip = BatchOptions(self._settings.failure_miner_batch), self._suspects.skip
-        # A database that was restored, or made anew, would wait for ever for records that the group has committed.
+        # A database that was restored, or made anew, would wait for ever for records that the group has committed, and
+        # would have forgotten nobody.
         resume = resume_where_stored(self._suspects.next_offsets, partial(end_offsets, self._settings))
         consumers.on_batch(PredictionLogged, self.on_predictions, batch, on_skipped=skip, resume=resume)
         consumers.on_batch(FeedbackGiven, self.on_feedback, batch, on_skipped=skip, resume=resume)
         consumers.on_batch(CorrectionSubmitted, self.on_corrections, batch, on_skipped=skip, resume=resume)
-        consumers.on(SubjectForgotten, self._suspects.forget)
+        consumers.on_batch(SubjectForgotten, self.on_subjects_forgotten, on_skipped=skip, resume=resume)
         consumers.on(CycleStarted, self.on_cycle_started)
 
     async def expire_forever(self) -> None:
@@ -159,6 +160,12 @@ class Handlers:
         stored = await self._suspects.stored_ids(corrected) if corrected else set()
         new = [(corrected_prediction(d.event), d) for key, d in corrected.items() if key not in stored]
         await self._suspects.save_labels(deliveries, await self._embed(new))
+
+    async def on_subjects_forgotten(self, deliveries: list[Delivery[SubjectForgotten]]) -> None:
+        """Delete what is of these people."""
+        for delivery in deliveries:
+            await self._suspects.forget(delivery.event)
+        await self._suspects.advance(deliveries)
 
     async def on_cycle_started(self, event: CycleStarted) -> None:
         """Cluster the cycle's suspects into failure modes and publish them, or why that failed.

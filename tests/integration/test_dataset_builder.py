@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from schemas.base import Variant
+from schemas.base import Event, Variant
+from schemas.catalog import topic_named, topic_of
 from schemas.conversation import Answer, Call, Message, Role, ToolCall
 from schemas.cycles import CycleFinished, PartitionFence, StepFailed
 from schemas.datasets import DatasetBuilt
@@ -19,14 +22,23 @@ from schemas.predictions import FeedbackGiven, LabelCount, PredictionsRolledUp, 
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.dataset_builder.building.carry_over import Revision
 from services.dataset_builder.building.votes import UserCorrection, votes_of
+from services.dataset_builder.handlers import Handlers
 from services.dataset_builder.main import MIGRATIONS, NAME
 from services.dataset_builder.pipeline import Inputs, build_dataset
 from services.dataset_builder.publishing.versions import LastVersion
+from services.dataset_builder.settings import DatasetBuilderSettings
 from services.dataset_builder.storage.corrections import PostgresCorrectionStore, StoredCorrections
 from services.dataset_builder.storage.traffic import PostgresTrafficStore
-from shared.kafka.delivery import Delivery, RecordPosition
+from services.dataset_builder.tables import CORRECTIONS, FORGOTTEN, OFFSETS
+from shared.kafka.broker import build_broker
+from shared.kafka.clients import end_offsets
+from shared.kafka.consumers import Consumers
+from shared.kafka.delivery import Delivery, RecordPosition, TopicPartition
+from shared.kafka.latest_by_key import READ_SECONDS, LatestByKey
+from shared.kafka.publisher import Publisher
 from shared.settings import Settings
-from shared.storage.database import build_engine, migrate
+from shared.storage.database import build_engine, migrate, transaction
+from tests.waiting import until
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 TOPIC, FEEDBACK = "corrections.submitted.v1", "feedback.given.v1"
@@ -369,3 +381,66 @@ async def test_after_the_broker_lost_its_topics_old_corrections_count_and_new_on
         assert await store.unread([few]) == []
     finally:
         await store.adopt(stack_settings.kafka_incarnation)
+
+
+@pytest.mark.stack
+async def test_a_database_that_was_made_anew_reads_what_the_group_has_committed_and_forgets_again(
+    store: PostgresCorrectionStore, stack_settings: Settings, task: str
+) -> None:
+    """Else a cycle would wait for ever for those corrections, or be of people who asked to be forgotten."""
+    settings = DatasetBuilderSettings.load(home=stack_settings.home)
+    await publish(settings, "console", *(delivered(task, number, user_hash=f"u{number}").event for number in range(2)))
+    await publish(settings, "scheduler", forget(task, "u1", datetime.now(UTC)))
+    topics = {topic: topic_named(topic).partitions for topic in (TOPIC, topic_of(SubjectForgotten).name)}
+    partitions = [TopicPartition(name, number) for name, count in topics.items() for number in range(count)]
+    ends = (await end_offsets(settings, partitions)).items()
+    wanted = [PartitionFence(topic=part.topic, partition=part.partition, offset=end) for part, end in ends]
+
+    async def is_read() -> bool:
+        return not await store.unread(wanted)
+
+    for _ in range(2):
+        async with transaction(store._engine) as connection:
+            await connection.execute(sa.delete(OFFSETS).where(OFFSETS.c.topic.in_(topics)))
+            for table in (CORRECTIONS, FORGOTTEN):
+                await connection.execute(sa.delete(table).where(table.c.task == task))
+        broker = build_broker(settings, NAME)
+        handlers = Handlers(
+            settings, store, PostgresTrafficStore(store._engine), cast(Any, None), Publisher(broker, NAME)
+        )
+        handlers.subscribe(OnlyPeople(broker, NAME, settings))
+        await broker.start()
+        try:
+            await until(is_read)
+        finally:
+            await broker.stop()
+        ends_of_all = [PartitionFence(topic=fence.topic, partition=fence.partition, offset=10**9) for fence in wanted]
+        assert ids(await below(store, task, ends_of_all)) == ["c0"]
+
+
+class OnlyPeople(Consumers):
+    """Corrections and erasures: what other tests left on the other topics takes a while."""
+
+    def on_batch(self, event: Any, *options: Any, **more: Any) -> None:
+        if event in (CorrectionSubmitted, SubjectForgotten):
+            super().on_batch(event, *options, **more)
+
+    def on(self, event: Any, handler: Any) -> None:
+        if event is SubjectForgotten:
+            super().on(event, handler)
+
+    def table(self, *options: Any) -> LatestByKey[Any]:
+        """It had the time to be read: nobody applied these tests' tasks."""
+        table = super().table(*options)
+        table._started -= READ_SECONDS
+        return table
+
+
+async def publish(settings: Settings, service: str, *events: Event) -> None:
+    broker = build_broker(settings, service)
+    await broker.connect()
+    try:
+        for event in events:
+            await Publisher(broker, service).publish(event)
+    finally:
+        await broker.stop()

@@ -30,10 +30,10 @@ from services.dataset_builder.publishing.versions import LastVersion
 from services.dataset_builder.storage.label_scores import delete_scores, read_scores, save_scores
 from services.dataset_builder.storage.places import forget_places, read_places, save_places
 from services.dataset_builder.tables import BUILDS, CORRECTIONS, FORGOTTEN, INCARNATION, OFFSETS, REVISIONS
-from shared.kafka.delivery import Delivery, RecordPosition
+from shared.kafka.delivery import Delivery, RecordPosition, TopicPartition
 from shared.privacy.erasure import ErasedSubjects, erased_among, record_erasure
 from shared.storage.database import transaction
-from shared.storage.offsets import adopt_incarnation, advance_offsets, unread
+from shared.storage.offsets import adopt_incarnation, advance_offsets, next_offsets, unread
 
 _STORED = sa.select(CORRECTIONS.c.origin, CORRECTIONS.c.event)
 _OF_REVIEWERS = CORRECTIONS.c.origin == Origin.REVIEWER.value
@@ -71,6 +71,8 @@ class CorrectionStore(Protocol):
     async def save_revision(self, event: TaskChanged) -> None: ...
     async def corrections_of(self, prediction_ids: Iterable[str]) -> list[CorrectionSubmitted]: ...
     async def skip(self, position: RecordPosition) -> None: ...
+    async def advance(self, deliveries: Sequence[Delivery[Any]]) -> None: ...
+    async def next_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]: ...
     async def forget(self, event: SubjectForgotten) -> None: ...
     async def expire(self, task: str, before: datetime) -> None: ...
     async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]: ...
@@ -100,6 +102,7 @@ class UserCorrectionStore(Protocol):
         self, found: Sequence[tuple[UserCorrection, RecordPosition]], deliveries: Sequence[Delivery[FeedbackGiven]]
     ) -> None: ...
     async def skip(self, position: RecordPosition) -> None: ...
+    async def next_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]: ...
     async def erased(self, people: Iterable[tuple[str, str | None]]) -> ErasedSubjects: ...
 
 
@@ -156,6 +159,16 @@ class PostgresCorrectionStore:
         """Advance the offset over a dead-lettered record."""
         async with transaction(self._engine) as connection:
             await advance_offsets(connection, OFFSETS, [position])
+
+    async def advance(self, deliveries: Sequence[Delivery[Any]]) -> None:
+        """Advance the offsets over records that are handled."""
+        async with transaction(self._engine) as connection:
+            await advance_offsets(connection, OFFSETS, deliveries)
+
+    async def next_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """Return the next offset to read of those of the partitions of which any record was read."""
+        async with transaction(self._engine) as connection:
+            return await next_offsets(connection, OFFSETS, partitions)
 
     async def forget(self, event: SubjectForgotten) -> None:
         """Delete the corrections about a person, and by them as a user, up to their request; store no more of it."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from faststream.kafka import TestKafkaBroker
@@ -36,7 +37,7 @@ from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.jobs import Job, JobFailure, JobProgress, Jobs, Progress
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
-from shared.kafka.delivery import Delivery, RecordPosition
+from shared.kafka.delivery import Delivery, RecordPosition, TopicPartition
 from shared.privacy.redaction import Redactor, Rules
 from shared.privacy.redaction.spans import TextSpan
 from shared.storage.artifacts import ArtifactStore
@@ -102,6 +103,11 @@ class MemoryStore:
 
     async def skip(self, position: RecordPosition) -> None:
         self.skipped.append(position)
+
+    async def advance(self, deliveries: Sequence[Delivery[Any]]) -> None: ...
+
+    async def next_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return {}
 
     async def forget(self, event: SubjectForgotten) -> None:
         self.rows = {k: row for k, row in self.rows.items() if row.user_hash != event.subject_hash}

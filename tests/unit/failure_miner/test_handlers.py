@@ -104,6 +104,8 @@ class MemoryStore:
 
     async def skip(self, position: RecordPosition) -> None: ...
 
+    async def advance(self, deliveries: Sequence[Delivery[Any]]) -> None: ...
+
     async def forget(self, event: SubjectForgotten) -> None:
         self.forgotten_people[event.task, event.subject_hash] = event.occurred_at
 
