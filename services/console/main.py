@@ -56,6 +56,7 @@ def build(settings: ConsoleSettings | None = None) -> Service:
         broker,
         prepare=[prepare],
         background=[partial(drop_expired_forever, tasks, handlers.drop_before)],
+        connected=[partial(tasks.read_to_end, settings)],
         close=[engine.dispose],
         http=HttpServer(http, settings.console_host, settings.console_port),
     )

@@ -61,6 +61,10 @@ class Handlers:
         consumers.on(FailuresClustered, self.on_clustered)
         consumers.on(CycleFinished, self._corrections.save_end)
 
+    async def read_tasks(self) -> None:
+        """Background, started when the broker answers: read the tasks to the end of their topic."""
+        await self._tasks.read_to_end(self._settings)
+
     async def expire_forever(self) -> None:
         """Delete corrections that are too old to train on, as a background task."""
         await drop_expired_forever(self._tasks, self._corrections.expire, lambda spec: spec.dataset.max_age_days)

@@ -36,7 +36,9 @@ def build(settings: DatasetBuilderSettings | None = None) -> Service:
     UserFeedback(settings, corrections, LakePredictions(settings.lake_uri)).subscribe(consumers)
     prepare = [partial(migrate, settings, NAME, MIGRATIONS), partial(corrections.adopt, settings.kafka_incarnation)]
     background = [handlers.follow_jobs, handlers.expire_forever]
-    return Service(NAME, broker, prepare=prepare, background=background, close=[engine.dispose])
+    return Service(
+        NAME, broker, prepare=prepare, background=background, connected=[handlers.read_tasks], close=[engine.dispose]
+    )
 
 
 def main() -> None:

@@ -96,6 +96,10 @@ class Handlers:
         consumers.on_batch(SubjectForgotten, self.on_subjects_forgotten, on_skipped=skip, resume=resume)
         consumers.on(CycleStarted, self.on_cycle_started)
 
+    async def read_tasks(self) -> None:
+        """Background, started when the broker answers: read the tasks to the end of their topic."""
+        await self._tasks.read_to_end(self._settings)
+
     async def expire_forever(self) -> None:
         """Delete suspects when their predictions leave the lake, as a background task."""
         await drop_expired_forever(self._tasks, self._suspects.expire)

@@ -32,7 +32,10 @@ def build(settings: FailureMinerSettings | None = None) -> Service:
     handlers = Handlers(settings, suspects, embedder, predictions, artifacts, Publisher(broker, NAME))
     handlers.subscribe(Consumers(broker, NAME, settings))
     prepare = [partial(migrate, settings, NAME, MIGRATIONS), partial(suspects.adopt, settings.kafka_incarnation)]
-    return Service(NAME, broker, prepare=prepare, background=[handlers.expire_forever], close=[engine.dispose])
+    return Service(
+        NAME, broker, prepare=prepare, background=[handlers.expire_forever], connected=[handlers.read_tasks],
+        close=[engine.dispose],
+    )  # fmt: skip
 
 
 def main() -> None:

@@ -7,8 +7,9 @@ starts anew brings old events back; the next round drops them again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from datetime import UTC, datetime, time, timedelta
+from typing import Protocol
 
 from schemas.base import utc_now
 from schemas.tasks import TaskChanged, TaskSpec
@@ -18,6 +19,13 @@ DropBefore = Callable[[str, datetime], Awaitable[None]]
 RetentionDays = Callable[[TaskSpec], int | None]
 """Returns a task's retention in days; None: for ever."""
 _ROUND_SECONDS = 600.0
+
+
+class TaskTable(Protocol):
+    """The tasks as they are now (`LatestByKey[TaskChanged]`)."""
+
+    async def until_read(self) -> None: ...
+    def __iter__(self) -> Iterator[TaskChanged]: ...
 
 
 def oldest_retained_moment(days: int, now: datetime) -> datetime:
@@ -44,11 +52,15 @@ async def drop_expired(
 
 
 async def drop_expired_forever(
-    tasks: Iterable[TaskChanged],
+    tasks: TaskTable,
     drop_before: DropBefore,
     retention_days: RetentionDays = prediction_retention_days,
 ) -> None:
-    """Drop expired rows every ten minutes, as a background task."""
+    """Drop expired rows every ten minutes, as a background task.
+
+    Not before the tasks are read to their end: an older, shorter retention of a task would drop what is to be kept.
+    """
+    await tasks.until_read()
     while True:
         await drop_expired(tasks, drop_before, retention_days, utc_now())
         await asyncio.sleep(_ROUND_SECONDS)
