@@ -22,6 +22,8 @@ from services.deployer.rollout import ENDED, Rollout
 from shared.errors import DependencyUnavailable
 
 FLAGS = ("primary", "rollback", "canary", "shadow")
+_NEWEST = 20
+"""Entries of Unleash's log among which the newest is looked for: as many as tasks set flags at once, and more."""
 
 
 @dataclass(frozen=True)
@@ -162,12 +164,16 @@ async def read_flags(admin: FlagAdmin, task: str) -> TaskFlags:
 
 
 async def newest_entry(admin: FlagAdmin) -> int | None:
-    """Return the newest entry of Unleash's log, 0 for none; None: the log is away, and with it what it tells."""
+    """Return the newest entry of Unleash's log; None: the log is away, and with it what it tells.
+
+    An empty log is away: Unleash returns none while its database does not answer. The newest by their time are not
+    always those with the highest numbers, where flags of several tasks are set at once.
+    """
     try:
-        newest = await admin.newest_changes(1)
+        newest = await admin.newest_changes(_NEWEST)
     except DependencyUnavailable:
         return None
-    return newest[0][0] if newest else 0
+    return max((entry for entry, _ in newest), default=None)
 
 
 async def changed_by_hand_since(admin: FlagAdmin, rollout: Rollout, flags: TaskFlags) -> dict[str, str]:
@@ -193,8 +199,9 @@ def _wanted(rollout: Rollout) -> dict[str, tuple[Strategy | None, bool | None]]:
         primary = primary_strategy(rollout), True
         replays = (shadow, True) if rollout.control else (None, False)
         return {"primary": primary, "rollback": untouched, "canary": (None, False), "shadow": replays}
+    rollback: tuple[Strategy | None, bool | None] = Strategy(), None  # A strategy that is missing is added.
     serves = rollout.stage is Stage.CANARY
-    return {"primary": untouched, "rollback": untouched, "canary": (canary, serves), "shadow": (shadow, True)}
+    return {"primary": untouched, "rollback": rollback, "canary": (canary, serves), "shadow": (shadow, True)}
 
 
 async def apply_flags(admin: FlagAdmin, rollout: Rollout) -> None:
@@ -240,7 +247,10 @@ async def _roll_back(admin: FlagAdmin, rollout: Rollout) -> None:
 
 
 async def _undo(admin: FlagAdmin, rollout: Rollout, rise: Rollout) -> None:
-    """Take back what a rise had set, the last flag first. What a hand has changed meanwhile stays as it is."""
+    """Take back what a rise had set, the last flag first. What a hand has turned off meanwhile stays as it is.
+
+    A canary of a candidate that is back in shadow goes off, whoever turned it on: that only takes traffic away.
+    """
     flags = await read_flags(admin, rollout.task)
     by_hand = flags.changed_by_hand(rollout)
     with contextlib.suppress(DependencyUnavailable):  # Less traffic waits for no log.
@@ -249,8 +259,9 @@ async def _undo(admin: FlagAdmin, rollout: Rollout, rise: Rollout) -> None:
     if "shadow" not in by_hand:
         await admin.switch(flag_name(rollout.task, "shadow"), True)
     await _restore(admin, "canary", canary_strategy, rollout, rise)
-    if "canary" not in by_hand:
-        await admin.switch(flag_name(rollout.task, "canary"), rollout.stage is Stage.CANARY)
+    serves = rollout.stage is Stage.CANARY
+    if "canary" not in by_hand or not serves:
+        await admin.switch(flag_name(rollout.task, "canary"), serves)
     await _restore(admin, "primary", primary_strategy, rollout, rise)
 
 

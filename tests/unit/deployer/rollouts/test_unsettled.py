@@ -654,14 +654,23 @@ async def test_a_move_whose_flags_were_all_set_before_a_crash_is_no_hand_after_i
     assert (again.last.stage, again.last.canary_percent) != (Stage.CANARY, 5)
 
 
-async def test_while_unleashs_log_is_away_a_move_is_made_by_what_its_flags_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def away(limit: int) -> list[tuple[int, str]]:
-        raise DependencyUnavailable("the log is away")
-
+@pytest.mark.parametrize("log", ["away", "empty, while Unleash's database is away", "by time"])
+async def test_whatever_unleashs_log_says_is_newest_what_was_before_a_move_is_no_hand_on_it(
+    log: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     deployer = await earned()
-    monkeypatch.setattr(deployer.admin, "newest_changes", away)
-    await deployer.handlers.tick(TASK)
-    assert deployer.last.stage is Stage.PROMOTED
+
+    async def newest(limit: int) -> list[tuple[int, str]]:
+        if log == "away":
+            raise DependencyUnavailable("the log is away")
+        first, second, *others = deployer.admin.log
+        return [] if log.startswith("empty") else [second, first, *others][:limit]  # The clock's order.
+
+    monkeypatch.setattr(deployer.admin, "newest_changes", newest)
+    await crash_once_written(deployer, monkeypatch)
+    again = restarted(deployer)
+    await again.handlers.tick(TASK)
+    assert (again.last.stage, again.last.paused) == (Stage.PROMOTED, "")
 
 
 async def test_a_resumption_that_a_crash_interrupts_is_finished_later() -> None:
