@@ -62,18 +62,28 @@ class LatestByKey(Generic[E]):
             raise DependencyUnavailable(
                 f"there is no topic {self.topic} yet", "See which are missing: ratchet topics list"
             )
-        partitions = described[self.topic].partitions
-        await self.read_to(await end_offsets(settings, [TopicPartition(self.topic, number) for number in partitions]))
+        partitions = [TopicPartition(self.topic, number) for number in described[self.topic].partitions]
+        ends = await end_offsets(settings, partitions)
+        if not await self._is_read_to(ends):
+            await end_offsets(settings, partitions)  # While the broker is away nothing is read, whatever the time.
+        self._read.set()
 
     async def read_to(self, ends: Mapping[TopicPartition, int]) -> None:
         """Wait until the topic is read to these end offsets; from then on `latest` and `until_read` answer.
 
         The last offset may have no record (compacted, or never stored by tansu): after READ_SECONDS all else is read.
         """
-        with contextlib.suppress(TimeoutError):
+        await self._is_read_to(ends)
+        self._read.set()
+
+    async def _is_read_to(self, ends: Mapping[TopicPartition, int]) -> bool:
+        """Wait for these end offsets. Returns False if they do not come in READ_SECONDS."""
+        try:
             async with asyncio.timeout(READ_SECONDS):
                 await self.wait_until_read(ends)
-        self._read.set()
+        except TimeoutError:
+            return False
+        return True
 
     @property
     def is_read(self) -> bool:

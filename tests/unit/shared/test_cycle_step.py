@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +15,9 @@ from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from shared.cycle_step import CycleStep, current_spec, cycle_spec
 from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible, StepSkipped
 from shared.kafka import latest_by_key
+from shared.kafka.delivery import TopicPartition
 from shared.kafka.latest_by_key import LatestByKey
+from shared.settings import Settings
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 READ, OTHER = "predictions.logged.v1", "corrections.submitted.v1"
@@ -157,3 +160,24 @@ async def test_a_task_that_changed_since_its_cycle_started_makes_the_step_imposs
     assert await current_spec(started(), tasks, NOON) == newer
     with pytest.raises(StepImpossible, match="changed to revision"):
         await cycle_spec(started(), tasks, NOON)
+
+
+async def test_a_table_of_a_broker_that_goes_away_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is deleted by a retention, or announced for all tasks, would be by a part of them."""
+    answers = iter([{TopicPartition("tasks.changed.v1", 0): 5}])
+
+    async def ends(settings: Settings, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        if (found := next(answers, None)) is None:
+            raise DependencyUnavailable("the broker is away")
+        return found
+
+    async def topics(settings: Settings, names: Sequence[str]) -> dict[str, SimpleNamespace]:
+        return {name: SimpleNamespace(partitions=[0]) for name in names}
+
+    monkeypatch.setattr(latest_by_key, "READ_SECONDS", 0.05)
+    monkeypatch.setattr(latest_by_key, "end_offsets", ends)
+    monkeypatch.setattr(latest_by_key, "describe_topics", topics)
+    tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
+    with pytest.raises(DependencyUnavailable, match="away"):
+        await tasks.read_to_end(Settings())
+    assert not tasks.is_read
