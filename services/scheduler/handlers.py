@@ -121,9 +121,9 @@ class Handlers:
 
     async def tick(self) -> None:
         """Announce stored cycles and ends, start cycles that are due, report late steps."""
-        for started in await self._cycles.unannounced():
-            await self._announce(started)
-        async with self._ending:
+        async with self._ending:  # Else one that is stopped meanwhile would be announced after its end.
+            for started in await self._cycles.unannounced():
+                await self._announce(started)
             for finished in await self._cycles.unannounced_ends():
                 await self._announce_end(finished)
         for spec in self._tasks.specs():
