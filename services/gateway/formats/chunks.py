@@ -22,6 +22,7 @@ from services.gateway.formats.api import (
 )
 from services.gateway.formats.conversation import Object, arguments_text, begins_another_call, tool_call
 from services.gateway.json_codec import decode_json, encode_json
+from shared.http import HttpError
 
 _MAX_EVENT_BYTES = 8 << 20
 """A longer event is taken as a broken stream."""
@@ -83,8 +84,10 @@ class PartialChoice:
     def add_call(self, delta: dict[str, Any]) -> None:
         """Add a piece of a tool call: its name comes first, then its arguments bit by bit."""
         index = delta.get("index") or 0
+        if not isinstance(index, int | float):
+            raise TypeError(f"the index of a tool call is {index!r}")
         call = next((call for call in reversed(self.calls) if call["index"] == index), None)
-        if call is None or begins_another_call(call["id"], delta):
+        if call is None or begins_another_call(call["id"], call["arguments"], delta):
             call = {"index": index, "name": None, "id": None, "arguments": [], "kind": "function"}
             self.calls.append(call)
         if delta.get("custom") is not None:
@@ -179,7 +182,7 @@ class ChunkRelay:
                 self._add(choice)
             self._usage = chunk.get("usage") or self._usage
             return self.relay(chunk)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError, HttpError) as error:
             raise ValueError(f"not a chunk of a completion: {error!r}") from error
 
     def relay(self, chunk: dict[str, Any]) -> bytes:

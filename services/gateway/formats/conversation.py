@@ -12,7 +12,7 @@ from typing import Any
 
 from services.gateway.formats.media import MEDIA_KINDS, MediaReferences
 from services.gateway.formats.validation import bad_request, quoted
-from services.gateway.json_codec import encode_json
+from services.gateway.json_codec import decode_json, encode_json
 
 Object = dict[str, Any]
 _ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
@@ -160,11 +160,22 @@ def answer_text(content: Any) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def begins_another_call(call_id: Any, delta: Mapping[str, Any]) -> bool:
+def begins_another_call(call_id: Any, arguments: Iterable[str], delta: Mapping[str, Any]) -> bool:
     """Return True if a piece of a stream is not of the call `call_id`, though it has the same index.
 
-    Some servers number no calls, or all of them 0. Others give each piece of a call an id of its own, but a name to the
-    first alone.
+    Some servers number no calls, or all of them 0. Others give each piece of a call an id of its own, and some a name,
+    too: then the `arguments` so far tell whether the call is complete.
     """
     function = delta.get("function") or delta.get("custom") or {}
-    return bool(call_id and function.get("name") and delta.get("id") not in (None, "", call_id))
+    if not (call_id and function.get("name")) or delta.get("id") in (None, "", call_id):
+        return False
+    return not (so_far := "".join(arguments)) or "custom" in delta or is_json(so_far)
+
+
+def is_json(text: str) -> bool:
+    """Return True if a text is JSON and complete."""
+    try:
+        decode_json(text.encode())
+    except ValueError:
+        return False
+    return True

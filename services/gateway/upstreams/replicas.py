@@ -146,7 +146,7 @@ class Replicas:
         except BaseException as error:
             if stream is not None:
                 stream.close()
-            if isinstance(error, StreamIdle):
+            if isinstance(error, StreamIdle) and (stream is None or stream.status == 200):
                 raise _silent(self._limits.piece) from error
             if isinstance(error, OSError):
                 raise self._connection_error(replica, error, self._limit_of(error)) from error

@@ -423,8 +423,8 @@ async def test_a_stream_that_does_not_begin_in_time_opens_no_circuit_and_sends_n
 async def test_a_stream_that_falls_silent_after_it_has_begun_is_a_failure_of_its_replica(
     start: Start, make: Make
 ) -> None:
-    replicas = await make(await start(pieces=(b"data: 1\n\n",), between=60.0), piece=0.2, opens_after=1)
-    with pytest.raises(UpstreamFailed, match=r"longer than 0.2 s"):
+    replicas = await make(await start(pieces=(b"data: 1\n\n",), between=600.0), piece=2.0, opens_after=1)
+    with pytest.raises(UpstreamFailed, match=r"longer than 2 s"):
         await streamed(replicas)
     (replica,) = replicas._pool
     assert (replica.circuit_open, replica.failures) == (True, 1)

@@ -246,6 +246,34 @@ async def test_streamed_calls_that_the_server_does_not_number_are_told_apart_by_
     ]  # fmt: skip
 
 
+async def test_a_server_that_repeats_the_name_with_an_id_of_its_own_in_each_piece_makes_one_call(
+    gateway: Gateway,
+) -> None:
+    pieces = [
+        chunk({"tool_calls": [{"index": 0, "id": f"call_{n}", "function": {"name": "find", "arguments": text}}]})
+        for n, text in enumerate(('{"id"', ": 7", "}"))
+    ]
+    gateway.upstream.pieces = list(sse(*pieces, chunk({}, finish="tool_calls", logprob=None), USAGE))
+    await gateway.ask(model="haiku", stream=True, tools=[{"type": "function"}])
+    (event,) = gateway.log.predictions
+    assert [(call.id, call.arguments) for call in event.tool_calls] == [("call_0", '{"id": 7}')]
+
+
+@pytest.mark.parametrize(
+    "arguments", [json.loads("[" * 300 + "]" * 300), 10**400, 7], ids=["nested", "a large number", "no index"]
+)
+async def test_a_chunk_that_cannot_be_passed_on_breaks_the_stream_and_what_came_before_is_logged(
+    gateway: Gateway, arguments: Any
+) -> None:
+    index = "first" if arguments == 7 else 0
+    broken = {"tool_calls": [{"index": index, "id": "c", "function": {"name": "f", "arguments": arguments}}]}
+    raw = b"data: " + json.dumps(chunk(broken)).encode() + b"\n\n"
+    gateway.upstream.pieces = [next(iter(sse(chunk({"content": "pond"})))), raw]
+    await gateway.ask(model="haiku", stream=True, tools=[{"type": "function"}])
+    (event,) = gateway.log.predictions
+    assert (event.answer[:4], event.finish_reason) == ("pond", "upstream_cut")
+
+
 async def test_a_streamed_answer_in_parts_is_logged_with_its_text(gateway: Gateway) -> None:
     parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "pond"}]
     gateway.upstream.pieces = list(

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 from services.gateway.formats.api import Choice, TokenUsage
-from services.gateway.formats.conversation import Object
+from services.gateway.formats.conversation import Object, is_json
 from services.gateway.json_codec import decode_json, encode_json
 from shared.http import HttpError
 
@@ -64,7 +64,7 @@ def stop_of(
         return _STOP_REASONS[finish_reason], None
     if refused:
         return "refusal", None
-    if isinstance(stopped_at, str) and not (arguments and _is_json(arguments[-1])):
+    if isinstance(stopped_at, str) and not (arguments and is_json(arguments[-1])):
         return "stop_sequence", stopped_at
     return "tool_use" if arguments or finish_reason == "tool_calls" else "end_turn", None
 
@@ -105,11 +105,3 @@ def tool_input(arguments: str) -> Mapping[str, Any]:
 def new_signature() -> str:
     """Return a signature of a thinking block. Nobody checks it, but clients refuse a block that has none."""
     return uuid4().hex
-
-
-def _is_json(text: str) -> bool:
-    try:
-        decode_json(text.encode())
-    except ValueError:
-        return False
-    return True

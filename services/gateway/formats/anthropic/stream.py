@@ -91,7 +91,7 @@ class MessageStream:
 
     def _feed_call(self, call: Object) -> None:
         number, function = call.get("index") or 0, call.get("function") or {}
-        if number not in self._tools or begins_another_call(self._tools[number], call):
+        if number not in self._tools or begins_another_call(self._tools[number], self._arguments, call):
             if not function.get("name"):
                 raise ValueError("a tool call begins without a name")
             self._open_block(tool_use_block(call.get("id"), str(function["name"]), {}))
