@@ -154,10 +154,8 @@ class Client:
         self._timeout = timeout_seconds
         self._exit_seconds = exit_seconds
         self._opener = urllib.request.build_opener(_NoRedirects)
-        self._closed = False
         self._reset()
         _clients.add(self)
-        atexit.register(self.close, exit_seconds)
 
     def _reset(self) -> None:
         """Start anew, also in a forked process: its parent has the thread and the queue, and may hold the lock."""
@@ -165,7 +163,9 @@ class Client:
         self._sending = 0
         self._reporting = False
         self._change = threading.Condition()
+        self._closed = False
         self._thread: threading.Thread | None = None
+        self._forget_worker: Callable[[], object] | None = None
         self._warned = ("", float("-inf"))
         self.dropped = 0
 
@@ -209,6 +209,8 @@ class Client:
         atexit.unregister(self.close)
         self.flush(seconds)
         with self._change:
+            if self._forget_worker is not None:
+                self._forget_worker()
             self._closed = True
             waiting = self._queue.count
             self._queue = _Queue()
@@ -247,7 +249,8 @@ class Client:
             except RuntimeError as error:  # The process may have no more threads, or it ends.
                 return str(error)
             self._thread = thread
-            _call_at_end_of_worker(self.close, self._exit_seconds)
+            atexit.register(self.close, self._exit_seconds)
+            self._forget_worker = _call_at_end_of_worker(self.close, self._exit_seconds)
         return ""
 
     def _drop(self, count: int, reason: str) -> None:
@@ -343,12 +346,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset_clients)
 
 
-def _call_at_end_of_worker(close: Callable[[float], None], seconds: float) -> None:
-    """Call `close` at the end of a worker of multiprocessing: `atexit` does not, before Python 3.14."""
+def _call_at_end_of_worker(close: Callable[[float], None], seconds: float) -> Callable[[], object] | None:
+    """Call `close` at the end of a worker of multiprocessing: `atexit` does not, before Python 3.14.
+
+    Returns what takes that back; None in any other process.
+    """
     util: Any = sys.modules.get("multiprocessing.util")
     process: Any = sys.modules.get("multiprocessing.process")
     if util is not None and process is not None and process.parent_process() is not None:
-        util.Finalize(None, close, (seconds,), exitpriority=0)
+        cancel: Callable[[], object] = util.Finalize(None, close, (seconds,), exitpriority=0).cancel
+        return cancel
+    return None
 
 
 def _text_of(error: urllib.error.HTTPError) -> str:

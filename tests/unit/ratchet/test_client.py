@@ -275,7 +275,7 @@ def test_what_the_gateway_refuses_is_sent_once_counted_and_logged_once_with_the_
     client = ratchet.Client(gateway.url)
     for _ in range(5):
         client.feedback("support/own", "thumbs", positive=True)
-    assert client.flush(5)
+    assert client.flush(PATIENCE_SECONDS)
     assert (len(gateway.requests), client.dropped) == (5, 5)
     assert [record.getMessage().count(f"{status}: ") for record in caplog.records] == [1]
     assert "refused by the test" in caplog.text
@@ -477,6 +477,17 @@ def test_a_worker_forked_while_the_parents_queue_is_full_and_locked_waits_for_no
         exit_code = run_forked(work)
     assert exit_code == 0
     client.close(0)
+
+
+def test_a_client_that_was_closed_before_a_fork_logs_again_in_the_worker(gateway: FakeGateway) -> None:
+    client = ratchet.Client(gateway.url)
+    client.close()
+
+    def work() -> None:
+        client.log("support", ASKED, "child")  # Sent at the worker's end.
+
+    assert run_forked(work) == 0
+    assert [item["answer"] for item in gateway.accepted] == ["child"]
 
 
 def test_threads_of_a_forked_worker_lose_nothing_of_each_other(
