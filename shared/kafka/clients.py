@@ -44,6 +44,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 _END_OFFSETS_SECONDS = 10.0
 _STOP_SECONDS = 20.0
+_CUT_OFF_SECONDS = 5.0
 """With the seconds of a service's requests it fits into the half minute after which supervisors kill a service."""
 # How long a client may not know that a topic was made anew. A group's leader that does not know assigns it to no
 # member; with the default of five minutes nothing would be read for as long.
@@ -223,17 +224,36 @@ class Stoppable(Protocol):
 
 
 async def stop_client(client: Stoppable, name: str) -> None:
-    """Stop a client; after a while go on without, and log it: what is not committed is delivered again.
+    """Stop a client; after a while cut it off and log it: what is not committed is delivered again.
 
-    aiokafka may wait for ever for a member's heartbeat to end (its issue 773).
+    aiokafka may wait for ever for a member's heartbeat to end (its issue 773), and FastStream then stops none of the
+    broker's other consumers. A member that lives on would keep its partitions, which nobody reads.
     """
     try:
         async with asyncio.timeout(_STOP_SECONDS):
             await client.stop()
     except TimeoutError:
         logger.warning("%s: its Kafka clients did not stop within %.0f s", name, _STOP_SECONDS)
+        await asyncio.gather(*map(_cut_off, _consumers_of(client)), return_exceptions=True)
     except (KafkaError, OSError) as error:
         logger.info("%s: its Kafka clients stopped with %r", name, error)
+
+
+def _consumers_of(client: Stoppable) -> list[AIOKafkaConsumer]:
+    if isinstance(client, AIOKafkaConsumer):
+        return [client]
+    consumers = (getattr(subscriber, "consumer", None) for subscriber in getattr(client, "subscribers", ()))
+    return [consumer for consumer in consumers if consumer is not None]
+
+
+async def _cut_off(consumer: AIOKafkaConsumer) -> None:
+    """End a consumer's membership of its group, which waits for nothing: the group finds out by its session's end."""
+    coordinator = consumer._coordinator
+    for name in ("_coordination_task", "_heartbeat_task"):
+        if (task := getattr(coordinator, name, None)) is not None:
+            task.cancel()
+    async with asyncio.timeout(_CUT_OFF_SECONDS):
+        await consumer._client.close()
 
 
 async def end_offsets(settings: Settings, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:

@@ -6,8 +6,10 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
+import aiokafka
 import httpx
 import pytest
 
@@ -147,6 +149,29 @@ async def test_a_service_stops_without_kafka_clients_that_do_not(
         pass
     assert closed.is_set()
     assert "log: its Kafka clients did not stop" in caplog.text
+
+
+async def test_a_consumer_that_does_not_stop_is_no_member_of_its_group_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else it kept its partitions in a process that goes on, and nobody read them."""
+    consumers = [aiokafka.AIOKafkaConsumer(bootstrap_servers="127.0.0.1:9", group_id="g") for _ in range(2)]
+    beating = [asyncio.create_task(asyncio.Event().wait()) for _ in consumers]
+    for consumer, heartbeat in zip(consumers, beating, strict=True):
+        consumer._coordinator = SimpleNamespace(_heartbeat_task=heartbeat, _coordination_task=None)
+
+    class StuckBroker:
+        subscribers = (*(SimpleNamespace(consumer=consumer) for consumer in consumers), SimpleNamespace(consumer=None))
+
+        async def stop(self) -> None:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(clients, "_STOP_SECONDS", 0.05)
+    await clients.stop_client(StuckBroker(), "log")
+    await asyncio.gather(*beating, return_exceptions=True)
+    assert all(task.cancelled() for task in beating)
+    for consumer in consumers:
+        consumer._closed = True
 
 
 async def test_a_service_stops_background_work_that_lost_its_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
