@@ -154,8 +154,10 @@ class Client:
         self._timeout = timeout_seconds
         self._exit_seconds = exit_seconds
         self._opener = urllib.request.build_opener(_NoRedirects)
+        self._closes_at_exit = False
         self._reset()
         _clients.add(self)
+        self._close_at_exit()
 
     def _reset(self) -> None:
         """Start anew, also in a forked process: its parent has the thread and the queue, and may hold the lock."""
@@ -207,6 +209,7 @@ class Client:
     def close(self, seconds: float = 5.0) -> None:
         """Flush for at most `seconds`, then drop what remains and accept no more."""
         atexit.unregister(self.close)
+        self._closes_at_exit = False
         self.flush(seconds)
         with self._change:
             if self._forget_worker is not None:
@@ -240,6 +243,12 @@ class Client:
             return f"more than {self._max_waiting_bytes} bytes would wait (max_waiting_bytes)"
         return ""
 
+    def _close_at_exit(self) -> None:
+        """Close at the program's end, after what an application registers later: it may log there. Once."""
+        if not self._closes_at_exit:
+            self._closes_at_exit = True
+            atexit.register(self.close, self._exit_seconds)
+
     def _start_thread(self) -> str:
         """Start the thread unless it runs. Returns why that is impossible, else nothing; the next item tries again."""
         if self._thread is None:
@@ -249,7 +258,7 @@ class Client:
             except RuntimeError as error:  # The process may have no more threads, or it ends.
                 return str(error)
             self._thread = thread
-            atexit.register(self.close, self._exit_seconds)
+            self._close_at_exit()
             self._forget_worker = _call_at_end_of_worker(self.close, self._exit_seconds)
         return ""
 

@@ -425,6 +425,15 @@ def test_the_end_of_the_program_sends_the_queue(gateway: FakeGateway) -> None:
     assert [item["answer"] for item in gateway.accepted] == ["last"]
 
 
+def test_what_an_application_logs_at_its_own_end_is_sent(gateway: FakeGateway) -> None:
+    code = (
+        f"import atexit, ratchet; client = ratchet.Client({gateway.url!r});"
+        "atexit.register(lambda: client.log('support', [], 'at the end')); client.log('support', [], 'before')"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=PATIENCE_SECONDS)
+    assert [item["answer"] for item in gateway.accepted] == ["before", "at the end"]
+
+
 def test_a_forked_worker_sends_only_its_own_items(gateway: FakeGateway) -> None:
     client = ratchet.Client(gateway.url)
     client.log("support", ASKED, "parent")
