@@ -84,10 +84,9 @@ class PartialChoice:
     def add_call(self, delta: dict[str, Any]) -> None:
         """Add a piece of a tool call: its name comes first, then its arguments bit by bit."""
         index = delta.get("index") or 0
-        if not isinstance(index, int | float):
-            raise TypeError(f"the index of a tool call is {index!r}")
+        index = int(index)  # A text or a list that is no number ends the stream here, not where calls are sorted.
         call = next((call for call in reversed(self.calls) if call["index"] == index), None)
-        if call is None or begins_another_call(call["id"], call["arguments"], delta):
+        if call is None or begins_another_call(call["id"], call["name"], call["arguments"], delta):
             call = {"index": index, "name": None, "id": None, "arguments": [], "kind": "function"}
             self.calls.append(call)
         if delta.get("custom") is not None:

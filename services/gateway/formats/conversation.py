@@ -160,16 +160,16 @@ def answer_text(content: Any) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def begins_another_call(call_id: Any, arguments: Iterable[str], delta: Mapping[str, Any]) -> bool:
+def begins_another_call(call_id: Any, name: Any, arguments: Iterable[str], delta: Mapping[str, Any]) -> bool:
     """Return True if a piece of a stream is not of the call `call_id`, though it has the same index.
 
-    Some servers number no calls, or all of them 0. Others give each piece of a call an id of its own, and some a name,
-    too: then the `arguments` so far tell whether the call is complete.
+    Some servers number no calls, or all of them 0. Others give each piece of a call an id of its own, and some its
+    name, too: then the `arguments` so far tell whether the call is complete.
     """
     function = delta.get("function") or delta.get("custom") or {}
     if not (call_id and function.get("name")) or delta.get("id") in (None, "", call_id):
         return False
-    return not (so_far := "".join(arguments)) or "custom" in delta or is_json(so_far)
+    return function["name"] != name or not (so_far := "".join(arguments)) or "custom" in delta or is_json(so_far)
 
 
 def is_json(text: str) -> bool:

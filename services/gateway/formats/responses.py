@@ -34,6 +34,7 @@ from services.gateway.formats.response_items import add_items, has_system_messag
 from services.gateway.formats.validation import bad_request, bool_field, text_field
 from services.gateway.json_codec import encode_json
 from services.gateway.tasks.served import ServedTask
+from shared.http import HttpError
 
 _LOGPROBS = "message.output_text.logprobs"
 _UNSUPPORTED = {
@@ -161,7 +162,7 @@ class ResponseRelay:
             raise StreamFailed(_error_body(event))
         try:
             return self._relay(str(kind), event)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, HttpError) as error:
             raise ValueError(f"not an event of a response: {error!r}") from error
 
     def _relay(self, kind: str, event: dict[str, Any]) -> bytes:

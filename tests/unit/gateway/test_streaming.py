@@ -259,6 +259,17 @@ async def test_a_server_that_repeats_the_name_with_an_id_of_its_own_in_each_piec
     assert [(call.id, call.arguments) for call in event.tool_calls] == [("call_0", '{"id": 7}')]
 
 
+async def test_a_call_of_another_name_is_another_call_though_the_one_before_is_not_complete(gateway: Gateway) -> None:
+    pieces = [
+        chunk({"tool_calls": [{"id": f"call_{n}", "function": {"name": name, "arguments": text}}]})
+        for n, (name, text) in enumerate((("find", '{"a": 1'), ("lookup", '{"b":1}')))
+    ]
+    gateway.upstream.pieces = list(sse(*pieces, chunk({}, finish="tool_calls", logprob=None), USAGE))
+    await gateway.ask(model="haiku", stream=True, tools=[{"type": "function"}])
+    (event,) = gateway.log.predictions
+    assert [(call.name, call.arguments) for call in event.tool_calls] == [("find", '{"a": 1'), ("lookup", '{"b":1}')]
+
+
 @pytest.mark.parametrize(
     "arguments", [json.loads("[" * 300 + "]" * 300), 10**400, 7], ids=["nested", "a large number", "no index"]
 )

@@ -34,7 +34,7 @@ class MessageStream:
         """The type of the open block."""
         self._tool: int | None = None
         """The number of the tool call whose block is open."""
-        self._tools: dict[int, Any] = {}
+        self._tools: dict[int, tuple[Any, str]] = {}
         """The number and the id of each tool call."""
         self._waiting: list[str] = []
         """Text that arrived within a tool call, and follows it as a block of its own."""
@@ -91,12 +91,12 @@ class MessageStream:
 
     def _feed_call(self, call: Object) -> None:
         number, function = call.get("index") or 0, call.get("function") or {}
-        if number not in self._tools or begins_another_call(self._tools[number], self._arguments, call):
+        if number not in self._tools or begins_another_call(*self._tools[number], self._arguments, call):
             if not function.get("name"):
                 raise ValueError("a tool call begins without a name")
             self._open_block(tool_use_block(call.get("id"), str(function["name"]), {}))
             self._tool = number
-            self._tools[number] = call.get("id")
+            self._tools[number] = call.get("id"), function["name"]
             self._arguments = []
         if arguments := arguments_text(function.get("arguments")):
             if number != self._tool:
