@@ -43,9 +43,8 @@ _ZSTD_LEVEL = 1
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 _END_OFFSETS_SECONDS = 10.0
-_STOP_SECONDS = 20.0
-_CUT_OFF_SECONDS = 5.0
-"""With the seconds of a service's requests it fits into the half minute after which supervisors kill a service."""
+_STOP_SECONDS, _CUT_OFF_SECONDS = 20.0, 2.0
+"""With the seconds of a service's requests both fit into the half minute after which supervisors kill a service."""
 # How long a client may not know that a topic was made anew. A group's leader that does not know assigns it to no
 # member; with the default of five minutes nothing would be read for as long.
 _METADATA_MS = 10_000
@@ -226,8 +225,8 @@ class Stoppable(Protocol):
 async def stop_client(client: Stoppable, name: str) -> None:
     """Stop a client; after a while cut it off and log it: what is not committed is delivered again.
 
-    aiokafka may wait for ever for a member's heartbeat to end (its issue 773), and FastStream then stops none of the
-    broker's other consumers. A member that lives on would keep its partitions, which nobody reads.
+    aiokafka may wait for ever for a member's heartbeat to end (its issue 773). A member that lives on would keep its
+    partitions, which nobody reads.
     """
     try:
         async with asyncio.timeout(_STOP_SECONDS):
@@ -249,10 +248,12 @@ def _consumers_of(client: Stoppable) -> list[AIOKafkaConsumer]:
 async def _cut_off(consumer: AIOKafkaConsumer) -> None:
     """End a consumer's membership of its group, which waits for nothing: the group finds out by its session's end."""
     coordinator = consumer._coordinator
-    for name in ("_coordination_task", "_heartbeat_task"):
+    for name in ("_coordination_task", "_heartbeat_task", "_commit_refresh_task"):
         if (task := getattr(coordinator, name, None)) is not None:
             task.cancel()
     async with asyncio.timeout(_CUT_OFF_SECONDS):
+        if consumer._fetcher is not None:  # It would connect again.
+            await consumer._fetcher.close()
         await consumer._client.close()
 
 
