@@ -14,7 +14,7 @@ from uuid import UUID
 
 from schemas.adapters import AdapterEvaluated, AdapterTrained
 from schemas.base import Event, utc_now
-from schemas.cycles import CycleFinished, CycleStarted, Step, StepFailed, StepProgressed
+from schemas.cycles import CycleFinished, Step, StepFailed, StepProgressed
 from schemas.datasets import DatasetBuilt
 from schemas.failures import FailuresClustered
 from schemas.rollouts import RolloutChanged, Stage
@@ -87,7 +87,7 @@ class Handlers:
             return None
         logger.info("cycle %s started (%s)", started.cycle_id, trigger)
         try:
-            await self._announce(started)
+            await self._announce_stored()
         except DependencyUnavailable as error:  # It is stored: the next `tick` announces it.
             logger.warning("cycle %s is not announced yet, retrying: %s", started.cycle_id, error)
         return started.cycle_id
@@ -121,9 +121,8 @@ class Handlers:
 
     async def tick(self) -> None:
         """Announce stored cycles and ends, start cycles that are due, report late steps."""
-        async with self._ending:  # Else one that is stopped meanwhile would be announced after its end.
-            for started in await self._cycles.unannounced():
-                await self._announce(started)
+        await self._announce_stored()
+        async with self._ending:
             for finished in await self._cycles.unannounced_ends():
                 await self._announce_end(finished)
         for spec in self._tasks.specs():
@@ -152,9 +151,12 @@ class Handlers:
         if run != last:
             await self._cycles.save_run(spec.name, run)
 
-    async def _announce(self, started: CycleStarted) -> None:
-        await self._publisher.publish(started)
-        await self._cycles.save_announced(str(started.cycle_id))
+    async def _announce_stored(self) -> None:
+        """Announce the cycles that are stored, not after the end of one that is stopped meanwhile."""
+        async with self._ending:
+            for started in await self._cycles.unannounced():
+                await self._publisher.publish(started)
+                await self._cycles.save_announced(str(started.cycle_id))
 
     async def _cycle_of(self, event: Event) -> Cycle | None:
         if event.cycle_id is None:
