@@ -29,6 +29,9 @@ from shared.kafka.publisher import EventPublisher
 from shared.kafka.resuming import resume_where_stored
 from shared.privacy.retention import drop_expired_forever
 
+_ERASURES = BatchOptions(20)
+"""Few at once: a database that was made anew reads all that there ever were."""
+
 
 class Handlers:
     def __init__(
@@ -57,7 +60,8 @@ class Handlers:
         resume = resume_where_stored(self._corrections.next_offsets, partial(end_offsets, self._settings))
         consumers.on_batch(CorrectionSubmitted, self.on_corrections, batch, on_skipped=skip, resume=resume)
         consumers.on(PredictionsRolledUp, self._traffic.save_hour)
-        consumers.on_batch(SubjectForgotten, self.on_subjects_forgotten, on_skipped=skip, resume=resume)
+        forget = self.on_subjects_forgotten
+        consumers.on_batch(SubjectForgotten, forget, _ERASURES, on_skipped=skip, resume=resume)
         consumers.on(FailuresClustered, self.on_clustered)
         consumers.on(CycleFinished, self._corrections.save_end)
 
@@ -88,7 +92,7 @@ class Handlers:
         """Delete what is of these people."""
         for delivery in deliveries:
             await self._corrections.forget(delivery.event)
-        await self._corrections.advance(deliveries)
+            await self._corrections.advance([delivery])
 
     async def on_clustered(self, event: FailuresClustered) -> None:
         """Submit the build of the cycle's dataset. Raises DependencyUnavailable until its inputs are stored."""

@@ -52,6 +52,8 @@ from shared.storage.failure_modes import ModesWriter, publish_modes
 from shared.storage.predictions import AnsweredPrediction, AwaitedPredictions, PredictionLookup
 
 NAME = "failure_miner"
+_ERASURES = BatchOptions(20)
+"""Few at once: a database that was made anew reads all that there ever were."""
 CORRECTIONS = topic_of(CorrectionSubmitted).name
 STEP = CycleStep(NAME, "failures", inputs=(topic_of(PredictionLogged).name, topic_of(FeedbackGiven).name, CORRECTIONS))
 
@@ -93,7 +95,8 @@ class Handlers:
         consumers.on_batch(PredictionLogged, self.on_predictions, batch, on_skipped=skip, resume=resume)
         consumers.on_batch(FeedbackGiven, self.on_feedback, batch, on_skipped=skip, resume=resume)
         consumers.on_batch(CorrectionSubmitted, self.on_corrections, batch, on_skipped=skip, resume=resume)
-        consumers.on_batch(SubjectForgotten, self.on_subjects_forgotten, on_skipped=skip, resume=resume)
+        forget = self.on_subjects_forgotten
+        consumers.on_batch(SubjectForgotten, forget, _ERASURES, on_skipped=skip, resume=resume)
         consumers.on(CycleStarted, self.on_cycle_started)
 
     async def read_tasks(self) -> None:
@@ -169,7 +172,7 @@ class Handlers:
         """Delete what is of these people."""
         for delivery in deliveries:
             await self._suspects.forget(delivery.event)
-        await self._suspects.advance(deliveries)
+            await self._suspects.advance([delivery])
 
     async def on_cycle_started(self, event: CycleStarted) -> None:
         """Cluster the cycle's suspects into failure modes and publish them, or why that failed.

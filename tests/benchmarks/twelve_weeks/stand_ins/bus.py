@@ -19,6 +19,8 @@ from shared.kafka.consumers import BatchOptions
 from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
 
+_BATCH = BatchOptions()
+
 Handler = Callable[[list[Delivery[Any]]], Awaitable[None]]
 _PATIENCE = 3
 """How often in a row nobody may be ready for what is left."""
@@ -63,7 +65,7 @@ class Bus:
 
         self._subscriptions.append(_Subscription(event, handle, 1))
 
-    def on_batch(self, event: type[Event], handler: Handler, batch: BatchOptions, **_: object) -> None:
+    def on_batch(self, event: type[Event], handler: Handler, batch: BatchOptions = _BATCH, **_: object) -> None:
         self._subscriptions.append(_Subscription(event, handler, batch.max_records))
 
     def table(self, event: type[Event], on_value: Callable[[Any], Awaitable[None]] | None = None) -> LatestByKey[Any]:
