@@ -92,7 +92,7 @@ class Handlers:
         """Delete what is of these people."""
         for delivery in deliveries:
             await self._corrections.forget(delivery.event)
-            await self._corrections.advance([delivery])
+            await self._corrections.skip(delivery)
 
     async def on_clustered(self, event: FailuresClustered) -> None:
         """Submit the build of the cycle's dataset. Raises DependencyUnavailable until its inputs are stored."""

@@ -172,7 +172,7 @@ class Handlers:
         """Delete what is of these people."""
         for delivery in deliveries:
             await self._suspects.forget(delivery.event)
-            await self._suspects.advance([delivery])
+            await self._suspects.skip(delivery)
 
     async def on_cycle_started(self, event: CycleStarted) -> None:
         """Cluster the cycle's suspects into failure modes and publish them, or why that failed.

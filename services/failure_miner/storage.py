@@ -41,9 +41,8 @@ class SuspectStore(Protocol):
     async def save_labels(
         self, deliveries: Sequence[Delivery[CorrectionSubmitted]], suspects: Sequence[Suspect]
     ) -> None: ...
-    async def skip(self, position: RecordPosition) -> None: ...
+    async def skip(self, position: RecordPosition | Delivery[Any]) -> None: ...
     async def forget(self, event: SubjectForgotten) -> None: ...
-    async def advance(self, deliveries: Sequence[Delivery[Any]]) -> None: ...
     async def erased(self, people: Iterable[tuple[str, str | None]]) -> ErasedSubjects: ...
     async def expire(self, task: str, before: datetime) -> None: ...
     async def next_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]: ...
@@ -133,15 +132,10 @@ class PostgresSuspectStore:
                 )  # fmt: skip
             await advance_offsets(connection, OFFSETS, deliveries)
 
-    async def skip(self, position: RecordPosition) -> None:
-        """Advance the offset over a dead-lettered record."""
+    async def skip(self, position: RecordPosition | Delivery[Any]) -> None:
+        """Advance the offset over a record of which nothing is stored, a dead-lettered one, say."""
         async with transaction(self._engine) as connection:
             await advance_offsets(connection, OFFSETS, [position])
-
-    async def advance(self, deliveries: Sequence[Delivery[Any]]) -> None:
-        """Advance the offsets over records that are handled."""
-        async with transaction(self._engine) as connection:
-            await advance_offsets(connection, OFFSETS, deliveries)
 
     async def forget(self, event: SubjectForgotten) -> None:
         """Delete a person's suspects, questions and quotations up to their request, and store no more of that time."""

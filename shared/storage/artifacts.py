@@ -112,10 +112,9 @@ class ArtifactStore:
                 shutil.rmtree(temporary, ignore_errors=True)
                 if not target.exists():  # Else another process published the same content first.
                     raise
+        # What killed processes left has people's texts, and would be counted as a folder.
         for left in [path for path in target.parent.iterdir() if path.name.startswith(prefix)]:
-            shutil.rmtree(
-                left, ignore_errors=True
-            )  # Of processes that were killed: people's texts, counted as a folder.
+            shutil.rmtree(left, ignore_errors=True)
 
     def _publish_remotely(self, folder: Path, address: str) -> None:
         files = [path for path in folder.rglob("*") if path.is_file()]

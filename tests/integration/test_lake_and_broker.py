@@ -26,11 +26,10 @@ from schemas.predictions import SubjectForgotten
 from services.prediction_log.main import build
 from services.prediction_log.settings import PredictionLogSettings
 from services.prediction_log.tables import open_table
-from shared.kafka.broker import build_broker
-from shared.kafka.publisher import Publisher
 from shared.service import running
 from shared.settings import Settings
 from tests.conftest import ROOT, on_tansu
+from tests.integration import publishing
 from tests.integration.gateway_process import OwnBroker
 from tests.unit.prediction_log.deliveries import NOON, TASK, feedback, prediction, request
 from tests.waiting import PATIENCE_SECONDS, until
@@ -75,13 +74,7 @@ def lose_everything(broker: OwnBroker) -> None:
 
 
 async def publish(service: str, events: Sequence[Event]) -> None:
-    broker = build_broker(Settings.load(), service)
-    await broker.connect()
-    try:
-        for event in events:
-            await Publisher(broker, service).publish(event)
-    finally:
-        await broker.stop()
+    await publishing.publish(Settings.load(), service, *events)
 
 
 def traffic(prefix: str) -> list[Event]:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from deploy.devstack.ports import take_ports
-from schemas.base import Event, utc_now
+from schemas.base import utc_now
 from schemas.cycles import StepFailed
 from schemas.datasets import DatasetBuilt, Example, Origin
 from schemas.failures import FailuresClustered
@@ -25,12 +25,11 @@ from services.gateway.settings import GatewaySettings
 from services.prediction_log.main import build as build_prediction_log
 from services.prediction_log.settings import PredictionLogSettings
 from services.scheduler.clients import KafkaFenceReader
-from shared.kafka.broker import build_broker
-from shared.kafka.publisher import Publisher
 from shared.service import running
 from shared.settings import Settings
 from shared.storage.predictions import LakePredictions
 from tests.integration.gateway_process import publish_task, read_topic
+from tests.integration.publishing import publish
 from tests.waiting import PATIENCE_SECONDS, until
 
 EDITS, CONFIRMED = 60, 20
@@ -139,16 +138,6 @@ def confirmations(home: Path, spec: TaskSpec, ids: list[str]) -> list[Correction
         )
         for number, prediction_id in enumerate(ids[:CONFIRMED])
     ]  # fmt: skip
-
-
-async def publish(settings: Settings, service: str, *events: Event) -> None:
-    broker = build_broker(settings, service)
-    await broker.start()
-    try:
-        for event in events:
-            await Publisher(broker, service).publish(event)
-    finally:
-        await broker.stop()
 
 
 async def after_cycle(settings: Settings, spec: TaskSpec) -> DatasetBuilt | StepFailed:

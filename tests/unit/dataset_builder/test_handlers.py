@@ -75,7 +75,7 @@ class MemoryStore:
         self.outcomes: dict[str, Event] = {}
         self.decided = Decisions()
         self.not_read: list[PartitionFence] = []
-        self.skipped: list[RecordPosition] = []
+        self.skipped: list[RecordPosition | Delivery[Any]] = []
         self.hours: list[PredictionsRolledUp] = []
         self.failed: set[str] = set()
         self.known: dict[str, Revision] = {}
@@ -101,10 +101,8 @@ class MemoryStore:
         wanted = set(prediction_ids)
         return [row for row in self.rows.values() if row.prediction_id in wanted]
 
-    async def skip(self, position: RecordPosition) -> None:
+    async def skip(self, position: RecordPosition | Delivery[Any]) -> None:
         self.skipped.append(position)
-
-    async def advance(self, deliveries: Sequence[Delivery[Any]]) -> None: ...
 
     async def next_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         return {}

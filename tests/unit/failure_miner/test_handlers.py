@@ -102,9 +102,7 @@ class MemoryStore:
         for suspect in suspects:
             self.suspects.setdefault(suspect.prediction_id, suspect)
 
-    async def skip(self, position: RecordPosition) -> None: ...
-
-    async def advance(self, deliveries: Sequence[Delivery[Any]]) -> None: ...
+    async def skip(self, position: RecordPosition | Delivery[Any]) -> None: ...
 
     async def forget(self, event: SubjectForgotten) -> None:
         self.forgotten_people[event.task, event.subject_hash] = event.occurred_at
