@@ -1,4 +1,4 @@
-"""Tokens of examples; and what a model that has not seen a row thinks of its label: embeddings and cleanlab.
+"""What a model that has not seen a row thinks of its label: embeddings and cleanlab.
 
 The model is the mean of a logistic regression and the 20 nearest neighbours, on sentence embeddings. On Banking77 with
 15 % wrong labels it finds what each alone misses: the first sees classes, the second pockets within them. Rows that it
@@ -8,20 +8,16 @@ learns from are scored by five-fold cross-validation where they are judged, all 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from cleanlab.filter import find_label_issues
-from jinja2 import TemplateError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
-from schemas.conversation import JsonObject, Message
 from services.dataset_builder.checks.label_noise import SCORE, LabelsToScore, ScoreTable
-from shared.conversation import template_messages
 from shared.model.embedding import Vectors
 
 _FOLDS = 5
@@ -42,31 +38,6 @@ class Embeddings(Protocol):
     def read(self, texts: Sequence[str]) -> npt.NDArray[np.floating[Any]]:
         """Return a vector for each of some stored texts."""
         ...
-
-
-class ChatTokens:
-    """Counts the tokens of examples with a base model's tokenizer and chat template, as the trainer will."""
-
-    def __init__(self, folder: Path) -> None:
-        """`folder`: of the base model. Its tokenizer is loaded when it is first needed: most examples are short."""
-        self._folder = folder
-        self._tokenizer: Any = None
-
-    def __call__(self, messages: Sequence[Message], tools: Sequence[JsonObject]) -> int | None:
-        """See `building.length.TokenCounter`."""
-        if self._tokenizer is None:
-            from transformers import AutoTokenizer
-
-            self._tokenizer = AutoTokenizer.from_pretrained(str(self._folder))
-        options = {"tools": list(tools) or None, "return_dict": True}
-        try:
-            tokens = self._tokenizer.apply_chat_template(template_messages(messages), **options)["input_ids"]
-        except TemplateError:
-            return None
-        calls = messages[-1].tool_calls
-        if calls and not all(call.name in self._tokenizer.decode(tokens) for call in calls):
-            return None  # A template that knows no tools: what remains would teach the model to say nothing.
-        return len(tokens)
 
 
 class LabelScorer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from schemas.conversation import JsonObject, Message, Role, ToolCall
-from services.dataset_builder.recipe import ChatTokens
+from services.dataset_builder.chat_tokens import ChatTokens
+from tests.conftest import ROOT
+from tests.waiting import PATIENCE_SECONDS
 
 WITHOUT_TOOLS = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} end {% endfor %}"
 REFUSING = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + WITHOUT_TOOLS
@@ -44,3 +48,13 @@ def test_a_template_that_leaves_tool_calls_out_does_not_take_them(tmp_path: Path
     count = ChatTokens(base_model(tmp_path, template))
     calling = Message(role=Role.ASSISTANT, tool_calls=(ToolCall(name="find", arguments="{}"),))
     assert (count((ASKED, calling), (TOOL,)) is not None) is taken
+
+
+def test_a_build_that_counts_tokens_loads_none_of_the_noise_models_libraries() -> None:
+    """They take seconds and 100 MB, and the process with the models has them."""
+    code = (
+        "import sys, pathlib, services.dataset_builder.job, services.dataset_builder.chat_tokens as c;"
+        "c.ChatTokens(pathlib.Path('x'));"
+        "assert sys.modules.keys().isdisjoint({'sklearn', 'cleanlab', 'torch', 'transformers'})"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=PATIENCE_SECONDS)
