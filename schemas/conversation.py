@@ -190,11 +190,12 @@ def input_text(messages: tuple[Message, ...], prompts: Container[str] | None = N
     `prompts`: the task's system prompts. Another system message, such as a document to be summarised, is part of the
     input. None: no system message is, where only what was asked is shown or clustered.
     """
-    return "\n".join(
+    texts = [
         message.text
         for message in messages
         if message.role not in INSTRUCTIONS or (prompts is not None and message.text not in prompts)
-    )
+    ]
+    return texts[0] if len(texts) == 1 else "\n".join(texts)
 
 
 def _content_text(content: str | tuple[Part, ...] | None) -> str:

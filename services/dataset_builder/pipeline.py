@@ -14,11 +14,10 @@ from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.augmentation import augment, shown_right
 from services.dataset_builder.building.authors import Authors
 from services.dataset_builder.building.carry_over import (
+    CurrentCalls,
     Revision,
     carry_over,
     prompts_of,
-    with_current_prompt,
-    with_current_tools,
 )
 from services.dataset_builder.building.chat_format import (
     Rejection,
@@ -194,9 +193,9 @@ def _resolve(
     """Choose one answer per prediction, for a model that is asked as it is today."""
     spec = inputs.spec
     rows, overruled, questions = resolve_votes(votes, spec, reliability, inputs.prompts)
+    current = CurrentCalls(spec, inputs.prompts)
     for number, row in enumerate(rows):
-        call, mode_id = with_current_prompt(row.call, spec, inputs.prompts), inputs.modes.get(row.prediction_id)
-        call = with_current_tools(call, spec)
+        call, mode_id = current(row.call), inputs.modes.get(row.prediction_id)
         if call is not row.call or mode_id is not None:
             rows[number] = replace(row, call=call, mode_id=mode_id)
     return rows, overruled, questions

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from schemas.conversation import Answer, Call, FinishReason, Message, Part
+from schemas.conversation import Answer, Call, FinishReason
 from shared.conversation.requests import TOKEN_IDS
 
 NEVER_TRAINED = frozenset({"truncated", "refused", "token_ids", "media", "custom_tool"})
@@ -16,23 +16,21 @@ def never_trained(call: Call, answers: Sequence[Answer]) -> tuple[str, str] | No
 
     An answer that ran into its token limit is no reason: what a person writes instead is whole.
     """
-    if call.truncated or any(answer.truncated for answer in answers):
+    if call.truncated or any([answer.truncated for answer in answers]):
         return (
             "truncated",
             "the conversation or its answer is too long for an event, or has something that none has",
         )
-    if any(a.refusal is not None or a.finish_reason == FinishReason.CONTENT_FILTER for a in answers):
+    if any([a.refusal is not None or a.finish_reason is FinishReason.CONTENT_FILTER for a in answers]):
         return "refused", "the model, or a filter of its server, refused to answer"
-    for part in _parts(call.messages):
-        if part.type == TOKEN_IDS:
-            return "token_ids", "a prompt of token ids, which is no text"
-        if part.media is not None or part.text is None:
-            return "media", f"a part of type {part.type}, which the event does not have"
-    made = [message.tool_calls for message in call.messages] + [answer.tool_calls for answer in answers]
-    if any(tool_call.type != "function" for tool_calls in made for tool_call in tool_calls):
-        return "custom_tool", "a call of a custom tool, which chat templates do not know"
+    for message in call.messages:
+        for part in message.content if isinstance(message.content, tuple) else ():
+            if part.type == TOKEN_IDS:
+                return "token_ids", "a prompt of token ids, which is no text"
+            if part.media is not None or part.text is None:
+                return "media", f"a part of type {part.type}, which the event does not have"
+    for made in (*[message.tool_calls for message in call.messages], *[answer.tool_calls for answer in answers]):
+        for tool_call in made:
+            if tool_call.type != "function":
+                return "custom_tool", "a call of a custom tool, which chat templates do not know"
     return None
-
-
-def _parts(messages: Iterable[Message]) -> Iterable[Part]:
-    return (part for message in messages if isinstance(message.content, tuple) for part in message.content)

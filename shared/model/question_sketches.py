@@ -73,9 +73,11 @@ class QuestionSketcher:
 
 def _parts_of(messages: Question, not_compared: frozenset[str]) -> _Parts:
     """The last messages of the user in a row are what was asked. What is about a question follows from all the rest."""
-    system = tuple(message for message in messages if message.role in INSTRUCTIONS)
+    system = tuple([message for message in messages if message.role in INSTRUCTIONS])
     others = [message for message in messages if message.role not in INSTRUCTIONS]
-    last = max((number for number, message in enumerate(others, start=1) if message.role == Role.USER), default=0)
+    last = len(others)
+    while last and others[last - 1].role != Role.USER:
+        last -= 1
     first = last
     while first and others[first - 1].role == Role.USER:
         first -= 1

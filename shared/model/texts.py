@@ -53,6 +53,8 @@ def text_hash(text: str) -> str:
 
 def fold(text: str) -> str:
     """Return what the similarity of a text is measured by: case folded, without punctuation around words."""
+    if not text:
+        return text
     folded = text.casefold()
     if not folded.isascii():
         folded = unicodedata.normalize("NFKC", _CJK_PUNCTUATION.sub(" ", folded)).casefold()

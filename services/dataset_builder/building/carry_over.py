@@ -98,31 +98,38 @@ def _in_one_spelling(label: str, spec: TaskSpec) -> str:
         return label
 
 
-def with_current_prompt(call: Call, spec: TaskSpec, former_prompts: Iterable[str]) -> Call:
-    """Return the call with the task's current system prompt in the place of a former one.
+class CurrentCalls:
+    """Makes of a task's calls what the model will be asked with: the prompt and the functions of today."""
 
-    A system prompt that the application sent itself stays: it will send it again.
-    """
-    former = set(former_prompts) - {spec.system_prompt}
-    given = [message for message in call.messages if message.role in INSTRUCTIONS]
-    current = (Message(role=Role.SYSTEM, content=spec.system_prompt),) if spec.system_prompt else ()
-    if not given:
-        added = "" in former and call.api in _WITH_SYSTEM_PROMPT
-        return call.model_copy(update={"messages": (*current, *call.messages)}) if added else call
-    first = call.messages[0]
-    if len(given) > 1 or first is not given[0] or not isinstance(first.content, str) or first.content not in former:
-        return call
-    return call.model_copy(update={"messages": (*current, *call.messages[1:])})
+    def __init__(self, spec: TaskSpec, prompts: Iterable[str]) -> None:
+        """`prompts`: those that the task has or had."""
+        self._former = frozenset(prompts) - {spec.system_prompt}
+        self._prompt = (Message(role=Role.SYSTEM, content=spec.system_prompt),) if spec.system_prompt else ()
+        offered = chat_fields(spec)
+        self._tools, self._choice = tuple(offered.get("tools", ())), offered.get("tool_choice")
 
+    def __call__(self, call: Call) -> Call:
+        """Return the call with the task's current system prompt in the place of a former one, and its functions.
 
-def with_current_tools(call: Call, spec: TaskSpec) -> Call:
-    """Return the call with the functions that a tools task has today, which the model will be asked with."""
-    if not spec.tools:
-        return call
-    offered = chat_fields(spec)
-    tools, choice = tuple(offered["tools"]), offered["tool_choice"]
-    same = call.tools == tools and call.tool_choice == choice
-    return call if same else call.model_copy(update={"tools": tools, "tool_choice": choice})
+        A system prompt that the application sent itself stays: it will send it again.
+        """
+        messages = self._messages(call) if self._former else call.messages
+        if messages is not call.messages:
+            call = call.model_copy(update={"messages": messages})
+        if not self._tools or (call.tools == self._tools and call.tool_choice == self._choice):
+            return call
+        return call.model_copy(update={"tools": self._tools, "tool_choice": self._choice})
+
+    def _messages(self, call: Call) -> tuple[Message, ...]:
+        given = [message for message in call.messages if message.role in INSTRUCTIONS]
+        if not given:
+            added = "" in self._former and call.api in _WITH_SYSTEM_PROMPT
+            return (*self._prompt, *call.messages) if added else call.messages
+        first = call.messages[0]
+        is_own = isinstance(first.content, str) and first.content in self._former
+        if len(given) > 1 or first is not given[0] or not is_own:
+            return call.messages
+        return (*self._prompt, *call.messages[1:])
 
 
 def _kind_of_answer(vote: Vote, spec: TaskSpec) -> TaskKind:

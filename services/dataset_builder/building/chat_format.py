@@ -29,6 +29,7 @@ _SHOWN_CHARS = 500
 _CALL_ID_LENGTH = 9
 """The only length that the strictest chat templates (Mistral's) accept."""
 _SHOWN_ROLES = 50
+_ONE_QUESTION = [Role.USER, Role.ASSISTANT]
 
 Rejection = tuple[str, str]
 """The reason, and the detail."""
@@ -139,6 +140,8 @@ def _order_error(messages: Sequence[Message]) -> Rejection | None:
     """
     roles = [message.role for message in messages]
     start = next((number for number, role in enumerate(roles) if role not in INSTRUCTIONS), len(roles))
+    if roles[start:] == _ONE_QUESTION:  # Nearly all of them.
+        return None
     dialogue = [message for message in messages[start:] if message.role != DEVELOPER]
     if all(message.role == Role.ASSISTANT for message in dialogue):
         return "nothing_asked", _shown(roles)

@@ -44,10 +44,10 @@ def length_error(
 
 def _is_plain(messages: Sequence[Message], tools: Sequence[JsonObject]) -> bool:
     """True for a conversation without tools, which a template writes down as it is."""
-    return not tools and not any(message.tool_calls or message.role == "tool" for message in messages)
+    return not tools and not any([message.tool_calls or message.role == "tool" for message in messages])
 
 
 def _max_tokens(messages: Sequence[Message]) -> int:
     """A token has at least a byte, and an empty system prompt may be replaced by the template's own."""
-    texts = (text for message in messages for text in (message.text, message.reasoning or "", message.name or ""))
-    return sum(len(text.encode()) for text in texts) + _TEMPLATE_TOKENS * (len(messages) + 2)
+    texts = [message.text + (message.reasoning or "") + (message.name or "") for message in messages]
+    return len("".join(texts).encode()) + _TEMPLATE_TOKENS * (len(messages) + 2)

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import chain
 
 from pydantic import AwareDatetime
 
@@ -262,6 +263,8 @@ def by_prediction(votes: Iterable[Vote]) -> dict[str, list[Vote]]:
 def newest_of_each(votes: Sequence[Vote]) -> tuple[list[Vote], list[Vote]]:
     """Return the newest vote of each person, and those that they replace; both oldest first. `votes`: oldest first."""
     newest = {vote.voter: vote for vote in votes}
+    if len(newest) == len(votes):
+        return list(votes), []
     kept = [vote for vote in votes if newest[vote.voter] is vote]
     return kept, [vote for vote in votes if newest[vote.voter] is not vote]
 
@@ -303,27 +306,32 @@ def _row(
 
     Whose word counts does not change that chance drew the prediction: any vote on it may say so.
     """
-    oldest, drawn = cast[0], next((vote for vote in cast if vote.drawn_probability is not None), None)
-    origin = next(vote.origin for vote in supporting if vote.voter in opinions)
+    oldest, first = cast[0], supporting[0]
+    drawn = [vote for vote in cast if vote.drawn_probability is not None]
+    origin = next(iter(opinions.values())).origin
     return Row(
         call=oldest.call,
-        answers=tuple(answer for vote in supporting for answer in vote.answers),
+        answers=first.answers if len(supporting) == 1 else tuple(chain(*(vote.answers for vote in supporting))),
         label=label,
         prediction_id=prediction_id,
-        correction_ids=tuple(vote.correction_id for vote in supporting),
+        correction_ids=tuple([vote.correction_id for vote in supporting]),
         corrected_at=oldest.occurred_at,
-        user_hash=next((vote.user_hash for vote in (oldest, *supporting) if vote.user_hash), None),
+        user_hash=oldest.user_hash or _first([vote.user_hash for vote in supporting]),
         predicted_at=oldest.predicted_at,
-        voters=tuple(vote.voter for vote in supporting),
+        voters=tuple([vote.voter for vote in supporting]),
         origin=origin,
-        app=next((vote.app for vote in supporting if vote.app), None),
+        app=first.app or _first([vote.app for vote in supporting]),
         weight=spec.dataset.user_weight if origin is Origin.USER else 1.0,
         opinions=tuple(opinions.values()),
-        rechecked=any(vote.purpose is Purpose.SUSPICIOUS_LABEL for vote in supporting),
-        purpose=drawn.purpose if drawn else None,
-        drawn_probability=drawn.drawn_probability if drawn else None,
+        rechecked=Purpose.SUSPICIOUS_LABEL in [vote.purpose for vote in supporting],
+        purpose=drawn[0].purpose if drawn else None,
+        drawn_probability=drawn[0].drawn_probability if drawn else None,
         prompts=prompts,
     )
+
+
+def _first(values: Iterable[str | None]) -> str | None:
+    return next((value for value in values if value), None)
 
 
 def _overruled(vote: Vote, row: Row, reason: str) -> LeftOutExample:

@@ -35,7 +35,8 @@ Parts = tuple[list[Example], list[LeftOutExample]]
 def balance(train: Sequence[Example], rows: Iterable[Row], spec: TaskSpec, audits: Audits) -> Parts:
     """Return the training rows with their weights, and those that are left out. `rows` say who gave them."""
     rules, by_prediction = spec.dataset.balance, {row.prediction_id: row for row in rows}
-    kept, left_out = _cap_copies(train, rules.max_copies, by_label=bool(spec.labels))
+    within = [_weighted(example, 1.0) for example in train]
+    kept, left_out = _cap_copies(within, rules.max_copies, by_label=bool(spec.labels))
     sources: tuple[tuple[str, float, Callable[[Example], str | None]], ...] = (
         ("per_user", rules.max_user_share, lambda example: example.user_hash),
         ("per_mode", rules.max_mode_share, lambda example: example.mode_id),
@@ -84,6 +85,8 @@ def _limit_sources(
         factors.update({example.example_id: limit / len(kept) for example in kept})
         detail = f"one of {len(theirs)} rows of {name}, which may count as {limit}"
         surplus.update({example.example_id: detail for example in ranked[len(kept) :]})
+    if not factors:
+        return list(train), []
     going_on, left_out = _parted(train, reason, surplus)
     return [_weighted(example, factors.get(example.example_id, 1.0)) for example in going_on], left_out
 
@@ -104,7 +107,7 @@ def _weigh_classes(train: Sequence[Example], audits: Audits, max_weight: float, 
         if not production.low <= share <= production.high:
             factor = min(max(production.value / share, 1.0 / max_weight), max_weight)
             factors.update(dict.fromkeys((label for label in labels if counts[label] >= min_rows), factor))
-    return [_weighted(example, factors.get(example.answer, 1.0)) for example in train]
+    return [_weighted(example, factors[example.answer]) if example.answer in factors else example for example in train]
 
 
 def _parted(train: Sequence[Example], reason: str, surplus: Mapping[str, str]) -> Parts:

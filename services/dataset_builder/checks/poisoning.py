@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from schemas.datasets import Fate, LeftOutExample, Origin
 from schemas.labels import LabelRequested
@@ -54,8 +55,7 @@ Cell = tuple[Stratum, str]
 """A stratum and a label."""
 
 
-@dataclass(frozen=True, order=True)
-class Voter:
+class Voter(NamedTuple):
     """Who gave labels. `kind` is reviewer, user or app; an application's labels are those of its users.
 
     As a text it is for gates and reports, which outlive an erasure: they name no user.
@@ -250,7 +250,7 @@ def _over_class_share(rows: Sequence[Row]) -> Iterator[tuple[list[Row], str]]:
     """
     by_class = Counter(row.label for row in rows)
     by_user: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
+    for row in (row for row in rows if row.origin is Origin.USER):
         for voter in _sole_voters(row):
             if voter.kind == "user":
                 by_user[voter.name][row.label].append(row)

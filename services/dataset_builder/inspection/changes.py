@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from sys import intern
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from schemas.datasets import Example
 from schemas.quality import Changes
@@ -21,8 +21,7 @@ if TYPE_CHECKING:  # The `ratchet` command compares versions without what a buil
 _LONG_ANSWER = 200
 
 
-@dataclass(frozen=True, slots=True)
-class VersionRow:
+class VersionRow(NamedTuple):
     """What is compared of a row. `part`: train or eval. `answer`: its text; of a long one its hash."""
 
     part: str
@@ -87,13 +86,13 @@ def rows_of_dataset(dataset: Dataset) -> dict[RowName, VersionRow]:
 
 def difference(before: Rows, after: Rows) -> Difference:
     """Compare two versions. A row may be in several lists, such as one that moved and was relabelled."""
-    common = sorted(before.keys() & after.keys())
+    changed = sorted(name for name, row in after.items() if before.get(name, row) != row)
     return Difference(
         added=tuple(sorted(after.keys() - before.keys())),
         removed=tuple(sorted(before.keys() - after.keys())),
-        relabelled=tuple(name for name in common if before[name].answer != after[name].answer),
-        moved=tuple(name for name in common if before[name].part != after[name].part),
-        reweighted=tuple(name for name in common if before[name].weight != after[name].weight),
+        relabelled=tuple(name for name in changed if before[name].answer != after[name].answer),
+        moved=tuple(name for name in changed if before[name].part != after[name].part),
+        reweighted=tuple(name for name in changed if before[name].weight != after[name].weight),
     )
 
 

@@ -11,7 +11,7 @@ from schemas.conversation import Answer, Api, Call, Message, Role
 from schemas.datasets import Fate
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.tasks import TaskKind, TaskSpec
-from services.dataset_builder.building.carry_over import Revision, with_current_prompt
+from services.dataset_builder.building.carry_over import CurrentCalls, Revision
 from services.dataset_builder.building.votes import votes_of
 from services.dataset_builder.pipeline import Build, Inputs, build_dataset
 
@@ -113,9 +113,9 @@ def test_an_unknown_label_of_the_current_revision_is_an_error_not_a_removed_labe
 
 def test_a_system_prompt_of_the_application_stays() -> None:
     own = Call(messages=(system("You are Bo."), user("late")))
-    assert with_current_prompt(own, spec(system_prompt="New."), {OLD.system_prompt, ""}) is own
+    assert CurrentCalls(spec(system_prompt="New."), {OLD.system_prompt, ""})(own) is own
     two = Call(messages=(system(OLD.system_prompt), system("You are Bo."), user("late")))
-    assert with_current_prompt(two, spec(system_prompt="New."), {OLD.system_prompt}) is two
+    assert CurrentCalls(spec(system_prompt="New."), {OLD.system_prompt})(two) is two
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_former_prompt_becomes_the_current_one(
     before: tuple[Message, ...], api: Api, now: str, after: tuple[Message, ...]
 ) -> None:
     call = Call(api=api, messages=before)
-    assert with_current_prompt(call, spec(system_prompt=now), {"Old.", ""}).messages == after
+    assert CurrentCalls(spec(system_prompt=now), {"Old.", ""})(call).messages == after
 
 
 def test_a_map_of_renamed_labels_is_checked() -> None:
