@@ -28,16 +28,25 @@ _UNKNOWN_TASK_PATIENCE = timedelta(seconds=15)
 """A task is announced before anyone can use it, so this is many times the lag between two topics."""
 
 
-class StepStore(Protocol):
+class InputStore(Protocol):
+    """A database of what a service has read."""
+
+    async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]: ...
+
+
+class StepStore(InputStore, Protocol):
     """What a step needs of its service's database."""
 
     async def outcome(self, cycle_id: str) -> Event | None: ...
-    async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]: ...
 
 
 @dataclass(frozen=True)
 class CycleStep:
-    """A service's step of a cycle. `inputs` are the topics that must be read up to the cycle's fence."""
+    """A service's step of a cycle. `inputs` are the topics that must be read up to the cycle's fence.
+
+    A step on data of people has the erasures among them: a database that was made anew has those people again until
+    it has read who is forgotten.
+    """
 
     service: str
     step: Step
@@ -62,10 +71,7 @@ class CycleStep:
             raise InvalidMessage(f"{topic_of(type(event)).name} without a cycle_id")
         outcome = await store.outcome(event.cycle_id)
         if outcome is None:
-            unread = await store.unread([part for part in event.fence if part.topic in self.inputs])
-            if unread:
-                partitions = ", ".join(f"{part.topic}/{part.partition}" for part in unread[:5])
-                raise DependencyUnavailable(f"the cycle's inputs are not all read yet: {partitions}")
+            await self.check_inputs(event.fence, store)
             try:
                 outcome = await work(event)
             except DependencyUnavailable:
@@ -81,6 +87,16 @@ class CycleStep:
             if save is not None:
                 await save(outcome)
         await publisher.publish(outcome)
+
+    async def check_inputs(self, fence: Sequence[PartitionFence], store: InputStore) -> None:
+        """Raise DependencyUnavailable until the store has all inputs below the fence.
+
+        A fence that an older scheduler made lacks topics that became inputs later: they are not waited for.
+        """
+        unread = await store.unread([part for part in fence if part.topic in self.inputs])
+        if unread:
+            partitions = ", ".join(f"{part.topic}/{part.partition}" for part in unread[:5])
+            raise DependencyUnavailable(f"the cycle's inputs are not all read yet: {partitions}")
 
     def impossible(self, event: Event, error: StepImpossible) -> StepFailed:
         """Return the `steps.failed` that an error says."""

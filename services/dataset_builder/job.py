@@ -23,7 +23,7 @@ from schemas.cycles import StepFailed
 from schemas.datasets import DatasetBuilt
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, LabelRequested
-from schemas.predictions import FeedbackGiven
+from schemas.predictions import FeedbackGiven, SubjectForgotten
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.carry_over import Revision, prompts_of
 from services.dataset_builder.building.compact import Compactor
@@ -57,7 +57,8 @@ from shared.storage.failure_modes import ModesReader, read_members
 from shared.storage.golden_sets import GoldenReader, read_golden_set
 
 NAME = "dataset_builder"
-STEP = CycleStep(NAME, "dataset", inputs=(topic_of(CorrectionSubmitted).name, topic_of(FeedbackGiven).name))
+INPUTS = (CorrectionSubmitted, FeedbackGiven, SubjectForgotten)
+STEP = CycleStep(NAME, "dataset", inputs=tuple(topic_of(event).name for event in INPUTS))
 POSTGRES_VARIABLE = "RATCHET_POSTGRES"
 """Has the database's address in a job's process: the password in it must not be in the job's file."""
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "4194304", "MALLOC_TRIM_THRESHOLD_": "4194304"}
@@ -156,10 +157,12 @@ async def build_version(
     """Build, check and publish a version; store the outcome and the questions, then return the outcome.
 
     Without `models` this process looks for personal data, and labels have only the scores that are stored.
+    Raises DependencyUnavailable until the store has all inputs: it may have been restored since the job was submitted.
     """
     stored = await store.outcome(job.cycle.cycle_id or "")
     if stored is not None:
         return BuildResult.model_validate({"outcome": stored})
+    await STEP.check_inputs(job.cycle.fence, store)
     golden = await asyncio.to_thread(read_golden_set, artifacts, job.spec)
     frozen = [row.prompt for row in golden]
     modes = await asyncio.to_thread(read_members, artifacts, job.cycle.uri)

@@ -55,7 +55,8 @@ NAME = "failure_miner"
 _ERASURES = BatchOptions(20)
 """Few at once: a database that was made anew reads all that there ever were."""
 CORRECTIONS = topic_of(CorrectionSubmitted).name
-STEP = CycleStep(NAME, "failures", inputs=(topic_of(PredictionLogged).name, topic_of(FeedbackGiven).name, CORRECTIONS))
+INPUTS = (PredictionLogged, FeedbackGiven, CorrectionSubmitted, SubjectForgotten)
+STEP = CycleStep(NAME, "failures", inputs=tuple(topic_of(event).name for event in INPUTS))
 
 
 class Embedder(Protocol):

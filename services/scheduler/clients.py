@@ -11,8 +11,8 @@ from shared.errors import DependencyUnavailable
 from shared.kafka.clients import end_offsets, open_consumer
 from shared.settings import Settings
 
-FENCED_TOPICS = ("predictions.logged.v1", "feedback.given.v1", "corrections.submitted.v1")
-"""The topics that a cycle's inputs are read from."""
+FENCED_TOPICS = ("predictions.logged.v1", "feedback.given.v1", "corrections.submitted.v1", "subjects.forgotten.v1")
+"""The topics that a cycle's inputs are read from, and the erasures that apply to them."""
 _TIMEOUT_SECONDS = 20.0
 
 

@@ -26,6 +26,9 @@ from schemas.catalog import (
 )
 from schemas.predictions import PredictionSubmitted
 from schemas.tasks import TaskKind
+from services.dataset_builder.job import STEP as DATASET
+from services.failure_miner.handlers import STEP as FAILURES
+from services.scheduler.clients import FENCED_TOPICS
 from shared.service import Service
 
 ROOT = Path(__file__).parent.parent.parent
@@ -130,6 +133,10 @@ def test_a_service_subscribes_to_what_the_catalog_says(service: str) -> None:
     subscribers = [subscriber for built in build_processes(service) for subscriber in built.broker.subscribers]
     subscribed = {topic for subscriber in subscribers for topic in subscriber.topic_names}
     assert subscribed == {topic.name for topic in topics_consumed_by(service)}
+
+
+def test_a_cycles_fence_has_every_topic_that_a_step_waits_for() -> None:
+    assert {*FAILURES.inputs, *DATASET.inputs} == set(FENCED_TOPICS)
 
 
 @pytest.mark.parametrize("service", SERVICES)

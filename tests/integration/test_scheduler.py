@@ -101,7 +101,9 @@ async def test_the_last_scheduled_run_is_stored(cycles: PostgresCycleStore, task
 async def test_the_fence_names_every_partition_of_the_inputs(stack_settings: Settings) -> None:
     fence = await KafkaFenceReader(stack_settings).fence()
     counts = {topic: sum(part.topic == topic for part in fence) for topic in {part.topic for part in fence}}
-    assert counts == {"predictions.logged.v1": 8, "feedback.given.v1": 4, "corrections.submitted.v1": 4}
+    assert counts == {
+        "predictions.logged.v1": 8, "feedback.given.v1": 4, "corrections.submitted.v1": 4, "subjects.forgotten.v1": 1,
+    }  # fmt: skip
 
 
 async def test_without_a_broker_there_is_no_fence() -> None:

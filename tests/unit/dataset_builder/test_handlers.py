@@ -44,7 +44,10 @@ from shared.storage.artifacts import ArtifactStore
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 TOPIC = "corrections.submitted.v1"
-FENCE = (PartitionFence(topic=TOPIC, partition=0, offset=1_000),)
+FENCE = tuple(
+    PartitionFence(topic=topic, partition=0, offset=1_000)
+    for topic in (TOPIC, "feedback.given.v1", "predictions.logged.v1", "subjects.forgotten.v1")
+)
 SPEC = TaskSpec(
     name="support-desk",
     kind=TaskKind.CLASSIFICATION,
@@ -117,7 +120,7 @@ class MemoryStore:
         return {"refund": 10, "delivery": 10}
 
     async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]:
-        return self.not_read
+        return [part for part in fence if part in self.not_read]
 
     async def corrections_below(self, task: str, fence: Sequence[PartitionFence]) -> AsyncIterator[StoredCorrections]:
         yield StoredCorrections(list(self.rows.values()))
@@ -435,10 +438,40 @@ async def test_no_corrections_at_all_fail_the_step(
     assert isinstance(published.events[0], StepFailed)
 
 
-async def test_a_build_waits_for_corrections_below_the_fence(handlers: Handlers, store: MemoryStore) -> None:
-    store.not_read = [FENCE[0]]
-    with pytest.raises(DependencyUnavailable):
+@pytest.mark.parametrize("topic", [TOPIC, "feedback.given.v1", "subjects.forgotten.v1"])
+async def test_a_build_waits_for_corrections_and_erasures_below_the_fence(
+    handlers: Handlers, store: MemoryStore, tmp_path: Path, topic: str
+) -> None:
+    store.not_read = [part for part in FENCE if part.topic == topic]
+    with pytest.raises(DependencyUnavailable, match=topic):
         await handlers.on_clustered(clustered())
+    assert not job_of(tmp_path, clustered()).folder.exists()
+
+
+async def test_a_cycle_that_was_started_without_erasures_in_its_fence_goes_on(
+    handlers: Handlers, run_cycle: RunCycle, store: MemoryStore, published: Published
+) -> None:
+    await filled(handlers)
+    store.not_read = [part for part in FENCE if part.topic == "subjects.forgotten.v1"]
+    await run_cycle(clustered().model_copy(update={"fence": FENCE[:3]}))
+    assert isinstance(published.events[0], DatasetBuilt)
+
+
+async def test_a_job_that_starts_on_a_database_that_was_restored_waits_until_all_is_read_again(
+    handlers: Handlers, run_cycle: RunCycle, store: MemoryStore, published: Published, tmp_path: Path
+) -> None:
+    """Its step found all inputs read, and then the database went back to a time before an erasure."""
+    await filled(handlers)
+    await handlers.on_clustered(clustered())
+    store.not_read = [part for part in FENCE if part.topic == "subjects.forgotten.v1"]
+    job = job_of(tmp_path, clustered())
+    spec = BuildJob.model_validate_json(job.spec)
+    artifacts, progress = ArtifactStore(spec.artifacts, spec.cache), Progress(job.folder)
+    with pytest.raises(DependencyUnavailable, match=r"subjects\.forgotten"):
+        await build_version(spec, store, store, artifacts, job.folder, progress)
+    store.not_read = []
+    result = await build_version(spec, store, store, artifacts, job.folder, progress)
+    assert isinstance(result.outcome, DatasetBuilt)
 
 
 async def test_a_task_that_changed_meanwhile_fails_the_step(handlers: Handlers, published: Published) -> None:

@@ -114,7 +114,7 @@ class MemoryStore:
         return {}
 
     async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]:
-        return self.not_read
+        return [part for part in fence if part in self.not_read]
 
     async def outcome(self, cycle_id: str) -> FailuresClustered | None:
         return self.done.get(cycle_id)
@@ -608,10 +608,14 @@ async def test_a_cycle_without_suspects_publishes_an_empty_clustering(bench: Ben
     assert (event.suspects, event.noise, event.modes) == (0, 0, ())
 
 
-async def test_a_cycle_waits_until_everything_below_its_fence_is_stored(bench: Bench) -> None:
-    bench.store.not_read = [PartitionFence(topic="predictions.logged.v1", partition=3, offset=9)]
-    with pytest.raises(DependencyUnavailable, match=r"predictions\.logged\.v1/3"):
-        await bench.handlers.on_cycle_started(cycle())
+@pytest.mark.parametrize(
+    "name", ["predictions.logged", "feedback.given", "corrections.submitted", "subjects.forgotten"]
+)
+async def test_a_cycle_waits_until_everything_below_its_fence_is_stored(bench: Bench, name: str) -> None:
+    """Erasures too: a database that was made anew reads its suspects again, and not yet whose must go."""
+    bench.store.not_read = [PartitionFence(topic=f"{name}.v1", partition=3, offset=9)]
+    with pytest.raises(DependencyUnavailable, match=f"{name}.v1/3"):
+        await bench.handlers.on_cycle_started(cycle().model_copy(update={"fence": tuple(bench.store.not_read)}))
 
 
 async def test_a_task_that_changed_meanwhile_fails_the_step(bench: Bench) -> None:
