@@ -10,6 +10,7 @@ from rich.table import Table
 
 from deploy.cli.output import ask, console, say
 from services.scheduler.settings import SchedulerSettings
+from shared.errors import RatchetError
 
 app = typer.Typer(no_args_is_help=True, help="A task is one YAML file: check it, apply it, see what is applied.")
 
@@ -60,21 +61,44 @@ def list_tasks() -> None:
     columns = ("name", "kind", "base_model", "revision", "labels", "cron", "next_cycle_at", "cycle_id", "step")
     table = Table(*columns)
     for row in ask_scheduler("GET", "/api/tasks")["tasks"]:
+        row["step"] = f"{row['step']}, late" if row["late"] else row["step"]
         table.add_row(*(str(row.get(column) or "") for column in columns))
     console.print(table)
 
 
-def cycle(task: Annotated[str, typer.Argument(help="The task's name.")]) -> None:
+def cycle(
+    task: Annotated[str, typer.Argument(help="The task's name.")],
+    stop: Annotated[bool, typer.Option("--stop", help="Stop following the one that holds up the next.")] = False,
+) -> None:
     """Start a cycle of a task now, instead of by its cron, and print its id. Follow it in the console.
 
     With fewer corrections than a data set needs (by default 50 rows to train on and 10 held out) it stops there, and
     the console says how many are missing.
 
-    [bold]Example[/bold]
+    A cycle whose step never answers holds up all later ones: `--stop` ends it as failed. Work in progress is not
+    interrupted.
+
+    [bold]Examples[/bold]
 
       ratchet cycle support-desk
+
+      ratchet cycle support-desk --stop
     """
+    if stop:
+        return _stop_cycle(task)
     say(f"started {ask_scheduler('POST', '/api/cycles', json={'task': task})['cycle_id']}")
+
+
+def _stop_cycle(task: str) -> None:
+    rows = [row for row in ask_scheduler("GET", "/api/tasks")["tasks"] if row["name"] == task and row["cycle_id"]]
+    if not rows:
+        raise RatchetError(f"no cycle of {task} is running", "Which are: ratchet tasks list")
+    (row,) = rows
+    if row["step"] == "rollout":
+        reason = f"{row['cycle_id']} has come to its rollout, which holds up no cycle"
+        raise RatchetError(reason, f"To end its candidate: ratchet rollout rollback {task}")
+    ask_scheduler("POST", f"/api/cycles/{row['cycle_id']}/stop")
+    say(f"stopped {row['cycle_id']}")
 
 
 def ask_scheduler(method: str, path: str, **options: Any) -> Any:

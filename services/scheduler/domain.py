@@ -151,14 +151,35 @@ def cycle_finished(started: CycleStarted, end: CycleEnd, at: datetime) -> CycleF
     )
 
 
-def late_step_report(cycle: Cycle, now: datetime) -> StepFailed | None:
-    """Return the report of a late step, once per step; None while the step is on time.
+def silence(cycle: Cycle, now: datetime) -> timedelta:
+    """Return how long nothing was heard of the cycle's step."""
+    heard_at = max(cycle.step_since, cycle.progress_at or cycle.step_since)
+    return max(now - heard_at, timedelta(0))  # It was another machine's clock.
 
-    The report does not end the cycle: a late step may still finish. A candidate that waits for its turn, which may take
-    weeks, is not late.
+
+def is_late(cycle: Cycle, now: datetime) -> bool:
+    """Return True for a step without progress for longer than its task allows.
+
+    It may still finish. A candidate that waits for its turn, which may take weeks, is not late.
     """
-    silence = now - max(cycle.step_since, cycle.progress_at or cycle.step_since)
-    if cycle.waits or cycle.late_step == cycle.step or silence <= timedelta(minutes=cycle.timeout_minutes):
+    return not cycle.waits and silence(cycle, now) > timedelta(minutes=cycle.timeout_minutes)
+
+
+def describe(cycle: Cycle, now: datetime) -> str:
+    """Return which step a cycle is in, and how long nothing was heard of it."""
+    minutes = silence(cycle, now).total_seconds() / 60
+    return f"cycle {cycle.started.cycle_id} is in step {cycle.step}, without progress for {minutes:.0f} minutes"
+
+
+def way_to_end(cycle: Cycle) -> str:
+    """Return the command that ends a cycle whose step does not answer. One in its rollout ends with its candidate."""
+    task = cycle.started.task
+    return f"ratchet rollout rollback {task}" if cycle.step == "rollout" else f"ratchet cycle {task} --stop"
+
+
+def late_step_report(cycle: Cycle, now: datetime) -> StepFailed | None:
+    """Return the report of a late step, once per step; None while the step is on time. It does not end the cycle."""
+    if cycle.late_step == cycle.step or not is_late(cycle, now):
         return None
     started = cycle.started
     return StepFailed(
@@ -169,10 +190,9 @@ def late_step_report(cycle: Cycle, now: datetime) -> StepFailed | None:
         cycle_id=started.cycle_id,
         service=NAME,
         step=cycle.step,
-        reason=f"late: no progress of step {cycle.step} for {silence.total_seconds() / 60:.0f} minutes "
-        f"(step_timeout_minutes is {cycle.timeout_minutes})",
-        way_out=f"{LATE_STEP_HINTS[cycle.step]} See `ratchet status` and the log of that service. If it cannot "
-        f"finish: POST /api/cycles/{started.cycle_id}/stop on the scheduler.",
+        reason=f"late: {describe(cycle, now)} (step_timeout_minutes is {cycle.timeout_minutes})",
+        way_out=f"{LATE_STEP_HINTS[cycle.step]} See `ratchet status`, `ratchet dlq list` and the log of that service. "
+        f"If it cannot finish: {way_to_end(cycle)}",
     )
 
 

@@ -27,8 +27,10 @@ from services.scheduler.domain import (
     cycle_end,
     cycle_finished,
     cycle_started,
+    describe,
     late_step_report,
     valid_cron,
+    way_to_end,
 )
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.storage import CycleStore
@@ -103,6 +105,13 @@ class Handlers:
             cycle, CycleEnd("failed", "stopped by an operator"), self.now(), by
         )
 
+    async def what_holds_up(self, task: str) -> str:
+        """Return which cycle of the task holds up the next one, where it is, and the command that ends it."""
+        for cycle in await self._cycles.running():
+            if cycle.started.task == task and cycle.step != "rollout":
+                return f"{describe(cycle, self.now())}. If it cannot finish: {way_to_end(cycle)}"
+        return f"a cycle of {task} is running"
+
     async def on_step(self, event: Event) -> None:
         """Move the cycle on, or end it, by a step's result. The scheduler's own reports of late steps do neither."""
         if (cycle := await self._cycle_of(event)) is None:
@@ -132,7 +141,7 @@ class Handlers:
             if (late := late_step_report(cycle, self.now())) is not None:
                 await self._publisher.publish(late)
                 await self._cycles.save_late_step(str(late.cycle_id), late.step)
-                logger.warning("cycle %s: %s", late.cycle_id, late.reason)
+                logger.warning("%s %s", late.reason, late.way_out)
 
     async def tick_forever(self) -> None:
         """Run `tick` at the configured interval, as a background task."""
@@ -147,7 +156,8 @@ class Handlers:
         last = await self._cycles.last_run(spec.name)
         is_due, run = check_schedule(spec.cron, last, self.now())
         if is_due and await self.start(spec, "cron") is None:
-            logger.warning("task %s: the run of %s is skipped: a cycle is running", spec.name, run.considered_at)
+            held_up_by = await self.what_holds_up(spec.name)
+            logger.warning("task %s: the run of %s is skipped: %s", spec.name, run.considered_at, held_up_by)
         if run != last:
             await self._cycles.save_run(spec.name, run)
 

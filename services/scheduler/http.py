@@ -1,4 +1,4 @@
-"""The scheduler's API: start a cycle now, stop following one, list the tasks, erase people."""
+"""The scheduler's API: start a cycle now, stop following one, list the tasks, erase people; metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import FastAPI
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from schemas.base import TaskName
 from schemas.tasks import TaskSpec
-from services.scheduler.domain import next_cycle_at, valid_cron
+from services.scheduler.domain import is_late, next_cycle_at, valid_cron
 from services.scheduler.erasure import ErasureAnnouncer
 from services.scheduler.handlers import Handlers
+from services.scheduler.metrics import step_metrics
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.storage import CycleStore
 from services.scheduler.task_watcher import TaskWatcher
@@ -46,7 +49,9 @@ def build_app(
     erasures: ErasureAnnouncer,
     ready: Callable[[], list[str]],
 ) -> FastAPI:
-    """`POST /api/cycles` · `POST /api/cycles/{cycle_id}/stop` · `GET /api/tasks` · `POST /api/subjects/forget`."""
+    """The routes: `POST /api/cycles` · `POST /api/cycles/{cycle_id}/stop` · `GET /api/tasks` · `GET /metrics` ·
+    `POST /api/subjects/forget`.
+    """
     app = build_http(
         "Ratchet scheduler", ready, settings.scheduler_max_body_bytes, notes=lambda: list(tasks.invalid_files.values())
     )
@@ -57,12 +62,8 @@ def build_app(
         spec = _spec_of(tasks, body.task)
         cycle_id = await handlers.start(spec, "command")
         if cycle_id is None:
-            names = [
-                c.started.cycle_id for c in await cycles.running()
-                if c.started.task == body.task and c.step != "rollout"
-            ]  # fmt: skip
-            running = f"cycle {names[0]}" if names else f"a cycle of {body.task}"
-            raise HttpError(409, f"{running} is running; one at a time", "cycle_running", "task")
+            held_up_by = await handlers.what_holds_up(body.task)
+            raise HttpError(409, f"one at a time: {held_up_by}", "cycle_running", "task")
         return {"cycle_id": cycle_id}
 
     @app.post("/api/cycles/{cycle_id}/stop", status_code=202)
@@ -89,8 +90,13 @@ def build_app(
                 "next_cycle_at": next_cycle_at(spec.cron, handlers.now()) if valid_cron(spec.cron) else None,
                 "cycle_id": cycle.started.cycle_id if cycle else None,
                 "step": cycle.step if cycle else None,
+                "late": cycle is not None and is_late(cycle, handlers.now()),
             })  # fmt: skip
         return {"tasks": items, "broken": tasks.invalid_files}
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        return Response(step_metrics(await cycles.running(), handlers.now()), media_type=CONTENT_TYPE_LATEST)
 
     @app.post("/api/subjects/forget", status_code=202)
     async def forget(body: ErasureRequest) -> dict[str, Any]:

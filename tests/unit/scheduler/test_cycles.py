@@ -129,9 +129,15 @@ class SchedulerBench:
         return [event for event in self.published if isinstance(event, kind)]
 
     async def post(self, path: str, body: Any = None) -> httpx.Response:
+        return await self._request("POST", path, json=body)
+
+    async def get(self, path: str) -> httpx.Response:
+        return await self._request("GET", path)
+
+    async def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
         transport = httpx.ASGITransport(app=self.http)
         async with httpx.AsyncClient(transport=transport, base_url="http://scheduler") as client:
-            return await client.post(path, json=body)
+            return await client.request(method, path, **options)
 
 
 @pytest.fixture
@@ -322,6 +328,7 @@ async def test_a_late_step_is_reported_once_and_may_still_finish(bench: Schedule
     assert (late.service, late.step, late.cycle_id) == ("scheduler", "dataset", cycle_id)
     assert "late" in late.reason
     assert "ratchet status" in late.way_out
+    assert "ratchet cycle desk --stop" in late.way_out
     await bench.handlers.on_step(late)  # The scheduler consumes its own event.
     assert bench.of(CycleFinished) == []
     await bench.handlers.on_step(rollout(cycle_id, Stage.PROMOTED))
@@ -342,7 +349,9 @@ async def test_a_candidate_that_waits_for_its_turn_is_not_late_but_one_that_is_c
     assert bench.of(StepFailed) == [], "its time begins with its turn"
     bench.now += timedelta(minutes=2)
     await bench.handlers.tick()
-    assert [late.step for late in bench.of(StepFailed)] == ["rollout"]
+    (late,) = bench.of(StepFailed)
+    assert late.step == "rollout"
+    assert "ratchet rollout rollback desk" in late.way_out
 
 
 async def test_a_step_that_progresses_is_not_late(bench: SchedulerBench) -> None:
@@ -354,6 +363,41 @@ async def test_a_step_that_progresses_is_not_late(bench: SchedulerBench) -> None
     bench.now += timedelta(minutes=29)
     await bench.handlers.tick()
     assert bench.of(StepFailed) == []
+
+
+async def test_a_run_that_is_skipped_says_which_step_holds_it_up_and_how_to_end_that(
+    bench: SchedulerBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The report of the late step was weeks ago."""
+    await bench.handlers.tick()
+    bench.now += timedelta(minutes=55)
+    cycle_id = str(await bench.handlers.start(SPEC, "command"))
+    await bench.handlers.on_step(clustered(cycle_id, bench.now))
+    bench.now += timedelta(minutes=40)
+    await bench.handlers.tick()
+    (skipped,) = [record.getMessage() for record in caplog.records if "skipped" in record.getMessage()]
+    for part in (cycle_id, "step dataset", "40 minutes", "ratchet cycle desk --stop"):
+        assert part in skipped
+    refused = (await bench.post("/api/cycles", {"task": "desk"})).json()["error"]
+    for part in (cycle_id, "step dataset", "40 minutes", "ratchet cycle desk --stop"):
+        assert part in refused["message"]
+    assert refused["code"] == "cycle_running"
+
+
+async def test_how_long_a_step_is_silent_and_whether_that_is_late_is_a_metric_until_its_cycle_ends(
+    bench: SchedulerBench,
+) -> None:
+    cycle_id = str(await bench.handlers.start(SPEC, "command"))
+    for minutes, late in ((30, 0), (31, 1)):
+        bench.now = NOON + timedelta(minutes=minutes)
+        labels = f'{{cycle_id="{cycle_id}",step="failures",task="desk"}}'
+        lines = (await bench.get("/metrics")).text.splitlines()
+        assert f"ratchet_scheduler_step_silence_seconds{labels} {minutes * 60}.0" in lines
+        assert f"ratchet_scheduler_step_late{labels} {late}.0" in lines
+        (task,) = (await bench.get("/api/tasks")).json()["tasks"]
+        assert (task["step"], task["late"]) == ("failures", bool(late))
+    await bench.handlers.stop(cycle_id)
+    assert cycle_id not in (await bench.get("/metrics")).text
 
 
 async def test_events_of_unknown_cycles_are_ignored(bench: SchedulerBench) -> None:
