@@ -274,6 +274,26 @@ async def end_offsets(settings: Settings, partitions: Sequence[TopicPartition]) 
         raise await connection_error(settings, error) from error
 
 
+async def has_records(settings: Settings, partition: TopicPartition, start: int) -> bool:
+    """Return whether a partition has a record from offset `start` on: up to its end there may be offsets without any.
+
+    Raises DependencyUnavailable when the broker does not answer.
+    """
+    options = {"group_id": None, "auto_offset_reset": "earliest"}  # Where it begins behind `start` by now.
+    try:
+        async with asyncio.timeout(_END_OFFSETS_SECONDS), open_consumer(settings, **options) as consumer:
+            consumer.assign([partition])
+            consumer.seek(partition, start)
+            answered: dict[int, int | None] = {}
+            while not await consumer.getmany(timeout_ms=200):
+                position, at = await consumer.position(partition), consumer.last_poll_timestamp(partition)
+                if answered.setdefault(position, at) != at:  # A fetch at this position was answered.
+                    return bool(await consumer.getmany(timeout_ms=0))
+            return True
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise await connection_error(settings, error) from error
+
+
 @dataclass(frozen=True)
 class TopicDescription:
     """What a broker reports of a topic. `topic_id`: given when the topic was made; a topic made anew has another."""

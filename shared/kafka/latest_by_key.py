@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from schemas.base import Event
 from shared.errors import DependencyUnavailable
-from shared.kafka.clients import describe_topics, end_offsets
+from shared.kafka.clients import describe_topics, end_offsets, has_records
 from shared.kafka.delivery import TopicPartition
 from shared.settings import Settings
 
 E = TypeVar("E", bound=Event)
 READ_SECONDS = 30.0
-"""After so long a running process has read a compacted topic from its start."""
+"""In so long a running process has read a compacted topic from its start, as a rule."""
+logger = logging.getLogger(__name__)
 
 
 class LatestByKey(Generic[E]):
@@ -56,7 +58,11 @@ class LatestByKey(Generic[E]):
             )
 
     async def read_to_end(self, settings: Settings) -> None:
-        """Background, started when the broker answers: wait until the topic is read to the end that it has now."""
+        """Background, started when the broker answers: wait until the topic is read to the end that it has now.
+
+        The last offset may have no record (compacted, or never stored by tansu). So after a while the broker is asked
+        whether any is left: how long it took says nothing of what the consumer has read.
+        """
         described = await describe_topics(settings, [self.topic])
         if self.topic not in described:
             raise DependencyUnavailable(
@@ -64,26 +70,26 @@ class LatestByKey(Generic[E]):
             )
         partitions = [TopicPartition(self.topic, number) for number in described[self.topic].partitions]
         ends = await end_offsets(settings, partitions)
-        if not await self._is_read_to(ends):
-            await end_offsets(settings, partitions)  # While the broker is away nothing is read, whatever the time.
+        while (ends := await self._left_of(ends)) and (unread := await self._with_records(settings, ends)):
+            logger.warning("not read to its end yet: %s", unread)
         self._read.set()
 
     async def read_to(self, ends: Mapping[TopicPartition, int]) -> None:
-        """Wait until the topic is read to these end offsets; from then on `latest` and `until_read` answer.
-
-        The last offset may have no record (compacted, or never stored by tansu): after READ_SECONDS all else is read.
-        """
-        await self._is_read_to(ends)
+        """Wait until the topic is read to these end offsets; from then on `latest` and `until_read` answer."""
+        await self.wait_until_read(ends)
         self._read.set()
 
-    async def _is_read_to(self, ends: Mapping[TopicPartition, int]) -> bool:
-        """Wait for these end offsets. Returns False if they do not come in READ_SECONDS."""
-        try:
+    async def _left_of(self, ends: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """Wait for these end offsets. Returns those that do not come in READ_SECONDS."""
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(READ_SECONDS):
                 await self.wait_until_read(ends)
-        except TimeoutError:
-            return False
-        return True
+        return {partition: end for partition, end in ends.items() if self._offsets.get(partition.partition, 0) < end}
+
+    async def _with_records(self, settings: Settings, ends: Iterable[TopicPartition]) -> list[TopicPartition]:
+        """Return those of the partitions that have a record behind what is read of them."""
+        read = {partition: self._offsets.get(partition.partition, 0) for partition in ends}
+        return [partition for partition, start in read.items() if await has_records(settings, partition, start)]
 
     @property
     def is_read(self) -> bool:
@@ -120,8 +126,8 @@ class LatestByKey(Generic[E]):
         return self._values.get(key)
 
     def is_missing(self, key: str) -> bool:
-        """Return True if the topic had time to be read and has no value for the key: it may never come."""
-        return key not in self._values and time.monotonic() - self._started >= READ_SECONDS
+        """Return True if the topic is read to its end and has no value for the key: it may never come."""
+        return self.is_read and key not in self._values
 
     async def wait_for(self, key: str, seconds: float = 5.0) -> E:
         """Return the value, waiting for the topic to be read. Raises DependencyUnavailable if it does not come."""

@@ -34,7 +34,7 @@ from shared.kafka.broker import build_broker
 from shared.kafka.clients import end_offsets
 from shared.kafka.consumers import Consumers
 from shared.kafka.delivery import Delivery, RecordPosition, TopicPartition
-from shared.kafka.latest_by_key import READ_SECONDS, LatestByKey
+from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import Publisher
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate, transaction
@@ -429,7 +429,7 @@ class OnlyPeople(Consumers):
     def on(self, event: Any, handler: Any) -> None: ...
 
     def table(self, *options: Any) -> LatestByKey[Any]:
-        """It had the time to be read: nobody applied these tests' tasks."""
+        """It is read: nobody applied these tests' tasks."""
         table = super().table(*options)
-        table._started -= READ_SECONDS
+        table._read.set()
         return table

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from uuid import uuid4
 
 import pytest
 from kafka import KafkaAdminClient
-from kafka.admin import ConfigResource, NewPartitions
+from kafka.admin import ConfigResource, NewPartitions, NewTopic
 from typer.testing import CliRunner
 
 from deploy.cli.app import app
 from schemas.catalog import DEAD_LETTERS, TOPICS, topic_named
 from shared.errors import ConfigurationError, DependencyUnavailable
-from shared.kafka.clients import MAX_DEAD_LETTER_BYTES, connect_admin
+from shared.kafka.clients import MAX_DEAD_LETTER_BYTES, connect_admin, has_records, open_producer
+from shared.kafka.delivery import TopicPartition
 from shared.kafka.topics import Drift, correct_topics, create_topics, find_drift, wanted_topics
 from shared.settings import Settings
-from tests.waiting import PATIENCE_SECONDS
+from tests.waiting import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.stack
 CHANGED = "steps.progressed.v1"
@@ -108,6 +110,27 @@ def test_a_topic_that_the_broker_lost_is_missing_until_it_is_created(stack_setti
     assert correct_topics(stack_settings) == [], "a missing topic is not a wrong setting"
     assert create_topics(stack_settings) == [CHANGED]
     assert find_drift(stack_settings) == []
+
+
+async def test_a_partition_has_records_up_to_its_last_one_and_none_where_the_broker_deleted_them(
+    stack_settings: Settings,
+) -> None:
+    topic = f"scratch.{uuid4().hex[:8]}"
+    partition, admin = TopicPartition(topic, 0), connect_admin(stack_settings, "test")
+    try:
+        admin.create_topics([NewTopic(topic, 1, 1)])
+        await until(lambda: topic in admin.list_topics())
+        assert not await has_records(stack_settings, partition, 0)
+        async with open_producer(stack_settings, "test") as producer:
+            for _ in range(3):
+                await producer.send_and_wait(topic, b"x")
+        assert [await has_records(stack_settings, partition, start) for start in range(4)] == [True, True, True, False]
+        if stack_settings.kafka_idempotence:  # tansu deletes no records on request.
+            admin.delete_records({partition: 3})
+            assert [await has_records(stack_settings, partition, start) for start in (0, 3)] == [False, False]
+    finally:
+        admin.delete_topics([topic])
+        admin.close()
 
 
 @pytest.mark.apache_kafka("tansu has one replica whatever is requested")

@@ -354,16 +354,13 @@ async def test_a_prediction_of_an_older_revision_is_stored_but_not_asked_about(b
     assert not bench.questions
 
 
-async def test_a_task_that_nobody_applied_is_awaited_and_then_dead_lettered(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shared.kafka.latest_by_key.READ_SECONDS", 0.0)
+async def test_a_task_that_nobody_applied_is_awaited_and_then_dead_lettered(bench: Bench) -> None:
     unknown = prediction(1, 0.5, task="unheard-of", occurred_at=NOON - timedelta(minutes=2))
-    with pytest.raises(InvalidMessage, match="unheard-of"):
-        await bench.handlers.on_predictions(delivered(unknown))
-    monkeypatch.setattr("shared.kafka.latest_by_key.READ_SECONDS", 60.0)
     bench.handlers._tasks.wait_for = never  # type: ignore[method-assign]
     with pytest.raises(DependencyUnavailable):
+        await bench.handlers.on_predictions(delivered(unknown))
+    await bench.handlers._tasks.read_to({})
+    with pytest.raises(InvalidMessage, match="unheard-of"):
         await bench.handlers.on_predictions(delivered(unknown))
 
 

@@ -156,14 +156,6 @@ async def test_an_older_version_of_a_task_lets_no_text_through_after_a_start() -
     assert isinstance(record, Record) and orjson.loads(record.value)["call"]["messages"][1]["content"] == "Paula"
 
 
-async def test_a_topic_whose_last_offset_has_no_record_is_read_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.kafka.latest_by_key.READ_SECONDS", 0.05)
-    tasks = LatestByKey[TaskChanged]("tasks.changed.v1")
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        await tasks.read_to({TopicPartition("tasks.changed.v1", 0): 7})
-        assert await tasks.latest("any") is None
-
-
 @pytest.mark.parametrize(
     ("topic", "value"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -18,8 +19,10 @@ from shared.kafka import latest_by_key
 from shared.kafka.delivery import TopicPartition
 from shared.kafka.latest_by_key import LatestByKey
 from shared.settings import Settings
+from tests.waiting import until
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
+PARTITION = TopicPartition("tasks.changed.v1", 0)
 READ, OTHER = "predictions.logged.v1", "corrections.submitted.v1"
 STEP = CycleStep("failure_miner", "failures", inputs=(READ,))
 SPEC = TaskSpec(name="desk", kind=TaskKind.GENERATION, system_prompt="p")
@@ -146,11 +149,26 @@ async def test_an_event_without_a_cycle_is_invalid() -> None:
         await Cycle().run(cycle_id=None)
 
 
-async def test_a_task_that_nobody_applied_is_awaited_and_then_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latest_by_key, "READ_SECONDS", 0.0)
+async def test_a_task_that_nobody_applied_is_awaited_and_then_invalid() -> None:
     tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
+    await tasks.read_to({})
     with pytest.raises(InvalidMessage, match="desk"):
         await current_spec(started(), tasks, NOON + timedelta(minutes=1))
+
+
+async def test_a_task_of_a_topic_that_is_not_read_yet_is_not_missing_however_long_that_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its cycles would become dead letters, and hold up all later ones."""
+    monkeypatch.setattr(latest_by_key, "READ_SECONDS", 0.0)
+    tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
+    reading = asyncio.create_task(tasks.read_to({PARTITION: 1}))
+    waiting = asyncio.create_task(current_spec(started(), tasks, NOON + timedelta(minutes=1)))
+    await asyncio.sleep(0)
+    await tasks.put("desk", TaskChanged(task="desk", task_revision=SPEC.revision, spec=SPEC))
+    await tasks.advance(0, 1)
+    assert await waiting == SPEC
+    await reading
 
 
 async def test_a_task_that_changed_since_its_cycle_started_makes_the_step_impossible() -> None:
@@ -162,22 +180,60 @@ async def test_a_task_that_changed_since_its_cycle_started_makes_the_step_imposs
         await cycle_spec(started(), tasks, NOON)
 
 
-async def test_a_table_of_a_broker_that_goes_away_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is deleted by a retention, or announced for all tasks, would be by a part of them."""
-    answers = iter([{TopicPartition("tasks.changed.v1", 0): 5}])
+class Log:
+    """The broker's side of a table: a partition that ends at offset 5."""
 
-    async def ends(settings: Settings, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
-        if (found := next(answers, None)) is None:
-            raise DependencyUnavailable("the broker is away")
-        return found
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, first_without_record: int = 5) -> None:
+        self.away = False
+        self.asked: list[int] = []
+        self._first_without_record = first_without_record
+        monkeypatch.setattr(latest_by_key, "READ_SECONDS", 0.05)
+        for name in ("describe_topics", "end_offsets", "has_records"):
+            monkeypatch.setattr(latest_by_key, name, getattr(self, name), raising=False)
 
-    async def topics(settings: Settings, names: Sequence[str]) -> dict[str, SimpleNamespace]:
+    async def describe_topics(self, settings: Settings, names: Sequence[str]) -> dict[str, SimpleNamespace]:
         return {name: SimpleNamespace(partitions=[0]) for name in names}
 
-    monkeypatch.setattr(latest_by_key, "READ_SECONDS", 0.05)
-    monkeypatch.setattr(latest_by_key, "end_offsets", ends)
-    monkeypatch.setattr(latest_by_key, "describe_topics", topics)
+    async def end_offsets(
+        self, settings: Settings, partitions: Sequence[TopicPartition]
+    ) -> Mapping[TopicPartition, int]:
+        return dict.fromkeys(partitions, 5)
+
+    async def has_records(self, settings: Settings, partition: TopicPartition, start: int) -> bool:
+        if self.away:
+            raise DependencyUnavailable("the broker is away")
+        self.asked.append(start)
+        return start < self._first_without_record
+
+
+async def test_a_table_of_a_broker_that_goes_away_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is deleted by a retention, or announced for all tasks, would be by a part of them."""
+    Log(monkeypatch).away = True
     tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
     with pytest.raises(DependencyUnavailable, match="away"):
         await tasks.read_to_end(Settings())
     assert not tasks.is_read
+
+
+async def test_a_table_whose_consumer_is_behind_is_not_read_however_long_that_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The broker answers others meanwhile: a process that loads a model, say, has no time to read."""
+    log, tasks = Log(monkeypatch), LatestByKey[TaskChanged]("tasks.changed.v1")
+    await tasks.advance(0, 3)
+    reading = asyncio.create_task(tasks.read_to_end(Settings()))
+    await until(lambda: len(log.asked) > 1 or reading.done())
+    assert not tasks.is_read
+    assert set(log.asked) == {3}
+    await tasks.advance(0, 5)
+    await reading
+    assert tasks.is_read
+
+
+async def test_a_table_is_read_where_no_record_is_left_before_the_end_of_its_topic(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log, tasks = Log(monkeypatch, first_without_record=4), LatestByKey[TaskChanged]("tasks.changed.v1")
+    await tasks.advance(0, 4)
+    await tasks.read_to_end(Settings())
+    assert (tasks.is_read, log.asked) == (True, [4])
