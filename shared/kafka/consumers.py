@@ -135,7 +135,8 @@ class Consumers:
     def table(self, event: type[E], on_value: Handler[E] | None = None) -> LatestByKey[E]:
         """Follow a compacted topic from its start, in every process, as a table of its last value per key.
 
-        `on_value` is called with every value, after it is in the table, and again at each start.
+        `on_value` is called with every value, after it is in the table, and again at each start. While what it needs is
+        away (DependencyUnavailable), later values wait.
         Nothing is acknowledged (there is no consumer group): each process reads the whole topic anew.
         """
         topic = self._consumed_topic(event)
@@ -149,7 +150,13 @@ class Consumers:
 
         async def consume(body: Any, message: KafkaMessage) -> None:
             record: Any = message.raw_message
-            await self._consume(event, put, [record])
+            while True:
+                try:
+                    await self._consume(event, put, [record])
+                    break
+                except DependencyUnavailable as error:  # No group, so nothing redelivers it before the next start.
+                    self._log_retry(error, f"{topic} is tried again")
+                    await asyncio.sleep(self._settings.retry_base_seconds)
             await table.advance(record.partition, record.offset + 1)
 
         self._broker.subscriber(

@@ -17,7 +17,7 @@ from shared.kafka.broker import build_broker
 from shared.kafka.clients import MAX_DEAD_LETTER_BYTES
 from shared.kafka.consumers import Consumers
 from shared.kafka.dead_letters import DEAD_LETTER_KEY, DeadLetter, decrypt_dead_letter
-from shared.kafka.delivery import Delivery, RecordPosition
+from shared.kafka.delivery import Delivery, RecordPosition, TopicPartition
 from shared.kafka.publisher import DeadLetterPublisher, Publisher
 from shared.privacy.encryption import load_cipher
 from shared.settings import Settings
@@ -346,6 +346,27 @@ async def test_a_table_holds_the_last_value_of_each_key_and_shows_every_one() ->
     assert shown == ["old", "new"]
     with pytest.raises(DependencyUnavailable):
         await table.wait_for("unknown", seconds=0.01)
+
+
+async def test_a_value_of_a_table_is_shown_again_until_what_it_is_shown_to_is_there(tmp_path: Path) -> None:
+    """Nothing redelivers it before the next start: a database that is away for a while would lack it until then."""
+    broker = KafkaBroker("nowhere:9092")
+    settings = Settings(home=tmp_path, retry_base_seconds=0.001, retry_attempts=2)
+    calls, stored = 0, list[str]()
+
+    async def save(event: TaskChanged) -> None:
+        nonlocal calls
+        calls += 1
+        if calls <= 5:
+            raise DependencyUnavailable("the database is away")
+        stored.append(event.task)
+
+    table = Consumers(broker, "dataset_builder", settings).table(TaskChanged, save)
+    spec = TaskSpec(name="t", kind=TaskKind.GENERATION, system_prompt="p")
+    async with TestKafkaBroker(broker) as test:
+        await test.publish(TaskChanged(task="t", task_revision=spec.revision, spec=spec), "tasks.changed.v1")
+    assert (stored, calls) == (["t"], 6)
+    await table.wait_until_read({TopicPartition("tasks.changed.v1", 0): 1})
 
 
 async def test_a_service_cannot_publish_or_consume_what_the_catalog_does_not_give_it() -> None:
