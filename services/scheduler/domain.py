@@ -82,9 +82,9 @@ def check_schedule(cron: str, last: ScheduledRun | None, now: datetime) -> tuple
     """Return whether a cycle is due, and the run to store.
 
     However many runs were missed while the scheduler was down, one cycle is started. A new task, or one whose cron
-    has changed, waits for its next run.
+    has changed, waits for its next run. So does one whose last run is after its next: the clock was ahead.
     """
-    if last is None or last.cron != cron:
+    if last is None or last.cron != cron or last.considered_at > next_cycle_at(cron, now):
         return False, ScheduledRun(cron, now)
     latest = latest_run(cron, now)
     if latest <= last.considered_at:

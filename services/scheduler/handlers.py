@@ -129,12 +129,16 @@ class Handlers:
             await self._cycles.save_progress(event.cycle_id, event.occurred_at)
 
     async def tick(self) -> None:
-        """Announce stored cycles and ends, start cycles that are due, report late steps."""
+        """Announce stored cycles and ends, start cycles that are due, report late steps.
+
+        None is due until the tasks are known as they are now: one of an older version could not finish, and an older
+        cron would put off the run.
+        """
         await self._announce_stored()
         async with self._ending:
             for finished in await self._cycles.unannounced_ends():
                 await self._announce_end(finished)
-        for spec in self._tasks.specs():
+        for spec in self._tasks.specs() if self._tasks.scanned else ():
             if valid_cron(spec.cron):
                 await self._start_if_due(spec)
         for cycle in await self._cycles.running():

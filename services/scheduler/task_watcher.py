@@ -49,7 +49,7 @@ class TaskWatcher:
         """File name to what is wrong with it."""
         self._scanning = asyncio.Lock()
         self.scanned = False
-        """True once the files were read."""
+        """True once the files were read, and before them all tasks that are on the topic."""
 
     def specs(self) -> Iterator[TaskSpec]:
         """Return all current tasks, by name."""
@@ -66,7 +66,11 @@ class TaskWatcher:
         await self._table.until_read(TABLE_SECONDS)
 
     async def scan(self) -> None:
-        """Read every task file once; publish the tasks that changed. Raises DependencyUnavailable."""
+        """Read every task file once; publish the tasks that changed. Raises DependencyUnavailable.
+
+        After a start it waits for the topic: until that is read to its end, tasks are missing or as they were before.
+        """
+        await self.until_read()
         async with self._scanning:
             await self._scan()
 
@@ -91,7 +95,6 @@ class TaskWatcher:
 
     async def scan_forever(self) -> None:
         """Run `scan` at the configured interval, as a background task."""
-        await asyncio.sleep(min(1.0, self._settings.scheduler_poll_seconds))  # The table is read meanwhile.
         while True:
             try:
                 await self.scan()

@@ -167,6 +167,7 @@ class Product:
     def _schedule(self) -> None:
         settings = self._of(SchedulerSettings)
         tasks = TaskWatcher(settings, self.bus, self.bus.table(TaskChanged), self.artifacts)
+        tasks.scanned = True  # No task has a file.
         cycles = PostgresCycleStore(self._databases["scheduler"])
         self._scheduler = scheduler_handlers.Handlers(settings, cycles, self.bus, self.bus, tasks)
         self._scheduler.subscribe(self._consumers)

@@ -15,6 +15,7 @@ from schemas.cycles import CycleFinished, CycleStarted, Fence, PartitionFence, S
 from schemas.failures import FailuresClustered
 from schemas.rollouts import Evidence, RolloutChanged, Stage
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
+from services.scheduler import task_watcher
 from services.scheduler.domain import Cycle, ScheduledRun, is_later_step
 from services.scheduler.erasure import ErasureAnnouncer
 from services.scheduler.handlers import Handlers
@@ -125,6 +126,14 @@ class SchedulerBench:
     async def fence(self) -> Fence:
         return FENCE
 
+    async def apply(self, spec: TaskSpec) -> None:
+        await self.table.put(spec.name, TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
+
+    async def read(self) -> None:
+        """Read the topic of tasks to its end, then their files."""
+        await self.table.read_to({})
+        await self.tasks.scan()
+
     def of(self, kind: type[Event]) -> list[Any]:
         return [event for event in self.published if isinstance(event, kind)]
 
@@ -143,7 +152,8 @@ class SchedulerBench:
 @pytest.fixture
 async def bench(tmp_path: Path) -> SchedulerBench:
     made = SchedulerBench(tmp_path)
-    await made.table.put("desk", TaskChanged(task="desk", task_revision=SPEC.revision, spec=SPEC))
+    await made.apply(SPEC)
+    await made.read()
     return made
 
 
@@ -243,10 +253,45 @@ async def test_cron_starts_one_cycle_when_it_is_due(bench: SchedulerBench) -> No
     assert started.trigger == "cron"
 
 
+async def test_a_run_that_was_missed_is_made_up_for_once_the_task_is_known_as_it_is_now(tmp_path: Path) -> None:
+    """After a start an older version of a task comes first, and its file may have been edited meanwhile."""
+    bench = SchedulerBench(tmp_path)
+    bench.cycles.runs["desk"] = ScheduledRun(SPEC.cron, NOON - timedelta(minutes=30))
+    bench.now += timedelta(minutes=1)
+    for older in (SPEC.model_copy(update={"cron": "0 3 * * 1"}), SPEC):
+        await bench.apply(older)
+        await bench.handlers.tick()
+    edited = SPEC.model_copy(update={"labels": ("a", "b", "c")})
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "desk.yaml").write_text(edited.model_dump_json(exclude_defaults=True))
+    await bench.table.read_to({})
+    await bench.handlers.tick()
+    assert bench.published == []
+    await bench.read()
+    await bench.handlers.tick()
+    (started,) = bench.of(CycleStarted)
+    assert started.task_revision == edited.revision
+
+
+async def test_an_unchanged_task_is_not_published_again_by_a_start_that_reads_its_topic_slowly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_watcher, "TABLE_SECONDS", 0.01)
+    bench = SchedulerBench(tmp_path)
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "desk.yaml").write_text(SPEC.model_dump_json(exclude_defaults=True))
+    with pytest.raises(DependencyUnavailable, match="not read"):
+        await bench.tasks.scan()
+    assert not bench.tasks.scanned
+    await bench.apply(SPEC)
+    await bench.read()
+    assert (bench.published, bench.tasks.scanned) == ([], True)
+
+
 async def test_a_task_whose_cron_never_comes_round_holds_up_no_other_task(bench: SchedulerBench) -> None:
     """It was published when such a cron was still taken."""
     never = SPEC.model_copy(update={"name": "a-desk", "cron": "0 0 31 4 *"})
-    await bench.table.put("a-desk", TaskChanged(task="a-desk", task_revision=never.revision, spec=never))
+    await bench.apply(never)
     await bench.handlers.tick()
     bench.now += timedelta(hours=1)
     await bench.handlers.tick()
@@ -417,6 +462,7 @@ async def test_after_a_stopped_cycle_the_next_may_start(bench: SchedulerBench) -
 
 async def test_a_changed_file_is_published_once_and_an_invalid_one_leaves_its_task(tmp_path: Path) -> None:
     bench = SchedulerBench(tmp_path)
+    await bench.table.read_to({})
     folder = tmp_path / "tasks"
     folder.mkdir()
     text = "name: desk\nkind: classification\nsystem_prompt: p\nlabels: [a, b]\n"

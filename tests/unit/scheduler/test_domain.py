@@ -44,6 +44,20 @@ def test_a_changed_cron_does_not_start_a_past_run() -> None:
     )
 
 
+def test_a_run_that_was_decided_on_by_a_clock_that_was_ahead_holds_up_no_run_after_the_next() -> None:
+    """The clock was a year ahead for a moment: no cycle would start until then."""
+    last, now = ScheduledRun(WEEKLY, MONDAY_THREE + timedelta(days=364)), MONDAY_THREE + timedelta(days=2)
+    due, run = check_schedule(WEEKLY, last, now)
+    assert (due, run) == (False, ScheduledRun(WEEKLY, now))
+    assert check_schedule(WEEKLY, run, MONDAY_THREE + timedelta(days=7, seconds=1))[0]
+
+
+def test_a_clock_that_is_set_back_behind_a_run_does_not_start_it_twice() -> None:
+    due, run = check_schedule(WEEKLY, ScheduledRun(WEEKLY, MONDAY_THREE), MONDAY_THREE - timedelta(seconds=2))
+    assert (due, run) == (False, ScheduledRun(WEEKLY, MONDAY_THREE))
+    assert not check_schedule(WEEKLY, run, MONDAY_THREE + timedelta(seconds=1))[0]
+
+
 @pytest.mark.parametrize("cron", ["0 0 31 4 *", "0 3 30 2 *", "0 0 31 2,4,6,9,11 *"])
 def test_a_cron_of_a_day_that_no_calendar_has_is_refused(cron: str) -> None:
     assert not valid_cron(cron)

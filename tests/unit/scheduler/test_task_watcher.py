@@ -37,10 +37,12 @@ class Bench:
         (self.folder / "desk.yaml").write_text(TASK)
         self.store = ArtifactStore(self.settings.artifacts_uri, folder / "cache")
         self.events: list[TaskChanged] = []
-        self.watcher = self.restarted()
 
-    def restarted(self) -> TaskWatcher:
-        return TaskWatcher(self.settings, self, LatestByKey("tasks.changed.v1"), self.store)
+    async def start(self) -> None:
+        """Start the watcher, on an empty topic of tasks."""
+        table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
+        await table.read_to({})
+        self.watcher = TaskWatcher(self.settings, self, table, self.store)
 
     def write_golden(self, rows: int, text: str = "question") -> None:
         lines = (json.dumps({"text": f"{text} {n}", "label": "refund"}) for n in range(rows))
@@ -54,8 +56,10 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+async def bench(tmp_path: Path) -> Bench:
+    bench = Bench(tmp_path)
+    await bench.start()
+    return bench
 
 
 async def test_a_golden_file_of_20_000_rows_is_an_event_of_the_usual_size(bench: Bench) -> None:
@@ -121,5 +125,6 @@ async def test_a_restarted_scheduler_publishes_a_set_again_that_was_deleted(benc
     bench.write_golden(2)
     await bench.watcher.scan()
     shutil.rmtree(Path(bench.settings.artifacts_uri) / "golden")
-    await bench.restarted().scan()
+    await bench.start()
+    await bench.watcher.scan()
     assert len(read_golden_set(bench.store, bench.events[0].spec)) == 2
