@@ -42,7 +42,6 @@ class Handlers:
             if event is not RolloutChanged:
                 consumers.on(event, self._history.add_event)
         consumers.on(RolloutChanged, self.on_rollout)
-        consumers.on(SubjectForgotten, self.on_subject_forgotten)
         consumers.on(StepProgressed, self._history.add_progress)
         consumers.on(PredictionsRolledUp, self._history.add_hour)
 

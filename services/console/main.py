@@ -17,6 +17,7 @@ from services.console.reports import mount_reports
 from services.console.reviews import Reviews
 from services.console.settings import ConsoleSettings
 from services.console.storage import PostgresQueue
+from services.console.tables import INCARNATION, OFFSETS
 from shared.identity import load_or_create_key
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
@@ -26,6 +27,8 @@ from shared.privacy.retention import drop_expired_forever
 from shared.service import HttpServer, Service, run
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.database import build_engine, migrate
+from shared.storage.erasures import subscribe_erasures
+from shared.storage.offsets import PostgresOffsets
 
 NAME = "console"
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -44,17 +47,16 @@ def build(settings: ConsoleSettings | None = None) -> Service:
     reviews = Reviews(queue, Publisher(broker, NAME), tasks, AnswerRedactor(lambda: Redactor(surrogates)))
     handlers = Handlers(queue, history)
     handlers.subscribe(consumers)
+    offsets = PostgresOffsets(engine, OFFSETS, INCARNATION)
+    subscribe_erasures(consumers, settings, offsets, handlers.on_subject_forgotten)
     http = build_app(settings, reviews, history)
     mount_reports(http, history, ArtifactStore(settings.artifacts_uri, settings.home / "cache"))
     mount_pages(http, settings, reviews, history, tasks)
 
-    async def prepare() -> None:
-        await migrate(settings, NAME, MIGRATIONS)
-
     return Service(
         NAME,
         broker,
-        prepare=[prepare],
+        prepare=[partial(migrate, settings, NAME, MIGRATIONS), partial(offsets.adopt, settings.kafka_incarnation)],
         background=[partial(drop_expired_forever, tasks, handlers.drop_before)],
         connected=[partial(tasks.read_to_end, settings)],
         close=[engine.dispose],

@@ -6,6 +6,7 @@ from sqlalchemy import BigInteger, Boolean, Column, DateTime, Float, Identity, I
 from sqlalchemy.dialects.postgresql import JSONB
 
 from shared.privacy.erasure import erased_subjects_table
+from shared.storage.offsets import incarnation_table, offsets_table
 
 METADATA = MetaData()
 _TIME = DateTime(timezone=True)
@@ -79,3 +80,5 @@ HOURS = Table(
     Column("event", JSONB, nullable=False),
 )
 FORGOTTEN = erased_subjects_table(METADATA)
+OFFSETS = offsets_table(METADATA)
+INCARNATION = incarnation_table(METADATA)

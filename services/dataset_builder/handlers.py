@@ -11,7 +11,7 @@ from schemas.catalog import topic_of
 from schemas.cycles import CycleFinished
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted
-from schemas.predictions import PredictionsRolledUp, SubjectForgotten
+from schemas.predictions import PredictionsRolledUp
 from schemas.tasks import TaskChanged
 from services.dataset_builder.building.carry_over import carry_over
 from services.dataset_builder.building.votes import Withdrawals, by_prediction, newest_of_each, third_opinion, votes_of
@@ -28,9 +28,7 @@ from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import EventPublisher
 from shared.kafka.resuming import resume_where_stored
 from shared.privacy.retention import drop_expired_forever
-
-_ERASURES = BatchOptions(20)
-"""Few at once: a database that was made anew reads all that there ever were."""
+from shared.storage.erasures import subscribe_erasures
 
 
 class Handlers:
@@ -55,13 +53,11 @@ class Handlers:
         """Register all handlers."""
         self._tasks = consumers.table(TaskChanged, self._corrections.save_revision)
         batch, skip = BatchOptions(self._settings.dataset_builder_batch), self._corrections.skip
-        # A database that was restored, or made anew, would wait for ever for records that the group has committed, and
-        # would have forgotten nobody.
+        # A database that was restored, or made anew, would wait for ever for records that the group has committed.
         resume = resume_where_stored(self._corrections.next_offsets, partial(end_offsets, self._settings))
         consumers.on_batch(CorrectionSubmitted, self.on_corrections, batch, on_skipped=skip, resume=resume)
         consumers.on(PredictionsRolledUp, self._traffic.save_hour)
-        forget = self.on_subjects_forgotten
-        consumers.on_batch(SubjectForgotten, forget, _ERASURES, on_skipped=skip, resume=resume)
+        subscribe_erasures(consumers, self._settings, self._corrections, self._corrections.forget)
         consumers.on(FailuresClustered, self.on_clustered)
         consumers.on(CycleFinished, self._corrections.save_end)
 
@@ -87,12 +83,6 @@ class Handlers:
             question = third_opinion(newest_of_each(holding)[0], spec, {})
             if question is not None:
                 await self._publisher.publish(question)
-
-    async def on_subjects_forgotten(self, deliveries: list[Delivery[SubjectForgotten]]) -> None:
-        """Delete what is of these people."""
-        for delivery in deliveries:
-            await self._corrections.forget(delivery.event)
-            await self._corrections.skip(delivery)
 
     async def on_clustered(self, event: FailuresClustered) -> None:
         """Submit the build of the cycle's dataset. Raises DependencyUnavailable until its inputs are stored."""

@@ -78,7 +78,6 @@ class Handlers:
             RequestObserved, self.on_observed, BatchOptions(self._settings.deployer_observations_batch)
         )  # fmt: skip
         consumers.on(FeedbackGiven, self.on_feedback)
-        consumers.on(SubjectForgotten, self.on_forgotten)
         self.tasks = consumers.table(TaskChanged, self.on_task)
 
     async def on_task(self, event: TaskChanged) -> None:

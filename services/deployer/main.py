@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 from services.deployer.admission import Admission
@@ -15,6 +16,7 @@ from services.deployer.replicas import AdapterReplicas
 from services.deployer.settings import DeployerSettings
 from services.deployer.storage.ledger import PostgresLedger
 from services.deployer.storage.rollouts import PostgresRollouts
+from services.deployer.tables import INCARNATION, OFFSETS
 from services.deployer.transitions import RolloutTransitions
 from services.deployer.workers import TICKS_AT_ONCE, TaskWorkers
 from shared.kafka.broker import build_broker
@@ -24,6 +26,8 @@ from shared.model.inference import InferenceClient
 from shared.service import HttpServer, Service, run
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.database import build_engine, migrate
+from shared.storage.erasures import subscribe_erasures
+from shared.storage.offsets import PostgresOffsets
 
 NAME = "deployer"
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -60,15 +64,13 @@ def build(settings: DeployerSettings | None = None) -> Service:
     )
     workers = TaskWorkers(settings, rollouts, admin, handlers)
     webhook = Webhook(settings, rollouts)
-    handlers.subscribe(Consumers(broker, NAME, settings))
-
-    async def prepare() -> None:
-        await migrate(settings, NAME, MIGRATIONS)
-
+    consumers, offsets = Consumers(broker, NAME, settings), PostgresOffsets(engine, OFFSETS, INCARNATION)
+    handlers.subscribe(consumers)
+    subscribe_erasures(consumers, settings, offsets, handlers.on_forgotten)
     return Service(
         NAME,
         broker,
-        prepare=[prepare],
+        prepare=[partial(migrate, settings, NAME, MIGRATIONS), partial(offsets.adopt, settings.kafka_incarnation)],
         background=[
             workers.run_forever,
             workers.watch_flags_forever,

@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 from shared.privacy.erasure import erased_subjects_table
+from shared.storage.offsets import incarnation_table, offsets_table
 
 METADATA = sa.MetaData()
 _TEXTS = sa.JSON(none_as_null=True)
@@ -92,3 +93,5 @@ LATENCIES = sa.Table(
     sa.Column("rank", sa.BigInteger), sa.Column("latency_ms", sa.Double), sa.Column("confidence", sa.Double),
 )  # fmt: skip
 FORGOTTEN = erased_subjects_table(METADATA)
+OFFSETS = offsets_table(METADATA)
+INCARNATION = incarnation_table(METADATA)

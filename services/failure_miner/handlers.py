@@ -48,12 +48,11 @@ from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import EventPublisher
 from shared.kafka.resuming import resume_where_stored
 from shared.privacy.retention import drop_expired_forever
+from shared.storage.erasures import subscribe_erasures
 from shared.storage.failure_modes import ModesWriter, publish_modes
 from shared.storage.predictions import AnsweredPrediction, AwaitedPredictions, PredictionLookup
 
 NAME = "failure_miner"
-_ERASURES = BatchOptions(20)
-"""Few at once: a database that was made anew reads all that there ever were."""
 CORRECTIONS = topic_of(CorrectionSubmitted).name
 INPUTS = (PredictionLogged, FeedbackGiven, CorrectionSubmitted, SubjectForgotten)
 STEP = CycleStep(NAME, "failures", inputs=tuple(topic_of(event).name for event in INPUTS))
@@ -90,14 +89,12 @@ class Handlers:
         """Register all handlers."""
         self._tasks = consumers.table(TaskChanged)
         batch, skip = BatchOptions(self._settings.failure_miner_batch), self._suspects.skip
-        # A database that was restored, or made anew, would wait for ever for records that the group has committed, and
-        # would have forgotten nobody.
+        # A database that was restored, or made anew, would wait for ever for records that the group has committed.
         resume = resume_where_stored(self._suspects.next_offsets, partial(end_offsets, self._settings))
         consumers.on_batch(PredictionLogged, self.on_predictions, batch, on_skipped=skip, resume=resume)
         consumers.on_batch(FeedbackGiven, self.on_feedback, batch, on_skipped=skip, resume=resume)
         consumers.on_batch(CorrectionSubmitted, self.on_corrections, batch, on_skipped=skip, resume=resume)
-        forget = self.on_subjects_forgotten
-        consumers.on_batch(SubjectForgotten, forget, _ERASURES, on_skipped=skip, resume=resume)
+        subscribe_erasures(consumers, self._settings, self._suspects, self._suspects.forget)
         consumers.on(CycleStarted, self.on_cycle_started)
 
     async def read_tasks(self) -> None:
@@ -168,12 +165,6 @@ class Handlers:
         stored = await self._suspects.stored_ids(corrected) if corrected else set()
         new = [(corrected_prediction(d.event), d) for key, d in corrected.items() if key not in stored]
         await self._suspects.save_labels(deliveries, await self._embed(new))
-
-    async def on_subjects_forgotten(self, deliveries: list[Delivery[SubjectForgotten]]) -> None:
-        """Delete what is of these people."""
-        for delivery in deliveries:
-            await self._suspects.forget(delivery.event)
-            await self._suspects.skip(delivery)
 
     async def on_cycle_started(self, event: CycleStarted) -> None:
         """Cluster the cycle's suspects into failure modes and publish them, or why that failed.

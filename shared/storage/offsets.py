@@ -15,10 +15,11 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, delete, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from schemas.cycles import PartitionFence
 from shared.kafka.delivery import Delivery, RecordPosition, TopicPartition
+from shared.storage.database import transaction
 
 # More than any offset: rows shifted down by it come before all new ones, and after rows shifted twice.
 _OFFSETS_PER_INCARNATION = 2**40
@@ -92,3 +93,30 @@ async def unread(connection: AsyncConnection, table: Table, fence: Sequence[Part
     rows = await connection.execute(select(table.c.topic, table.c.partition, table.c.next_offset))
     reached = {(row.topic, row.partition): row.next_offset for row in rows}
     return [part for part in fence if reached.get((part.topic, part.partition), 0) < part.offset]
+
+
+class PostgresOffsets:
+    """A service's next offsets of what its database must read again once it was restored.
+
+    Methods raise DependencyUnavailable while the database is away.
+    """
+
+    def __init__(self, engine: AsyncEngine, offsets: Table, incarnations: Table) -> None:
+        self._engine = engine
+        self._offsets = offsets
+        self._incarnations = incarnations
+
+    async def adopt(self, incarnation: str) -> None:
+        """Make all stored offsets those of this broker incarnation. Call it at the start, before anything is read."""
+        async with transaction(self._engine) as connection:
+            await adopt_incarnation(connection, self._incarnations, self._offsets, incarnation, [])
+
+    async def skip(self, position: RecordPosition | Delivery[Any]) -> None:
+        """Advance the offset over a record, once what is made of it is stored."""
+        async with transaction(self._engine) as connection:
+            await advance_offsets(connection, self._offsets, [position])
+
+    async def next_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """Return the next offset to read of those of the partitions of which any record was read."""
+        async with transaction(self._engine) as connection:
+            return await next_offsets(connection, self._offsets, partitions)
