@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from starlette.requests import ClientDisconnect
 
+from services.gateway.asgi.content_encoding import is_gzip, unpack
 from services.gateway.asgi.exchange import Headers, Receive
 from services.gateway.asgi.in_flight import BytesInFlight, HeldBytes
 from services.gateway.auth.grants import AccessControl, Grant
@@ -43,16 +44,16 @@ class Admission:
 
     @asynccontextmanager
     async def body_of(
-        self, headers: Headers, receive: Receive, max_bytes: int | None = None
+        self, headers: Headers, receive: Receive, max_bytes: int | None = None, max_unpacked: int | None = None
     ) -> AsyncIterator[AdmittedBody]:
         """The body of a request that is not hot, counted for the length of a `with`.
 
-        Raises HttpError 401, 408, 413, 429, 503; ClientDisconnect.
+        Raises HttpError 401 and as `read` does; ClientDisconnect.
         """
         grant = self.grant(headers)
         held = self.hold()
         try:
-            body = await self.read(grant, held, headers, receive, max_bytes)
+            body = await self.read(grant, held, headers, receive, max_bytes, max_unpacked)
             if body is None:
                 raise ClientDisconnect
             yield AdmittedBody(grant, body)
@@ -60,15 +61,24 @@ class Admission:
             held.release()
 
     async def read(
-        self, grant: Grant, held: HeldBytes, headers: Headers, receive: Receive, max_bytes: int | None = None
+        self,
+        grant: Grant,
+        held: HeldBytes,
+        headers: Headers,
+        receive: Receive,
+        max_bytes: int | None = None,
+        max_unpacked: int | None = None,
     ) -> bytes | None:
-        """Read a body; None if the client left before its end. Raises HttpError 408, 413, 429, 503.
+        """Read a body, and unpack it if it is gzip; None if the client left before its end.
 
-        A declared length is counted, and charged to the key, before the rest of the body arrives.
+        `max_unpacked`: by default as `max_bytes`. A declared length is counted before the rest of the body arrives. The
+        key is charged once, as soon as the size is known: what is over its limit is granted in one piece only.
+        Raises HttpError 400, 408, 413, 415, 429, 503.
         """
         held.app = grant.app
         max_bytes = max_bytes or self.limits.body
-        declared = _content_length(headers)
+        declared, codings = _length_and_codings(headers)
+        packed = is_gzip(codings)
         if declared is not None and declared > max_bytes:
             raise _too_large(max_bytes)
         message = await self._next(receive)
@@ -80,17 +90,20 @@ class Admission:
         if size > max_bytes:
             raise _too_large(max_bytes)
         held.grow_to(size)
-        if grant.bytes is not None:
+        is_known = not packed and (declared is not None or not more)
+        if is_known and grant.bytes is not None:
             self._access.charge(grant, size)
-        if not more:
-            return body
-        pieces = await self._read_rest(body, held, receive, max_bytes)
-        if pieces is None:
-            return None
-        if grant.bytes is not None and held.size > size:
-            self._access.charge(grant, held.size - size)
-        # Joining drops the GIL, so that in a thread it holds nobody up.
-        return await asyncio.to_thread(b"".join, pieces) if held.size > _LARGE_BYTES else b"".join(pieces)
+        if more:
+            pieces = await self._read_rest(body, held, receive, max_bytes)
+            if pieces is None:
+                return None
+            # Joining drops the GIL, so that in a thread it holds nobody up.
+            body = await asyncio.to_thread(b"".join, pieces) if held.size > _LARGE_BYTES else b"".join(pieces)
+        if packed:
+            body = await unpack(body, max_unpacked or max_bytes, held.grow_to)
+        if not is_known and grant.bytes is not None:
+            self._access.charge(grant, held.size)
+        return body
 
     async def _read_rest(self, first: bytes, held: HeldBytes, receive: Receive, max_bytes: int) -> list[bytes] | None:
         """Return the pieces of a body; None if the client left before its end."""
@@ -134,11 +147,14 @@ def _go_on(started: Generator[Any, Any, Any], awaited: Any) -> Generator[Any, An
         return (yield from started)
 
 
-def _content_length(headers: Headers) -> int | None:
+def _length_and_codings(headers: Headers) -> tuple[int | None, list[bytes]]:
+    length, codings = None, list[bytes]()
     for name, value in headers:
         if name == b"content-length" and value.isdigit():
-            return int(value[:19])  # Longer ones are as impossible as the first 19 digits, and slow to parse.
-    return None
+            length = int(value[:19])  # Longer ones are as impossible as the first 19 digits, and slow to parse.
+        elif name == b"content-encoding":
+            codings.append(value)
+    return length, codings
 
 
 def _too_large(max_bytes: int) -> HttpError:

@@ -6,7 +6,6 @@ request's format; an error is a google.rpc.Status; 429 and 503 ask the client to
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -27,7 +26,6 @@ _JSON, _PROTOBUF = "application/json", "application/x-protobuf"
 _CODES = {400: 3, 401: 16, 403: 7, 404: 5, 413: 11, 415: 3, 429: 8, 503: 14}
 """google.rpc.Code by HTTP status: INVALID_ARGUMENT, UNAUTHENTICATED, …; any other status is INTERNAL."""
 _INTERNAL = 13
-_GZIP = 16 + zlib.MAX_WBITS
 
 Ingest = Callable[..., Awaitable[ExportResult]]
 
@@ -46,9 +44,9 @@ def build_router(telemetry: TelemetryIngest, admission: Admission) -> APIRouter:
     async def answer(request: Request, ingest: Ingest, signal: str, response: Any) -> Response:
         as_json = _media_type(request.headers.get("content-type", "")) == _JSON
         try:
-            async with admission.body_of(request.headers.raw, request.receive, max_bytes) as (grant, raw):
+            headers, receive = request.headers.raw, request.receive
+            async with admission.body_of(headers, receive, max_bytes, 4 * max_bytes) as (grant, body):
                 _check_type(request)
-                body = _decompress(raw, request.headers.get("content-encoding", ""), 4 * max_bytes)
                 return _response(await ingest(body, grant, as_json=as_json), signal, response, as_json)
         except MalformedTelemetry as error:
             return _error(400, str(error), as_json)
@@ -79,25 +77,6 @@ def _check_type(request: Request) -> None:
     if media_type not in (_JSON, _PROTOBUF):
         message = f"unsupported content type {media_type[:100]!r}: use {_PROTOBUF} or {_JSON}"
         raise HttpError(415, message, "media_type")
-
-
-def _decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
-    """Decompress a body. Raises MalformedTelemetry, HttpError 413 if it has more than `max_bytes`."""
-    encoding = encoding.strip().lower()
-    if encoding not in ("", "identity", "gzip"):
-        raise HttpError(415, f"unsupported content encoding {encoding[:100]!r}: use gzip", "content_encoding")
-    if encoding == "gzip":
-        unpacker = zlib.decompressobj(_GZIP)
-        try:
-            body = unpacker.decompress(body, max_bytes + 1)
-        except zlib.error as error:
-            raise MalformedTelemetry(f"the body is not gzip: {error}") from error
-        if not unpacker.eof and len(body) <= max_bytes:
-            raise MalformedTelemetry("the gzip body is cut short")
-    if len(body) > max_bytes:
-        message = f"the body has more than {max_bytes} bytes when unpacked: set a smaller batch in the exporter"
-        raise HttpError(413, message, "body_too_large")
-    return body
 
 
 def _response(result: ExportResult, signal: str, response: Any, as_json: bool) -> Response:

@@ -245,12 +245,27 @@ async def test_a_body_in_many_pieces_takes_time_in_proportion_to_its_size(tmp_pa
     assert body == b"".join(pieces)
 
 
-async def test_a_declared_body_is_charged_to_its_key_before_it_has_come(tmp_path: Path) -> None:
+def _limited(folder: Path, bytes_per_minute: int) -> tuple[AccessControl, str]:
+    """Access by one key, with the key."""
     key, digest = new_key()
-    limited = ApiKey(app="shop", digest=digest, created_at=datetime.now(UTC), bytes_per_minute=1_000)
-    write_keys(tmp_path / "keys.json", [limited])
-    access = AccessControl(tmp_path / "keys.json", tmp_path / "had-keys")
+    limited = ApiKey(app="shop", digest=digest, created_at=datetime.now(UTC), bytes_per_minute=bytes_per_minute)
+    write_keys(folder / "keys.json", [limited])
+    access = AccessControl(folder / "keys.json", folder / "had-keys")
     access.reload()
+    return access, key
+
+
+async def test_a_body_over_its_keys_bytes_a_minute_is_granted_whole_however_it_comes(tmp_path: Path) -> None:
+    access, key = _limited(tmp_path, 1_000)
+    async with serving(access=access) as gateway:
+        whole, headers = asked(2_000), (b"authorization", b"Bearer " + key.encode())
+        start, _ = await call(gateway, pieces_then([whole[:500], whole[500:]], LAST), headers)
+        assert start["status"] == 200
+        assert (await call(gateway, pieces_then([b"{"], LAST), headers))[0]["status"] == 429
+
+
+async def test_a_declared_body_is_charged_to_its_key_before_it_has_come(tmp_path: Path) -> None:
+    access, key = _limited(tmp_path, 1_000)
     async with serving(access=access) as gateway:
         headers = (b"authorization", b"Bearer " + key.encode())
         await gateway.http.post(CHAT, content=asked(900), headers={"authorization": f"Bearer {key}"})
