@@ -21,6 +21,8 @@ from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.http import error_body
 from shared.spool import SpoolUnavailable
 
+_EVENT_END = b"\n\n"
+
 
 class StreamAnswerer:
     def __init__(self, recorder: Recorder) -> None:
@@ -93,20 +95,35 @@ async def _forward(relay: StreamRelay, pieces: AsyncIterator[bytes], exchange: E
     """
     events = ServerSentEventParser()
     async for piece in pieces:
-        produced: list[bytes] = []
-        try:
-            for data in events.feed(piece):
-                produced.append(relay.feed(data))
-        except (StreamFailed, ValueError):
-            if written := b"".join(produced):
-                await exchange.write(written)
-            raise
-        forwarded = b"".join(produced)
+        forwarded = await _feed(relay, events, piece, exchange)
         if relay.complete:
             return forwarded
         if forwarded:
             await exchange.write(forwarded)
-    raise UpstreamFailed(502, "the model server's stream ended before the answer did", "cut")
+    try:
+        forwarded = await _feed(relay, events, _EVENT_END, exchange)  # Some servers leave it out at the end.
+    except ValueError as error:
+        raise _cut() from error
+    if relay.complete or relay.may_end:
+        return forwarded
+    raise _cut()
+
+
+async def _feed(relay: StreamRelay, events: ServerSentEventParser, piece: bytes, exchange: Exchange) -> bytes:
+    """Return what the client gets of a piece. Before an error is raised, what came before it is written."""
+    produced: list[bytes] = []
+    try:
+        for data in events.feed(piece):
+            produced.append(relay.feed(data))
+    except (StreamFailed, ValueError):
+        if written := b"".join(produced):
+            await exchange.write(written)
+        raise
+    return b"".join(produced)
+
+
+def _cut() -> UpstreamFailed:
+    return UpstreamFailed(502, "the model server's stream ended before the answer did", "cut")
 
 
 def _upstream_error(raw: bytes) -> tuple[int, dict[str, Any]]:

@@ -63,7 +63,11 @@ class StreamRelay(Protocol):
     """Rewrites a stream on its way from the upstream to the client and collects the answer in it."""
 
     complete: bool
-    """True once the upstream has sent the whole answer."""
+    """True once the upstream has said that it has sent everything."""
+
+    @property
+    def may_end(self) -> bool:
+        """True once every answer is finished: some servers close the stream then, and say nothing."""
 
     def feed(self, data: bytes) -> bytes:
         """Take the data of one event; return the events to send to the client now. The last events are held back.

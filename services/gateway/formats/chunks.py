@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, ClassVar
 
 from services.gateway.formats.api import (
@@ -136,8 +137,7 @@ class ChoicesRequest(ApiRequest):
     def parse_answer(self, body: Any) -> ApiAnswer:
         try:
             listed = body["choices"]
-            if len(listed) > 1:  # Ids are given in the order of the index.
-                listed.sort(key=lambda choice: choice.get("index", 0))
+            _put_in_order(listed)
             choices = [self.parse_choice(choice) for choice in listed]
             usage = body.get("usage")
         except (KeyError, TypeError, AttributeError) as error:
@@ -177,6 +177,8 @@ class ChunkRelay:
             return b""
         chunk = parse_event(data)
         try:
+            if chunk.get("choices") is None:
+                _add_empty_choices(chunk)
             for choice in chunk["choices"]:
                 self._add(choice)
             self._usage = chunk.get("usage") or self._usage
@@ -201,11 +203,24 @@ class ChunkRelay:
         return b""
 
     def _add(self, choice: dict[str, Any]) -> None:
-        part = self._parts[choice.get("index", 0)]
+        part = self._part_of(choice)
         self._add_chunk(part, choice)
         if choice.get("finish_reason") and part.finish_reason is None:
             part.finish_reason = finish_reason_of(choice)
             self._unfinished -= 1
+
+    def _part_of(self, choice: dict[str, Any]) -> PartialChoice:
+        """The answer that a choice is a piece of. The only one need not be numbered. Raises ValueError."""
+        index, count = choice.get("index"), len(self._parts)
+        if index is None and count == 1:
+            choice["index"] = index = 0
+        if type(index) is not int or not 0 <= index < count:
+            raise ValueError(f"the `index` of a choice is no whole number below {count}, the number of answers")
+        return self._parts[index]
+
+    @property
+    def may_end(self) -> bool:
+        return self._unfinished <= 0
 
     def answer_so_far(self) -> ApiAnswer:
         return _answer([part.so_far() for part in self._parts], self._usage)
@@ -214,6 +229,31 @@ class ChunkRelay:
         held = self._held or [{**self._common, "choices": []}]
         held[-1]["ratchet"] = ratchet
         return b"".join(b"data: " + encode_json(chunk) + b"\n\n" for chunk in held) + b"data: [DONE]\n\n"
+
+
+def _put_in_order(choices: list[Any]) -> None:
+    """Sort choices by their index, the order of the ids. Those that the server does not number get its order.
+
+    Raises ValueError if only some are numbered, and as malformed choices do.
+    """
+    indexes = [choice.get("index") for choice in choices]
+    if all(index is None for index in indexes):
+        for number, choice in enumerate(choices):
+            choice["index"] = number
+    elif len(choices) > 1:
+        if not all(type(index) is int for index in indexes):
+            raise ValueError("ambiguous: the `index` of some of its choices is no whole number")
+        choices.sort(key=itemgetter("index"))
+
+
+def _add_empty_choices(chunk: dict[str, Any]) -> None:
+    """Give a chunk without choices the empty list that clients expect: one that says null, or has the usage alone.
+
+    Raises KeyError for an object that is no chunk, such as an error in a server's own form.
+    """
+    if "choices" not in chunk and not chunk.get("usage"):
+        raise KeyError("choices")
+    chunk["choices"] = []
 
 
 def _is_empty(choice: Mapping[str, Any]) -> bool:

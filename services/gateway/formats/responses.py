@@ -191,6 +191,10 @@ class ResponseRelay:
             return b""
         return _encode_event(event)
 
+    @property
+    def may_end(self) -> bool:
+        return self.complete
+
     def answer_so_far(self) -> ApiAnswer:
         if self._answer is not None:
             return self._answer

@@ -321,6 +321,17 @@ async def test_an_error_within_a_stream_is_the_clients_own_error(
     assert {event.answers[0].finish_reason for event in gateway.log.events} == {"upstream_cut"}
 
 
+@pytest.mark.parametrize("usage", [USAGE, {**USAGE, "choices": None}], ids=["usage", "null choices"])
+async def test_a_stream_that_the_model_server_ends_without_done_is_a_whole_message(
+    gateway: Gateway, client: anthropic.AsyncAnthropic, usage: Any
+) -> None:
+    gateway.upstream.pieces = [*REFUND[:-2], *sse(usage)[:-1]]
+    async with client.messages.stream(**ASKED) as stream:
+        message = await stream.get_final_message()
+    assert (message.content[0].text, message.stop_reason, message.usage.input_tokens) == ("refund", "end_turn", 20)
+    assert [event.answers[0].finish_reason for event in gateway.log.events] == ["stop"]
+
+
 @pytest.mark.parametrize("last", [REFUND[-3:], sse(chunk({"content": "."}, finish="stop"), USAGE)])
 async def test_the_end_of_a_stream_waits_until_its_event_is_durable(
     gateway: Gateway, client: anthropic.AsyncAnthropic, last: list[bytes]

@@ -116,6 +116,32 @@ async def test_each_of_several_answers_is_a_prediction(gateway: Gateway) -> None
     assert (await gateway.http.post("/v1/feedback", json=feedback)).status_code == 200
 
 
+@pytest.mark.parametrize("index", [{"index": None}, {}], ids=["null", "absent"])
+async def test_answers_that_the_server_does_not_number_are_in_its_order(
+    gateway: Gateway, index: dict[str, Any]
+) -> None:
+    choices = [chat_completion(text, [-0.1])["choices"][0] for text in ("one", "two")]
+    for choice in choices:
+        del choice["index"]
+        choice |= index
+    gateway.upstream.answer = {**chat_completion("", []), "choices": choices}
+    response = await gateway.ask(model="haiku", n=2)
+    assert response.status_code == 200, response.text
+    shown = [(choice["index"], choice["message"]["content"]) for choice in response.json()["choices"]]
+    assert shown == [(0, "one"), (1, "two")]
+    assert [event.answer for event in gateway.log.predictions] == ["one", "two"]
+
+
+@pytest.mark.parametrize("index", [None, "1", 1.5, True, [1]])
+async def test_answers_of_which_only_some_are_numbered_are_refused_with_a_reason(gateway: Gateway, index: Any) -> None:
+    first, second = chat_completion("one", [-0.1]), chat_completion("two", [-0.2])
+    first["choices"][0]["index"], second["choices"][0]["index"] = 1, index
+    gateway.upstream.answer = {**first, "choices": [*first["choices"], *second["choices"]]}
+    response = await gateway.ask(model="haiku", n=2)
+    assert (response.status_code, "`index`" in response.json()["error"]["message"]) == (502, True)
+    assert gateway.log.events == []
+
+
 async def test_a_client_gets_as_many_alternatives_as_it_asked_for(gateway: Gateway) -> None:
     tops = [{"token": name, "logprob": -1.0, "bytes": None} for name in "abcde"]
     gateway.upstream.answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"] = tops

@@ -130,6 +130,15 @@ async def test_streams_of_any_length_share_one_upstream_connection(
     assert [event.status for event in stack.gateway.log.observed] == [200] * 10
 
 
+async def test_streams_that_end_without_done_are_whole_and_share_one_upstream_connection(stack: Stack) -> None:
+    stack.model_server.pieces = list(REFUND[:-1])
+    for _ in range(3):
+        assert (await stack.read()).endswith(b"data: [DONE]\n\n")
+        await until(lambda: stack.outstanding == 0)
+    assert (len(stack.model_server.connections), stack.model_server.cut) == (1, 0)
+    assert [event.status for event in stack.gateway.log.observed] == [200] * 3
+
+
 async def test_clients_that_close_right_after_the_last_event_leave_the_upstream_connection_usable(
     stack: Stack,
 ) -> None:

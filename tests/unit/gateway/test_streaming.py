@@ -349,3 +349,97 @@ async def test_a_stream_without_a_finish_reason_still_ends_with_the_prediction_i
     chunks = _chunks(await gateway.ask(stream=True))
     assert (chunks[-1]["choices"], chunks[-1]["ratchet"]["variant"]) == ([], "base")
     assert gateway.log.predictions[0].finish_reason is None
+
+
+@pytest.mark.parametrize("choices", [{"choices": None}, {}], ids=["null", "none"])
+async def test_a_usage_chunk_without_a_list_of_choices_is_one_with_an_empty_list(
+    gateway: Gateway, choices: dict[str, Any]
+) -> None:
+    usage = {name: value for name, value in USAGE.items() if name != "choices"} | choices
+    gateway.upstream.pieces = list(sse(chunk({"content": "refund"}), chunk({}, finish="stop", logprob=None), usage))
+    chunks = _chunks(await gateway.ask(stream=True, stream_options={"include_usage": True}))
+    assert (chunks[-1]["choices"], chunks[-1]["usage"]["total_tokens"]) == ([], 22)
+    (event,) = gateway.log.predictions
+    assert (event.answer, event.finish_reason, event.prompt_tokens) == ("refund", "stop", 20)
+
+
+async def test_a_first_chunk_whose_choices_are_null_does_not_break_a_stream(gateway: Gateway) -> None:
+    gateway.upstream.pieces = [*sse({**USAGE, "usage": None, "choices": None})[:-1], *REFUND]
+    assert all(event["choices"] for event in _chunks(await gateway.ask(stream=True)))
+    assert gateway.log.predictions[0].answer == "refund"
+
+
+async def test_an_object_that_is_no_chunk_breaks_the_stream(gateway: Gateway) -> None:
+    """As an error that a server reports in a form of its own: it must not pass for the end of an answer."""
+    gateway.upstream.pieces = [*REFUND[:2], *sse({"object": "error", "message": "out of memory", "code": 500})]
+    assert _chunks(await gateway.ask(stream=True))[-1]["error"]["code"] == "upstream_garbled"
+    assert [event.finish_reason for event in gateway.log.predictions] == ["upstream_cut"]
+
+
+async def test_the_only_answer_of_a_stream_may_have_the_index_null(gateway: Gateway) -> None:
+    pieces = [chunk({"content": "refund"}), chunk({}, finish="stop", logprob=None)]
+    for piece in pieces:
+        piece["choices"][0]["index"] = None
+    gateway.upstream.pieces = list(sse(*pieces, USAGE))
+    chunks = _chunks(await gateway.ask(stream=True))
+    assert [event["choices"][0]["index"] for event in chunks] == [0, 0]
+    assert gateway.log.predictions[0].answer == "refund"
+
+
+@pytest.mark.parametrize("index", [None, "absent", -1, 2, "0", True])
+async def test_a_piece_that_does_not_say_which_of_several_answers_it_is_of_breaks_the_stream(
+    gateway: Gateway, index: Any
+) -> None:
+    piece = chunk({"content": "two"}, index)
+    if index == "absent":
+        del piece["choices"][0]["index"]
+    gateway.upstream.pieces = list(sse(chunk({"content": "one"}, 0), piece))
+    error = _chunks(await gateway.ask(model="haiku", stream=True, n=2))[-1]["error"]
+    assert (error["code"], "`index`" in error["message"]) == ("upstream_garbled", True)
+    assert [(event.answer, event.finish_reason) for event in gateway.log.predictions] == [
+        ("one", "upstream_cut"), ("", "upstream_cut"),
+    ]  # fmt: skip
+
+
+UNFINISHED = [chunk({"content": "one"}, 0), chunk({"content": "two"}, 1), chunk({}, 1, "length", None)]
+FINISHED = [*UNFINISHED, chunk({}, 0, "stop", None)]
+
+
+@pytest.mark.parametrize("usage", [[USAGE], []], ids=["usage", "none"])
+@pytest.mark.parametrize("end", [b"\n\n", b"\n", b"", b"\r\n", b"\n\ndata: [DONE]", b"\n\ndata: [DONE]\n"])
+async def test_a_stream_that_ends_without_done_once_each_answer_is_finished_is_whole(
+    gateway: Gateway, end: bytes, usage: list[Any]
+) -> None:
+    *pieces, last, _ = sse(*FINISHED, *usage)
+    gateway.upstream.pieces = [*pieces, last.removesuffix(b"\n\n") + end]
+    response = await gateway.ask(model="haiku", stream=True, n=2)
+    assert response.content.endswith(b"data: [DONE]\n\n")
+    assert "ratchet" in _chunks(response)[-1]
+    assert [(event.answer, event.finish_reason) for event in gateway.log.predictions] == [
+        ("one", "stop"), ("two", "length"),
+    ]  # fmt: skip
+    assert [event.prompt_tokens for event in gateway.log.predictions] == [20 if usage else 0] * 2
+    assert [event.status for event in gateway.log.observed] == [200]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "code"),
+    [
+        (sse(*UNFINISHED)[:-1], "upstream_cut"),
+        ([*sse(*FINISHED)[:-1], b'data: {"choices": [], "usa'], "upstream_cut"),
+        ([*sse(*UNFINISHED)[:-1], b'data: {"choices": [{"index": 0, "finish_reas'], "upstream_cut"),
+        ([*sse(*UNFINISHED)[:-1], b'data: {"error": {"message": "out of memory"}}'], None),
+        ([*sse(*FINISHED)[:-1], UpstreamFailed(502, "upstream connection lost", "lost")], "upstream_lost"),
+    ],
+    ids=["an answer goes on", "within a chunk", "within the last chunk", "an error", "the connection breaks"],
+)
+async def test_a_stream_that_ends_without_done_is_cut_otherwise(
+    gateway: Gateway, pieces: list[Any], code: str | None
+) -> None:
+    gateway.upstream.pieces = pieces
+    response = await gateway.ask(model="haiku", stream=True, n=2)
+    assert _chunks(response)[-1]["error"].get("code") == code
+    assert b"[DONE]" not in response.content
+    assert [event.status for event in gateway.log.observed] == [502]
+    reasons = ["stop", "length"] if sse(*FINISHED)[3] in pieces else ["upstream_cut", "length"]
+    assert [event.finish_reason for event in gateway.log.predictions] == reasons
