@@ -20,6 +20,9 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"(?:^|[`\s/])ratchet +([a-z][^`\n#;&|>]*)", re.MULTILINE)
 SETTING = re.compile(r"\bRATCHET_[A-Z0-9_]*[A-Z0-9]\b")
+QUOTED_DEFAULT = re.compile(r"`(RATCHET_\w+)`(?: \| |\s\()(\d[\d.,]*\b)(?: (KiB|MiB|GiB))?")
+"""A setting with its default after it: in the next cell of a table, or in brackets."""
+BYTES = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 COMMANDS = typer.main.get_command(app)
 SETTINGS = set(SETTING.findall(render()))
 SETTINGS_OF_TESTS = {"RATCHET_TEST_HOME", "RATCHET_BENCH_SEED"}
@@ -77,6 +80,18 @@ def test_every_command_option_and_setting_named_in_a_page_exists(page: Path) -> 
     in_code = "\n".join([*CODE.findall(text), *re.findall(r"`[^`\n]+`", CODE.sub("", text))])
     assert {command: fault for command in COMMAND.findall(in_code) if (fault := fault_of(command))} == {}
     assert set(SETTING.findall(text)) - SETTINGS <= SETTINGS_OF_TESTS
+
+
+def test_the_defaults_that_pages_quote_are_those_of_the_settings() -> None:
+    defaults = dict(re.findall(r"^\| `(RATCHET_\w+)` \| `?(.*?)`? \|", render(), re.MULTILINE))
+    pages = [page.read_text(encoding="utf-8") for page in PAGES if page != FILE and page.name != "CHANGELOG.md"]
+    quoted = [found for page in pages for found in QUOTED_DEFAULT.findall(page)]
+    assert len(quoted) > 15
+    wrong = [
+        (name, number, unit, defaults[name]) for name, number, unit in quoted
+        if float(defaults[name]) != float(number.replace(",", "")) * BYTES[unit]
+    ]  # fmt: skip
+    assert wrong == []
 
 
 def helps(found: Any) -> Iterator[str]:
