@@ -166,8 +166,7 @@ def _response_items(message: Message, load: LoadPart | None) -> list[dict[str, A
         items.append({"type": "reasoning", "id": "", "summary": [], "content": [text]})
     if message.content is not None:
         items.append({"role": message.role, "content": content})
-    items += [
-        {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
-        for call in message.tool_calls
-    ]
+    for call in message.tool_calls:
+        kind, payload = ("custom_tool_call", "input") if call.type == "custom" else ("function_call", "arguments")
+        items.append({"type": kind, "call_id": call.id, "name": call.name, payload: call.arguments})
     return items

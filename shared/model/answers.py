@@ -8,6 +8,8 @@ from typing import Any
 from schemas.conversation import Answer, FinishReason, ToolCall
 
 _MAX_NAME = 256
+_CUSTOM = "custom_tool_call"
+"""The responses API's call of a tool that takes a text."""
 _REASONS = {reason.value: reason for reason in FinishReason} | {
     "function_call": FinishReason.TOOL_CALLS,
     "completed": FinishReason.STOP,
@@ -44,7 +46,7 @@ def _completion(body: Mapping[str, Any]) -> Answer:
 def _response(body: Mapping[str, Any]) -> Answer:
     items = body["output"]
     parts = [part for item in items if item["type"] == "message" for part in item.get("content") or ()]
-    calls = _calls(item for item in items if item["type"] == "function_call")
+    calls = _calls(item for item in items if item["type"] in ("function_call", _CUSTOM))
     reason = _finish_reason((body.get("incomplete_details") or {}).get("reason") or body["status"])
     return Answer(
         text="".join(part["text"] for part in parts if part["type"] == "output_text"),
@@ -71,11 +73,11 @@ def _calls(calls: Iterable[Mapping[str, Any]] | None) -> tuple[ToolCall, ...]:
 
 
 def _call(call: Mapping[str, Any]) -> ToolCall:
-    """A tool call of the chat API, or a function call of the responses API, which has its own id beside the call's.
+    """A tool call of the chat API, or one of the responses API, which has its own id beside the call's.
 
     A name that no event can have is cut or marked, not refused: it is what the model answered.
     """
-    custom = call.get("custom")
+    custom = call if call.get("type") == _CUSTOM else call.get("custom")
     function = custom or call.get("function") or call
     call_id = call.get("call_id") or call.get("id")
     return ToolCall(

@@ -14,6 +14,9 @@ from services.gateway.formats.validation import bad_request
 _CALLS = {"function_call": "function", "custom_tool_call": "custom"}
 _CALL_OUTPUTS = ("function_call_output", "custom_tool_call_output")
 
+_CONTINUED = ("in_progress", "incomplete")
+"""vLLM goes on with a last item of this status. In an event it is as whole as others."""
+
 
 def add_items(conversation: EventConversation, items: list[Any]) -> None:
     """Add the items of a request's `input`. Raises HttpError 400 that names the invalid one."""
@@ -22,6 +25,10 @@ def add_items(conversation: EventConversation, items: list[Any]) -> None:
         if not isinstance(kind, str):
             raise bad_request(f"`input.{number}` must be an object with a `type`", f"input.{number}")
         _add_item(conversation, kind, item, number)
+        if item.get("namespace"):  # The model knows the tool by a name that is made of both.
+            conversation.truncated = True
+    if items and items[-1].get("status") in _CONTINUED:
+        conversation.truncated = True
 
 
 def has_system_message(given: Any) -> bool:
@@ -36,7 +43,7 @@ def _add_item(conversation: EventConversation, kind: str, item: Object, number: 
         if item.get("role") == "assistant" and (last := _last_of_assistant(messages, "content")) is not None:
             last["content"] = conversation.content(item.get("content"), f"{field}.content")
         else:
-            message = {"role": item.get("role"), "content": item.get("content"), "name": item.get("name")}
+            message = {name: item.get(name) for name in ("role", "content", "name", "tool_call_id")}
             conversation.add_chat_message(message, number, "input")
     elif kind in _CALLS:
         call = tool_call(item.get("name"), item.get("arguments", item.get("input")), item.get("call_id"), _CALLS[kind])

@@ -231,6 +231,8 @@ def _parse_output(body: dict[str, Any]) -> Choice:
                 tokens += part.get("logprobs") or ()
         elif item["type"] in _CALLS:
             calls.append(_call_of(item))
+            if item.get("namespace"):  # The model wrote a name that is made of both.
+                truncated = True
         elif item["type"] == "reasoning":
             reasoning += [str(part.get("text") or "") for part in item.get("content") or item.get("summary") or ()]
         else:  # A call of a tool that the server ran itself.

@@ -143,6 +143,58 @@ async def test_what_only_its_provider_can_read_of_a_response_marks_its_call_as_n
     assert [event.call.is_whole for event in gateway.log.events] == [False, False, True]
 
 
+async def test_a_response_with_calls_of_custom_tools_and_a_message_of_a_tool_is_made_again_from_its_event(
+    gateway: Gateway,
+) -> None:
+    """vLLM shows the model a custom call as a function's whose arguments are an object with its input."""
+    gateway.upstream.answer = {"status": "completed", "output": []}
+    items = [
+        {"role": "user", "content": "Patch it"},
+        {"type": "function_call", "call_id": "a", "name": "find", "arguments": "{}"},
+        {"type": "custom_tool_call", "call_id": "b", "name": "apply_patch", "input": "*** Begin Patch"},
+        {"role": "tool", "tool_call_id": "a", "content": "1"},
+        {"type": "custom_tool_call_output", "call_id": "b", "output": "done"},
+    ]
+    tools = [{"type": "custom", "name": "apply_patch"}]
+    asked, again = await _replayed(gateway, "/v1/responses", model="haiku", input=items, instructions="", tools=tools)
+    results = [{"type": "function_call_output", "call_id": i, "output": o} for i, o in (("a", "1"), ("b", "done"))]
+    assert again["input"] == [*items[:3], *results]
+    assert again["tools"] == asked["tools"] == tools
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"type": "function_call", "call_id": "a", "name": "find", "namespace": "shop", "arguments": "{}"},
+        {"type": "message", "role": "assistant", "status": "incomplete", "content": "It is"},
+        {"type": "message", "role": "assistant", "status": "in_progress", "content": "It is"},
+        {"type": "reasoning", "summary": [{"text": "Hm"}], "status": "incomplete"},
+    ],
+)
+async def test_a_namespace_of_a_call_or_an_answer_to_be_continued_marks_a_response_as_not_whole(
+    gateway: Gateway, last: dict[str, Any]
+) -> None:
+    gateway.upstream.answer = {"status": "completed", "output": []}
+    for items in ([last], [last, {"role": "user", "content": "x"}]):
+        await gateway.http.post("/v1/responses", json={"model": "haiku", "input": items})
+    assert [event.call.is_whole for event in gateway.log.events] == [False, "namespace" not in last]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_call_that_an_answer_makes_in_a_namespace_is_logged_as_not_whole(
+    gateway: Gateway, stream: bool
+) -> None:
+    call = {"type": "function_call", "call_id": "a", "name": "find", "namespace": "shop", "arguments": "{}"}
+    gateway.upstream.answer = {"status": "completed", "output": [call]}
+    completed = {"type": "response.completed", "response": gateway.upstream.answer}
+    gateway.upstream.pieces = sse(completed)[:1]
+    response = await gateway.http.post("/v1/responses", json={"model": "haiku", "input": "x", "stream": stream})
+    assert '"namespace":"shop"' in response.text
+    (event,) = gateway.log.events
+    assert [(each.name, each.arguments) for each in event.answers[0].tool_calls] == [("find", "{}")]
+    assert not event.answers[0].is_whole
+
+
 async def test_a_call_of_a_providers_own_tool_makes_a_response_not_whole(gateway: Gateway) -> None:
     said = {"type": "message", "content": [{"type": "output_text", "text": "Sunny"}]}
     gateway.upstream.answer = {"status": "completed", "output": [{"type": "web_search_call", "id": "ws_1"}, said]}

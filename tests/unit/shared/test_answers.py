@@ -33,6 +33,8 @@ REFUSED = {"type": "message", "content": [{"type": "refusal", "refusal": "I cann
 THOUGHT = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "Look it up."}]}
 SUMMARY = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Looked."}]}
 FUNCTION = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "find", "arguments": '{"n": 1}'}
+PATCH = {"type": "custom_tool_call", "id": "ctc_1", "call_id": "call_2", "name": "apply_patch", "input": "*** Begin"}
+PATCHED = ToolCall(name="apply_patch", arguments="*** Begin", id="call_2", type="custom")
 FIND = ToolCall(name="find", arguments='{"n": 1}', id="call_1")
 
 
@@ -47,6 +49,7 @@ FIND = ToolCall(name="find", arguments='{"n": 1}', id="call_1")
         (COMPLETIONS, {"choices": [{"text": " refund", "finish_reason": "length"}]}, Answer(text=" refund"), "length"),
         (RESPONSES, response(THOUGHT, MESSAGE), Answer(text="It is on.", reasoning="Look it up."), "stop"),
         (RESPONSES, response(SUMMARY, FUNCTION), Answer(tool_calls=(FIND,), reasoning="Looked."), "tool_calls"),
+        (RESPONSES, response(PATCH), Answer(tool_calls=(PATCHED,)), "tool_calls"),
         (RESPONSES, response(REFUSED), Answer(refusal="I cannot."), "stop"),
         (
             RESPONSES,
