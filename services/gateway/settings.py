@@ -205,8 +205,8 @@ class GatewaySettings(Settings):
     )
     gateway_forward_identity: bool = Field(
         default=False,
-        description="Send `user`, `safety_identifier`, `metadata`, `prompt_cache_key` and session ids on to the model "
-        "server.",
+        description="Send `user`, `safety_identifier`, `metadata`, `client_metadata`, `prompt_cache_key` and session "
+        "ids on to the model server.",
     )
     gateway_redaction_cache: int = Field(default=20_000, ge=0, description="Texts whose redaction is remembered.")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from services.gateway.formats.conversation import EventConversation, Object
-from services.gateway.formats.identity import SESSION_FIELD, XARGS
+from services.gateway.formats.identity import CLIENT_METADATA, SESSION_FIELD, XARGS
 from shared.addresses import without_credentials
 from shared.grading.json_values import is_deeper
 
@@ -21,7 +21,7 @@ _NOT_LOGGED = frozenset(
     {
         "model", "stream_options", "logprobs", "top_logprobs", "logprob_token_ids", "prompt_logprobs", "include",
         "return_token_ids", "return_tokens_as_token_ids", "request_id", "priority", "service_tier", "store", "metadata",
-        "user", "safety_identifier", "prompt_cache_key", "cache_salt", SESSION_FIELD,
+        "user", "safety_identifier", "prompt_cache_key", "cache_salt", SESSION_FIELD, CLIENT_METADATA,
     }
 )  # fmt: skip
 """Fields that do not change the answer: what else to report, how to queue, and who asks."""

@@ -12,12 +12,14 @@ from services.gateway.json_codec import encode_json
 USER_HEADER = b"x-ratchet-user"
 """Names the user where the body does not, so that a canary is sticky for the whole session."""
 SESSION_HEADER = b"x-ratchet-session"
+CLIENT_METADATA = "client_metadata"
+"""Codex's, by the responses API: ids of its installation, of the session and of the turn."""
 _SESSION_FIELDS = ("session_id", "conversation_id", "thread_id")
-"""Of `metadata`."""
+"""Of `metadata` and of Codex's."""
 _IDENTIFIERS = frozenset(("user_id", *_SESSION_FIELDS))
 SESSION_FIELD, XARGS = "session_id", "vllm_xargs"
 """vLLM's own names of the session: a field of the body, and one of its extra arguments."""
-_PERSONAL_FIELDS = ("user", "safety_identifier", "metadata", "prompt_cache_key", SESSION_FIELD)
+_PERSONAL_FIELDS = ("user", "safety_identifier", "metadata", CLIENT_METADATA, "prompt_cache_key", SESSION_FIELD)
 """Fields that do not reach the model server: each may name a person."""
 _MAX_NAME, _MAX_VALUE = 64, 512
 
@@ -38,7 +40,8 @@ def identity_of(data: Mapping[str, Any], headers: Headers = ()) -> Identity:
     """Return who asks, of a body as the client sent it: a classification's loses fields that name the session.
 
     The user is the first of `user`, `safety_identifier`, `metadata.user_id` (Anthropic's) and the header; the session
-    that of `metadata`, vLLM's own fields and the header. Raises HttpError 400 for a user that is not a text.
+    that of `metadata`, of Codex's and vLLM's own fields, and of the header. Raises HttpError 400 for a user that is not
+    a text.
     """
     user = text_field(data, "user") or text_field(data, "safety_identifier") or None
     session, kept = None, _NOTHING
@@ -46,6 +49,8 @@ def identity_of(data: Mapping[str, Any], headers: Headers = ()) -> Identity:
         user = user or _first([metadata.get("user_id")])
         session = _first([metadata.get(name) for name in _SESSION_FIELDS])
         kept = bounded_metadata(metadata)
+    if isinstance(metadata := data.get(CLIENT_METADATA), dict):
+        session = session or _first([metadata.get(name) for name in _SESSION_FIELDS])
     session = session or _first([data.get(SESSION_FIELD)])
     if isinstance(xargs := data.get(XARGS), dict):
         session = session or _first([xargs.get(SESSION_FIELD)])

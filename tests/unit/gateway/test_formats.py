@@ -228,19 +228,21 @@ async def test_all_answers_of_a_request_are_of_one_subject(gateway: Gateway) -> 
 async def test_what_names_a_person_does_not_reach_the_model_server(gateway: Gateway) -> None:
     fields = {
         "user": "ann", "safety_identifier": "ann", "prompt_cache_key": "ann", "metadata": {"user_id": "ann", "k": "v"},
-        "session_id": "ann",
+        "session_id": "ann", "client_metadata": {"x-codex-installation-id": "ann"},
     }  # fmt: skip
     await gateway.ask(model="haiku", **fields)
     assert not fields.keys() & gateway.upstream.asked[0].keys()
+    assert "ann" not in gateway.log.events[0].model_dump_json()
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
-async def test_a_session_that_vllms_own_fields_name_is_hashed_and_does_not_reach_the_model_server(
+async def test_a_session_that_fields_of_vllm_or_codex_name_is_hashed_and_does_not_reach_the_model_server(
     gateway: Gateway, path: str
 ) -> None:
     asked = {"model": "haiku", "messages": [{"role": "user", "content": "x"}], "max_tokens": 5}
     by_xargs = {"vllm_xargs": {"session_id": "ann@example.com", "other": 1}}
-    for fields in ({"session_id": "ann@example.com"}, by_xargs, {"metadata": {"session_id": "ann@example.com"}}):
+    named = {"session_id": "ann@example.com"}
+    for fields in (named, by_xargs, {"metadata": named}, {"client_metadata": named}):
         assert (await gateway.http.post(path, json={**asked, **fields})).status_code == 200
     assert not any(b"ann@" in orjson.dumps(sent) for sent in gateway.upstream.asked)
     assert gateway.upstream.asked[1]["vllm_xargs"] == {"other": 1}
