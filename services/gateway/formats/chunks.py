@@ -6,6 +6,7 @@ answer, and what follows it, are held back until the event is in the spool.
 
 from __future__ import annotations
 
+import codecs
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
@@ -27,7 +28,8 @@ from shared.http import HttpError
 
 _MAX_EVENT_BYTES = 8 << 20
 """A longer event is taken as a broken stream."""
-_DONE = b"[DONE]"
+DONE = b"[DONE]"
+"""How the data of a stream's last event begins: OpenAI's client asks for no more."""
 
 
 class ServerSentEventParser:
@@ -45,14 +47,13 @@ class ServerSentEventParser:
         if len(self._rest) > _MAX_EVENT_BYTES:
             raise ValueError(f"an event is longer than {_MAX_EVENT_BYTES} bytes")
         for event in events:
-            if event.startswith(b"data: ") and b"\n" not in event:
-                yield event[6:]
-            elif data := b"\n".join(_data_lines(event)):
+            is_usual = event.startswith(b"data: ") and b"\n" not in event
+            if data := event[6:] if is_usual else b"\n".join(_data_lines(event)):
                 yield data
 
 
 def _data_lines(event: bytes) -> Iterator[bytes]:
-    for line in event.split(b"\n"):
+    for line in event.removeprefix(codecs.BOM_UTF8).split(b"\n"):
         if line.startswith(b"data:"):
             yield line[5:].removeprefix(b" ")
 
@@ -172,7 +173,7 @@ class ChunkRelay:
         self.complete = False
 
     def feed(self, data: bytes) -> bytes:
-        if data == _DONE:
+        if data.startswith(DONE):
             self.complete = True
             return b""
         chunk = parse_event(data)

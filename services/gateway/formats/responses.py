@@ -27,7 +27,7 @@ from services.gateway.formats.api import (
 )
 from services.gateway.formats.calls import call_of
 from services.gateway.formats.chat import offer_task_tools
-from services.gateway.formats.chunks import parse_event
+from services.gateway.formats.chunks import DONE, parse_event
 from services.gateway.formats.conversation import EventConversation, Object, tool_call
 from services.gateway.formats.media import MediaReferences
 from services.gateway.formats.response_items import add_items, has_system_message
@@ -154,7 +154,7 @@ class ResponseRelay:
         self.complete = False
 
     def feed(self, data: bytes) -> bytes:
-        if data == b"[DONE]":
+        if data.startswith(DONE):
             return b""
         event = parse_event(data)
         kind = event.get("type")

@@ -344,6 +344,27 @@ async def test_line_ends_comments_and_split_data_are_parsed_as_server_sent_event
     assert gateway.log.predictions[0].answer == "refund"
 
 
+@pytest.mark.parametrize("stream", ["chat", "responses"])
+@pytest.mark.parametrize(
+    ("first", "end"), [
+        (b"data: \n\n", b""), (b"data\n\ndata:\n\n", b""), (b"\xef\xbb\xbf", b""), (b"", b"data: [DONE] \n\n"),
+    ],
+    ids=["empty data", "no data", "byte order mark", "blank behind the end"],
+)  # fmt: skip
+async def test_a_stream_is_read_as_the_rules_of_server_sent_events_and_openais_client_read_it(
+    gateway: Gateway, stream: str, first: bytes, end: bytes
+) -> None:
+    pieces, path, asked = list(REFUND), "/v1/chat/completions", {"messages": MESSAGES}
+    if stream == "responses":
+        said = {"type": "message", "content": [{"type": "output_text", "text": "refund"}]}
+        whole = {"type": "response.completed", "response": {"status": "completed", "output": [said]}}
+        pieces, path, asked = list(sse(whole)), "/v1/responses", {"input": "x"}  # type: ignore[dict-item]
+    gateway.upstream.pieces = [first + pieces[0], *pieces[1:-1], end or pieces[-1]]
+    response = await gateway.http.post(path, json={"model": "haiku", "stream": True, **asked})
+    assert b'"error"' not in response.content
+    assert [(event.answer, event.finish_reason) for event in gateway.log.predictions] == [("refund", "stop")]
+
+
 async def test_a_stream_without_a_finish_reason_still_ends_with_the_prediction_id(gateway: Gateway) -> None:
     gateway.upstream.pieces = list(sse(chunk({"content": "refund"})))
     chunks = _chunks(await gateway.ask(stream=True))
