@@ -137,10 +137,11 @@ def listed_models(raw: bytes) -> frozenset[str] | None:
 
 
 def _message(raw: bytes) -> str:
+    """What the server says: vLLM's and OpenAI's `error.message`, or a text where other servers have one; else empty."""
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError:
         return ""
     error = body.get("error", body) if isinstance(body, dict) else {}
-    message = error.get("message") if isinstance(error, dict) else None
+    message = (error.get("message") or error.get("detail")) if isinstance(error, dict) else error
     return message if isinstance(message, str) else ""

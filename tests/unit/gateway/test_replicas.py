@@ -383,6 +383,19 @@ async def test_a_rejected_request_is_passed_on_unchanged_and_not_retried(start: 
     assert (await refused(await make(await start(status=418, text="[]")))).message == "the model server answered 418"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"error": {"message": "too long", "code": 400}}', '{"error": "too long", "error_type": "validation"}',
+        '{"object": "error", "message": "too long"}', '{"detail": "too long"}',
+    ],
+)  # fmt: skip
+async def test_what_a_server_says_in_an_error_of_any_usual_form_is_what_the_client_is_told(
+    start: Start, make: Make, text: str
+) -> None:
+    assert (await refused(await make(await start(status=422, text=text)))).message == "too long"
+
+
 async def test_an_answer_that_takes_too_long_is_a_gateway_timeout_and_is_not_retried(start: Start, make: Make) -> None:
     servers = [await start(delay=0.6) for _ in range(2)]
     error = await refused(await make(*servers, total=0.2))
