@@ -184,7 +184,7 @@ class ChunkRelay:
                 self._add(choice)
             self._usage = chunk.get("usage") or self._usage
             return self.relay(chunk)
-        except (KeyError, TypeError, AttributeError, IndexError, HttpError) as error:
+        except (KeyError, TypeError, AttributeError, HttpError) as error:
             raise ValueError(f"not a chunk of a completion: {error!r}") from error
 
     def relay(self, chunk: dict[str, Any]) -> bytes:

@@ -6,6 +6,7 @@ The API behind is a server on a real socket that keeps what it is sent, byte for
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -307,3 +308,11 @@ def test_pass_through_is_off_by_default_and_needs_models_and_an_address(tmp_path
 )  # fmt: skip
 def test_patterns_match_whole_names(models: tuple[str, ...], model: str, passes: bool) -> None:
     assert (model in PassedModels(models)) is passes
+
+
+async def test_a_gzip_body_passes_unpacked(tmp_path: Path) -> None:
+    async with passing(tmp_path, "gpt-4o") as setup:
+        response = await setup.post(body=gzip.compress(BODY), **{"content-encoding": "gzip"})
+        assert (response.status_code, response.content) == (200, ANSWER)
+        assert setup.api.bodies == [BODY]
+        assert b"content-encoding" not in setup.api.heads[0].lower()
