@@ -77,8 +77,8 @@ class Admission:
         """
         held.app = grant.app
         max_bytes = max_bytes or self.limits.body
-        declared, codings = _length_and_codings(headers)
-        packed = is_gzip(codings)
+        declared, coding = _length_and_coding(headers)
+        packed = is_gzip(coding)
         if declared is not None and declared > max_bytes:
             raise _too_large(max_bytes)
         message = await self._next(receive)
@@ -147,14 +147,16 @@ def _go_on(started: Generator[Any, Any, Any], awaited: Any) -> Generator[Any, An
         return (yield from started)
 
 
-def _length_and_codings(headers: Headers) -> tuple[int | None, list[bytes]]:
-    length, codings = None, list[bytes]()
+def _length_and_coding(headers: Headers) -> tuple[int | None, bytes]:
+    """The declared length of a body, and how it is encoded; several codings are a list in their order."""
+    length, coding = None, b""
     for name, value in headers:
-        if name == b"content-length" and value.isdigit():
-            length = int(value[:19])  # Longer ones are as impossible as the first 19 digits, and slow to parse.
+        if name == b"content-length":
+            if value.isdigit():
+                length = int(value[:19])  # Longer ones are as impossible as the first 19 digits, and slow to parse.
         elif name == b"content-encoding":
-            codings.append(value)
-    return length, codings
+            coding = b"%b, %b" % (coding, value) if coding else value
+    return length, coding
 
 
 def _too_large(max_bytes: int) -> HttpError:

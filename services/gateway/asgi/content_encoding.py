@@ -9,7 +9,7 @@ import asyncio
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from shared.http import HttpError
 
@@ -19,10 +19,9 @@ _STEP_BYTES = 1024**2
 _MAX_SHOWN = 50
 
 
-def is_gzip(codings: Sequence[bytes]) -> bool:
-    """Return True if these `content-encoding` headers say gzip, False for a plain body. Raises HttpError 415."""
-    coding = b", ".join(codings).strip().lower()
-    if coding in (b"", b"identity"):
+def is_gzip(coding: bytes) -> bool:
+    """Return True if a `content-encoding` says gzip, False for a plain body. Raises HttpError 415."""
+    if not coding or (coding := coding.strip().lower()) in (b"", b"identity"):
         return False
     if coding in (b"gzip", b"x-gzip"):
         return True
