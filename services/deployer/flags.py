@@ -92,7 +92,12 @@ class TaskFlags:
         return found
 
     def changed_by_hand(self, rollout: Rollout) -> dict[str, str]:
-        """Return the differences that are no part of a change whose flags may not all be set, nor of undoing it."""
+        """Return the differences that are no part of a change whose flags may not all be set, nor of undoing it.
+
+        Before an entry the flags were whatever they were: see `changed_by_hand_since`.
+        """
+        if rollout.enters:
+            return {}
         found = self.differences(rollout.standing)
         if rollout.resumes:  # Canary and shadow are as a hand left them: see `changed_by_hand_since`.
             return {flag: words for flag, words in found.items() if flag in ("primary", "rollback", *self.gone)}
@@ -186,6 +191,9 @@ async def changed_by_hand_since(admin: FlagAdmin, rollout: Rollout, flags: TaskF
         return {}
     names = {flag_name(rollout.task, flag): flag for flag in FLAGS}
     events = await admin.events_since(list(names), rollout.log_entry)
+    if rollout.enters:  # Unleash adds its default strategy to a new primary, which is turned on before it has one.
+        primary = flag_name(rollout.task, "primary")
+        events = [event for event in events if (event.flag, event.kind) != (primary, "feature-strategy-add")]
     wanted, differences = _wanted(rollout), flags.differences(rollout)
     by_hand = {names[event.flag] for event in events if not event.leads_to(*wanted[names[event.flag]])}
     return {flag: differences.get(flag, f"{flag} was changed") for flag in FLAGS if flag in by_hand}
@@ -199,6 +207,9 @@ def _wanted(rollout: Rollout) -> dict[str, tuple[Strategy | None, bool | None]]:
         primary = primary_strategy(rollout), True
         replays = (shadow, True) if rollout.control else (None, False)
         return {"primary": primary, "rollback": untouched, "canary": (None, False), "shadow": replays}
+    if rollout.enters:
+        primary, off = (primary_strategy(rollout), True), (Strategy(), False)
+        return {"primary": primary, "rollback": off, "canary": (canary, False), "shadow": (shadow, True)}
     rollback: tuple[Strategy | None, bool | None] = Strategy(), None  # A strategy that is missing is added.
     serves = rollout.stage is Stage.CANARY
     return {"primary": untouched, "rollback": rollback, "canary": (canary, serves), "shadow": (shadow, True)}
@@ -288,13 +299,31 @@ async def _set_control(admin: FlagAdmin, rollout: Rollout) -> None:
 
 
 async def _to_shadow(admin: FlagAdmin, rollout: Rollout) -> None:
-    task = rollout.task
-    primary, rollback = flag_name(task, "primary"), flag_name(task, "rollback")
-    canary, shadow = flag_name(task, "canary"), flag_name(task, "shadow")
-    await admin.ensure(primary, f"Serves {task}'s adapter; off: the base model", primary_strategy(rollout), on=True)
-    await admin.ensure(rollback, f"On: {task}'s previous adapter serves", Strategy())
-    await admin.ensure(canary, f"Share of {task}'s users on the candidate", canary_strategy(rollout))
-    await admin.ensure(shadow, f"Share of {task}'s traffic replayed", shadow_strategy(rollout))
+    """Make the flags that do not exist, and set them for a candidate that enters. What a hand turns meanwhile stays.
+
+    But for the canary, which goes off whoever turned it on: that only takes traffic away.
+    """
+    names = {flag: flag_name(rollout.task, flag) for flag in FLAGS}
+    by_hand = await changed_by_hand_since(admin, rollout, await read_flags(admin, rollout.task))
+    described = {
+        "primary": (f"Serves {rollout.task}'s adapter; off: the base model", primary_strategy(rollout)),
+        "rollback": (f"On: {rollout.task}'s previous adapter serves", Strategy()),
+        "canary": (f"Share of {rollout.task}'s users on the candidate", canary_strategy(rollout)),
+        "shadow": (f"Share of {rollout.task}'s traffic replayed", shadow_strategy(rollout)),
+    }
+    for flag, (description, strategy) in described.items():
+        if flag not in by_hand:
+            await admin.ensure(names[flag], description, strategy, on=flag == "primary")
+    if not {"primary", "rollback"} & by_hand.keys():
+        await _restore_primary(admin, rollout)
+    await admin.switch(names["canary"], False)
+    if "shadow" not in by_hand:
+        await _replay(admin, rollout)
+
+
+async def _restore_primary(admin: FlagAdmin, rollout: Rollout) -> None:
+    """Correct a primary that names another adapter than serves: after a rollback, or one of another base model."""
+    primary, rollback = flag_name(rollout.task, "primary"), flag_name(rollout.task, "rollback")
     serving, state = await admin.read(primary), await admin.read(rollback)
     restores = state is not None and state.enabled and rollout.primary == rollout.previous
     if serving is not None and not serving.archived:
@@ -304,8 +333,6 @@ async def _to_shadow(admin: FlagAdmin, rollout: Rollout) -> None:
     if restores:
         # The rolled-back adapter is the primary now (see `serving_after`): it serves before and after each write.
         await admin.switch(rollback, False)
-    await admin.switch(canary, False)
-    await _replay(admin, rollout)
 
 
 async def _replay(admin: FlagAdmin, rollout: Rollout) -> None:

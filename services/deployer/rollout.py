@@ -148,9 +148,14 @@ class Rollout:
         return self.flags_pending and not self.paused and self.before == self.position
 
     @property
+    def enters(self) -> bool:
+        """It comes into shadow, and its flags may not all be set yet."""
+        return self.flags_pending and self.active and self.before is None
+
+    @property
     def adds_traffic(self) -> bool:
         """Its last change, if it is not done, is to send the candidate more traffic: a rise, an entry, a resumption."""
-        return self.rises or self.resumes or (self.active and self.before is None)
+        return self.rises or self.resumes or self.enters
 
     @property
     def standing(self) -> Rollout:
@@ -255,7 +260,7 @@ class Rollout:
     def with_pause(self, reason: str, evidence: Evidence, now: datetime, moved_by: str) -> Rollout:
         """Return the rollout in the same stage, paused; the flags stay as they are, but for what a rise had set."""
         stays = self.with_stage(self.stage, f"paused: {reason}", evidence, now, moves_flags=False, moved_by=moved_by)
-        return replace(stays, paused=reason[:2_000], log_entry=None)
+        return replace(stays, paused=reason[:2_000])
 
     def with_resumption(
         self, reason: str, evidence: Evidence, now: datetime, moved_by: str, log_entry: int | None = None

@@ -138,7 +138,7 @@ class RolloutTransitions:
 
     async def _paused_instead(self, rollout: Rollout) -> Rollout | None:
         """Return the rollout, in the stage before a rise, paused where a hand was on a flag meanwhile; else None."""
-        if not (rollout.rises or rollout.resumes):
+        if rollout.paused:  # An entry, whose flags are set all the same, but for those that a hand turned.
             return None
         flags = await read_flags(self._admin, rollout.task)
         by_hand = flags.changed_by_hand(rollout) | await changed_by_hand_since(self._admin, rollout, flags)

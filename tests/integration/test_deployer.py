@@ -233,6 +233,27 @@ async def test_a_canary_that_was_turned_off_after_a_crash_that_followed_its_last
     assert canary is not None and not canary.enabled
 
 
+async def test_after_a_crash_that_followed_an_entry_a_hand_on_shadow_stays_and_without_one_nothing_is_paused(
+    real: Real, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def die(rollout: Rollout) -> None:
+        raise DependencyUnavailable("it died")
+
+    first = real.deployer
+    with monkeypatch.context() as patched:
+        patched.setattr(first.rollouts, "set_written", die)
+        await first.handlers.on_evaluated(evaluated("a1", real.task))
+        await first.handlers.on_evaluated(evaluated("b1", f"{real.task}-2"))
+    await real.admin.switch(real.flag("shadow"), False)
+    again = Deployer(first.rollouts, first.ledger, real.admin)
+    await again.handlers.tick(real.task)
+    await again.handlers.tick(f"{real.task}-2")
+    paused = {change.candidate_adapter: change.paused for change in again.publisher.changes}
+    assert paused == {"a1": "shadow is off, by hand", "b1": ""}
+    shadow = await real.admin.read(real.flag("shadow"))
+    assert shadow is not None and not shadow.enabled
+
+
 async def test_a_redelivered_pair_and_label_are_in_the_ledger_once(real: Real) -> None:
     deployer = real.deployer
     await deployer.handlers.on_evaluated(evaluated("a1", real.task))

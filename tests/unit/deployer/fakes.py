@@ -192,10 +192,19 @@ class MemoryPublisher:
         return [event for event in self.events.values() if isinstance(event, LabelRequested)]
 
 
-def _logged(changes: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any] | None]]:
+def _logged(flag: str, changes: dict[str, Any], is_new: bool) -> Iterator[tuple[str, dict[str, Any] | None]]:
     """The entries that Unleash's log gets for a change of a flag: each its type, and the strategy that was given."""
     if changes.get("archived"):
         yield "feature-archived", None
+        return
+    if is_new:
+        yield "feature-created", None
+        if changes["enabled"]:  # It is turned on first, and gets Unleash's default strategy.
+            yield "feature-strategy-add", Strategy().body(flag)
+            yield "feature-environment-enabled", None
+            yield "feature-strategy-update", *changes["strategies"]
+        else:
+            yield "feature-strategy-add", *changes["strategies"]
         return
     for strategy in changes.get("strategies", ()):
         yield "feature-strategy-update", {"id": "1", "sortOrder": 0, "title": None, **strategy}
@@ -210,7 +219,7 @@ class MemoryAdmin:
         self.flags: dict[str, FlagState] = {}
         self.writes = 0
         self.crash_at: int | None = None
-        self.log: list[tuple[int, str]] = []
+        self.log: list[tuple[int, str]] = [(0, "")]  # A server's is never empty.
         self.events: list[FlagEvent] = []
         self.reads = 0
 
@@ -221,7 +230,7 @@ class MemoryAdmin:
                 raise DependencyUnavailable("Unleash is away")
         self.writes += 1
         self.log.insert(0, (self.writes, flag))
-        for kind, strategy in _logged(changes):
+        for kind, strategy in _logged(flag, changes, flag not in self.flags and "strategies" in changes):
             self.events.insert(0, FlagEvent(self.writes, flag, kind, strategy))
         self.flags[flag] = dataclasses.replace(self.flags.get(flag, FlagState(False, ())), **changes)
 

@@ -623,6 +623,102 @@ async def test_a_flag_that_was_turned_off_after_a_crash_that_followed_a_resumpti
     assert not again.admin.flags[FLAGS[flag]].enabled
 
 
+async def crash_once_entered(deployer: Deployer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the process die between the last flag of a candidate's entry into shadow and the record that all are set."""
+
+    async def die(rollout: Rollout) -> None:
+        raise DependencyUnavailable("it died")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(deployer.rollouts, "set_written", die)
+        await deployer.handlers.on_evaluated(evaluated())
+    assert deployer.admin.flags[FLAGS["shadow"]].enabled
+
+
+@pytest.mark.parametrize("flag", ["primary", "rollback", "shadow"])
+async def test_a_flag_that_was_turned_after_a_crash_that_followed_an_entry_stays_so(
+    flag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The restart took the hand for a flag that was not set yet, and shadow came on again."""
+    deployer = Deployer()
+    await crash_once_entered(deployer, monkeypatch)
+    await deployer.admin.switch(FLAGS[flag], not deployer.admin.flags[FLAGS[flag]].enabled)
+    flags = dict(deployer.admin.flags)
+    again = restarted(deployer)
+    await again.handlers.tick(TASK)
+    assert (again.last.stage, again.last.paused, again.last.moved_by) == (
+        Stage.SHADOW, HANDS[flag], "ann in Unleash",
+    )  # fmt: skip
+    assert again.admin.flags == flags
+    if flag == "shadow":
+        await again.commands.resume(TASK, "ben", "it was a mistake")
+        assert (again.last.paused, again.admin.flags[FLAGS["shadow"]].enabled) == ("", True)
+
+
+async def test_a_canary_that_was_turned_on_while_a_candidate_enters_pauses_it_and_goes_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deployer = Deployer()
+    await crash_once_entered(deployer, monkeypatch)
+    await deployer.admin.switch(FLAGS["canary"], True)
+    again = restarted(deployer)
+    await again.handlers.tick(TASK)
+    assert (again.last.stage, again.last.paused) == (Stage.SHADOW, "canary is on, by hand")
+    assert again.admin.serves(TASK, in_canary=True) is None
+
+
+async def test_a_share_that_a_hand_gave_shadow_while_a_candidate_enters_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployer = Deployer()
+    await crash_once_entered(deployer, monkeypatch)
+    await deployer.admin.set_strategy(FLAGS["shadow"], Strategy(percent=1))
+    again = restarted(deployer)
+    for _ in range(2):
+        await again.handlers.tick(TASK)
+    assert again.last.paused.startswith("shadow has another share") and again.last.paused.endswith(", by hand")
+    assert again.admin.flags[FLAGS["shadow"]].percent == 1
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+async def test_a_flag_that_is_gone_after_a_crash_that_followed_an_entry_stays_so(
+    is_deleted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each tick waited for it; one that was deleted was made again."""
+    deployer = Deployer()
+    await crash_once_entered(deployer, monkeypatch)
+    deployer.admin.archive(FLAGS["shadow"], is_deleted=is_deleted)
+    flags = dict(deployer.admin.flags)
+    again = restarted(deployer)
+    await again.handlers.tick(TASK)
+    assert again.last.paused == f"shadow {'was deleted' if is_deleted else 'is archived'}, by hand"
+    assert again.admin.flags == flags
+
+
+@pytest.mark.parametrize("writes", range(5))
+async def test_an_entry_that_crashed_between_any_two_flags_is_no_hand_after_it(writes: int) -> None:
+    deployer = Deployer()
+    deployer.admin.crash_at = writes
+    await deployer.handlers.on_evaluated(evaluated())
+    deployer.admin.crash_at = None
+    again = restarted(deployer)
+    await again.handlers.tick(TASK)
+    assert (again.last.stage, again.last.paused) == (Stage.SHADOW, "")
+    assert {name for name, flag in again.admin.flags.items() if flag.enabled} == {FLAGS["primary"], FLAGS["shadow"]}
+
+
+@pytest.mark.parametrize("writes", range(4))
+async def test_an_entry_after_a_rollback_that_crashed_between_any_two_flags_is_no_hand_after_it(writes: int) -> None:
+    deployer = await earned()
+    await deployer.handlers.tick(TASK)
+    await deployer.commands.rollback(TASK, "ben", "bad tone")
+    deployer.admin.crash_at = writes
+    await deployer.handlers.on_evaluated(evaluated("b1"))
+    deployer.admin.crash_at = None
+    again = restarted(deployer)
+    await again.handlers.tick(TASK)
+    assert (again.last.candidate_adapter, again.last.stage, again.last.paused) == ("b1", Stage.SHADOW, "")
+    assert (again.admin.serves(TASK), again.admin.flags[FLAGS["rollback"]].enabled) == (None, False)
+
+
 async def test_a_canary_that_was_turned_off_while_the_undoing_of_a_promotion_is_half_written_stays_off() -> None:
     deployer = await earned()
     canary = deployer.last
