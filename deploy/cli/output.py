@@ -8,6 +8,7 @@ from __future__ import annotations
 import getpass
 import inspect
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import typer
@@ -69,6 +70,15 @@ def ask(service: str, host: str, port: int, method: str, path: str, **options: A
     if refusal is not None:
         raise RatchetError(refusal)
     return body
+
+
+def check_had(what: str, task: str, tasks: Iterable[str]) -> None:
+    """Raise RatchetError if the task is none of these, which had a candidate, say. Its name may be misspelt."""
+    if task not in (known := sorted(set(tasks))):
+        way_out = (
+            f"Tasks that had: {', '.join(known)}" if known else "No task had. A cycle makes it: ratchet cycle TASK"
+        )
+        raise RatchetError(f"{task} has had no {what} yet", way_out)
 
 
 def user_name() -> str:

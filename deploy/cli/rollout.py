@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from deploy.cli.output import ask, console, say, user_name, warn
+from deploy.cli.output import ask, check_had, console, say, user_name, warn
 from services.deployer.settings import DeployerSettings
 
 app = typer.Typer(
@@ -33,6 +33,8 @@ def status(
 ) -> None:
     """Show where each task's candidate is, what it has proved, and what holds it back.
 
+    Exits with 1 for a task that has had no candidate.
+
     [bold]Examples[/bold]
 
       ratchet rollout status
@@ -44,13 +46,12 @@ def status(
         if as_json:
             return typer.echo(json.dumps(found, indent=2))
         return _show_rollouts(found)
+    check_had("candidate", task, (rollout["task"] for rollout in found))
     history = _ask("GET", f"/api/rollouts/{task}/moves", params={"limit": moves})["moves"]
-    chosen = [rollout for rollout in found if rollout["task"] == task]
+    chosen = next(rollout for rollout in found if rollout["task"] == task)
     if as_json:
-        return typer.echo(json.dumps({"rollout": chosen[0] if chosen else None, "moves": history}, indent=2))
-    if not chosen:
-        return say(f"{task} has had no candidate yet")
-    _show_rollouts(chosen)
+        return typer.echo(json.dumps({"rollout": chosen, "moves": history}, indent=2))
+    _show_rollouts([chosen])
     _show_moves(history)
 
 

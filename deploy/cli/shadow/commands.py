@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from deploy.cli.output import console, say
+from deploy.cli.output import check_had, console, say
 from schemas.base import utc_now
 from shared.settings import Settings
 
@@ -49,13 +49,18 @@ def status(
 ) -> None:
     """Show, for each rollout, how many requests became pairs, and why the others did not. Each is counted once.
 
+    Exits with 1 for a task of which there is none.
+
     [bold]Examples[/bold]
 
       ratchet shadow status
 
       ratchet shadow status support-desk --json
     """
-    found = [summary for summary in asyncio.run(_summaries(Settings.load())) if task in (None, summary.task)]
+    found = asyncio.run(_summaries(Settings.load()))
+    if task is not None:
+        check_had("candidate whose requests shadow looked at", task, (summary.task for summary in found))
+        found = [summary for summary in found if summary.task == task]
     if as_json:
         return typer.echo(json.dumps([asdict(summary) for summary in found], indent=2))
     if not found:

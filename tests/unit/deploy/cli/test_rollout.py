@@ -33,6 +33,19 @@ def test_a_user_without_a_name_may_roll_back(monkeypatch: pytest.MonkeyPatch, er
     assert sent == {"by": f"uid {os.getuid()}", "reason": "wrong refunds"}
 
 
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+@pytest.mark.parametrize(
+    ("tasks", "way_out"), [(["desk", "haiku"], "Tasks that had: desk, haiku"), ([], "No task had")]
+)
+def test_the_status_of_a_task_without_a_candidate_is_an_error_that_names_those_with_one(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], tasks: list[str], way_out: str
+) -> None:
+    monkeypatch.setattr(rollout, "_ask", lambda *_, **__: {"rollouts": [{"task": task} for task in tasks], "moves": []})
+    result = CliRunner().invoke(app, ["rollout", "status", "dekk", *arguments])
+    assert (result.exit_code, result.stdout) == (1, ""), result.output
+    assert "dekk has had no candidate yet" in result.stderr and way_out in result.stderr
+
+
 def test_the_control_of_a_promotion_is_shown_with_its_guards_and_the_gain_so_far() -> None:
     evidence = {"control_labels": 14, "control_gain_low": -0.01, "control_gain_high": 0.314, "guards": 3.52}
     shown = {"control_percent": 5, "previous": None, "control_until": "2026-11-30T12:00:00Z", "evidence": evidence}

@@ -60,6 +60,16 @@ def test_before_the_first_candidate_there_is_nothing_to_show(found: list[Summary
     assert "shadow begins when a candidate passes" in CliRunner().invoke(app, ["shadow", "status"]).output
 
 
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+def test_the_status_of_a_task_without_requests_is_an_error_that_names_those_with_some(
+    found: list[Summary], arguments: tuple[str, ...]
+) -> None:
+    found.append(Summary("haiku", "rollout-2", 0, {"not_whole": 5}))
+    result = CliRunner().invoke(app, ["shadow", "status", "haiko", *arguments])
+    assert (result.exit_code, result.stdout) == (1, ""), result.output
+    assert "haiko has had no candidate whose requests" in result.stderr and "Tasks that had: haiku" in result.stderr
+
+
 async def stream(*events: PredictionLogged) -> AsyncIterator[PredictionLogged]:
     for event in events:
         yield event
