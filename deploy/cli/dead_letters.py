@@ -108,8 +108,9 @@ def replay(
     sending = replay_dead_letters(
         Settings.load(), _checked(service), limit, skip_broken=skip_broken, take_unsent=to_spool
     )
-    count = _run(sending)
-    say(f"{count} dead letters sent again to {service}")
+    replayed = _run(sending)
+    skipped = f"; {replayed.skipped} that no key decrypts skipped for good" if replayed.skipped else ""
+    say(f"{replayed.sent} dead letters sent again to {service}{skipped}")
 
 
 def to_spool(dead_letter: DeadLetter) -> None:

@@ -14,7 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer
 
@@ -122,6 +122,13 @@ async def read_dead_letters(settings: Settings, service: str, limit: int = MAX_S
     return list(newest)
 
 
+class Replayed(NamedTuple):
+    """How many dead letters a replay has sent, and how many it has skipped for good."""
+
+    sent: int
+    skipped: int
+
+
 TakeUnsent = Callable[[DeadLetter], None]
 """Takes a dead letter that never reached its topic, where it must not be as it is: it was not redacted."""
 
@@ -133,8 +140,8 @@ async def replay_dead_letters(
     *,
     skip_broken: bool = False,
     take_unsent: TakeUnsent | None = None,
-) -> int:
-    """Send dead letters back to their topics, for this service only, oldest first; returns how many.
+) -> Replayed:
+    """Send dead letters back to their topics, for this service only, oldest first.
 
     The broker acknowledges each before it is committed as replayed: a crash in between sends a record twice, which
     handlers tolerate, and never loses one. What fails again becomes a dead letter after those that were pending at the
@@ -142,18 +149,20 @@ async def replay_dead_letters(
     be decrypted, unless `skip_broken` skips it for good, InvalidMessage at one that never reached its topic, unless
     `take_unsent` takes it.
     """
-    sent = 0
+    sent = skipped = 0
     async with open_producer(settings, "ratchet-dlq") as producer, _consumer(settings, service) as consumer:
         async for dead_letter, duplicate in _read(settings, service, consumer):
             if limit is not None and sent >= limit and not duplicate:
                 break
             if dead_letter.broken and not skip_broken:
                 raise dead_letter.broken
-            if not dead_letter.broken and not duplicate:
+            if dead_letter.broken:
+                skipped += not duplicate
+            elif not duplicate:
                 await send_again(producer, dead_letter, service, take_unsent)
                 sent += 1
             await consumer.commit({_partition(service): dead_letter.offset + 1})
-    return sent
+    return Replayed(sent, skipped)
 
 
 async def send_again(

@@ -84,7 +84,7 @@ async def test_a_dead_lettered_event_is_replayed_to_its_service_alone(settings: 
         broken = False
         stored = await record_at(settings, letters[1].offset)
         assert mark.encode() not in stored.value, "the broker has it encrypted only"
-        assert await replay_dead_letters(settings, "prediction_log") >= 3
+        assert (await replay_dead_letters(settings, "prediction_log")).sent >= 3
         await until(lambda: len(seen) == 2)
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not (
@@ -129,7 +129,7 @@ async def test_a_record_that_was_dead_lettered_twice_counts_and_is_replayed_once
         if event.task == f"t-{mark}":
             seen.append(event.prediction_id)
 
-    assert await replay_dead_letters(settings, "failure_miner") == 1
+    assert await replay_dead_letters(settings, "failure_miner") == (1, 0)
     assert (await count_pending(settings, "failure_miner")).count == 0, "the duplicate counts as replayed too"
     broker = build_broker(settings, "failure_miner")
     Consumers(broker, "failure_miner", settings).on(FeedbackGiven, take)
@@ -158,7 +158,7 @@ async def test_a_dead_letter_that_no_key_decrypts_stops_a_replay_unless_it_is_sk
     assert isinstance(letter.broken, DecryptionKeyMissing)
     with pytest.raises(DecryptionKeyMissing):
         await replay_dead_letters(settings, "shadow")
-    assert await replay_dead_letters(settings, "shadow", skip_broken=True) == 0
+    assert await replay_dead_letters(settings, "shadow", skip_broken=True) == (0, 1)
     assert await read_dead_letters(settings, "shadow") == []
 
 

@@ -1,19 +1,24 @@
-"""`ratchet dlq replay`: what never reached its topic, and so was not redacted, goes through the spool."""
+"""`ratchet dlq replay`: what was not redacted yet goes through the spool; what is skipped is counted."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from deploy.cli.app import app
 from deploy.cli.dead_letters import to_spool
 from schemas import catalog
 from services.gateway.settings import GatewaySettings
 from shared.errors import InvalidMessage
+from shared.kafka import dead_letters
 from shared.kafka.dead_letters import DeadLetter, send_again
-from shared.privacy.encryption import load_cipher
+from shared.privacy.encryption import DecryptionFailed, load_cipher
 from shared.spool import Record, SpoolReader, list_slots, lock_for_shipping
 from shared.spool.slots import has_owner
 
@@ -26,6 +31,13 @@ class Producer:
 
     async def send_and_wait(self, topic: str, value: bytes, **_: Any) -> None:
         self.sent.append(topic)
+
+
+class Broker(Producer):
+    """Takes what is sent, and what is committed."""
+
+    async def commit(self, offsets: Any) -> None:
+        pass
 
 
 def letter(topic: str) -> DeadLetter:
@@ -56,3 +68,30 @@ def test_the_gateways_own_events_are_shipped_again_by_way_of_its_spool(
         reader = SpoolReader(slot, load_cipher(settings.secrets_folder, "spool"))
         records = [spooled.record for spooled in reader.read(10, 10_000)]
     assert records == [Record("feedback.given.v1", b"k", b"raw text", (("traceparent", PARENT.encode()),))]
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (2, "1 dead letters sent again to prediction_log; 2 that no key decrypts skipped for good"),
+        (0, "1 dead letters sent again to prediction_log"),
+    ],
+)
+def test_a_replay_says_how_many_dead_letters_it_skipped_for_good(
+    monkeypatch: pytest.MonkeyPatch, broken: int, said: str
+) -> None:
+    good = letter("predictions.logged.v1")
+    read = [*[replace(good, broken=DecryptionFailed("another key"))] * broken, good]
+
+    async def pending(*_: Any) -> AsyncIterator[tuple[DeadLetter, bool]]:
+        for found in read:
+            yield found, False
+
+    @asynccontextmanager
+    async def opened(*_: Any) -> AsyncIterator[Broker]:
+        yield Broker()
+
+    for name, fake in (("_read", pending), ("_consumer", opened), ("open_producer", opened)):
+        monkeypatch.setattr(dead_letters, name, fake)
+    result = CliRunner().invoke(app, ["dlq", "replay", "prediction_log", "--skip-broken"], env={"COLUMNS": "200"})
+    assert (result.exit_code, result.output.strip()) == (0, said)
