@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from schemas.adversarial import AdversarialKind
 from schemas.base import Identifier, Probability, ShortText
-from schemas.task_settings import Section
+from schemas.task_settings import MAX_CHARS, Section, Seed
 
 
 class TextMetric(StrEnum):
@@ -49,9 +49,9 @@ class AdversarialSettings(Section):
         default=(), max_length=200, description="Foreign texts of your own in place of ours; empty: ours."
     )
     long_characters: int = Field(
-        default=6_000, ge=100, le=2_000_000, description="Of a long input; less where the engine's context is shorter."
+        default=6_000, ge=100, le=MAX_CHARS, description="Of a long input; less where the engine's context is shorter."
     )
-    seed: int = 20
+    seed: Seed = 20
 
 
 class JudgeSettings(Section):

@@ -18,6 +18,14 @@ class MediaPolicy(StrEnum):
     KEEP = "keep"
 
 
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""What every generator of random numbers takes."""
+MAX_DAYS = 100_000
+"""So far back the calendar goes from any day of ours."""
+MAX_CHARS = 2_000_000
+"""More than a text has that any engine reads."""
+
+
 class Section(BaseModel):
     """The base class of the YAML's sections: an unknown key is an error of the author, not a newer contract."""
 
@@ -39,10 +47,11 @@ class TrainingSettings(Section):
     batch_size: int = Field(default=8, ge=1, le=4096)
     max_length: int = Field(default=2048, ge=16, le=131_072, description="Tokens of prompt and answer together.")
     warmup_ratio: float = Field(default=0.05, ge=0.0, lt=1.0)
-    seed: int = 20
+    seed: Seed = 20
     threads: int | None = Field(
         default=None,
         ge=1,
+        le=1_024,
         description="CPU threads; None: RATCHET_TRAINER_THREADS, else all cores but one; on a GPU PyTorch's default.",
     )
 
@@ -53,7 +62,7 @@ class BalanceSettings(Section):
     A source over its share is weighed down, to 0.2 at the least; what that does not reach is left out (`capped`).
     """
 
-    max_copies: int = Field(default=10, ge=1, description="Near-copies of one text that are trained on.")
+    max_copies: int = Field(default=10, ge=1, le=1_000_000, description="Near-copies of one text that are trained on.")
     max_mode_share: Probability = Field(default=0.5, gt=0.0, description="Of one failure mode; 1: no limit.")
     max_user_share: Probability = Field(default=0.1, gt=0.0, description="Of the texts of one user; 1: no limit.")
     max_app_share: Probability = Field(default=0.9, gt=0.0, description="Of one application; 1: no limit.")
@@ -83,19 +92,23 @@ class DatasetSettings(Section):
     """The gates of a training set, and how it is split."""
 
     eval_share: float = Field(default=0.2, gt=0.0, lt=1.0)
-    min_examples: int = Field(default=50, ge=2, description="Fewer accepted training examples stop the cycle.")
+    min_examples: int = Field(
+        default=50, ge=2, le=10_000_000, description="Fewer accepted training examples stop the cycle."
+    )
     min_eval_examples: int | None = Field(
         default=None,
         ge=1,
+        le=10_000_000,
         description="Fewer held-out examples stop the cycle; empty: 10, fewer where min_examples and eval_share imply "
         "fewer.",
     )
     min_examples_per_label: int = Field(
-        default=3, ge=1, description="A label with fewer is named and asked for; two must have them."
+        default=3, ge=1, le=10_000_000, description="A label with fewer is named and asked for; two must have them."
     )
     min_new_examples: int = Field(
         default=10,
         ge=0,
+        le=10_000_000,
         description="A cycle with fewer new or changed examples than this since the last version is skipped; 0: never.",
     )
     max_rejected_share: Probability = 0.5
@@ -112,21 +125,27 @@ class DatasetSettings(Section):
         default=0.9, description="Of two reviewers who answer the same question without seeing each other's answer."
     )
     min_overlaps: int = Field(
-        default=100, ge=1, description="Agreement on fewer questions is unknown and stops nothing."
+        default=100, ge=1, le=1_000_000, description="Agreement on fewer questions is unknown and stops nothing."
     )
     max_noise_share: Probability = Field(
         default=0.2, description="Of labels that look wrong to a model that has not seen them; 1: no limit."
     )
     max_label_share: Probability = Field(default=0.95, description="Of one label among the training rows, weighted.")
     max_label_psi: float = Field(
-        default=2.5, gt=0.0, description="Of the training rows' labels, weighted, against audited production's."
+        default=2.5,
+        gt=0.0,
+        le=100.0,
+        description="Of the training rows' labels, weighted, against audited production's.",
     )
     balance: BalanceSettings = BalanceSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     min_answer_chars: int | None = Field(
-        default=None, ge=1, description="Shorter answers are rejected, but for tool calls; empty: 20 of a generation."
+        default=None,
+        ge=1,
+        le=MAX_CHARS,
+        description="Shorter answers are rejected, but for tool calls; empty: 20 of a generation.",
     )
-    max_answer_chars: int = Field(default=8_000, ge=1)
+    max_answer_chars: int = Field(default=8_000, ge=1, le=MAX_CHARS)
     user_weight: float = Field(
         default=0.5,
         gt=0.0,
@@ -144,9 +163,10 @@ class DatasetSettings(Section):
     max_age_days: int | None = Field(
         default=None,
         ge=1,
+        le=MAX_DAYS,
         description="Corrections of older predictions are deleted and not trained on; empty: never.",
     )
-    seed: int = 20
+    seed: Seed = 20
 
     @field_validator("user_part")
     @classmethod
@@ -167,11 +187,14 @@ class FailureSettings(Section):
         "Empty: a suspect below 0.6, asked about at or below the adapter's own threshold "
         "(evaluation.low_confidence_recall), below 0.6 where it has none.",
     )
-    min_cluster_size: int = Field(default=8, ge=2)
-    min_samples: int = Field(default=2, ge=1)
+    min_cluster_size: int = Field(default=8, ge=2, le=1_000_000)
+    min_samples: int = Field(default=2, ge=1, le=1_000_000)
     same_mode_cosine: Probability = Field(default=0.85, description="Minimum similarity of centroids of one mode.")
     review_budget_per_day: int = Field(
-        default=2_000, ge=0, description="Questions put to people in a day; up to a fifth more where traffic varies."
+        default=2_000,
+        ge=0,
+        le=1_000_000,
+        description="Questions put to people in a day; up to a fifth more where traffic varies.",
     )
     audit_share: Probability = Field(
         default=0.01,
@@ -191,11 +214,11 @@ class Severity(Section):
 class RolloutSettings(Section):
     """How much evidence (wealth) a candidate needs for more traffic. The statistics are in the deployer."""
 
-    yearly_false_promotion: float = Field(default=0.05, gt=0.0, lt=1.0, description="Alpha of a whole year.")
+    yearly_false_promotion: float = Field(default=0.05, ge=1e-6, lt=1.0, description="Alpha of a whole year.")
     cycles_per_year: int = Field(
-        default=52, ge=1, description="A candidate draws at most one cycle's share of the year's alpha."
+        default=52, ge=1, le=8_784, description="A candidate draws at most one cycle's share of the year's alpha."
     )
-    canary_wealth: float = Field(default=20.0, gt=1.0)
+    canary_wealth: float = Field(default=20.0, gt=1.0, le=1e9)
     canary_steps: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(
         default=(5, 25, 50),
         min_length=1,
@@ -229,7 +252,7 @@ class RolloutSettings(Section):
         lt=0.5,
         description="Share of wrong labels, at most, for which the margin of `non_inferiority` allows.",
     )
-    max_labels: int = Field(default=300, ge=1, description="Tickets on which people are asked, at most.")
+    max_labels: int = Field(default=300, ge=1, le=10_000, description="Tickets on which people are asked, at most.")
     severity: tuple[Severity, ...] = Field(
         default=(),
         max_length=1_000,
@@ -237,19 +260,27 @@ class RolloutSettings(Section):
         "candidate's, from -1 to 1.",
     )
     max_days: int = Field(
-        default=28, ge=1, description="Days in shadow, and again in the canary, after which a candidate ends unproven."
+        default=28,
+        ge=1,
+        le=365,
+        description="Days in shadow, and again in the canary, after which a candidate ends unproven.",
     )
     approval: bool = Field(default=False, description="A person must approve the last step: `ratchet rollout promote`.")
-    max_error_ratio: float = Field(default=1.5, gt=1.0, description="Maximum ratio of error rates, canary to primary.")
+    max_error_ratio: float = Field(
+        default=1.5, gt=1.0, le=10.0, description="Maximum ratio of error rates, canary to primary."
+    )
     max_complaint_ratio: float = Field(
-        default=1.5, gt=1.0, description="The same of negative feedback, and of wrong answers in the audit."
+        default=1.5, gt=1.0, le=10.0, description="The same of negative feedback, and of wrong answers in the audit."
     )
     shadow_percent: int = Field(default=100, ge=1, le=100, description="Share of requests replayed on the candidate.")
     shadow_requests_per_second: float = Field(
         default=20.0, gt=0.0, le=10_000.0, description="Replays a second, at most; further requests are left out."
     )
     shadow_tokens_per_day: int = Field(
-        default=20_000_000, ge=1, description="Tokens of replays a UTC day, counted as production used them."
+        default=20_000_000,
+        ge=1,
+        le=10**12,
+        description="Tokens of replays a UTC day, counted as production used them.",
     )
 
     @field_validator("canary_steps")

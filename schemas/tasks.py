@@ -21,6 +21,7 @@ from schemas.evaluation_settings import EvaluationSettings
 from schemas.golden import GoldenSet
 from schemas.output_schema import MAX_FIELDS, MAX_SCHEMA_CHARS, FieldPath, fields_of
 from schemas.task_settings import (
+    MAX_DAYS,
     DatasetSettings,
     FailureSettings,
     MediaPolicy,
@@ -74,7 +75,7 @@ class Comparator(Section):
         "`tolerance` days."
     )
     tolerance: float = Field(
-        default=0.0, ge=0.0, description="Of a number: the most that it may be off; of a date: days."
+        default=0.0, ge=0.0, le=1e15, description="Of a number: the most that it may be off; of a date: days."
     )
 
     @model_validator(mode="after")
@@ -122,7 +123,7 @@ class TaskSpec(Section):
     max_answer_tokens: int = Field(default=256, ge=1, le=32_768)
     cron: Identifier = "0 3 * * 1"
     step_timeout_minutes: int = Field(
-        default=240, ge=1, description="A step without progress for longer is reported as late."
+        default=240, ge=1, le=525_600, description="A step without progress for longer is reported as late."
     )
     failures: FailureSettings = FailureSettings()
     dataset: DatasetSettings = DatasetSettings()
@@ -138,6 +139,7 @@ class TaskSpec(Section):
     retention_days: int | None = Field(
         default=None,
         ge=1,
+        le=MAX_DAYS,
         description="Retention of predictions, kept media and open review questions; empty: forever.",
     )
     golden_file: Identifier | None = Field(

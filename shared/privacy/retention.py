@@ -30,10 +30,7 @@ class TaskTable(Protocol):
 
 def oldest_retained_moment(days: int, now: datetime) -> datetime:
     """Return the start (UTC) of the oldest day within a retention of `days`."""
-    try:
-        first = (now.astimezone(UTC) - timedelta(days=days)).date()
-    except OverflowError:
-        return datetime.min.replace(tzinfo=UTC)
+    first = (now.astimezone(UTC) - timedelta(days=days)).date()
     return datetime.combine(first, time(), UTC)
 
 

@@ -103,22 +103,6 @@ async def test_rows_are_deleted_after_the_current_retention_of_their_task(
     assert ids(tmp_path, PREDICTIONS) == ["long-1", "long-9", "short-1", "unknown-1", "unknown-9"]
 
 
-async def test_a_retention_that_reaches_before_the_calendar_keeps_all_and_does_not_stop_that_of_others(
-    tmp_path: Path, broker: Broker, handlers: Handlers
-) -> None:
-    old = utc_now() - timedelta(days=9)
-    files = {}
-    for task, days in (("for-ever", 999_999), ("short", 7)):
-        write(tmp_path, PREDICTIONS, [prediction(task, old, task=task)])
-        files[task] = upload(tmp_path / "artifacts", task, "ann", old)
-        spec = TaskSpec(name=task, kind=TaskKind.GENERATION, system_prompt="p", retention_days=days)
-        await broker.tasks.put(task, TaskChanged(task=task, task_revision=spec.revision, spec=spec))
-    await broker.tasks.read_to({})
-    await handlers.maintain_once()
-    assert ids(tmp_path, PREDICTIONS) == ["for-ever"]
-    assert [task for task, file in files.items() if file.exists()] == ["for-ever"]
-
-
 async def test_nothing_is_deleted_by_a_retention_that_may_have_a_newer_one_behind_it(
     tmp_path: Path, broker: Broker, handlers: Handlers
 ) -> None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
+from schemas.task_settings import MAX_DAYS
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from shared.kafka.latest_by_key import LatestByKey
 from shared.privacy.retention import (
@@ -27,7 +28,7 @@ NOW = datetime(2026, 11, 20, 15, 30, tzinfo=UTC)
         (1, NOW, datetime(2026, 11, 19, tzinfo=UTC)),
         (30, NOW, datetime(2026, 10, 21, tzinfo=UTC)),
         (1, datetime(2026, 11, 20, 1, tzinfo=timezone(timedelta(hours=5))), datetime(2026, 11, 18, tzinfo=UTC)),
-        (10_000_000, NOW, datetime.min.replace(tzinfo=UTC)),
+        (MAX_DAYS, NOW, datetime(1753, 2, 4, tzinfo=UTC)),
     ],
 )
 def test_whole_days_in_utc_are_retained(days: int, now: datetime, start: datetime) -> None:
