@@ -30,6 +30,7 @@ TRAFFIC = sa.Table(
     Column("task", Text, primary_key=True), Column("task_revision", Text, primary_key=True),
     Column("variant", Text, primary_key=True), Column("adapter", Text, primary_key=True),
     Column("hour", sa.DateTime(timezone=True), primary_key=True), Column("answers", sa.JSON),
+    Column("occurred_at", sa.DateTime(timezone=True)),
 )  # fmt: skip
 LABEL_SCORES = sa.Table(
     "label_scores", METADATA,

@@ -300,6 +300,19 @@ def hour(task: str, hours_ago: int, **answers: int) -> PredictionsRolledUp:
 
 
 @pytest.mark.stack
+async def test_the_newest_value_of_an_hour_stays_where_an_older_one_is_read_again(
+    engine: AsyncEngine, task: str
+) -> None:
+    store = PostgresTrafficStore(engine)
+    first, second = hour(task, 0, refund=1), hour(task, 0, cancel=4)
+    newer = second.model_copy(update={"occurred_at": first.occurred_at + timedelta(minutes=5)})
+    for event in (first, newer, first, newer):
+        await store.save_hour(event)
+        await store.save_hour(first)
+    assert await store.answer_counts(task, "r1", hours=24) == {"cancel": 4}
+
+
+@pytest.mark.stack
 async def test_the_last_value_of_an_hour_wins_and_old_hours_do_not_count(engine: AsyncEngine, task: str) -> None:
     store = PostgresTrafficStore(engine)
     for event in (

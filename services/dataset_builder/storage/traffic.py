@@ -31,18 +31,18 @@ class PostgresTrafficStore:
         self._engine = engine
 
     async def save_hour(self, event: PredictionsRolledUp) -> None:
-        """Store an hour's answers; a later value replaces an earlier one. Drops hours older than a week."""
+        """Store an hour's answers; an older count that is read again stays out. Drops hours older than a week."""
         row = {
             "task": event.task, "task_revision": event.task_revision, "variant": event.variant.value,
             "adapter": event.adapter or "", "hour": event.hour,
-            "answers": {label.answer: label.count for label in event.answers},
+            "answers": {label.answer: label.count for label in event.answers}, "occurred_at": event.occurred_at,
         }  # fmt: skip
         async with transaction(self._engine) as connection:
             statement = insert(TRAFFIC).values(row)
             key = list(TRAFFIC.primary_key.columns)
-            await connection.execute(
-                statement.on_conflict_do_update(index_elements=key, set_={"answers": statement.excluded.answers})
-            )
+            values = {name: statement.excluded[name] for name in ("answers", "occurred_at")}
+            is_newer = TRAFFIC.c.occurred_at <= event.occurred_at
+            await connection.execute(statement.on_conflict_do_update(index_elements=key, set_=values, where=is_newer))
             oldest = event.hour - _RETENTION
             await connection.execute(sa.delete(TRAFFIC).where(TRAFFIC.c.task == event.task, TRAFFIC.c.hour < oldest))
 
