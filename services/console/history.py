@@ -6,17 +6,17 @@ All methods raise DependencyUnavailable while the database is unavailable.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Any, Protocol
 
-from sqlalchemy import ColumnElement, Text, and_, cast, func, select, true, update
+from sqlalchemy import ARRAY, ColumnElement, Subquery, Text, and_, cast, func, select, true, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from schemas.base import Event
 from schemas.catalog import topic_of
-from schemas.cycles import StepProgressed
+from schemas.cycles import CycleFinished, CycleStarted, StepProgressed
 from schemas.failures import FailuresClustered
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from schemas.rollouts import RolloutChanged
@@ -44,9 +44,10 @@ class CycleHistory(Protocol):
     async def cycles(self, task: str | None, limit: int = 200) -> list[dict[str, Any]]: ...
     async def events(self, cycle_id: str) -> list[dict[str, Any]]: ...
     async def progress(self, cycle_id: str) -> dict[str, Any] | None: ...
-    async def serving(self, task: str) -> dict[str, Any] | None: ...
+    async def newest_cycles(self, tasks: Collection[str]) -> dict[str, dict[str, Any]]: ...
+    async def serving(self, tasks: Collection[str]) -> dict[str, str | None]: ...
     async def running_rollout(self, task: str) -> list[dict[str, Any]]: ...
-    async def predictions_since(self, task: str, start: datetime) -> int: ...
+    async def predictions_since(self, tasks: Collection[str], start: datetime) -> dict[str, int]: ...
 
 
 class PostgresCycleHistory:
@@ -113,17 +114,24 @@ class PostgresCycleHistory:
 
     async def cycles(self, task: str | None, limit: int = 200) -> list[dict[str, Any]]:
         """Return cycles, newest first, with their outcome if they have ended."""
-        started, finished = EVENTS.alias("started"), EVENTS.alias("finished")
-        joined = started.outerjoin(
-            finished, and_(finished.c.cycle_id == started.c.cycle_id, finished.c.topic == "cycles.finished.v1")
-        )
+        is_wanted = true() if task is None else EVENTS.c.task == task
+        started = select(EVENTS).where(EVENTS.c.topic == topic_of(CycleStarted).name, is_wanted)
+        return await self._cycles(started.order_by(EVENTS.c.occurred_at.desc()).limit(limit).subquery("started"))
+
+    async def newest_cycles(self, tasks: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Return the newest cycle of each of these tasks that has had one."""
+        found = await self._cycles(_newest_of_each(tasks, topic_of(CycleStarted).name))
+        return {cycle["task"]: cycle for cycle in found}
+
+    async def _cycles(self, started: Subquery) -> list[dict[str, Any]]:
+        """Return the cycles of these `cycles.started`, newest first."""
+        finished = EVENTS.alias("finished")
+        is_end = and_(finished.c.cycle_id == started.c.cycle_id, finished.c.topic == topic_of(CycleFinished).name)
         query = (
             select(started.c.cycle_id, started.c.task, started.c.occurred_at, started.c.event["trigger"].astext,
                    finished.c.occurred_at, finished.c.event)
-            .select_from(joined)
-            .where(started.c.topic == "cycles.started.v1", true() if task is None else started.c.task == task)
+            .select_from(started.outerjoin(finished, is_end))
             .order_by(started.c.occurred_at.desc())
-            .limit(limit)
         )  # fmt: skip
         async with transaction(self._engine) as connection:
             rows = list(await connection.execute(query))
@@ -154,12 +162,12 @@ class PostgresCycleHistory:
             query = select(PROGRESS.c.event).where(PROGRESS.c.cycle_id == cycle_id)
             return await connection.scalar(query)
 
-    async def serving(self, task: str) -> dict[str, Any] | None:
-        """Return the newest `rollouts.changed` of a task, which names the serving adapter."""
-        query = select(EVENTS.c.event).where(EVENTS.c.task == task, EVENTS.c.topic == "rollouts.changed.v1")
+    async def serving(self, tasks: Collection[str]) -> dict[str, str | None]:
+        """Return the adapter that serves each of these tasks that has had a rollout; None: the base model."""
+        newest = _newest_of_each(tasks, topic_of(RolloutChanged).name)
+        query = select(newest.c.task, newest.c.event["primary_adapter"].astext)
         async with transaction(self._engine) as connection:
-            newest = query.order_by(EVENTS.c.occurred_at.desc()).limit(1)
-            return await connection.scalar(newest)
+            return {task: adapter for task, adapter in await connection.execute(query)}
 
     async def running_rollout(self, task: str) -> list[dict[str, Any]]:
         """Return all `rollouts.changed` of the candidate that is compared now, oldest first; none if there is none."""
@@ -173,15 +181,24 @@ class PostgresCycleHistory:
             query = select(EVENTS.c.event).where(of_task, same).order_by(EVENTS.c.occurred_at)
             return list((await connection.execute(query)).scalars())
 
-    async def predictions_since(self, task: str, start: datetime) -> int:
-        """Count the predictions in the hours from `start` on."""
-        query = select(func.coalesce(func.sum(HOURS.c.predictions), 0))
+    async def predictions_since(self, tasks: Collection[str], start: datetime) -> dict[str, int]:
+        """Count the predictions of each of these tasks that has had any in the hours from `start` on."""
+        query = select(HOURS.c.task, func.sum(HOURS.c.predictions)).group_by(HOURS.c.task)
         async with transaction(self._engine) as connection:
-            return int(await connection.scalar(query.where(HOURS.c.task == task, HOURS.c.hour >= start)) or 0)
+            rows = await connection.execute(query.where(HOURS.c.task.in_(tasks), HOURS.c.hour >= start))
+            return {task: int(count) for task, count in rows}
 
     async def _write(self, statement: Any) -> None:
         async with transaction(self._engine) as connection:
             await connection.execute(statement)
+
+
+def _newest_of_each(tasks: Collection[str], topic: str) -> Subquery:
+    """Select the newest event of a topic of each task, by a look at the index for each."""
+    asked = func.unnest(cast(list(tasks), ARRAY(Text))).table_valued("task", name="asked").render_derived()
+    newest = select(EVENTS).where(EVENTS.c.task == asked.c.task, EVENTS.c.topic == topic)
+    found = newest.order_by(EVENTS.c.occurred_at.desc()).limit(1).lateral()
+    return select(found).select_from(asked.join(found, true())).subquery("newest")
 
 
 async def _rewrite(

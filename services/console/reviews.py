@@ -82,7 +82,11 @@ class Reviews:
 
     async def count(self, task: str) -> dict[str, int]:
         """Count the open questions by purpose. Raises UnknownError."""
-        return await self._queue.open_by_purpose(task, await self._spec(task))
+        return (await self._queue.open_by_purpose({task: await self._spec(task)}))[task]
+
+    async def counts(self) -> dict[str, dict[str, int]]:
+        """Count the open questions of each task that is known, by purpose."""
+        return await self._queue.open_by_purpose({changed.task: changed.spec for changed in self._tasks})
 
     async def reviewers(self, task: str) -> list[ReviewerCounts]:
         """Return what each reviewer of the task answered, could not tell and skipped. Raises UnknownError."""

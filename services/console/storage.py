@@ -84,7 +84,7 @@ class Queue(Protocol):
         self, task: str, spec: TaskSpec | None, reviewer: str, limit: int, purpose: Purpose | None = None
     ) -> list[LabelRequested]: ...
     async def reviewers(self, task: str) -> list[ReviewerCounts]: ...
-    async def open_by_purpose(self, task: str, spec: TaskSpec | None) -> dict[str, int]: ...
+    async def open_by_purpose(self, specs: Mapping[str, TaskSpec | None]) -> dict[str, dict[str, int]]: ...
     async def has_requests(self, task: str) -> bool: ...
     async def erase(self, event: SubjectForgotten) -> None: ...
     async def withdraw(self, event: RolloutChanged) -> None: ...
@@ -201,11 +201,16 @@ class PostgresQueue:
             rows = await connection.execute(query.group_by(deeds.c.reviewer).order_by(deeds.c.reviewer))
             return [ReviewerCounts(*row) for row in rows]
 
-    async def open_by_purpose(self, task: str, spec: TaskSpec | None) -> dict[str, int]:
-        """Count the questions that still need an answer, by purpose."""
-        query = _open(task, spec).with_only_columns(REQUESTS.c.purpose, func.count()).group_by(REQUESTS.c.purpose)
+    async def open_by_purpose(self, specs: Mapping[str, TaskSpec | None]) -> dict[str, dict[str, int]]:
+        """Count the questions that still need an answer, by task and purpose. A task without any has no purposes."""
+        key = REQUESTS.c.task, REQUESTS.c.purpose
+        of_tasks = or_(false(), *(_is_open(task, spec) for task, spec in specs.items()))
+        counts: dict[str, dict[str, int]] = {task: {} for task in specs}
         async with transaction(self._engine) as connection:
-            return {purpose: count for purpose, count in await connection.execute(query)}
+            query = select(*key, func.count()).where(of_tasks).group_by(*key)
+            for task, purpose, count in await connection.execute(query):
+                counts[task][purpose] = count
+        return counts
 
     async def has_requests(self, task: str) -> bool:
         """Return True if the queue has any question of this task."""
@@ -257,16 +262,20 @@ class PostgresQueue:
 
 
 def _open(task: str, spec: TaskSpec | None) -> Select[Any]:
+    return select(REQUESTS.c.request).where(_is_open(task, spec))
+
+
+def _is_open(task: str, spec: TaskSpec | None) -> ColumnElement[bool]:
     """Select the open questions that are of use for the task as it is now (None: all).
 
     Pairs are of candidates of one revision. What the right answer is does not depend on the prompt or the list of
     labels, so all other questions stay open, unless one is for a label and the other for a free text.
     """
-    query = select(REQUESTS.c.request).where(REQUESTS.c.task == task, REQUESTS.c.needed > 0)
+    is_open = (REQUESTS.c.task == task) & (REQUESTS.c.needed > 0)
     if spec is None:
-        return query
+        return is_open
     of_its_kind = ~_TICKET & (REQUESTS.c.asks_label == bool(spec.choices))
-    return query.where((REQUESTS.c.task_revision == spec.revision) | of_its_kind)
+    return is_open & ((REQUESTS.c.task_revision == spec.revision) | of_its_kind)
 
 
 def _left_to_others(reviewer: str, returns_after: timedelta) -> ColumnElement[bool]:

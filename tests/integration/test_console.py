@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from aiokafka import AIOKafkaConsumer
 
 from schemas.base import Variant, utc_now
@@ -20,14 +21,17 @@ from schemas.failures import ExemplarSource, FailureMode, FailuresClustered
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from schemas.rollouts import Evidence, RolloutChanged, Stage
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.console.domain import GivenAnswer, ReviewAnswer, ReviewerCounts
 from services.console.handlers import Handlers
 from services.console.history import PostgresCycleHistory
 from services.console.main import MIGRATIONS, NAME, build
+from services.console.pages.overview import _overview
+from services.console.reviews import Reviews
 from services.console.settings import ConsoleSettings
 from services.console.storage import PostgresQueue
 from shared.kafka.broker import build_broker
+from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import Publisher
 from shared.service import running
 from shared.settings import Settings
@@ -93,7 +97,7 @@ async def test_questions_are_ordered_by_priority_and_tickets_by_arrival(queue: P
     await queue.add_requests(asked)
     assert names(task, await queue.other_questions(task, None, "ann", 9)) == ["a", "b"]
     assert names(task, await queue.tickets(task, None, "ann", 9)) == ["t1", "t2"]
-    assert await queue.open_by_purpose(task, None) == {"low_confidence": 2, "discordant_pair": 2}
+    assert await queue.open_by_purpose({task: None}) == {task: {"low_confidence": 2, "discordant_pair": 2}}
 
 
 async def test_a_question_is_open_until_enough_people_have_answered(queue: PostgresQueue, task: str) -> None:
@@ -143,7 +147,9 @@ async def test_a_skipped_question_goes_to_others_and_not_back_to_whoever_skipped
     assert await queue.other_questions(task, None, "ann", 9) == []
     assert names(task, await queue.tickets(task, None, "ben", 9)) == ["t1", "t2"], "it keeps its place"
     assert names(task, await queue.other_questions(task, None, "ben", 9)) == ["q"]
-    assert await queue.open_by_purpose(task, None) == {"low_confidence": 1, "discordant_pair": 2}, "it is open"
+    assert await queue.open_by_purpose({task: None}) == {task: {"low_confidence": 1, "discordant_pair": 2}}, (
+        "it is open"
+    )
     assert not await queue.skip(f"{task}-unknown", "ann", ago(0))
 
 
@@ -229,7 +235,7 @@ async def test_of_an_older_revision_all_questions_of_the_tasks_kind_are_asked_bu
     )
     assert names(task, await queue.other_questions(task, spec, "ann", 9)) == ["old", "new"]
     assert names(task, await queue.tickets(task, spec, "ann", 9)) == ["new pair"]
-    assert await queue.open_by_purpose(task, spec) == {"low_confidence": 2, "discordant_pair": 1}
+    assert await queue.open_by_purpose({task: spec}) == {task: {"low_confidence": 2, "discordant_pair": 1}}
 
 
 async def test_a_stored_question_is_given_what_the_user_wrote_but_an_audit_stays_blind(
@@ -369,7 +375,7 @@ async def test_tickets_of_a_rollout_that_has_ended_are_closed(
     assert ended == {f"{task}-t1+": True, f"{task}-other+": False}, "another answer to it no longer moves the rollout"
     await queue.add_requests(asked)  # Questions arrive on another topic, perhaps later.
     assert names(task, await queue.tickets(task, None, "ann", 9)) == ["other"]
-    assert await queue.open_by_purpose(task, None) == {"discordant_pair": 1, "low_confidence": 1}
+    assert await queue.open_by_purpose({task: None}) == {task: {"discordant_pair": 1, "low_confidence": 1}}
     repeated = ticket(task, "repeated").model_copy(update={"cycle_id": f"{task}-1", "occurred_at": NOON + 3 * minute})
     await queue.add_requests([repeated])
     assert names(task, await queue.tickets(task, None, "ann", 9)) == ["other", "repeated"]
@@ -493,8 +499,61 @@ async def test_an_hour_is_replaced_not_added(history: PostgresCycleHistory, task
             variant=Variant.BASE, predictions=count, latency_ms_p50=1, latency_ms_p95=2,
         )  # fmt: skip
         await history.add_hour(hour)
-    assert await history.predictions_since(task, NOON) == 30
-    assert await history.predictions_since(task, NOON + timedelta(hours=1)) == 0
+    assert await history.predictions_since([task], NOON) == {task: 30}
+    assert await history.predictions_since([task], NOON + timedelta(hours=1)) == {}
+
+
+async def test_the_overview_reads_as_often_however_many_tasks_there_are(
+    queue: PostgresQueue, history: PostgresCycleHistory, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
+    await tasks.read_to({})
+    reviews = Reviews(queue, None, tasks, None)  # type: ignore[arg-type]  # Nothing is answered.
+    statements: list[str] = []
+
+    def note(_: Any, __: Any, statement: str, *___: Any) -> None:
+        statements.append(statement)
+
+    for store in (queue, history):
+        sa.event.listen(store._engine.sync_engine, "before_cursor_execute", note)
+    counts, cards = [], []
+    for number in (1, 2, 3):
+        name = f"{task}-{number}"
+        spec = TaskSpec(name=name, kind=TaskKind.CLASSIFICATION, system_prompt="p", labels=("delivery", "refund"))
+        await tasks.put(name, TaskChanged(task=name, task_revision=spec.revision, spec=spec))
+        await queue.add_requests([question(name, f"q{n}") for n in range(number)])
+        if number > 1:
+            await add_cycles(history, name, number)
+        statements.clear()
+        cards = await _overview(reviews, history, tasks)
+        counts.append(len(statements))
+    assert counts[0] == counts[1] == counts[2]
+    pages = {title: "".join(parts) for title, parts in cards}
+    for number in (1, 2, 3):
+        page = pages[f"{task}-{number}"]
+        assert f"<b>{number}</b><span>open questions" in page
+        assert ("No cycle yet." in page) is ("base model" in page) is (number == 1)
+        if number > 1:
+            words = f"adapter-{number}", f">{task}-{number}-{number}</a>", f"<b>{number * 10}</b>", "rejected"
+            assert [word for word in words if word not in page] == []
+
+
+async def add_cycles(history: PostgresCycleHistory, task: str, number: int) -> None:
+    """As many cycles as the number says, of which the last one has ended, an adapter that serves, and an hour."""
+    for cycle in range(1, number + 1):
+        common: dict[str, Any] = {"task": task, "task_revision": "r1", "cycle_id": f"{task}-{cycle}"}
+        at = NOON + timedelta(days=cycle)
+        await history.add_event(CycleStarted(**common, occurred_at=at, trigger="cron", data_cutoff=NOON))
+        changed = rollout(task, Stage.REJECTED, at)
+        await history.add_event(changed.model_copy(update={"primary_adapter": f"adapter-{cycle}"}))
+    end = CycleFinished(**common, occurred_at=at, outcome="rejected", reason="no", seconds=3600)
+    await history.add_event(end)
+    for hours_ago, count in ((1, 6 * number), (2, 4 * number), (30, 1_000)):
+        hour = PredictionsRolledUp(
+            task=task, task_revision="r1", hour=utc_now() - timedelta(hours=hours_ago), variant=Variant.BASE,
+            predictions=count, latency_ms_p50=1, latency_ms_p95=2,
+        )  # fmt: skip
+        await history.add_hour(hour)
 
 
 @asynccontextmanager

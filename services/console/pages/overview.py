@@ -100,22 +100,24 @@ async def _live(seconds: float, read: Callable[[], Awaitable[list[Card]]]) -> No
 
 
 async def _overview(reviews: Reviews, history: CycleHistory, tasks: LatestByKey[TaskChanged]) -> list[Card]:
+    """Return a card for each task. What it shows is read of all at once: the page is drawn anew every few seconds."""
     cards: list[Card] = []
+    counts = await reviews.counts()
+    serving, newest = await history.serving(counts), await history.newest_cycles(counts)
+    answers = await history.predictions_since(counts, utc_now() - timedelta(days=1))
     for changed in sorted(tasks, key=lambda changed: changed.task):
         task, spec = changed.task, changed.spec
-        waiting = await reviews.count(task)
-        serving = await history.serving(task)
-        newest = next(iter(await history.cycles(task, limit=1)), None)
+        waiting = counts.get(task, {})
         parts = [
             figures(
                 open_questions=number(sum(waiting.values())),
-                answers_in_the_last_day=number(await history.predictions_since(task, utc_now() - timedelta(days=1))),
-                serves_everyone=(serving or {}).get("primary_adapter") or "base model",
+                answers_in_the_last_day=number(answers.get(task, 0)),
+                serves_everyone=serving.get(task) or "base model",
             ),
             muted(f"{spec.kind} · {spec.base_model} · {_answers(spec)} · revision {changed.task_revision}"),
             muted(open_questions(waiting)) if any(waiting.values()) else "",
             muted(WORDS[Purpose.UNCALIBRATED].reason) if waiting.get(Purpose.UNCALIBRATED) else "",
-            _newest_cycle(newest),
+            _newest_cycle(newest.get(task)),
             f"<p>{link(f'/review/{task}', 'Review answers')} &nbsp; {link(f'/tasks/{task}', 'All cycles')}</p>",
         ]
         cards.append((task, parts))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -131,8 +131,8 @@ class MemoryQueue:
     ) -> list[LabelRequested]:
         return self.open(False, reviewer)[:limit]
 
-    async def open_by_purpose(self, task: str, spec: TaskSpec | None) -> dict[str, int]:
-        return {"low_confidence": len(self.open(False, ""))}
+    async def open_by_purpose(self, specs: Mapping[str, TaskSpec | None]) -> dict[str, dict[str, int]]:
+        return {task: {"low_confidence": len(self.open(False, ""))} for task in specs}
 
     async def has_requests(self, task: str) -> bool:
         return any(request.task == task for request in self.requests.values())
