@@ -74,7 +74,7 @@ class TaskFlags:
             found["primary"] = f"primary is not for everyone: it has {left_out or f'{self.primary.percent} % of users'}"
         if self.rolled_back:
             found["rollback"] = "rollback is on: the previous adapter serves"
-        if rollout.stage is Stage.CANARY and self.canary is not None and not self.canary.archived:
+        if rollout.active and self.canary is not None and not self.canary.archived:  # In shadow it is off.
             strategy = canary_strategy(rollout)
             if not self.canary.matches(strategy.body(flag_name(rollout.task, "canary"))):
                 other = f"another share than {strategy.percent} %, or another payload"
@@ -304,7 +304,8 @@ async def _to_shadow(admin: FlagAdmin, rollout: Rollout) -> None:
     But for the canary, which goes off whoever turned it on: that only takes traffic away.
     """
     names = {flag: flag_name(rollout.task, flag) for flag in FLAGS}
-    by_hand = await changed_by_hand_since(admin, rollout, await read_flags(admin, rollout.task))
+    flags = await read_flags(admin, rollout.task)
+    by_hand = await changed_by_hand_since(admin, rollout, flags)
     described = {
         "primary": (f"Serves {rollout.task}'s adapter; off: the base model", primary_strategy(rollout)),
         "rollback": (f"On: {rollout.task}'s previous adapter serves", Strategy()),
@@ -317,6 +318,8 @@ async def _to_shadow(admin: FlagAdmin, rollout: Rollout) -> None:
     if not {"primary", "rollback"} & by_hand.keys():
         await _restore_primary(admin, rollout)
     await admin.switch(names["canary"], False)
+    if "canary" not in by_hand | flags.gone:  # Of the candidate before, until it is off.
+        await admin.set_strategy(names["canary"], canary_strategy(rollout))
     if "shadow" not in by_hand:
         await _replay(admin, rollout)
 

@@ -21,7 +21,7 @@ from services.deployer.operators.http import build_app
 from services.deployer.operators.webhook import Webhook
 from services.deployer.settings import DeployerSettings
 from shared.errors import DependencyUnavailable
-from tests.unit.deployer.fakes import Deployer, answer, evaluated, in_canary, pair, spec
+from tests.unit.deployer.fakes import Deployer, answer, evaluated, in_canary, in_shadow, pair, spec
 
 TASK = "support-desk"
 FLAGS = {flag: f"ratchet.{TASK}.{flag}" for flag in ("primary", "rollback", "canary", "shadow")}
@@ -61,6 +61,24 @@ async def test_a_hand_on_any_flag_pauses_the_candidate_until_a_person_says_go_on
     resumed = (await deployer.rollouts.history(TASK, 10))[1]
     assert (resumed.stage, resumed.paused, resumed.moved_by) == (Stage.CANARY, "", "ben")
     assert resumed.reason == "resumed: the outage is over"
+
+
+@pytest.mark.parametrize("change", [{}, {"segments": [7]}, {"constraints": [{"contextName": "plan"}]}])
+async def test_a_canary_that_is_changed_before_it_begins_pauses_the_candidate(change: dict[str, Any]) -> None:
+    """The canary began all the same, for everybody. It was another candidate's before."""
+    deployer = await in_shadow()
+    await deployer.handlers.on_evaluated(evaluated("b1"))
+    await deployer.commands.rollback(TASK, "ben", "the newer one")
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.candidate_adapter, deployer.last.stage, deployer.last.paused) == ("b1", Stage.SHADOW, "")
+    found = with_share(deployer.admin.flags[FLAGS["canary"]], 5 if change else 1)
+    canary = deployer.admin.flags[FLAGS["canary"]] = FlagState(False, ({**found.strategies[0], **change},))
+    await deployer.compare_and_label(range(12), "delivery")
+    assert (deployer.last.stage, deployer.last.moved_by) == (Stage.SHADOW, "ann in Unleash")
+    assert deployer.last.paused.startswith("canary has ")
+    assert deployer.admin.flags[FLAGS["canary"]] == canary
+    await deployer.commands.resume(TASK, "ben", "for everybody")
+    assert (deployer.last.stage, deployer.admin.flags[FLAGS["canary"]].added) == (Stage.CANARY, "")
 
 
 async def test_a_hand_on_a_share_pauses_and_a_resumption_sets_canary_and_shadow_again() -> None:
