@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import tracemalloc
 import zlib
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +15,11 @@ import httpx
 import orjson
 import pytest
 
+from services.gateway.asgi.content_encoding import unpack
 from services.gateway.auth.grants import AccessControl
 from services.gateway.auth.keys import ApiKey, new_key, write_keys
 from services.gateway.settings import BodyLimits
+from shared.http import HttpError
 from tests.unit.gateway.conftest import serving
 
 if TYPE_CHECKING:
@@ -74,8 +78,11 @@ async def test_another_coding_is_refused_with_what_to_send_instead(gateway: Gate
 
 @pytest.mark.parametrize(
     "content",
-    [b"no gzip", gzip.compress(BODY)[:-5], gzip.compress(BODY) + b"more", gzip.compress(BODY)[:30] + b"x", b""],
-)
+    [
+        b"no gzip", gzip.compress(BODY)[:-5], gzip.compress(BODY) + b"more", gzip.compress(BODY)[:30] + b"x", b"",
+        gzip.compress(BODY) + 1_000 * gzip.compress(b""),
+    ],
+)  # fmt: skip
 async def test_what_is_no_gzip_is_a_400_that_says_so(gateway: Gateway, content: bytes) -> None:
     response = await _send(gateway, content)
     assert response.status_code == 400
@@ -112,3 +119,22 @@ async def test_the_unpacked_bytes_count_as_those_in_flight_and_of_the_key(tmp_pa
         second = await gateway.http.post(CHAT, content=gzip.compress(_of_size(900_000)), headers=headers)
         assert (first.status_code, second.status_code) == (200, 429)
         assert "bytes a minute" in second.json()["error"]["message"]
+
+
+NAMED = b"\x1f\x8b\x08\x08" + 6 * b"\0"
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        100_000 * gzip.compress(b""), gzip.compress(b"") + MB * b"\0",
+        NAMED + MB * b"a" + b"\0" + gzip.compress(b"")[10:], gzip.compress(bytes(range(256)) * 4096, 0),
+    ],
+    ids=["empty members", "padding", "a long name", "a usual one"],
+)  # fmt: skip
+async def test_a_long_body_is_unpacked_beside_the_event_loop(packed: bytes) -> None:
+    seen: list[int] = []
+    asyncio.get_running_loop().call_soon(seen.append, 0)
+    with suppress(HttpError):
+        await unpack(packed, MB, seen.append)
+    assert seen[0] == 0, "nothing else had a turn before a step was unpacked"
