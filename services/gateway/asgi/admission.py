@@ -72,7 +72,7 @@ class Admission:
         """Read a body, and unpack it if it is gzip; None if the client left before its end.
 
         `max_unpacked`: by default as `max_bytes`. A declared length is counted before the rest of the body arrives. The
-        key is charged once, as soon as the size is known: what is over its limit is granted in one piece only.
+        key is charged once, when the size is known or the body refused: what is over its limit is granted in one piece.
         Raises HttpError 400, 408, 413, 415, 429, 503.
         """
         held.app = grant.app
@@ -93,14 +93,19 @@ class Admission:
         is_known = not packed and (declared is not None or not more)
         if is_known and grant.bytes is not None:
             self._access.charge(grant, size)
-        if more:
-            pieces = await self._read_rest(body, held, receive, max_bytes)
-            if pieces is None:
-                return None
-            # Joining drops the GIL, so that in a thread it holds nobody up.
-            body = await asyncio.to_thread(b"".join, pieces) if held.size > _LARGE_BYTES else b"".join(pieces)
-        if packed:
-            body = await unpack(body, max_unpacked or max_bytes, held.grow_to)
+        try:
+            if more:
+                pieces = await self._read_rest(body, held, receive, max_bytes)
+                if pieces is None:
+                    return None
+                # Joining drops the GIL, so that in a thread it holds nobody up.
+                body = await asyncio.to_thread(b"".join, pieces) if held.size > _LARGE_BYTES else b"".join(pieces)
+            if packed:
+                body = await unpack(body, max_unpacked or max_bytes, held.grow_to)
+        except HttpError:
+            if not is_known and grant.bytes is not None:  # Else a key could send garbage past its limit.
+                self._access.charge(grant, held.size)
+            raise
         if not is_known and grant.bytes is not None:
             self._access.charge(grant, held.size)
         return body

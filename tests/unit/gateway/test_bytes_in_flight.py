@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import gzip
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -262,6 +263,28 @@ async def test_a_body_over_its_keys_bytes_a_minute_is_granted_whole_however_it_c
         start, _ = await call(gateway, pieces_then([whole[:500], whole[500:]], LAST), headers)
         assert start["status"] == 200
         assert (await call(gateway, pieces_then([b"{"], LAST), headers))[0]["status"] == 429
+
+
+@pytest.mark.parametrize(
+    ("content", "coding", "status"),
+    [
+        (900 * b"x", b"gzip", 400),
+        (gzip.compress(asked(2 * MB)), b"gzip", 413),
+        (asked(MB), b"identity", 413),
+    ],
+    ids=["garbage", "a bomb", "too long"],
+)
+async def test_a_body_that_is_refused_for_what_came_is_charged_to_its_key(
+    tmp_path: Path, content: bytes, coding: bytes, status: int
+) -> None:
+    access, key = _limited(tmp_path, 1_000)
+    async with serving(access=access, limits=BodyLimits(body=MB)) as gateway:
+        headers = (b"authorization", b"Bearer " + key.encode()), (b"content-encoding", coding)
+        half = len(content) // 2
+        pieces = [content[:half], content[half:]]
+        assert (await call(gateway, pieces_then(pieces, LAST), *headers))[0]["status"] == status
+        assert (await call(gateway, pieces_then([asked(900)], LAST), headers[0]))[0]["status"] == 429
+        assert gateway.in_flight.total == 0
 
 
 async def test_a_declared_body_is_charged_to_its_key_before_it_has_come(tmp_path: Path) -> None:
