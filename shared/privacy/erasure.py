@@ -49,14 +49,19 @@ class ErasedSubjects:
         return user_hash is not None and (task, user_hash) in self.erased_until
 
 
-async def record_erasure(connection: AsyncConnection, table: sa.Table, event: SubjectForgotten) -> None:
-    """Record that a person is erased. Call it before deleting their rows, in the same transaction."""
+async def record_erasure(connection: AsyncConnection, table: sa.Table, event: SubjectForgotten) -> bool:
+    """Record that a person is erased. Call it before deleting their rows, in the same transaction.
+
+    Returns False if that, or a later request of theirs, is recorded already: the person's rows are of what came later.
+    """
     await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
     statement = insert(table).values(task=event.task, subject_hash=event.subject_hash, at=event.occurred_at)
-    newest = sa.func.greatest(table.c.at, statement.excluded.at)
-    await connection.execute(
-        statement.on_conflict_do_update(index_elements=["task", "subject_hash"], set_={"at": newest})
+    newer = statement.on_conflict_do_update(
+        index_elements=["task", "subject_hash"],
+        set_={"at": statement.excluded.at},
+        where=table.c.at < event.occurred_at,
     )
+    return (await connection.execute(newer.returning(table.c.at))).first() is not None
 
 
 async def erased_among(

@@ -454,6 +454,22 @@ async def test_a_forgotten_user_with_failed_requests_is_still_counted_anonymousl
     assert (await deployer.ledger.load(deployer.last.rollout_id)).canary == counted
 
 
+async def test_a_forgotten_user_who_came_back_counts_once_though_the_erasure_is_read_again(real: Real) -> None:
+    """As it is at the first start with offsets of the erasures, which are none yet."""
+    deployer = Deployer(real.deployer.rollouts, real.deployer.ledger)
+    await deployer.handlers.on_evaluated(evaluated("a1", real.task, canary_wealth=2))
+    await deployer.compare_and_label(range(5), "delivery")
+    erasure = forget(real.task, "user-1", deployer.last.occurred_at - timedelta(days=30))
+    await deployer.handlers.on_forgotten(erasure)
+    await deployer.see_canary(2, status=500)
+    counted = (await deployer.ledger.load(deployer.last.rollout_id)).canary
+    await deployer.handlers.on_forgotten(erasure)
+    await deployer.see_canary(2, status=500)
+    again = (await deployer.ledger.load(deployer.last.rollout_id)).canary
+    assert again.bad(Guard.ERRORS) == counted.bad(Guard.ERRORS)
+    assert "user-1," in await real.dump("bad_users")
+
+
 async def test_what_guards_count_is_the_same_in_postgresql_and_in_the_rules(real: Real) -> None:
     rules = Deployer()
     for deployer in (real.deployer, rules):

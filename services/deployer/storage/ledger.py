@@ -196,7 +196,7 @@ class PostgresLedger:
                 await canaries.add_complaint(connection, rollout, guard, prediction_id, user_hash)
 
     async def forget(self, event: SubjectForgotten) -> None:
-        """Delete a person's text and hash, and void their open tickets; what was bet or counted remains.
+        """Delete a person's text and hash, and void their open tickets; what was bet or counted remains. Idempotent.
 
         Call it with the task locked.
         """
@@ -207,7 +207,8 @@ class PostgresLedger:
             sa.func.coalesce(LEDGER.c.logged_at, event.occurred_at) <= event.occurred_at,
         )
         async with transaction(self._engine) as connection:
-            await record_erasure(connection, FORGOTTEN, event)
+            if not await record_erasure(connection, FORGOTTEN, event):
+                return  # What is counted of a person does not say when it happened.
             void = {
                 "first": False, "opens": False, "asked": False, "published": False, "ticket_id": None,
                 "ticket_order": None,
