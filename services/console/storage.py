@@ -266,7 +266,7 @@ def _open(task: str, spec: TaskSpec | None) -> Select[Any]:
 
 
 def _is_open(task: str, spec: TaskSpec | None) -> ColumnElement[bool]:
-    """Select the open questions that are of use for the task as it is now (None: all).
+    """True of an open question that is of use for the task as it is now (None: of all).
 
     Pairs are of candidates of one revision. What the right answer is does not depend on the prompt or the list of
     labels, so all other questions stay open, unless one is for a label and the other for a free text.
