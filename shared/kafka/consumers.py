@@ -106,13 +106,14 @@ class Consumers:
         """Subscribe a handler of many events at once; all of them are acknowledged together, after it returns.
 
         `on_skipped` is called for each record that the handler is not given, because it was dead-lettered or was
-        replayed for another service: a store of offsets must move past it, or a cycle whose fence lies behind it would
-        wait forever. `resume` is asked, at each assignment, from which offsets the store that the handler fills needs
-        the records (shared/kafka/resuming.py). `decode` makes the deliveries' events from the records' values instead
-        of the event's class (shared/kafka/decoding.py); it raises InvalidMessage.
+        replayed for another service, and for the last of those that the broker deleted before the store had read them:
+        a store of offsets must move past it, or a cycle whose fence lies behind it would wait forever. `resume` is
+        asked, at each assignment, from which offsets the store that the handler fills needs the records
+        (shared/kafka/resuming.py). `decode` makes the deliveries' events from the records' values instead of the
+        event's class (shared/kafka/decoding.py); it raises InvalidMessage.
         """
         name, ends = f"{self._service}: {topic_of(event).name}", partial(end_offsets, self._settings)
-        listener = ResumingListener(name, resume, ends, self._halt) if resume else None
+        listener = ResumingListener(name, resume, ends, self._halt, on_skipped) if resume else None
 
         async def consume(body: Any, message: KafkaMessage) -> None:
             raw = message.raw_message

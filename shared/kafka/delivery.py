@@ -21,7 +21,7 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class RecordPosition(NamedTuple):
-    """The position of a record that was skipped: a dead letter, or a replay for another service."""
+    """The position of a record that was skipped: a dead letter, a replay for another service, or a deleted one."""
 
     topic: str
     partition: int

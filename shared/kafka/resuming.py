@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.errors import IllegalStateError, KafkaError
 
 from shared.errors import DependencyUnavailable, MustStop
-from shared.kafka.delivery import TopicPartition
+from shared.kafka.delivery import RecordPosition, TopicPartition
 
 Resume = Callable[[Sequence[TopicPartition]], Awaitable[Mapping[TopicPartition, int | None]]]
 """The partitions just assigned → the next offset to read of each that the store knows; 0 or None: the log's start.
@@ -55,11 +55,14 @@ class ResumingListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiok
         resume: Resume,
         ends: Callable[[Sequence[TopicPartition]], Awaitable[Mapping[TopicPartition, int]]],
         halt: Callable[[MustStop], None],
+        on_skipped: Callable[[RecordPosition], Awaitable[None]] | None = None,
     ) -> None:
+        """`on_skipped`: called with the last record of a partition that the broker has deleted and the store lacks."""
         self._name = name
         self._resume = resume
         self._ends = ends
         self._halt = halt
+        self._on_skipped = on_skipped
         self.subscriber: Any = None  # FastStream's, whose consumer seeks; it makes the consumer when it starts.
         self._seek_task: asyncio.Task[None] | None = None
         # The lowest offset to expect of each partition: a lower one means that the log was cut or made anew meanwhile.
@@ -126,8 +129,8 @@ class ResumingListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiok
     async def _seek(self, consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> None:
         stored = await self._resume(partitions)
         ahead = {partition: offset for partition in partitions if (offset := stored.get(partition))}
+        starts = await consumer.beginning_offsets(list(stored)) if stored else {}
         if ahead:
-            starts = await consumer.beginning_offsets(list(ahead))
             ends = await self._ends(list(ahead))
             for partition, offset in ahead.items():
                 ahead[partition] = _checked_offset(partition, offset, starts[partition], ends[partition])
@@ -135,6 +138,10 @@ class ResumingListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiok
             consumer.seek(partition, offset)
         if fresh := [partition for partition in partitions if partition in stored and partition not in ahead]:
             await consumer.seek_to_beginning(*fresh)
+        if self._on_skipped is not None:
+            for partition, start in starts.items():
+                if start > (stored[partition] or 0):  # Perhaps no record follows for weeks.
+                    await self._on_skipped(RecordPosition(partition.topic, partition.partition, start - 1))
         self._floors.update({**ahead, **dict.fromkeys(fresh, 0)})
 
 
