@@ -48,13 +48,13 @@ class Compactor:
 
     def items(self, models: tuple[M, ...]) -> tuple[M, ...]:
         """Return equal objects, smaller and, where many are the same, shared."""
-        return tuple([self._shared(model) if _is_common(model) else self(model) for model in models])
+        return tuple([self._first_equal(model) if _is_common(model) else self(model) for model in models])
 
     def text(self, text: T) -> T:
         """Return an equal text, shared if it is short: a label, or a name."""
         return text if text is None or len(text) > _SHORT else self._texts.setdefault(text, text)
 
-    def _shared(self, model: M) -> M:
+    def _first_equal(self, model: M) -> M:
         # By the values of its fields: pydantic's own comparison of two objects takes five times as long.
         found = self._common.setdefault((type(model), *model.__dict__.values()), model)
         return found  # type: ignore[return-value]  # Of its own type, which a dict's type cannot say.
