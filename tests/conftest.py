@@ -122,6 +122,11 @@ EXITED: list[str] = []
 """Parts of the tests' own stack that exited by themselves, with the end of their log."""
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a case of bytes by its parameter, not its content: gzip has the time in it, and workers must agree."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show which parts exited by themselves: a test that failed meanwhile says only that nobody answered."""
     for part in EXITED:

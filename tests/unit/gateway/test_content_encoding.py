@@ -82,6 +82,7 @@ async def test_another_coding_is_refused_with_what_to_send_instead(gateway: Gate
         b"no gzip", gzip.compress(BODY)[:-5], gzip.compress(BODY) + b"more", gzip.compress(BODY)[:30] + b"x", b"",
         gzip.compress(BODY) + 1_000 * gzip.compress(b""),
     ],
+    ids=["no gzip", "cut", "more behind", "broken", "nothing", "many members"],
 )  # fmt: skip
 async def test_what_is_no_gzip_is_a_400_that_says_so(gateway: Gateway, content: bytes) -> None:
     response = await _send(gateway, content)
