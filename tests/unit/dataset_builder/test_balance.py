@@ -57,6 +57,14 @@ def _with(r: Row, **update: Any) -> Row:
     return replace(r, **update)
 
 
+def test_no_weight_is_under_the_least_also_where_no_source_is_loud() -> None:
+    light, usual = (row(n, "a", "a", "ana", "ben") for n in range(2))
+    assert balanced([_with(light, weight=0.05), usual])[0] == {
+        light.prediction_id: MIN_WEIGHT,
+        usual.prediction_id: 1.0,
+    }
+
+
 SOURCES = [
     ("per_mode", {"mode_id": "m1"}, 0.5), ("per_user", {"user_hash": "u1"}, 0.1), ("per_app", {"app": "shop"}, 0.9),
     ("per_reviewer", {"voters": "eve"}, 0.9),
