@@ -16,6 +16,7 @@ def never_trained(call: Call, answers: Sequence[Answer]) -> tuple[str, str] | No
 
     An answer that ran into its token limit is no reason: what a person writes instead is whole.
     """
+    # Lists, not generators: a build asks this of every row, and of one answer a list takes half the time.
     if call.truncated or any([answer.truncated for answer in answers]):
         return (
             "truncated",

@@ -43,7 +43,7 @@ def length_error(
 
 
 def _is_plain(messages: Sequence[Message], tools: Sequence[JsonObject]) -> bool:
-    """True for a conversation without tools, which a template writes down as it is."""
+    """True for a conversation without tools, which a template writes down as it is. A list: see `never_trained`."""
     return not tools and not any([message.tool_calls or message.role == "tool" for message in messages])
 
 

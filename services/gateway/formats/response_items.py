@@ -13,7 +13,6 @@ from services.gateway.formats.validation import bad_request
 
 _CALLS = {"function_call": "function", "custom_tool_call": "custom"}
 _CALL_OUTPUTS = ("function_call_output", "custom_tool_call_output")
-
 _CONTINUED = ("in_progress", "incomplete")
 """vLLM goes on with a last item of this status. In an event it is as whole as others."""
 
