@@ -1,9 +1,10 @@
 """The LoRA recipe: TRL's SFTTrainer on the tokens of `rows.py`, the loss on the answer's only.
 
-The base model stays frozen in bfloat16, on a GPU if there is one. TRL computes the language-model head for the
-answer's tokens alone, which with a short answer saves four fifths of a small model's work. Batches hold rows of similar
-length. A row of twice the weight of another is read twice as often: a loss of our own would get all logits,
-whose cost TRL saves. Every epoch ends with a checkpoint, from which a killed process resumes.
+The base model stays frozen in bfloat16, on a GPU if there is one; in float32 on a processor that emulates bfloat16. TRL
+computes the language-model head for the answer's tokens alone, which with a short answer saves four fifths of a small
+model's work. Batches hold rows of similar length. A row of twice the weight of another is read twice as often: a loss
+of our own would get all logits, whose cost TRL saves. Every epoch ends with a checkpoint, from which a killed process
+resumes.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from schemas.tasks import TaskSpec
 from services.trainer.domain import TrainingOutcome, check_loss, check_modules, draw_by_weight, time_left
 from services.trainer.rows import tokenize_rows
 from shared.errors import StepImpossible
+from shared.processor import has_bfloat16
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,8 @@ def train(
         torch.set_num_threads(threads)
     started = time.monotonic()
     report(0, 1, "loading the base model")
-    model, tokenizer = _load(base, on_gpu)
+    in_bfloat16 = on_gpu or has_bfloat16()
+    model, tokenizer = _load(base, on_gpu, torch.bfloat16 if in_bfloat16 else torch.float32)
     check_modules(spec, [name for name, _ in model.named_modules()])
     fitting, weights, skipped = tokenize_rows(rows, tokenizer, spec)
     checkpoints = folder / "checkpoints"
@@ -60,7 +63,7 @@ def train(
     trainer = _Trainer(
         weights,
         model=model,
-        args=_arguments(spec.training, checkpoints, on_gpu),
+        args=_arguments(spec.training, checkpoints, on_gpu, in_bfloat16),
         train_dataset=Dataset.from_list(fitting),
         processing_class=tokenizer,
         peft_config=_lora(spec.training),
@@ -109,11 +112,11 @@ def _is_whole(state: Path) -> bool:
     return True
 
 
-def _load(base: str, on_gpu: bool) -> tuple[Any, Any]:
+def _load(base: str, on_gpu: bool, dtype: torch.dtype) -> tuple[Any, Any]:
     placement = {"device_map": "auto"} if on_gpu else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(base)
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, **placement)
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **placement)
     except OSError as error:  # transformers raises it for a model that does not exist or may not be read.
         raise StepImpossible(
             f"the base model {base} cannot be loaded: {error}",
@@ -135,7 +138,7 @@ def _lora(settings: TrainingSettings) -> LoraConfig:
     )
 
 
-def _arguments(settings: TrainingSettings, checkpoints: Path, on_gpu: bool) -> SFTConfig:
+def _arguments(settings: TrainingSettings, checkpoints: Path, on_gpu: bool, in_bfloat16: bool) -> SFTConfig:
     return SFTConfig(
         output_dir=str(checkpoints),
         num_train_epochs=settings.epochs,
@@ -147,7 +150,7 @@ def _arguments(settings: TrainingSettings, checkpoints: Path, on_gpu: bool) -> S
         completion_only_loss=True,
         train_sampling_strategy="group_by_length",
         gradient_checkpointing=on_gpu,
-        bf16=True,
+        bf16=in_bfloat16,
         use_cpu=not on_gpu,
         seed=settings.seed,
         data_seed=settings.seed,

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from shared.errors import DependencyUnavailable
 from shared.files import replaced_atomically
+from shared.processor import has_bfloat16
 
 DIMENSIONS = 384
 _BATCH = 32
@@ -96,8 +97,7 @@ class SentenceEmbedder:
         from sentence_transformers import SentenceTransformer
 
         torch.set_num_threads(1)  # Spinning OpenMP threads of several processes slow each other down twentyfold.
-        half = self._fast and torch.cpu._is_avx512_bf16_supported()
-        options = {"dtype": torch.bfloat16} if half else {}
+        options = {"dtype": torch.bfloat16} if self._fast and has_bfloat16() else {}
         return SentenceTransformer(str(self._folder), device="cpu", local_files_only=True, model_kwargs=options)
 
 

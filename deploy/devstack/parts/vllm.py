@@ -21,6 +21,7 @@ from deploy.devstack.install.models import ensure_base_model, ensure_tool_templa
 from deploy.devstack.install.packages import install_once, is_installed, pip, run_logged, virtual_environment
 from deploy.devstack.part import Launch, Say
 from shared.addresses import without_credentials
+from shared.processor import has_bfloat16
 
 VERSION = "0.32.0"
 BROKEN_PACKAGES = ("torchaudio", "torchcodec")
@@ -40,10 +41,10 @@ COMMON_OPTIONS = (
     "--max-model-len=2048",
     "--enable-prefix-caching",
 )
-# Measured on 2 cores: bf16 is three times fp32; compiling costs minutes; one bound thread ("auto" leaves a core free)
-# is 4 to 9 times faster than two as soon as anything else computes, since OpenMP threads wait by spinning.
+# Measured on 2 cores: compiling costs minutes; one bound thread ("auto" leaves a core free) is 4 to 9 times faster than
+# two as soon as anything else computes, since OpenMP threads wait by spinning.
 # Blocks of 32 tokens instead of 128: only whole blocks of a prompt are cached, and a task's instructions are about 100.
-CPU_OPTIONS = ("--dtype=bfloat16", "--max-num-seqs=16", "--enforce-eager", "--block-size=32")
+CPU_OPTIONS = ("--max-num-seqs=16", "--enforce-eager", "--block-size=32")
 # Without TORCHDYNAMO_DISABLE even eager vLLM compiles its sampler at the first request: it needs a C++ compiler, takes
 # 10 s, and answers no faster.
 CPU_ENV = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "auto", "TORCHDYNAMO_DISABLE": "1"}
@@ -83,7 +84,8 @@ class VllmPart:
         python = config.tools / "vllm" / "bin" / "python"
         name = config.base_model_name
         serve = ("--model", name, "--served-model-name", name, "--host", HOST, "--port", str(config.ports["vllm"]))
-        options = GPU_OPTIONS if has_gpu() else CPU_OPTIONS
+        cpu_options = (f"--dtype={'bfloat16' if has_bfloat16() else 'float32'}", *CPU_OPTIONS)
+        options = GPU_OPTIONS if has_gpu() else cpu_options
         return Launch(
             argv=(str(python), "-m", "vllm.entrypoints.openai.api_server", *serve, *COMMON_OPTIONS, *options),
             env=vllm_environment(config.adapters),

@@ -124,6 +124,16 @@ def test_vllm_runs_where_the_models_name_is_its_path(tmp_path: Path, monkeypatch
     assert "lora_filesystem_resolver" in launch.env["VLLM_PLUGINS"]
 
 
+@pytest.mark.parametrize(("fast", "dtype"), [(True, "bfloat16"), (False, "float32")])
+def test_vllm_does_not_emulate_bfloat16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool, dtype: str
+) -> None:
+    monkeypatch.setattr(vllm.VllmPart, "installed", lambda self, config: True)
+    monkeypatch.setattr(vllm, "has_gpu", lambda: False)
+    monkeypatch.setattr(vllm, "has_bfloat16", lambda: fast)
+    assert f"--dtype={dtype}" in vllm.VllmPart().launch(StackConfig.load(tmp_path, {})).argv
+
+
 def test_the_plugin_for_the_cpu_is_found_by_its_entry_point() -> None:
     from importlib.metadata import distributions
 
