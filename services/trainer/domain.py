@@ -31,7 +31,7 @@ class TrainingOutcome:
     """The result of a training.
 
     `losses` (by step) and `train_loss` (of the last epoch) are means per answer token in nats. `seconds`: of the
-    process that finished, without those that were killed before.
+    process that finished, without those that were killed before. `dtype`: the data type of the frozen base model.
     """
 
     steps: int
@@ -39,6 +39,7 @@ class TrainingOutcome:
     skipped: SkippedRows
     train_loss: float
     seconds: float
+    dtype: str
     versions: dict[str, str]
 
 

@@ -35,7 +35,8 @@ class AdapterManifest(BaseModel):
     """manifest.json of an adapter: how it was trained.
 
     `losses`: by step, the mean per answer token in nats. `too_long` and `not_rendered`: rows that were skipped because
-    they exceed `max_length`, or because the base model's chat template does not take them.
+    they exceed `max_length`, or because the base model's chat template does not take them. `dtype`: the data type of
+    the frozen base model, which follows from the machine.
     """
 
     adapter: str
@@ -51,6 +52,7 @@ class AdapterManifest(BaseModel):
     train_loss: float
     losses: tuple[float, ...]
     seconds: float
+    dtype: str
     versions: dict[str, str]
     files: dict[str, str]
 
@@ -109,6 +111,7 @@ def build_manifest(dataset: DatasetBuilt, adapter: Path, outcome: TrainingOutcom
         train_loss=outcome.train_loss,
         losses=outcome.losses,
         seconds=outcome.seconds,
+        dtype=outcome.dtype,
         versions=outcome.versions,
         files=_hashes(adapter),
     )

@@ -54,8 +54,8 @@ def train(
         torch.set_num_threads(threads)
     started = time.monotonic()
     report(0, 1, "loading the base model")
-    in_bfloat16 = on_gpu or has_bfloat16()
-    model, tokenizer = _load(base, on_gpu, torch.bfloat16 if in_bfloat16 else torch.float32)
+    dtype = torch.bfloat16 if on_gpu or has_bfloat16() else torch.float32
+    model, tokenizer = _load(base, on_gpu, dtype)
     check_modules(spec, [name for name, _ in model.named_modules()])
     fitting, weights, skipped = tokenize_rows(rows, tokenizer, spec)
     checkpoints = folder / "checkpoints"
@@ -63,7 +63,7 @@ def train(
     trainer = _Trainer(
         weights,
         model=model,
-        args=_arguments(spec.training, checkpoints, on_gpu, in_bfloat16),
+        args=_arguments(spec.training, checkpoints, on_gpu, dtype),
         train_dataset=Dataset.from_list(fitting),
         processing_class=tokenizer,
         peft_config=_lora(spec.training),
@@ -83,6 +83,7 @@ def train(
         skipped=skipped,
         train_loss=sum(last_epoch) / max(len(last_epoch), 1),
         seconds=time.monotonic() - started,
+        dtype=str(dtype).removeprefix("torch."),
         versions={module.__name__: module.__version__ for module in (torch, transformers, trl, peft)},
     )
 
@@ -138,7 +139,7 @@ def _lora(settings: TrainingSettings) -> LoraConfig:
     )
 
 
-def _arguments(settings: TrainingSettings, checkpoints: Path, on_gpu: bool, in_bfloat16: bool) -> SFTConfig:
+def _arguments(settings: TrainingSettings, checkpoints: Path, on_gpu: bool, dtype: torch.dtype) -> SFTConfig:
     return SFTConfig(
         output_dir=str(checkpoints),
         num_train_epochs=settings.epochs,
@@ -150,7 +151,7 @@ def _arguments(settings: TrainingSettings, checkpoints: Path, on_gpu: bool, in_b
         completion_only_loss=True,
         train_sampling_strategy="group_by_length",
         gradient_checkpointing=on_gpu,
-        bf16=in_bfloat16,
+        bf16=dtype is torch.bfloat16,
         use_cpu=not on_gpu,
         seed=settings.seed,
         data_seed=settings.seed,

@@ -196,8 +196,9 @@ class TrainingJobs:
         rows = training.read_examples(store.fetch(spec.dataset.uri) / "train.jsonl")
         write_atomically(folder / "adapter" / "adapter_model.safetensors", f"{len(rows)} rows".encode())
         outcome = TrainingOutcome(
-            steps=len(rows) // 8, train_loss=0.1, losses=(1.0, 0.1), seconds=1.0, versions={}, skipped=SkippedRows()
-        )
+            steps=len(rows) // 8, train_loss=0.1, losses=(1.0, 0.1), seconds=1.0, dtype="none", versions={},
+            skipped=SkippedRows(),
+        )  # fmt: skip
         manifest = training.build_manifest(spec.dataset, folder / "adapter", outcome)
         write_atomically(folder / "adapter" / "manifest.json", manifest.model_dump_json().encode())
         uri = store.publish(folder / "adapter", "adapters", manifest.adapter)

@@ -37,6 +37,7 @@ from shared.jobs import Jobs
 from shared.kafka.broker import build_broker
 from shared.kafka.publisher import Publisher
 from shared.model.adapter_files import check_adapter
+from shared.processor import has_bfloat16
 from shared.service import running
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
@@ -148,6 +149,7 @@ async def test_a_killed_training_resumes_from_its_last_epoch(tmp_path: Path, tas
     manifest = AdapterManifest.model_validate_json((Path(trained.uri) / "manifest.json").read_bytes())
     assert (trained.steps, len(manifest.losses)) == (240, 240)
     assert manifest.losses[-1] < manifest.losses[0]
+    assert manifest.dtype == ("bfloat16" if has_bfloat16() else "float32")
     assert trained.cycle_id == event.cycle_id
 
 

@@ -103,6 +103,7 @@ def adapter_folder(folder: Path, weights: bytes = b"weights") -> Path:
 
 OUTCOME = TrainingOutcome(
     steps=60, losses=(2.0, 0.1), skipped=SkippedRows(too_long=1, not_rendered=2), train_loss=0.1, seconds=9.0,
+    dtype="bfloat16",
     versions={"torch": "2"},
 )  # fmt: skip
 
