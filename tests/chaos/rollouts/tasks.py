@@ -52,7 +52,7 @@ _SHARES = {Kind.GOOD: 4, Kind.EQUAL: 2, Kind.BAD: 2, Kind.FRAGILE: 2}
 
 ROLLOUT = RolloutSettings(
     yearly_false_promotion=0.9,
-    cycles_per_year=9_000,
+    cycles_per_year=8_784,
     canary_wealth=20.0,
     canary_steps=(20, 50),
     min_canary_users=10,
