@@ -1,4 +1,4 @@
-"""`make chaos` and `make bench` run longer than CI does: here their modules are imported, with the settings they make."""
+"""What `make chaos` and `make bench` run is too long for CI: here it is imported, with the settings that it makes."""
 
 import importlib
 import pkgutil
