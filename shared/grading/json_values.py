@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import unicodedata
 from typing import Any
 
@@ -19,12 +20,13 @@ NOT_JSON: Any = object()
 def read_json(text: str) -> Any:
     """Return the value of a text that is JSON and nothing else.
 
-    Raises ValueError for a fence of Markdown or words around it, a key that an object has twice, NaN and Infinity, and
-    what is nested more than `MAX_DEPTH` deep: an application's parser would refuse or misread them.
+    Raises ValueError for a fence of Markdown or words around it, a key that an object has twice, NaN and Infinity, a
+    number that is larger than any float, and what is nested more than `MAX_DEPTH` deep: an application's parser would
+    refuse or misread them.
     """
     too_deep = f"nested more than {MAX_DEPTH} deep"
     try:
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+        value = json.loads(text, object_pairs_hook=_object, parse_float=_float, parse_constant=_no_constant)
     except RecursionError as error:
         raise ValueError(too_deep) from error
     if text.count("[") + text.count("{") > MAX_DEPTH and is_deeper(value, MAX_DEPTH):
@@ -80,6 +82,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the key {key[:_SHOWN_CHARS]!r} appears twice in one object")
         found[key] = value
     return found
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:_SHOWN_CHARS]} is too large a number")
+    return value
 
 
 def _no_constant(name: str) -> Any:

@@ -40,3 +40,14 @@ def test_an_answer_that_is_nested_too_deeply_is_invalid_and_says_why() -> None:
     with pytest.raises(ValueError, match=f"no JSON: nested more than {MAX_DEPTH} deep"):
         read_answer(deep, free)
     assert not grade(spec, deep, deep).right, "nor is such a right answer one"
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999"])
+def test_a_number_that_is_larger_than_any_float_is_not_read_and_is_near_to_no_other(number: str) -> None:
+    """It would be read as infinity, which is within any tolerance of every number."""
+    with pytest.raises(ValueError, match=f"{number} is too large"):
+        read_json(number)
+    spec = orders(comparators={"total": {"compare": "number", "tolerance": 0.01}})
+    right = '{"customer": {"name": "Ann"}, "items": [], "total": 20}'
+    found = grade(spec, right, right.replace("20", number))
+    assert (found.score, found.valid) == (0.0, False)
