@@ -101,13 +101,13 @@ def _grade_labels(spec: TaskSpec, expected: str, given: str | None) -> Grade:
 def _grade_calls(spec: TaskSpec, expected: str, given: str | None) -> Grade:
     """The score is the F1 over functions and arguments. Calls that could not be run are worth nothing.
 
-    Where the right answer is a text, any text is right: whether to call is what is judged. The right answer may break
-    what the task allows since; then it is compared as it is.
+    Where the right answer is a text, any text is right, an empty one is none: whether to call is what is judged. The
+    right answer may break what the task allows since; then it is compared as it is.
     """
     fields = Fields(spec.output_fields, spec.comparators)
     wanted, in_order = loose_calls(expected), spec.calls_per_answer is CallsPerAnswer.IN_ORDER
     try:
-        if given is None:
+        if given is None or not given.strip():
             raise ValueError("no answer")
         _, calls = read_calls(given, spec)
     except ValueError:

@@ -124,3 +124,10 @@ def test_two_arms_say_the_same_where_only_the_layout_of_arguments_differs() -> N
     assert same_answer(calls(light()), turned, HOME.kind)
     assert not same_answer(calls(light()), calls(light("hall")), HOME.kind)
     assert not same_answer(calls(light(), STOPS), calls(STOPS, light()), HOME.kind)
+
+
+def test_no_words_at_all_are_no_answer_where_a_text_is_right() -> None:
+    """A model that ends every answer at once would be right on all rows without a call."""
+    for empty in ("", " \n"):
+        found = grade(AUTO, "I cannot do that.", empty)
+        assert (found.score, found.right, found.valid) == (0.0, False, False)
