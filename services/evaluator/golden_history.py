@@ -60,15 +60,16 @@ def past_results(store: ArtifactStore, task: str) -> list[PastResult]:
     Raises DependencyUnavailable: without its history a candidate would be compared with today's production alone.
     """
     promoted = set(store.names(PROMOTIONS))
+    beginnings = tuple(f"{adapter}--" for adapter in promoted)
     found = []
     for name in store.names(RESULTS):
-        if name.rpartition("--")[0] not in promoted:
+        if not name.startswith(beginnings):
             continue
         try:
             stored = store.fetch(store.address(RESULTS, name)) / RESULT_FILE
         except ArtifactMissing:  # It is being published.
             continue
         result = GoldenResult.model_validate_json(stored.read_bytes())
-        if result.task == task:
+        if result.task == task and result.adapter in promoted:  # Names of tasks, and so of adapters, may have "--".
             found.append(PastResult(result.adapter, result.right))
     return found

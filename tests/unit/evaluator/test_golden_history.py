@@ -66,3 +66,10 @@ async def test_a_promotion_is_recorded_when_the_deployer_reports_it_and_other_st
     assert store.names("promotions") == []
     await handlers.on_rollout(RolloutChanged.model_validate(PROMOTED))
     assert store.names("promotions") == [PROMOTED["primary_adapter"]]
+
+
+def test_two_dashes_in_the_name_of_a_task_hide_no_result(store: ArtifactStore, tmp_path: Path) -> None:
+    keep(store, tmp_path, "desk--eu-1", [True] * 4, task="desk--eu")
+    keep(store, tmp_path, "desk--eu-1--2", [True] * 4, task="desk--eu")
+    record_promotion(store, "desk--eu", "desk--eu-1")
+    assert [found.adapter for found in past_results(store, "desk--eu")] == ["desk--eu-1"]
