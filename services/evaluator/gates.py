@@ -33,6 +33,9 @@ CONFIDENCE = 0.005
 JUDGE = 0.005
 """Levels: a candidate that is as good as production is stopped by each of them so often, at most."""
 _PERMUTATIONS = 2_000
+_ORDERS_TO_SHOW = 300
+"""Orders of the labels from which on right answers to all rows are told from chance: of little more than one over
+`CHANCE`, too many of those that are drawn may happen to be the right one."""
 _SEED = 20
 _MAX_NAMED = 5
 """Maximum number of lost rows that a gate's detail names."""
@@ -124,7 +127,7 @@ def _chance(evaluation: Comparison) -> tuple[float, float, list[int]]:
 def _rows_to_beat_chance(counts: Sequence[int]) -> int:
     """Return how many more rows it takes before right answers to all of them could be told from chance; 0: none."""
     sizes, added = sorted(counts if len(counts) > 1 else (0, *counts)), 0
-    while math.factorial(sum(sizes)) <= math.prod(map(math.factorial, sizes)) * round(1 / CHANCE):
+    while math.factorial(sum(sizes)) <= math.prod(map(math.factorial, sizes)) * _ORDERS_TO_SHOW:
         sizes[0] += 1  # A row of the rarest label says most.
         added, sizes = added + 1, sorted(sizes)
     return added
