@@ -26,7 +26,7 @@ def expected_calibration_error(scores: Floats, right: Floats, bins: int = BINS, 
     """
     weighed = np.ones_like(scores) if weights is None else weights
     gaps = [abs(float(weighed[part] @ (scores[part] - right[part]))) for part in _bins(scores, bins)]
-    return float(sum(gaps) / weighed.sum())
+    return min(1.0, float(sum(gaps) / weighed.sum()))  # It may be rounded to just above 1.
 
 
 def reliability_bins(scores: Floats, right: Floats, weights: Floats, bins: int = 10) -> tuple[ReliabilityBin, ...]:
@@ -58,7 +58,7 @@ def _bins(scores: Floats, bins: int) -> list[NDArray[np.intp]]:
 
 def brier(scores: Floats, right: Floats, weights: Floats | None = None) -> float:
     """Return the mean squared distance of confidence from 1 (right) or 0 (wrong): Brier 1950."""
-    return float(np.average((scores - right) ** 2, weights=weights))
+    return min(1.0, float(np.average((scores - right) ** 2, weights=weights)))
 
 
 def risk_coverage(scores: Floats, right: Floats) -> tuple[Floats, Floats, float]:

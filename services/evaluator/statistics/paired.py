@@ -105,7 +105,7 @@ def difference(
     """
     weighed = np.ones_like(candidate) if weights is None else weights
     apart = candidate - production
-    value = float(weighed @ apart / weighed.sum())
+    value = max(-1.0, min(1.0, float(weighed @ apart / weighed.sum())))  # It may be rounded to just beyond.
     drawn, sums, sizes = groups, weighed * apart, weighed
     if weights is not None:
         heaviest, last = float(np.bincount(groups, weights=weights).max()), int(groups.max())
