@@ -42,6 +42,7 @@ from services.evaluator.settings import KEY_VARIABLE
 from shared.conversation import chat_messages
 from shared.errors import DependencyUnavailable, InvalidMessage, RatchetError, StepImpossible
 from shared.files import write_atomically
+from shared.identity import content_hash
 from shared.jobs import Progress, lease, run_job
 from shared.model.adapter_files import check_adapter
 from shared.model.inference import InferenceClient
@@ -136,9 +137,9 @@ async def _ask_both(
         await serve(client, store, trained.adapter, trained.uri, of_task)
         if job.production is not None:  # It may have been trained before the task's modules were changed.
             await serve(client, store, job.production, store.address("adapters", job.production), check)
-        candidate = await _ask_arm(job, client, trained.adapter, "candidate", 0, questions, folder, progress)
+        candidate = await ask_arm(job, client, trained.adapter, "candidate", 0, questions, folder, progress)
         opponent = job.production or trained.base_model
-        production = await _ask_arm(job, client, opponent, "production", len(questions), questions, folder, progress)
+        production = await ask_arm(job, client, opponent, "production", len(questions), questions, folder, progress)
         how = trained.spec, job.concurrency
         candidate = await ask_failed_again(client, trained.adapter, candidate, questions, *how)
         production = await ask_failed_again(client, opponent, production, questions, *how)
@@ -156,7 +157,7 @@ async def _ask_both(
         await client.close()
     if len(production.unanswered) > trained.spec.evaluation.max_failed_share * len(questions):
         for arm in ("candidate", "production"):  # Not a fair opponent; the next attempt asks both of them again.
-            (folder / f"{arm}.json").unlink()
+            _arm_file(folder, arm, questions).unlink()
         raise unfair(production, len(questions))
     return Asked(evaluation, golden, candidate, production, repeated, adversarial=adversarial), probes
 
@@ -183,7 +184,7 @@ async def _ask_attacked(
 ) -> ArmAnswers:
     from services.evaluator.recipe import ask_failed_again
 
-    answers = await _ask_arm(job, client, model, name, 0, questions, folder, progress)
+    answers = await ask_arm(job, client, model, name, 0, questions, folder, progress)
     return await ask_failed_again(client, model, answers, questions, job.trained.spec, job.concurrency)
 
 
@@ -248,9 +249,9 @@ async def serve(
         ) from error
 
 
-async def _ask_arm(
+async def ask_arm(
     job: EvaluationJob,
-    client: InferenceClient,
+    client: CompletionClient,
     model: str,
     arm: str,
     already_done: int,
@@ -258,9 +259,10 @@ async def _ask_arm(
     folder: Path,
     progress: Progress,
 ) -> ArmAnswers:
+    """Return a model's answers: those that a killed process has stored, if it asked the same."""
     from services.evaluator.recipe import ArmAnswers, ask
 
-    path = folder / f"{arm}.json"
+    path = _arm_file(folder, arm, questions)
     if path.exists():
         return ArmAnswers.model_validate_json(path.read_bytes())
 
@@ -270,6 +272,12 @@ async def _ask_arm(
     answers = await ask(client, model, questions, job.trained.spec, job.concurrency, report)
     write_atomically(path, answers.model_dump_json().encode())
     return answers
+
+
+def _arm_file(folder: Path, arm: str, questions: Sequence[Question]) -> Path:
+    """Return where an arm's answers are stored. What is asked may change: long inputs follow the engine's context."""
+    asked = (message.model_dump_json() for question in questions for message in question.messages)
+    return folder / f"{arm}-{content_hash(*asked)}.json"
 
 
 def calibrate(

@@ -10,10 +10,11 @@ import pytest
 from schemas.conversation import Message, Role
 from services.evaluator.domain import Question
 from services.evaluator.golden_history import past_results, record_promotion
-from services.evaluator.job import EvaluationJob, unfair, with_golden_history
+from services.evaluator.job import EvaluationJob, ask_arm, unfair, with_golden_history
 from services.evaluator.recipe import RETRY_ROUNDS, ArmAnswers, ask, ask_failed_again
 from services.evaluator.verdict import Asked
 from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
+from shared.jobs import Progress
 from shared.model.inference import InferenceClient
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.golden_sets import golden_set
@@ -121,3 +122,18 @@ def test_a_golden_set_of_texts_without_a_score_leaves_no_result_that_would_stay(
         the_job = EvaluationJob.model_validate({**job(tmp_path).model_dump(), "trained": trained})
         past = with_golden_history(the_job, Asked([], golden, arms, arms), store, tmp_path / "one").past
         assert [list(result.right.values()) for result in past] == found
+
+
+async def test_a_killed_job_asks_no_arm_again_unless_it_asks_something_else(tmp_path: Path) -> None:
+    """Long inputs are cut to the engine's context, which may be another one when the job goes on."""
+
+    async def answers(questions: list[Question]) -> tuple[tuple[str | None, ...], int]:
+        engine = FakeEngine(first_letter)
+        found = await ask_arm(job(tmp_path), engine, "m", "candidate", 0, questions, tmp_path, Progress(tmp_path))
+        return found.answers, len(engine.requests)
+
+    first = [*ASKED[:2], Question((Message(role=Role.USER, content="b"),), "b")]
+    assert await answers(first) == (("a", "a", "b"), 3)
+    assert await answers(first) == (("a", "a", "b"), 0)
+    assert await answers(first[1:]) == (("a", "b"), 2)
+    assert await answers([*first, *first]) == (("a", "a", "b") * 2, 6)
