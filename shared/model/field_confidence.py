@@ -100,6 +100,8 @@ def _objects(text: str) -> Iterator[tuple[int, int]]:
             _, position = _DECODER.raw_decode(text, start)
         except ValueError:
             position = start + 1
+        except RecursionError:  # What is nested so deeply is no call, nor is what may stand in it.
+            return
         else:
             yield start, position
 

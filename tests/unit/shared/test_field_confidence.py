@@ -188,3 +188,10 @@ def test_what_is_no_label_of_the_task_has_no_probability() -> None:
     listed = tokens(("[", 1.0), *((f'{"," * (n > 0)}"{name}"', 0.9) for n, name in enumerate(names)), ("]", 1.0))
     found = measure(tickets(labels=names), listed).fields
     assert found is not None and len(found) == 200  # An event has no more.
+
+
+def test_a_call_that_never_ends_is_as_sure_as_any_text_however_deep_it_is() -> None:
+    endless = [(piece, 0.5) for _ in range(3_000) for piece in ('{"a', '":')]
+    assert measure(home(), tokens(*endless)).score == pytest.approx(0.5)
+    named = measure(home(), [*CALL, *tokens(*endless)])
+    assert named.fields == measure(home(), CALL).fields
