@@ -17,12 +17,14 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from schemas.conversation import JsonObject
 from schemas.golden import GoldenRow, GoldenSet
 from schemas.tasks import TaskKind, TaskSpec
 from services.scheduler.domain import valid_cron
 from services.scheduler.golden.file import brief, read_golden_file
 from shared.errors import ConfigurationError, field_path
 from shared.files import write_atomically
+from shared.grading.json_schema import schema_fault
 from shared.storage.golden_sets import golden_set
 
 MAX_BYTES = 1_000_000
@@ -133,6 +135,10 @@ def _parse(path: Path, known_set: KnownSet) -> tuple[TaskFile, CommentedMap]:
     if not valid_cron(spec.cron):
         line = _line(document, ("cron",))
         raise _error(path, line, f"cron: found {spec.cron!r}", "expected five fields in UTC, such as `0 3 * * 1`")
+    for location, schema in _answer_schemas(spec):
+        if fault := schema_fault(schema):
+            key = ".".join(map(str, location))
+            raise _error(path, _line(document, location), f"{key}: found {fault}", "expected a JSON Schema")
     if spec.golden_file is None:
         return TaskFile(path, spec), document
     file = path.parent / spec.golden_file
@@ -145,6 +151,14 @@ def _parse(path: Path, known_set: KnownSet) -> tuple[TaskFile, CommentedMap]:
         return TaskFile(path, spec.model_copy(update={"golden_set": known})), document
     rows = read_golden_file(file, spec)
     return TaskFile(path, spec.model_copy(update={"golden_set": golden_set(spec.name, rows)}), rows), document
+
+
+def _answer_schemas(spec: TaskSpec) -> list[tuple[tuple[str | int, ...], JsonObject]]:
+    """Return the schemas that answers are checked by, each with its place in the file."""
+    schemas: list[tuple[tuple[str | int, ...], JsonObject]] = [
+        (("tools", number, "parameters"), tool.parameters) for number, tool in enumerate(spec.tools)
+    ]
+    return schemas if spec.output_schema is None else [(("output_schema",), spec.output_schema)]
 
 
 def _write(document: CommentedMap, target: Path) -> None:

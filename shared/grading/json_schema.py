@@ -36,6 +36,18 @@ def schema_errors(value: Any, schema: Mapping[str, Any]) -> list[str]:
     return [f"{_place(fault.instance_path)}: {fault.message}"[:_SHOWN_CHARS] for fault in faults]
 
 
+def schema_fault(schema: Mapping[str, Any]) -> str:
+    """Return why no answer can be checked by a schema; empty if one can.
+
+    Its pattern is one of Python's alone, say: then each answer would be called invalid, whatever it is.
+    """
+    try:
+        _validator(json.dumps(schema))
+    except ValueError as error:
+        return str(error).partition("\n")[0]
+    return ""
+
+
 def canonical(value: Any, schema: Mapping[str, Any]) -> str:
     """Return a valid answer as JSON in the spelling that is trained on: one line, keys in the order of the schema.
 

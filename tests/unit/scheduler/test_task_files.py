@@ -166,3 +166,40 @@ def test_an_invalid_file_is_not_applied(file: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError):
         apply_task(file, tmp_path / "tasks")
     assert not (tmp_path / "tasks").exists()
+
+
+EXTRACTION = """\
+name: orders
+kind: extraction
+system_prompt: Extract.
+output_schema:
+  type: object
+  properties: {code: {type: string}}
+"""
+TOOLS = """\
+name: home
+kind: tools
+system_prompt: Call.
+tools:
+  - name: stop
+  - name: go
+    parameters: {type: object, properties: {code: {type: string}}, required: [code]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (EXTRACTION.replace("string}", 'string, pattern: "^a{,3}$"}'), 'FILE:4: output_schema: found "^a{,3}$" is not'),
+        (EXTRACTION + "  required: [code, code]\n", 'FILE:4: output_schema: found ["code","code"] has non-unique'),
+        (EXTRACTION + "  $schema: mine\n", "FILE:4: output_schema: found Unknown meta-schema: 'mine'"),
+        (TOOLS.replace("[code]", "[code, code]"), 'FILE:7: tools.1.parameters: found ["code","code"] has non-unique'),
+    ],
+)
+def test_a_schema_that_no_answer_can_be_checked_by_is_refused(file: Path, text: str, expected: str) -> None:
+    """All answers of both arms would be invalid, and a candidate that writes garbage as good as production."""
+    found = reason_of(file, text)
+    assert expected in found and "expected a JSON Schema" in found
+    for valid in (EXTRACTION, TOOLS):
+        file.write_text(valid)
+        read_task(file)
