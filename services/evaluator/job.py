@@ -74,7 +74,7 @@ class EvaluationJob(BaseModel):
 def evaluate_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterEvaluated:
     """Ask both arms, score their answers and check the gates. A killed job reuses the arms it has already asked."""
     from services.evaluator.parts.languages import with_languages  # Load scikit-learn and SciPy: only in this process.
-    from services.evaluator.report.publish import publish_report
+    from services.evaluator.report.publish import publish_report, read_report
     from services.evaluator.rivals.step import compare_rivals
     from services.evaluator.texts.step import compare_texts
     from services.evaluator.verdict import Extras, evaluated_event, evaluation_report
@@ -94,7 +94,8 @@ def evaluate_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterEv
     fitted = calibrate(job.trained, evaluation, asked.candidate, store, folder)
     extras = Extras(approaches, *fitted, job.concurrency)
     report = evaluation_report(job.trained, job.production, folder.name, asked, extras, utc_now())
-    return evaluated_event(job.trained, report, publish_report(report, store, folder / "report"))
+    uri = publish_report(report, store, folder / "report")
+    return evaluated_event(job.trained, read_report(store, uri), uri)  # A killed process may have published another.
 
 
 def with_golden_history(job: EvaluationJob, asked: Asked, store: ArtifactStore, folder: Path) -> Asked:

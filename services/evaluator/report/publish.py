@@ -28,3 +28,8 @@ def publish_report(report: EvaluationReport, store: ArtifactStore, folder: Path)
     )
     write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
     return store.publish(folder, EVALUATIONS, report.evaluation)
+
+
+def read_report(store: ArtifactStore, uri: str) -> EvaluationReport:
+    """Return the report that is published at an address."""
+    return EvaluationReport.model_validate_json((store.fetch(uri) / EVALUATION_FILE).read_bytes())
