@@ -99,12 +99,17 @@ def fields_of(schema: Mapping[str, Any]) -> dict[str, frozenset[str]]:
         raise ValueError('the schema must be of an object with fields: {"type": "object", "properties": {…}}')
     found: dict[str, set[str]] = {}
     for path, types in _fields(schema, schema, "", ()):
-        if len(path) > MAX_PATH:
-            raise ValueError(f"{path[:50]}…: its path has {len(path)} characters; at most {MAX_PATH}")
+        check_path(path)
         found.setdefault(path, set()).update(types)
     if len(found) > MAX_FIELDS:
         raise ValueError(f"the schema has {len(found)} fields; at most {MAX_FIELDS} are judged: leave some out")
     return {path: frozenset(types) for path, types in found.items()}
+
+
+def check_path(path: str) -> None:
+    """Raise ValueError for a path that is longer than events take."""
+    if len(path) > MAX_PATH:
+        raise ValueError(f"{path[:50]}…: its path has {len(path)} characters; at most {MAX_PATH}")
 
 
 def property_names(schema: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from schemas.base import ShortText
 from schemas.conversation import JsonObject
-from schemas.output_schema import MAX_FIELDS, MAX_SCHEMA_CHARS, fields_of
+from schemas.output_schema import MAX_FIELDS, MAX_SCHEMA_CHARS, check_path, fields_of
 
 MAX_TOOLS = 64
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -68,12 +68,14 @@ class FunctionTool(BaseModel):
 def fields_of_tools(tools: Sequence[FunctionTool]) -> dict[str, frozenset[str]]:
     """Return what is judged of calls: each function by its name, and its arguments as `function.argument`.
 
-    Raises ValueError for more than are judged.
+    Raises ValueError for more than are judged, and for a path that is longer than events take.
     """
     found: dict[str, frozenset[str]] = {}
     for tool in tools:
         found[tool.name] = frozenset()
         found |= {f"{tool.name}.{path}": types for path, types in tool.argument_fields.items()}
+    for path in found:
+        check_path(path)
     if len(found) > MAX_FIELDS:
         raise ValueError(f"the functions have {len(found)} names and arguments; at most {MAX_FIELDS} are judged")
     return found

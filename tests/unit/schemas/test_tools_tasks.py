@@ -10,6 +10,8 @@ from pydantic import ValidationError
 from schemas.tasks import TaskSpec
 from tests.unit.shared.grading.home import BOOK, LIGHT, STOP, home
 
+DEEP = {"type": "object", "properties": {"a" * 100: {"type": "object", "properties": {"b" * 40: {"type": "string"}}}}}
+
 
 def test_functions_and_their_arguments_are_what_is_judged() -> None:
     assert list(home().output_fields) == [
@@ -43,6 +45,7 @@ def test_what_changes_the_answers_makes_a_new_revision_and_comparators_do_not() 
         ({"tools": [{"name": "two words"}]}, "String should match pattern"),
         ({"tools": [{"name": "f", "parameters": {"type": "string"}}]}, "must be of an object"),
         ({"tools": [{"name": "f", "parameters": {"type": "object", "properties": {"a": {"oneOf": []}}}}]}, "'oneOf'"),
+        ({"tools": [{"name": "f" * 64, "parameters": DEEP}]}, "its path has 206 characters; at most 200"),
     ],
 )
 def test_what_cannot_be_served_or_judged_is_refused_with_the_way_out(fields: dict[str, Any], said: str) -> None:
