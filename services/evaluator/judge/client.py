@@ -39,7 +39,8 @@ class JudgeClient:
     ) -> None:
         self._settings = settings
         self._url = f"{settings.url.rstrip('/')}/chat/completions"
-        headers = {"authorization": f"Bearer {key}"} if key else {}
+        # As bytes: of a text that is not ASCII, httpx would quote the key in an error.
+        headers = {b"authorization": f"Bearer {key}".encode()} if key else {}
         self._client = httpx.AsyncClient(timeout=settings.timeout_seconds, headers=headers, transport=transport)
         self._limit = asyncio.Semaphore(settings.concurrency)
         self._clock, self._ends = clock, clock() + settings.max_seconds
@@ -112,5 +113,5 @@ class JudgeClient:
         try:
             response = await self._client.post(self._url, json=body)
             return response.status_code, response.json() if response.is_success else None
-        except (httpx.HTTPError, ValueError):
+        except (httpx.HTTPError, ValueError, RecursionError):
             return 0, None

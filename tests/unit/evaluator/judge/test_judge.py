@@ -155,6 +155,19 @@ async def test_a_judge_that_is_away_or_refuses_the_key_is_given_up_and_nothing_o
     assert len(refusing.requests) == 1
 
 
+async def test_a_key_with_a_character_that_no_key_has_is_refused_by_the_judge_and_quoted_nowhere() -> None:
+    """It was copied with a quotation mark, say. As an internal error it would be in the event of the step."""
+    api = Api(lambda body: httpx.Response(401))
+    found, problem = await verdicts(api.client("sk-1\u201d"), pairs(1))
+    assert found[0].preferred is None and "401" in problem and "sk-1" not in problem
+
+
+async def test_an_answer_that_is_nested_too_deeply_to_be_read_is_none() -> None:
+    api = Api(lambda body: httpx.Response(200, content=b"[" * 100_000))
+    found, problem = await verdicts(api.client(), pairs(1))
+    assert (found[0].preferred, problem) == (None, "")
+
+
 async def test_a_pair_that_the_judge_refuses_is_not_judged_and_the_others_are() -> None:
     """One answer longer than its context would else end the comparison, and let a bad candidate pass."""
 
