@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from schemas.base import Label, Probability
 
@@ -30,6 +30,15 @@ class Section(BaseModel):
     """The base class of the YAML's sections: an unknown key is an error of the author, not a newer contract."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _switches_alone_are_booleans(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false as numbers: `retention_days: true` would delete all but a day."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
+            raise ValueError(f"found {str(value).lower()}, which only a switch may be")
+        return value
 
 
 class TrainingSettings(Section):

@@ -83,6 +83,8 @@ def test_the_template_shows_every_key_with_its_default() -> None:
         (GOOD.replace("system_prompt: Classify.\n", ""), "system_prompt: found nothing; expected the text"),
         (GOOD + "cron: every monday\n", "FILE:8: cron: found 'every monday'; expected five fields in UTC"),
         (GOOD + "rollout: fast\n", "FILE:8: rollout: found 'fast'; expected keys with values"),
+        (GOOD + "retention_days: true\n", "FILE:8: retention_days: found true, which only a switch may be"),
+        (GOOD + "evaluation: {min_gain: false}\n", "FILE:8: evaluation.min_gain: found false, which only a switch may"),
         (GOOD + "golden_file: none.jsonl\n", "FILE:8: golden_file: found no file"),
         (GOOD + "golden_set: {set_id: x, rows: 1}\n", "FILE:8: golden_set: found a key that only the scheduler sets"),
         (GOOD + "golden: []\n", "FILE:8: golden: found an unknown key; did you mean `golden_file`?"),
