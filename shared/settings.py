@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, field_path
 
 INCARNATION_FILE = "incarnation"
 """A file in the home, written by `ratchet lake resume`. Its text is appended to `kafka_incarnation`."""
@@ -104,10 +104,16 @@ class Settings(BaseSettings):
         """Read the settings, including `<home>/stack.env` and the incarnation that `ratchet lake resume` stored.
 
         Changes this process's `AWS_…` variables where the lake or the artifacts are in the S3 server of `stack.env`.
+        Raises ConfigurationError that names the variables whose values cannot be used, without the values.
         """
         home = Path(str(overrides.get("home", default_home())))
         stack_env = home / "stack.env"
-        settings = cls(_env_file=stack_env, **overrides)  # type: ignore[arg-type]  # pydantic-settings' own
+        try:
+            settings = cls(_env_file=stack_env, **overrides)  # type: ignore[arg-type]  # pydantic-settings' own
+        except ValidationError as error:
+            problems = [f"RATCHET_{field_path(detail).upper()}: {detail['msg']}" for detail in error.errors()]
+            way_out = f"Correct it in the environment or in {stack_env}; docs/configuration.md has every setting."
+            raise ConfigurationError("\n".join(problems), way_out) from error
         settings._use_object_store(DotEnvSettingsSource(cls, env_file=stack_env, case_sensitive=True).env_vars)
         file = home / INCARNATION_FILE
         suffix = file.read_text() if file.exists() else ""
