@@ -32,6 +32,7 @@ EXTRAS = {
     **dict.fromkeys(("up", "down", "status", "install", "logs"), "local"),
 }
 """Command → the extra that it needs. A command that is not listed needs the base installation only."""
+_OF_FILES = "This user must be able to use it. All local state is in RATCHET_HOME (default: .ratchet here)."
 
 
 def say(text: str, style: str = "") -> None:
@@ -92,8 +93,9 @@ def user_name() -> str:
 class ErrorPrintingGroup(TyperGroup):
     """A group of commands that ends with a message instead of a traceback when one of its commands raises RatchetError.
 
-    A module that is not installed is such an error too: the message names the extra that has it. The help of the group
-    and its commands is wrapped where the terminal ends, not where the source does.
+    A module that is not installed is such an error too: the message names the extra that has it. So is a file or folder
+    that cannot be read or written. The help of the group and its commands is wrapped where the terminal ends, not where
+    the source does.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -110,6 +112,11 @@ class ErrorPrintingGroup(TyperGroup):
             if error.name is None or ctx.invoked_subcommand not in EXTRAS or not _is_third_party(error.name):
                 raise
             print_error(missing_extra(error.name, EXTRAS[ctx.invoked_subcommand]))
+            raise typer.Exit(1) from error
+        except OSError as error:
+            if error.filename is None:  # No file's: a connection's, or a pipe's whose reader has left.
+                raise
+            print_error(RatchetError(f"{error.filename}: {error.strerror}", _OF_FILES))
             raise typer.Exit(1) from error
 
 

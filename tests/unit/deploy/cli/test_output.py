@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from deploy.cli.app import app
 from shared.errors import RatchetError
+from tests.conftest import ROOT
 
 ODD = "root:x:0 [bold]x[/bold]"
 """Rich would read an emoji and a style in it."""
@@ -79,6 +80,26 @@ def test_reason_and_way_out_of_an_error_are_printed_as_they_are(
     monkeypatch.setattr(failing, fail)
     result = ratchet(*arguments)
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"{ODD}\ntry {ODD}\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("tasks", "apply", str(ROOT / "deploy/tasks/support-desk.yaml")),
+        ("up", "--no-install", "--only", "postgres"),
+        ("install", "postgres"),
+        ("dlq", "list"),
+    ],
+)
+def test_a_home_that_cannot_be_used_is_an_error_with_its_path(
+    arguments: tuple[str, ...], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "file").write_text("no folder")
+    monkeypatch.setenv("RATCHET_HOME", str(home / "file"))
+    result = ratchet(*arguments)
+    assert isinstance(result.exception, SystemExit), repr(result.exception)
+    assert (result.exit_code, result.stdout) == (1, ""), result.output
+    assert str(home / "file") in result.stderr and "RATCHET_HOME" in result.stderr
 
 
 def test_an_invalid_argument_is_printed_as_it_is() -> None:
