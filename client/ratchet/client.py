@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import weakref
 from collections import deque
@@ -26,7 +27,7 @@ _PREDICTIONS, _FEEDBACK = "/v1/predictions", "/v1/feedback"
 _MAX_BATCH, _MAX_BATCH_BYTES = 50, 200_000
 """Below the gateway's limits: 100 predictions, 256 KiB."""
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.5, 30.0
-_WARNING_SECONDS = 10.0  # Items dropped for the same reason are reported at most this often.
+_WARNING_SECONDS = 10.0  # What is dropped, or waits, for the same reason is reported at most this often.
 _WRONG_KEY, _RATE_LIMITED = 401, 429
 _RETRIED_STATUSES = frozenset({302, 303, 307, 408, 425, _RATE_LIMITED})
 """And all from 500: the others will never succeed."""
@@ -143,10 +144,11 @@ class Client:
         exit_seconds: float = 5.0,
     ) -> None:
         """`url`: the gateway's, with or without /v1. `max_waiting`, `max_waiting_bytes`: items in memory, and their
-        size as JSON. `exit_seconds`: how long the program's end may wait until the queue is sent."""
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"{url!r} is not a gateway's address: expected http://… or https://…")
-        self._url = url.rstrip("/").removesuffix("/v1")
+        size as JSON. `exit_seconds`: how long the program's end may wait until the queue is sent. Raises ValueError for
+        an address or a key that cannot be one."""
+        if key and not _is_visible(key):
+            raise ValueError("the key has a blank, a line's end or another character that no key has")
+        self._url = _without_version(url)
         self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
         self._max_waiting = max_waiting
         self._max_waiting_bytes = max_waiting_bytes
@@ -168,7 +170,8 @@ class Client:
         self._closed = False
         self._thread: threading.Thread | None = None
         self._forget_worker: Callable[[], object] | None = None
-        self._warned = ("", float("-inf"))
+        self._warned: dict[str, tuple[str, float]] = {}
+        self._trouble = ""
         self.dropped = 0
 
     def log(
@@ -202,7 +205,7 @@ class Client:
         self._enqueue(_FEEDBACK, prediction_id, {field: value for field, value in fields.items() if value is not None})
 
     def flush(self, seconds: float = 10.0) -> bool:
-        """Wait until everything logged so far is sent, at most `seconds`. Returns False if something remains."""
+        """Wait until nothing is left to send, at most `seconds`. Returns False if something remains."""
         with self._change:
             return self._change.wait_for(lambda: not self._queue.count and not self._reporting, seconds)
 
@@ -219,12 +222,13 @@ class Client:
             self._queue = _Queue()
             self._change.notify_all()
         if waiting:
-            self._drop(waiting, f"not sent within {seconds:g} s before the end")
+            trouble = f" ({self._trouble})" if self._trouble else ""
+            self._drop(waiting, f"not sent within {seconds:g} s before the end{trouble}")
 
     def _enqueue(self, path: str, key: str, body: dict[str, Any]) -> None:
         try:
             item = _Item(path, key, json.dumps(body).encode())
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             return self._drop(1, f"not JSON: {error}")
         with self._change:
             if not (reason := self._why_not(item) or self._start_thread()):
@@ -265,11 +269,15 @@ class Client:
     def _drop(self, count: int, reason: str) -> None:
         with self._change:
             self.dropped += count
-            last_reason, warned_at = self._warned
+        self._warn("%d not logged: %s. Dropped so far: %d", count, reason, self.dropped)
+
+    def _warn(self, message: str, count: int, reason: str, *more: object) -> None:
+        with self._change:
+            last_reason, warned_at = self._warned.get(message, ("", 0.0))
             if reason == last_reason and time.monotonic() - warned_at < _WARNING_SECONDS:
                 return
-            self._warned = (reason, time.monotonic())
-        logger.warning("%d not logged: %s. Dropped so far: %d", count, reason, self.dropped)
+            self._warned[message] = (reason, time.monotonic())
+        logger.warning(message, count, reason, *more)
 
     def _send_forever(self) -> None:
         pause = _FIRST_PAUSE_SECONDS
@@ -278,6 +286,8 @@ class Client:
             with self._change:
                 self._sending = 0
                 reason = "" if self._closed else self._settle(batch, failure, pause)  # `close` reports what remained.
+                self._trouble = "" if failure is None or reason else failure.reason
+                waiting = self._queue.count
                 self._reporting = bool(reason)
                 self._change.notify_all()
             if reason:  # Without the lock: the application's log handler may be slow, or call this client.
@@ -285,6 +295,8 @@ class Client:
                 with self._change:
                     self._reporting = False
                     self._change.notify_all()
+            elif failure is not None and waiting:
+                self._warn("%d wait to be sent again: %s", waiting, failure.reason)
             if failure is None or failure.is_final:
                 pause = _FIRST_PAUSE_SECONDS
             elif len(batch) == 1 or failure.status == _RATE_LIMITED:
@@ -334,6 +346,22 @@ class Client:
         except Exception as error:  # noqa: BLE001 - the thread must survive to send the rest
             return _Failure(0, repr(error), is_final=True)
         return None
+
+
+def _is_visible(text: str) -> bool:
+    return all("!" <= character <= "~" for character in text)
+
+
+def _without_version(url: str) -> str:
+    """The gateway's address without /v1. Raises ValueError, without the address: it may have a password in it."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # The port is no number.
+        is_address = False
+    if not is_address or not _is_visible(url) or any(character in url for character in "@?#"):
+        raise ValueError("the url is not a gateway's: expected http://HOST:PORT or https://HOST, without a password")
+    return url.rstrip("/").removesuffix("/v1")
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

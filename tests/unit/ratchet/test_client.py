@@ -559,6 +559,47 @@ def test_a_redirect_is_not_taken_for_an_answer_of_the_gateway_and_gets_no_key(
     client.close()
 
 
-def test_an_invalid_address_is_refused() -> None:
-    with pytest.raises(ValueError, match="http"):
-        ratchet.Client("gateway:28080")
+@pytest.mark.parametrize(
+    "url",
+    [
+        "gateway:28080", "http://", "http://gate way", "http://gateway:port", "http://gateway:99999",
+        "http://gateway/v1?key=s3cret", "http://me:s3cret@gateway", "http://gateway\n", "ftp://gateway",
+    ],
+)  # fmt: skip
+def test_an_address_that_cannot_be_the_gateways_is_refused_at_once_and_not_repeated(url: str) -> None:
+    with pytest.raises(ValueError, match="http") as refused:
+        ratchet.Client(url)
+    assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["rk_s3cret\n", "rk_s3cret\u2014", "Bearer rk_s3cret"])
+def test_a_key_that_no_header_may_have_is_refused_at_once_and_in_no_log(
+    gateway: FakeGateway, caplog: pytest.LogCaptureFixture, key: str
+) -> None:
+    with pytest.raises(ValueError, match="key") as refused:
+        client = ratchet.Client(gateway.url, key=key)
+        client.log("support", ASKED, "refund")
+        client.close(PATIENCE_SECONDS)
+    assert "s3cret" not in f"{refused.value} {caplog.text}"
+
+
+def test_while_the_gateway_is_away_the_log_says_why_and_so_does_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    client = ratchet.Client("http://127.0.0.1:9")
+    client.log("support", ASKED, "refund")
+    wait_until(lambda: "1 wait to be sent again: gateway unavailable" in caplog.text)
+    client.close(0.1)
+    assert "1 not logged: not sent within 0.1 s before the end (gateway unavailable: " in caplog.text
+    assert client.dropped == 1
+
+
+def test_messages_nested_too_deep_for_json_raise_nothing(
+    gateway: FakeGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    client = ratchet.Client(gateway.url)
+    client.log("support", [{"role": "user", "content": deep}], "refund")
+    assert client.dropped == 1
+    assert "not JSON" in caplog.text
+    client.close()
