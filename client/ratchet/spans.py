@@ -13,7 +13,8 @@ class Spans:
         spans = ratchet.Spans("support-desk")
         tracer_provider.add_span_processor(spans)
         completion = openai_client.chat.completions.create(…)
-        client.feedback(spans.prediction_id(completion.id), "thumbs", positive=True)
+        if answer_id := spans.prediction_id(completion.id):  # None if the span was not sampled
+            client.feedback(answer_id, "thumbs", positive=True)
 
     Ask soon after the answer (of a stream: after its end) and store the id: only `max_answers` are remembered.
     """

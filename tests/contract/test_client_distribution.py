@@ -30,6 +30,7 @@ QUICKSTART, OF_THE_DOCS = (
     )
     for page in (CLIENT / "README.md", ROOT / "docs" / "gateway.md")
 )
+EXAMPLES = "\n".join(re.findall(r"```python\n(.*?)```", (CLIENT / "README.md").read_text(), flags=re.DOTALL))
 
 
 def run(*argv: str | Path, cwd: Path) -> str:
@@ -103,7 +104,9 @@ def test_the_quickstart_runs_and_its_answer_and_feedback_arrive(
 
 def test_an_application_sees_the_types(python: Path, tmp_path: Path) -> None:
     program = tmp_path / "application.py"
-    program.write_text(f"{QUICKSTART}\nreveal_type(prediction_id)\nclient.log(1, messages, answer)\n", encoding="utf-8")
+    own = "from typing import Any\ntracer_provider: Any = None\nopenai_client: Any = None\n"
+    mistake = "reveal_type(prediction_id)\nclient.log(1, messages, answer)\n"
+    program.write_text(f"{own}{EXAMPLES}{mistake}", encoding="utf-8")
     argv = [sys.executable, "-m", "mypy", "--strict", "--python-executable", str(python), str(program)]
     checked = subprocess.run(argv, cwd=tmp_path, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
     assert 'Revealed type is "str"' in checked.stdout.replace("builtins.", "")
