@@ -7,6 +7,7 @@ import secrets
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+from shared.errors import ConfigurationError
 from shared.files import write_atomically
 
 
@@ -25,7 +26,11 @@ class Credentials:
     def load(cls, home: Path) -> Credentials:
         """Read the credentials; create those that are missing. Call it holding the home's lock, or after `up` ran."""
         path = home / "secrets" / "stack.json"
-        stored: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        try:
+            stored: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        except ValueError as error:
+            way_out = "Restore the file: the home's database and Unleash know these passwords alone."
+            raise ConfigurationError(f"{path} is not JSON: {error}", way_out) from error
         names = {field.name for field in fields(cls)}
         if names <= stored.keys():
             return cls(**{name: stored[name] for name in names})

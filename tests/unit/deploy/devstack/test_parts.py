@@ -17,6 +17,7 @@ from deploy.devstack.install.java import java_major
 from deploy.devstack.install.packages import VERSION_FILE, install_once, is_installed
 from deploy.devstack.part import Part, tail
 from deploy.devstack.parts import kafka, postgres, unleash, vllm
+from shared.errors import ConfigurationError
 
 
 def test_kafkas_properties_hold_the_ports_and_the_data_folder(tmp_path: Path) -> None:
@@ -71,6 +72,16 @@ def test_an_older_file_of_credentials_keeps_its_own_and_gains_the_new_ones(tmp_p
     assert filled.s3_secret_key not in ("", created["s3_secret_key"])
     assert Credentials.load(tmp_path) == filled
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_damaged_file_of_credentials_is_an_error_with_its_path_and_stays(tmp_path: Path) -> None:
+    Credentials.load(tmp_path)
+    path = tmp_path / "secrets" / "stack.json"
+    path.write_text("{")
+    with pytest.raises(ConfigurationError, match="is not JSON") as refused:
+        Credentials.load(tmp_path)
+    assert "Restore" in refused.value.way_out
+    assert path.read_text() == "{"
 
 
 @pytest.mark.parametrize("part", [postgres.PostgresPart(), unleash.UnleashPart(), vllm.VllmPart()])
