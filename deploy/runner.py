@@ -13,7 +13,7 @@ import time
 from collections.abc import Coroutine
 
 from schemas.catalog import SERVICES
-from shared.errors import ConfigurationError, DependencyUnavailable, MustStop, RatchetError
+from shared.errors import ConfigurationError, DependencyUnavailable, MustStop, RatchetError, unusable_file
 from shared.kafka.topics import create_topics, find_drift
 from shared.service import Service, run
 from shared.settings import Settings
@@ -23,11 +23,17 @@ logger = logging.getLogger(__name__)
 
 
 def build_services(names: list[str]) -> list[Service]:
-    """Build the named services, or all if none is named. Raises ConfigurationError for an unknown name."""
+    """Build the named services, or all if none is named.
+
+    Raises ConfigurationError for an unknown name, and for a home that cannot be used.
+    """
     unknown = set(names) - set(SERVICES)
     if unknown:
         raise ConfigurationError(f"no such service: {sorted(unknown)}", f"One of: {', '.join(SERVICES)}")
-    return [importlib.import_module(f"services.{name}.main").build() for name in names or SERVICES]
+    try:
+        return [importlib.import_module(f"services.{name}.main").build() for name in names or SERVICES]
+    except OSError as error:
+        raise unusable_file(error) from error
 
 
 def prepare_topics(settings: Settings) -> None:

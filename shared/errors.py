@@ -50,6 +50,14 @@ class MustStop(RatchetError):
     """Continuing would lose or duplicate data: the process stops and a person decides. Never retried."""
 
 
+def unusable_file(error: OSError) -> ConfigurationError:
+    """The error of a file or folder that cannot be read or written. Raises the given one if it is not about a file."""
+    if error.filename is None:  # A connection's, or a pipe's whose reader has left.
+        raise error
+    way_out = "This user must be able to use it. All local state is in RATCHET_HOME (default: .ratchet here)."
+    return ConfigurationError(f"{error.filename}: {error.strerror}", way_out)
+
+
 def describe_validation_error(error: Any, limit: int = 5) -> str:
     """Return the first problems of pydantic's or FastAPI's error as `field: problem; …`, without the refused values."""
     problems = [(field_path(detail), detail["msg"]) for detail in error.errors()[:limit]]

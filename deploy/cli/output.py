@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from shared.errors import ConfigurationError, DependencyUnavailable, RatchetError
+from shared.errors import ConfigurationError, DependencyUnavailable, RatchetError, unusable_file
 
 console = Console(markup=False, emoji=False, highlight=False)
 stderr = Console(markup=False, emoji=False, highlight=False, stderr=True)
@@ -32,7 +32,6 @@ EXTRAS = {
     **dict.fromkeys(("up", "down", "status", "install", "logs"), "local"),
 }
 """Command → the extra that it needs. A command that is not listed needs the base installation only."""
-_OF_FILES = "This user must be able to use it. All local state is in RATCHET_HOME (default: .ratchet here)."
 
 
 def say(text: str, style: str = "") -> None:
@@ -114,9 +113,7 @@ class ErrorPrintingGroup(TyperGroup):
             print_error(missing_extra(error.name, EXTRAS[ctx.invoked_subcommand]))
             raise typer.Exit(1) from error
         except OSError as error:
-            if error.filename is None:  # No file's: a connection's, or a pipe's whose reader has left.
-                raise
-            print_error(RatchetError(f"{error.filename}: {error.strerror}", _OF_FILES))
+            print_error(unusable_file(error))
             raise typer.Exit(1) from error
 
 

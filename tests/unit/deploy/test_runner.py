@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +48,14 @@ async def test_any_other_service_starts_after_its_topics_are_prepared(monkeypatc
     monkeypatch.setattr(runner, "prepare_topics", UnavailableOnce())
     with pytest.raises(DependencyUnavailable):
         runner.ensure_topics([service(True), service(False)], SETTINGS)
+
+
+def test_a_home_that_cannot_be_used_ends_the_process_with_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("RATCHET_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("sys.argv", ["runner", "prediction_log"])
+    with pytest.raises(SystemExit) as ended:
+        runner.main()
+    assert str(ended.value.code).startswith(str(tmp_path / "file")) and "RATCHET_HOME" in str(ended.value.code)
