@@ -106,10 +106,12 @@ GroupCoordinator._maybe_leave_group = _leave_first_generation_too
 
 
 def servers(settings: Settings) -> list[str]:
-    """Return the bootstrap servers, `host:port` each. Raises ConfigurationError when there is none."""
+    """Return the bootstrap servers, `host:port` each. Raises ConfigurationError if none is, or one has no port."""
     names = [server.strip() for server in settings.kafka.split(",") if server.strip()]
     if not names:
         raise ConfigurationError("no Kafka broker is configured", "Set RATCHET_KAFKA=host:port")
+    if without_port := [name for name in names if not name.rpartition(":")[2].isdecimal()]:
+        raise ConfigurationError(f"no port in RATCHET_KAFKA: {', '.join(without_port)}", "Set RATCHET_KAFKA=host:port")
     return names
 
 

@@ -44,6 +44,7 @@ def test_producers_wait_for_all_replicas_and_are_idempotent_where_the_broker_sup
     ("settings", "advice"),
     [
         (Settings(kafka=" , "), "RATCHET_KAFKA=host:port"),
+        (Settings(kafka="one:9092, two"), "RATCHET_KAFKA=host:port"),
         (Settings(kafka_security="SASL_SSL"), "RATCHET_KAFKA_USERNAME and RATCHET_KAFKA_PASSWORD"),
         (Settings(kafka_security="SASL_SSL", kafka_username="ratchet"), "RATCHET_KAFKA_PASSWORD"),
         (Settings(kafka_security="SSL", kafka_password=PASSWORD), "RATCHET_KAFKA_SECURITY=SASL_SSL"),
@@ -51,8 +52,11 @@ def test_producers_wait_for_all_replicas_and_are_idempotent_where_the_broker_sup
         (Settings(kafka_security="SSL", kafka_ca_file=Path("/nowhere.pem")), "RATCHET_KAFKA_CA_FILE"),
         (Settings(kafka_security="SSL", kafka_client_certificate=Path(__file__)), "RATCHET_KAFKA_CLIENT_CERTIFICATE"),
     ],
-    ids=["no server", "no user", "no password", "unused password", "unused file", "missing file", "no certificate"],
-)
+    ids=[
+        "no server", "no port", "no user", "no password", "unused password", "unused file", "missing file",
+        "no certificate",
+    ],
+)  # fmt: skip
 def test_contradictory_settings_name_the_variable_to_set(settings: Settings, advice: str) -> None:
     for options in (client_options, broker_options):
         with pytest.raises(ConfigurationError) as refused:
