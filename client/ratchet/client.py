@@ -20,6 +20,7 @@ import urllib.request
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -180,11 +181,13 @@ class Client:
         """Log an answer and return its prediction id, for `feedback`. Returns at once, whatever the gateway does.
 
         `messages`: what the model saw, in the chat API's format. `more`: `model`, `user` (stored as a keyed hash),
-        `confidence` (0 to 1), `logprob`, `adapter`.
+        `confidence` (0 to 1), `logprob`, `adapter`, `occurred_at` (a time with its zone, as text; default: now), and
+        the other fields of `POST /v1/predictions`.
         """
         own_id = uuid4().hex
         prediction_id = f"{task}/{own_id}"
-        fields = {"messages": list(messages), "answer": answer, "latency_ms": latency_ms, **more}
+        now = datetime.now(timezone.utc).isoformat()  # noqa: UP017 - Python 3.9 has no datetime.UTC
+        fields = {"messages": list(messages), "answer": answer, "latency_ms": latency_ms, "occurred_at": now, **more}
         self._enqueue(_PREDICTIONS, prediction_id, {"task": task, "prediction_id": own_id, **fields})
         return prediction_id
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -90,9 +91,9 @@ def test_an_answer_and_its_feedback_arrive_in_order_under_one_id(gateway: FakeGa
     assert client.flush(PATIENCE_SECONDS)
     (logged_at, logged, key), (feedback_at, feedback, _) = gateway.requests
     assert (logged_at, feedback_at, key) == ("/v1/predictions", "/v1/feedback", "Bearer rk-1")
-    assert logged | {"prediction_id": ""} == {
+    assert logged | {"prediction_id": "", "occurred_at": ""} == {
         "task": "support", "prediction_id": "", "messages": ASKED, "answer": "refund", "latency_ms": 12,
-        "model": "gpt-4o", "user": "ann",
+        "occurred_at": "", "model": "gpt-4o", "user": "ann",
     }  # fmt: skip
     assert feedback == {"prediction_id": prediction_id, "kind": "thumbs", "positive": False}
     ids = PredictionIds(b"k" * 32)
@@ -123,6 +124,20 @@ def test_batches_of_long_answers_stay_below_the_gateways_limit(gateway: FakeGate
     assert client.flush(PATIENCE_SECONDS)
     assert max(len(json.dumps(body)) for _, body, _ in gateway.requests) < 256 * 1024
     assert len(gateway.accepted) == 20
+    client.close()
+
+
+def test_an_answer_that_arrives_later_has_the_time_at_which_it_was_logged(gateway: FakeGateway) -> None:
+    answers = iter([503])
+    gateway.status = lambda path, body: next(answers, 200)
+    client = ratchet.Client(gateway.url)
+    client.log("support", ASKED, "refund")
+    assert client.flush(PATIENCE_SECONDS)
+    client.log("support", ASKED, "refund", occurred_at="2026-11-23T03:00:00Z")
+    assert client.flush(PATIENCE_SECONDS)
+    refused, accepted, given = [body["occurred_at"] for _, body, _ in gateway.requests]
+    assert refused == accepted and datetime.fromisoformat(accepted).utcoffset() == timedelta(0)
+    assert given == "2026-11-23T03:00:00Z"
     client.close()
 
 
