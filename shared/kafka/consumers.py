@@ -225,8 +225,13 @@ class Consumers:
         on_skipped: OnSkipped | None = None,
         decode: Decode | None = None,
     ) -> None:
-        """Decode, call the handler, dead-letter what can never succeed. Raises only what must be redelivered."""
+        """Decode, call the handler, dead-letter what can never succeed. Raises only what must be redelivered.
+
+        What is not decoded is skipped after the others are handled: a store that moved past it, and past those before
+        it, would never read them again.
+        """
         decoded: list[tuple[ConsumerRecord, Delivery[E]]] = []
+        skipped: list[ConsumerRecord] = []
         waiting = 0
         for record in records:
             waiting += record_size(record) + _BYTES_PER_RECORD
@@ -235,18 +240,21 @@ class Consumers:
                 await asyncio.sleep(0)
             headers = record_headers(record)
             if headers.get(HEADER_ONLY, self._service) != self._service:  # Replayed for another service.
-                if on_skipped is not None:
-                    await on_skipped(RecordPosition(record.topic, record.partition, record.offset))
+                skipped.append(record)
                 continue
             try:
                 value = record.value or b""
                 decoded_event = decode(value) if decode else decode_event(event, value)
             except Exception as error:  # noqa: BLE001 - whatever it is, it must not block the partition
-                await self._dead_letter(record, error, on_skipped)
+                await self._dead_letters.publish_record(record, error)
+                skipped.append(record)
                 continue
             decoded.append((record, Delivery(decoded_event, record.topic, record.partition, record.offset, headers)))
         if decoded:
             await self._handle(handler, decoded, on_skipped)
+        if on_skipped is not None:
+            for record in skipped:
+                await on_skipped(_position(record))
 
     async def _handle(
         self,
@@ -261,7 +269,10 @@ class Consumers:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not block the partition
             if len(records) == 1:
-                await self._dead_letter(records[0][0], error, on_skipped)
+                record = records[0][0]
+                await self._dead_letters.publish_record(record, error)
+                if on_skipped is not None:
+                    await on_skipped(_position(record))
                 return
             # Which record is the bad one? Handlers are idempotent: each record is tried alone. One attempt is enough
             # where the batch had several: pauses for hundreds of records would outlast the group's session timeout.
@@ -295,10 +306,9 @@ class Consumers:
             trace = "".join(traceback.format_tb(error.__traceback__))
             logger.error("%s: %s: %s\n%s", self._service, what, type(error).__name__, trace)
 
-    async def _dead_letter(self, record: ConsumerRecord, error: Exception, on_skipped: OnSkipped | None) -> None:
-        await self._dead_letters.publish_record(record, error)
-        if on_skipped is not None:
-            await on_skipped(RecordPosition(record.topic, record.partition, record.offset))
+
+def _position(record: ConsumerRecord) -> RecordPosition:
+    return RecordPosition(record.topic, record.partition, record.offset)
 
 
 def _last_offsets(records: Sequence[ConsumerRecord]) -> dict[TopicPartition, int]:

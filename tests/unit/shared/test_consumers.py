@@ -324,6 +324,29 @@ async def test_on_skipped_gets_each_record_that_the_handler_is_not_given(tmp_pat
     assert len(service.handled) == 1
 
 
+async def test_no_record_is_skipped_before_those_that_came_with_it_are_stored(tmp_path: Path) -> None:
+    """A store that moved past a dead letter would, after a crash, go on behind records that it never had."""
+    service, skipped, is_away = InMemoryService(tmp_path), list[bool](), True
+
+    async def handler(deliveries: list[Delivery[FeedbackGiven]]) -> None:
+        if is_away:
+            raise DependencyUnavailable("the database is away")
+        service.handled.extend(d.event for d in deliveries)
+
+    async def on_skipped(position: RecordPosition) -> None:
+        skipped.append(len(service.handled) == 1)
+
+    service.consumers.on_batch(FeedbackGiven, handler, on_skipped=on_skipped)
+    batch = [feedback().model_dump_json().encode(), b"{broken"]
+    async with TestKafkaBroker(service.broker):
+        with pytest.raises(DependencyUnavailable):
+            await service.broker.publish_batch(*batch, topic=TOPIC)
+        assert skipped == []
+        is_away = False
+        await service.broker.publish_batch(*batch, topic=TOPIC)
+    assert skipped == [True]
+
+
 async def test_a_table_holds_the_last_value_of_each_key_and_shows_every_one() -> None:
     broker = KafkaBroker("nowhere:9092")
     shown: list[str] = []
