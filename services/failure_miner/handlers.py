@@ -109,10 +109,11 @@ class Handlers:
         """Store the suspects among them, and ask people about the predictions that the samples draw."""
         specs = await self._specs(deliveries)
         suspicious, sightings = await asyncio.to_thread(_look_at, deliveries, specs)
-        questions = await self._save(suspicious, sightings, deliveries, specs)
+        questions = await self._save(suspicious, sightings, specs)
         for prediction in await asyncio.to_thread(_drawn_predictions, deliveries, questions):
             for question in questions[prediction.prediction_id]:
                 await self._publisher.publish(review_question(specs[prediction.task], prediction, question))
+        await self._suspects.advance(deliveries)
 
     async def on_feedback(self, deliveries: list[Delivery[FeedbackGiven]]) -> None:
         """Make a suspect of each prediction that a user called wrong, however confident, and ask people about it.
@@ -143,11 +144,12 @@ class Handlers:
         ]
         specs = await self._specs([d for _, d in found])
         sightings = [s for prediction, _ in found for s in called_wrong(prediction, specs[prediction.task])]
-        questions = await self._save(found, sightings, deliveries, specs)
+        questions = await self._save(found, sightings, specs)
         for prediction, delivery in found:
             spec = specs[prediction.task]
             for question in questions.get(prediction.prediction_id, ()):
                 await self._publisher.publish(review_question(spec, prediction, question, delivery.event))
+        await self._suspects.advance(deliveries)
 
     async def on_corrections(self, deliveries: list[Delivery[CorrectionSubmitted]]) -> None:
         """Store people's labels. A corrected answer that is no suspect becomes one.
@@ -211,14 +213,13 @@ class Handlers:
         self,
         found: Sequence[tuple[AnsweredPrediction, Delivery[Any]]],
         sightings: Sequence[Sighting],
-        deliveries: Sequence[Delivery[Any]],
         specs: Mapping[str, TaskSpec],
     ) -> dict[str, list[Question]]:
         """Store suspects and draw questions, by prediction: a redelivery draws, and publishes, the same again."""
         rules = {task: spec.failures for task, spec in specs.items()}
         seen = Sightings(sightings, rules, self._now().astimezone(UTC).date())
         drawn: dict[str, list[Question]] = {}
-        for question in await self._suspects.save(await self._embed(found), seen, deliveries):
+        for question in await self._suspects.save(await self._embed(found), seen):
             drawn.setdefault(question.prediction_id, []).append(question)
         return drawn
 

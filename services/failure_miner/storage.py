@@ -33,14 +33,13 @@ from shared.storage.offsets import adopt_incarnation, advance_offsets, next_offs
 class SuspectStore(Protocol):
     """What the handlers need of the database."""
 
-    async def save(
-        self, suspects: Sequence[Suspect], seen: Sightings, deliveries: Sequence[Delivery[Any]]
-    ) -> list[Question]: ...
+    async def save(self, suspects: Sequence[Suspect], seen: Sightings) -> list[Question]: ...
     async def stored_ids(self, prediction_ids: Iterable[str]) -> set[str]: ...
     async def asked_otherwise(self, prediction_ids: Iterable[str]) -> set[str]: ...
     async def save_labels(
         self, deliveries: Sequence[Delivery[CorrectionSubmitted]], suspects: Sequence[Suspect]
     ) -> None: ...
+    async def advance(self, deliveries: Sequence[Delivery[Any]]) -> None: ...
     async def skip(self, position: RecordPosition | Delivery[Any]) -> None: ...
     async def forget(self, event: SubjectForgotten) -> None: ...
     async def erased(self, people: Iterable[tuple[str, str | None]]) -> ErasedSubjects: ...
@@ -72,18 +71,19 @@ class PostgresSuspectStore:
             columns = [SUSPECTS.c.offset, SUSPECTS.c.label_offset]
             await adopt_incarnation(connection, INCARNATION, OFFSETS, incarnation, columns)
 
-    async def save(
-        self, suspects: Sequence[Suspect], seen: Sightings, deliveries: Sequence[Delivery[Any]]
-    ) -> list[Question]:
-        """Store suspects, draw questions about what was seen, advance the offsets. Idempotent.
+    async def save(self, suspects: Sequence[Suspect], seen: Sightings) -> list[Question]:
+        """Store suspects, draw questions about what was seen. Idempotent. `advance` once the questions are published.
 
         Returns the questions that were drawn, now or earlier. Nothing of an erased person is stored or asked.
         """
         async with transaction(self._engine) as connection:
             await _insert_suspects(connection, suspects)
-            questions = await draw_questions(connection, seen)
+            return await draw_questions(connection, seen)
+
+    async def advance(self, deliveries: Sequence[Delivery[Any]]) -> None:
+        """Advance the offsets over records that need not be read again."""
+        async with transaction(self._engine) as connection:
             await advance_offsets(connection, OFFSETS, deliveries)
-        return questions
 
     async def stored_ids(self, prediction_ids: Iterable[str]) -> set[str]:
         """Return those of the predictions that are stored as suspects."""

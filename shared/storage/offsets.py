@@ -1,4 +1,4 @@
-"""A service's next offsets to read, stored in the same transaction as what it made of the records.
+"""A service's next offsets to read, stored with what it made of the records, and not before what it publishes of them.
 
 A cycle's fence says where its inputs end; a service that has not read up to it waits, and one that has read further
 leaves the rest for the next cycle.

@@ -15,14 +15,16 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from schemas.base import Event
 from schemas.catalog import topic_of
 from schemas.conversation import Answer, Call, FinishReason, Message, Role, ToolCall
 from schemas.cycles import PartitionFence
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.lake import PREDICTIONS
-from schemas.predictions import Confidence, LoggedAnswer, SubjectForgotten
+from schemas.predictions import Confidence, FeedbackGiven, LoggedAnswer, PredictionLogged, SubjectForgotten
 from schemas.task_settings import FailureSettings
+from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.failure_miner.domain import Suspect, Vectors
 from services.failure_miner.handlers import Handlers
 from services.failure_miner.main import MIGRATIONS, NAME
@@ -42,6 +44,7 @@ from services.failure_miner.settings import FailureMinerSettings
 from services.failure_miner.storage import PostgresSuspectStore, _insert_suspects
 from services.failure_miner.tables import OFFSETS, SAMPLING
 from services.prediction_log.storage import DeltaLake
+from shared.errors import DependencyUnavailable
 from shared.kafka.broker import build_broker
 from shared.kafka.clients import end_offsets
 from shared.kafka.consumers import Consumers
@@ -121,7 +124,7 @@ def clustered(task: str, cycle_id: str) -> FailuresClustered:
 @pytest.mark.stack
 async def test_a_redelivered_suspect_is_stored_once_and_reads_back(store: PostgresSuspectStore, task: str) -> None:
     for _ in range(2):
-        await store.save([suspect(task, 1, text="a \x00 b"), suspect(task, 2)], NOTHING, [])
+        await store.save([suspect(task, 1, text="a \x00 b"), suspect(task, 2)], NOTHING)
     first, second = await store.unclustered(task, "r1", NOON, fence(task), 10)
     assert (first.prediction_id, first.text) == (f"{task}.1", "a  b")
     assert (second.embedding == suspect(task, 2).embedding).all()
@@ -140,7 +143,6 @@ async def test_a_cycle_takes_what_is_below_its_fence_and_of_its_revision(
             suspect(task, 7),
         ],
         NOTHING,
-        [],
     )
     taken = await store.unclustered(task, "r1", NOON, fence(task, predictions=7), 10)
     assert [s.prediction_id for s in taken] == [f"{task}.1"]
@@ -149,7 +151,7 @@ async def test_a_cycle_takes_what_is_below_its_fence_and_of_its_revision(
 
 @pytest.mark.stack
 async def test_a_label_above_the_fence_is_not_in_the_cycle(store: PostgresSuspectStore, task: str) -> None:
-    await store.save([suspect(task, 1)], NOTHING, [])
+    await store.save([suspect(task, 1)], NOTHING)
     await store.save_labels([correction(task, 1, "cancel", 5)], [])
     await store.save_labels([correction(task, 1, "older", 4)], [])
     (before,) = await store.unclustered(task, "r1", NOON, fence(task, corrections=5), 10)
@@ -171,7 +173,7 @@ async def test_of_a_persons_answers_the_newest_labels_a_suspect_and_cannot_tell_
         (stored,) = await store.unclustered(task, "r1", NOON, fence(task), 10)
         return stored.label
 
-    await store.save([suspect(task, 1)], NOTHING, [])
+    await store.save([suspect(task, 1)], NOTHING)
     await store.save_labels([correction(task, 1, "cancel", 5), correction(task, 1, "refund", 6)], [])
     assert await label() == "refund"
     await store.save_labels([unsure(7, "ben")], [])
@@ -199,9 +201,9 @@ async def test_a_redelivered_prediction_has_the_same_question_and_the_budget_is_
     store: PostgresSuspectStore, task: str
 ) -> None:
     batch = seen(task, *(sighting(task, n) for n in range(30)))
-    first = await store.save([], batch, [])
+    first = await store.save([], batch)
     assert numbers(first) == list(range(12)), "the budget and a fifth"
-    again = await PostgresSuspectStore(store._engine, "corrections.test").save([], batch, [])  # After a restart.
+    again = await PostgresSuspectStore(store._engine, "corrections.test").save([], batch)  # After a restart.
     assert sorted(again, key=repr) == sorted(first, key=repr)
     assert await store.asked_otherwise([f"{task}.1", f"{task}.20"]) == {f"{task}.1"}
 
@@ -212,11 +214,11 @@ async def test_the_rates_of_a_day_are_planned_from_the_day_before_and_fixed(
 ) -> None:
     task = _task_with_audits(range(1_000, 1_300), rate=0.01)
     rules = FailureSettings(review_budget_per_day=20, audit_share=0.5)
-    await store.save([], seen(task, *(sighting(task, n, None) for n in range(1_000)), rules=rules), [])
+    await store.save([], seen(task, *(sighting(task, n, None) for n in range(1_000)), rules=rules))
     tomorrow = [sighting(task, n, BANDS[1]) for n in range(1_000, 1_300)]
     questions: list[Question] = []
     for start in range(0, 300, 50):
-        questions += await store.save([], seen(task, *tomorrow[start : start + 50], rules=rules, days=1), [])
+        questions += await store.save([], seen(task, *tomorrow[start : start + 50], rules=rules, days=1))
     audits = [q.inclusion_probability for q in questions if q.purpose is Purpose.AUDIT]
     assert set(audits) == {0.01}, "ten of the thousand that were seen yesterday"
     assert len(questions) - len(audits) <= 24
@@ -232,19 +234,19 @@ async def test_a_complaint_that_was_read_before_its_prediction_takes_nothing_out
     store: PostgresSuspectStore, task: str
 ) -> None:
     rules = FailureSettings(review_budget_per_day=20, audit_share=1.0)
-    (complaint,) = await store.save([], seen(task, sighting(task, 1, FEEDBACK), rules=rules), [])
+    (complaint,) = await store.save([], seen(task, sighting(task, 1, FEEDBACK), rules=rules))
     assert complaint.purpose is Purpose.FEEDBACK
     assert await store.asked_otherwise([f"{task}.1"]) == set(), "a redelivery of the complaint publishes it again"
-    questions = await store.save([], seen(task, sighting(task, 1, UNCALIBRATED), rules=rules), [])
+    questions = await store.save([], seen(task, sighting(task, 1, UNCALIBRATED), rules=rules))
     assert {q.purpose for q in questions} == {Purpose.FEEDBACK, Purpose.AUDIT}
-    again = await store.save([], seen(task, sighting(task, 1, UNCALIBRATED), rules=rules), [])
+    again = await store.save([], seen(task, sighting(task, 1, UNCALIBRATED), rules=rules))
     assert {q.purpose for q in again} == {Purpose.FEEDBACK, Purpose.AUDIT}
 
 
 @pytest.mark.stack
 async def test_predictions_are_counted_by_kind_and_day(store: PostgresSuspectStore, task: str) -> None:
     kinds = [UNCALIBRATED, BANDS[2], None, FEEDBACK]
-    await store.save([], seen(task, *(sighting(task, n, kinds[n % 4]) for n in range(40))), [])
+    await store.save([], seen(task, *(sighting(task, n, kinds[n % 4]) for n in range(40))))
     async with transaction(store._engine) as connection:
         rows = await connection.execute(sa.select(SAMPLING).where(SAMPLING.c.task == task))
         counts = {row.stratum: (row.seen, row.asked + row.refused) for row in rows}
@@ -257,7 +259,7 @@ async def test_clustered_suspects_are_in_no_later_cycle_and_modes_are_found_agai
     store: PostgresSuspectStore, task: str
 ) -> None:
     suspects = [suspect(task, 1), suspect(task, 2)]
-    await store.save(suspects, NOTHING, [])
+    await store.save(suspects, NOTHING)
     found = describe_modes(suspects, [0, 0], [], f"{task}-cycle-1", 0.85)
     event = clustered(task, f"{task}-cycle-1")
     await store.save_clustering(event, suspects, found)
@@ -284,10 +286,10 @@ async def test_nothing_of_an_erased_person_is_stored_or_asked_whichever_event_co
     people = [suspect(task, 1, user_hash="u1"), suspect(task, 2, user_hash="u2"), suspect(task, 3)]
     batch = seen(task, *(sighting(task, n, UNCALIBRATED, user) for n, user in ((1, "u1"), (2, "u2"), (3, None))))
     if not forgotten_first:
-        await store.save(people, batch, [])
+        await store.save(people, batch)
     await store.forget(forget(task, "u1"))
     assert await store.asked_otherwise([f"{task}.1"]) == set()
-    assert numbers(await store.save(people, batch, [])) == [2, 3]
+    assert numbers(await store.save(people, batch)) == [2, 3]
     await store.save_labels([], [people[0]])
     assert await store.stored_ids([f"{task}.{n}" for n in (1, 2, 3)]) == {f"{task}.2", f"{task}.3"}
 
@@ -296,15 +298,15 @@ async def test_nothing_of_an_erased_person_is_stored_or_asked_whichever_event_co
 async def test_what_a_person_does_after_their_erasure_is_stored(store: PostgresSuspectStore, task: str) -> None:
     before, after = (suspect(task, n, user_hash="u1", occurred_at=NOON + timedelta(minutes=n - 1)) for n in (1, 2))
     for _ in range(2):
-        await store.save([before, after], NOTHING, [])
+        await store.save([before, after], NOTHING)
         await store.forget(forget(task, "u1"))
         assert await store.stored_ids([before.prediction_id, after.prediction_id]) == {after.prediction_id}
     await store.forget(forget("another-task", "u1", NOON + timedelta(days=1)))
     await store.forget(forget(task, "u1", NOON - timedelta(days=1)))
-    await store.save([before, after], NOTHING, [])
+    await store.save([before, after], NOTHING)
     assert await store.stored_ids([before.prediction_id, after.prediction_id]) == {after.prediction_id}
     await store.forget(forget(task, "u1", NOON + timedelta(hours=1)))
-    await store.save([before, after], NOTHING, [])
+    await store.save([before, after], NOTHING)
     assert await store.stored_ids([before.prediction_id, after.prediction_id]) == set()
 
 
@@ -313,7 +315,7 @@ async def test_failure_modes_quote_no_erased_person(store: PostgresSuspectStore,
     people = [suspect(task, n, user_hash=f"u{n}", text=f"what {n} wrote") for n in (1, 2, 3)]
     (found,) = describe_modes(people, [0, 0, 0], [], f"{task}-1", 0.0)
     event = clustered(task, f"{task}-1").model_copy(update={"modes": (found.mode,)})
-    await store.save(people, NOTHING, [])
+    await store.save(people, NOTHING)
     await store.forget(forget(task, "u1"))  # After the cycle had read its suspects.
     stored = await store.save_clustering(event, people, [found])
     assert sorted(stored.modes[0].exemplars) == ["what 2 wrote", "what 3 wrote"]
@@ -331,7 +333,7 @@ async def test_expired_suspects_are_deleted_and_failure_modes_no_longer_quote_th
     early, late = (suspect(task, n, occurred_at=NOON + timedelta(days=n)) for n in (1, 2))
     (found,) = describe_modes([early, late], [0, 0], [], f"{task}-1", 0.0)
     asked = [replace(sighting(task, n), occurred_at=NOON + timedelta(days=n)) for n in (1, 2)]
-    await store.save([early, late], seen(task, *asked), [])
+    await store.save([early, late], seen(task, *asked))
     event = clustered(task, f"{task}-1").model_copy(update={"modes": (found.mode,)})
     await store.save_clustering(event, [early, late], [found])
     await store.expire("another-task", NOON + timedelta(days=9))
@@ -360,13 +362,58 @@ async def test_offsets_show_what_is_not_read_yet(store: PostgresSuspectStore, ta
     wanted = (PartitionFence(topic=topic, partition=0, offset=3),)
     assert await store.unread(wanted) == list(wanted)
     delivery = correction(task, 1, "x", 2)
-    await store.save([], NOTHING, [Delivery(delivery.event, topic, 0, 2, {})])
+    await store.advance([Delivery(delivery.event, topic, 0, 2, {})])
     assert await store.unread(wanted) == []
 
 
 class NoSentences:
     def embed(self, texts: Sequence[str]) -> Vectors:
         return np.zeros((len(texts), 384), dtype=np.float32)
+
+
+class SilentBroker:
+    """A publisher whose broker is away at first."""
+
+    def __init__(self) -> None:
+        self.is_away = True
+        self.questions: list[Any] = []
+
+    async def publish(self, event: Event) -> None:
+        if self.is_away:
+            raise DependencyUnavailable("no broker")
+        self.questions.append(event)
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize("kind", [PredictionLogged, FeedbackGiven])
+async def test_a_record_is_read_again_until_the_questions_about_it_are_published(
+    store: PostgresSuspectStore, stack_settings: Settings, task: str, tmp_path: Path, kind: type[Event]
+) -> None:
+    """A service that ended in between goes on at the offset of its database: nobody would ever be asked."""
+    settings, publisher = FailureMinerSettings.load(home=stack_settings.home), SilentBroker()
+    spec = TaskSpec(name=task, kind=TaskKind.CLASSIFICATION, system_prompt="Intent?", labels=("refund", "cancel"))
+    answered = LoggedAnswer(prediction_id=f"{task}.1", text="refund", confidence=Confidence(score=0.2))
+    logged = prediction(task, NOON, task=task).model_copy(
+        update={"task_revision": spec.revision, "answers": (answered,)}
+    )
+    DeltaLake(str(tmp_path)).append(PREDICTIONS, [delivery(logged, 0)])
+    complaint = FeedbackGiven(
+        task=task, task_revision=spec.revision, prediction_id=answered.prediction_id, kind="thumbs",
+        positive=False, occurred_at=NOON,
+    )  # fmt: skip
+    lake, artifacts = LakePredictions(str(tmp_path)), ArtifactStore(str(tmp_path), tmp_path)
+    handlers = Handlers(settings, store, NoSentences(), lake, artifacts, publisher)
+    await handlers._tasks.put(task, TaskChanged(task=task, task_revision=spec.revision, spec=spec))
+    position = TopicPartition(f"records.{task}", 0)
+    read = handlers.on_predictions if kind is PredictionLogged else handlers.on_feedback
+    records: list[Any] = [Delivery(logged if kind is PredictionLogged else complaint, position.topic, 0, 7, {})]
+    with pytest.raises(DependencyUnavailable):
+        await read(records)
+    assert await store.next_offsets([position]) == {}
+    publisher.is_away = False
+    await read(records)
+    assert [question.prediction_id for question in publisher.questions] == [complaint.prediction_id]
+    assert await store.next_offsets([position]) == {position: 8}
 
 
 @pytest.mark.stack

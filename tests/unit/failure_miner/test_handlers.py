@@ -70,9 +70,7 @@ class MemoryStore:
         self.corrected: list[CorrectionSubmitted] = []
         self.forgotten_people: dict[tuple[str, str], datetime] = {}
 
-    async def save(
-        self, suspects: Sequence[Suspect], seen: Sightings, deliveries: Sequence[Delivery[Any]]
-    ) -> list[Question]:
+    async def save(self, suspects: Sequence[Suspect], seen: Sightings) -> list[Question]:
         for suspect in suspects:
             self.suspects.setdefault(suspect.prediction_id, suspect)
         for sighting in seen.sightings:
@@ -101,6 +99,8 @@ class MemoryStore:
         self.corrected += [d.event for d in deliveries]
         for suspect in suspects:
             self.suspects.setdefault(suspect.prediction_id, suspect)
+
+    async def advance(self, deliveries: Sequence[Delivery[Any]]) -> None: ...
 
     async def skip(self, position: RecordPosition | Delivery[Any]) -> None: ...
 
