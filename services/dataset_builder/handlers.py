@@ -83,6 +83,7 @@ class Handlers:
             question = third_opinion(newest_of_each(holding)[0], spec, {})
             if question is not None:
                 await self._publisher.publish(question)
+        await self._corrections.advance(deliveries)
 
     async def on_clustered(self, event: FailuresClustered) -> None:
         """Submit the build of the cycle's dataset. Raises DependencyUnavailable until its inputs are stored."""

@@ -110,11 +110,13 @@ def store(settings: Settings, spec: TaskSpec, rows: Sequence[tuple[str, str]], s
     async def save() -> None:
         await migrate(settings, NAME, MIGRATIONS)
         engine = build_engine(settings, NAME)
+        stored = PostgresCorrectionStore(engine)
         made = corrections(spec, rows, start)
         offset = start
         while batch := list(islice(made, _BATCH)):
             deliveries = [Delivery(event, TOPIC, 0, offset + n, {}) for n, event in enumerate(batch)]
-            await PostgresCorrectionStore(engine).save(deliveries)
+            await stored.save(deliveries)
+            await stored.advance(deliveries)
             offset += len(batch)
         await engine.dispose()
 

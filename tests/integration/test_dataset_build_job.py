@@ -77,7 +77,9 @@ def correction(spec: TaskSpec, number: int, text: str, label: str, user_hash: st
 
 
 async def save(store: PostgresCorrectionStore, corrections: list[CorrectionSubmitted]) -> None:
-    await store.save([Delivery(event, TOPIC, 991, number, {}) for number, event in enumerate(corrections)])
+    deliveries = [Delivery(event, TOPIC, 991, number, {}) for number, event in enumerate(corrections)]
+    await store.save(deliveries)
+    await store.advance(deliveries)
 
 
 class Build:

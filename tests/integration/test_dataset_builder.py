@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from schemas.base import Variant
+from schemas.base import Event, Variant
 from schemas.catalog import topic_named, topic_of
 from schemas.conversation import Answer, Call, Message, Role, ToolCall
 from schemas.cycles import CycleFinished, PartitionFence, StepFailed
@@ -30,6 +30,7 @@ from services.dataset_builder.settings import DatasetBuilderSettings
 from services.dataset_builder.storage.corrections import PostgresCorrectionStore, StoredCorrections
 from services.dataset_builder.storage.traffic import PostgresTrafficStore
 from services.dataset_builder.tables import CORRECTIONS, FORGOTTEN, OFFSETS
+from shared.errors import DependencyUnavailable
 from shared.kafka.broker import build_broker
 from shared.kafka.clients import end_offsets
 from shared.kafka.consumers import Consumers
@@ -243,6 +244,7 @@ async def test_no_build_has_an_erased_person_whichever_event_comes_first(
         await store.save(rows)
     await store.forget(forget(task, "u1", datetime.now(UTC)))
     await store.save(rows)
+    await store.advance(rows)
     assert ids(await below(store, task, fence(10))) == ["c1", "c2"]
     assert await store.corrections_of([f"{task}-p0"]) == []
     partition = PartitionFence(topic=TOPIC, partition=990, offset=3)
@@ -279,7 +281,6 @@ async def test_corrections_of_expired_predictions_are_deleted(store: PostgresCor
     await store.expire("another-task", NOON)
     await store.expire(task, NOON - timedelta(days=1))
     assert ids(await below(store, task, fence(10))) == ["c1"]
-    assert await store.unread([PartitionFence(topic=TOPIC, partition=990, offset=2)]) == []
 
 
 @pytest.mark.stack
@@ -382,19 +383,56 @@ def test_ten_thousand_corrections_are_built_in_seconds() -> None:
 async def test_after_the_broker_lost_its_topics_old_corrections_count_and_new_ones_are_awaited(
     store: PostgresCorrectionStore, stack_settings: Settings, task: str
 ) -> None:
-    await store.save([delivered(task, 700), delivered(task, 701)])
+    old, new = [delivered(task, 700), delivered(task, 701)], [delivered(task, 2)]
+    await store.save(old)
+    await store.advance(old)
     try:
         await store.adopt(f"after the loss of {task}")
         few = PartitionFence(topic=TOPIC, partition=990, offset=3)
         assert await store.unread([few]) == [few], "701 were read of the old topic, none of the new"
         assert ids(await below(store, task, fence(3))) == ["c700", "c701"]
-        await store.save([delivered(task, 2)])
+        await store.save(new)
+        await store.advance(new)
         assert await store.unread([few]) == []
         assert ids(await below(store, task, fence(3))) == ["c2", "c700", "c701"]
         await store.adopt(f"after the loss of {task}")  # As at each start.
         assert await store.unread([few]) == []
     finally:
         await store.adopt(stack_settings.kafka_incarnation)
+
+
+class SilentBroker:
+    """A publisher whose broker is away at first."""
+
+    def __init__(self) -> None:
+        self.is_away = True
+        self.questions: list[Any] = []
+
+    async def publish(self, event: Event) -> None:
+        if self.is_away:
+            raise DependencyUnavailable("no broker")
+        self.questions.append(event)
+
+
+@pytest.mark.stack
+async def test_corrections_are_read_again_until_the_question_that_follows_from_them_is_published(
+    store: PostgresCorrectionStore, stack_settings: Settings, task: str
+) -> None:
+    """A service that ended in between goes on at the offset of its database: nobody would have been asked."""
+    settings, publisher = DatasetBuilderSettings.load(home=stack_settings.home), SilentBroker()
+    spec = TaskSpec(name=task, kind=TaskKind.CLASSIFICATION, system_prompt="Intent?", labels=("x", "y", "z"))
+    handlers = Handlers(settings, store, PostgresTrafficStore(store._engine), cast(Any, None), publisher)
+    await handlers._tasks.put(task, TaskChanged(task=task, task_revision=spec.revision, spec=spec))
+    position, ana = TopicPartition(f"corrections.{task}", 0), delivered(task, 0, revision=spec.revision).event
+    ben = ana.model_copy(update={"correction_id": f"{task}-c1", "reviewer": "ben", "label": "z"})
+    records = [Delivery(event, position.topic, 0, offset, {}) for offset, event in enumerate((ana, ben))]
+    with pytest.raises(DependencyUnavailable):
+        await handlers.on_corrections(records)
+    assert await store.next_offsets([position]) == {}
+    publisher.is_away = False
+    await handlers.on_corrections(records)
+    assert [question.prediction_id for question in publisher.questions] == [ana.prediction_id]
+    assert await store.next_offsets([position]) == {position: 2}
 
 
 @pytest.mark.stack

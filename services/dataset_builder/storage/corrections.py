@@ -70,6 +70,7 @@ class CorrectionStore(Protocol):
     async def save(self, deliveries: Sequence[Delivery[CorrectionSubmitted]]) -> None: ...
     async def save_revision(self, event: TaskChanged) -> None: ...
     async def corrections_of(self, prediction_ids: Iterable[str]) -> list[CorrectionSubmitted]: ...
+    async def advance(self, deliveries: Sequence[Delivery[Any]]) -> None: ...
     async def skip(self, position: RecordPosition | Delivery[Any]) -> None: ...
     async def next_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]: ...
     async def forget(self, event: SubjectForgotten) -> None: ...
@@ -118,14 +119,14 @@ class PostgresCorrectionStore:
             await adopt_incarnation(connection, INCARNATION, OFFSETS, incarnation, [CORRECTIONS.c.offset])
 
     async def save(self, deliveries: Sequence[Delivery[CorrectionSubmitted]]) -> None:
-        """Store corrections and advance the offsets. Idempotent. Corrections of erased people are left out."""
+        """Store corrections but those of erased people. Idempotent. `advance` once what follows is published."""
         rows = [_row(delivery.event, Origin.REVIEWER, delivery, None) for delivery in deliveries]
-        await self._save(rows, deliveries)
+        await self._save(rows, [])
 
     async def save_user_corrections(
         self, found: Sequence[tuple[UserCorrection, RecordPosition]], deliveries: Sequence[Delivery[FeedbackGiven]]
     ) -> None:
-        """Store what users wrote, each with the position of its feedback, as `save` does."""
+        """Store what users wrote, each with the position of its feedback, as `save` does, and advance the offsets."""
         rows = [_row(correction, Origin.USER, position, correction.author_hash) for correction, position in found]
         await self._save(rows, deliveries)
 
@@ -154,6 +155,11 @@ class PostgresCorrectionStore:
         query = _STORED.where(CORRECTIONS.c.prediction_id.in_(list(prediction_ids)), _OF_REVIEWERS)
         in_log_order = query.order_by(CORRECTIONS.c.topic, CORRECTIONS.c.partition, CORRECTIONS.c.offset)
         return [correction async for part in self._read(in_log_order) for correction in part.reviewers]
+
+    async def advance(self, deliveries: Sequence[Delivery[Any]]) -> None:
+        """Advance the offsets over records that need not be read again."""
+        async with transaction(self._engine) as connection:
+            await advance_offsets(connection, OFFSETS, deliveries)
 
     async def skip(self, position: RecordPosition | Delivery[Any]) -> None:
         """Advance the offset over a record of which nothing is stored, a dead-lettered one, say."""

@@ -104,6 +104,8 @@ class MemoryStore:
         wanted = set(prediction_ids)
         return [row for row in self.rows.values() if row.prediction_id in wanted]
 
+    async def advance(self, deliveries: Sequence[Delivery[Any]]) -> None: ...
+
     async def skip(self, position: RecordPosition | Delivery[Any]) -> None:
         self.skipped.append(position)
 
