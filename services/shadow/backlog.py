@@ -30,7 +30,7 @@ class BacklogHandler(Protocol):
     """What becomes of a backlog's requests. Methods raise DependencyUnavailable."""
 
     async def is_over(self, backlog: Backlog) -> bool: ...
-    def is_ready(self, backlog: Backlog) -> bool: ...
+    async def is_ready(self, backlog: Backlog) -> bool: ...
     async def on_backlog(self, backlog: Backlog, deliveries: Deliveries) -> bool: ...
 
 
@@ -48,7 +48,7 @@ class CatchUp:
             for backlog in await self._backlogs.backlogs():
                 if await self._handler.is_over(backlog):
                     await self._backlogs.drop(backlog)
-                elif self._handler.is_ready(backlog):
+                elif await self._handler.is_ready(backlog):
                     await self._work_off(backlog)
             await asyncio.sleep(self._settings.shadow_poll_seconds)
 

@@ -24,13 +24,14 @@ _CHARACTERS_PER_TOKEN = 4
 class Considered:
     """A request of a task whose candidate is being compared. `left_out`: why it is no pair, whatever the budget.
 
-    `is_off`: shadow's flag is off. `from_backlog`: it was read again, after it had been left for later.
+    `is_put_off`: it is left for later, since shadow's flag is off or the candidate's training rows cannot be read.
+    `from_backlog`: it was read again, after it had been left for later.
     """
 
     delivery: Delivery[PredictionLogged]
     rollout: RolloutChanged
     left_out: Outcome | None = None
-    is_off: bool = False
+    is_put_off: bool = False
     from_backlog: bool = False
 
     @property

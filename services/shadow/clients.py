@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import ValidationError
 from UnleashClient import UnleashClient
 from UnleashClient.cache import FileCache
 from UnleashClient.constants import FEATURES_URL
@@ -23,7 +24,7 @@ from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskSpec
 from services.shadow.domain import Request
 from shared.addresses import without_credentials
-from shared.errors import DependencyUnavailable, InvalidMessage
+from shared.errors import DependencyUnavailable, InvalidMessage, describe_validation_error
 from shared.model.asked_questions import AskedQuestions
 from shared.model.inference import CHAT, InferenceClient, NotServed
 from shared.storage.artifacts import ArtifactStore
@@ -163,9 +164,12 @@ class StoredTrainingIndexes:
         path = self._artifacts.fetch(uri) / "train.jsonl"
         try:
             lines = path.read_bytes().split(b"\n")  # Not `splitlines`: a text may have other line separators in it.
+            examples = [Example.model_validate_json(line) for line in lines if line]
         except OSError as error:
             raise DependencyUnavailable(f"the training rows at {path} cannot be read: {error}") from error
-        examples = [Example.model_validate_json(line) for line in lines if line]
+        except ValidationError as error:
+            problem = describe_validation_error(error)
+            raise DependencyUnavailable(f"the training rows at {path} cannot be read: {problem}") from error
         return AskedQuestions([example.prompt for example in examples], spec)
 
 

@@ -6,6 +6,8 @@ produces  shadow.compared (in `replays.py`)
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from dataclasses import replace
 from datetime import timedelta
 
@@ -19,12 +21,18 @@ from services.shadow.domain import Outcome, RedactingTasks, ineligible, is_compa
 from services.shadow.replays import Replays
 from services.shadow.settings import ShadowSettings
 from services.shadow.storage import Backlog, Decisions
+from shared.errors import DependencyUnavailable
 from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
+from shared.model.asked_questions import AskedQuestions
+
+logger = logging.getLogger(__name__)
 
 _READ_SECONDS = 10.0
 """A start waits so long for rollouts and tasks to be read: without them, no request would have a candidate."""
+_UNREADABLE_SECONDS = 10.0
+"""So long training rows that could not be read are not looked for again: that may take seconds for each request."""
 
 
 class Handlers:
@@ -42,6 +50,7 @@ class Handlers:
         self._decisions = decisions
         self._replays = replays
         self._redacting = RedactingTasks()
+        self._unreadable_until: dict[str, float] = {}
         self.rollouts: LatestByKey[RolloutChanged] = LatestByKey("rollouts.changed")
         self.tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed")
 
@@ -69,10 +78,10 @@ class Handlers:
     async def on_backlog(self, backlog: Backlog, deliveries: list[Delivery[PredictionLogged]]) -> bool:
         """Do the same with requests that were left for later; return False, with nothing done, if it is not ready."""
         rollout = self.rollouts.get(backlog.task)
-        if rollout is None or not self.is_ready(backlog):
+        if rollout is None or not await self.is_ready(backlog):
             return False
         considered = [replace(await self._consider(d, rollout), from_backlog=True) for d in deliveries]
-        if any(request.is_off for request in considered):
+        if any(request.is_put_off for request in considered):
             return False
         if considered:
             await self._replays.run(await self._decisions.decide(considered, utc_now()))
@@ -83,26 +92,50 @@ class Handlers:
         rollout = await self.rollouts.latest(backlog.task, _READ_SECONDS)
         return rollout is not None and (rollout.rollout_id == backlog.rollout_id) != is_comparing(rollout)
 
-    def is_ready(self, backlog: Backlog) -> bool:
-        """Return True while a backlog's rollout is compared and the flag of its task is on."""
+    async def is_ready(self, backlog: Backlog) -> bool:
+        """Return True while a backlog's rollout is compared, the flag of its task on and its training rows there."""
         rollout = self.rollouts.get(backlog.task)
         return (
             rollout is not None
             and rollout.rollout_id == backlog.rollout_id
             and is_comparing(rollout)
             and not self._sampling.is_off(backlog.task)
+            and await self._training_index(rollout) is not None
         )
 
     async def _consider(self, delivery: Delivery[PredictionLogged], rollout: RolloutChanged) -> Considered:
         await self.tasks.latest(rollout.task, _READ_SECONDS)
         rollout = self._redacting.as_redacted(rollout, delivery.event.occurred_at)
         if self._sampling.is_off(rollout.task):
-            return Considered(delivery, rollout, is_off=True)
-        left_out = await self._left_out(delivery.event, rollout)
-        return Considered(delivery, rollout, left_out, is_off=self._sampling.is_off(rollout.task))
+            return Considered(delivery, rollout, is_put_off=True)
+        left_out = self._left_out(delivery.event, rollout)
+        if left_out is None:
+            index = await self._training_index(rollout)
+            if index is None:
+                return Considered(delivery, rollout, is_put_off=True)
+            left_out = Outcome.TRAINED_ON if index.contains(delivery.event.call.messages) else None
+        return Considered(delivery, rollout, left_out, is_put_off=self._sampling.is_off(rollout.task))
 
-    async def _left_out(self, event: PredictionLogged, rollout: RolloutChanged) -> Outcome | None:
-        """Return why the request is no pair, whatever the budget. By production's side and the training rows alone."""
+    async def _training_index(self, rollout: RolloutChanged) -> AskedQuestions | None:
+        """Return what the candidate was trained on; None, logged once, while it cannot be read.
+
+        The task's requests are left for later then: other tasks' must not wait for a folder that may never come back.
+        """
+        uri, clock = rollout.dataset_uri, asyncio.get_running_loop().time
+        if clock() < self._unreadable_until.get(uri, 0.0):
+            return None
+        try:
+            index = await self._training_indexes.for_rollout(rollout)
+        except DependencyUnavailable as error:
+            if uri not in self._unreadable_until:
+                logger.warning("%s: shadow waits for the candidate's training rows: %s", rollout.task, error)
+            self._unreadable_until[uri] = clock() + _UNREADABLE_SECONDS
+            return None
+        self._unreadable_until.pop(uri, None)
+        return index
+
+    def _left_out(self, event: PredictionLogged, rollout: RolloutChanged) -> Outcome | None:
+        """Return why the request is no pair, whatever the budget and the training rows. By production's side alone."""
         if reason := ineligible(event, rollout):
             return reason
         if event.latency_ms > 1000 * self._settings.shadow_timeout_seconds:  # No candidate could answer it in time.
@@ -111,7 +144,4 @@ class Handlers:
             return Outcome.LATE
         if not self._sampling.sampled(event.task, event.answers[0].prediction_id):
             return Outcome.NOT_SAMPLED
-        index = await self._training_indexes.for_rollout(rollout)
-        if index.contains(event.call.messages):
-            return Outcome.TRAINED_ON
         return None

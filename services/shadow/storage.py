@@ -177,7 +177,7 @@ async def _known(connection: AsyncConnection, requests: Sequence[Considered]) ->
         request.position: None if row.outcome is None else Outcome(row.outcome)
         for request in requests
         if (row := rows.get(_key(request))) is not None
-        and not (row.outcome is None and request.is_off)
+        and not (row.outcome is None and request.is_put_off)
         and (row.request_id, row.rollout_id) == (request.delivery.event.request_id, request.rollout.rollout_id)
     }
 
@@ -192,7 +192,7 @@ async def _defer(connection: AsyncConnection, requests: Sequence[Considered]) ->
     later = set()
     for request in requests:
         at, offset = (request.rollout.rollout_id, request.delivery.partition), request.delivery.offset
-        if request.from_backlog or not (request.is_off or at in behind):
+        if request.from_backlog or not (request.is_put_off or at in behind):
             continue
         former = behind.get(at) or Backlog(at[0], request.rollout.task, at[1], offset, offset + 1)
         behind[at] = replace(

@@ -141,7 +141,7 @@ async def test_the_handlers_go_on_where_a_killed_process_stopped(database: Datab
 
 
 def deferred(numbers: Sequence[int], partition: int = 0) -> list[Considered]:
-    return [replace(request, is_off=True) for request in requests(numbers, partition)]
+    return [replace(request, is_put_off=True) for request in requests(numbers, partition)]
 
 
 async def test_what_is_read_while_the_flag_is_off_waits_and_newer_requests_join_it(database: Database) -> None:

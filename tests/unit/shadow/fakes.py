@@ -168,8 +168,8 @@ class MemoryDecisions:
 
     async def decide(self, requests: Sequence[Considered], now: datetime) -> list[Considered]:
         new = [request for request in requests if self._key(request) not in self.decided]
-        self.decided |= {self._key(request): Outcome.DEFERRED for request in new if request.is_off}
-        new = [request for request in new if not request.is_off]
+        self.decided |= {self._key(request): Outcome.DEFERRED for request in new if request.is_put_off}
+        new = [request for request in new if not request.is_put_off]
         self.decided |= dict(zip(map(self._key, new), self.spending.decide(new), strict=True))
         return [request for request in requests if self.decided[self._key(request)] is None]
 

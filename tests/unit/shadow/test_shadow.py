@@ -25,6 +25,7 @@ from services.shadow.storage import Backlog
 from shared.errors import DependencyUnavailable
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
+from shared.model.asked_questions import AskedQuestions
 from tests.unit.shadow.fakes import (
     CUTOFF,
     SPEC,
@@ -142,6 +143,33 @@ async def test_a_flag_that_is_turned_off_while_its_sample_is_asked_leaves_nothin
     assert shadow.decisions.count() == {Outcome.DEFERRED: 1}
 
 
+class MissingIndex(OneTrainingIndex):
+    """The training rows of a task cannot be read while `is_there` is not set; a task's of another rollout can."""
+
+    is_there = False
+
+    async def for_rollout(self, rollout: RolloutChanged) -> AskedQuestions:
+        if rollout.task == SPEC.name and not self.is_there:
+            raise DependencyUnavailable("the folder is not in the artifact store")
+        return await super().for_rollout(rollout)
+
+
+async def test_training_rows_that_cannot_be_read_hold_up_their_own_task_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handlers, "_UNREADABLE_SECONDS", 0.0)
+    shadow, index = Shadow(), MissingIndex()
+    shadow.handlers._training_indexes = index
+    spec = SPEC.model_copy(update={"name": "another"})
+    another = {"task": "another", "rollout_id": "rollout-2", "spec": spec, "dataset_uri": "another"}
+    await shadow.handlers.rollouts.put("another", rollout().model_copy(update=another))
+    (pair,) = await shadow.replay(prediction(1), prediction(2, task="another"))
+    assert pair.task == "another"
+    left = Backlog("rollout-1", SPEC.name, 0, 0, 1)
+    assert not await shadow.handlers.on_backlog(left, [delivery(prediction(1), 0)])
+    index.is_there = True
+    assert await shadow.handlers.on_backlog(left, [delivery(prediction(1), 0)])
+    assert [pair.task for pair in shadow.published.events] == ["another", SPEC.name]
+
+
 async def test_a_backlog_is_replayed_once_the_flag_is_on_and_while_it_stays_on() -> None:
     shadow, left = Shadow(), Backlog("rollout-1", SPEC.name, 0, 1, 3)
     shadow.sampling.on = False
@@ -171,7 +199,7 @@ async def test_a_backlog_is_over_when_its_rollout_ended_and_not_when_another_one
     shadow, backlog = Shadow(), Backlog("rollout-1", SPEC.name, 0, 1, 3)
     await shadow.deliver(0, under=rollout(stage).model_copy(update={"rollout_id": rollout_id}))
     assert await shadow.handlers.is_over(backlog) is is_over
-    assert shadow.handlers.is_ready(backlog) is is_ready
+    assert await shadow.handlers.is_ready(backlog) is is_ready
     assert await shadow.handlers.on_backlog(backlog, [delivery(prediction(1), 1)]) is is_ready
 
 

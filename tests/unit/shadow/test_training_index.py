@@ -9,6 +9,7 @@ import pytest
 from schemas.conversation import Message, Role
 from schemas.datasets import Example
 from services.shadow.clients import StoredTrainingIndexes
+from shared.errors import DependencyUnavailable
 from shared.model.asked_questions import AskedQuestions
 from shared.storage.artifacts import ArtifactStore
 from tests.unit.dataset_builder.histories import sentence
@@ -55,6 +56,17 @@ async def test_a_row_with_an_unusual_line_separator_is_one_row(tmp_path: Path) -
     index = await indexes.for_rollout(rollout().model_copy(update={"dataset_uri": str(folder)}))
     assert len(index) == 3
     assert all(index.contains(question(text)) for text in texts)
+
+
+async def test_training_rows_that_are_damaged_cannot_be_read(tmp_path: Path) -> None:
+    """They dead-lettered every prediction of the task."""
+    folder = tmp_path / "datasets" / "d1"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    (folder / "train.jsonl").write_text(example("where is it?").model_dump_json()[:-9])
+    under = rollout().model_copy(update={"dataset_uri": str(folder)})
+    with pytest.raises(DependencyUnavailable, match=r"train\.jsonl cannot be read"):
+        await StoredTrainingIndexes(ArtifactStore(str(tmp_path), tmp_path / "cache")).for_rollout(under)
 
 
 @pytest.mark.parametrize(("similarity", "is_near"), [(0.8, True), (0.95, False)])
