@@ -35,7 +35,7 @@ class BacklogHandler(Protocol):
 
 
 class CatchUp:
-    """Works off the backlogs, one partition at a time."""
+    """Works off the backlogs, one partition at a time, and each in one process at a time."""
 
     def __init__(self, settings: ShadowSettings, backlogs: Backlogs, handler: BacklogHandler) -> None:
         self._settings = settings
@@ -49,7 +49,9 @@ class CatchUp:
                 if await self._handler.is_over(backlog):
                     await self._backlogs.drop(backlog)
                 elif await self._handler.is_ready(backlog):
-                    await self._work_off(backlog)
+                    async with self._backlogs.claimed(backlog) as ours:
+                        if ours is not None:
+                            await self._work_off(ours)
             await asyncio.sleep(self._settings.shadow_poll_seconds)
 
     async def _work_off(self, backlog: Backlog) -> None:

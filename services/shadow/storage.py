@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -72,6 +72,7 @@ class Backlogs(Protocol):
     """What was left for later. Methods raise DependencyUnavailable while the database is away."""
 
     async def backlogs(self) -> list[Backlog]: ...
+    def claimed(self, backlog: Backlog) -> AbstractAsyncContextManager[Backlog | None]: ...
     async def advance(self, backlog: Backlog, next_offset: int) -> Backlog | None: ...
     async def drop(self, backlog: Backlog) -> None: ...
 
@@ -109,6 +110,23 @@ class PostgresDecisions:
         query = sa.select(BACKLOGS).order_by(BACKLOGS.c.rollout_id, BACKLOGS.c.partition)
         async with transaction(self._engine) as connection:
             return [_backlog(row) for row in await connection.execute(query)]
+
+    @asynccontextmanager
+    async def claimed(self, backlog: Backlog) -> AsyncIterator[Backlog | None]:
+        """Hold a backlog against the service's other processes, and give what it is now; None: another process has it.
+
+        Two would ask the same requests. Of two answers the first would count, and of one that timed out the other.
+        """
+        name = f"backlog {backlog.rollout_id} {backlog.partition} "
+        key = sa.func.hashtext(sa.literal(name) + sa.func.current_schema())
+        async with transaction(self._engine) as connection:
+            is_claimed = await connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(key)))
+            yield await self._current(backlog) if is_claimed else None
+
+    async def _current(self, backlog: Backlog) -> Backlog | None:
+        async with transaction(self._engine) as connection:
+            row = (await connection.execute(sa.select(BACKLOGS).where(_is(backlog)))).one_or_none()
+        return None if row is None else _backlog(row)
 
     async def advance(self, backlog: Backlog, next_offset: int) -> Backlog | None:
         """Store that a backlog's records below `next_offset` are done. Return what is left of it, None: nothing."""

@@ -199,6 +199,22 @@ async def test_what_is_logged_while_a_backlog_is_worked_off_is_not_lost(scene: S
     assert summary.requests == {"pair": 20, "tokens": 92}
 
 
+async def test_two_processes_ask_a_backlogs_requests_once(scene: Scene) -> None:
+    """Of two answers to a request the first would count: the faster one, and none where one of them times out."""
+    scene.sampling.on = False
+    async with scene.running(), scene.running():
+        await scene.log(*range(8))
+        await until(lambda: waits(scene, 8))
+        scene.arms.answers.clear()
+        scene.sampling.on = True
+        await until(lambda: scene.arms.asked)
+        await asyncio.sleep(3.0)  # Time enough for the other process to look twice.
+        scene.arms.answers.set()
+        await until(lambda: has_no_backlog(scene))
+    assert scene.pairs() == Counter(range(8))
+    assert len(scene.arms.asked) == 8
+
+
 async def test_what_was_logged_while_shadow_was_down_is_compared_but_nothing_that_is_too_old(scene: Scene) -> None:
     await scene.log(*range(1, 6), hours_ago=25.0)
     await scene.log(*range(6, 11), hours_ago=23.0)
