@@ -76,6 +76,14 @@ class LakePredictions:
         return {row["prediction_id"]: _prediction(row) for row in rows}
 
 
+@dataclass(frozen=True)
+class _Search:
+    """When a prediction was looked for in vain first, and last."""
+
+    since: datetime
+    last: datetime
+
+
 class AwaitedPredictions:
     """Looks up the predictions that feedback is about, and remembers since when each has been looked for in vain."""
 
@@ -83,7 +91,7 @@ class AwaitedPredictions:
         self._predictions = predictions
         self._patience = patience
         self._now = now
-        self._missing_since: dict[str, datetime] = {}
+        self._missing: dict[str, _Search] = {}
 
     async def look_up(self, feedback: Sequence[FeedbackGiven]) -> dict[str, AnsweredPrediction]:
         """Return the predictions that this feedback is about, all of them, by id.
@@ -99,7 +107,7 @@ class AwaitedPredictions:
             wanted = {event.prediction_id for event in events}
             found |= await asyncio.to_thread(self._predictions.find, task, wanted, oldest)
         for prediction_id in found:
-            self._missing_since.pop(prediction_id, None)
+            self._missing.pop(prediction_id, None)
         if missing := {event.prediction_id for event in feedback} - found.keys():
             self._wait_or_give_up(missing)
         return found
@@ -107,11 +115,13 @@ class AwaitedPredictions:
     def _wait_or_give_up(self, missing: Collection[str]) -> NoReturn:
         """Measure the wait from the first look-up, not from the feedback: after an outage both it and the lake lag."""
         now = self._now()
-        recent = {key: since for key, since in self._missing_since.items() if now - since < 2 * self._patience}
-        self._missing_since = recent
         for prediction_id in missing:  # All of a batch at once: they wait in parallel.
-            if now - recent.setdefault(prediction_id, now) > self._patience:
-                raise InvalidMessage(f"feedback on {prediction_id}, which the lake does not have")
+            since = self._missing[prediction_id].since if prediction_id in self._missing else now
+            self._missing[prediction_id] = _Search(since, now)
+        recent = {key: search for key, search in self._missing.items() if now - search.last < 2 * self._patience}
+        self._missing = recent
+        if given_up := [key for key in missing if now - recent[key].since > self._patience]:
+            raise InvalidMessage(f"feedback on {min(given_up)}, which the lake does not have")
         raise DependencyUnavailable(f"the lake does not have {min(missing)} yet")
 
 

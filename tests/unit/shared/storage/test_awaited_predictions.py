@@ -1,0 +1,47 @@
+"""Feedback waits for its prediction once, however long what comes after it waits."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from schemas.predictions import FeedbackGiven
+from shared.errors import DependencyUnavailable, InvalidMessage
+from shared.storage.predictions import AnsweredPrediction, AwaitedPredictions
+
+NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
+PATIENCE = timedelta(minutes=4)
+
+
+class EmptyLake:
+    def find(self, task: str, prediction_ids: Collection[str], around: date) -> dict[str, AnsweredPrediction]:
+        return {}
+
+
+def feedback(prediction_id: str) -> FeedbackGiven:
+    return FeedbackGiven(
+        task="support-desk", task_revision="r1", prediction_id=prediction_id, kind="thumbs", positive=False
+    )
+
+
+async def test_what_was_given_up_does_not_wait_anew_while_its_batch_waits_for_later_feedback() -> None:
+    now = NOON
+    awaited = AwaitedPredictions(EmptyLake(), PATIENCE, lambda: now)
+    for minute in range(30):  # A batch that is redelivered, each time with one more whose prediction is not there.
+        now = NOON + timedelta(minutes=minute)
+        for number in range(minute + 1):
+            is_over = minute - number > 4
+            with pytest.raises(InvalidMessage if is_over else DependencyUnavailable):
+                await awaited.look_up([feedback(f"p{number}")])
+
+
+async def test_what_nobody_looks_for_any_more_is_forgotten() -> None:
+    now = NOON
+    awaited = AwaitedPredictions(EmptyLake(), PATIENCE, lambda: now)
+    for number in range(9):
+        now = NOON + number * PATIENCE
+        with pytest.raises(DependencyUnavailable):
+            await awaited.look_up([feedback(f"p{number}")])
+    assert len(awaited._missing) == 2
