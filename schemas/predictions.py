@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, JsonValue
 
-from schemas.base import Event, Frozen, Identifier, Probability, ShortText, Text, Variant
+from schemas.base import Count, Event, Frozen, Identifier, Probability, ShortText, Text, Variant
 from schemas.conversation import Answer, Call, JsonObject, Messages, Surrogates, ToolCall
 from schemas.output_schema import MAX_FIELDS, FieldPath
 
@@ -24,7 +24,7 @@ class Confidence(Frozen):
 
     score: Probability | None = None
     logprob: float | None = Field(default=None, le=0.0, description="Sum over the answer's tokens, in nats.")
-    tokens: int = Field(default=0, ge=0)
+    tokens: Count = 0
     raw: Probability | None = Field(default=None, description="The score before calibration; None without one.")
     margin: float | None = Field(
         default=None, ge=-1.0, le=1.0, description="Label: its probability minus that of the runner-up, uncalibrated."
@@ -59,17 +59,17 @@ class LoggedAnswer(Answer):
 
     prediction_id: Identifier
     confidence: Confidence = Confidence()
-    tokens: int = Field(default=0, ge=0)
+    tokens: Count = 0
 
 
 class Usage(Frozen):
     """Tokens of a request: all answers together. `cached_tokens` are a part of the prompt's, `reasoning_tokens` of the
     answers'."""
 
-    prompt_tokens: int = Field(default=0, ge=0)
-    answer_tokens: int = Field(default=0, ge=0)
-    cached_tokens: int = Field(default=0, ge=0)
-    reasoning_tokens: int = Field(default=0, ge=0)
+    prompt_tokens: Count = 0
+    answer_tokens: Count = 0
+    cached_tokens: Count = 0
+    reasoning_tokens: Count = 0
 
 
 MAX_METADATA = 16
@@ -101,7 +101,7 @@ class PredictionLogged(Event):
     metadata: Metadata = Field(default_factory=dict, description="What the application sent with the request.")
     gateway_version: Identifier | None = None
     latency_ms: float = Field(ge=0.0)
-    redactions: int = Field(default=0, ge=0, description="How many pieces of personal data were replaced.")
+    redactions: Count = Field(default=0, description="How many pieces of personal data were replaced.")
 
 
 OwnId = Annotated[str, Field(min_length=1, max_length=500)]
@@ -136,9 +136,9 @@ class PredictionSubmitted(Event):
     session: OwnId | None = Field(default=None, description="The conversation's id; stored as a keyed hash only.")
     app: Identifier | None = None
     metadata: Metadata = Field(default_factory=dict)
-    latency_ms: float = Field(default=0.0, ge=0.0)
-    prompt_tokens: int = Field(default=0, ge=0)
-    answer_tokens: int = Field(default=0, ge=0)
+    latency_ms: float = Field(default=0.0, ge=0.0, le=1e9)
+    prompt_tokens: Count = 0
+    answer_tokens: Count = 0
     finish_reason: Identifier | None = None
 
 
@@ -150,7 +150,7 @@ class FeedbackGiven(Event):
     positive: bool | None = Field(default=None, description="For thumbs and accepted.")
     text: Text | None = Field(default=None, description="For edited and label: the answer as it should have been.")
     user_hash: Identifier | None = None
-    redactions: int = Field(default=0, ge=0, description="How many pieces of personal data were replaced.")
+    redactions: Count = Field(default=0, description="How many pieces of personal data were replaced.")
     surrogates: Surrogates = Field(default=(), description="What stands in their place.")
 
 

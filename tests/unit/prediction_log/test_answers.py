@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
+from pydantic import ValidationError
 
 from schemas.conversation import Answer, Call, FinishReason, Message, ToolCall
 from schemas.lake import PREDICTIONS, REQUESTS, PredictionRow
-from schemas.predictions import LoggedAnswer, PredictionLogged
+from schemas.predictions import LoggedAnswer, PredictionLogged, PredictionSubmitted
 from services.prediction_log import parquet_files
 from services.prediction_log.arrow_columns import to_arrow
 from services.prediction_log.erasure.erase import ErasureSweep, SubjectErasure, erase_subjects
 from services.prediction_log.storage import DeltaLake
 from shared.conversation import answer_of_row, call_of_row
+from shared.errors import InvalidMessage
+from shared.kafka.decoding import Decoder
 from shared.kafka.delivery import Delivery
 from tests.unit.prediction_log.deliveries import (
     NOON,
@@ -158,3 +163,23 @@ def test_rows_are_in_the_order_of_events_and_answers() -> None:
     events: list[Delivery[Any]] = [delivery(prediction(f"p{n}", answers=1 + n % 3), n) for n in range(1_100)]
     ids = to_arrow(PREDICTIONS, [found.event for found in events])["prediction_id"].to_pylist()
     assert ids == [answer.prediction_id for found in events for answer in found.event.answers]
+
+
+@pytest.mark.parametrize("path", [("usage", "prompt_tokens"), ("redactions",), ("answers", 0, "tokens")])
+def test_a_count_that_no_column_holds_is_refused_by_itself(path: tuple[str | int, ...]) -> None:
+    """In the table's columns it failed for its whole batch, whose records then became a commit each."""
+    event = prediction("p").model_dump(mode="json")
+    *parents, last = path
+    reduce(getitem, parents, event)[last] = 2**70
+    with pytest.raises(InvalidMessage, match="less than or equal"):
+        Decoder(PredictionLogged)(json.dumps(event).encode())
+
+
+@pytest.mark.parametrize(("name", "value"), [("prompt_tokens", 2**70), ("answer_tokens", 2**31), ("latency_ms", 1e300)])
+def test_a_submitted_number_that_is_none_of_a_request_is_refused(name: str, value: float) -> None:
+    submitted = {
+        "task": TASK, "task_revision": "r1", "prediction_id": "p", "answer": "delivery",
+        "messages": [{"role": "user", "content": "where is it?"}], name: value,
+    }  # fmt: skip
+    with pytest.raises(ValidationError, match="less than or equal"):
+        PredictionSubmitted.model_validate(submitted)
