@@ -274,11 +274,13 @@ class Consumers:
                 if on_skipped is not None:
                     await on_skipped(_position(record))
                 return
-            # Which record is the bad one? Handlers are idempotent: each record is tried alone. One attempt is enough
-            # where the batch had several: pauses for hundreds of records would outlast the group's session timeout.
+            # Which record is the bad one? Handlers are idempotent: each half is tried alone, since an attempt may cost
+            # as much for one record as for thousands. One attempt is enough where the batch had several: pauses for
+            # hundreds of records would outlast the group's session timeout.
             attempts = attempts if isinstance(error, InvalidMessage) else 1
-            for record in records:
-                await self._handle(handler, [record], on_skipped, attempts)
+            middle = len(records) // 2
+            for half in (records[:middle], records[middle:]):
+                await self._handle(handler, half, on_skipped, attempts)
 
     async def _attempt(self, handler: BatchHandler[E], deliveries: list[Delivery[E]], attempts: int) -> None:
         """Call the handler until it succeeds; raise the error of the last attempt."""

@@ -228,7 +228,7 @@ async def test_in_a_batch_only_the_bad_event_is_dead_lettered(tmp_path: Path) ->
     assert len(service.dead_letters) == 2
 
 
-async def test_a_batch_of_bad_events_costs_one_more_attempt_each(tmp_path: Path) -> None:
+async def test_a_batch_of_bad_events_costs_two_more_attempts_each(tmp_path: Path) -> None:
     service, attempts = InMemoryService(tmp_path), 0
 
     async def handler(deliveries: list[Delivery[FeedbackGiven]]) -> None:
@@ -240,9 +240,28 @@ async def test_a_batch_of_bad_events_costs_one_more_attempt_each(tmp_path: Path)
     async with TestKafkaBroker(service.broker):
         await service.broker.publish_batch(*[feedback(n).model_dump_json().encode() for n in range(20)], topic=TOPIC)
     assert len(service.dead_letters) == 20
-    assert attempts == 3 + 20, (
+    assert attempts == 3 + 2 * 19, (
         "the group waits five minutes for this member: no time for pauses between attempts of each"
     )
+
+
+async def test_one_bad_event_among_many_costs_few_attempts_and_none_of_the_others(tmp_path: Path) -> None:
+    """An attempt of the lake's writer is a commit, and a batch has 20,000 records."""
+    service, attempts = InMemoryService(tmp_path), 0
+
+    async def handler(deliveries: list[Delivery[FeedbackGiven]]) -> None:
+        nonlocal attempts
+        attempts += 1
+        if any(d.event.prediction_id == "p700" for d in deliveries):
+            raise OverflowError
+        service.handled.extend(d.event for d in deliveries)
+
+    service.consumers.on_batch(FeedbackGiven, handler)
+    async with TestKafkaBroker(service.broker):
+        await service.broker.publish_batch(*[feedback(n).model_dump_json().encode() for n in range(1_000)], topic=TOPIC)
+    assert len(service.dead_letters) == 1
+    assert [event.prediction_id for event in service.handled] == [f"p{n}" for n in range(1_000) if n != 700]
+    assert attempts <= 3 + 2 * 10
 
 
 async def test_the_text_of_an_unexpected_error_is_in_its_dead_letter_and_not_in_the_log(
