@@ -113,6 +113,7 @@ class PostgresSuspectStore:
     ) -> None:
         """Store suspects that became so by being corrected, and people's labels on suspects, the newest of each.
 
+        The newest is the one that was given last: a dead letter that is replayed comes after what is newer.
         Who labelled a pair and then cannot tell takes that label back.
         """
         async with transaction(self._engine) as connection:
@@ -123,11 +124,11 @@ class PostgresSuspectStore:
                 await connection.execute(
                     sa.update(SUSPECTS)
                     .where(label.prediction_id == event.prediction_id)
-                    .where(sa.func.coalesce(label.label_offset, -1) <= delivery.offset)
+                    .where(sa.or_(label.label_at.is_(None), label.label_at < event.occurred_at))
                     .where(sa.true() if event.label is not None else own)
                     .values(
                         label=event.label, label_partition=delivery.partition, label_offset=delivery.offset,
-                        label_request=event.request_id, label_reviewer=event.reviewer,
+                        label_at=event.occurred_at, label_request=event.request_id, label_reviewer=event.reviewer,
                     )
                 )  # fmt: skip
             await advance_offsets(connection, OFFSETS, deliveries)

@@ -19,7 +19,7 @@ SUSPECTS = sa.Table(
     Column("confidence", sa.Float), Column("topic", Text), Column("partition", sa.Integer),
     Column("offset", sa.BigInteger), Column("embedding", sa.LargeBinary), Column("user_hash", Text),
     Column("label", Text), Column("label_partition", sa.Integer), Column("label_offset", sa.BigInteger),
-    Column("label_request", Text), Column("label_reviewer", Text),
+    Column("label_at", sa.DateTime(timezone=True)), Column("label_request", Text), Column("label_reviewer", Text),
     Column("cycle_id", Text), Column("mode_id", Text),
 )  # fmt: skip
 MODES = sa.Table(

@@ -111,6 +111,7 @@ def correction(task: str, number: int, label: str, offset: int) -> Delivery[Corr
         task=task, task_revision="r1", correction_id=f"c{offset}", request_id="r", prediction_id=f"{task}.{number}",
         purpose=Purpose.LOW_CONFIDENCE, reviewer="ana",
         call=Call(messages=(Message(role=Role.USER, content="x"),)), answers=(Answer(text="refund"),), label=label,
+        occurred_at=NOON + timedelta(minutes=offset),
     )  # fmt: skip
     return Delivery(event, "corrections.test", 0, offset, {})
 
@@ -182,6 +183,17 @@ async def test_of_a_persons_answers_the_newest_labels_a_suspect_and_cannot_tell_
     assert await label() is None
     await store.save_labels([correction(task, 1, "refund", 6)], [])
     assert await label() is None, "redelivered"
+
+
+@pytest.mark.stack
+async def test_an_older_answer_that_is_replayed_replaces_no_newer_one(store: PostgresSuspectStore, task: str) -> None:
+    """`ratchet dlq replay` sends a dead letter to the end of its topic."""
+    await store.save([suspect(task, 1)], NOTHING)
+    older, newer = correction(task, 1, "refund", 4), correction(task, 1, "cancel", 5)
+    await store.save_labels([newer], [])
+    await store.save_labels([Delivery(again.event, again.topic, 0, 9, {}) for again in (older, newer)], [])
+    (stored,) = await store.unclustered(task, "r1", NOON, fence(task, corrections=6), 10)
+    assert stored.label == "cancel", "and it is below the fence still"
 
 
 def sighting(task: str, number: int, stratum: str | None = UNCALIBRATED, user_hash: str | None = None) -> Sighting:
