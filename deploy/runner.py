@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Coroutine
 
+from deploy.variables import unknown_variables
 from schemas.catalog import SERVICES
 from shared.errors import ConfigurationError, DependencyUnavailable, MustStop, RatchetError, unusable_file
 from shared.kafka.topics import create_topics, find_drift
@@ -80,6 +81,8 @@ def main() -> None:
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
     for name in ("kafka", "alembic.runtime.plugins"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    for problem in unknown_variables(os.environ):
+        logger.warning(problem)
     try:
         services = build_services(sys.argv[1:])
         ensure_topics(services, Settings.load())

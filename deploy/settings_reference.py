@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import sys
 from pathlib import Path
@@ -10,10 +9,8 @@ from pathlib import Path
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from deploy.demo.settings import LoopSettings
 from deploy.devstack.config import PORTS
-from schemas.catalog import SERVICES
-from shared.settings import Settings
+from deploy.variables import settings_fields
 
 FILE = Path(__file__).parents[1] / "docs" / "configuration.md"
 _HEAD = """# Configuration
@@ -23,6 +20,10 @@ environment, then `<home>/stack.env` (written by `ratchet up`), then the default
 *task* is (labels, prompts, gates, schedule, redaction, retention) is a YAML file instead:
 [`deploy/tasks/template.yaml`](../deploy/tasks/template.yaml) explains every key.
 
+A variable that begins with `RATCHET_` and is none of these does nothing: `ratchet` and the log of every service name it
+at the start. In Kubernetes set `enableServiceLinks: false`, since beside a service `ratchet-gateway` each pod would get
+`RATCHET_GATEWAY_PORT`, with an address in it.
+
 This file is generated from the settings classes by `python -m deploy.settings_reference`, and `make check` fails
 where the two differ.
 """
@@ -30,15 +31,7 @@ where the two differ.
 
 def render() -> str:
     """Return the Markdown text. Raises ValueError for a setting without a description."""
-    common = Settings.model_fields
-    parts = [_HEAD, _table("All services", "shared/settings.py", common)]
-    for service in SERVICES:
-        name = "".join(word.title() for word in service.split("_")) + "Settings"
-        module = importlib.import_module(f"services.{service}.settings")
-        own = {key: info for key, info in getattr(module, name).model_fields.items() if key not in common}
-        parts.append(_table(service, f"services/{service}/settings.py", own))
-    loop = {key: info for key, info in LoopSettings.model_fields.items() if key.startswith("loop_")}
-    parts.append(_table("`ratchet loop`", "deploy/demo/settings.py", loop))
+    parts = [_HEAD, *(_table(*group) for group in settings_fields())]
     ports = "\n".join(f"| `RATCHET_{name.upper()}_PORT` | `{port}` |" for name, port in PORTS.items())
     parts.append(f"""## The local stack
 

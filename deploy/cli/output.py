@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from deploy.variables import unknown_variables
 from shared.errors import ConfigurationError, DependencyUnavailable, RatchetError, unusable_file
 
 console = Console(markup=False, emoji=False, highlight=False)
@@ -93,8 +94,8 @@ class ErrorPrintingGroup(TyperGroup):
     """A group of commands that ends with a message instead of a traceback when one of its commands raises RatchetError.
 
     A module that is not installed is such an error too: the message names the extra that has it. So is a file or folder
-    that cannot be read or written. The help of the group and its commands is wrapped where the terminal ends, not where
-    the source does.
+    that cannot be read or written. A variable that looks like a setting and is none is named first. The help of the
+    group and its commands is wrapped where the terminal ends, not where the source does.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -102,6 +103,9 @@ class ErrorPrintingGroup(TyperGroup):
         _join_lines(self)
 
     def invoke(self, ctx: Any) -> Any:
+        if ctx.parent is None:
+            for problem in unknown_variables(os.environ):
+                warn(problem)
         try:
             return super().invoke(ctx)
         except RatchetError as error:

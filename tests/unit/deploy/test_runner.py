@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import threading
 from pathlib import Path
 
@@ -59,3 +60,11 @@ def test_a_home_that_cannot_be_used_ends_the_process_with_its_path(
     with pytest.raises(SystemExit) as ended:
         runner.main()
     assert str(ended.value.code).startswith(str(tmp_path / "file")) and "RATCHET_HOME" in str(ended.value.code)
+
+
+def test_a_misspelt_setting_is_in_the_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("RATCHET_GATEWAY_REQUIRE_KEY", "true")
+    monkeypatch.setattr(sys, "argv", ["deploy.runner", "no_such_service"])
+    with pytest.raises(SystemExit, match="no such service"):
+        runner.main()
+    assert "Did you mean RATCHET_GATEWAY_REQUIRE_KEYS?" in caplog.text

@@ -7,8 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from deploy.cli.app import app
 from shared.errors import RatchetError
@@ -88,7 +87,6 @@ def test_reason_and_way_out_of_an_error_are_printed_as_they_are(
         ("tasks", "apply", str(ROOT / "deploy/tasks/support-desk.yaml")),
         ("up", "--no-install", "--only", "postgres"),
         ("install", "postgres"),
-        ("dlq", "list"),
     ],
 )
 def test_a_home_that_cannot_be_used_is_an_error_with_its_path(
@@ -178,3 +176,9 @@ def test_other_exceptions_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr("deploy.cli.lake._topic_lags", defect)
     assert isinstance(ratchet("lake", "status").exception, ModuleNotFoundError)
+
+
+def test_a_misspelt_setting_is_named_once_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATCHET_KAFAK", "broker:9092")
+    result = ratchet("dlq", "list")
+    assert result.stderr.count("RATCHET_KAFAK is no setting, and does nothing. Did you mean RATCHET_KAFKA?") == 1
