@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.codec import zstd_encode
+from aiokafka.conn import get_ip_port_afi
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
@@ -106,12 +107,20 @@ GroupCoordinator._maybe_leave_group = _leave_first_generation_too
 
 
 def servers(settings: Settings) -> list[str]:
-    """Return the bootstrap servers, `host:port` each. Raises ConfigurationError if none is, or one has no port."""
+    """Return the bootstrap servers, `host:port` each; clients take 9092 where the port is left out.
+
+    Raises ConfigurationError if there is none, or one that clients cannot read.
+    """
     names = [server.strip() for server in settings.kafka.split(",") if server.strip()]
     if not names:
         raise ConfigurationError("no Kafka broker is configured", "Set RATCHET_KAFKA=host:port")
-    if without_port := [name for name in names if not name.rpartition(":")[2].isdecimal()]:
-        raise ConfigurationError(f"no port in RATCHET_KAFKA: {', '.join(without_port)}", "Set RATCHET_KAFKA=host:port")
+    for name in names:
+        try:
+            get_ip_port_afi(name)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"no broker's address in RATCHET_KAFKA: {name}", "Set RATCHET_KAFKA=host:port"
+            ) from error
     return names
 
 

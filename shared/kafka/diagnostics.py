@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from aiokafka.conn import create_conn
+from aiokafka.conn import create_conn, get_ip_port_afi
 from aiokafka.errors import (
     AuthenticationFailedError,
     KafkaError,
@@ -46,10 +46,10 @@ def diagnose_sync(options: Mapping[str, Any], error: BaseException) -> RatchetEr
 
 
 async def _try_connection(server: str, options: Mapping[str, Any]) -> BaseException | None:
-    host, _, port = server.rpartition(":")
+    host, port, _ = get_ip_port_afi(server)
     rest = {name: value for name, value in options.items() if name != "bootstrap_servers"}
     try:
-        connection = await create_conn(host, int(port), request_timeout_ms=int(_SECONDS * 1_000), **rest)
+        connection = await create_conn(host, port, request_timeout_ms=int(_SECONDS * 1_000), **rest)
     except (KafkaError, OSError, TimeoutError, ValueError) as error:
         return error
     connection.close()

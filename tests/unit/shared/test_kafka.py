@@ -9,6 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from shared.errors import ConfigurationError
+from shared.kafka import diagnostics
 from shared.kafka.clients import broker_options, client_options, producer_options
 from shared.settings import Settings
 
@@ -44,7 +45,7 @@ def test_producers_wait_for_all_replicas_and_are_idempotent_where_the_broker_sup
     ("settings", "advice"),
     [
         (Settings(kafka=" , "), "RATCHET_KAFKA=host:port"),
-        (Settings(kafka="one:9092, two"), "RATCHET_KAFKA=host:port"),
+        (Settings(kafka="one:9092, two:"), "RATCHET_KAFKA=host:port"),
         (Settings(kafka_security="SASL_SSL"), "RATCHET_KAFKA_USERNAME and RATCHET_KAFKA_PASSWORD"),
         (Settings(kafka_security="SASL_SSL", kafka_username="ratchet"), "RATCHET_KAFKA_PASSWORD"),
         (Settings(kafka_security="SSL", kafka_password=PASSWORD), "RATCHET_KAFKA_SECURITY=SASL_SSL"),
@@ -53,7 +54,7 @@ def test_producers_wait_for_all_replicas_and_are_idempotent_where_the_broker_sup
         (Settings(kafka_security="SSL", kafka_client_certificate=Path(__file__)), "RATCHET_KAFKA_CLIENT_CERTIFICATE"),
     ],
     ids=[
-        "no server", "no port", "no user", "no password", "unused password", "unused file", "missing file",
+        "no server", "no address", "no user", "no password", "unused password", "unused file", "missing file",
         "no certificate",
     ],
 )  # fmt: skip
@@ -62,6 +63,24 @@ def test_contradictory_settings_name_the_variable_to_set(settings: Settings, adv
         with pytest.raises(ConfigurationError) as refused:
             options(settings)
         assert advice in refused.value.way_out
+
+
+@pytest.mark.parametrize(
+    ("server", "place"), [("broker:1", ("broker", 1)), ("broker", ("broker", 9092)), ("[::1]:2", ("::1", 2))]
+)
+async def test_a_broker_is_looked_for_where_clients_connect_to(
+    server: str, place: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a port that is 9092, and brackets are not of an IPv6 address."""
+    tried = []
+
+    async def connect(host: str, port: int, **_: object) -> None:
+        tried.append((host, port))
+        raise OSError("nobody is there")
+
+    monkeypatch.setattr(diagnostics, "create_conn", connect)
+    error = await diagnostics.diagnose(client_options(Settings(kafka=server)), OSError())
+    assert tried == [place] and server in str(error)
 
 
 def test_every_kafka_client_uses_these_options() -> None:
