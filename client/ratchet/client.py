@@ -289,7 +289,7 @@ class Client:
             with self._change:
                 self._sending = 0
                 reason = "" if self._closed else self._settle(batch, failure, pause)  # `close` reports what remained.
-                self._trouble = "" if failure is None or reason else failure.reason
+                self._trouble = "" if failure is None or failure.is_final else failure.reason
                 waiting = self._queue.count
                 self._reporting = bool(reason)
                 self._change.notify_all()
@@ -298,8 +298,8 @@ class Client:
                 with self._change:
                     self._reporting = False
                     self._change.notify_all()
-            elif failure is not None and waiting:
-                self._warn("%d wait to be sent again: %s", waiting, failure.reason)
+            elif self._trouble and waiting:
+                self._warn("%d wait to be sent again: %s", waiting, self._trouble)
             if failure is None or failure.is_final:
                 pause = _FIRST_PAUSE_SECONDS
             elif len(batch) == 1 or failure.status == _RATE_LIMITED:

@@ -170,6 +170,7 @@ def test_a_refused_answer_does_not_affect_others_of_its_batch(
     assert client.flush(PATIENCE_SECONDS)
     assert [item["answer"] for item in gateway.accepted] == ["first", "one", "two"]
     assert client.dropped == 1
+    assert [record.getMessage().count("1 not logged: 400: ") for record in caplog.records] == [1], "no other waits"
     assert "refused by the test" in caplog.text
     client.close()
 
