@@ -36,8 +36,10 @@ class Section(BaseModel):
     def _switches_alone_are_booleans(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse true and false as numbers: `retention_days: true` would delete all but a day."""
         annotation = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
-            raise ValueError(f"found {str(value).lower()}, which only a switch may be")
+        values = value if isinstance(value, list | tuple) else (value,)
+        found = [item for item in values if isinstance(item, bool)]
+        if found and bool not in (annotation, *get_args(annotation)):
+            raise ValueError(f"found {str(found[0]).lower()}, which only a switch may be")
         return value
 
 

@@ -85,6 +85,7 @@ def test_the_template_shows_every_key_with_its_default() -> None:
         (GOOD + "rollout: fast\n", "FILE:8: rollout: found 'fast'; expected keys with values"),
         (GOOD + "retention_days: true\n", "FILE:8: retention_days: found true, which only a switch may be"),
         (GOOD + "evaluation: {min_gain: false}\n", "FILE:8: evaluation.min_gain: found false, which only a switch may"),
+        (GOOD + "rollout: {canary_steps: [true, 50]}\n", "FILE:8: rollout.canary_steps: found true, which only"),
         (GOOD + "golden_file: none.jsonl\n", "FILE:8: golden_file: found no file"),
         (GOOD + "golden_set: {set_id: x, rows: 1}\n", "FILE:8: golden_set: found a key that only the scheduler sets"),
         (GOOD + "golden: []\n", "FILE:8: golden: found an unknown key; did you mean `golden_file`?"),
