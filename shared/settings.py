@@ -104,16 +104,11 @@ class Settings(BaseSettings):
         """Read the settings, including `<home>/stack.env` and the incarnation that `ratchet lake resume` stored.
 
         Changes this process's `AWS_…` variables where the lake or the artifacts are in the S3 server of `stack.env`.
-        Raises ConfigurationError that names the variables whose values cannot be used, without the values.
+        Raises ConfigurationError as `read` does.
         """
         home = Path(str(overrides.get("home", default_home())))
         stack_env = home / "stack.env"
-        try:
-            settings = cls(_env_file=stack_env, **overrides)  # type: ignore[arg-type]  # pydantic-settings' own
-        except ValidationError as error:
-            problems = [f"RATCHET_{field_path(detail).upper()}: {detail['msg']}" for detail in error.errors()]
-            way_out = f"Correct it in the environment or in {stack_env}; docs/configuration.md has every setting."
-            raise ConfigurationError("\n".join(problems), way_out) from error
+        settings = cls.read(stack_env, **overrides)
         settings._use_object_store(DotEnvSettingsSource(cls, env_file=stack_env, case_sensitive=True).env_vars)
         file = home / INCARNATION_FILE
         suffix = file.read_text() if file.exists() else ""
@@ -121,6 +116,20 @@ class Settings(BaseSettings):
             return settings
         name = "-".join(part for part in (settings.kafka_incarnation, suffix) if part)
         return settings.model_copy(update={"kafka_incarnation": name})
+
+    @classmethod
+    def read(cls, file: Path | None = None, **overrides: object) -> Self:
+        """Read the settings from the environment, and from a file of variables where one is given.
+
+        Raises ConfigurationError that names the variables whose values cannot be used, without the values.
+        """
+        try:
+            return cls(_env_file=file, **overrides)  # type: ignore[arg-type]  # pydantic-settings' own
+        except ValidationError as error:
+            problems = [f"RATCHET_{field_path(detail).upper()}: {detail['msg']}" for detail in error.errors()]
+            place = "the environment" if file is None else f"the environment or in {file}"
+            way_out = f"Correct it in {place}; docs/configuration.md has every setting."
+            raise ConfigurationError("\n".join(problems), way_out) from error
 
     def _use_object_store(self, stack_env: Mapping[str, str | None]) -> None:
         """Make the S3 server of `stack.env` the one of this process, if the lake or the artifacts are in it.

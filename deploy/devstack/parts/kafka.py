@@ -141,8 +141,8 @@ class KafkaPart:
 
     def probe(self, config: StackConfig) -> str | None:
         if external := config.externals.get("kafka"):
-            return probe_broker(Settings(kafka=external))  # With the user's RATCHET_KAFKA_… settings.
-        return probe_broker(Settings().model_copy(update={"kafka": config.address("kafka"), **PLAINTEXT_SETTINGS}))
+            return probe_broker(Settings.read(kafka=external))  # With the user's RATCHET_KAFKA_… settings.
+        return probe_broker(Settings.read().model_copy(update={"kafka": config.address("kafka"), **PLAINTEXT_SETTINGS}))
 
     def finish(self, config: StackConfig, say: Say) -> None:
         """Nothing: the services create the topics."""

@@ -84,6 +84,15 @@ def test_a_damaged_file_of_credentials_is_an_error_with_its_path_and_stays(tmp_p
     assert path.read_text() == "{"
 
 
+@pytest.mark.parametrize("external", [{}, {"RATCHET_KAFKA": "broker:9092"}])
+def test_a_setting_of_the_broker_that_cannot_be_used_is_named_by_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, external: dict[str, str]
+) -> None:
+    monkeypatch.setenv("RATCHET_KAFKA_SECURITY", "TLS")
+    with pytest.raises(ConfigurationError, match="RATCHET_KAFKA_SECURITY: "):
+        kafka.KafkaPart().probe(StackConfig.load(tmp_path, external))
+
+
 @pytest.mark.parametrize("part", [postgres.PostgresPart(), unleash.UnleashPart(), vllm.VllmPart()])
 def test_an_external_servers_address_is_shown_without_its_password_and_handed_on_with_it(
     tmp_path: Path, part: Part
