@@ -39,8 +39,8 @@ class JudgeClient:
     ) -> None:
         self._settings = settings
         self._url = f"{settings.url.rstrip('/')}/chat/completions"
-        # As bytes: of a text that is not ASCII, httpx would quote the key in an error.
-        headers = {b"authorization": f"Bearer {key}".encode()} if key else {}
+        # As bytes, those of the environment: of a text that is not ASCII, httpx would quote the key in an error.
+        headers = {b"authorization": f"Bearer {key}".encode(errors="surrogateescape")} if key else {}
         self._client = httpx.AsyncClient(timeout=settings.timeout_seconds, headers=headers, transport=transport)
         self._limit = asyncio.Semaphore(settings.concurrency)
         self._clock, self._ends = clock, clock() + settings.max_seconds

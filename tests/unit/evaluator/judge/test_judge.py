@@ -155,10 +155,14 @@ async def test_a_judge_that_is_away_or_refuses_the_key_is_given_up_and_nothing_o
     assert len(refusing.requests) == 1
 
 
-async def test_a_key_with_a_character_that_no_key_has_is_refused_by_the_judge_and_quoted_nowhere() -> None:
-    """It was copied with a quotation mark, say. As an internal error it would be in the event of the step."""
+@pytest.mark.parametrize("character", ["\u201d", "\udca0"])
+async def test_a_key_with_a_character_that_no_key_has_is_refused_by_the_judge_and_quoted_nowhere(
+    character: str,
+) -> None:
+    """It was copied with a quotation mark, or with a blank of Latin-1, which no UTF-8 is: `os.environ` has that as a
+    surrogate. As an internal error it would be in the event of the step."""
     api = Api(lambda body: httpx.Response(401))
-    found, problem = await verdicts(api.client("sk-1\u201d"), pairs(1))
+    found, problem = await verdicts(api.client(f"sk-1{character}"), pairs(1))
     assert found[0].preferred is None and "401" in problem and "sk-1" not in problem
 
 
