@@ -143,7 +143,7 @@ def _object(arguments: str) -> dict[str, Any]:
     """The arguments of a call as an object; empty where the model wrote none, which templates could not take."""
     try:
         found = json.loads(arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

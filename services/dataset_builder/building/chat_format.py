@@ -116,7 +116,7 @@ def output_error(answer: Message, response_format: JsonValue) -> Rejection | Non
         return None
     try:
         value = json.loads(answer.text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return "invalid_json", f"the call asked for JSON: {error}"
     if wanted["type"] == "json_object":
         return None if isinstance(value, dict) else ("invalid_json", "the call asked for a JSON object")
@@ -206,5 +206,5 @@ def _parsed(text: str) -> Any:
     """The JSON value of a text; None if it is none."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

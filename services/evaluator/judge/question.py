@@ -49,7 +49,7 @@ def read_verdict(text: str) -> Verdict | None:
     """Return the verdict of an answer; None if it is none. Engines without structured output may say it in words."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     said = value.get("verdict") if isinstance(value, dict) else None
     found = _SPOKEN.match(said if isinstance(said, str) else text)

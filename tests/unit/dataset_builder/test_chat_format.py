@@ -128,6 +128,7 @@ def asked_for(schema: JsonValue) -> JsonValue:
         ("Order 5", asked_for(SCHEMA), "invalid_json"),
         ("Order 5", {"type": "json_object"}, "invalid_json"),
         ("[5]", {"type": "json_object"}, "invalid_json"),
+        ('{"a":' * 5_000, {"type": "json_object"}, "invalid_json"),
         ('{"any": "thing"}', {"type": "json_object"}, None),
         ("Order 5", {"type": "text"}, None),
         ("Order 5", None, None),
@@ -147,6 +148,12 @@ def test_an_answer_is_in_the_format_that_its_call_asked_for(
 def test_a_tool_call_is_no_answer_in_the_format() -> None:
     call = Message(role=Role.ASSISTANT, tool_calls=(ToolCall(name="f", arguments="{}"),))
     assert output_error(call, {"type": "json_object"}) is None
+
+
+def test_arguments_that_are_nested_too_deeply_to_be_read_are_invalid() -> None:
+    call = Message(role=Role.ASSISTANT, tool_calls=(ToolCall(name="f", arguments="[" * 5_000, id="1"),))
+    error = format_error((user(), call), (), TaskSpec(name="t", kind=TaskKind.GENERATION, system_prompt=""))
+    assert error is not None and error[0] == "invalid_arguments"
 
 
 def test_a_label_of_one_letter_is_valid() -> None:

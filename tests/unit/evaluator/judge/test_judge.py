@@ -91,7 +91,7 @@ def test_a_question_names_neither_arm_and_has_all_texts_in_one_json_value() -> N
     [
         ('{"verdict": "A"}', "a"), ('{"verdict": "tie"}', "tie"), ("B", "b"), ("Verdict: **B**, since …", "b"),
         ("Answer A is better", "a"), ("Tie.", "tie"), ("A parcel?", "a"), ("", None), ("Both are good", None),
-        ('{"verdict": 1}', None), ("Better is A", None),
+        ('{"verdict": 1}', None), ("Better is A", None), ("[" * 5_000, None),
     ],
 )  # fmt: skip
 def test_a_verdict_is_read_from_json_and_from_words(text: str, verdict: str | None) -> None:

@@ -29,6 +29,7 @@ TALK = (
             ToolCall(name="find_order", id="call_2"),
             ToolCall(name="find_order", arguments='{"number": "47', id="call_3"),
             ToolCall(name="find_order", arguments='"4711"', id="call_4"),
+            ToolCall(name="find_order", arguments='{"number":' * 5_000, id="call_5"),
         ),
     ),
     Message(role=Role.TOOL, content="on its way", tool_call_id="call_1"),
@@ -40,7 +41,7 @@ def test_a_template_gets_texts_and_arguments_as_vllm_gives_it_them() -> None:
     assert asked["content"] == "Where are\n4711 and 4712?"
     assert (called["content"], called["reasoning_content"]) == ("", "Look both up.")
     arguments = [call["function"]["arguments"] for call in called["tool_calls"]]
-    assert arguments == [{"number": "4711"}, {}, {}, {}], "what is no object would be refused by the template"
+    assert arguments == [{"number": "4711"}, {}, {}, {}, {}], "what is no object would be refused by the template"
     assert result == {"role": "tool", "content": "on its way", "tool_call_id": "call_1"}
 
 
