@@ -29,7 +29,7 @@ CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\x00")
 TEXTS = st.text(CHARACTERS, max_size=200)
 NAMES = st.text(CHARACTERS, min_size=1, max_size=200)
 PROBABILITIES = st.floats(0.0, 1.0)
-COUNTS = st.integers(0, 2**40)
+COUNTS = st.integers(0, 2**31 - 1)
 LATENCIES = st.floats(0.0, 1e9)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(-1e9, 1e9) | TEXTS,
