@@ -55,7 +55,11 @@ class Hidden(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"{name} is not in the extra", name=name)
 sys.meta_path.insert(0, Hidden())
 """
-BUILD_THE_SERVICE = 'importlib.import_module(f"services.{sys.argv[1]}.main").build()'
+BUILD_THE_SERVICE = """
+from deploy import runner
+assert len(runner.unknown_variables(["RATCHET_HOME", "RATCHET_NONE"])) == 1
+runner.build_services(sys.argv[1:])
+"""
 SHOW_ALL_HELP = """
 from deploy.cli.app import app
 for command in ("", *sys.argv[1:]):
