@@ -25,38 +25,25 @@ service whose name begins with ours."""
 
 
 def settings_fields() -> Iterator[tuple[str, str, dict[str, FieldInfo]]]:
-    """Yield the settings in groups: who reads them, the file that has them, and the fields by name.
-
-    Raises ModuleNotFoundError where a service's extra is not installed.
-    """
-    yield "All services", "shared/settings.py", Settings.model_fields
+    """Yield the settings in groups: who reads them, the file that has them, and the fields by name."""
+    common = Settings.model_fields
+    yield "All services", "shared/settings.py", common
     for service in SERVICES:
-        yield service, f"services/{service}/settings.py", _own_fields(service)
+        name = "".join(word.title() for word in service.split("_")) + "Settings"
+        module = importlib.import_module(f"services.{service}.settings")
+        own = {key: info for key, info in getattr(module, name).model_fields.items() if key not in common}
+        yield service, f"services/{service}/settings.py", own
     loop = {key: info for key, info in LoopSettings.model_fields.items() if key.startswith("loop_")}
     yield "`ratchet loop`", "deploy/demo/settings.py", loop
 
 
-def _own_fields(service: str) -> dict[str, FieldInfo]:
-    module = importlib.import_module(f"services.{service}.settings")
-    fields = getattr(module, "".join(word.title() for word in service.split("_")) + "Settings").model_fields
-    return {key: info for key, info in fields.items() if key not in Settings.model_fields}
-
-
 def unknown_variables(environment: Iterable[str]) -> list[str]:
-    """Return a sentence for each variable that looks like a setting and is none.
-
-    Those of a service whose extra is not installed are taken for settings.
-    """
-    names = [*_OF_THE_STACK, *(f"{name}_port" for name in PORTS), *Settings.model_fields, *LoopSettings.model_fields]
-    unchecked = []
-    for service in SERVICES:
-        try:
-            names += _own_fields(service)
-        except ModuleNotFoundError:
-            unchecked.append(f"{_PREFIX}{service.upper()}_")
+    """Return a sentence for each variable that looks like a setting and is none."""
+    names = [*_OF_THE_STACK, *(f"{name}_port" for name in PORTS)]
+    names += [name for _, _, fields in settings_fields() for name in fields]
     known = {_PREFIX + name.upper() for name in names}
     ours = sorted(name for name in environment if name.startswith(_PREFIX) and not _OTHERS.match(name))
-    return [_sentence(name, known) for name in ours if name not in known and not name.startswith(tuple(unchecked))]
+    return [_sentence(name, known) for name in ours if name not in known]
 
 
 def _sentence(name: str, known: Collection[str]) -> str:
