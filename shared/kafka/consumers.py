@@ -228,10 +228,10 @@ class Consumers:
         """Decode, call the handler, dead-letter what can never succeed. Raises only what must be redelivered.
 
         What is not decoded is skipped after the others are handled: a store that moved past it, and past those before
-        it, would never read them again.
+        it, would never read them again. While one of them waits, all are redelivered, and no dead letter is repeated.
         """
         decoded: list[tuple[ConsumerRecord, Delivery[E]]] = []
-        skipped: list[ConsumerRecord] = []
+        skipped: list[tuple[ConsumerRecord, Exception | None]] = []
         waiting = 0
         for record in records:
             waiting += record_size(record) + _BYTES_PER_RECORD
@@ -240,20 +240,21 @@ class Consumers:
                 await asyncio.sleep(0)
             headers = record_headers(record)
             if headers.get(HEADER_ONLY, self._service) != self._service:  # Replayed for another service.
-                skipped.append(record)
+                skipped.append((record, None))
                 continue
             try:
                 value = record.value or b""
                 decoded_event = decode(value) if decode else decode_event(event, value)
             except Exception as error:  # noqa: BLE001 - whatever it is, it must not block the partition
-                await self._dead_letters.publish_record(record, error)
-                skipped.append(record)
+                skipped.append((record, error))
                 continue
             decoded.append((record, Delivery(decoded_event, record.topic, record.partition, record.offset, headers)))
         if decoded:
             await self._handle(handler, decoded, on_skipped)
-        if on_skipped is not None:
-            for record in skipped:
+        for record, failure in skipped:
+            if failure is not None:
+                await self._dead_letters.publish_record(record, failure)
+            if on_skipped is not None:
                 await on_skipped(_position(record))
 
     async def _handle(
