@@ -27,7 +27,7 @@ from tests.chaos.rollouts.checks.history import (
 from tests.chaos.rollouts.checks.wealth import draw, max_wealth
 
 TASK, ENGINE = "task", "http://engine"
-RULES = Rules(0.9, 8_784, 20.0, (25, 50), 5, 80, 25, control_percent=5, control_seconds=20.0, late_seconds=10.0)
+RULES = Rules(0.9, 9_000, 20.0, (25, 50), 5, 80, 25, control_percent=5, control_seconds=20.0, late_seconds=10.0)
 CANDIDATES = ("good", "bad", "fragile")
 
 
