@@ -33,6 +33,9 @@ PATIENT := tests/e2e tests/chaos/test_checker.py tests/chaos/rollouts/test_check
 	gateway_access gateway_fuzz gateway_media gateway_traces golden lake_on_s3 loop_faults migrations \
 	evaluation_page retention row_places scheduler storage_in_s3 topics user_corrections)
 
+# One thread each: threads of OpenMP wait by spinning, which takes the processor from what runs beside them.
+PYTEST := env OMP_NUM_THREADS=1 $(BIN)/pytest
+
 test: $(INSTALLED)  ## Every test; starts a real broker, PostgreSQL, Unleash and vLLM of its own
 	$(MAKE) -j3 lane-real test-outages lane-patient
 
@@ -45,16 +48,16 @@ lane-patient:
 	$(MAKE) test-patient
 
 test-real: $(INSTALLED)
-	$(BIN)/pytest $(ARGS) $(addprefix --ignore=,$(FAST) $(OUTAGES) $(PATIENT))
+	$(PYTEST) $(ARGS) $(addprefix --ignore=,$(FAST) $(OUTAGES) $(PATIENT))
 
 test-outages: $(INSTALLED)
-	$(BIN)/pytest $(ARGS) $(OUTAGES)
+	$(PYTEST) $(ARGS) $(OUTAGES)
 
 test-fast: $(INSTALLED)
-	nice -n 5 $(BIN)/pytest $(ARGS) -n 2 $(FAST)
+	nice -n 5 $(PYTEST) $(ARGS) -n 2 $(FAST)
 
 test-patient: $(INSTALLED)
-	nice -n 5 $(BIN)/pytest $(ARGS) $(PATIENT)
+	nice -n 5 $(PYTEST) $(ARGS) $(PATIENT)
 
 lint: $(INSTALLED)  ## ruff
 	$(BIN)/ruff check .

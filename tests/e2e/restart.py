@@ -41,8 +41,13 @@ from shared.kafka.clients import connect_admin, describe_topics, end_offsets
 from shared.kafka.delivery import TopicPartition
 from shared.settings import Settings
 
-QUICK_CYCLE = {"training": {"epochs": 0.03}, "dataset": {"eval_share": 0.04, "min_new_examples": 0}}
-"""Settings of the second cycle's task that do not change its revision: it is compared, not promoted."""
+QUICK_CYCLE = {
+    "training": {"epochs": 0.03},
+    "dataset": {"eval_share": 0.04, "min_new_examples": 0},
+    "evaluation": {"adversarial": {"rows": 0}},
+}
+"""Settings of the second cycle's task that do not change its revision: it is compared, not promoted. Inputs that
+mislead are left out: the loop before it has asked those 252."""
 QUESTION = Row("where is my parcel", "delivery")
 Snapshot = dict[str, Any]
 
