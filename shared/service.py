@@ -138,7 +138,9 @@ def _in_background(service: Service, *works: Background) -> None:
 
 def _serve(service: Service, http: HttpServer) -> None:
     options = {"log_level": "warning", "access_log": False, "timeout_graceful_shutdown": 5, **http.options}
-    server = _Server(uvicorn.Config(http.app, host=http.host, port=http.port, **options))
+    config = uvicorn.Config(http.app, host=http.host, port=http.port, **options)
+    config.load()  # NiceGUI looks at every server of the process as it starts, also at one that has just been made.
+    server = _Server(config)
     sockets = [_shared_socket(http.host, http.port)] if http.share_port else None
     service.servers.append((server, asyncio.create_task(server.serve(sockets))))
 

@@ -211,3 +211,30 @@ async def test_a_reader_goes_on_without_a_consumer_that_does_not_stop(
     async with asyncio.timeout(PATIENCE_SECONDS), clients.open_consumer(Settings(), group_id="ratchet.letters.log"):
         pass
     assert "ratchet.letters.log: its Kafka clients did not stop" in caplog.text
+
+
+async def test_no_server_is_seen_half_made_by_one_that_starts_beside_it() -> None:
+    """NiceGUI asks all servers of its process for `loaded_app` as it starts: the console ended, and all with it."""
+    first, second = take_ports(2)
+    services: list[Service] = []
+    loaded: list[bool] = []
+
+    async def looks_at_all(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            for _ in range(50):
+                loaded.extend(server.config.loaded for service in services for server, _ in service.servers)
+                await asyncio.sleep(0)
+            await send({"type": "lifespan.startup.complete"})
+
+    async def takes_a_while() -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    services += [
+        Service("console", None, http=HttpServer(looks_at_all, "127.0.0.1", first)),
+        Service("scheduler", None, prepare=[takes_a_while], http=HttpServer(hello, "127.0.0.1", second)),
+    ]
+    async with running(services):
+        await get(second)
+    assert all(loaded) and len(loaded) > 50
