@@ -29,8 +29,10 @@ Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 ShortText = Annotated[str, StringConstraints(max_length=MAX_SHORT_TEXT)]
 """A text that a person writes into a setting, or one of many in an event."""
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
-"""A number of tokens and the like in an event: the lake's columns, and every database's, hold it."""
+MAX_COUNT = 2**31 - 1
+"""The lake's columns, and every database's, hold it."""
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+"""A number of tokens and the like in an event."""
 
 
 def utc_now() -> datetime:

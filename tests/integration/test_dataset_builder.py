@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from schemas.base import Event, Variant
+from schemas.base import Variant
 from schemas.catalog import topic_named, topic_of
 from schemas.conversation import Answer, Call, Message, Role, ToolCall
 from schemas.cycles import CycleFinished, PartitionFence, StepFailed
@@ -39,7 +39,7 @@ from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import Publisher
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate, transaction
-from tests.integration.publishing import publish
+from tests.integration.publishing import AbsentBroker, publish
 from tests.waiting import until
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
@@ -401,25 +401,12 @@ async def test_after_the_broker_lost_its_topics_old_corrections_count_and_new_on
         await store.adopt(stack_settings.kafka_incarnation)
 
 
-class SilentBroker:
-    """A publisher whose broker is away at first."""
-
-    def __init__(self) -> None:
-        self.is_away = True
-        self.questions: list[Any] = []
-
-    async def publish(self, event: Event) -> None:
-        if self.is_away:
-            raise DependencyUnavailable("no broker")
-        self.questions.append(event)
-
-
 @pytest.mark.stack
 async def test_corrections_are_read_again_until_the_question_that_follows_from_them_is_published(
     store: PostgresCorrectionStore, stack_settings: Settings, task: str
 ) -> None:
     """A service that ended in between goes on at the offset of its database: nobody would have been asked."""
-    settings, publisher = DatasetBuilderSettings.load(home=stack_settings.home), SilentBroker()
+    settings, publisher = DatasetBuilderSettings.load(home=stack_settings.home), AbsentBroker()
     spec = TaskSpec(name=task, kind=TaskKind.CLASSIFICATION, system_prompt="Intent?", labels=("x", "y", "z"))
     handlers = Handlers(settings, store, PostgresTrafficStore(store._engine), cast(Any, None), publisher)
     await handlers._tasks.put(task, TaskChanged(task=task, task_revision=spec.revision, spec=spec))
@@ -431,7 +418,7 @@ async def test_corrections_are_read_again_until_the_question_that_follows_from_t
     assert await store.next_offsets([position]) == {}
     publisher.is_away = False
     await handlers.on_corrections(records)
-    assert [question.prediction_id for question in publisher.questions] == [ana.prediction_id]
+    assert [question.prediction_id for question in publisher.published] == [ana.prediction_id]
     assert await store.next_offsets([position]) == {position: 2}
 
 

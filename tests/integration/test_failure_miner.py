@@ -56,6 +56,7 @@ from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.database import build_engine, migrate, transaction
 from shared.storage.predictions import LakePredictions
+from tests.integration.publishing import AbsentBroker
 from tests.unit.prediction_log.deliveries import delivery, prediction
 from tests.waiting import until
 
@@ -383,26 +384,13 @@ class NoSentences:
         return np.zeros((len(texts), 384), dtype=np.float32)
 
 
-class SilentBroker:
-    """A publisher whose broker is away at first."""
-
-    def __init__(self) -> None:
-        self.is_away = True
-        self.questions: list[Any] = []
-
-    async def publish(self, event: Event) -> None:
-        if self.is_away:
-            raise DependencyUnavailable("no broker")
-        self.questions.append(event)
-
-
 @pytest.mark.stack
 @pytest.mark.parametrize("kind", [PredictionLogged, FeedbackGiven])
 async def test_a_record_is_read_again_until_the_questions_about_it_are_published(
     store: PostgresSuspectStore, stack_settings: Settings, task: str, tmp_path: Path, kind: type[Event]
 ) -> None:
     """A service that ended in between goes on at the offset of its database: nobody would ever be asked."""
-    settings, publisher = FailureMinerSettings.load(home=stack_settings.home), SilentBroker()
+    settings, publisher = FailureMinerSettings.load(home=stack_settings.home), AbsentBroker()
     spec = TaskSpec(name=task, kind=TaskKind.CLASSIFICATION, system_prompt="Intent?", labels=("refund", "cancel"))
     answered = LoggedAnswer(prediction_id=f"{task}.1", text="refund", confidence=Confidence(score=0.2))
     logged = prediction(task, NOON, task=task).model_copy(
@@ -424,7 +412,7 @@ async def test_a_record_is_read_again_until_the_questions_about_it_are_published
     assert await store.next_offsets([position]) == {}
     publisher.is_away = False
     await read(records)
-    assert [question.prediction_id for question in publisher.questions] == [complaint.prediction_id]
+    assert [question.prediction_id for question in publisher.published] == [complaint.prediction_id]
     assert await store.next_offsets([position]) == {position: 8}
 
 

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+from schemas.base import MAX_COUNT
 from schemas.tasks import TaskKind
 from services.gateway.formats.conversation import Object
 from services.gateway.formats.media import MediaReferences
@@ -17,7 +18,6 @@ Token = Mapping[str, Any]
 """`token`, `logprob` and `top_logprobs`, as in `choices[].logprobs.content` of OpenAI's chat format."""
 MAX_PREDICTIONS = 128
 """Answers per request: OpenAI's own limit of `n`."""
-_MAX_COUNT = 2**31 - 1
 
 
 class Choice(NamedTuple):
@@ -151,7 +151,7 @@ def with_answer_tokens(usage: TokenUsage, choices: Sequence[Choice]) -> TokenUsa
 def token_count(usage: Any, name: str) -> int:
     """A count in the upstream's `usage`; 0 if it is missing, or none that a lake could store."""
     value = usage.get(name) if isinstance(usage, dict) else None
-    return value if isinstance(value, int) and 0 <= value <= _MAX_COUNT else 0
+    return value if isinstance(value, int) and 0 <= value <= MAX_COUNT else 0
 
 
 def _token_detail(usage: Any, details: str, name: str) -> int:

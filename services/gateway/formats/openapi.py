@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from schemas.base import MAX_COUNT
 from services.gateway.formats.anthropic.schema import ANSWERING, ANTHROPIC_ERROR, PROMPT
 from services.gateway.formats.api import MAX_PREDICTIONS
 from services.gateway.formats.validation import FEEDBACK_KINDS, MAX_FEEDBACK_TEXT, MAX_OWN_ID, MAX_REFERENCE, MAX_USER
@@ -51,7 +52,7 @@ _HAS_PROMPT: list[_Schema] = [
 ]
 """Either of the two is enough."""
 _OBJECTS: _Schema = {"type": ["array", "null"], "items": {"type": "object"}}
-_COUNT: _Schema = {"type": ["number", "null"], "minimum": 0, "maximum": 2**31 - 1}
+_COUNT: _Schema = {"type": ["number", "null"], "minimum": 0, "maximum": MAX_COUNT}
 _NAME: _Schema = {"type": ["string", "null"], "maxLength": 200}
 _PREDICTION: _Schema = {
     "type": "object", "required": ["task", "messages", "latency_ms"], "properties": {

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from schemas.base import MAX_COUNT
 from services.gateway.formats.api import Choice, TokenUsage
 from services.gateway.formats.chat import prepare_messages
 from services.gateway.formats.conversation import Object, tool_call, tool_call_of
@@ -17,7 +18,6 @@ from shared.model.confidence import Measure
 from shared.tracing import TraceHeaders
 
 _MAX_NAME = 200
-_MAX_TOKENS = 2**31 - 1
 _CALL_FIELDS = ("tool_choice", "response_format")
 
 
@@ -96,7 +96,7 @@ def _text(item: Mapping[str, Any], name: str) -> str | None:
 
 
 def _count(item: dict[str, Any], name: str) -> int:
-    return int(number_field(item, name, 0, _MAX_TOKENS) or 0)
+    return int(number_field(item, name, 0, MAX_COUNT) or 0)
 
 
 def _time(item: dict[str, Any], name: str) -> datetime | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from schemas.base import MAX_COUNT
 from services.gateway.formats.api import TokenUsage
 from services.gateway.telemetry.spans import Attributes
 
@@ -118,4 +119,4 @@ def _first_text(attributes: Attributes, names: Iterable[str], max_length: int) -
 
 def _count(attributes: Attributes, names: Iterable[str]) -> int:
     values = (attributes.get(name) for name in names)
-    return next((value for value in values if isinstance(value, int) and 0 <= value < 2**31), 0)
+    return next((value for value in values if isinstance(value, int) and 0 <= value <= MAX_COUNT), 0)

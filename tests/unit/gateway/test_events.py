@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.base import MAX_EVENT_BYTES, Variant
+from schemas.base import MAX_COUNT, MAX_EVENT_BYTES, Variant
 from schemas.conversation import Call, FinishReason
 from schemas.predictions import Confidence, LoggedAnswer, PredictionLogged, RequestObserved, Usage
 from services.gateway.formats.api import TokenUsage
@@ -29,7 +29,7 @@ CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\x00")
 TEXTS = st.text(CHARACTERS, max_size=200)
 NAMES = st.text(CHARACTERS, min_size=1, max_size=200)
 PROBABILITIES = st.floats(0.0, 1.0)
-COUNTS = st.integers(0, 2**31 - 1)
+COUNTS = st.integers(0, MAX_COUNT)
 LATENCIES = st.floats(0.0, 1e9)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(-1e9, 1e9) | TEXTS,
