@@ -14,7 +14,7 @@ from collections.abc import Coroutine
 
 from deploy.variables import unknown_variables
 from schemas.catalog import SERVICES
-from shared.errors import ConfigurationError, DependencyUnavailable, MustStop, RatchetError, unusable_file
+from shared.errors import ConfigurationError, DependencyUnavailable, RatchetError, unusable_file
 from shared.kafka.topics import create_topics, find_drift
 from shared.service import Service, run
 from shared.settings import Settings
@@ -87,7 +87,7 @@ def main() -> None:
         services = build_services(sys.argv[1:])
         ensure_topics(services, Settings.load())
         _run(run(services))
-    except (ConfigurationError, MustStop) as error:
+    except RatchetError as error:
         sys.exit(f"{error.reason}\n{error.way_out}")
 
 

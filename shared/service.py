@@ -21,7 +21,7 @@ from aiokafka.errors import KafkaError
 from faststream.kafka import KafkaBroker
 from starlette.types import ASGIApp
 
-from shared.errors import DependencyUnavailable, MustStop, RatchetError
+from shared.errors import ConfigurationError, DependencyUnavailable, MustStop, RatchetError
 from shared.kafka.broker import Broker
 from shared.kafka.clients import stop_client
 from shared.tasks import end_tasks
@@ -69,11 +69,28 @@ class Service:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: `run` handles signals for the whole process."""
+    """uvicorn as a part of a process: `run` handles signals, and `_serve` what keeps it from starting."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.tried = asyncio.Event()
+        self.failure: BaseException | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start. If that fails, `failure` says why and nothing is raised."""
+        try:
+            await super().startup(sockets)
+        except (OSError, SystemExit) as error:  # An exit would tear down the event loop under all that runs there.
+            self.should_exit = True
+            reason = f"the application at port {self.config.port} failed at its start"
+            cause = error if isinstance(error, OSError) else error.__context__
+            self.failure = cause or ConfigurationError(reason, "What uvicorn logged above says why.")
+        finally:
+            self.tried.set()
 
 
 async def run(services: Sequence[Service]) -> None:
@@ -107,14 +124,16 @@ async def _first_problem(services: Sequence[Service], stop: asyncio.Event) -> Mu
 
 @contextlib.asynccontextmanager
 async def running(services: Sequence[Service]) -> AsyncIterator[None]:
-    """Start the services for the length of a `with`, then stop them."""
+    """Start the services for the length of a `with`, then stop them. What one of them cannot start for is raised."""
+    starts = [asyncio.create_task(_start(service)) for service in services]
     try:
-        for outcome in await asyncio.gather(*(_start(service) for service in services), return_exceptions=True):
-            if isinstance(outcome, BaseException):
-                raise outcome
+        ended, _ = await asyncio.wait(starts, return_when=asyncio.FIRST_EXCEPTION)
+        for start in ended:
+            start.result()
         logger.info("running: %s", ", ".join(service.name for service in services))
         yield
     finally:
+        await end_tasks(starts)
         await asyncio.gather(*(_stop(service) for service in services))
 
 
@@ -129,20 +148,31 @@ async def _start(service: Service) -> None:
         _in_background(service, *service.connected)
     _in_background(service, *service.background)
     if service.http is not None:
-        _serve(service, service.http)
+        await _serve(service, service.http)
 
 
 def _in_background(service: Service, *works: Background) -> None:
     service.tasks.extend(asyncio.create_task(_run_forever(service.name, work)) for work in works)
 
 
-def _serve(service: Service, http: HttpServer) -> None:
+async def _serve(service: Service, http: HttpServer) -> None:
+    """Start to serve. Raises ConfigurationError if the address cannot be listened on, or the application fails."""
     options = {"log_level": "warning", "access_log": False, "timeout_graceful_shutdown": 5, **http.options}
     config = uvicorn.Config(http.app, host=http.host, port=http.port, **options)
     config.load()  # NiceGUI looks at every server of the process as it starts, also at one that has just been made.
     server = _Server(config)
-    sockets = [_shared_socket(http.host, http.port)] if http.share_port else None
-    service.servers.append((server, asyncio.create_task(server.serve(sockets))))
+    try:
+        sockets = [_shared_socket(http.host, http.port)] if http.share_port else None
+        service.servers.append((server, asyncio.create_task(server.serve(sockets))))
+        await server.tried.wait()
+        if server.failure is not None:
+            raise server.failure
+    except OSError as error:
+        setting = f"RATCHET_{service.name.upper()}"
+        raise ConfigurationError(
+            f"the {service.name} cannot serve at {http.host}:{http.port}: {error}",
+            f"Stop what listens there, or set {setting}_HOST and {setting}_PORT to a free address of this machine.",
+        ) from error
 
 
 def _shared_socket(host: str, port: int) -> socket.socket:

@@ -62,6 +62,17 @@ def test_a_home_that_cannot_be_used_ends_the_process_with_its_path(
     assert str(ended.value.code).startswith(str(tmp_path / "file")) and "RATCHET_HOME" in str(ended.value.code)
 
 
+def test_a_dependency_that_stays_away_ends_the_process_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stays_away(settings: Settings) -> None:
+        raise DependencyUnavailable("no broker answers at 127.0.0.1:9", "Is it running? ratchet status")
+
+    monkeypatch.setattr(runner, "build_services", lambda names: [service(False)])
+    monkeypatch.setattr(runner, "prepare_topics", stays_away)
+    monkeypatch.setattr(sys, "argv", ["deploy.runner"])
+    with pytest.raises(SystemExit, match=r"no broker answers at .*\nIs it running"):
+        runner.main()
+
+
 def test_a_misspelt_setting_is_in_the_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("RATCHET_GATEWAY_REQUIRE_KEY", "true")
     monkeypatch.setattr(sys, "argv", ["deploy.runner", "no_such_service"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Iterator
 from functools import partial
 from types import SimpleNamespace
@@ -106,6 +107,43 @@ async def test_services_that_share_a_port_all_answer_until_the_last_one_stops() 
             assert await get(port) == "hello"
         for _ in range(10):
             assert await get(port) == "hello"
+
+
+@pytest.mark.parametrize("share_port", [False, True])
+async def test_a_port_in_use_ends_all_services_gracefully_and_names_the_setting(share_port: bool) -> None:
+    """uvicorn exits in a task, which tore the event loop down under whatever still worked."""
+    closed: list[str] = []
+
+    async def close() -> None:
+        closed.append("log")
+
+    async def wait_for_the_stop() -> None:
+        await asyncio.Event().wait()
+
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        services = [
+            Service("console", None, http=HttpServer(hello, "127.0.0.1", port, share_port)),
+            Service("log", None, prepare=[wait_for_the_stop], close=[close]),
+        ]
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            with pytest.raises(ConfigurationError, match=f"console.*127.0.0.1:{port}.*already in use") as raised:
+                await shared.service.run(services)
+    assert "RATCHET_CONSOLE_PORT" in raised.value.way_out
+    assert closed == ["log"]
+
+
+async def test_an_application_that_fails_at_its_start_ends_the_service(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "no pages"})
+
+    port = take_ports(1)[0]
+    with pytest.raises(ConfigurationError, match=f"the application at port {port} failed at its start"):
+        await shared.service.run([Service("console", None, http=HttpServer(fails, "127.0.0.1", port))])
+    assert "no pages" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("error", "traced"), [(DependencyUnavailable("Kafka is away"), False), (KeyError("x"), True)])
