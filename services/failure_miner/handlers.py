@@ -118,8 +118,8 @@ class Handlers:
     async def on_feedback(self, deliveries: list[Delivery[FeedbackGiven]]) -> None:
         """Make a suspect of each prediction that a user called wrong, however confident, and ask people about it.
 
-        Where they are asked already, the question is published again with what the user wrote. So is the question of a
-        complaint: this may be its redelivery, because the question was stored and then not published.
+        Where they are asked already, the question is published again only with what the user wrote. So is the question
+        of a complaint: this may be its redelivery, because the question was stored and then not published.
         An answer that was broken off is none: the user saw only a part of it.
         Feedback of an erased person is dropped before it is looked up: the lake no longer has their predictions.
         Raises DependencyUnavailable while the lake does not have a prediction, InvalidMessage after waiting for it.
@@ -133,9 +133,9 @@ class Handlers:
         wrong.sort(key=lambda delivery: bool(delivery.event.text))  # A text says more than a thumb down.
         negative = {delivery.event.prediction_id: delivery for delivery in wrong}
         asked = await self._suspects.asked_otherwise(negative) if negative else set()
-        wanted = {
-            prediction_id: d for prediction_id, d in negative.items() if prediction_id not in asked or d.event.text
-        }
+        nothing_new = {prediction_id for prediction_id in asked if not negative[prediction_id].event.text}
+        known = await self._suspects.stored_ids(nothing_new) if nothing_new else set()
+        wanted = {prediction_id: d for prediction_id, d in negative.items() if prediction_id not in known}
         in_lake = await self._predictions.look_up([d.event for d in wanted.values()])
         found = [
             (looked_up_prediction(in_lake[prediction_id]), delivery)
@@ -146,6 +146,8 @@ class Handlers:
         sightings = [s for prediction, _ in found for s in called_wrong(prediction, specs[prediction.task])]
         questions = await self._save(found, sightings, specs)
         for prediction, delivery in found:
+            if prediction.prediction_id in nothing_new:
+                continue
             spec = specs[prediction.task]
             for question in questions.get(prediction.prediction_id, ()):
                 await self._publisher.publish(review_question(spec, prediction, question, delivery.event))

@@ -394,6 +394,19 @@ async def test_a_thumb_down_on_a_suspect_that_was_asked_about_needs_no_lake(benc
     assert len(bench.questions) == 1
 
 
+async def test_a_thumb_down_on_a_sure_answer_that_was_asked_about_makes_a_suspect_and_no_second_question(
+    bench: Bench,
+) -> None:
+    """Of an arm without a calibration people may be asked about everything: then no thumb down counted."""
+    in_lake(bench, "p1")
+    bench.store.rates["audit"] = 1.0
+    await bench.handlers.on_predictions(delivered(prediction(1, 0.99)))
+    assert not bench.store.suspects
+    await bench.handlers.on_feedback(delivered(thumbs_down("p1")))
+    assert set(bench.store.suspects) == {"p1"}
+    assert [question.purpose for question in bench.questions] == [Purpose.AUDIT]
+
+
 async def test_a_complaint_whose_question_was_stored_but_not_published_is_asked_at_its_redelivery(bench: Bench) -> None:
     in_lake(bench, "p9")
     bench.published.away = True
