@@ -55,6 +55,8 @@ def unusable_file(error: OSError) -> ConfigurationError:
     if error.filename is None:  # A connection's, or a pipe's whose reader has left.
         raise error
     way_out = "This user must be able to use it. All local state is in RATCHET_HOME (default: .ratchet here)."
+    if isinstance(error, FileNotFoundError):
+        way_out = "Look for a mistake in its path. A program must be installed; those of the stack: ratchet install"
     return ConfigurationError(f"{error.filename}: {error.strerror}", way_out)
 
 

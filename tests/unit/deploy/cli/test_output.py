@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from deploy.cli.app import app
-from shared.errors import RatchetError
+from deploy.devstack.parts.postgres import program_major
+from shared.errors import RatchetError, unusable_file
 from tests.conftest import ROOT
 
 ODD = "root:x:0 [bold]x[/bold]"
@@ -98,6 +99,14 @@ def test_a_home_that_cannot_be_used_is_an_error_with_its_path(
     assert isinstance(result.exception, SystemExit), repr(result.exception)
     assert (result.exit_code, result.stdout) == (1, ""), result.output
     assert str(home / "file") in result.stderr and "RATCHET_HOME" in result.stderr
+
+
+def test_a_program_that_is_missing_is_an_error_that_says_to_install_it(home: Path) -> None:
+    with pytest.raises(FileNotFoundError) as raised:
+        program_major(home / "programs")
+    error = unusable_file(raised.value)
+    assert str(home / "programs" / "postgres") in error.reason
+    assert "ratchet install" in error.way_out and "RATCHET_HOME" not in error.way_out
 
 
 def test_an_invalid_argument_is_printed_as_it_is() -> None:
