@@ -227,6 +227,11 @@ class GatewaySettings(Settings):
         return self.gateway_require_keys
 
     @property
+    def tasks_file(self) -> Path:
+        """The tasks that this gateway served last."""
+        return self.home / "gateway" / "tasks.json"
+
+    @property
     def limits_folder(self) -> Path:
         """Where the workers of one gateway, on one port, share the rate limits of API keys."""
         return self.home / "gateway" / "limits" / str(self.gateway_port)

@@ -18,6 +18,17 @@ _POLL_SECONDS = 0.5
 logger = logging.getLogger(__name__)
 
 
+def read_snapshot(path: Path) -> list[TaskChanged]:
+    """Return the tasks of a snapshot; none if it is missing or broken."""
+    try:
+        return [TaskChanged.model_validate_json(orjson.dumps(change)) for change in orjson.loads(path.read_bytes())]
+    except FileNotFoundError:
+        return []
+    except (OSError, TypeError, ValueError, ValidationError) as error:
+        logger.warning("cannot read %s, only Kafka has the tasks: %s", path, error)
+        return []
+
+
 class TaskSnapshot:
     """A file with the tasks of a table, so that a start needs no broker. The topic remains the source of truth."""
 
@@ -28,17 +39,9 @@ class TaskSnapshot:
 
     async def load(self) -> None:
         """Fill the table from the file. A missing or broken file is skipped."""
-        try:
-            saved = orjson.loads(self._path.read_bytes())
-            changes = [TaskChanged.model_validate_json(orjson.dumps(change)) for change in saved]
-        except FileNotFoundError:
-            return
-        except (OSError, TypeError, ValueError, ValidationError) as error:
-            logger.warning("cannot read %s, waiting for the tasks from Kafka: %s", self._path, error)
-            return
-        for change in changes:
+        self._written = read_snapshot(self._path)
+        for change in self._written:
             await self._table.put(change.task, change)
-        self._written = changes
 
     async def sync_forever(self) -> None:
         """Background: write the file within a second of a change."""
