@@ -51,6 +51,12 @@ class LakePredictions:
         self._lake = uri.rstrip("/")
         self._uri = f"{self._lake}/{PREDICTIONS}"
 
+    def exist(self) -> bool:
+        """Return True if anything was ever written to the table. Blocking."""
+        from deltalake import DeltaTable
+
+        return bool(DeltaTable.is_deltatable(self._uri))
+
     def find(self, task: str, prediction_ids: Collection[str], around: date) -> dict[str, AnsweredPrediction]:
         """Return those of the predictions that are in the lake, by id. `around`: a day up to 92 days after each.
 

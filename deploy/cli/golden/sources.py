@@ -37,11 +37,16 @@ def row_of_prediction(spec: TaskSpec, lake: str, prediction_id: str, label: str,
 
     Raises ConfigurationError if it is not there or cannot be asked again, DependencyUnavailable while the lake is away.
     """
-    found = LakePredictions(lake).find(spec.name, [prediction_id], utc_now().date()).get(prediction_id)
+    predictions = LakePredictions(lake)
+    found = predictions.find(spec.name, [prediction_id], utc_now().date()).get(prediction_id)
+    if found is None and not predictions.exist():
+        reason = f"the lake at {lake} has no predictions yet"
+        raise ConfigurationError(reason, "prediction_log writes them there. Another lake is named by RATCHET_LAKE.")
     if found is None:
         raise ConfigurationError(
             f"the lake at {lake} has no prediction {prediction_id} of {spec.name}",
-            "It is older than three months, or it was forgotten: give it as a --file.",
+            "The id may be misspelt, or of another task. One that is older than three months, or that was forgotten, "
+            "is given as a --file.",
         )
     whose = (prediction_id, found.user_hash, found.occurred_at)
     return _row(spec, found.call, [found.answer], label, part, whose)

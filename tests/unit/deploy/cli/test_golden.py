@@ -150,7 +150,7 @@ def test_rows_are_marked_and_removed_with_a_reason(desk: Desk) -> None:
         (("--text", "a", "--label", "refund", "--prediction", "p"), "one of --text"),
         ((), "one of --text"),
         (("--correction", "c-nothing"), "there is no correction c-nothing of desk"),
-        (("--prediction", "p-nothing", "--label", "refund"), "no prediction p-nothing of desk"),
+        (("--prediction", "p-nothing", "--label", "refund"), "has no predictions yet prediction_log writes them"),
         (("--file", "/nothing/here"), "cannot be read"),
     ],
 )
@@ -175,6 +175,8 @@ def test_a_row_made_of_a_prediction_names_it_and_its_user(desk: Desk) -> None:
     recent = datetime.now(UTC) - timedelta(days=1)
     turns = json.dumps([{"role": "system", "content": "Classify."}, {"role": "user", "content": "money back"}])
     write(desk.home / "lake", PREDICTIONS, [prediction("p1", recent, task="desk", user_hash="u1", messages=turns)])
+    misspelt = desk.run("add", "desk", "--prediction", "p-nothing", "--label", "refund", "--reason", "r")
+    assert "no prediction p-nothing of desk" in misspelt.stderr and "may be misspelt" in misspelt.stderr
     desk.added("--prediction", "p1", "--label", "refund")
     (row,) = desk.rows
     assert (row.prediction_id, row.user_hash, row.answer, row.predicted_at) == ("p1", "u1", "refund", recent)

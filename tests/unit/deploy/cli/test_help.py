@@ -9,6 +9,7 @@ import pytest
 import typer.main
 
 from deploy.cli.app import app
+from deploy.devstack.catalog import PARTS
 
 
 def _commands(found: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
@@ -29,6 +30,12 @@ def test_the_help_of_a_command_that_takes_anything_shows_it_in_an_example(words:
     heading, found, examples = (COMMANDS[words].help or "").partition("[bold]Example")
     assert heading and found
     assert f"ratchet {words}" in examples
+
+
+@pytest.mark.parametrize("words", ["up", "down", "install", "logs"])
+def test_the_help_of_the_stack_names_every_part(words: str) -> None:
+    texts = " ".join(getattr(param, "help", None) or "" for param in COMMANDS[words].params)
+    assert f"Parts: {', '.join(PARTS)}." in texts
 
 
 @pytest.mark.parametrize("words", COMMANDS)
