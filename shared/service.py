@@ -168,11 +168,14 @@ async def _serve(service: Service, http: HttpServer) -> None:
         if server.failure is not None:
             raise server.failure
     except OSError as error:
-        setting = f"RATCHET_{service.name.upper()}"
-        raise ConfigurationError(
-            f"the {service.name} cannot serve at {http.host}:{http.port}: {error}",
-            f"Stop what listens there, or set {setting}_HOST and {setting}_PORT to a free address of this machine.",
-        ) from error
+        raise ConfigurationError(*unusable_address(service.name, http.host, http.port, error)) from error
+
+
+def unusable_address(name: str, host: str, port: int, error: OSError) -> tuple[str, str]:
+    """Return why a service cannot serve at an address, and the way out."""
+    setting = f"RATCHET_{name.upper()}"
+    way_out = f"Stop what listens there, or set {setting}_HOST and {setting}_PORT to a free address of this machine."
+    return f"the {name} cannot serve at {host}:{port}: {error.strerror}", way_out
 
 
 def _shared_socket(host: str, port: int) -> socket.socket:

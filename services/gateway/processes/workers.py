@@ -13,8 +13,8 @@ import socket
 from services.gateway.auth.rate_limits import clear_buckets
 from services.gateway.processes.supervisor import supervise_worker
 from services.gateway.settings import GatewaySettings
-from shared.errors import ConfigurationError
-from shared.service import Service
+from shared.errors import ConfigurationError, DependencyUnavailable
+from shared.service import Service, unusable_address
 
 
 def build_workers(settings: GatewaySettings, name: str) -> Service:
@@ -24,7 +24,7 @@ def build_workers(settings: GatewaySettings, name: str) -> Service:
     supervisors = [supervise_worker(settings, number) for number in range(settings.gateway_workers)]
 
     async def prepare() -> None:
-        _check_port(settings.gateway_host, settings.gateway_port)
+        _check_port(name, settings.gateway_host, settings.gateway_port)
         clear_buckets(settings.limits_folder)
 
     async def close() -> None:
@@ -34,8 +34,14 @@ def build_workers(settings: GatewaySettings, name: str) -> Service:
     return Service(name, None, prepare=[prepare], background=background, close=[close])
 
 
-def _check_port(host: str, port: int) -> None:
-    """Raises OSError if another process listens on the port: the workers would share it with that one."""
+def _check_port(name: str, host: str, port: int) -> None:
+    """Raises DependencyUnavailable if another process listens on the port: the workers would share it with that one.
+
+    It may be workers of a supervisor that was killed, which are about to end.
+    """
     with contextlib.closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, port))
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise DependencyUnavailable(*unusable_address(name, host, port, error)) from error

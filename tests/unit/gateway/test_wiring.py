@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from services.gateway.main import build
 from services.gateway.processes.file_limit import raise_file_limit
 from services.gateway.settings import GatewaySettings
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, DependencyUnavailable
 
 HEAVY = ("torch", "transformers", "numpy", "sqlalchemy", "deltalake", "sklearn", "spacy", "faker")
 
@@ -73,6 +74,16 @@ def test_the_settings_reach_the_protocol_and_the_upstreams_and_the_file_limit_is
     assert service.http.options["http"].keywords == {"write_seconds": 7.0}
     assert settings.upstream_limits.wait == 8.0
     assert raise_file_limit in service.prepare
+
+
+async def test_workers_do_not_start_on_a_port_of_another_process_and_say_which_it_is(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        (prepare,) = build(GatewaySettings(home=tmp_path, gateway_workers=2, gateway_port=port)).prepare
+        with pytest.raises(DependencyUnavailable, match=f"127.0.0.1:{port}") as raised:
+            await prepare()
+    assert "RATCHET_GATEWAY_PORT" in raised.value.way_out
+    await prepare()
 
 
 def test_with_several_workers_the_gateway_supervises_them(tmp_path: Path) -> None:
