@@ -21,7 +21,7 @@ from schemas.conversation import JsonObject
 from schemas.golden import GoldenRow, GoldenSet
 from schemas.tasks import TaskKind, TaskSpec
 from services.scheduler.domain import valid_cron
-from services.scheduler.golden.file import brief, read_golden_file
+from services.scheduler.golden.file import UNREADABLE_WAY_OUT, brief, read_golden_file
 from shared.errors import ConfigurationError, field_path
 from shared.files import write_atomically
 from shared.grading.json_schema import schema_fault
@@ -182,7 +182,7 @@ def _load(path: Path) -> Any:
             raise _error(path, 1, f"found {path.stat().st_size:,} bytes", f"expected at most {MAX_BYTES:,}")
         return _yaml().load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}", WAY_OUT) from error
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}", UNREADABLE_WAY_OUT) from error
     except UnicodeDecodeError as error:
         raise _error(path, 1, f"found the byte 0x{error.object[error.start]:02x}", "expected UTF-8 text") from error
     except MarkedYAMLError as error:

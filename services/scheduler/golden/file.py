@@ -33,6 +33,7 @@ MAX_ROWS = 50_000
 """Every evaluation asks two models each of them."""
 EXPECTED = 'expected {"text": "…", "label": "…"} or {"messages": […]}'
 _WAY_OUT = "docs/datasets.md, `The golden set`, shows what a line may have."
+UNREADABLE_WAY_OUT = "Look for a mistake in its path, and whether this user can read it."
 _SHOWN_CHARACTERS = 77
 
 
@@ -123,7 +124,7 @@ def read_golden_file(path: Path, spec: TaskSpec) -> tuple[GoldenRow, ...]:
             raise ConfigurationError(f"{path}: found more than {MAX_BYTES:,} bytes; expected fewer", _WAY_OUT)
         data = path.read_bytes()
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read ({error.strerror})", _WAY_OUT) from error
+        raise ConfigurationError(f"{path} cannot be read ({error.strerror})", UNREADABLE_WAY_OUT) from error
     rows: dict[str, GoldenRow] = {}
     lines: dict[str, int] = {}
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):

@@ -109,6 +109,18 @@ def test_a_program_that_is_missing_is_an_error_that_says_to_install_it(home: Pat
     assert "ratchet install" in error.way_out and "RATCHET_HOME" not in error.way_out
 
 
+@pytest.mark.parametrize("arguments", [("tasks", "check"), ("golden", "add", "desk", "--reason", "r", "--file")])
+def test_a_file_that_is_not_there_is_looked_for_and_not_written_otherwise(
+    arguments: tuple[str, ...], home: Path
+) -> None:
+    (home / "tasks").mkdir()
+    (home / "tasks" / "desk.yaml").write_text("name: desk\nkind: generation\nsystem_prompt: Help.\n")
+    result = ratchet(*arguments, str(home / "none"))
+    assert (result.exit_code, result.stdout) == (1, ""), result.output
+    assert "cannot be read" in result.stderr and "mistake in its path" in result.stderr
+    assert "template.yaml" not in result.stderr and "datasets.md" not in result.stderr
+
+
 def test_an_invalid_argument_is_printed_as_it_is() -> None:
     for arguments in (("forget", "--file", f"{ODD}.txt"), ("dlq", "show", ODD)):
         result = ratchet(*arguments)
