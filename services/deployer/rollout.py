@@ -117,6 +117,11 @@ class Rollout:
         return self.entered and self.stage in ACTIVE
 
     @property
+    def control_until(self) -> datetime:
+        """When the control of its promotion ends, if nothing ends it before: its days begin once its flags are set."""
+        return (self.step_since or self.stage_since) + timedelta(days=self.spec.rollout.control_days)
+
+    @property
     def compared(self) -> bool:
         """Pairs of it are made: while it is active, and after its promotion for as long as there is a control."""
         return self.active or self.control
@@ -281,7 +286,7 @@ class Rollout:
         return self.standing.with_stage(Stage.REJECTED, reason, self.standing.evidence, now)
 
     def with_flags_set(self, now: datetime) -> Rollout:
-        """Return the rollout once the flags of its last change are set. A step of the canary begins with that."""
+        """Return the rollout once the flags of its last change are set: a step of the canary, or a control, begins."""
         since = now if self.rises else self.step_since
         return replace(self, moves_flags=False, step_since=since).counted_at(self.canary_percent, now)
 

@@ -286,7 +286,7 @@ class RolloutTransitions:
         if reason := canary_failure(fresh.canary, settings, fresh.outcomes):
             back = f"{reason}: {last.previous or 'the base model'} serves again"
             changed = last.taken_back(back, evidence, utc_now())
-        elif utc_now() - last.stage_since > timedelta(days=settings.control_days):
+        elif utc_now() > last.control_until:
             over = f"{settings.control_days:g} days without harm that guards or labels see"
             changed = last.without_control(over, evidence, utc_now())
         elif not await read_control(self._admin, last):

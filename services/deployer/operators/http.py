@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query
@@ -69,7 +68,7 @@ def build_app(
             "stage_since": rollout.stage_since,
             "canary_wealth": rollout.spec.rollout.canary_wealth,
             "control_percent": rollout.spec.rollout.control_percent if rollout.control else 0,
-            "control_until": rollout.stage_since + timedelta(days=rollout.spec.rollout.control_days),
+            "control_until": rollout.control_until,
             **_move_body(rollout.move),
             "evidence": evidence.model_dump(mode="json"),
         }

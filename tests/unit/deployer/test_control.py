@@ -72,6 +72,27 @@ async def test_after_a_promotion_a_share_of_users_stays_on_the_previous_adapter_
     assert len(deployer.publisher.changes) == moves, "it has ended once"
 
 
+async def test_a_control_lasts_its_days_from_when_the_promotion_is_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were counted from the decision: a promotion that waited eight days for a replica had no control at all."""
+    deployer = Deployer()
+    await deployer.handlers.on_evaluated(evaluated(canary_wealth=2, control_days=7))
+    await deployer.compare_and_label(range(25), "delivery")
+    await deployer.see_canary(5)
+    deployer.adapters.is_away = True
+    with pytest.raises(DependencyUnavailable):
+        await deployer.handlers.tick(TASK)
+    decided = (await deployer.rollouts.last_entered(TASK)).stage_since
+    deployer.adapters.is_away = False
+    monkeypatch.setattr("tests.unit.deployer.fakes.utc_now", lambda: decided + timedelta(days=8))
+    await after(deployer, 8, monkeypatch)
+    assert (deployer.last.stage, deployer.last.control) == (Stage.PROMOTED, True)
+    await after(deployer, 14.9, monkeypatch)
+    assert deployer.admin.flags[FLAG].enabled
+    await after(deployer, 15.1, monkeypatch)
+    assert not deployer.admin.flags[FLAG].enabled
+    assert deployer.last.reason == "its control has ended: 7 days without harm that guards or labels see"
+
+
 async def test_without_control_days_nobody_stays_and_nothing_is_written() -> None:
     deployer = await promoted(control_days=0)
     assert FLAG not in deployer.admin.flags

@@ -475,8 +475,9 @@ async def test_the_api_shows_the_control_of_a_promotion_and_what_was_seen_since(
         (shown,) = (await http.get("/api/rollouts")).json()["rollouts"]
     assert (shown["stage"], shown["control_percent"], shown["evidence"]["control_labels"]) == ("promoted", 5, 1)
     assert 0 < shown["evidence"]["guards"] < 1, "a win speaks for it"
-    ends = datetime.fromisoformat(shown["control_until"])
-    assert ends - datetime.fromisoformat(shown["stage_since"]) == timedelta(days=2)
+    since = deployer.last.promoted_at
+    assert since is not None
+    assert datetime.fromisoformat(shown["control_until"]) - since == timedelta(days=2)
 
 
 async def test_the_api_shows_the_evidence_of_now_and_takes_commands() -> None:
