@@ -21,7 +21,7 @@ from services.shadow.domain import Outcome, RedactingTasks, ineligible, is_compa
 from services.shadow.replays import Replays
 from services.shadow.settings import ShadowSettings
 from services.shadow.storage import Backlog, Decisions
-from shared.errors import DependencyUnavailable
+from shared.errors import DependencyUnavailable, Paused
 from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
@@ -66,14 +66,20 @@ class Handlers:
         self._redacting.note(event)
 
     async def on_predictions(self, deliveries: list[Delivery[PredictionLogged]]) -> None:
-        """Decide, before either arm is asked, which of a batch's requests are replayed; then replay those."""
+        """Decide, before either arm is asked, which of a batch's requests are replayed; then replay those.
+
+        Raises Paused while another process, which had a partition before a rebalance, still replays its requests.
+        """
         considered = []
         for delivery in deliveries:
             rollout = await self.rollouts.latest(delivery.event.task, _READ_SECONDS)
             if rollout is not None and is_comparing(rollout):
                 considered.append(await self._consider(delivery, rollout))
         if considered:
-            await self._replays.run(await self._decisions.decide(considered, utc_now()))
+            async with self._decisions.claimed_partitions({d.partition for d in deliveries}) as is_ours:
+                if not is_ours:
+                    raise Paused("another process still replays requests of these partitions")
+                await self._replays.run(await self._decisions.decide(considered, utc_now()))
 
     async def on_backlog(self, backlog: Backlog, deliveries: list[Delivery[PredictionLogged]]) -> bool:
         """Do the same with requests that were left for later; return False, with nothing done, if it is not ready."""

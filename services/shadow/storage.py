@@ -7,7 +7,7 @@ request is decided, paid and counted once, also across restarts. Only the last d
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -64,6 +64,7 @@ class Summary:
 class Decisions(Protocol):
     """What was decided about requests. Methods raise DependencyUnavailable while the database is away."""
 
+    def claimed_partitions(self, partitions: Collection[int]) -> AbstractAsyncContextManager[bool]: ...
     async def decide(self, requests: Sequence[Considered], now: datetime) -> list[Considered]: ...
     async def finish(self, request: Considered, outcome: Outcome) -> None: ...
 
@@ -113,15 +114,30 @@ class PostgresDecisions:
 
     @asynccontextmanager
     async def claimed(self, backlog: Backlog) -> AsyncIterator[Backlog | None]:
-        """Hold a backlog against the service's other processes, and give what it is now; None: another process has it.
+        """Hold a backlog, and give what it is now; None: another process has it."""
+        async with self._claimed(f"backlog {backlog.rollout_id} {backlog.partition} ") as is_ours:
+            yield await self._current(backlog) if is_ours else None
+
+    def claimed_partitions(self, partitions: Collection[int]) -> AbstractAsyncContextManager[bool]:
+        """Hold what is new in these partitions, and give True; False: another process still has some of it.
+
+        So it is after a rebalance, while the process that had a partition before is asking about its last batch.
+        """
+        return self._claimed(*(f"partition {number} " for number in sorted(partitions)))
+
+    @asynccontextmanager
+    async def _claimed(self, *names: str) -> AsyncIterator[bool]:
+        """Hold all of these against the service's other processes, and give True; False: another process has one.
 
         Two would ask the same requests. Of two answers the first would count, and of one that timed out the other.
         """
-        name = f"backlog {backlog.rollout_id} {backlog.partition} "
-        key = sa.func.hashtext(sa.literal(name) + sa.func.current_schema())
         async with transaction(self._engine) as connection:
-            is_claimed = await connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(key)))
-            yield await self._current(backlog) if is_claimed else None
+            for name in names:
+                key = sa.func.hashtext(sa.literal(name) + sa.func.current_schema())
+                if not await connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(key))):
+                    yield False
+                    return
+            yield True
 
     async def _current(self, backlog: Backlog) -> Backlog | None:
         async with transaction(self._engine) as connection:

@@ -14,13 +14,14 @@ from sqlalchemy import text
 
 from schemas.rollouts import RolloutChanged
 from services.shadow.budget import Considered
-from services.shadow.domain import Outcome
+from services.shadow.clients import Replay
+from services.shadow.domain import Outcome, Request
 from services.shadow.main import MIGRATIONS
 from services.shadow.storage import PostgresDecisions, Summary
-from shared.errors import DependencyUnavailable
+from shared.errors import DependencyUnavailable, Paused
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate
-from tests.unit.shadow.fakes import CUTOFF, SPEC, Shadow, delivery, prediction, rollout
+from tests.unit.shadow.fakes import CUTOFF, SPEC, BothArms, Shadow, delivery, prediction, rollout
 
 pytestmark = pytest.mark.stack
 
@@ -138,6 +139,35 @@ async def test_the_handlers_go_on_where_a_killed_process_stopped(database: Datab
     pairs = await restarted.deliver(0, *map(prediction, range(30)))
     assert len(pairs) == len(restarted.candidate.asked) == 20
     assert await restarted.deliver(0, *map(prediction, range(30))) == []
+
+
+class Slow(BothArms):
+    """A candidate that is still being asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_asked, self.answers = asyncio.Event(), asyncio.Event()
+
+    async def candidate(self, rollout: RolloutChanged, request: Request) -> Replay | None:
+        self.is_asked.set()
+        await self.answers.wait()
+        return await super().candidate(rollout, request)
+
+
+async def test_a_batch_that_another_process_gets_in_a_rebalance_is_asked_once(database: Database) -> None:
+    """Of two answers to a request the first would count: the faster one, and none where one of them times out."""
+    slow, other = Shadow(engine=Slow()), Shadow()
+    for shadow in (slow, other):
+        shadow.handlers._decisions = shadow.replays._decisions = database.decisions()
+    assert isinstance(slow.candidate, Slow)
+    first = asyncio.create_task(slow.deliver(0, *map(prediction, range(3))))
+    await slow.candidate.is_asked.wait()
+    with pytest.raises(Paused):
+        await other.deliver(0, *map(prediction, range(3)))
+    assert len(await other.deliver(0, prediction(7), partition=1)) == 1, "another partition does not wait"
+    slow.candidate.answers.set()
+    assert len(await first) == 3
+    assert await other.deliver(0, *map(prediction, range(3))) == []
 
 
 def deferred(numbers: Sequence[int], partition: int = 0) -> list[Considered]:

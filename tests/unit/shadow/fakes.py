@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -166,6 +167,10 @@ class MemoryDecisions:
         self.decided: dict[tuple[int, int, str, str, bool], Outcome | None] = {}
         self.spending = Spending(CUTOFF.date())
 
+    @asynccontextmanager
+    async def claimed_partitions(self, partitions: Collection[int]) -> AsyncIterator[bool]:
+        yield True
+
     async def decide(self, requests: Sequence[Considered], now: datetime) -> list[Considered]:
         new = [request for request in requests if self._key(request) not in self.decided]
         self.decided |= {self._key(request): Outcome.DEFERRED for request in new if request.is_put_off}
@@ -200,13 +205,13 @@ class Shadow:
         return await self.deliver(first, *events, under=under)
 
     async def deliver(
-        self, first_offset: int, *events: PredictionLogged, under: RolloutChanged | None = None
+        self, first_offset: int, *events: PredictionLogged, under: RolloutChanged | None = None, partition: int = 0
     ) -> list[Any]:
         await self.handlers.rollouts.put(SPEC.name, under or rollout())
         await self.handlers.rollouts.read_to({})
         await self.handlers.tasks.read_to({})
         before = len(self.published.events)
-        await self.handlers.on_predictions([delivery(e, first_offset + n) for n, e in enumerate(events)])
+        await self.handlers.on_predictions([delivery(e, first_offset + n, partition) for n, e in enumerate(events)])
         return self.published.events[before:]
 
 
