@@ -90,8 +90,13 @@ def test_a_question_names_neither_arm_and_has_all_texts_in_one_json_value() -> N
     ("text", "verdict"),
     [
         ('{"verdict": "A"}', "a"), ('{"verdict": "tie"}', "tie"), ("B", "b"), ("Verdict: **B**, since …", "b"),
-        ("Answer A is better", "a"), ("Tie.", "tie"), ("A parcel?", "a"), ("", None), ("Both are good", None),
+        ("Answer A is better", "a"), ("Tie.", "tie"), ("A parcel?", None), ("", None), ("Both are good", None),
         ('{"verdict": 1}', None), ("Better is A", None), ("[" * 5_000, None),
+        ("A is worse", None), ("Answer B is not better.", None), ("A tie", None), ("A's worse", None),
+        ("A lacks it", None),
+        ("B is the better one", "b"), ("B\n\nIt is kinder.", "b"), ("A — it is kinder", "a"), ("b", "b"),
+        ('{"verdict": "A", "reason": "it was cu', "a"), ('```json\n{"verdict": "B"}\n```', "b"),
+        ('{"verdict": "A is worse"}', None),
     ],
 )  # fmt: skip
 def test_a_verdict_is_read_from_json_and_from_words(text: str, verdict: str | None) -> None:
