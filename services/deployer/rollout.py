@@ -190,17 +190,33 @@ class Rollout:
         `as_primary`: the candidate answered as the primary. None: it does not count there, since nobody is left to
         compare it with, the flags of its promotion are still being set, or it is not known what the share was.
         """
-        has_control = self.control and self.counted_percent == self.canary_percent
-        if (as_primary and not has_control) or (self.counted_since is not None and at < self.counted_since):
+        if (as_primary and not self._has_control) or (self.counted_since is not None and at < self.counted_since):
             return None
         return self.counted_percent
 
     def share_of_complaint(self, answered: int | None) -> int | None:
-        """Return the same for a complaint about an answer that the canary gave at this share; None: not known.
+        """Return the same for a complaint about an answer of the sample that was given at this share; None: not known.
 
-        Of the two shares it is the greater one, which can only spare the canary.
+        Of the two shares it is the greater one, which can only spare the canary. While there is a control only what was
+        answered since the promotion counts: see `share_of_other_complaint`.
         """
-        return None if answered is None or self.counted_percent is None else max(answered, self.counted_percent)
+        if answered is None or self.counted_percent is None or (self._has_control and answered != self.canary_percent):
+            return None
+        return max(answered, self.counted_percent)
+
+    @property
+    def share_of_other_complaint(self) -> int | None:
+        """The same of an answer that is not in the sample, and counts as the primary's.
+
+        None while there is a control: complaints come late, so it may be of before the promotion, whoever gave it, and
+        as the control's it would make up for twenty of the candidate's.
+        """
+        return None if self._has_control else self.counted_percent
+
+    @property
+    def _has_control(self) -> bool:
+        """Some users stay on the adapter before, and the flags say so."""
+        return self.control and self.counted_percent == self.canary_percent
 
     def counted_at(self, percent: int | None, now: datetime) -> Rollout:
         """Return the rollout with another share at which its guards count. What is read late counts at none."""

@@ -77,9 +77,10 @@ ANSWERS = sa.Table(
     "canary_answers", METADATA,
     sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("prediction_id", sa.Text, primary_key=True),
     sa.Column("user_key", sa.Text), sa.Column("rank", sa.BigInteger), sa.Column("percent", sa.Integer),
+    sa.Column("canary", sa.Boolean),
 )  # fmt: skip
-"""A random sample of the canary's answers, by which complaints are attributed, each with the canary's share then, where
-that is known; deleted with the end of the rollout."""
+"""A random sample of the canary's answers, after a promotion of the control's, too, by which complaints are attributed,
+each with the canary's share then, where that is known; deleted with the end of the rollout."""
 BAD_USERS = sa.Table(
     "bad_users", METADATA,
     sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("guard", sa.Text, primary_key=True),

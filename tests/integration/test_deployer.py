@@ -506,6 +506,23 @@ async def test_what_guards_count_is_the_same_in_postgresql_and_in_the_rules(real
     assert (await real.deployer.ledger.load(real.deployer.last.rollout_id)).canary == counted
 
 
+async def test_complaints_after_a_promotion_count_in_the_arm_that_answered_since(real: Real) -> None:
+    rules = Deployer()
+    settings = {"canary_wealth": 2, "min_canary_users": 0, "control_days": 7}
+    for deployer in (real.deployer, rules):
+        await deployer.handlers.on_evaluated(evaluated("a1", real.task, **settings))
+        await deployer.compare_and_label(range(20), "delivery")
+        assert deployer.last.stage is Stage.PROMOTED
+        later = {"adapter": "a1", "occurred_at": deployer.last.occurred_at + timedelta(minutes=1)}
+        answers = [(n, Variant.PRIMARY if n < 6 else Variant.ROLLBACK, 404 if n == 5 else 200) for n in range(9)]
+        events = [observed(deployer.last, *request).model_copy(update=later) for request in answers]
+        await deployer.handlers.on_observed(deliveries(events))
+        for number in (*range(5), 6, 7, 8, 900):
+            await deployer.handlers.on_feedback(feedback(deployer.last, number))
+        counted = (await deployer.ledger.load(deployer.last.rollout_id)).canary
+        assert [(arms.percent, arms.canary, arms.bad) for arms in counted.arms[Guard.FEEDBACK]] == [(95, 5, 8)]
+
+
 async def test_a_canary_leaves_numbers_a_sample_of_its_answers_and_as_many_users_as_it_needs(
     real: Real, monkeypatch: pytest.MonkeyPatch
 ) -> None:

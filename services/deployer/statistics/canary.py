@@ -179,9 +179,13 @@ class Observation:
     as_primary: bool = False
 
     @property
+    def answered(self) -> bool:
+        return self.counted and not self.failed
+
+    @property
     def served(self) -> str | None:
         """The subject that the canary has served with this request, if it has."""
-        return self.user_key if self.canary and self.counted and not self.failed else None
+        return self.user_key if self.canary and self.answered else None
 
 
 def observation(delivery: Delivery[RequestObserved], candidate: str, primary: str | None) -> Observation:

@@ -2,7 +2,7 @@
 
     canary_requests   a row a partition of Kafka   how many, and how many failed
     canary_users      as many as a step needs      whom each step has served
-    canary_answers    at most `SAMPLED_ANSWERS`    whose answer it was that somebody complains about
+    canary_answers    at most `SAMPLED_ANSWERS`    whose answer it was that somebody complains about, and which arm's
     bad_users         a subject with a bad event   what the guards compare
     latencies         a subject and day            at most `MEASURED_REQUESTS` of the primary's, and of each day's
 
@@ -25,7 +25,7 @@ from services.deployer.statistics.guards import MEASURED_REQUESTS, SLOW, Guard, 
 from services.deployer.tables import ANSWERS, BAD_USERS, LATENCIES, REQUESTS, ROLLOUTS, SERVED
 
 SAMPLED_ANSWERS = 10_000
-"""Of a canary with more, complaints about the others are left out, in both arms alike, by a hash of the prediction."""
+"""Where there are more, complaints about the others are left out, in both arms alike, by a hash of the prediction."""
 
 
 async def canary_counts(connection: AsyncConnection, rollout_id: str) -> CanaryCounts:
@@ -68,7 +68,8 @@ async def add_requests(connection: AsyncConnection, rollout: Rollout, observatio
     if bad:
         await connection.execute(insert(BAD_USERS).on_conflict_do_nothing(), bad)
     await _count(connection, rollout.rollout_id, in_canary)
-    await _add_answers(connection, rollout, in_canary)
+    answers = [o for o in observations if o.answered and (o.canary or rollout.control)]
+    await _add_answers(connection, rollout, answers)
     await _add_served(connection, rollout, in_canary)
     await _add_latencies(connection, rollout.rollout_id, in_canary, canary=True)
 
@@ -87,20 +88,22 @@ async def add_complaint(
 ) -> None:
     """Count the subject of an answer that somebody found wrong, in the arm that gave it. Idempotent.
 
-    What is no known answer of the canary counts as the primary's, which can only spare the canary. Where only a sample
-    of its answers is known, what is not in the sample's part of all predictions counts nowhere, nor does an answer
-    that was given while the canary's share was not known, nor any while it is not.
+    What is no known answer of the canary counts as the primary's, which can only spare the canary; while a promotion
+    has a control, whose answers are known as well, it counts nowhere. Where only a sample of the answers is known, what
+    is not in the sample's part of all predictions counts nowhere, nor does an answer that was given while the canary's
+    share was not known, nor any while it is not.
     """
     rollout_id = rollout.rollout_id
     if rank_of(rollout_id, prediction_id) >= await _sampled_below(connection, rollout_id):
         return
     of_answer = sa.and_(ANSWERS.c.rollout_id == rollout_id, ANSWERS.c.prediction_id == prediction_id)
-    asked = (await connection.execute(sa.select(ANSWERS.c.user_key, ANSWERS.c.percent).where(of_answer))).first()
-    percent = rollout.counted_percent if asked is None else rollout.share_of_complaint(asked.percent)
+    columns = ANSWERS.c.user_key, ANSWERS.c.percent, ANSWERS.c.canary
+    asked = (await connection.execute(sa.select(*columns).where(of_answer))).first()
+    percent = rollout.share_of_other_complaint if asked is None else rollout.share_of_complaint(asked.percent)
     if percent is None:
         return
     row = {
-        "rollout_id": rollout_id, "guard": guard.name, "canary": asked is not None, "percent": percent,
+        "rollout_id": rollout_id, "guard": guard.name, "canary": asked is not None and asked.canary, "percent": percent,
         "user_key": (asked.user_key if asked is not None else user_key) or prediction_id,
     }  # fmt: skip
     await connection.execute(insert(BAD_USERS).on_conflict_do_nothing(), row)
@@ -165,7 +168,7 @@ async def _add_answers(connection: AsyncConnection, rollout: Rollout, observatio
     rows = [
         {
             "rollout_id": rollout_id, "prediction_id": o.prediction_id, "user_key": o.user_key, "rank": rank,
-            "percent": _share(rollout, o),
+            "percent": _share(rollout, o), "canary": o.canary,
         }
         for o in observations if (rank := rank_of(rollout_id, o.prediction_id)) < limit
     ]  # fmt: skip
@@ -206,7 +209,7 @@ async def _add_latencies(
     """Add the first answer of each subject on each day (UTC): in both arms, so that both have as cold caches."""
     rows = []
     for o in observations:
-        if o.counted and not o.failed and o.user_key:
+        if o.answered and o.user_key:
             day = o.occurred_at.astimezone(UTC).date()
             rank = rank_of(rollout_id, o.user_key, day.isoformat())
             rows.append(

@@ -432,7 +432,7 @@ class MemoryLedger:
         self.pairs: dict[tuple[str, str], dict[str, Any]] = {}
         self.labels: dict[tuple[str, str], Label] = {}
         self.requests: dict[str, dict[tuple[str, int], bool]] = {}
-        self.answers: dict[tuple[str, str], tuple[str | None, int | None]] = {}
+        self.answers: dict[tuple[str, str], tuple[str | None, int | None, bool]] = {}
         self.served: dict[tuple[str, int], set[str]] = {}
         self.bad_users: dict[tuple[str, Guard], dict[str, tuple[int, bool]]] = {}
         self.latencies: dict[tuple[str, bool], dict[tuple[str, date], tuple[float, float | None]]] = {}
@@ -527,7 +527,9 @@ class MemoryLedger:
             if observation.canary and observation.counted and in_canary:
                 requests = self.requests.setdefault(rollout.rollout_id, {})
                 requests[observation.source, observation.offset] = observation.failed
-                self.answers.setdefault((rollout.rollout_id, observation.prediction_id), (observation.user_key, share))
+            if observation.answered and in_canary and (observation.canary or rollout.control):
+                answer = observation.user_key, share, observation.canary
+                self.answers.setdefault((rollout.rollout_id, observation.prediction_id), answer)
             step = rollout.standing
             if in_canary and observation.served and observation.occurred_at >= (step.step_since or CUTOFF):
                 users = self.served.setdefault((rollout.rollout_id, step.canary_percent), set())
@@ -537,7 +539,7 @@ class MemoryLedger:
                 bad = self.bad_users.setdefault((rollout.rollout_id, Guard.ERRORS), {})
                 bad.setdefault(observation.user_key, (share, observation.canary))
             is_measured = observation.canary if in_canary else observation.primary
-            if is_measured and observation.counted and not observation.failed and observation.user_key:
+            if is_measured and observation.answered and observation.user_key:
                 latencies = self.latencies.setdefault((rollout.rollout_id, in_canary), {})
                 latencies.setdefault(
                     (observation.user_key, observation.occurred_at.date()),
@@ -549,10 +551,10 @@ class MemoryLedger:
     ) -> None:
         answered = self.answers.get((rollout.rollout_id, prediction_id))
         subject = (answered[0] if answered else user_hash) or prediction_id
-        share = rollout.share_of_complaint(answered[1]) if answered else rollout.counted_percent
+        share = rollout.share_of_complaint(answered[1]) if answered else rollout.share_of_other_complaint
         if share is not None:
             bad = self.bad_users.setdefault((rollout.rollout_id, guard), {})
-            bad.setdefault(subject, (share, answered is not None))
+            bad.setdefault(subject, (share, answered is not None and answered[2]))
 
     async def load(self, rollout_id: str, *, fresh: bool = False) -> Ledger:
         drawn = self._drawn(rollout_id, fresh)

@@ -98,6 +98,16 @@ async def test_complaints_about_the_canary_end_it_once_for_each_subject(deployer
     assert "the canary's users complain too often: 5 of the 5 with negative feedback were in it" in deployer.last.reason
 
 
+async def test_a_complaint_about_the_answer_that_a_user_got_instead_is_the_primarys(deployer: Deployer) -> None:
+    """A replica did not serve the candidate, so the primary answered, with the id that the request had already."""
+    tried = [(n, variant, status) for n in range(3) for variant, status in ((Variant.CANARY, 404), (Variant.BASE, 200))]
+    await deployer.handlers.on_observed(deliveries(observed(deployer.last, *request) for request in tried))
+    for number in range(3):
+        await deployer.handlers.on_feedback(feedback(deployer.last, number))
+    seen = await counts(deployer)
+    assert (seen.bad(Guard.ERRORS), seen.bad(Guard.FEEDBACK)) == ((3, 3), (0, 3))
+
+
 async def test_complaints_about_other_answers_are_not_the_canarys(deployer: Deployer) -> None:
     await see(deployer, [0], Variant.CANARY)
     for number in range(40):

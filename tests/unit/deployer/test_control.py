@@ -134,6 +134,35 @@ async def test_complaints_about_a_promoted_adapter_take_it_back() -> None:
     assert "200 of the 200 with negative feedback" in deployer.last.reason
 
 
+async def test_complaints_about_answers_of_before_the_promotion_count_nowhere() -> None:
+    """They counted as the control's: each made up for twenty about the promoted adapter, since control has 5 %."""
+    deployer = Deployer()
+    await deployer.handlers.on_evaluated(evaluated(control_days=7))
+    await deployer.compare_and_label(range(25), "delivery")
+    await deployer.see_canary(5)
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.PROMOTED
+    for number in (*range(5), *range(500, 530)):  # The canary's answers, and what the primary answered then.
+        await deployer.handlers.on_feedback(feedback(deployer.last, number))
+    assert (await deployer.ledger.load(deployer.last.rollout_id)).canary.bad(Guard.FEEDBACK) == (0, 0)
+    await see(deployer, range(1_000, 1_200), Variant.PRIMARY)
+    for number in range(1_000, 1_200):
+        await deployer.handlers.on_feedback(feedback(deployer.last, number))
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.ROLLED_BACK
+
+
+async def test_complaints_of_the_control_take_nothing_back() -> None:
+    deployer = await promoted()
+    await see(deployer, range(190), Variant.PRIMARY)
+    await see(deployer, range(190, 200), Variant.ROLLBACK)
+    for number in range(200):
+        await deployer.handlers.on_feedback(feedback(deployer.last, number))
+    await deployer.handlers.tick(TASK)
+    counts = (await deployer.ledger.load(deployer.last.rollout_id)).canary
+    assert (deployer.last.stage, counts.bad(Guard.FEEDBACK)) == (Stage.PROMOTED, (190, 200))
+
+
 async def test_what_guards_saw_in_the_canary_counts_on_after_the_promotion() -> None:
     """All guards together may spend .05 once, the week included: evidence goes on from where it was."""
     deployer = Deployer()
