@@ -2,7 +2,7 @@
 
     redactor   Rules (what a task wants), Redactor, Redacted (the result)
     slices     parts of a long text, redacted one after the other
-    spans      where in a text personal data stands
+    spans      where in a text personal data stands; spelling: a text in plain characters, as detectors read it
     json_texts the texts in JSON that is itself a text; cues: what the name of a value says about it
     detect/    finds it: patterns (with phones and identifiers), addresses, people, custom_patterns of a task
     replace/   surrogates: names and numbers, chosen by a keyed_random

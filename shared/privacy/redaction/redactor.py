@@ -16,6 +16,7 @@ from shared.privacy.redaction.detect.people import People
 from shared.privacy.redaction.replace.surrogates import Surrogates
 from shared.privacy.redaction.slices import TextSlice
 from shared.privacy.redaction.spans import TextSpan, without_overlaps
+from shared.privacy.redaction.spelling import Spelling
 
 
 @dataclass(frozen=True)
@@ -104,15 +105,19 @@ class Redactor:
     def find(self, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]:
         """Find the personal data of each text: disjoint spans, sorted."""
         found: list[list[TextSpan]] = [[] for _ in texts]
+        spellings = [Spelling(text) for text in texts]
         if rules.names and texts:
             self._people = self._people or People()
-            found = self._people.find(texts)
-        for text, spans in zip(texts, found, strict=True):
-            spans.extend(find_patterns(text))
-            spans.extend(find_addresses(text))
+            found = self._people.find([spelling.visible for spelling in spellings])
+        for spelling, spans in zip(spellings, found, strict=True):
+            spans.extend(find_patterns(spelling.plain))
+            spans.extend(find_addresses(spelling.plain))
             for name, regex in rules.patterns:
-                spans.extend(find_custom_patterns(text, name, regex))
-        return [without_overlaps(text, spans) if spans else [] for text, spans in zip(texts, found, strict=True)]
+                spans.extend(find_custom_patterns(spelling.visible, name, regex))
+        return [
+            without_overlaps(text, spelling.in_text(spans)) if spans else []
+            for text, spelling, spans in zip(texts, spellings, found, strict=True)
+        ]
 
     def _replaced(self, text: str, spans: Sequence[TextSpan]) -> Redacted:
         redacted = self._replaced_slice(TextSlice(text, 0, len(text)), spans)
@@ -120,7 +125,8 @@ class Redactor:
 
     def _replaced_slice(self, part: TextSlice, spans: Sequence[TextSpan]) -> RedactedSlice:
         text, pieces, position = part.text, [], part.start
-        surrogates = tuple(self._surrogates.of(span.kind, text[span.start : span.end]) for span in spans)
+        found = [(span.kind, Spelling(text[span.start : span.end]).plain) for span in spans]
+        surrogates = tuple(self._surrogates.of(kind, said) for kind, said in found)
         for span, surrogate in zip(spans, surrogates, strict=True):
             pieces += [text[position : span.start], surrogate]
             position = span.end

@@ -16,7 +16,7 @@ from shared.privacy.redaction.detect.identifiers import find_identifiers
 from shared.privacy.redaction.detect.phones import find_phones
 from shared.privacy.redaction.spans import TextSpan
 
-_TRIGGER = re.compile(r"[\d@＠]|\(at\)|\[at\]|::| dot ", re.I)
+_TRIGGER = re.compile(r"[\d@]|\(at\)|\[at\]|::| dot ", re.I)
 _CONTEXT_CHARACTERS = 48
 
 _EMAIL = re.compile(
@@ -29,7 +29,7 @@ _SPELLED_EMAIL = re.compile(
     r"(?<![\w.+-])[\w.+-]{1,64}(?: (?:dot|punkt|point|punto) [\w+-]{1,64}){0,3} at "
     r"[\w-]{1,63}(?:(?:\.| dot )[\w-]{1,63}){0,3} dot "
     r"(?:com|net|org|edu|gov|info|biz|co|io|me|eu|uk|ie|de|fr|es|it|nl|be|ch|at|se|no|dk|fi|pl|pt|us|ca|au|in|br|mx)(?!\w)|"
-    r"(?<![\w.+-])[\w.+-]{1,64} ?[@＠] ?(?:[\w-]{1,63}\.){1,6}[^\W\d_]{2,24}(?!\w)",
+    r"(?<![\w.+-])[\w.+-]{1,64} ?@ ?(?:[\w-]{1,63}\.){1,6}[^\W\d_]{2,24}(?!\w)",
     re.I,
 )
 _CARD = re.compile(r"(?<![\w.-])(?<!\d )[2-6]\d{3}(?:[ .-]?\d){8,15}(?![\w])")
@@ -100,7 +100,7 @@ def find_patterns(text: str) -> list[TextSpan]:
 
 def _emails(text: str) -> Iterator[TextSpan]:
     lower = text.lower()
-    if "%40" in text or " dot " in lower or "＠" in text or "@ " in text or " @" in text:
+    if "%40" in text or " dot " in lower or "@ " in text or " @" in text:
         for found in _SPELLED_EMAIL.finditer(text):
             yield TextSpan(*found.span(), "email", 9)
     if "@" not in text and "at" not in lower:

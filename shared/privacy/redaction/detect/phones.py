@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from shared.privacy.redaction.data.checksums import only_digits
 from shared.privacy.redaction.spans import TextSpan
 
-_SEPARATOR = r"[ .\-/\u00a0\u2010-\u2013]"
+_SEPARATOR = r"[ .\-/]"
 _EXTENSION = r"(?:,?\s?(?:x|ext\.?|extension)\s?\d{1,6})?"
 _INTERNATIONAL = re.compile(
     rf"(?<![\w+])(?:\+|(?<![-.])00)\s?\d{{1,3}}{_SEPARATOR}?(?:\(0?\d{{1,4}}\){_SEPARATOR}?)?\d{{1,5}}"

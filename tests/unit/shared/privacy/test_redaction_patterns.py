@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from shared.privacy.redaction import Redactor, Rules
@@ -74,3 +76,42 @@ def test_the_surrogate_of_an_email_in_a_url_keeps_its_encoding(redactor: Redacto
     (redacted,) = redactor.redact(["?mail=j.doe%40acme.test&x=1"], PATTERNS)
     assert "%40example." in redacted.text
     assert redacted.text.endswith("&x=1")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "words", "becomes"),
+    [
+        ("IBAN: GB29\u202fNWBK\u202f6016\u202f1331\u202f9268\u202f19.", "iban", "GB29.*19", r"GB\d\d( \w{4}){4} \w\w"),
+        ("card 4111\u00a01111\u00a01111\u00a01111 ok", "card", "4111.*1111", r"4\d{3}( \d{4}){3}"),
+        ("card 4111\u20111111\u20111111\u20111111 ok", "card", "4111.*1111", r"4\d{3}(-\d{4}){3}"),
+        ("card 4111\u200b1111\u200b1111\u200b1111 ok", "card", "4111.*1111", r"4\d{15}"),
+        ("card \uff14\uff11\uff11\uff11 1111 1111 1111 ok", "card", "\uff14.*1111", r"4\d{3}( \d{4}){3}"),
+        ("my ssn is 123\u201345\u20136789", "ssn", "123.*6789", r"9\d\d-\d\d-\d{4}"),
+        ("\u202a+49\u202f170\u202f1234567\u202c is mine", "phone", r"\+49.*4567", r"\+49 \d{3} \d{7}"),
+        ("write to j.doe@exa\u00admple.org", "email", "j.doe.*org", r"[\w.]+@example\.\w+"),
+        ("write to j.doe\uff20example.org", "email", "j.doe.*org", r"[\w.]+@example\.\w+"),
+        ("logged in from \u0661\u0669\u0668.51.100.7", "ip", r"\u0661.*\.7", r"[\d.]+"),
+    ],
+)
+def test_blanks_hyphens_and_digits_of_other_spellings_hide_nothing(
+    redactor: Redactor, text: str, kind: str, words: str, becomes: str
+) -> None:
+    ((found_kind, found_words),) = found(redactor, text)
+    assert found_kind == kind
+    assert re.fullmatch(words, found_words)
+    assert re.fullmatch(re.sub(words, lambda _: becomes, text), redactor.redact([text], PATTERNS)[0].text)
+
+
+def test_one_number_has_one_surrogate_however_it_is_written(redactor: Redactor) -> None:
+    spellings = ["DE89 3704 0044 0532 0130 00", "DE89\u00a03704\u00a00044\u00a00532\u00a00130\u00a000"]
+    plain, copied = redactor.redact(spellings, PATTERNS)
+    assert plain.text == copied.text != spellings[0]
+
+
+def test_a_name_with_a_soft_hyphen_is_found_and_what_is_invisible_elsewhere_stays(redactor: Redactor) -> None:
+    text = "\ufeffMy name is Gu\u00adstavo Fernandez. Ship it to\u00admorrow."
+    redacted = redactor.redact([text], Rules())[0].text
+    assert redacted.startswith("\ufeffMy name is ")
+    assert redacted.endswith(". Ship it to\u00admorrow.")
+    assert "stavo" not in redacted
+    assert "Fernandez" not in redacted
