@@ -16,6 +16,8 @@ TOKEN_IDS = "token_ids"  # noqa: S105 - no password
 """The type of the part that a prompt of token ids becomes: its text is their list as JSON."""
 EMBEDS = "prompt_embeds"
 """The type of the part that a prompt of embeddings becomes: vLLM's own of the chat API."""
+_TEXT_FIELDS = {"refusal": "refusal", "thinking": "thinking"}
+"""The field of a part that has its text, where it is not called so, by the part's type."""
 
 
 def comparable_text(
@@ -75,7 +77,7 @@ def template_messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
     found = chat_messages(messages)
     for message in found:
         if isinstance(content := message["content"], list):
-            texts = (part.get("text") or part.get("refusal") for part in content)
+            texts = (part[_text_field(part["type"])] for part in content)
             message["content"] = "\n".join(filter(None, texts))
         elif content is None:
             message["content"] = ""
@@ -131,7 +133,11 @@ def _part(part: Part, load: LoadPart | None) -> dict[str, Any]:
         return load(part.media)
     if part.media is not None or part.text is None:
         raise ValueError(f"the conversation has a part that the event does not carry: {part.type}")
-    return {"type": part.type, "refusal" if part.type == "refusal" else "text": part.text}
+    return {"type": part.type, _text_field(part.type): part.text}
+
+
+def _text_field(part_type: str) -> str:
+    return _TEXT_FIELDS.get(part_type, "text")
 
 
 def _chat_call(call: ToolCall) -> dict[str, Any]:

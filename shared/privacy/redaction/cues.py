@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-_IDENTIFIER = re.compile(r"(?!.*\d{7})[A-Za-z_][A-Za-z0-9_.:$-]{0,63}")
+_IDENTIFIER = re.compile(r"(?!.*\d(?:[_.:$-]*\d){6})[A-Za-z_][A-Za-z0-9_.:$-]{0,63}")
+"""Seven digits, also in groups (`customer:123-45-6789`), may be somebody's."""
 _WORD_ENDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[_.:$-]+")
 _MAX_CUE = 64
 _SMALL = 100_000
@@ -16,10 +17,14 @@ def is_identifier(name: str) -> bool:
     return _IDENTIFIER.fullmatch(name) is not None
 
 
-@lru_cache(4_096)
 def cue_of(name: str) -> str:
     """Return what the redactor reads before a value of this name: `phoneNumber` and `phone_number` are two words."""
-    words = _WORD_ENDS.sub(" ", name[:_MAX_CUE]).strip()
+    return _cue(name[:_MAX_CUE])
+
+
+@lru_cache(4_096)
+def _cue(name: str) -> str:
+    words = _WORD_ENDS.sub(" ", name).strip()
     return f"{words}: " if words else ""
 
 

@@ -25,6 +25,7 @@ CONVERSATION = [
     {"role": "tool", "tool_call_id": "call_a", "content": "1"},
     {"role": "tool", "tool_call_id": "call_b", "content": [{"type": "text", "text": "2"}]},
     {"role": "assistant", "content": "", "reasoning": "Both are there."},
+    {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm."}, {"type": "refusal", "refusal": "No."}]},
     {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]},
 ]
 SAMPLING = {

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import time
+import tracemalloc
 from typing import Any
 
 import orjson
@@ -268,3 +269,24 @@ def test_the_shortest_base64_is_found_wherever_it_stands(run: str, start: int) -
     for end in ('"', " ", ' more"'):
         assert may_have_base64(f'"{before}{run}{end}{"word " * 100}'.encode())
     assert not may_have_base64(f'"{before}{run[:690]} {run[690:]}"'.replace("\\n", " ").encode())
+
+
+@pytest.mark.parametrize("name", ["customer:123-45-6789", "ssn.123-45-6789", "tel:555-123-4567"])
+async def test_a_number_in_groups_in_the_name_of_a_value_is_redacted(name: str) -> None:
+    setup = await set_up(lambda _: Redactor(b"k" * 32))
+    digits = name[-11:]
+    assert digits not in await redacted(json.dumps({name: {"open": True}}), setup)
+    call = Call(messages=(Message(role="user", content="hello"),), parameters={"chat_template_kwargs": {name: 1}})
+    event = with_call("{}").model_copy(update={"call": call, "metadata": {name: "1"}})
+    (published,) = await setup.redact(event)
+    assert digits not in json.dumps(published)
+
+
+def test_long_names_of_values_are_not_kept_in_memory() -> None:
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            literals(json.dumps({f"{number} {'x' * 100_000}": "hello"}))
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()
