@@ -18,7 +18,7 @@ CALLS = [
     {"id": f"call_{name}", "type": "function", "function": {"name": "find", "arguments": f'{{"id": "{name}"}}'}}
     for name in "ab"
 ]
-CONVERSATION = [
+CONVERSATION: list[dict[str, Any]] = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "Both, please", "name": "ann"},
     {"role": "assistant", "content": None, "tool_calls": CALLS},
