@@ -112,16 +112,15 @@ class Answerer:
     async def _answer_whole(self, request: InFlightRequest, arms: tuple[Arm, ...]) -> Reply:
         """Answer in one piece. The answer's events are durable when this returns."""
         arm = arms[0]
-        body: dict[str, Any] = {}
         while True:
             try:
                 asked, lines = await self._encoded(request, arm), request.exchange.upstream_headers
                 model = arm.model_name(request.task.spec.base_model)
                 response = await self._source(arm).request(request.parsed.upstream_path, asked, lines, model)
-                raw, answer = response.body, ApiAnswer(())
+                body, answer = response.body, ApiAnswer(())
                 of_bytes = request.parsed.headers_of_bytes(response.headers)
                 if of_bytes is None:
-                    body, answer = await self._large_work.run(len(raw), _decoded, request.parsed, raw)
+                    body, answer = await self._large_work.run(len(body), _converted, request, body)
                 break
             except UpstreamFailed as error:
                 arms = await self._fall_back(request, arms, error)
@@ -134,9 +133,8 @@ class Answerer:
                 raise HttpError(502, f"the model server's answer is {error}", "upstream_garbled") from error
         headers = await self._record(request, arm, answer)
         if of_bytes is not None:
-            return Reply(200, [*of_bytes, *headers], raw)
-        rewritten = await self._large_work.run(len(raw), _rewritten, request, body)
-        return json_reply(rewritten, headers)
+            return Reply(200, [*of_bytes, *headers], body)
+        return json_reply(body, headers)
 
     async def _record(self, request: InFlightRequest, arm: Arm, answer: ApiAnswer) -> Headers:
         """Record the answer. Returns the reply's headers."""
@@ -197,11 +195,11 @@ class Answerer:
         return remaining
 
 
-def _decoded(parsed: ApiRequest, raw: bytes) -> tuple[dict[str, Any], ApiAnswer]:
-    """The upstream's answer, as it is and as it is recorded. Raises ValueError."""
+def _converted(request: InFlightRequest, raw: bytes) -> tuple[bytes, ApiAnswer]:
+    """The upstream's answer, as the client gets it and as it is recorded. Raises ValueError."""
     body = decode_json(raw)
-    return body, parsed.parse_answer(body)
-
-
-def _rewritten(request: InFlightRequest, body: dict[str, Any]) -> bytes:
-    return encode_json(request.parsed.rewrite_for_client(body, request.prediction_ids))
+    answer = request.parsed.parse_answer(body)
+    try:
+        return encode_json(request.parsed.rewrite_for_client(body, request.prediction_ids)), answer
+    except (KeyError, TypeError, AttributeError, HttpError) as error:
+        raise ValueError(f"malformed: {error!r}") from error

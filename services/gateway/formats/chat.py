@@ -133,7 +133,7 @@ class ChatRequest(ChoicesRequest):
         elif isinstance(self._top or 0, int) and 0 <= (self._top or 0) < self.task.top_logprobs:
             # Copies, because confidence still needs the tokens with all alternatives.
             tokens = logprobs.get("content") or ()
-            cut = [{**token, "top_logprobs": token.get("top_logprobs", [])[: self._top or 0]} for token in tokens]
+            cut = [{**token, "top_logprobs": (token.get("top_logprobs") or [])[: self._top or 0]} for token in tokens]
             choice["logprobs"] = {**logprobs, "content": cut}
 
 

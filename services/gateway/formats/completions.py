@@ -102,8 +102,9 @@ class CompletionRequest(ChoicesRequest):
         elif isinstance(self._top, int) and 0 <= self._top < self.task.top_logprobs and choice.get("logprobs"):
             logprobs = choice["logprobs"]
             # vLLM gives the chosen token in addition to those that were asked for.
-            cut = [dict(list(top.items())[: self._top + 1]) if top else top for top in logprobs["top_logprobs"]]
-            choice["logprobs"] = {**logprobs, "top_logprobs": cut}
+            if (tops := logprobs.get("top_logprobs")) is not None:
+                cut = [dict(list(top.items())[: self._top + 1]) if top else top for top in tops]
+                choice["logprobs"] = {**logprobs, "top_logprobs": cut}
 
 
 def _prompts(prompt: Any) -> list[Object]:

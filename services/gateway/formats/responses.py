@@ -51,6 +51,10 @@ _OVERRULED_BY_LABELS = (
 _LAST_EVENTS = {"response.completed", "response.incomplete"}
 _FINISH_REASONS = {"completed": "stop", "max_output_tokens": "length"}
 _CALLS = ("function_call", "custom_tool_call")
+_CALL_DELTAS = {"response.function_call_arguments.delta", "response.custom_tool_call_input.delta"}
+_REASONING_DELTAS = {
+    "response.reasoning_text.delta", "response.reasoning.delta", "response.reasoning_summary_text.delta",
+}  # fmt: skip
 
 
 class ResponsesRequest(ApiRequest):
@@ -147,7 +151,11 @@ class ResponseRelay:
         self._ids = ids
         self._text: list[str] = []
         self._reasoning: list[str] = []
+        self._refusal: list[str] = []
         self._calls: list[Object] = []
+        self._begun: Object | None = None
+        """The call whose arguments arrive now, and are `_arguments`."""
+        self._arguments: list[str] = []
         self._tokens: list[Token] = []
         self._last: dict[str, Any] = {}
         self._answer: ApiAnswer | None = None
@@ -169,10 +177,17 @@ class ResponseRelay:
         if kind == "response.output_text.delta":
             self._text.append(str(event["delta"]))
             self._tokens += event.get("logprobs") or ()
-        elif kind in ("response.reasoning_text.delta", "response.reasoning.delta"):
+        elif kind in _REASONING_DELTAS:
             self._reasoning.append(str(event["delta"]))
+        elif kind == "response.refusal.delta":
+            self._refusal.append(str(event["delta"]))
+        elif kind in _CALL_DELTAS:
+            self._arguments.append(str(event["delta"]))
+        elif kind == "response.output_item.added" and event["item"].get("type") in _CALLS:
+            self._begun, self._arguments = _call_of(event["item"]), []
         elif kind == "response.output_item.done" and event["item"].get("type") in _CALLS:
             self._calls.append(_call_of(event["item"]))
+            self._begun = None
         response = event.get("response")
         if kind in _LAST_EVENTS and response is not None:
             self._answer = self._request.parse_answer(response)
@@ -198,8 +213,11 @@ class ResponseRelay:
     def answer_so_far(self) -> ApiAnswer:
         if self._answer is not None:
             return self._answer
-        reasoning = "".join(self._reasoning) or None
-        choice = Choice("".join(self._text), self._tokens, None, self._calls, None, reasoning)
+        calls = self._calls
+        if self._begun is not None:
+            calls = [*calls, {**self._begun, "arguments": "".join(self._arguments)}]
+        refusal, reasoning = "".join(self._refusal) or None, "".join(self._reasoning) or None
+        choice = Choice("".join(self._text), self._tokens, None, calls, refusal, reasoning)
         return ApiAnswer([choice], TokenUsage(answer_tokens=len(self._tokens)))
 
     def final_events(self, ratchet: Mapping[str, Any]) -> bytes:

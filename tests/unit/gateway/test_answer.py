@@ -174,6 +174,24 @@ async def test_a_malformed_upstream_answer_is_a_502(gateway: Gateway, answer: ob
     assert response.json()["error"]["code"] == "upstream_garbled"
 
 
+async def test_an_answer_that_no_client_can_get_is_a_502_and_no_prediction(gateway: Gateway) -> None:
+    gateway.upstream.answer["choices"][0]["logprobs"]["content"] = ["ref", "und"]
+    response = await gateway.ask(logprobs=True)
+    assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_garbled")
+    assert gateway.log.events == []
+    assert [event.status for event in gateway.log.observed] == [502]
+
+
+async def test_tokens_whose_alternatives_are_null_have_none(gateway: Gateway) -> None:
+    choice = gateway.upstream.answer["choices"][0]
+    choice["logprobs"]["content"][0]["top_logprobs"] = None
+    response = await gateway.ask(logprobs=True, top_logprobs=1)
+    assert response.json()["choices"][0]["logprobs"]["content"][0]["top_logprobs"] == []
+    choice |= {"text": "refund", "logprobs": {"tokens": ["x"], "token_logprobs": [-0.1], "top_logprobs": None}}
+    response = await gateway.http.post("/v1/completions", json={"model": "support", "prompt": "x", "logprobs": 1})
+    assert response.json()["choices"][0]["logprobs"]["top_logprobs"] is None
+
+
 async def test_an_answer_too_long_for_an_event_is_logged_truncated(gateway: Gateway) -> None:
     gateway.upstream.says("a" + "b" * (2 * MAX_EVENT_BYTES) + "c", [])
     response = await gateway.ask(model="haiku")

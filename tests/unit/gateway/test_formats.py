@@ -479,6 +479,28 @@ async def test_a_streamed_response_is_rewritten_and_its_last_event_held_back_unt
     assert logged.answer.startswith("pond\n")
 
 
+async def test_a_streamed_response_that_is_cut_is_logged_with_the_call_and_the_refusal_that_had_begun(
+    gateway: Gateway,
+) -> None:
+    call = {"type": "function_call", "call_id": "a", "name": "find", "arguments": ""}
+    begun = [
+        {"type": "response.reasoning_summary_text.delta", "delta": "Hm."},
+        {"type": "response.output_item.added", "item": call},
+        {"type": "response.output_item.done", "item": {**call, "arguments": "{}"}},
+        {"type": "response.refusal.delta", "delta": "I can"},
+        {"type": "response.refusal.delta", "delta": "not"},
+        {"type": "response.output_item.added", "item": {**call, "call_id": "b"}},
+        {"type": "response.function_call_arguments.delta", "delta": '{"id"'},
+        {"type": "response.function_call_arguments.delta", "delta": ": 4"},
+    ]
+    gateway.upstream.pieces = [b"data: " + orjson.dumps(event) + b"\n\n" for event in begun]
+    await gateway.http.post("/v1/responses", json={"model": "haiku", "input": "Hi", "stream": True})
+    (logged,) = gateway.log.predictions
+    assert (logged.finish_reason, logged.refusal, logged.reasoning) == ("upstream_cut", "I cannot", "Hm.")
+    whole, cut = ToolCall(name="find", arguments="{}", id="a"), ToolCall(name="find", arguments='{"id": 4', id="b")
+    assert logged.tool_calls == (whole, cut)
+
+
 async def test_what_a_streamed_response_repeats_of_the_request_has_its_numbers_as_they_came(gateway: Gateway) -> None:
     schema = {"type": "object", "properties": {"id": {"const": 2**70}}}
     tool = {"type": "function", "name": "find", "parameters": schema}
