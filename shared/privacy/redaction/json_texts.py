@@ -1,4 +1,4 @@
-"""The texts inside JSON that is itself a text: the arguments of a tool call, an extraction's answer. Pure.
+"""The texts inside JSON that is itself a text: arguments and results of tool calls, an extraction's answer. Pure.
 
 Each string and number is replaced where it stands, so the JSON stays valid, in its own spelling, and byte for byte the
 same where nothing is replaced.
@@ -56,6 +56,11 @@ def literals_of_answer(text: str) -> list[JsonLiteral] | None:
     return literals(text) if text.lstrip()[:1] in ("{", "[") else None
 
 
+def literals_of_result(text: str) -> list[JsonLiteral] | None:
+    """Do the same for a text that nobody has a schema of: each name of a value is one of its literals, too."""
+    return None if literals_of_answer(text) is None else list(_literals(text, every_name=True))
+
+
 def with_replacements(text: str, found: list[JsonLiteral]) -> str:
     """Return the JSON with the literals that were replaced."""
     pieces, position = [], 0
@@ -74,7 +79,7 @@ def number_text(redacted: str, *, whole: bool) -> str:
     return digits if whole else f"{digits}.0"
 
 
-def _literals(text: str) -> Iterator[JsonLiteral]:
+def _literals(text: str, *, every_name: bool = False) -> Iterator[JsonLiteral]:
     name = ""
     for token in _TOKEN.finditer(text):
         start, end = token.span()
@@ -92,7 +97,7 @@ def _literals(text: str) -> Iterator[JsonLiteral]:
                 yield JsonLiteral(start, end, said, cue_of(name))
             continue
         name = said
-        if not is_identifier(said):
+        if every_name or not is_identifier(said):
             yield JsonLiteral(start, end, said, "")
 
 

@@ -158,6 +158,11 @@ def test_an_answer_that_the_client_began_is_continued(content: Any) -> None:
     assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
 
 
+def test_an_answer_that_the_client_began_in_several_blocks_is_continued() -> None:
+    body = _converted(USER, {"role": "assistant", "content": [_text("The answer "), _text("is (")]})
+    assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
+
+
 @pytest.mark.parametrize(
     "after",
     [

@@ -282,6 +282,21 @@ async def test_a_number_in_groups_in_the_name_of_a_value_is_redacted(name: str) 
     assert digits not in json.dumps(published)
 
 
+async def test_a_result_of_a_tool_that_is_json_is_redacted_value_by_value_and_stays_json() -> None:
+    setup = await set_up(lambda _: Redactor(b"k" * 32))
+    result = {"phoneNumber": "9175550163", "date_of_birth": "1980-01-02", "accounts": [{"account_number": 12345678}]}
+    part = Part(type="text", text=json.dumps([result]))
+    messages = tuple(Message(role="tool", content=content) for content in (json.dumps(result), (part,)))
+    event = with_call("{}").model_copy(update={"call": Call(messages=messages)})
+    (published,) = await setup.redact(event)
+    text, parts = [message["content"] for message in published["call"]["messages"]]
+    for kept in (json.loads(text), *json.loads(parts[0]["text"])):
+        assert kept.keys() == result.keys()
+        assert kept["phoneNumber"] != result["phoneNumber"]
+        assert kept["date_of_birth"] != result["date_of_birth"]
+        assert kept["accounts"][0]["account_number"] != 12345678
+
+
 def test_long_names_of_values_are_not_kept_in_memory() -> None:
     tracemalloc.start()
     try:

@@ -147,7 +147,9 @@ def _tool(tool: Any, field: str) -> Object:
 
 
 def _is_text(message: Object) -> bool:
-    return isinstance(message["content"], str) and bool(message["content"]) and "tool_calls" not in message
+    content = message["content"]
+    parts = content if isinstance(content, list) else ()
+    return bool(content) and "tool_calls" not in message and all(part["type"] == "text" for part in parts)
 
 
 def _object_field(data: Object, name: str, field: str | None = None) -> Object:

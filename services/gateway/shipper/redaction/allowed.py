@@ -21,6 +21,7 @@ from schemas.predictions import FeedbackGiven, PredictionLogged, RequestObserved
 class Kind(Enum):
     """What stands at a place that has no pattern.
 
+    TEXT: one that is a JSON object or list, as results of tools are, is redacted value by value, and name by name.
     NAME: a text of limited length. FREE: JSON of any shape, whose names say what its values are. METADATA: likewise, of
     texts of limited length. SCHEMA: JSON that a developer wrote. ARGUMENTS: JSON as a text. ANSWER: a text that may be
     JSON. NUMBER: a number that is nobody's, or an object of such numbers, whose names are redacted like free ones.

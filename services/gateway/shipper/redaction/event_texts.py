@@ -17,6 +17,7 @@ from shared.privacy.redaction.json_texts import (
     JsonLiteral,
     literals,
     literals_of_answer,
+    literals_of_result,
     number_text,
     with_replacements,
 )
@@ -210,6 +211,8 @@ class TextFinder:
             found = literals(value)
         elif place is Kind.ANSWER:
             found = literals_of_answer(value)
+        elif place is not Kind.NAME and place is not Kind.METADATA and not callable(place):
+            found = literals_of_result(value)
         if found is not None:
             self._add_arguments(holder, index, found)
             return
