@@ -101,10 +101,18 @@ class Jobs:
         self._not_before: dict[str, float] = {}
 
     def submit(self, name: str, spec: BaseModel) -> None:
-        """Store the job for `watch` to run. Idempotent for the same name."""
+        """Store the job for `watch` to run. Idempotent for the same name. Raises DependencyUnavailable.
+
+        A full disk is a dependency that is away: the event that asks for the job is delivered again.
+        """
         path = self._folder / name / "spec.json"
-        if not path.exists():
-            write_atomically(path, spec.model_dump_json().encode())
+        try:
+            if not path.exists():
+                write_atomically(path, spec.model_dump_json().encode())
+        except OSError as error:
+            raise DependencyUnavailable(
+                f"job {name} was not stored: {error}", f"Is the disk of {self._folder} full?"
+            ) from error
 
     async def watch(self, on_done: OnDone, on_failed: OnFailed, on_progress: OnProgress | None = None) -> None:
         """Run and follow all jobs forever. After a cancellation their processes run on: the next `watch` attaches."""

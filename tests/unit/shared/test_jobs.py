@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -125,6 +126,23 @@ async def test_a_job_runs_once_and_is_announced_once(folder: Path, environment: 
     async with watched(Jobs(folder, "job_for_test", environment), later):
         await asyncio.sleep(0.2)
     assert later.done == []
+
+
+def test_a_job_that_a_full_disk_does_not_store_is_asked_for_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unforeseen error would make a dead letter of the event that asks for it, and end the cycle's way there."""
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    watcher = Jobs(folder, "job_for_test")
+    with monkeypatch.context() as patched, pytest.raises(DependencyUnavailable, match="No space left"):
+        patched.setattr(os, "fsync", full)
+        watcher.submit("a", Spec(kind="quick"))
+    assert not list(folder.glob("*/*"))
+    watcher.submit("a", Spec(kind="quick"))
+    assert (folder / "a" / "spec.json").read_bytes() == b'{"kind":"quick"}'
 
 
 async def test_a_killed_job_is_started_again_and_finishes(folder: Path, environment: dict[str, str]) -> None:
