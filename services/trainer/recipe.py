@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import peft
 import torch
@@ -23,6 +24,7 @@ import transformers
 import trl
 from datasets import Dataset
 from peft import LoraConfig
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 from trl import SFTConfig, SFTTrainer
@@ -98,19 +100,26 @@ def default_threads() -> int:
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """Return the newest complete checkpoint: one with a whole `trainer_state.json`, which is written last."""
-    complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json") if _is_whole(path)]
+    """Return the newest complete checkpoint.
+
+    Its `trainer_state.json` is written last. Where the whole machine stopped, the files before it may lack their ends,
+    too: the trainer does not wait until they are on the disk.
+    """
+    complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json") if _is_whole(path.parent)]
     newest = max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
     return str(newest) if newest else None
 
 
-def _is_whole(state: Path) -> bool:
-    """Return False for a file that a killed process had begun to write."""
+def _is_whole(checkpoint: Path) -> bool:
+    """Return False if the end of a file is missing."""
     try:
-        json.loads(state.read_bytes())
-    except ValueError:
+        json.loads((checkpoint / "trainer_state.json").read_bytes())
+        for weights in checkpoint.glob("*.safetensors"):
+            with safe_open(weights, framework="pt"):  # Its header says how long the file is.
+                pass
+    except (ValueError, SafetensorError):
         return False
-    return True
+    return all(is_zipfile(state) for state in checkpoint.glob("*.pt*"))  # A zip file ends with its directory.
 
 
 def _load(base: str, on_gpu: bool, dtype: torch.dtype) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ from uuid import uuid4
 import pytest
 import torch
 from aiokafka import AIOKafkaConsumer
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -122,6 +123,22 @@ def test_a_checkpoint_that_was_being_written_when_the_process_was_killed_is_none
         (tmp_path / name / "trainer_state.json").write_text(state)
     (tmp_path / "checkpoint-20").mkdir()
     assert recipe.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-8")
+
+
+@pytest.mark.parametrize("damaged", ["adapter_model.safetensors", "optimizer.pt", "rng_state.pth"])
+@pytest.mark.parametrize("kept", [0.0, 0.9])
+def test_a_checkpoint_whose_files_lack_their_ends_is_none(tmp_path: Path, damaged: str, kept: float) -> None:
+    """The machine stopped before they were on its disk: the training ended with an error of whoever reads them."""
+    for name in ("checkpoint-4", "checkpoint-8"):
+        (tmp_path / name).mkdir()
+        save_file({"lora": torch.ones(64)}, tmp_path / name / "adapter_model.safetensors")
+        for state in ("optimizer.pt", "rng_state.pth"):
+            torch.save({"state": torch.ones(64)}, tmp_path / name / state)
+        (tmp_path / name / "trainer_state.json").write_text("{}")
+    assert recipe.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-8")
+    file = tmp_path / "checkpoint-8" / damaged
+    os.truncate(file, int(file.stat().st_size * kept))
+    assert recipe.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
 
 
 async def test_a_killed_training_resumes_from_its_last_epoch(tmp_path: Path, task: str) -> None:
