@@ -45,12 +45,18 @@ class ArtifactStore:
         return f"{self._uri}/{kind}/{name}"
 
     def publish(self, folder: Path, kind: str, name: str) -> str:
-        """Copy `folder`, which must hold manifest.json, to the store; returns its address. Idempotent."""
+        """Copy `folder`, which must hold manifest.json, to the store; returns its address. Idempotent.
+
+        Raises DependencyUnavailable, also where the store's disk is full.
+        """
         if not (folder / MANIFEST).exists():
             raise ValueError(f"{folder} has no {MANIFEST}")
         address = self.address(kind, name)
         if self._local:
-            self._publish_locally(folder, local_path(address))
+            try:
+                self._publish_locally(folder, local_path(address))
+            except OSError as error:
+                raise DependencyUnavailable(f"{address} was not written: {error}", "Is its disk full?") from error
         else:
             self._publish_remotely(folder, address)
         return address
