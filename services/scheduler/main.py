@@ -8,7 +8,7 @@ from pathlib import Path
 
 from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskChanged
-from services.scheduler.clients import KafkaFenceReader
+from services.scheduler.clients import KafkaAnnouncements, KafkaFenceReader
 from services.scheduler.erasure import ErasureAnnouncer
 from services.scheduler.handlers import Handlers
 from services.scheduler.http import build_app
@@ -48,7 +48,10 @@ def build(settings: SchedulerSettings | None = None) -> Service:
     return Service(
         NAME,
         broker,
-        prepare=[partial(migrate, settings, NAME, MIGRATIONS)],
+        prepare=[
+            partial(migrate, settings, NAME, MIGRATIONS),
+            partial(cycles.restore, KafkaAnnouncements(settings)),
+        ],
         background=[tasks.scan_forever, handlers.tick_forever],
         connected=[partial(table.read_to_end, settings) for table in (known_tasks, rollouts)],
         close=[engine.dispose],

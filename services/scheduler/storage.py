@@ -7,18 +7,23 @@ has not come to its rollout: candidates are compared while the next one is train
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
 from sqlalchemy import Row, func, select, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from schemas.cycles import CycleFinished, CycleStarted, Step
+from schemas.tasks import TaskSpec
+from services.scheduler.clients import KafkaAnnouncements
 from services.scheduler.domain import Cycle, ScheduledRun, is_later_step
-from services.scheduler.tables import CYCLES, SCHEDULED_RUNS
+from services.scheduler.tables import CYCLES, OFFSETS, SCHEDULED_RUNS
+from shared.kafka.delivery import TopicPartition
 from shared.storage.database import transaction
+from shared.storage.offsets import advance_offsets, next_offsets
 
 
 class CycleStore(Protocol):
@@ -135,6 +140,25 @@ class PostgresCycleStore:
         statement = insert(SCHEDULED_RUNS).values(task=task, **values)
         await self._write(statement.on_conflict_do_update(index_elements=["task"], set_=values))
 
+    async def restore(self, announcements: KafkaAnnouncements) -> None:
+        """Store the cycles and ends that were announced and the database lacks: it was restored from a backup.
+
+        Call it at the start, before anything else reads or writes. A cycle's step is not announced: one after which
+        another of its task started is in its rollout, else the events that come tell. Raises DependencyUnavailable.
+        """
+        announced = await announcements.since(self._next_offsets)
+        async with transaction(self._engine) as connection:
+            for cycle_id, finished in announced.finished.items():
+                is_running = (CYCLES.c.cycle_id == cycle_id, CYCLES.c.finished.is_(None))
+                await connection.execute(update(CYCLES).where(*is_running).values(_announced_end(finished)))
+            for started in announced.started:
+                await _restore_start(connection, started, announced.finished.get(str(started.cycle_id)))
+            await advance_offsets(connection, OFFSETS, announced.read)
+
+    async def _next_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        async with transaction(self._engine) as connection:
+            return await next_offsets(connection, OFFSETS, partitions)
+
     async def _write(self, statement: Any) -> None:
         async with transaction(self._engine) as connection:
             await connection.execute(statement)
@@ -142,6 +166,28 @@ class PostgresCycleStore:
     async def _read(self, statement: Any) -> list[Row[Any]]:
         async with transaction(self._engine) as connection:
             return list(await connection.execute(statement))
+
+
+async def _restore_start(connection: AsyncConnection, started: CycleStarted, finished: CycleFinished | None) -> None:
+    known = select(CYCLES.c.cycle_id).where(CYCLES.c.cycle_id == started.cycle_id)
+    if (await connection.execute(known)).first() is not None:
+        return
+    at = started.occurred_at
+    before = (CYCLES.c.task == started.task, CYCLES.c.finished.is_(None), CYCLES.c.step != "rollout")
+    await connection.execute(update(CYCLES).where(*before).values(step="rollout", step_since=at, progress_at=None))
+    values = {
+        "cycle_id": started.cycle_id, "task": started.task, "started": started.model_dump(mode="json"),
+        "announced": True, "end_announced": True, "step": "failures", "step_since": at,
+        "timeout_minutes": TaskSpec.model_fields["step_timeout_minutes"].default,
+    }  # fmt: skip
+    await connection.execute(insert(CYCLES).values(values | (_announced_end(finished) if finished else {})))
+    is_made_up = (SCHEDULED_RUNS.c.task == started.task, SCHEDULED_RUNS.c.considered_at < at)
+    await connection.execute(update(SCHEDULED_RUNS).where(*is_made_up).values(considered_at=at))
+
+
+def _announced_end(finished: CycleFinished) -> dict[str, Any]:
+    """The columns of an end. Which event brought it is not known any more."""
+    return {"finished": finished.model_dump(mode="json"), "finished_by": finished.event_id, "end_announced": True}
 
 
 def _progress(cycle_id: str, at: datetime) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from sqlalchemy import Boolean, Column, DateTime, Integer, MetaData, Table, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 
+from shared.storage.offsets import offsets_table
+
 METADATA = MetaData()
 _TIME = DateTime(timezone=True)
 CYCLES = Table(
@@ -31,3 +33,5 @@ SCHEDULED_RUNS = Table(
     Column("cron", Text, nullable=False),
     Column("considered_at", _TIME, nullable=False),
 )
+OFFSETS = offsets_table(METADATA)
+"""How far the scheduler's own announcements were read."""

@@ -26,6 +26,7 @@ from shared.kafka.publisher import Publisher
 from shared.service import running
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate
+from tests.integration.publishing import publish
 from tests.waiting import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.stack
@@ -96,6 +97,41 @@ async def test_the_last_scheduled_run_is_stored(cycles: PostgresCycleStore, task
     for minute in (1, 2):
         await cycles.save_run(task, ScheduledRun("0 3 * * 1", NOON + timedelta(minutes=minute)))
     assert await cycles.last_run(task) == ScheduledRun("0 3 * * 1", NOON + timedelta(minutes=2))
+
+
+async def test_a_restored_database_has_the_cycles_and_ends_that_were_announced_since(
+    stack_settings: Settings, cycles: PostgresCycleStore, task: str
+) -> None:
+    """Ended ones were running for ever, and held up the next; those that were started since were unknown."""
+    first, second, third, fourth = (started(task, NOON + timedelta(hours=n)) for n in range(4))
+    await cycles.start(first, 5)  # All that the backup has.
+    await cycles.save_announced(str(first.cycle_id))
+    await cycles.save_run(task, ScheduledRun("0 * * * *", NOON))
+    promoted = cycle_finished(first, CycleEnd("promoted", "wealth 1204", "desk-1"), NOON)
+    stopped = cycle_finished(third, CycleEnd("failed", "stopped"), NOON)
+    await publish(stack_settings, NAME, first, promoted, second, third, stopped, fourth)
+
+    for _ in range(2):
+        await started_once(stack_settings)
+        running = {cycle.started: cycle.step for cycle in await cycles.running() if cycle.started.task == task}
+        assert running == {second: "rollout", fourth: "failures"}
+        assert [end for end in await cycles.unannounced_ends() if end.task == task] == []
+    assert not await cycles.finish(stopped, uuid4()), "it has ended"
+    assert await cycles.last_run(task) == ScheduledRun("0 * * * *", fourth.occurred_at)
+    await cycles.enter_step(str(fourth.cycle_id), "training", NOON)
+    await started_once(stack_settings)
+    stored = await cycles.get(str(fourth.cycle_id))
+    assert stored is not None
+    assert stored.step == "training"
+
+
+async def started_once(settings: Settings) -> None:
+    """All that the scheduler does before it reads and decides anything."""
+    service = build(SchedulerSettings.load(home=settings.home))
+    for hook in service.prepare:
+        await hook()
+    for hook in service.close:
+        await hook()
 
 
 async def test_the_fence_names_every_partition_of_the_inputs(stack_settings: Settings) -> None:
