@@ -73,11 +73,11 @@ def check_modules(spec: TaskSpec, modules: Collection[str]) -> None:
         )
 
 
-def check_loss(loss: float, step: int, steps: int) -> None:
-    """Raise StepImpossible for a loss that is no number: the weights are none either, and stay so."""
-    if not math.isfinite(loss):
+def check_finite(name: str, value: float, step: int, steps: int) -> None:
+    """Raise StepImpossible for a loss, or a gradient, that is no number: the weights are none either, and stay so."""
+    if not math.isfinite(value):
         raise StepImpossible(
-            f"the training diverged at step {step} of {steps}: its loss is {loss}",
+            f"the training diverged at step {step} of {steps}: its {name} is {value}",
             "Lower training.learning_rate or training.alpha, and check that the base model answers.",
         )
 

@@ -32,7 +32,7 @@ from trl import SFTConfig, SFTTrainer
 from schemas.datasets import Example
 from schemas.task_settings import TrainingSettings
 from schemas.tasks import TaskSpec
-from services.trainer.domain import TrainingOutcome, check_loss, check_modules, draw_by_weight, time_left
+from services.trainer.domain import TrainingOutcome, check_finite, check_modules, draw_by_weight, time_left
 from services.trainer.rows import tokenize_rows
 from shared.errors import StepImpossible
 from shared.processor import has_bfloat16
@@ -232,7 +232,9 @@ class _Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not t
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not logs or "loss" not in logs:
             return
-        check_loss(float(logs["loss"]), state.global_step, state.max_steps)
+        # Of a gradient that is no number the next loss is none; after the last step there is no next one.
+        for name, value in (("loss", logs["loss"]), ("gradient", logs.get("grad_norm", 0.0))):
+            check_finite(name, float(value), state.global_step, state.max_steps)
         elapsed = time.monotonic() - self._started
         left = time_left(state.global_step - self._first_step, state.max_steps - self._first_step, elapsed)
         message = f"step {state.global_step} of {state.max_steps}, loss {float(logs['loss']):.3f}, {left}"

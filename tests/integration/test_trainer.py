@@ -9,6 +9,7 @@ import signal
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -200,6 +201,26 @@ def test_a_training_whose_loss_is_no_number_ends_there_and_leaves_no_adapter(tmp
     with pytest.raises(StepImpossible, match="diverged at step 1 of 12") as stopped:
         train([*map(example, range(16))], spec, str(tmp_path / BASE), tmp_path, lambda done, total, message: None)
     assert "training.learning_rate" in stopped.value.way_out
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_a_last_gradient_that_is_no_number_leaves_no_adapter(
+    tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every other one shows in the next loss. After the last there is none: weights that are none were published."""
+    train_step = recipe._Trainer.training_step
+
+    def overflow(trainer: Any, model: Any, *inputs: Any, **options: Any) -> Any:
+        loss = train_step(trainer, model, *inputs, **options)
+        if trainer.state.global_step + 1 == trainer.state.max_steps:
+            next(weight.grad for weight in model.parameters() if weight.grad is not None).fill_(torch.inf)
+        return loss
+
+    monkeypatch.setattr(recipe._Trainer, "training_step", overflow)
+    make_tiny_model(tmp_path / BASE)
+    spec = dataset_built(ArtifactStore(str(tmp_path / "store"), tmp_path), tmp_path / "data", task, epochs=1).spec
+    with pytest.raises(StepImpossible, match="diverged at step 4 of 4: its gradient is"):
+        train([*map(example, range(16))], spec, str(tmp_path / BASE), tmp_path, lambda done, total, message: None)
     assert not (tmp_path / "adapter").exists()
 
 
