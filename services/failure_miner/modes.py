@@ -81,7 +81,7 @@ def describe_modes(
 ) -> list[FoundMode]:
     """Describe clusters as failure modes, largest first. `cluster_of[i]` is that of `suspects[i]`; -1 is noise."""
     clusters: dict[int, list[int]] = {}
-    for index, number in enumerate(cluster_of):
+    for index, number in enumerate(_copies_together([s.text for s in suspects], cluster_of)):
         if number >= 0:
             clusters.setdefault(int(number), []).append(index)
     members = sorted(clusters.values(), key=lambda m: (-len(m), m))
@@ -116,6 +116,28 @@ def describe_modes(
         )
         found.append(FoundMode(mode, centroids[number], tuple(indices)))
     return found
+
+
+def _copies_together(texts: Sequence[str], cluster_of: Sequence[int]) -> list[int]:
+    """Return the clusters, those joined that share a text, each with all copies of its texts, noise too.
+
+    Copies are at distance 0 from each other, and HDBSCAN splits a hundred of them anywhere. Parts of one text would
+    have the same exemplars, and so the same id.
+    """
+    of_text: dict[str, int] = {}
+    joined: dict[int, int] = {}
+
+    def root(number: int) -> int:
+        while number in joined:
+            number = joined[number]
+        return number
+
+    for text, number in zip(texts, cluster_of, strict=True):
+        if number >= 0:
+            first, other = sorted((root(of_text.setdefault(text, number)), root(number)))
+            if first != other:
+                joined[other] = first
+    return [root(of_text.get(text, number)) for text, number in zip(texts, cluster_of, strict=True)]
 
 
 def modes_for_event(modes: Iterable[FailureMode]) -> tuple[FailureMode, ...]:

@@ -19,6 +19,7 @@ from services.failure_miner.modes import (
     modes_for_event,
     name_words,
 )
+from services.failure_miner.recipe import cluster
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 
@@ -64,6 +65,23 @@ def test_a_mode_keeps_its_identity_while_its_centroid_does() -> None:
     assert money.exemplars[0] == "money back"
     assert money.share == pytest.approx(0.5)
     assert money.mean_confidence == pytest.approx(0.4)
+
+
+def test_copies_of_a_text_are_one_mode_however_the_clustering_splits_them() -> None:
+    copies = [replace(suspect("ping", 1, 0), prediction_id=f"p-{n}") for n in range(200)]
+    others = [suspect(f"parcel {n}", 0, 1, n / 100) for n in range(20)]
+    suspects = [replace(s, embedding=np.resize(s.embedding, 3)) for s in copies] + others
+    clusters = cluster(np.stack([s.embedding for s in suspects]), 8, 2)
+    found = describe_modes(suspects, clusters.tolist(), [], "c", 0.85)
+    assert [mode.mode.size for mode in found if "ping" in mode.mode.exemplars] == [200]
+    assert len({mode.mode.mode_id for mode in found}) == len(found)
+
+
+def test_clusters_that_share_a_text_are_one_mode_with_what_was_noise_of_it() -> None:
+    words = ("a", "b", "b", "c", "c", "d", "d", "e")
+    suspects = [suspect(word, 1, 0) for word in words]
+    found = describe_modes(suspects, [0, 0, 1, 1, 2, 3, -1, -1], [], "c", 0.85)
+    assert [mode.members for mode in found] == [(0, 1, 2, 3, 4), (5, 6)]
 
 
 def test_a_mode_names_the_sources_of_its_exemplars_and_can_drop_one() -> None:
