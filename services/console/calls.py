@@ -29,10 +29,15 @@ class ArgumentInput(NamedTuple):
 
 @dataclass
 class FormCall:
-    """A call as it stands in the form: each argument's text by its name; empty: the call does not have it."""
+    """A call as it stands in the form: each argument's text by its name; empty: the call does not have it.
+
+    `given`: the arguments that the form began with. One whose text nobody changed is still that value, which a text
+    does not say in full: an empty string that is required, spaces at its end.
+    """
 
     function: str
     values: dict[str, str] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
 
 
 def inputs_of(tool: FunctionTool) -> tuple[ArgumentInput, ...]:
@@ -50,7 +55,7 @@ def inputs_of(tool: FunctionTool) -> tuple[ArgumentInput, ...]:
 def form_calls(text: str, spec: TaskSpec) -> list[FormCall]:
     """Return an answer's calls as the form begins with them; calls of functions that the task has not are left out."""
     return [
-        FormCall(call.name, {name: _text(value) for name, value in call.arguments.items()})
+        FormCall(call.name, {name: _text(value) for name, value in call.arguments.items()}, call.arguments)
         for call in loose_calls(text)
         if call.name in spec.functions and isinstance(call.arguments, dict)
     ]
@@ -66,7 +71,7 @@ def answer_of_form(calls: Sequence[FormCall], text: str, spec: TaskSpec) -> str:
 
     Raises InvalidMessage that names the argument that is missing or wrong.
     """
-    filled = [(call.function, _arguments(spec.functions[call.function], call.values)) for call in calls]
+    filled = [(call.function, _arguments(spec.functions[call.function], call)) for call in calls]
     return checked_calls(_loose_text(filled) if filled else text, spec)
 
 
@@ -82,12 +87,14 @@ def _loose_text(calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     return json.dumps([{"name": name, "arguments": json.dumps(arguments)} for name, arguments in calls])
 
 
-def _arguments(tool: FunctionTool, values: Mapping[str, str]) -> dict[str, Any]:
+def _arguments(tool: FunctionTool, call: FormCall) -> dict[str, Any]:
     properties = _properties(tool)
     found: dict[str, Any] = {}
     for asked in inputs_of(tool):
-        text = values.get(asked.name) or ""
-        if text.strip():
+        text = call.values.get(asked.name) or ""
+        if (text or asked.required) and asked.name in call.given and text == _text(call.given[asked.name]):
+            found[asked.name] = call.given[asked.name]
+        elif text.strip():
             found[asked.name] = _value(text, properties[asked.name])
         elif "null" in _types(properties[asked.name]):
             found[asked.name] = None

@@ -86,9 +86,9 @@ class CallForm:
                 options = ["", *asked.choices]
                 if call.values[asked.name] not in options:
                     call.values[asked.name] = ""
-                entry: ui.select | ui.input = ui.select(options, label=name)
+                entry: ui.select | ui.textarea = ui.select(options, label=name)
             else:
-                entry = ui.input(name)
+                entry = ui.textarea(name).props("autogrow rows=1")  # A browser's input takes the ends of lines out.
             entry.bind_value(call.values, asked.name).props(f'outlined dense hint="{_attribute(asked.hint)}"')
             entry.style("width: 100%; margin-top: 6px")
 

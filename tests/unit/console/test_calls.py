@@ -44,6 +44,7 @@ def test_the_form_asks_for_each_argument_with_what_it_may_be() -> None:
     [
         calls(light(brightness=20)), calls(STOPS),
         calls(book("Ann Lee", price=12.5, guests=["Bo", "Cy"])), calls(book("42")),
+        calls(book("")), calls(book("  Ann,\n  Bo\n", price=100)), calls(light(brightness=None)),
     ],
 )  # fmt: skip
 def test_what_the_form_begins_with_is_what_it_answers_if_nothing_is_changed(answer: str) -> None:
@@ -55,6 +56,11 @@ def test_an_argument_that_is_left_empty_is_left_out_or_null_where_the_schema_has
     assert answer_of_form([filled], "", HOME) == calls(light("hall", False, brightness=None))
     booked = FormCall("book_table", {"name": "Ann", "day": "2026-12-01", "price": " "})
     assert answer_of_form([booked], "", HOME) == calls(book())
+
+
+def test_an_optional_argument_that_is_empty_is_left_out_whatever_the_model_gave() -> None:
+    (call,) = form_calls(calls(book("Ann", price=None)), HOME)
+    assert answer_of_form([call], "", HOME) == calls(book("Ann"))
 
 
 @pytest.mark.parametrize(
@@ -112,6 +118,16 @@ def test_the_form_shows_the_arguments_of_the_function_that_is_chosen_and_keeps_w
         function.set_value("stop")
         assert [choice.value for choice in selects(client)] == ["stop"]
         assert form.answer() == calls(STOPS)
+
+
+def test_an_argument_of_several_lines_has_a_field_of_several_lines() -> None:
+    with Client(page("/"), request=None) as client:
+        form = CallForm(HOME, calls(book("Ann\nBo")))
+        form.draw()
+        fields = [element for element in client.elements.values() if isinstance(element, ui.textarea)]
+        assert fields[0].value == "Ann\nBo"
+        fields[0].set_value("Ann\nCy")
+        assert form.answer() == calls(book("Ann\nCy"))
 
 
 def test_where_no_call_may_be_right_the_form_takes_a_text_instead() -> None:
