@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -119,11 +119,25 @@ def _code(text: str) -> str:
     return f"<pre>{escape(_laid_out(text))}</pre>" if text else ""
 
 
+class _Number(str):
+    """A number as the text spells it: as a float it would lose digits, and an amount its cents (10.00)."""
+
+    __slots__ = ()
+
+
+class _Object(list[tuple[str, Any]]):
+    """The pairs of an object in their order, also those of a key that it has twice."""
+
+    __slots__ = ()
+
+
 def _laid_out(text: str) -> str:
     """JSON with indents where it is long; any other text as it is, and JSON with half a character in it."""
     try:
-        value = json.loads(text)
-        laid_out = _json(value) if isinstance(value, dict | list) else text
+        value = json.loads(
+            text, object_pairs_hook=_Object, parse_float=_Number, parse_int=_Number, parse_constant=_Number
+        )
+        laid_out = _json(value) if isinstance(value, list) else text
         laid_out.encode()
     except (ValueError, RecursionError):
         return text
@@ -132,16 +146,37 @@ def _laid_out(text: str) -> str:
 
 def _json(value: Any, indent: str = "") -> str:
     """What fits in a line is one; a longer object or list has a line for each of its values."""
-    line = json.dumps(value, ensure_ascii=False)
-    if len(indent) + len(line) <= _LINE or not isinstance(value, dict | list) or len(indent) > _LINE // 2:
-        return line
+    is_leaf = not isinstance(value, dict | list) or len(indent) > _LINE // 2
+    if is_leaf or len(value) < _LINE // 2:  # With more items it is longer than a line.
+        line = _line(value)
+        if is_leaf or len(indent) + len(line) <= _LINE:
+            return line
     inner = indent + "  "
-    if isinstance(value, dict):
-        rows = [f"{json.dumps(name, ensure_ascii=False)}: {_json(item, inner)}" for name, item in value.items()]
+    if isinstance(value, dict | _Object):
+        rows = [f"{_line(name)}: {_json(item, inner)}" for name, item in _pairs(value)]
     else:
         rows = [_json(item, inner) for item in value]
-    first, last = "{}" if isinstance(value, dict) else "[]"
+    first, last = _brackets(value)
     return "\n".join((first, ",\n".join(inner + row for row in rows), indent + last))
+
+
+def _line(value: Any) -> str:
+    if isinstance(value, _Number):
+        return str(value)
+    if not isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    first, last = _brackets(value)
+    if isinstance(value, dict | _Object):
+        return first + ", ".join(f"{_line(name)}: {_line(item)}" for name, item in _pairs(value)) + last
+    return first + ", ".join(map(_line, value)) + last
+
+
+def _pairs(value: dict[str, Any] | _Object) -> Iterable[tuple[str, Any]]:
+    return value.items() if isinstance(value, dict) else value
+
+
+def _brackets(value: dict[str, Any] | list[Any]) -> tuple[str, str]:
+    return ("{", "}") if isinstance(value, dict | _Object) else ("[", "]")
 
 
 def _said(text: str | None, classes: str = "said") -> str:

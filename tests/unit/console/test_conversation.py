@@ -89,6 +89,21 @@ def test_arguments_are_laid_out_if_they_are_json_and_shown_as_they_are_if_not() 
         assert other in Page(answer(Answer(tool_calls=(ToolCall(name="find", arguments=other),)))).text
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        '{"amount": 10.00, "account": 12345678901234567890.25}',
+        '{"amount": 10, "amount": 20}',
+        '{"share": 1e400, "low": -0, "other": NaN, "none": null, "is": [true, false], "empty": {}, "no": []}',
+    ],
+)
+@pytest.mark.parametrize("is_long", [False, True])
+def test_laid_out_arguments_have_every_number_and_key_as_the_model_wrote_them(arguments: str, is_long: bool) -> None:
+    written = f'{{"first": "{"long " * 20}", "then": {arguments}}}' if is_long else arguments
+    text = Page(answer(Answer(tool_calls=(ToolCall(name="pay", arguments=written),)))).text
+    assert re.sub(r"\s", "", written) in re.sub(r"\s", "", text)
+
+
 def test_what_the_event_has_only_by_reference_is_a_chip_with_its_kind_and_size() -> None:
     media = [
         Media(kind="image", hash="h", media_type="image/png", size=48_213),
