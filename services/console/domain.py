@@ -7,6 +7,7 @@ production's answer by another question leaves the pair to others (`PostgresQueu
 from __future__ import annotations
 
 import string
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -176,8 +177,11 @@ def as_of_today(request: LabelRequested, spec: TaskSpec) -> LabelRequested:
 
 
 def check_reviewer(reviewer: str) -> str:
-    """Return the reviewer's name, trimmed. Raises InvalidMessage if it is not a valid name."""
-    name = reviewer.strip()
+    """Return the reviewer's name, trimmed, in Unicode's composed form: one name is one person, however it was typed.
+
+    Raises InvalidMessage if it is not a valid name.
+    """
+    name = unicodedata.normalize("NFC", reviewer.strip())
     if not name or len(name) > MAX_REVIEWER or not name.isprintable():
         raise InvalidMessage(f"reviewer: give a name of 1 to {MAX_REVIEWER} printable characters")
     return name

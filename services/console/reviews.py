@@ -23,11 +23,15 @@ from services.console.domain import (
     next_answer,
 )
 from services.console.objects import as_object
+from services.console.open_pages import OpenPages
 from services.console.redaction import AnswerRedactor
 from services.console.storage import Queue
 from shared.errors import RatchetError
 from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import EventPublisher
+
+_TASKS_SECONDS = 2.0
+"""How long an answer waits for the tasks to be read, which after a start takes a moment."""
 
 
 class UnknownError(RatchetError):
@@ -57,6 +61,7 @@ class Reviews:
         self._redactor = redactor
         self._now = now
         self._locks = [asyncio.Lock() for _ in range(64)]
+        self._pages = OpenPages()
 
     async def questions(
         self,
@@ -79,6 +84,23 @@ class Reviews:
             questions = await self._queue.other_questions(task, spec, reviewer, limit, purpose)
         found = interleave(tickets, questions, limit)
         return found if spec is None else [as_of_today(question, spec) for question in found]
+
+    async def questions_of_page(self, page: object, task: str, reviewer: str) -> list[LabelRequested]:
+        """Return questions for an open page, which are on no other page where there are such.
+
+        Tickets and other questions, if there are both. Call `show` for one of them at once. Raises as `questions` does.
+        """
+        others = len(self._pages.elsewhere(page, self._now()))
+        found = await self.questions(task, reviewer, 2 * (1 + others))
+        elsewhere = self._pages.elsewhere(page, self._now())
+        return [question for question in found if question.request_id not in elsewhere] or found
+
+    def show(self, page: object, question: LabelRequested | None) -> None:
+        """Note which open question a page shows now; None: none, or it was closed."""
+        if question is None:
+            self._pages.leave(page)
+        else:
+            self._pages.show(page, question.request_id, self._now())
 
     async def count(self, task: str) -> dict[str, int]:
         """Count the open questions by purpose. Raises UnknownError."""
@@ -110,7 +132,8 @@ class Reviews:
             if (found := await self._queue.request(request_id)) is None:
                 raise UnknownError(f"no question {request_id!r}")
             request, needed = found
-            if (task := self._tasks.get(request.task)) is not None:
+            # Before all tasks are read, this one's labels may be of yesterday, and what it redacts unknown.
+            if (task := await self._tasks.latest(request.task, _TASKS_SECONDS)) is not None:
                 request = as_of_today(request, task.spec)
             spec = None if task is None else task.spec
             check_answer(request, answer)

@@ -360,6 +360,7 @@ async def running_system(base: Settings, home: Path, spec: TaskSpec, models: Mod
     history = PostgresCycleHistory(engines["console"])
     tasks = consumers["console"].table(TaskChanged)
     ConsoleHandlers(queue, history).subscribe(consumers["console"])
+    await tasks.read_to({})  # There is none yet.
     reviews = Reviews(queue, publish["console"], tasks, AnswerRedactor(lambda: Redactor(b"k" * 32)))
     app = build_console(console_settings, reviews, history)
 

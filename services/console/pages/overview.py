@@ -121,6 +121,8 @@ async def _overview(reviews: Reviews, history: CycleHistory, tasks: LatestByKey[
             f"<p>{link(f'/review/{task}', 'Review answers')} &nbsp; {link(f'/tasks/{task}', 'All cycles')}</p>",
         ]
         cards.append((task, parts))
+    if not tasks.is_read:
+        cards.append(("The tasks are not read yet", [muted("Is Kafka there? ratchet status")]))
     return cards or [("No task yet", [muted("Apply one: ratchet tasks apply FILE.yaml")])]
 
 

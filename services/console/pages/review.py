@@ -75,7 +75,7 @@ def mount_review_page(reviews: Reviews) -> None:
             await ui.context.client.connected()
             page = ReviewPage(reviews, task)
             stored_name = await ui.run_javascript(f"localStorage.getItem({json.dumps(_REVIEWER_KEY)})")
-            ui.keyboard(on_key=page.on_key, ignore=["input", "textarea", "select"])
+            ui.context.client.on_delete(page.close)
             ui.timer(_REFRESH_SECONDS, page.refresh, immediate=False)
             if isinstance(stored_name, str):
                 page.reviewer = stored_name
@@ -104,18 +104,22 @@ class ReviewPage:
         """Show the answer that the reviewer went back to, else the next question, or ask for the reviewer's name."""
         self._box.clear()
         self._labels = None
+        self.close()
         with self._box:
+            # Each question has its own: what was pressed before the next one was seen is of a keyboard that is gone.
+            ui.keyboard(on_key=self.on_key, ignore=["input", "textarea", "select"])
             if not self.reviewer:
                 self._ask_name()
                 return
             try:
-                questions = [] if self._path else await self._reviews.questions(self._task, self.reviewer, 2)
                 waiting = sum((await self._reviews.count(self._task)).values())
+                questions = [] if self._path else await self._reviews.questions_of_page(self, self._task, self.reviewer)
             except RatchetError as error:
                 self._question = None
                 html(f"<h1>{escape(error.reason)}</h1>{muted(error.way_out)}")
                 return
             self._question = self._path[-1].request if self._path else self._next_of(questions)
+            self._reviews.show(self, None if self._path else self._question)
             self._shown_at = time.monotonic()
             self._head(waiting)
             if self._path:
@@ -125,11 +129,16 @@ class ReviewPage:
             else:
                 self._show(self._question)
 
+    def close(self) -> None:
+        """Leave the question that is shown to others."""
+        self._reviews.show(self, None)
+
     def _next_of(self, questions: list[LabelRequested]) -> LabelRequested | None:
-        """Alternate tickets and other questions, as the queue does: a page reads only two questions at a time."""
+        """Alternate tickets and other questions, as the queue does: a page reads only the first ones each time."""
         self._questions_shown += 1
-        without_ticket = [question for question in questions if question.ticket_id is None]
-        return next(iter(without_ticket if without_ticket and self._questions_shown % 2 == 0 else questions), None)
+        is_tickets_turn = self._questions_shown % 2 == 1
+        wanted = [question for question in questions if (question.ticket_id is not None) is is_tickets_turn]
+        return next(iter(wanted or questions), None)
 
     async def refresh(self) -> None:
         """Redraw if the queue was empty, or if the question was deleted because its person was erased."""
@@ -313,6 +322,8 @@ class ReviewPage:
             if receipt.counted and not self._path:
                 self._answered += 1
                 self._answer_seconds += seconds
+            elif not receipt.counted:
+                ui.notify("This one had all its answers already: yours was not needed.")
             self._path.clear()
 
         await self._act(submit)

@@ -150,6 +150,7 @@ class Scene:
         self.redactor_is_broken = False
         self.clock = NOON
         self.tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
+        self.tasks._read.set()
         self.reviews = reviews = Reviews(self.queue, self, self.tasks, AnswerRedactor(self.redactor), self.tick)
         self.http = build_app(ConsoleSettings(home=tmp_path), reviews, None)  # type: ignore[arg-type]  # cycles are not read
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nicegui import Client
+from nicegui import Client, ui
 from nicegui.events import KeyboardAction, KeyboardKey, KeyboardModifiers, KeyEventArguments
 from nicegui.page import page
 
@@ -15,12 +15,13 @@ from schemas.base import MAX_TEXT, Event
 from schemas.conversation import Answer, Call, FinishReason
 from schemas.labels import CorrectionSubmitted, LabelRequested
 from schemas.predictions import SubjectForgotten
-from schemas.task_settings import RedactionSettings
+from schemas.task_settings import ExtraPattern, RedactionSettings
 from schemas.tasks import TaskChanged
 from services.console.domain import (
     ReviewAnswer,
     acceptable_suggestion,
     check_answer,
+    check_reviewer,
     interleave,
     keys_for,
     shown,
@@ -28,6 +29,8 @@ from services.console.domain import (
     without_erased_suggestion,
     without_suggestion,
 )
+from services.console.open_pages import SHOWN_FOR
+from services.console.pages.overview import _overview
 from services.console.pages.review import ReviewPage
 from shared.conversation import QUESTION_BYTES
 from shared.errors import InvalidMessage
@@ -324,6 +327,86 @@ async def test_a_page_goes_back_to_an_answer_and_changes_it_by_the_same_keys(sce
         await review_page.on_key(press("2"))
     assert len(scene.queue.given_answers) == 4, "back at the open questions"
     assert len(scene.published) == 5
+
+
+def keyboards(client: Client) -> list[int]:
+    return [element.id for element in client.elements.values() if isinstance(element, ui.keyboard)]
+
+
+async def test_a_key_that_was_pressed_before_the_next_question_was_seen_answers_nothing(scene: Scene) -> None:
+    with Client(page("")) as client:
+        review_page = await opened(scene, "ann")
+        (first,) = keyboards(client)
+        await review_page.on_key(press("1"))
+        (second,) = keyboards(client)
+    assert second != first, "what the browser sends of a keyboard that is gone reaches nobody"
+
+
+async def opened(scene: Scene, reviewer: str) -> ReviewPage:
+    review_page = ReviewPage(scene.reviews, "desk")
+    review_page.reviewer = reviewer
+    await review_page.draw()
+    return review_page
+
+
+async def test_reviewers_at_work_at_once_do_not_answer_the_same_questions(scene: Scene) -> None:
+    await scene.queue.add_requests([question("q2"), question("q3"), ticket("t2"), ticket("t3")])
+    with Client(page("")):
+        pages = [await opened(scene, "ann"), await opened(scene, "ben")]
+        for _ in range(3):
+            for review_page in pages:
+                await review_page.on_key(press("1"))
+    assert sorted(request_id for request_id, _ in scene.queue.given_answers) == ["q", "q2", "q3", "t", "t2", "t3"]
+
+
+async def test_what_another_page_shows_comes_last_until_that_page_is_left_or_its_reviewer_seems_to_be_away(
+    scene: Scene,
+) -> None:
+    def shows(review_page: ReviewPage) -> str | None:
+        return None if review_page._question is None else review_page._question.request_id
+
+    with Client(page("")):
+        pages = [await opened(scene, name) for name in ("ann", "ben", "cleo")]
+        assert [shows(review_page) for review_page in pages] == ["t", "q", "t"], "nothing else is left for the third"
+        for left in pages[1:]:
+            left.close()
+        assert shows(await opened(scene, "dan")) == "q"
+        scene.clock += SHOWN_FOR
+        assert shows(await opened(scene, "eve")) == "t"
+
+
+async def test_before_the_tasks_are_read_no_answer_is_taken(scene: Scene) -> None:
+    await scene.queue.add_requests([question("free", labels=())])
+    patterns = (ExtraPattern(name="file", regex=r"F-\d{4}"),)
+    own = SPEC.model_copy(update={"redaction": RedactionSettings(patterns=patterns)})
+    scene.tasks._read.clear()
+    assert (await scene.correct("free", label="see F-1234")).status_code == 503
+    assert scene.published == []
+    await scene.tasks.put("desk", TaskChanged(task="desk", task_revision=SPEC.revision, spec=own))
+    scene.tasks._read.set()
+    assert (await scene.correct("free", label="see F-1234")).status_code == 200
+    assert "F-1234" not in str(scene.published)
+
+
+async def test_the_overview_tells_tasks_that_are_not_read_yet_from_none(tmp_path: Path) -> None:
+    class NoHistory:
+        async def nothing(self, *_: object) -> dict[str, Any]:
+            return {}
+
+        serving = newest_cycles = predictions_since = nothing
+
+    scene = Scene(tmp_path)
+    history: Any = NoHistory()
+    scene.tasks._read.clear()
+    ((title, _),) = await _overview(scene.reviews, history, scene.tasks)
+    assert title == "The tasks are not read yet"
+    await scene.tasks.read_to({})
+    ((title, _),) = await _overview(scene.reviews, history, scene.tasks)
+    assert title == "No task yet"
+
+
+def test_a_name_is_one_person_in_whatever_form_of_unicode_it_is_typed() -> None:
+    assert check_reviewer("Jose\u0301") == check_reviewer(" Jos\u00e9 ")
 
 
 @pytest.mark.parametrize(("ended", "is_said"), [({"t"}, True), (set[str](), False)])
