@@ -1,4 +1,4 @@
-"""Files that are either complete or absent."""
+"""Files, and folders of them, that are either complete or absent."""
 
 from __future__ import annotations
 
@@ -14,6 +14,26 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Replace a file: a reader sees the old content or the new, never a part. Only its owner can read the new file."""
     with replaced_atomically(path) as file:
         file.write(data)
+
+
+def rename_folder(folder: Path, target: Path) -> None:
+    """Give a finished folder its name, which it has with all of its files or not at all, also if the machine stops.
+
+    Raises OSError if there is such a folder already.
+    """
+    for path in (*folder.rglob("*"), folder):
+        _flush(path)
+    folder.rename(target)
+    _flush(target.parent)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or which files a folder has, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.errors import DependencyUnavailable
+from shared.files import rename_folder
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -113,7 +114,7 @@ class ArtifactStore:
             try:
                 shutil.copytree(folder, temporary, dirs_exist_ok=True)
                 temporary.chmod(0o755)
-                temporary.rename(target)
+                rename_folder(temporary, target)
             except OSError:
                 shutil.rmtree(temporary, ignore_errors=True)
                 if not target.exists():  # Else another process published the same content first.
@@ -144,7 +145,7 @@ class ArtifactStore:
                 with (folder / path).open("wb") as file:
                     file.writelines(store.get(path))
             try:
-                folder.rename(target)
+                rename_folder(folder, target)
             except OSError:  # Another thread or process fetched it first.
                 if not target.exists():
                     raise

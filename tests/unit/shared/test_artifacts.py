@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,29 @@ def test_what_a_killed_process_or_a_full_disk_left_of_a_folder_is_gone_once_it_i
     store.publish(folder(tmp_path / "b"), "datasets", "d-10")
     store.publish(tmp_path / "a", "datasets", "d-1")
     assert store.names("datasets") == ["d-1", "d-10"]
+
+
+def test_a_folder_is_on_the_disk_before_it_has_its_name_and_its_name_before_anybody_hears_of_it(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the machine stopped after the rename, the files could be empty, and nobody would publish them again."""
+    happened: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def synced(descriptor: int) -> None:
+        happened.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    def renamed(path: Path, target: Path) -> Path:
+        happened.append(f"to {target.name}")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    store.publish(folder(tmp_path / "a"), "datasets", "d-1")
+    named = happened.index("to d-1")
+    assert {"data.txt", "inner", "manifest.json"} < set(happened[:named])
+    assert happened[named + 1 :] == ["datasets"]
 
 
 @pytest.mark.parametrize("place", ["../elsewhere", "adapters/../../elsewhere", ""])
