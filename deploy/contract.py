@@ -7,11 +7,13 @@ publish, so they carry keys, partitions and retention, which a scan of the handl
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from schemas.base import Frozen
 from schemas.catalog import (
+    COMPACTION_LAG,
     DOCUMENTS,
     SERVICES,
     TOPICS,
@@ -96,20 +98,21 @@ def _asyncapi(service: str) -> dict[str, Any]:
 
 def _channel(topic: Topic) -> dict[str, Any]:
     event = topic.event.__name__
+    configs: dict[str, Any] = {
+        "cleanup.policy": ["compact" if topic.compacted else "delete"], "retention.ms": _milliseconds(topic.retention),
+    }  # fmt: skip
+    if topic.compacted:
+        configs["min.compaction.lag.ms"] = _milliseconds(COMPACTION_LAG)
     return {
         "address": topic.name,
         "messages": {event: {"name": event, "payload": {"$ref": f"../json/{topic.name}.json"}}},
-        "bindings": {
-            "kafka": {
-                "partitions": topic.partitions,
-                "topicConfiguration": {
-                    "cleanup.policy": ["compact" if topic.compacted else "delete"],
-                    "retention.ms": int(topic.retention.total_seconds() * 1000),
-                },
-            }
-        },
+        "bindings": {"kafka": {"partitions": topic.partitions, "topicConfiguration": configs}},
         "x-key": topic.key,
     }
+
+
+def _milliseconds(span: timedelta) -> int:
+    return int(span.total_seconds() * 1000)
 
 
 def _operation(action: str, channel: str) -> dict[str, Any]:

@@ -37,6 +37,8 @@ _DAY = timedelta(days=1)
 _WEEK = timedelta(days=7)
 _QUARTER = timedelta(days=92)
 _FOREVER = timedelta(milliseconds=-1)
+COMPACTION_LAG = _QUARTER
+"""How long a compacted topic keeps every event: a service that was away for less has missed none."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from kafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from schemas.catalog import DEAD_LETTER_RETENTION, DEAD_LETTERS, TOPICS
+from schemas.catalog import COMPACTION_LAG, DEAD_LETTER_RETENTION, DEAD_LETTERS, TOPICS
 from shared.errors import ConfigurationError, DependencyUnavailable
 from shared.kafka.clients import MAX_DEAD_LETTER_BYTES, open_admin
 from shared.settings import Settings
@@ -109,7 +109,10 @@ def wanted_topics(settings: Settings) -> list[TopicSpec]:
 
 def _retention_configs(retention: timedelta, *, compacted: bool = False) -> dict[str, str]:
     milliseconds = int(retention / timedelta(milliseconds=1))
-    return {"retention.ms": str(milliseconds), "cleanup.policy": "compact" if compacted else "delete"}
+    if not compacted:
+        return {"retention.ms": str(milliseconds), "cleanup.policy": "delete"}
+    lag = int(COMPACTION_LAG / timedelta(milliseconds=1))
+    return {"retention.ms": str(milliseconds), "cleanup.policy": "compact", "min.compaction.lag.ms": str(lag)}
 
 
 def _create(admin: KafkaAdminClient, topic: TopicSpec, settings: Settings) -> bool:

@@ -65,6 +65,7 @@ def test_topics_are_as_the_catalog_says_and_creating_them_is_idempotent(stack_se
     }
     assert set(DEAD_LETTERS) <= set(partitions)
     assert response["tasks.changed.v1"]["cleanup.policy"]["value"] == "compact"
+    assert response["rollouts.changed.v1"]["min.compaction.lag.ms"]["value"] == str(92 * 86_400_000)
     assert response["predictions.logged.v1"]["cleanup.policy"]["value"] == "delete"
     assert response["predictions.submitted.v1"]["retention.ms"]["value"] == "86400000"
     assert response["corrections.submitted.v1"]["retention.ms"]["value"] == "-1"
