@@ -12,7 +12,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,7 +102,7 @@ async def run(services: Sequence[Service]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running(services):
+    async with running(services, stop):
         problem = await _first_problem(services, stop)
     if problem is not None:
         raise problem
@@ -123,18 +123,33 @@ async def _first_problem(services: Sequence[Service], stop: asyncio.Event) -> Mu
 
 
 @contextlib.asynccontextmanager
-async def running(services: Sequence[Service]) -> AsyncIterator[None]:
-    """Start the services for the length of a `with`, then stop them. What one of them cannot start for is raised."""
+async def running(services: Sequence[Service], stop: asyncio.Event | None = None) -> AsyncIterator[None]:
+    """Start the services for the length of a `with`, then stop them. What one of them cannot start for is raised.
+
+    Once `stop` is set, none that has not started yet is waited for.
+    """
     starts = [asyncio.create_task(_start(service)) for service in services]
     try:
-        ended, _ = await asyncio.wait(starts, return_when=asyncio.FIRST_EXCEPTION)
-        for start in ended:
-            start.result()
-        logger.info("running: %s", ", ".join(service.name for service in services))
+        if await _have_started(starts, stop or asyncio.Event()):
+            logger.info("running: %s", ", ".join(service.name for service in services))
         yield
     finally:
         await end_tasks(starts)
         await asyncio.gather(*(_stop(service) for service in services))
+
+
+async def _have_started(starts: Iterable[asyncio.Task[None]], stop: asyncio.Event) -> bool:
+    """Wait until all have started, and return True, or until `stop` is set. Raises what one cannot start for."""
+    stopped, left = asyncio.create_task(stop.wait()), set(starts)
+    try:
+        while left and not stopped.done():
+            await asyncio.wait([stopped, *left], return_when=asyncio.FIRST_COMPLETED)
+            for start in [start for start in left if start.done()]:
+                start.result()
+                left.remove(start)
+        return not left
+    finally:
+        stopped.cancel()
 
 
 async def _start(service: Service) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import socket
 from collections.abc import Iterator
 from functools import partial
@@ -18,7 +20,7 @@ import shared.service
 from deploy.devstack.ports import take_ports
 from shared.errors import ConfigurationError, DependencyUnavailable
 from shared.kafka import clients
-from shared.service import HttpServer, Service, running
+from shared.service import HttpServer, Service, run, running
 from shared.settings import Settings
 from shared.tasks import end_tasks
 from tests.waiting import PATIENCE_SECONDS, until
@@ -97,6 +99,20 @@ async def test_any_other_service_waits_for_its_broker_and_finally_gives_up(monke
         async with running([Service("s", broker)]):  # type: ignore[arg-type]
             raise AssertionError("it started")
     assert broker.attempts >= 2
+
+
+async def test_services_that_wait_for_a_dependency_stop_at_once_when_they_are_told_to() -> None:
+    broker, closed = FakeBroker(), list[str]()
+
+    async def close() -> None:
+        closed.append("s")
+
+    running_services = asyncio.create_task(run([Service("s", broker, close=[close])]))  # type: ignore[arg-type]
+    await until(lambda: broker.attempts)
+    os.kill(os.getpid(), signal.SIGTERM)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await running_services
+    assert closed == ["s"]
 
 
 async def test_services_that_share_a_port_all_answer_until_the_last_one_stops() -> None:
