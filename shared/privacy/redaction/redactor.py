@@ -125,8 +125,8 @@ class Redactor:
 
     def _replaced_slice(self, part: TextSlice, spans: Sequence[TextSpan]) -> RedactedSlice:
         text, pieces, position = part.text, [], part.start
-        found = [(span.kind, Spelling(text[span.start : span.end]).plain) for span in spans]
-        surrogates = tuple(self._surrogates.of(kind, said) for kind, said in found)
+        found = [(span.kind, Spelling(text[span.start : span.end])) for span in spans]
+        surrogates = tuple(said.written(self._surrogates.of(kind, said.plain)) for kind, said in found)
         for span, surrogate in zip(spans, surrogates, strict=True):
             pieces += [text[position : span.start], surrogate]
             position = span.end

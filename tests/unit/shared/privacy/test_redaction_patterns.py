@@ -90,6 +90,9 @@ def test_the_surrogate_of_an_email_in_a_url_keeps_its_encoding(redactor: Redacto
         ("\u202a+49\u202f170\u202f1234567\u202c is mine", "phone", r"\+49.*4567", r"\+49 \d{3} \d{7}"),
         ("write to j.doe@exa\u00admple.org", "email", "j.doe.*org", r"[\w.]+@example\.\w+"),
         ("write to j.doe\uff20example.org", "email", "j.doe.*org", r"[\w.]+@example\.\w+"),
+        ("iban=DE89%203704%200044%200532%200130%2000&x=1", "iban", "DE89.*2000", r"DE\d\d(%20\d+){5}"),
+        ("https://a.test/phone=%2B49%20170%201234567&x=%31", "phone", "%2B49.*4567", r"%2B49%20\d{3}%20\d{7}"),
+        ("card=4111%2D1111%2D1111%2D1111&sure=100%25", "card", "4111.*1111", r"4\d{3}(-\d{4}){3}"),
         ("logged in from \u0661\u0669\u0668.51.100.7", "ip", r"\u0661.*\.7", r"[\d.]+"),
     ],
 )
