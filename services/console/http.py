@@ -8,6 +8,8 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from schemas.base import TaskName, Text
 from schemas.labels import Preference, Purpose
@@ -43,9 +45,25 @@ class Skip(BaseModel):
     reviewer: str
 
 
+class NotFramed:
+    """ASGI middleware: no other site shows the console in a frame, and has people press what they do not see."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_header(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["x-frame-options"] = "DENY"
+            await send(message)
+
+        await self._app(scope, receive, with_header)
+
+
 def build_app(settings: ConsoleSettings, reviews: Reviews, history: CycleHistory) -> FastAPI:
     """Build the API; `main` mounts the pages on it."""
     app = build_http("Ratchet console", list, settings.console_max_body_bytes)
+    app.add_middleware(NotFramed)
 
     @app.exception_handler(UnknownError)
     async def _not_found(_: Request, error: UnknownError) -> JSONResponse:

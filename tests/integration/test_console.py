@@ -616,7 +616,8 @@ async def test_a_question_from_kafka_is_answered_over_http_and_published_once(
         assert refused.status_code == 422
         assert "'delivery', 'refund'" in refused.json()["error"]["message"]
         assert (await client.get("/")).status_code == 200
-        assert (await client.get(f"/review/{task}")).status_code == 200
+        review = await client.get(f"/review/{task}")
+        assert (review.status_code, review.headers["x-frame-options"]) == (200, "DENY")
 
     (correction,) = await corrections_of(stack_settings, task)
     assert (correction.label, correction.ticket_id, correction.reviewer, correction.seconds) == (

@@ -388,6 +388,12 @@ async def test_before_the_tasks_are_read_no_answer_is_taken(scene: Scene) -> Non
     assert "F-1234" not in str(scene.published)
 
 
+async def test_no_other_site_shows_the_console_in_a_frame(scene: Scene) -> None:
+    answers = [await scene.call("GET", path) for path in ("/api/queue/count?task=desk", "/docs", "/nothing")]
+    assert [answer.status_code for answer in answers] == [200, 200, 404]
+    assert {answer.headers["x-frame-options"] for answer in answers} == {"DENY"}
+
+
 async def test_the_overview_tells_tasks_that_are_not_read_yet_from_none(tmp_path: Path) -> None:
     class NoHistory:
         async def nothing(self, *_: object) -> dict[str, Any]:
