@@ -81,7 +81,7 @@ def evaluate_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterEv
 
     job = EvaluationJob.model_validate_json(spec)
     store = ArtifactStore(job.artifacts, job.cache)
-    dataset = store.fetch(job.trained.dataset_uri)
+    dataset = store.fetch_whole(job.trained.dataset_uri)
     evaluation = with_languages(evaluation_questions(read_examples(dataset / "eval.jsonl")))
     golden = golden_questions(read_golden_set(store, job.trained.spec), job.trained.spec)
     progress(0, 1, "waiting until another job ends")

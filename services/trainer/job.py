@@ -81,7 +81,7 @@ def finished_manifest(adapter: Path) -> AdapterManifest | None:
 
 
 def _train(job: TrainingJob, store: ArtifactStore, folder: Path, progress: Progress) -> AdapterManifest:
-    rows = read_examples(store.fetch(job.dataset.uri) / "train.jsonl")
+    rows = read_examples(store.fetch_whole(job.dataset.uri) / "train.jsonl")
     progress(0, 1, "waiting until another job ends")
     with lease(job.slots_folder, job.slots):
         from services.trainer import recipe  # Loads torch: only in this process, once it has a lease.

@@ -11,6 +11,8 @@ is written last, and a folder without it does not exist. An object store's addre
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.errors import DependencyUnavailable
+from shared.errors import DependencyUnavailable, StepImpossible
 from shared.files import rename_folder
 
 if TYPE_CHECKING:
@@ -77,6 +79,19 @@ class ArtifactStore:
         if not (path / MANIFEST).exists():
             raise _missing(address)
         return path
+
+    def fetch_whole(self, address: str) -> Path:
+        """Do the same for a step that learns or measures from all of the folder: it is as it was published.
+
+        Raises StepImpossible where a file is not the one that the manifest names, by its SHA-256.
+        """
+        folder = self.fetch(address)
+        if (damaged := _damaged_file(folder)) is not None:
+            raise StepImpossible(
+                f"{folder / damaged} is not the file that its manifest names",
+                "Put the folder back from a backup of the artifact store, or start a new cycle: ratchet cycle TASK",
+            )
+        return folder
 
     def names(self, kind: str) -> list[str]:
         """Return the names of a kind's folders, complete or not. Raises DependencyUnavailable or OSError."""
@@ -164,6 +179,23 @@ def local_path(address: str) -> Path:
 
 def _missing(address: str) -> ArtifactMissing:
     return ArtifactMissing(f"no artifact at {address}", "Is RATCHET_ARTIFACTS the same everywhere?")
+
+
+def _damaged_file(folder: Path) -> str | None:
+    """Return the name of a file whose SHA-256 is not that of the folder's manifest, if it has any; None: all are."""
+    try:
+        files: dict[str, str] = json.loads((folder / MANIFEST).read_bytes()).get("files", {})
+    except ValueError:
+        return MANIFEST
+    for name, expected in files.items():
+        try:
+            with (folder / name).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            return name
+        if found != expected:
+            return name
+    return None
 
 
 def _is_complete(store: ObjectStore) -> bool:

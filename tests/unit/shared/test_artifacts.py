@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from shared.errors import DependencyUnavailable
+from shared.errors import DependencyUnavailable, StepImpossible
 from shared.storage.artifacts import ArtifactMissing, ArtifactStore
 
 
@@ -107,6 +109,28 @@ def test_a_local_address_may_be_written_as_a_url(store: ArtifactStore, tmp_path:
 def test_a_missing_artifact_is_unavailable(store: ArtifactStore) -> None:
     with pytest.raises(DependencyUnavailable):
         store.fetch(store.address("adapters", "nowhere"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "manifest"])
+def test_a_step_does_not_take_a_folder_that_is_not_as_it_was_published(
+    store: ArtifactStore, tmp_path: Path, damage: str
+) -> None:
+    """A disk that loses the end of a file, or a hand that edits one: an adapter would not be of the rows it names."""
+    published = folder(tmp_path / "a")
+    files = {"inner/data.txt": hashlib.sha256(b"x").hexdigest()}
+    (published / "manifest.json").write_text(json.dumps({"files": files}))
+    address = store.publish(published, "datasets", "d-1")
+    assert store.fetch_whole(address) == store.fetch(address)
+    data = store.fetch(address) / "inner" / "data.txt"
+    match damage:
+        case "cut":
+            data.write_text("")
+        case "missing":
+            data.unlink()
+        case "manifest":
+            (store.fetch(address) / "manifest.json").write_text('{"files": ')
+    with pytest.raises(StepImpossible, match=r"manifest\.json|data\.txt"):
+        store.fetch_whole(address)
 
 
 def test_a_folder_without_its_manifest_is_unavailable(store: ArtifactStore, tmp_path: Path) -> None:

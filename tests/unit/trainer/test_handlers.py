@@ -137,8 +137,8 @@ def test_a_manifest_left_by_a_killed_process_does_not_change_the_name(dataset: D
 def job(dataset: DatasetBuilt, tmp_path: Path) -> TrainingJob:
     """A job whose dataset, without rows, is in the store."""
     (tmp_path / "data").mkdir()
-    for name in ("train.jsonl", "manifest.json"):
-        (tmp_path / "data" / name).touch()
+    (tmp_path / "data" / "train.jsonl").touch()
+    (tmp_path / "data" / "manifest.json").write_text("{}")
     store = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache")
     published = dataset.model_copy(update={"uri": store.publish(tmp_path / "data", "datasets", "d")})
     return TrainingJob(
