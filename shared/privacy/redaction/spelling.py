@@ -7,6 +7,7 @@ the direction of writing around it, a PDF has soft hyphens, an address has `%20`
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from urllib.parse import quote
 
@@ -17,8 +18,8 @@ _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u
 _ENCODED = re.compile("%(?!40)[2-7][0-9A-Fa-f]")
 """A character of ASCII as addresses of pages write it. `%40` stays: what is before it may be no part of an address of
 mail, and is none in the patterns that know it."""
-_READ = re.compile(f"{_ENCODED.pattern}|[^{_INVISIBLE.pattern[1:-1]}]", re.DOTALL)
-"""Each character that is read."""
+_ENCODED_LENGTH = 3
+_OTHERWISE = re.compile(f"{_ENCODED.pattern}|{_INVISIBLE.pattern}")
 _BLANKS = (0x00A0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000)
 _HYPHENS = (*range(0x2010, 0x2014), 0x2212, 0xFE63)
 _ZEROS = (0x0660, 0x06F0, 0x0966)
@@ -36,35 +37,40 @@ class Spelling:
     """A text as it is read: `visible` without what nobody sees, and `plain` in plain characters, too, of which each
     stands where it stands in `visible`."""
 
-    __slots__ = ("_ends", "_is_encoded", "_starts", "plain", "visible")
+    __slots__ = ("_shifts", "_since", "_text", "plain", "visible")
 
     def __init__(self, text: str) -> None:
-        self.visible = self.plain = text
-        self._starts: list[int] | None = None
-        """Of the characters of `visible` in the text, as `_ends`; None: they are the same."""
-        self._ends: list[int] = []
-        self._is_encoded = "%" in text and _ENCODED.search(text) is not None
+        self.visible = self.plain = self._text = text
+        self._since, self._shifts = [0], [0]
+        """From which characters of `visible` on the text has so many more."""
         is_ascii = text.isascii()
-        if self._is_encoded or (not is_ascii and _INVISIBLE.search(text)):
-            read = [(_decoded(found[0]), *found.span()) for found in _READ.finditer(text)]
-            self.visible = "".join(character for character, _, _ in read)
-            self._starts, self._ends = [start for _, start, _ in read], [end for _, _, end in read]
-            self.plain = self.visible
+        if self._is_encoded or not is_ascii:
+            self.visible = self.plain = _OTHERWISE.sub(self._read, text)
         if not is_ascii:
             self.plain = self.visible.translate(_PLAIN)
 
     def in_text(self, spans: Iterable[TextSpan]) -> Iterator[TextSpan]:
         """Yield spans of `visible` as spans of the text."""
-        if (starts := self._starts) is None:
-            yield from spans
-        else:
-            for span in spans:
-                yield TextSpan(starts[span.start], self._ends[span.end - 1], span.kind, span.weight)
+        for span in spans:
+            last = self._position(span.end - 1)
+            end = last + (_ENCODED_LENGTH if _ENCODED.match(self._text, last) else 1)
+            yield TextSpan(self._position(span.start), end, span.kind, span.weight)
 
     def written(self, words: str) -> str:
         """Return other words as the text writes its own: in an address of a page they keep it one."""
         return quote(words, safe="") if self._is_encoded else words
 
+    @property
+    def _is_encoded(self) -> bool:
+        return "%" in self._text and _ENCODED.search(self._text) is not None
 
-def _decoded(character: str) -> str:
-    return chr(int(character[1:], 16)) if len(character) == 3 else character
+    def _read(self, found: re.Match[str]) -> str:
+        """Return what is read in the place of something, and note by how much what follows moves."""
+        character = chr(int(found[0][1:], 16)) if len(found[0]) == _ENCODED_LENGTH else ""
+        before = self._shifts[-1]
+        self._since.append(found.start() - before + len(character))
+        self._shifts.append(before + len(found[0]) - len(character))
+        return character
+
+    def _position(self, of_visible: int) -> int:
+        return of_visible + self._shifts[bisect_right(self._since, of_visible) - 1]
