@@ -22,13 +22,13 @@ def rename_folder(folder: Path, target: Path) -> None:
     Raises OSError if there is such a folder already.
     """
     for path in (*folder.rglob("*"), folder):
-        _flush(path)
+        sync(path)
     folder.rename(target)
-    _flush(target.parent)
+    sync(target.parent)
 
 
-def _flush(path: Path) -> None:
-    """Wait until a file, or which files a folder has, is on the disk."""
+def sync(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, would survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

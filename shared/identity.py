@@ -41,6 +41,12 @@ def content_hash(*parts: bytes | str | Path, length: int = 12) -> str:
     return digest.hexdigest()[:length]
 
 
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file in hex, as manifests have it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def folder_hash(folder: Path, length: int = 12) -> str:
     """Return the first `length` hex digits of the SHA-256 of all files below `folder`, names included, sorted."""
     digest = hashlib.sha256()

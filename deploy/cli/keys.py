@@ -80,8 +80,8 @@ def create(
     """Create a key for an application and print it, once. Keys that the application has already stay valid.
 
     Only the key goes to standard output. A task that this home does not know gets a warning: it may come later, or its
-    name is misspelt. Limits hold for all workers of a gateway together. A request over a limit
-    gets 429 and the time to retry after.
+    name is misspelt. Limits hold for all workers of a gateway together. A request over a limit gets 429 and the time to
+    retry after.
 
     [bold]Examples[/bold]
 

@@ -12,6 +12,8 @@ SHOWN_FOR = timedelta(minutes=10)
 
 
 class OpenPages:
+    """The questions on open pages. A page is any object that stands for it."""
+
     def __init__(self) -> None:
         self._shown: dict[object, tuple[str, datetime]] = {}
 

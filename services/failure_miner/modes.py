@@ -14,6 +14,7 @@ from schemas.failures import ExemplarSource, FailureMode
 from services.failure_miner.domain import Suspect, Vectors
 from shared.grading.text import MARK, casefolded
 from shared.identity import content_hash
+from shared.model.near_duplicates import join_pairs
 
 MAX_EXEMPLARS = 5
 EXEMPLAR_CHARS = 300
@@ -125,19 +126,11 @@ def _copies_together(texts: Sequence[str], cluster_of: Sequence[int]) -> list[in
     have the same exemplars, and so the same id.
     """
     of_text: dict[str, int] = {}
-    joined: dict[int, int] = {}
-
-    def root(number: int) -> int:
-        while number in joined:
-            number = joined[number]
-        return number
-
-    for text, number in zip(texts, cluster_of, strict=True):
-        if number >= 0:
-            first, other = sorted((root(of_text.setdefault(text, number)), root(number)))
-            if first != other:
-                joined[other] = first
-    return [root(of_text.get(text, number)) for text, number in zip(texts, cluster_of, strict=True)]
+    clustered = [(text, number) for text, number in zip(texts, cluster_of, strict=True) if number >= 0]
+    pairs = [(of_text.setdefault(text, number), number) for text, number in clustered]
+    joined = join_pairs(max(cluster_of, default=-1) + 1, pairs)
+    numbers = [of_text.get(text, number) for text, number in zip(texts, cluster_of, strict=True)]
+    return [joined[number] if number >= 0 else number for number in numbers]
 
 
 def modes_for_event(modes: Iterable[FailureMode]) -> tuple[FailureMode, ...]:

@@ -181,8 +181,8 @@ async def _restore_start(connection: AsyncConnection, started: CycleStarted, fin
         "timeout_minutes": TaskSpec.model_fields["step_timeout_minutes"].default,
     }  # fmt: skip
     await connection.execute(insert(CYCLES).values(values | (_announced_end(finished) if finished else {})))
-    is_made_up = (SCHEDULED_RUNS.c.task == started.task, SCHEDULED_RUNS.c.considered_at < at)
-    await connection.execute(update(SCHEDULED_RUNS).where(*is_made_up).values(considered_at=at))
+    considered_before = (SCHEDULED_RUNS.c.task == started.task, SCHEDULED_RUNS.c.considered_at < at)
+    await connection.execute(update(SCHEDULED_RUNS).where(*considered_before).values(considered_at=at))
 
 
 def _announced_end(finished: CycleFinished) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from services.trainer.domain import TrainingOutcome
 from shared.conversation import chat_messages
 from shared.errors import StepImpossible
 from shared.files import write_atomically
-from shared.identity import event_id, folder_hash
+from shared.identity import event_id, file_hash, folder_hash
 from shared.jobs import Progress, lease, run_job
 from shared.storage.artifacts import MANIFEST, ArtifactStore
 
@@ -120,7 +119,7 @@ def build_manifest(dataset: DatasetBuilt, adapter: Path, outcome: TrainingOutcom
 def _hashes(adapter: Path) -> dict[str, str]:
     """Return the SHA-256 of each file but the manifest."""
     files = sorted(path for path in adapter.iterdir() if path.is_file() and path.name != MANIFEST)
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {path.name: file_hash(path) for path in files}
 
 
 def trained_event(dataset: DatasetBuilt, job: str, manifest: AdapterManifest, uri: str) -> AdapterTrained:

@@ -10,8 +10,8 @@ import threading
 from collections import deque
 from pathlib import Path
 
+from shared.files import sync
 from shared.spool.records import SpoolUnavailable
-from shared.spool.slots import sync_folder
 
 _log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Flusher:
                     os.fsync(descriptor)
                 if self._has_new_file:
                     self._has_new_file = False
-                    sync_folder(self._slot)
+                    sync(self._slot)
             finally:
                 for descriptor in retired:
                     os.close(descriptor)

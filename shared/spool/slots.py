@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from shared.files import sync
 from shared.spool.records import SpoolUnavailable
 
 _OWNER_LOCK = "owner.lock"
@@ -52,7 +53,7 @@ def take_slot(folder: Path) -> SlotLock:
                 slot = folder / str(number)
                 if not slot.exists():
                     slot.mkdir(mode=0o700)
-                    sync_folder(folder)
+                    sync(folder)
                 if lock := _try_lock(slot, _OWNER_LOCK):
                     return lock
                 number += 1
@@ -70,15 +71,6 @@ def has_owner(slot: Path) -> bool:
         return True
     lock.close()
     return False
-
-
-def sync_folder(folder: Path) -> None:
-    """Fsync a folder, so that its entries survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _try_lock(slot: Path, name: str) -> SlotLock | None:

@@ -11,7 +11,6 @@ is written last, and a folder without it does not exist. An object store's addre
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from shared.errors import DependencyUnavailable, StepImpossible
 from shared.files import rename_folder
+from shared.identity import file_hash
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -188,12 +188,8 @@ def _damaged_file(folder: Path) -> str | None:
     except ValueError:
         return MANIFEST
     for name, expected in files.items():
-        try:
-            with (folder / name).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except FileNotFoundError:
-            return name
-        if found != expected:
+        path = folder / name
+        if not path.exists() or file_hash(path) != expected:
             return name
     return None
 

@@ -7,7 +7,6 @@ inspections/<cycle_id>/    rejected.jsonl · quality.json · quality.html · man
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from services.dataset_builder.publishing.card import CARD, dataset_card
 from services.dataset_builder.publishing.page import render
 from services.dataset_builder.publishing.versions import KIND
 from shared.files import replaced_atomically, write_atomically
-from shared.identity import content_hash
+from shared.identity import content_hash, file_hash
 from shared.storage.artifacts import MANIFEST
 
 INSPECTIONS = "inspections"
@@ -114,11 +113,7 @@ def _manifest(
 
 
 def _hashes(folder: Path, files: Iterable[str]) -> dict[str, str]:
-    hashes = {}
-    for name in files:
-        with (folder / name).open("rb") as file:
-            hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+    return {name: file_hash(folder / name) for name in files}
 
 
 def _write_lines(path: Path, rows: Iterable[BaseModel]) -> None:

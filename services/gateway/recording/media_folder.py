@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from services.gateway.formats.media import InlineMedia
 from services.gateway.settings import MediaOptions
+from shared.files import sync
 from shared.privacy.encryption import load_cipher
 from shared.spool import SpoolUnavailable, Sync
 from shared.storage.media_files import CIPHER, ROOT, MediaKey, pack
@@ -100,7 +101,7 @@ class MediaFolder:
                 file = pack(item.surroundings, item.text[item.start :], item.sent_at, self._cipher)
                 self._write_file(self._folder / item.key.removeprefix(f"{ROOT}/").replace("/", "."), file)
             if self._options.sync is Sync.ALWAYS:
-                _sync_file(self._folder)
+                sync(self._folder)
         except OSError as error:
             raise SpoolUnavailable(
                 f"The media folder {self._folder} could not be written: {error.strerror}", "Free disk space."
@@ -146,9 +147,9 @@ class MediaFolder:
         try:
             for path in written:
                 with suppress(FileNotFoundError):  # Uploaded in the meantime.
-                    _sync_file(path)
+                    sync(path)
             if written:
-                _sync_file(self._folder)
+                sync(self._folder)
         except OSError as error:
             logger.error("fsync of %s failed (%s): a power cut may lose its last files", self._folder, error)
 
@@ -160,11 +161,3 @@ def _scan(folder: Path) -> Iterator[WaitingFile]:
                 with suppress(FileNotFoundError):
                     found = entry.stat()
                     yield WaitingFile(Path(entry.path), found.st_size, found.st_mtime)
-
-
-def _sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -44,21 +44,28 @@ class JsonLiteral:
 
 def literals(text: str) -> list[JsonLiteral] | None:
     """Return the literals of this JSON that may have personal data, in order; None if the text is no JSON."""
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return list(_literals(text))
+    return list(_literals(text)) if _is_json(text) else None
 
 
 def literals_of_answer(text: str) -> list[JsonLiteral] | None:
     """Return the literals of an answer that is a JSON object or list; None of any other, which is text as a whole."""
-    return literals(text) if text.lstrip()[:1] in ("{", "[") else None
+    return list(_literals(text)) if _is_json(text, "{[") else None
 
 
 def literals_of_result(text: str) -> list[JsonLiteral] | None:
     """Do the same for a text that nobody has a schema of: each name of a value is one of its literals, too."""
-    return None if literals_of_answer(text) is None else list(_literals(text, every_name=True))
+    return list(_literals(text, every_name=True)) if _is_json(text, "{[") else None
+
+
+def _is_json(text: str, beginnings: str = "") -> bool:
+    """Return True for JSON that begins with one of these characters; "": with any."""
+    if not text.lstrip().startswith(tuple(beginnings) or ""):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def with_replacements(text: str, found: list[JsonLiteral]) -> str:
