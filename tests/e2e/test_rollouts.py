@@ -38,7 +38,8 @@ async def test_a_good_candidate_becomes_the_primary_and_the_next_one_is_compared
     spec = await system.add_task(min_canary_users=5)
     async with load_on(system.gateway, spec.name, LABELS) as load:
         candidate = await system.add_candidate(spec, Kind.GOOD)
-        assert (await system.stage(candidate, *ENDS)).change.stage is Stage.PROMOTED
+        ended = (await system.stage(candidate, *ENDS)).change
+        assert ended.stage is Stage.PROMOTED, system.story(candidate)
         await until(lambda: load.asked[-1].variant == "primary", "the promoted adapter serves")
         assert load.asked[-1].adapter == candidate
         second = await system.add_candidate(spec, Kind.BAD, against=candidate)

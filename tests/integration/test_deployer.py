@@ -20,6 +20,7 @@ from schemas.rollouts import Stage
 from services.deployer.clients import Strategy, UnleashAdmin
 from services.deployer.main import MIGRATIONS
 from services.deployer.rollout import Rollout
+from services.deployer.statistics.canary import Arms
 from services.deployer.statistics.guards import Guard
 from services.deployer.storage import canaries
 from services.deployer.storage.ledger import PostgresLedger
@@ -494,6 +495,7 @@ async def test_what_guards_count_is_the_same_in_postgresql_and_in_the_rules(real
     ]
     assert counted == expected
     assert counted.latencies.limit_ms == 1.2 * 197
+    assert counted.arms[Guard.LATENCY] == [Arms(25, 30, 130)]
     assert counted.confidences.count > 20
     assert 0.4 < counted.confidences.mean < 0.6
     assert [(arms.percent, arms.canary, arms.bad) for arms in counted.arms[Guard.FEEDBACK]] == [(5, 0, 1), (25, 2, 3)]
@@ -547,8 +549,11 @@ async def test_a_canary_leaves_numbers_a_sample_of_its_answers_and_as_many_users
     assert canary == 40
     assert 120 < bad - canary < 290, "a tenth of the others: both arms are sampled alike"
 
+    await see(deployer, [7_777], Variant.BASE, latency_ms=9_000.0)
+    assert "LATENCY" in await real.dump("bad_users")
     await deployer.transitions.end(real.task, Stage.REJECTED, "no reason")
     assert {await real.dump(table) for table in ("canary_users", "canary_answers", "latencies")} == {""}
+    assert "LATENCY" not in await real.dump("bad_users")
 
 
 async def test_the_primary_is_measured_by_a_random_sample_of_subjects_and_days(

@@ -49,7 +49,8 @@ class Arms:
 class Latencies:
     """The canary's answers that were measured, one a subject and day, and those over `limit_ms`.
 
-    `limit_ms` is of the primary's answers before the canary; None: they were too few.
+    `limit_ms` is of the primary's answers before the canary; None: they were too few. Which of the subjects that waited
+    longer meanwhile were the canary's is in `CanaryCounts.arms`.
     """
 
     measured: int = 0
@@ -98,19 +99,31 @@ def guard_evidence(
     `fresh`: outcomes of the tickets of pairs made after the promotion; a pending one counts as won. Not the greatest
     wealth of any prefix: a mean with other evidence needs what each is at the same time.
     """
-    latencies = counts.latencies
-    ratios = {Guard.ERRORS: settings.max_error_ratio}
-    evidence = {}
-    for guard in _COMPARED:
-        ratio = ratios.get(guard, settings.max_complaint_ratio)
-        arms = counts.arms.get(guard, ())
-        in_canary, bad, share = ([s.canary for s in arms], [s.bad for s in arms], [s.percent / 100 for s in arms])
-        evidence[guard] = canary_guard(in_canary, bad, share, ratio)
+    evidence = {guard: _compared(counts, guard, settings.max_complaint_ratio) for guard in _COMPARED}
+    evidence[Guard.ERRORS] = _compared(counts, Guard.ERRORS, settings.max_error_ratio)
     if fresh:
         evidence[Guard.LABELS] = wealth_of_outcomes([None if x is None else -x for x in fresh], 0, 0.0)
-    known = latencies.limit_ms is not None
-    evidence[Guard.LATENCY] = excess(latencies.slow, latencies.measured, SLOW_SHARE) if known else 1.0
+    evidence[Guard.LATENCY] = _slower(counts, settings)
     return evidence
+
+
+def _compared(counts: CanaryCounts, guard: Guard, ratio: float) -> float:
+    arms = counts.arms.get(guard, ())
+    in_canary, bad, share = ([s.canary for s in arms], [s.bad for s in arms], [s.percent / 100 for s in arms])
+    return canary_guard(in_canary, bad, share, ratio)
+
+
+def _slower(counts: CanaryCounts, settings: RolloutSettings) -> float:
+    """Return the evidence that the canary is slower than the primary was before it, and than it is meanwhile.
+
+    The smaller one: it is at most the one of whichever null holds, so it is evidence against both. The past alone ends
+    a canary when a busy hour makes both arms slow; the present alone has no limit below which nobody minds.
+    """
+    latencies = counts.latencies
+    if latencies.limit_ms is None:
+        return 1.0
+    before = excess(latencies.slow, latencies.measured, SLOW_SHARE)
+    return min(before, _compared(counts, Guard.LATENCY, settings.max_error_ratio))
 
 
 def canary_failure(counts: CanaryCounts, settings: RolloutSettings, fresh: Sequence[float | None] = ()) -> str:
@@ -120,10 +133,11 @@ def canary_failure(counts: CanaryCounts, settings: RolloutSettings, fresh: Seque
         return ""
     worst = max(evidence, key=lambda guard: evidence[guard])
     if worst is Guard.LATENCY:
-        slow = counts.latencies
+        slow, (canary, waited) = counts.latencies, counts.bad(worst)
         reason = (
             f"the canary is too slow: {slow.slow} of {slow.measured} answers took longer than {slow.limit_ms:.0f} ms, "
-            f"{SLOW:g} times the primary's 95th percentile"
+            f"{SLOW:g} times the primary's 95th percentile, and {canary} of the {waited} users who waited so long were "
+            "in it"
         )
     elif worst is Guard.LABELS:
         losses, wins = (sum(sign * x > 0 for x in fresh if x is not None) for sign in (-1, 1))

@@ -3,7 +3,7 @@
     canary_requests   a row a partition of Kafka   how many, and how many failed
     canary_users      as many as a step needs      whom each step has served
     canary_answers    at most `SAMPLED_ANSWERS`    whose answer it was that somebody complains about, and which arm's
-    bad_users         a subject with a bad event   what the guards compare
+    bad_users         a subject with a bad event   what the guards compare; one in twenty waits
     latencies         a subject and day            at most `MEASURED_REQUESTS` of the primary's, and of each day's
 
 The functions take the ledger's connection, so that what belongs together is committed together.
@@ -55,15 +55,16 @@ async def canary_counts(connection: AsyncConnection, rollout_id: str) -> CanaryC
 
 
 async def add_requests(connection: AsyncConnection, rollout: Rollout, observations: Sequence[Observation]) -> None:
-    """Count the canary's requests, its latencies, and the subjects with a failed request. Idempotent."""
+    """Count the canary's requests, its latencies, and the subjects with a failed or a slow request. Idempotent."""
     in_canary = [o for o in observations if o.canary and o.counted]
+    limit = await _limit(connection, rollout.rollout_id)
     bad = [
         {
-            "rollout_id": rollout.rollout_id, "guard": Guard.ERRORS.name, "user_key": o.user_key, "canary": o.canary,
+            "rollout_id": rollout.rollout_id, "guard": guard.name, "user_key": o.user_key, "canary": o.canary,
             "percent": percent,
         }
         for o in observations
-        if o.failed and o.user_key and (percent := _share(rollout, o)) is not None
+        if (guard := _guard_of(o, limit)) and o.user_key and (percent := _share(rollout, o)) is not None
     ]  # fmt: skip
     if bad:
         await connection.execute(insert(BAD_USERS).on_conflict_do_nothing(), bad)
@@ -110,9 +111,14 @@ async def add_complaint(
 
 
 async def drop_subjects(connection: AsyncConnection, rollout_id: str) -> None:
-    """Delete what is known of single subjects of a rollout that has ended, but for who had a bad event."""
+    """Delete what is known of single subjects of a rollout that has ended, but for who had a bad event.
+
+    Who waited is deleted, too: one in twenty has.
+    """
     for table in (ANSWERS, SERVED, LATENCIES):
         await connection.execute(sa.delete(table).where(table.c.rollout_id == rollout_id))
+    waited = sa.and_(BAD_USERS.c.rollout_id == rollout_id, BAD_USERS.c.guard == Guard.LATENCY.name)
+    await connection.execute(sa.delete(BAD_USERS).where(waited))
 
 
 async def forget_subject(
@@ -155,6 +161,14 @@ async def _count(connection: AsyncConnection, rollout_id: str, observations: Seq
         ),
         rows,
     )  # fmt: skip
+
+
+def _guard_of(observation: Observation, limit_ms: float | None) -> Guard | None:
+    """Return the guard that compares whose requests come to this: a failure, or an answer over the limit."""
+    if observation.failed:
+        return Guard.ERRORS
+    is_slow = limit_ms is not None and observation.answered and observation.latency_ms > limit_ms
+    return Guard.LATENCY if is_slow else None
 
 
 def _share(rollout: Rollout, observation: Observation) -> int | None:
@@ -231,19 +245,22 @@ async def _add_latencies(
 
 
 async def _latencies(connection: AsyncConnection, rollout_id: str) -> Latencies:
-    of_rollout = LATENCIES.c.rollout_id == rollout_id
-    counts = sa.select(sa.func.count().filter(LATENCIES.c.canary), sa.func.count().filter(~LATENCIES.c.canary))
-    measured, before = (await connection.execute(counts.where(of_rollout))).one()
-    rank = percentile_rank(before) if measured else None
-    if rank is None:
+    of_canary = sa.and_(LATENCIES.c.rollout_id == rollout_id, LATENCIES.c.canary)
+    measured = (await connection.execute(sa.select(sa.func.count()).where(of_canary))).scalar_one()
+    limit = await _limit(connection, rollout_id) if measured else None
+    if limit is None:
         return Latencies(measured)
-    values = sa.select(LATENCIES.c.latency_ms).where(of_rollout, ~LATENCIES.c.canary).order_by(LATENCIES.c.latency_ms)
-    at_rank = (await connection.execute(values.offset(rank - 1).limit(1))).scalar_one_or_none()
-    if at_rank is None:  # The rollout has ended since the rows were counted.
-        return Latencies(measured)
-    limit = SLOW * float(at_rank)
-    slow = sa.select(sa.func.count()).where(of_rollout, LATENCIES.c.canary, LATENCIES.c.latency_ms > limit)
+    slow = sa.select(sa.func.count()).where(of_canary, LATENCIES.c.latency_ms > limit)
     return Latencies(measured, int((await connection.execute(slow)).scalar_one()), limit)
+
+
+async def _limit(connection: AsyncConnection, rollout_id: str) -> float | None:
+    """Return how long an answer may take, in ms, by the primary's before the canary; None: they were too few."""
+    of_primary = sa.and_(LATENCIES.c.rollout_id == rollout_id, ~LATENCIES.c.canary)
+    values = sa.select(LATENCIES.c.latency_ms).where(of_primary).order_by(LATENCIES.c.latency_ms)
+    before = (await connection.execute(values)).scalars().all()
+    rank = percentile_rank(len(before))
+    return None if rank is None else SLOW * float(before[rank - 1])
 
 
 async def _confidences(connection: AsyncConnection, rollout_id: str, *, canary: bool) -> Confidences:

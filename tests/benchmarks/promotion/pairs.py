@@ -96,7 +96,8 @@ def all_guards_stop(at_limit: bool, shared: float, runs: int = 4_000, events: in
 
     at_limit: each guard's events exactly as frequent as tolerated, else as frequent as the primary's. `shared`: the
     probability that an event of one guard is of the same subject as those of all others (who has an error complains,
-    and waited), so that 1 moves all evidence together. What counts as slow was measured, so it differs by canary.
+    and waited), so that 1 moves all evidence together. What counts as slow was measured, so it differs by canary; it
+    is held against the past alone, which ends no fewer than with the primary of the same hour.
     """
     random, shares = np.random.default_rng(seed), np.array(SETTINGS.canary_steps) / 100
     steps = np.arange(events) * len(shares) // events  # It rises after equally many events.

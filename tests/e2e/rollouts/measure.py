@@ -33,9 +33,10 @@ def deciding_count(kind: Kind, settings: RolloutSettings) -> int:
 
 
 def _counts(kind: Kind, bad: int, settings: RolloutSettings) -> CanaryCounts:
+    arms = [Arms(settings.canary_steps[0], bad, bad)]
     if kind is Kind.SLOW:
-        return CanaryCounts(bad, latencies=Latencies(bad, bad, 1.0))
-    return CanaryCounts(bad, bad, arms={Guard.ERRORS: [Arms(settings.canary_steps[0], bad, bad)]})
+        return CanaryCounts(bad, arms={Guard.LATENCY: arms}, latencies=Latencies(bad, bad, 1.0))
+    return CanaryCounts(bad, bad, arms={Guard.ERRORS: arms})
 
 
 def decided_at(load: Load, kind: Kind, candidate: str, settings: RolloutSettings) -> float:

@@ -535,8 +535,11 @@ class MemoryLedger:
                 users = self.served.setdefault((rollout.rollout_id, step.canary_percent), set())
                 if len(users) < rollout.spec.rollout.min_canary_users:
                     users.add(observation.served)
-            if observation.failed and observation.user_key and in_canary and share is not None:
-                bad = self.bad_users.setdefault((rollout.rollout_id, Guard.ERRORS), {})
+            limit = self._limit(rollout.rollout_id)
+            is_slow = observation.answered and limit is not None and observation.latency_ms > limit
+            guard = Guard.ERRORS if observation.failed else Guard.LATENCY if is_slow else None
+            if guard is not None and observation.user_key and in_canary and share is not None:
+                bad = self.bad_users.setdefault((rollout.rollout_id, guard), {})
                 bad.setdefault(observation.user_key, (share, observation.canary))
             is_measured = observation.canary if in_canary else observation.primary
             if is_measured and observation.answered and observation.user_key:
@@ -582,12 +585,16 @@ class MemoryLedger:
             guard: _arms(list(bad.values())) for (owner, guard), bad in self.bad_users.items() if owner == rollout_id
         }
         primary, canary = ([*self.latencies.get((rollout_id, arm), {}).values()] for arm in (False, True))
-        rank, canary_ms = percentile_rank(len(primary)), [latency for latency, _ in canary]
-        limit = None if rank is None else SLOW * sorted(latency for latency, _ in primary)[rank - 1]
+        limit, canary_ms = self._limit(rollout_id), [latency for latency, _ in canary]
         slow = sum(latency > limit for latency in canary_ms) if limit is not None else 0
         measured = Latencies(len(canary_ms), slow, limit)
         sure = [_confidences(confidence for _, confidence in arm) for arm in (canary, primary)]
         return CanaryCounts(len(failed), sum(failed), percent, users, arms, measured, *sure)
+
+    def _limit(self, rollout_id: str) -> float | None:
+        before = sorted(latency for latency, _ in self.latencies.get((rollout_id, False), {}).values())
+        rank = percentile_rank(len(before))
+        return None if rank is None else SLOW * before[rank - 1]
 
 
 def _confidences(values: Iterable[float | None]) -> Confidences:

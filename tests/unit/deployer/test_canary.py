@@ -54,18 +54,49 @@ async def test_a_slow_canary_ends_by_the_primarys_percentile_before_it(deployer:
     await deployer.handlers.tick(TASK)
     assert deployer.last.stage is Stage.REJECTED
     assert "the canary is too slow: 20 of 60 answers took longer than 236 ms, 1.2 times" in deployer.last.reason
+    assert "and 20 of the 20 users who waited so long were in it" in deployer.last.reason
     assert "most of it of slow answers)" in deployer.last.reason
+
+
+async def test_a_busy_hour_that_makes_both_arms_slow_ends_no_canary(deployer: Deployer) -> None:
+    """By the past alone the guard ended each canary that met a stall of the gateway or the engine."""
+    await see(deployer, range(60), Variant.CANARY, latency_ms=500.0)
+    await see(deployer, range(2_000, 2_900), Variant.BASE, latency_ms=500.0)
+    seen = await counts(deployer)
+    assert (seen.latencies, seen.arms[Guard.LATENCY]) == (Latencies(60, 60, 1.2 * 197), [Arms(5, 60, 960)])
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.CANARY
+
+
+async def test_a_canary_that_is_slower_than_the_primary_in_a_busy_hour_ends(deployer: Deployer) -> None:
+    await see(deployer, range(2_000, 2_100), Variant.BASE, latency_ms=500.0)
+    await see(deployer, range(2_100, 3_000), Variant.BASE)
+    await see(deployer, range(60), Variant.CANARY, latency_ms=500.0)
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.REJECTED
+    assert "and 60 of the 160 users who waited so long were in it" in deployer.last.reason
+
+
+async def test_slow_answers_are_not_too_slow_below_the_limit_of_before(deployer: Deployer) -> None:
+    """Nobody minds an answer that is later than the primary's and as soon as ever."""
+    await see(deployer, range(2_000, 2_900), Variant.BASE, latency_ms=10.0)
+    await see(deployer, range(60), Variant.CANARY, latency_ms=230.0)
+    assert Guard.LATENCY not in (await counts(deployer)).arms
+    assert (await counts(deployer)).latencies.slow == 0
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.CANARY
 
 
 async def test_one_answer_of_a_subject_and_day_is_measured(deployer: Deployer) -> None:
     """One user with a slow connection, or who asks long questions, must not end a canary."""
     for day in (0, 0, 1, 1, 1):
         await see(deployer, [1], Variant.CANARY, latency_ms=9_000.0, day=day)
-    assert (await counts(deployer)).latencies == Latencies(2, 2, 1.2 * 197)
+    seen = await counts(deployer)
+    assert (seen.latencies, seen.arms[Guard.LATENCY]) == (Latencies(2, 2, 1.2 * 197), [Arms(5, 1, 1)])
 
 
 async def test_what_the_primary_does_during_the_canary_does_not_move_the_limit(deployer: Deployer) -> None:
-    """If it did, a canary that slows the whole engine down would raise its own limit."""
+    """If it did, a canary would be measured by what it does to the engine."""
     await see(deployer, range(2_000, 2_500), Variant.BASE, latency_ms=9_000.0)
     await see(deployer, [1], Variant.CANARY)
     assert (await counts(deployer)).latencies == Latencies(1, 0, 1.2 * 197)
