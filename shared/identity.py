@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import logging
 import os
 import secrets
 import tempfile
@@ -12,6 +13,8 @@ from pathlib import Path
 from uuid import UUID, uuid5
 
 NAMESPACE = UUID("6d1f3b1e-51a7-4c50-9a0c-3f4e8f4d7a10")
+
+logger = logging.getLogger(__name__)
 
 
 def event_id(*parts: object) -> UUID:
@@ -63,7 +66,11 @@ def keyed_hash(key: bytes, text: str, length: int = 24) -> str:
 
 
 def load_or_create_key(folder: Path, name: str) -> bytes:
-    """Return the 32-byte secret in the file `name` (mode 0600), made on first use. Safe when two processes race."""
+    """Return the 32-byte secret in the file `name` (mode 0600), made on first use. Safe when two processes race.
+
+    The log says that one was made: a service whose home lacks its installation's secrets hashes people otherwise than
+    the others do, and nothing else would tell.
+    """
     path = folder / name
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not path.exists():
@@ -72,5 +79,6 @@ def load_or_create_key(folder: Path, name: str) -> bytes:
             file.write(secrets.token_bytes(32))
         with contextlib.suppress(FileExistsError):  # Another process was first: its key is used.
             os.link(temporary, path)
+            logger.info("made a new key: %s. Services on other machines need a copy of this folder", path)
         Path(temporary).unlink()
     return path.read_bytes()

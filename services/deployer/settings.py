@@ -14,7 +14,7 @@ class DeployerSettings(Settings):
     deployer_tick_seconds: float = Field(
         default=2.0,
         gt=0.0,
-        description="Least time between two checks of a task's rollout, where nothing cannot wait for so long.",
+        description="Least time between two checks of a task's rollout; what cannot wait is looked at sooner.",
     )
     deployer_idle_seconds: float = Field(
         default=30.0, gt=0.0, description="Time between two checks of a task's rollout of which nothing is new."

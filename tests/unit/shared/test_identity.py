@@ -5,6 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from shared.identity import content_hash, event_id, folder_hash, keyed_hash, load_or_create_key
 
 
@@ -31,6 +33,15 @@ def test_a_key_is_made_once_and_private_when_threads_race_for_it(tmp_path: Path)
         keys = set(pool.map(lambda _: load_or_create_key(tmp_path / "secrets", "subjects"), range(32)))
     assert len(keys) == 1 and len(keys.pop()) == 32
     assert (tmp_path / "secrets" / "subjects").stat().st_mode & 0o077 == 0
+
+
+def test_the_log_says_that_a_key_was_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A scheduler with a key of its own would erase nobody."""
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            load_or_create_key(tmp_path, "subjects")
+    (said,) = caplog.messages
+    assert said.startswith(f"made a new key: {tmp_path / 'subjects'}.")
 
 
 def test_a_user_has_the_same_hash_under_the_same_key_only() -> None:
