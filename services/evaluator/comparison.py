@@ -139,6 +139,11 @@ def _field_f1(field: FieldGrade | None) -> float:
     return 1.0 if field is None else 2.0 * field.matched / (field.given + field.expected)
 
 
+def uniform_rows(questions: Sequence[Question]) -> int:
+    """Return how many rows are of samples that any answer could come into."""
+    return sum(question.is_uniform and question.drawn is not None for question in questions)
+
+
 def traffic_of(questions: Sequence[Question]) -> TrafficSample | None:
     """Return the rows among these that stand for all traffic, with their weights; None if too few do."""
     drawn = np.array([np.nan if question.drawn is None else question.drawn for question in questions], dtype=np.float64)

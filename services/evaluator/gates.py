@@ -17,13 +17,14 @@ from schemas.judging import JudgeReport
 from schemas.tasks import TaskKind, TaskSpec
 from services.evaluator.adversarial.gate import adversarial_not_worse
 from services.evaluator.adversarial.misled import Misled
-from services.evaluator.comparison import Comparison, Part
+from services.evaluator.comparison import Comparison, Part, uniform_rows
 from services.evaluator.domain import ALL_RIGHT, GradedAnswers, PastResult, Repeated
 from services.evaluator.golden_gates import golden_regression, must_pass
 from services.evaluator.parts.gate import parts_gate, unknown
 from services.evaluator.statistics.confidence import MIN_OF_EACH, auroc_difference, tells_apart
 from services.evaluator.statistics.intervals import wilson
 from services.evaluator.statistics.paired import p_worse, rows_to_show
+from services.evaluator.statistics.traffic import MIN_UNIFORM
 
 CHANCE = 0.01
 """A candidate that learned nothing passes so often."""
@@ -158,7 +159,7 @@ def not_worse(spec: TaskSpec, evaluation: Comparison) -> Gate:
         finding = f"probably worse (p = {p:.2g}), not enough to stop"
     elif gain.finding != "worse" and p < NOT_WORSE:
         finding = f"{finding}; on the rows as they are it is shown to be worse"
-    source = "all traffic, weighed by the samples" if gain.basis == "traffic" else "the rows as they are"
+    source = "all traffic, weighed by the samples" if gain.basis == "traffic" else f"the rows as they are, {OF_ROWS}"
     detail = (
         f"Candidate {_mean(evaluation, 0)}, production {_mean(evaluation, 1)} of {len(evaluation.questions)} rows; the "
         f"candidate wins {len(evaluation.gained)} and loses {len(evaluation.lost)}. Gain {gain.value:+.1%} (95 % "
@@ -167,6 +168,8 @@ def not_worse(spec: TaskSpec, evaluation: Comparison) -> Gate:
     if bar is not None:
         required = f">= {bar:g} over production, and not shown to be worse (p >= {NOT_WORSE})"
         passed = gain.value >= bar and p >= NOT_WORSE
+        if passed and evaluation.traffic is None:
+            return unknown("min_gain", required, detail, MIN_UNIFORM - uniform_rows(evaluation.questions))
         return Gate(name="min_gain", passed=passed, measured=gain.value, required=required, detail=detail)
     needed = rows_to_show(NOT_WORSE / (1 if evaluation.traffic is None else 2))
     if (count := len(np.unique(evaluation.groups))) < needed:
@@ -183,6 +186,8 @@ def p_all_rows(evaluation: Comparison) -> float:
     return min(1.0, len(tests) * min(tests))
 
 
+OF_ROWS = "too few of which chance drew to tell of all traffic"
+"""Of a gain on rows that were mostly asked about since production looked wrong on them: there it can hardly lose."""
 _FINDINGS = {"better": "better", "worse": "worse", "not_shown": "no difference is shown"}
 
 

@@ -20,7 +20,7 @@ from services.evaluator.domain import (
 )
 
 MIN_COMMON_SHARE = 0.5
-"""A result on fewer of today's rows is of another golden set."""
+"""A result fewer of whose rows are asked today is of another golden set. A set that grew is the same one."""
 _ROWS_TO_BE_SURE = 2.0
 """A bar of fewer rows than this leaves room for chance."""
 _MAX_NAMED = 20
@@ -57,7 +57,7 @@ def golden_regression(spec: TaskSpec, golden: Comparison, past: Sequence[PastRes
     worst, detail = (False, -1.0), ""
     for result in results:
         common = [position for position, key in enumerate(keys) if key in result.right]
-        if len(common) < MIN_COMMON_SHARE * len(keys):
+        if not common or len(common) < MIN_COMMON_SHARE * min(len(keys), len(result.right)):
             continue
         theirs = sum(result.right[keys[position]] for position in common)
         ours = sum(right[position] for position in common)

@@ -160,8 +160,8 @@ def _compared(asked: Asked, spec: TaskSpec) -> tuple[Comparison, Comparison]:
         asked.evaluation,
         ours,
         theirs,
-        confidence_of(asked.candidate, start),
-        confidence_of(asked.production, start),
+        confidence_of(asked.candidate, start, spec.kind),
+        confidence_of(asked.production, start, spec.kind),
     )
     candidate, production = (
         golden_grades(asked.golden, arm.graded(asked.golden, start, spec), spec)
@@ -190,8 +190,8 @@ def _misled(asked: AdversarialAnswers, evaluation: Comparison, spec: TaskSpec) -
         questions,
         asked.candidate.graded(questions, 0, spec),
         asked.production.graded(questions, 0, spec),
-        confidence_of(asked.candidate, count),
-        confidence_of(asked.production, count),
+        confidence_of(asked.candidate, count, spec.kind),
+        confidence_of(asked.production, count, spec.kind),
     )
     return Misled(spec, asked.cases, adversarial, evaluation)
 

@@ -40,7 +40,7 @@ def arm_report(
     groups = group_numbers([question.group for question in questions])
     right, scores = np.array(arm.right, dtype=np.float64), np.array(arm.scores, dtype=np.float64)
     mean, traffic = mean_interval(scores, groups), traffic_of(questions)
-    confidences = confidence_of(answers, len(right))
+    confidences = confidence_of(answers, len(right), spec.kind)
     expected = [question.answer.strip() for question in questions]
     given = ["" if answer is None else answer.strip() for answer in arm.answers]
     labels: Sequence[str] = spec.choices
@@ -92,8 +92,13 @@ def arm_report(
     )
 
 
-def confidence_of(arm: ArmAnswers, count: int) -> Floats | None:
-    """Return the confidence of the first answers; None where the engine reports none at all."""
+def confidence_of(arm: ArmAnswers, count: int, kind: TaskKind) -> Floats | None:
+    """Return the confidence of the first answers; None where the engine reports none at all, and of generated text.
+
+    A text that is not word for word the right one is no error, so its confidence cannot tell errors.
+    """
+    if kind is TaskKind.GENERATION:
+        return None
     found = np.array([np.nan if score is None else score for score in arm.scores[:count]], dtype=np.float64)
     return None if not len(found) or np.isnan(found).all() else found
 

@@ -8,7 +8,7 @@ from schemas.adapters import ArmScore, Difference
 from schemas.approaches import ApproachTable
 from schemas.base import Gate, Verdict
 from schemas.tasks import TaskKind
-from services.evaluator.gates import NOT_WORSE
+from services.evaluator.gates import NOT_WORSE, OF_ROWS
 
 
 def headline(
@@ -43,6 +43,8 @@ def _finding(verdict: Verdict, gain: Difference, p_worse: float) -> str:
     Where the gain is of all traffic, the rows as they are, which the gate looks at too, may show something else.
     """
     rows_are_worse = gain.finding != "worse" and p_worse < NOT_WORSE
+    if gain.finding == "better" and gain.basis == "rows":
+        return f"It is shown to be better on these rows, {OF_ROWS}."
     if gain.finding == "better":
         also = " on all traffic, and to be worse on the rows as they are" if rows_are_worse else ""
         return f"It is shown to be better{also}."

@@ -18,6 +18,8 @@ NAMES = {
     ApproachKind.PRODUCTION: "production",
     ApproachKind.CANDIDATE: "the adapter",
 }
+_MAX_FAILED_SHARE = 0.1
+"""A rival more of whose requests failed was not measured: a failure counts as a wrong answer."""
 _RIGHT, _SCORED = "right on", "a mean score of"
 _LINEAR = (ApproachKind.TF_IDF, ApproachKind.EMBEDDING)
 _PROMPTS = (ApproachKind.FEW_SHOT, ApproachKind.RETRIEVAL_FEW_SHOT)
@@ -37,7 +39,7 @@ def findings(
     """
     right_on = _SCORED if is_scored else _RIGHT
     candidate = next(row for row in rows if row.kind is ApproachKind.CANDIDATE)
-    silent = [row for row in rows if row.kind in (*_LINEAR, *_PROMPTS) and 2 * row.failed > row.accuracy.n]
+    silent = [row for row in rows if row.kind in (*_LINEAR, *_PROMPTS) and _is_silent(row)]
     compared = [row for row in rows if row not in silent]
     missing = (*missing, *map(_not_compared, silent))
     said = []
@@ -51,8 +53,12 @@ def findings(
     return (*said, *missing)
 
 
+def _is_silent(row: Approach) -> bool:
+    return row.failed > _MAX_FAILED_SHARE * row.accuracy.n
+
+
 def _not_compared(row: Approach) -> str:
-    """Of a rival most of whose requests failed: what is counted as wrong was not its answers."""
+    """Of a rival many of whose requests failed: what is counted as wrong was not its answers."""
     return f"Not compared with {NAMES[row.kind]}: {row.failed} of {row.accuracy.n} requests failed."
 
 
@@ -80,8 +86,8 @@ def _tie(rival: Approach, candidate: Approach, currency: str, right_on: str) -> 
     does = "does better than" if better else "does as well as"
     scored = f"{right_on} {rival.accuracy.value:.1%} {'on' if right_on == _SCORED else 'of'} {rival.accuracy.n}"
     return (
-        f"{name[0].upper()}{name[1:]} {does} the adapter: {scored} held-out rows, where the adapter gains "
-        f"{_points(rival.candidate_gain)}.{cost}"
+        f"{name[0].upper()}{name[1:]} {does} the adapter: {scored} held-out rows{_failures(rival)}, where the adapter "
+        f"gains {_points(rival.candidate_gain)}.{cost}"
     )
 
 
@@ -89,9 +95,13 @@ def _beaten(rival: Approach, candidate: Approach, right_on: str, *, all_compared
     whom = "every cheap rival" if all_compared else "every cheap rival that was compared"
     return (
         f"The adapter beats {whom}: {right_on} {candidate.accuracy.value:.1%}; on the {rival.accuracy.n} "
-        f"rows of the best of them, {NAMES[rival.kind]} ({rival.accuracy.value:.1%}), it gains "
+        f"rows of the best of them, {NAMES[rival.kind]} ({rival.accuracy.value:.1%}{_failures(rival)}), it gains "
         f"{_points(rival.candidate_gain)}."
     )
+
+
+def _failures(row: Approach) -> str:
+    return f", {row.failed} of them failed requests" if row.failed else ""
 
 
 def _curve(curve: ExamplesCurve) -> str:

@@ -52,7 +52,7 @@ _CURVE_ROWS = MAX_ROWS[ApproachKind.EMBEDDING]
 class Contest:
     """What the rivals are compared with, and by what: both arms' answers to `questions`, the evaluation set.
 
-    The arms may have answered further questions after these.
+    The arms may have answered further questions after these. `concurrency` requests at a time go to all `replicas`.
     """
 
     trained: Candidate
@@ -62,6 +62,7 @@ class Contest:
     production: ArmAnswers
     train: Sequence[Example]
     concurrency: int
+    replicas: int = 1
 
     @property
     def metric(self) -> TextMetric | None:
@@ -81,11 +82,12 @@ class Contest:
     def measured(self, kind: ApproachKind, answers: ArmAnswers, positions: Sequence[int], **fields: Any) -> Measured:
         """Return a model's answers to the questions at `positions`, which it was asked `concurrency` at a time."""
         times = answers.latencies_ms
+        at_once = max(1.0, min(self.concurrency, len(times)) / self.replicas)
         return Measured(
             kind=kind,
             right=self.graded(answers, positions),
             latencies_ms=times,
-            seconds=sum(times) / len(times) / 1000 / min(self.concurrency, len(times)) if times else 0.0,
+            seconds=sum(times) / len(times) / 1000 / at_once if times else 0.0,
             failed=sum(answer is None for answer in answers.answers[: len(positions)]),
             prompt_tokens=answers.prompt_tokens,
             answer_tokens=answers.answer_tokens,

@@ -32,7 +32,7 @@ async def compare_rivals(
     client = InferenceClient(job.vllm, job.timeout_seconds, os.environ.get(KEY_VARIABLE, ""))
     embedder = SentenceEmbedder(job.rivals.embedder, fast=True)
     arms = (asked.evaluation, asked.candidate, asked.production)
-    contest = Contest(job.trained, job.production, *arms, in_stable_order(train), job.concurrency)
+    contest = Contest(job.trained, job.production, *arms, in_stable_order(train), job.concurrency, len(job.vllm))
     try:
         table = await approach_table(client, embedder, contest, job.rivals, lambda said: progress(1, 1, said))
     finally:

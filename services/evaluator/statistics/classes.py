@@ -93,7 +93,7 @@ def _part_scores(
         return (), ()
     resamples = resampled(groups, _RESAMPLES)
     found = _scores(np.ones((1, rows)), matched, given, expected)
-    samples = _scores(resamples, matched, given, expected)
+    samples = _sampled(resamples, matched, given, expected)
     support, count = expected.sum(axis=0), int(groups.max()) + 1
     precision, recall = (_shares(matched, whole, resamples, groups) for whole in (given, expected))
     low, high = percentiles(found[2][0], samples[2])
@@ -121,7 +121,7 @@ def _part_scores(
     if not micro:
         return classes, averages
     together = [counts.sum(axis=1, keepdims=True) for counts in (matched, given, expected)]
-    pooled, of_samples = _scores(np.ones((1, rows)), *together), _scores(resamples, *together)
+    pooled, of_samples = _scores(np.ones((1, rows)), *together), _sampled(resamples, *together)
     return classes, (*averages, _average("micro", pooled, of_samples, np.ones(1), rows, count))
 
 
@@ -141,6 +141,13 @@ def _scores(counts: Floats, matched: Floats, given: Floats, expected: Floats) ->
         hits / np.maximum(support, 1.0),
         2.0 * hits / np.maximum(predicted + support, 1.0),
     )
+
+
+def _sampled(counts: Floats, matched: Floats, given: Floats, expected: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return the same of resamples; NaN where a sample drew no row of a name that has some: it says nothing of it."""
+    precision, recall, f1 = _scores(counts, matched, given, expected)
+    absent = (counts @ expected == 0.0) & (expected.sum(axis=0) > 0.0)
+    return precision, np.where(absent, np.nan, recall), np.where(absent, np.nan, f1)
 
 
 def _shares(matched: Floats, whole: Floats, resamples: Floats, groups: Groups) -> list[Interval]:
@@ -170,8 +177,10 @@ def _average(
     share = weights / weights.sum() if weights.sum() else weights
     intervals = []
     for measured, sampled in zip(found, samples, strict=True):
-        value = float(measured[0] @ share)
-        low, high = percentiles(np.array(value), sampled @ share)
+        value, weight = float(measured[0] @ share), np.where(np.isnan(sampled), 0.0, share)
+        drawn = weight.sum(axis=1)  # Names that a sample did not draw are left out of its average.
+        means = np.nansum(sampled * weight, axis=1)[drawn > 0.0] / drawn[drawn > 0.0]
+        low, high = percentiles(np.array(value), means) if len(means) else (value, value)
         intervals.append(_interval(value, float(low), float(high), rows, groups))
     return AverageScore.model_validate(
         {"kind": kind, "precision": intervals[0], "recall": intervals[1], "f1": intervals[2]}

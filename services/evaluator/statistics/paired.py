@@ -99,18 +99,17 @@ def difference(
 ) -> Difference:
     """Return the mean difference of scores in [0, 1] with its interval (paired bootstrap by group), and a finding.
 
-    With weights, a group of -1 and one of 1, as heavy as the heaviest one, are added to the interval's: where none of a
-    few heavy groups differs, the bootstrap knows no spread of them (Agresti and Min's interval, 2005, has such rows,
-    too).
+    A group of -1 and one of 1 are added to the interval's, of the mean size, or with weights as heavy as the heaviest
+    one: where no group differs, or none of a few heavy ones, the bootstrap knows no spread of them (Agresti and Min's
+    interval, 2005, has such rows, too).
     """
     weighed = np.ones_like(candidate) if weights is None else weights
     apart = candidate - production
     value = max(-1.0, min(1.0, float(weighed @ apart / weighed.sum())))  # It may be rounded to just beyond.
-    drawn, sums, sizes = groups, weighed * apart, weighed
-    if weights is not None:
-        heaviest, last = float(np.bincount(groups, weights=weights).max()), int(groups.max())
-        drawn = np.append(groups, [last + 1, last + 2])
-        sums, sizes = np.append(sums, [heaviest, -heaviest]), np.append(sizes, [heaviest, heaviest])
+    by_group, last = np.bincount(groups, weights=weighed), int(groups.max())
+    added = float(by_group.mean() if weights is None else by_group.max())
+    drawn = np.append(groups, [last + 1, last + 2])
+    sums, sizes = np.append(weighed * apart, [added, -added]), np.append(weighed, [added, added])
     counts = resampled(drawn)
     low, high = percentiles(np.array(value), counts @ sums / (counts @ sizes))
     worse, better = p_worse(apart, groups, weights), p_worse(-apart, groups, weights)

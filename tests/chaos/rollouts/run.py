@@ -31,8 +31,6 @@ from tests.chaos.rollouts.topics import Handler, PatientPublisher, follow
 from tests.chaos.rollouts.traffic import Traffic
 from tests.chaos.rollouts.watch import Watch
 
-_VLLM_RATE = 0.5
-"""Of the other tasks' requests."""
 _TELL_SECONDS = 10.0
 _QUIET_SECONDS = 10.0
 """After the last rollout's end, until its flags are read for the last time, and after the last pair, until the deployer
@@ -43,7 +41,7 @@ has read it."""
 class Options:
     """`rollouts`: at least so many, shared out among the tasks. `seconds`: within which the kills are played.
 
-    `per_second`: requests of each task. `on_vllm`: so many of the tasks, at a fraction of that rate.
+    `per_second`: requests of each task. `on_vllm`: so many of the tasks, with `vllm_per_second` requests of each.
     """
 
     rollouts: int = 100
@@ -54,6 +52,7 @@ class Options:
     patience_seconds: float = 3_600.0
     seed: int = 4
     on_vllm: int = 0
+    vllm_per_second: float = 3.0
 
 
 SHORT = Options(rollouts=5, tasks=5, kills=1, seconds=15.0, per_second=8.0, patience_seconds=240.0)
@@ -91,7 +90,7 @@ class _Run:
         cycles = Cycles(self.system, publisher, self.options.rollouts)
         people = People(cycles.kinds, publisher)
         options = self.options
-        rates = {t: options.per_second * (_VLLM_RATE if VLLM_MARK in t else 1.0) for t in self.system.tasks}
+        rates = {t: options.vllm_per_second if VLLM_MARK in t else options.per_second for t in self.system.tasks}
         traffic = Traffic(self.system.gateway_urls[0], rates, options.seed)
         watch, began = Watch(self.system), time.monotonic()
         kills = Kills(self.system, options.kills, options.seconds, options.seed)

@@ -59,6 +59,16 @@ def test_a_gain_that_the_task_asks_for_does_not_hide_that_the_candidate_is_worse
     assert "min_gain" in stopped_by(gates)
 
 
+def test_a_gain_on_rows_that_chance_did_not_draw_meets_no_bar() -> None:
+    """Production looked wrong on them, so that any other adapter gains there: an equal one up to 25 points."""
+    evaluation = compared(100, range(60), range(40))
+    found = gate(check_gates(spec(min_gain=0.05), evaluation, NO_GOLDEN), "min_gain")
+    assert (found.passed, found.measured, found.labels_needed) == (True, None, 30)
+    drawn = [replace(q, drawn=0.5, is_uniform=n < 30) for n, q in enumerate(evaluation.questions)]
+    known = gate(check_gates(spec(min_gain=0.05), replace(evaluation, questions=drawn), NO_GOLDEN), "min_gain")
+    assert (known.passed, known.measured) == (True, pytest.approx(0.2))
+
+
 def test_a_significantly_worse_candidate_fails_and_its_losses_are_named_but_not_quoted() -> None:
     """Events and reports are kept for ever, and who asked may be forgotten."""
     evaluation = compared(100, range(80), range(90))
@@ -197,6 +207,16 @@ def test_four_percent_a_week_cannot_be_lost_for_ever() -> None:
     gates = check_gates(spec(), evaluation, golden, past=[worse, best])
     assert stopped_by(gates) == ["golden_regression"]
     assert "Right on 88, the best so far (desk-best) on 96 of 100" in gate(gates, "golden_regression").detail
+
+
+def test_a_golden_set_that_grew_forgets_no_result() -> None:
+    """Of 100 rows the best had 96; since 150 more were added, losing nine of the old ones was forgiven."""
+    golden = marked(compared(250, [*range(87), *range(100, 250)], [*range(92), *range(100, 250)]))
+    keys = [golden_key(question, spec()) for question in golden.questions]
+    best = PastResult("desk-best", {key: i < 96 for i, key in enumerate(keys[:100])})
+    found = golden_regression(spec(), golden, [best])
+    assert not found.passed
+    assert "Right on 87, the best so far (desk-best) on 96 of 100" in found.detail
 
 
 def golden_stops(rows: int, lost: int, bar: float = 0.05) -> bool:

@@ -50,14 +50,22 @@ def test_what_another_gate_stops_is_called_probably_worse_too() -> None:
     headline, _ = said(lost_17_gained_6(), min_accuracy=0.9)
     assert headline.startswith("Stopped by min accuracy.") and headline.endswith(f"{PROBABLY}.")
     headline, detail = said(lost_17_gained_6(), min_gain=-0.5)
-    assert headline.startswith("Passed every gate.") and headline.endswith(f"{PROBABLY}, not enough to stop.")
+    assert headline.startswith("Not stopped, and undecided: 30 more labelled rows would decide min gain.")
+    assert headline.endswith(f"{PROBABLY}, not enough to stop.")
     assert "probably worse (p = 0.017), not enough to stop." in detail
 
 
 def test_what_the_gate_stops_is_shown_to_be_worse() -> None:
     headline, detail = said(compared(400, range(17, 300), range(300)))
     assert headline.startswith("Stopped by not worse") and headline.endswith("It is shown to be worse.")
-    assert "rows as they are): worse." in detail
+    assert "the rows as they are, too few of which chance drew to tell of all traffic): worse." in detail
+
+
+def test_a_gain_on_rows_that_were_chosen_claims_nothing_of_all_traffic() -> None:
+    headline, _ = said(compared(100, range(90), range(20)))
+    assert headline.endswith(
+        "It is shown to be better on these rows, too few of which chance drew to tell of all traffic."
+    )
 
 
 def test_of_traffic_the_p_is_the_gates_own() -> None:

@@ -8,7 +8,9 @@ import pytest
 
 from services.evaluator.recipe import ArmAnswers
 from services.evaluator.report.arms import arm_report
+from services.evaluator.verdict import Asked, Extras, evaluation_report
 from tests.unit.evaluator.arms import FREE, graded, questions, spec
+from tests.unit.evaluator.reports import NOON, approaches, trained
 
 ASKED = questions(40, ["a", "b"])
 ANSWERS = [q.answer if i % 4 else "c" for i, q in enumerate(ASKED)]
@@ -57,3 +59,16 @@ def test_a_generation_task_has_exact_match_and_a_mean_score() -> None:
     assert found.score is not None
     assert found.macro_f1 == found.score.value == pytest.approx((1.0 + 0.5) / 2)
     assert report.classes == report.confusions == ()
+
+
+def test_the_confidence_of_a_text_tells_no_errors_and_stops_nobody() -> None:
+    """A text in other words than the right one is no error, whatever its confidence."""
+    asked = questions(300, ["the parcel is late"])
+    texts = tuple(q.answer if n % 5 == 0 else "it is late" for n, q in enumerate(asked))
+    unsure, sure = (tuple(n / 300 for n in order) for order in (range(300, 0, -1), range(300)))
+    arms = [ArmAnswers(answers=texts, latencies_ms=(1.0,), scores=scores) for scores in (unsure, sure)]
+    none = approaches(300).model_copy(update={"findings": ()})
+    report = evaluation_report(trained(FREE), None, "reply-2-vs-base", Asked(asked, [], *arms), Extras(none), NOON)
+    assert "confidence" not in {gate.name for gate in report.gates}
+    assert report.low_confidence is None
+    assert report.candidate.score.confidence is None and report.candidate.risk_coverage == ()

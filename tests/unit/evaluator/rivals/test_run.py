@@ -231,6 +231,10 @@ async def test_p95_and_the_time_of_a_replica_are_those_of_the_answers(tmp_path: 
     compared = contest()
     measured = compared.measured(ApproachKind.CANDIDATE, compared.candidate, range(60))
     assert measured.seconds == pytest.approx(30.5 / 1000 / 4), "four at a time share a replica"
+    of_two = replace(compared, replicas=2).measured(ApproachKind.CANDIDATE, compared.candidate, range(60))
+    assert of_two.seconds == pytest.approx(30.5 / 1000 / 2), "two at a time are on each"
+    of_many = replace(compared, replicas=9).measured(ApproachKind.CANDIDATE, compared.candidate, range(60))
+    assert of_many.seconds == pytest.approx(30.5 / 1000), "an answer keeps one replica busy at most"
     found = rows(await table(tmp_path, compared, copying()))
     assert (found[ApproachKind.CANDIDATE].latency_ms_p50, found[ApproachKind.CANDIDATE].latency_ms_p95) == (30.5, 57.0)
     assert found[ApproachKind.TF_IDF].latency_ms_p95 > 0

@@ -122,6 +122,21 @@ def test_nobody_is_beaten_who_was_hardly_asked() -> None:
     assert named == said[0]
 
 
+def test_a_rival_some_of_whose_requests_failed_is_said_to_have() -> None:
+    """A failure counts as a wrong answer: half of the prompts were refused, and the adapter beat "every rival"."""
+    right = dict.fromkeys(range(40), 1.0)
+
+    def asked(failed: int) -> tuple[str, ...]:
+        answers = right | dict.fromkeys(range(failed), 0.0)
+        measured = Measured(ApproachKind.FEW_SHOT, answers, [10.0], 0.0, failed=failed)
+        rival = approach(measured, CANDIDATE, Cost(0.1, DAY), None, ALONE)
+        return findings([row(ApproachKind.CANDIDATE, 80), rival], None, "USD")
+
+    assert asked(19) == ("Not compared with few-shot prompting: 19 of 40 requests failed.",)
+    assert "90.0% of 40 held-out rows, 4 of them failed requests, where" in asked(4)[0]
+    assert "failed" not in asked(0)[0]
+
+
 def test_a_rival_that_is_measurably_worse_does_not_tie() -> None:
     assert ties(row(ApproachKind.TF_IDF, 79))
     assert not ties(row(ApproachKind.TF_IDF, 60))
