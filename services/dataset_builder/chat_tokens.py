@@ -32,7 +32,7 @@ class ChatTokens:
         options = {"tools": list(tools) or None, "return_dict": True}
         try:
             tokens = self._tokenizer.apply_chat_template(template_messages(messages), **options)["input_ids"]
-        except TemplateError:
+        except (TemplateError, TypeError, ValueError):  # Half a surrogate pair is no text.
             return None
         calls = messages[-1].tool_calls
         if calls and not all(call.name in self._tokenizer.decode(tokens) for call in calls):

@@ -11,7 +11,7 @@ from functools import partial
 
 from schemas.base import utc_now
 from schemas.predictions import FeedbackGiven
-from services.dataset_builder.building.votes import UserCorrection
+from services.dataset_builder.building.votes import USER_CORRECTION, UserCorrection
 from services.dataset_builder.settings import DatasetBuilderSettings
 from services.dataset_builder.storage.corrections import UserCorrectionStore
 from shared.conversation import bounded_answer, bounded_call
@@ -68,7 +68,7 @@ def user_correction(event: FeedbackGiven, prediction: AnsweredPrediction) -> Use
     Where the application named the user with the feedback only, the row is theirs, so that it can be forgotten.
     """
     return UserCorrection(
-        correction_id=f"feedback-{event.event_id}",
+        correction_id=f"{USER_CORRECTION}{event.event_id}",
         task=prediction.task,
         task_revision=prediction.task_revision,
         prediction_id=prediction.prediction_id,

@@ -53,15 +53,15 @@ def tokenize_rows(
 def tokenize(row: Example, tokenizer: Any) -> TokenizedRow | None:
     """Tokenize a row. Its answer begins where the row differs from its prompt, with which a template asks for one.
 
-    None if the template refuses the conversation, or leaves out the answer's tool calls, as those that know no tools
-    do: what remains would teach the model to say nothing.
+    None if template or tokenizer refuse the conversation, or the template leaves out the answer's tool calls, as those
+    that know no tools do: what remains would teach the model to say nothing.
     """
     options = {"tools": list(row.tools) or None, "return_dict": True}
     messages = template_messages(row.messages)
     try:
         whole = tokenizer.apply_chat_template(messages, **options)["input_ids"]
         prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, **options)["input_ids"]
-    except TemplateError as error:
+    except (TemplateError, TypeError, ValueError) as error:  # Half a surrogate pair is no text for a tokenizer.
         logger.info("%s is skipped: %s", row.example_id, error)
         return None
     shared = _common_length(prompt, whole)

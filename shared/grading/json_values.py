@@ -21,8 +21,8 @@ def read_json(text: str) -> Any:
     """Return the value of a text that is JSON and nothing else.
 
     Raises ValueError for a fence of Markdown or words around it, a key that an object has twice, NaN and Infinity, a
-    number that is larger than any float, and what is nested more than `MAX_DEPTH` deep: an application's parser would
-    refuse or misread them.
+    number that is larger than any float, half of a surrogate pair, and what is nested more than `MAX_DEPTH` deep: an
+    application's parser would refuse or misread them.
     """
     too_deep = f"nested more than {MAX_DEPTH} deep"
     try:
@@ -31,6 +31,8 @@ def read_json(text: str) -> Any:
         raise ValueError(too_deep) from error
     if text.count("[") + text.count("{") > MAX_DEPTH and is_deeper(value, MAX_DEPTH):
         raise ValueError(too_deep)
+    if "\\u" in text:
+        _check_characters(value)
     return value
 
 
@@ -73,6 +75,14 @@ def is_deeper(value: Any, depth: int) -> bool:
         if not level:
             return False
     return any(isinstance(item, dict | list) for item in level)
+
+
+def _check_characters(value: Any) -> None:
+    """Raise ValueError for half of an escaped surrogate pair, which no text of UTF-8 has."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("half of a surrogate pair is no character") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -109,7 +109,8 @@ class NearTexts:
         In a large bucket each text is compared with its neighbour and with the first one, and no text with more than
         a few others, so that no mode that is loud makes this quadratic.
         """
-        _, codes = np.unique(np.array(labels), return_inverse=True) if labels else (None, None)
+        number: dict[str, int] = {}  # An array of texts has the width of the longest one in each row.
+        codes = np.array([number.setdefault(label, len(number)) for label in labels]) if labels else None
         found = []
         for buckets in (self._similar, self._typos):
             pairs = buckets.pairs(_ALL_PAIRS)

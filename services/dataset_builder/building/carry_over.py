@@ -18,9 +18,11 @@ from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.votes import Vote
 from shared.conversation.task_tools import chat_fields
 from shared.grading.json_schema import canonical, read_answer
+from shared.grading.json_values import NOT_JSON, json_or_nothing
 from shared.grading.labels import canonical_labels, label_set, set_of_one
 from shared.grading.tool_calls import canonical_calls
 
+_SHOWN_CHARS = 500
 _WITH_SYSTEM_PROMPT = (Api.CHAT, Api.RESPONSES)
 """The APIs whose requests the gateway gives the task's system prompt, if they bring none."""
 
@@ -58,11 +60,27 @@ def carry_over(
             left_out.append(vote.left_out(Fate.SUPERSEDED, "other_kind", f"revision {revision} was a {kind} task"))
         elif kind.has_labels and revision != current and not _labels_in(label, kind).issubset(spec.labels):
             left_out.append(vote.left_out(Fate.SUPERSEDED, "label_removed", f"{label[:100]!r} of revision {revision}"))
+        elif revision != current and (fault := _fault_of_today(label, spec)):
+            detail = f"of revision {revision}: {fault}"[:_SHOWN_CHARS]
+            left_out.append(vote.left_out(Fate.SUPERSEDED, "schema_changed", detail))
         else:
-            if kind in (TaskKind.EXTRACTION, TaskKind.TOOLS, TaskKind.MULTI_LABEL):
-                label = _in_one_spelling(label, spec)
+            label = _in_one_spelling(label, spec)
             holding.append(vote if label == vote.label else replace(vote, label=label))
     return holding, left_out
+
+
+def _fault_of_today(label: str, spec: TaskSpec) -> str:
+    """Return how JSON, calls or several labels break what the task allows today; "" where they do not, or are none.
+
+    What is none was none under its own revision, either.
+    """
+    if spec.kind is not TaskKind.TOOLS and json_or_nothing(label) is NOT_JSON:
+        return ""
+    try:
+        _spelled(label, spec)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _renamed(answer: str, kind: TaskKind, spec: TaskSpec) -> str:
@@ -87,15 +105,22 @@ def _in_one_spelling(label: str, spec: TaskSpec) -> str:
 
     Equal answers are then equal texts, however people and models laid them out.
     """
-    schema = spec.output_schema or {}
     try:
-        if spec.tools:
-            return canonical_calls(label, spec)
-        if spec.kind is TaskKind.MULTI_LABEL:
-            return canonical_labels(label, spec)
-        return canonical(read_answer(label, schema), schema)
+        return _spelled(label, spec)
     except ValueError:
         return label
+
+
+def _spelled(label: str, spec: TaskSpec) -> str:
+    """Return an answer in the spelling of its kind. Raises ValueError for one that breaks what the task allows."""
+    if spec.kind is TaskKind.TOOLS:
+        return canonical_calls(label, spec)
+    if spec.kind is TaskKind.MULTI_LABEL:
+        return canonical_labels(label, spec)
+    if spec.kind is not TaskKind.EXTRACTION:
+        return label
+    schema = spec.output_schema or {}
+    return canonical(read_answer(label, schema), schema)
 
 
 class CurrentCalls:

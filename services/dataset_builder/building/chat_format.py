@@ -19,7 +19,7 @@ from pydantic import JsonValue
 from schemas.conversation import INSTRUCTIONS, Answer, JsonObject, Message, Role, ToolCall
 from schemas.tasks import TaskSpec
 from shared.grading.json_schema import read_answer
-from shared.grading.json_values import NOT_JSON, json_or_nothing
+from shared.grading.json_values import NOT_JSON, json_or_nothing, read_json
 from shared.grading.labels import label_set, labels_of, read_labels
 from shared.grading.tool_calls import read_calls, split_calls
 from shared.identity import content_hash
@@ -115,8 +115,8 @@ def output_error(answer: Message, response_format: JsonValue) -> Rejection | Non
     if wanted.get("type") not in ("json_object", "json_schema") or answer.tool_calls:
         return None
     try:
-        value = json.loads(answer.text)
-    except (ValueError, RecursionError) as error:
+        value = read_json(answer.text)
+    except ValueError as error:
         return "invalid_json", f"the call asked for JSON: {error}"
     if wanted["type"] == "json_object":
         return None if isinstance(value, dict) else ("invalid_json", "the call asked for a JSON object")

@@ -33,6 +33,8 @@ SURE = 0.8
 """How probable a label must be, among those that were given, so that nobody else is asked."""
 _MIN_RELIABILITY, _MAX_RELIABILITY = 0.5, 0.99
 """An unreliable reviewer weighs nothing rather than less than nothing, and nobody outweighs any two others."""
+USER_CORRECTION = "feedback-"
+"""The id of a user's correction begins with it."""
 _SHOWN_CHARS, _SHOWN_VOTES = 100, 10
 
 

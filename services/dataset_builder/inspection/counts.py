@@ -12,6 +12,7 @@ from schemas.datasets import Example, Fate, Origin
 from schemas.task_settings import DatasetSettings
 from schemas.tasks import TaskSpec
 from services.dataset_builder.building.places.place import Exclusions
+from services.dataset_builder.building.votes import USER_CORRECTION
 from services.dataset_builder.checks.distribution import weights_by_label
 from services.dataset_builder.checks.poisoning import MOVES_CLASS
 from services.dataset_builder.pipeline import Dataset
@@ -54,8 +55,15 @@ def fewest_held_out(rules: DatasetSettings) -> int:
 
 
 def max_rejected_share(dataset: Dataset, spec: TaskSpec) -> Gate:
-    """What is no defect of the data does not count: pictures that cannot be trained on, copies, older opinions."""
-    bad = sum(1 for row in dataset.left_out if row.fate is Fate.REJECTED and row.reason not in NEVER_TRAINED)
+    """What is no defect of the data does not count: pictures that cannot be trained on, copies, older opinions.
+
+    Nor does what users alone wrote: one who sends a hundred words of thanks would stop every cycle.
+    """
+    bad = sum(
+        1 for row in dataset.left_out
+        if row.fate is Fate.REJECTED and row.reason not in NEVER_TRAINED
+        and not all(name.startswith(USER_CORRECTION) for name in row.correction_ids)
+    )  # fmt: skip
     total = bad + len(dataset.train) + len(dataset.eval)
     reasons = ", ".join(f"{reason} {count}" for reason, count in dataset.left_out_by_reason().items())
     return _share("max_rejected_share", bad, total, spec.dataset.max_rejected_share, reasons)
@@ -125,10 +133,11 @@ def max_label_share(dataset: Dataset, spec: TaskSpec) -> Gate:
     weighted = counts_by_label(weights_by_label(dataset.train), spec)
     total = sum(example.weight for example in dataset.train)
     loudest = max(sorted(weighted), key=lambda label: weighted[label], default="")
-    share = weighted[loudest] / total if total else 0.0
+    most = weighted.get(loudest, 0.0)  # Of several labels no row may have any.
+    share = most / total if total else 0.0
     maximum = spec.dataset.max_label_share
-    others = math.ceil(weighted[loudest] * (1.0 - maximum) / maximum) if share > maximum > 0.0 else 0
-    missing = max(1, others - round(total - weighted[loudest])) if share > maximum else 0
+    others = math.ceil(most * (1.0 - maximum) / maximum) if share > maximum > 0.0 else 0
+    missing = max(1, others - round(total - most)) if share > maximum else 0
     return Gate(
         name="max_label_share",
         passed=share <= maximum,

@@ -32,7 +32,7 @@ def main(
     patience: Annotated[float, typer.Option(help="Minutes after which what was decided so far is checked.")] = 60.0,
     vllm: Annotated[int, typer.Option(help="So many of the tasks on a real vLLM, the others on a stand-in.")] = 0,
     rate: Annotated[float, typer.Option(help="Requests a second of each task; fewer where the machine is slow.")] = 6.0,
-    vllm_rate: Annotated[float, typer.Option(help="The same of tasks on vLLM: while its queue is full, no task is replayed.")] = 3.0,
+    vllm_rate: Annotated[float, typer.Option(help="The same of each task on vLLM.")] = 3.0,
     seed: Annotated[int, typer.Option(help="Seed of candidates, kills and traffic.")] = 4,
     out: Annotated[Path | None, typer.Option(help="JSON; default: tests/chaos/results/.")] = None,
     short: Annotated[bool, typer.Option(help="A handful of rollouts, a kill of each part.")] = False,

@@ -42,6 +42,14 @@ def test_a_conversation_that_the_template_refuses_has_no_tokens(tmp_path: Path) 
     assert count((Message(role=Role.SYSTEM, content="Be short."), ASKED, ANSWER), ()) is None
 
 
+def test_half_of_an_escaped_character_in_a_call_has_no_tokens(tmp_path: Path) -> None:
+    template = WITHOUT_TOOLS.replace("end {%", "{{ m.get('tool_calls', []) | tojson }} end {%")
+    count = ChatTokens(base_model(tmp_path, template))
+    for arguments, is_text in (('{"q": "\\ud83d\\ude00"}', True), ('{"q": "\\ud83d"}', False)):
+        calling = Message(role=Role.ASSISTANT, tool_calls=(ToolCall(name="find", arguments=arguments),))
+        assert (count((ASKED, calling, ANSWER), (TOOL,)) is not None) is is_text
+
+
 @pytest.mark.parametrize(("template", "taken"), [(WITHOUT_TOOLS, False), (WITHOUT_TOOLS + "{{ tools }}", True)])
 def test_a_template_that_leaves_tool_calls_out_does_not_take_them(tmp_path: Path, template: str, taken: bool) -> None:
     """What remains would teach the model to say nothing."""

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from schemas.conversation import Answer, Call, FinishReason, Message, Role
+from schemas.datasets import Fate
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.tasks import TaskSpec
 from services.dataset_builder.building.augmentation import shown_right
@@ -55,6 +56,33 @@ def test_two_reviewers_who_lay_out_one_answer_differently_agree() -> None:
     (row,) = (*built.dataset.train, *built.dataset.eval)
     assert len(row.correction_ids) == 2
     assert not built.questions
+
+
+def test_half_of_an_escaped_character_is_no_json_and_ends_no_build() -> None:
+    built = build(correction(RIGHT), correction(RIGHT.replace("Ann", "\\ud83d"), 1))
+    assert answers(built) == [RIGHT]
+    (row,) = built.dataset.left_out
+    assert (row.prediction_ids, row.reason) == (("p1",), "invalid_json")
+
+
+def test_what_a_new_schema_does_not_allow_is_of_the_old_one_and_no_defect() -> None:
+    """Where a field became required, all earlier corrections stopped each cycle, until newer ones outnumbered them."""
+    before = SPEC.revision
+    schema = {**(SPEC.output_schema or {}), "required": ["customer", "items", "city"]}
+    schema["properties"] = {**schema["properties"], "city": {"type": "string"}}
+    now = SPEC.model_copy(update={"output_schema": schema})
+    assert now.revision != before
+    fits = RIGHT[:-1] + ', "city": "Lima"}'
+    built = build(
+        correction(RIGHT), correction(RIGHT[:-1], 1), correction(fits, 2),
+        correction(RIGHT, 3, task_revision=now.revision), spec=now,
+    )  # fmt: skip
+    assert len(answers(built)) == 1
+    found = {row.prediction_ids[0]: (row.fate, row.reason) for row in built.dataset.left_out}
+    assert found == {
+        "p0": (Fate.SUPERSEDED, "schema_changed"), "p1": (Fate.REJECTED, "invalid_json"),
+        "p3": (Fate.REJECTED, "breaks_schema"),
+    }  # fmt: skip
 
 
 def test_what_breaks_the_schema_or_is_no_json_is_listed_with_the_place() -> None:

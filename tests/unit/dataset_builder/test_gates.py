@@ -54,9 +54,10 @@ def example(number: int, label: str, weight: float = 1.0) -> Example:
     )
 
 
-def left_out(fate: Fate, reason: str, count: int) -> tuple[LeftOutExample, ...]:
+def left_out(fate: Fate, reason: str, count: int, *votes: str) -> tuple[LeftOutExample, ...]:
+    ids = votes or ("c",)
     return tuple(
-        LeftOutExample(fate=fate, reason=reason, detail="user u1", prediction_ids=(f"x{n}",), correction_ids=("c",))
+        LeftOutExample(fate=fate, reason=reason, detail="user u1", prediction_ids=(f"x{n}",), correction_ids=ids)
         for n in range(count)
     )
 
@@ -175,6 +176,15 @@ def test_what_is_no_defect_of_the_data_does_not_count_as_rejected_but_is_listed(
     made = build(rejected=left_out(fate, reason, 500))
     assert failed(evaluate_gates(made, spec(), {})) == []
     assert gate("max_rejected_share", made).detail == f"{reason} 500"
+
+
+def test_what_users_alone_wrote_stops_no_cycle_and_is_listed() -> None:
+    """One sent a hundred edits that say thanks; a reviewer's word for one of them counts."""
+    thanks = left_out(Fate.REJECTED, "answer_too_short", 100, "feedback-1")
+    assert failed(evaluate_gates(build(rejected=thanks), spec(), {})) == []
+    assert gate("max_rejected_share", build(rejected=thanks)).detail == "answer_too_short 100"
+    confirmed = left_out(Fate.REJECTED, "answer_too_short", 100, "feedback-1", "c")
+    assert failed(evaluate_gates(build(rejected=confirmed), spec(), {})) == ["max_rejected_share"]
 
 
 @pytest.mark.parametrize(

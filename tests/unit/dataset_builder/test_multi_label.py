@@ -157,6 +157,12 @@ def test_a_label_that_nearly_every_row_has_is_stopped_though_its_sets_differ() -
     assert found["max_label_share"] == (False, "delivery: collect 4 more examples without it")
 
 
+def test_rows_that_none_of_the_labels_fits_are_too_little_to_learn_from() -> None:
+    found = gates(dataset(*[topics()] * 60))
+    assert not found["labels_to_learn"][0]
+    assert found["max_label_share"] == (True, "")
+
+
 def test_rows_of_one_label_are_too_little_to_learn_from() -> None:
     found = gates(dataset(*[topics("delivery")] * 60, *[topics()] * 10))
     assert not found["labels_to_learn"][0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from itertools import combinations
 from pathlib import Path
 
@@ -337,3 +338,16 @@ def test_texts_share_as_many_min_hashes_as_shingles_also_where_those_are_near_ea
         for a, b in combinations(range(len(sketches)), 2)
     ]
     assert np.sqrt(np.mean(np.square(errors))) < 0.04, "chance alone gives at most 0.03"
+
+
+def test_one_long_label_costs_no_memory_for_each_text() -> None:
+    """A set of two hundred labels has 8,000 characters, and an array of texts is as wide as its longest one."""
+    index = near_texts([f"question {number} of a long afternoon" for number in range(2_000)], 0.8)
+    labels = ["a"] * 1_999 + ["x" * 8_000]
+    peaks = []
+    for each in (["a"] * 2_000, labels):
+        tracemalloc.start()
+        index.pairs(each)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 10e6

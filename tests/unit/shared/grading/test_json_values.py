@@ -42,6 +42,13 @@ def test_an_answer_that_is_nested_too_deeply_is_invalid_and_says_why() -> None:
     assert not grade(spec, deep, deep).right, "nor is such a right answer one"
 
 
+@pytest.mark.parametrize("text", ['"\\ud83d"', '{"\\ude00": 1}', '[["\\ude00\\ud83d"]]'])
+def test_half_of_a_surrogate_pair_is_no_character(text: str) -> None:
+    with pytest.raises(ValueError, match="half of a surrogate pair"):
+        read_json(text)
+    assert read_json('"\\ud83d\\ude00 \\\\ud83d"') == "😀 \\ud83d"
+
+
 @pytest.mark.parametrize("number", ["1e999", "-1e999"])
 def test_a_number_that_is_larger_than_any_float_is_not_read_and_is_near_to_no_other(number: str) -> None:
     """It would be read as infinity, which is within any tolerance of every number."""
