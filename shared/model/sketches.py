@@ -6,8 +6,9 @@ and for a short text the keys by which another one is found that differs by one 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,7 @@ _TEXT_BITS = np.uint64(52)
 _POWERS = np.uint64(0x9E3779B97F4A7C15) ** np.arange(TYPO_LENGTHS.stop + 1, dtype=np.uint64)
 
 Keys = npt.NDArray[np.uint64]
+_Value = TypeVar("_Value", np.uint32, np.uint64)
 
 
 @dataclass(frozen=True)
@@ -113,22 +115,35 @@ def _sketch_chunk(texts: Sequence[str], templates: Templates) -> Sketches:
     own_parts = templates.own_parts(hashes, starts)
     if not own_parts:
         return whole
-    return _with_own(whole, {number: np.unique(own)[:MAX_SHINGLES] for number, own in own_parts.items()})
+    shingles = [np.unique(own.shingles)[:MAX_SHINGLES] for own in own_parts.values()]
+    places = [own.characters for own in own_parts.values()]
+    own_starts = np.cumsum([0, *map(len, places)])
+    typos, typo_sizes = _typo_keys(characters[np.concatenate(places)], own_starts)
+    numbers, sizes = np.fromiter(own_parts, dtype=np.int64), np.array([*map(len, shingles)], dtype=np.int64)
+    return Sketches(
+        *_with_own(whole.shingles, whole.sizes, numbers, np.concatenate(shingles), sizes),
+        *_with_own(whole.typos, whole.typo_sizes, numbers, typos, typo_sizes),
+    )
 
 
-def _with_own(whole: Sketches, own: Mapping[int, Hashes]) -> Sketches:
-    """Return the sketches with other shingles, and without keys of typos, of the texts that are in `own`."""
-    numbers = np.fromiter(own, dtype=np.int64)
-    is_own = np.zeros(len(whole), dtype=bool)
+def _with_own(
+    whole: npt.NDArray[_Value],
+    whole_sizes: npt.NDArray[np.int64],
+    numbers: npt.NDArray[np.int64],
+    own: npt.NDArray[_Value],
+    own_sizes: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[_Value], npt.NDArray[np.int64]]:
+    """Return the values of all texts, one after the other, with other ones of the texts `numbers`; and how many each
+    has."""
+    is_own = np.zeros(len(whole_sizes), dtype=bool)
     is_own[numbers] = True
-    sizes = whole.sizes.copy()
-    sizes[numbers] = [len(shingles) for shingles in own.values()]
+    sizes = whole_sizes.copy()
+    sizes[numbers] = own_sizes
     starts = np.cumsum(sizes) - sizes
-    shingles = np.empty(sizes.sum(), dtype=np.uint32)
-    shingles[ranges(starts[~is_own], sizes[~is_own])] = whole.shingles[np.repeat(~is_own, whole.sizes)]
-    shingles[ranges(starts[numbers], sizes[numbers])] = np.concatenate(list(own.values()))
-    typos = whole.typos[np.repeat(~is_own, whole.typo_sizes)]
-    return Sketches(shingles, sizes, typos, np.where(is_own, 0, whole.typo_sizes))
+    values = np.empty(sizes.sum(), dtype=whole.dtype)
+    values[ranges(starts[~is_own], sizes[~is_own])] = whole[np.repeat(~is_own, whole_sizes)]
+    values[ranges(starts[numbers], own_sizes)] = own
+    return values, sizes
 
 
 def _distinct_shingles(hashes: Hashes, starts: npt.NDArray[np.int64]) -> tuple[Hashes, npt.NDArray[np.int64]]:

@@ -45,15 +45,24 @@ Slot = tuple[str, int]
 """A place: "after" or "before", and the hash of a window that is near it."""
 
 
+class OwnPart(NamedTuple):
+    """What a text has in its slots: its shingles, and the places of its characters."""
+
+    shingles: Hashes
+    characters: npt.NDArray[np.int64]
+
+
 @dataclass(frozen=True)
 class Templates:
-    """Shared passages as sorted hashes of their windows, and the windows near which texts differ."""
+    """Shared passages as sorted hashes of their windows, how many of the texts that were looked at have each, and the
+    windows near which texts differ."""
 
     windows: Windows = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
+    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     slots: frozenset[Slot] = frozenset()
 
-    def own_parts(self, hashes: Hashes, starts: npt.NDArray[np.int64]) -> dict[int, Hashes]:
-        """Return the shingles in the slots of each text that is behind a template, by its number.
+    def own_parts(self, hashes: Hashes, starts: npt.NDArray[np.int64]) -> dict[int, OwnPart]:
+        """Return what each text that is behind a template has in its slots, by the text's number.
 
         `hashes`: the rolling hashes of texts one after the other; `starts`: where each text starts (`code_points`).
         """
@@ -61,14 +70,31 @@ class Templates:
         long = np.flatnonzero(lengths >= MIN_LENGTH)
         if not self.slots or not len(long):
             return {}
-        found: dict[int, Hashes] = {}
+        found: dict[int, OwnPart] = {}
         texts = _split(hashes[ranges(starts[long], lengths[long])], lengths[long])
         for number, (own, windows) in zip(long.tolist(), texts, strict=True):
-            runs = _own_runs(own, windows, self)
-            parts = [run.of for run in runs if not self.slots.isdisjoint(run.slots(windows[run.beside]))]
-            if parts:
-                found[number] = np.concatenate(parts)
+            runs = self._runs_in_slots(own, windows, self) or self._runs_in_slots(own, windows, self.core(windows))
+            if runs:
+                characters = np.concatenate([run.characters(len(own)) for run in runs])
+                found[number] = OwnPart(np.concatenate([run.of for run in runs]), starts[number] + characters)
         return found
+
+    def _runs_in_slots(self, hashes: Hashes, windows: Windows, shared: Templates) -> list[_Run]:
+        runs = _own_runs(hashes, windows, shared)
+        return [run for run in runs if not self.slots.isdisjoint(run.slots(windows[run.beside]))]
+
+    def core(self, windows: Windows) -> Templates:
+        """Return the passages that most texts with any of a text's passages have.
+
+        Of many questions behind one template eight begin alike, so that beginnings are shared passages, too. A question
+        that has too little besides would be compared with its template, which nearly all of it is.
+        """
+        if not len(self.windows):
+            return self
+        at = np.minimum(np.searchsorted(self.windows, windows), len(self.windows) - 1)
+        at = np.unique(at[self.windows[at] == windows])
+        counts = self.counts[at]
+        return replace(self, windows=self.windows[at[2 * counts >= counts.max(initial=0)]])
 
 
 def find_templates(folded: Sequence[str]) -> Templates:
@@ -79,7 +105,7 @@ def find_templates(folded: Sequence[str]) -> Templates:
     looked_at = [both for part in _portions([texts[number] for number in _texts_that_share(texts)]) for both in part]
     if not looked_at:
         return Templates()
-    shared = Templates(_frequent([windows for _, windows in looked_at]))
+    shared = Templates(*_frequent([windows for _, windows in looked_at]))
     return replace(shared, slots=_slots(looked_at, shared))
 
 
@@ -95,7 +121,8 @@ def _slots(looked_at: Sequence[tuple[Hashes, Windows]], shared: Templates) -> fr
     contents: dict[Slot, set[bytes]] = defaultdict(set)
     for (hashes, found), counted in zip(looked_at, is_counted, strict=True):
         places: set[Slot] = set()
-        for run in _own_runs(hashes, found, shared):
+        runs = list(_own_runs(hashes, found, shared)) or list(_own_runs(hashes, found, shared.core(found)))
+        for run in runs:
             beside = run.slots(found[run.beside][counted[run.beside]])
             places |= beside
             content = run.of.tobytes()
@@ -152,14 +179,21 @@ def _texts_that_share(texts: Sequence[str]) -> list[int]:
 
 
 class _Run(NamedTuple):
-    """Shingles that a text has of its own, and at which of its windows: "after" or "before" them."""
+    """Shingles that a text has of its own from a place on, and at which of its windows: "after" or "before" them."""
 
     of: Hashes
+    start: int
     side: str
     beside: slice
 
     def slots(self, windows: Windows) -> set[Slot]:
         return {(self.side, window) for window in windows.tolist()}
+
+    def characters(self, shingles: int) -> npt.NDArray[np.int64]:
+        """Return the places of the characters that are in no shingle of the template. `shingles`: of the whole text."""
+        end = self.start + len(self.of)
+        overlap = SHINGLE - 1
+        return np.arange(self.start + overlap * (self.start > 0), end + overlap * (end == shingles))
 
 
 def _own_runs(hashes: Hashes, found: Windows, shared: Templates) -> Iterator[_Run]:
@@ -182,16 +216,16 @@ def _own_runs(hashes: Hashes, found: Windows, shared: Templates) -> Iterator[_Ru
         if end - start < MIN_OWN:
             continue
         if start:
-            yield _Run(hashes[start:end], "after", slice(max(start - _SPAN - _NEARBY, 0), start - _SPAN + 1))
+            yield _Run(hashes[start:end], start, "after", slice(max(start - _SPAN - _NEARBY, 0), start - _SPAN + 1))
         else:
-            yield _Run(hashes[start:end], "before", slice(end, end + _NEARBY))
+            yield _Run(hashes[start:end], start, "before", slice(end, end + _NEARBY))
 
 
-def _frequent(texts: Sequence[Windows]) -> Windows:
-    """Return the windows that at least `MIN_TEXTS` of the texts have, sorted."""
+def _frequent(texts: Sequence[Windows]) -> tuple[Windows, npt.NDArray[np.int64]]:
+    """Return the windows that at least `MIN_TEXTS` of the texts have, sorted, and how many have each."""
     windows, counts = np.unique(np.concatenate([np.unique(text) for text in texts]), return_counts=True)
-    frequent: Windows = windows[counts >= MIN_TEXTS]
-    return frequent
+    is_frequent = counts >= MIN_TEXTS
+    return windows[is_frequent], counts[is_frequent]
 
 
 def _rank(text: str) -> bytes:

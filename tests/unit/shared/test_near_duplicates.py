@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import tracemalloc
 from itertools import combinations
 from pathlib import Path
@@ -351,3 +352,39 @@ def test_one_long_label_costs_no_memory_for_each_text() -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] - peaks[0] < 10e6
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+WRAPPED = (
+    "You are the assistant of a bank. Answer the customer's question in a few friendly words, and never promise what "
+    "the bank does not do. If you cannot tell what is meant, ask. The question of the customer is: {}"
+)
+
+
+BEGINNINGS = (
+    "do you accept a card of", "how do I change my", "why was I charged for", "where can I find the",
+    "I lost my card in", "when will I get the", "is it possible to have", "please tell me about",
+    "what is the fee for a", "can I pay with a",
+)  # fmt: skip
+
+
+def test_hundreds_of_questions_behind_a_template_are_as_many_as_without() -> None:
+    """Many questions begin alike, and what they begin with counted as template: of the rest too little was left, and
+    texts that are nearly all template were one group."""
+    chance = random.Random(7)
+    texts = [f"{begin} {''.join(chance.choices(LETTERS, k=7))}" for begin in BEGINNINGS for _ in range(60)]
+    plain, wrapped = (len(set(group_near_duplicates(each, 0.8))) for each in (texts, [*map(WRAPPED.format, texts)]))
+    assert plain == len(texts)
+    assert wrapped >= 0.98 * plain
+
+
+def test_a_typo_is_found_behind_a_template_as_without() -> None:
+    chance = random.Random(7)
+    words = ["".join(chance.choices(LETTERS, k=6)) for _ in range(400)]
+    questions = [" ".join(chance.sample(words, 4)) for _ in range(60)]
+    twins = [text[:place] + "q" + text[place + 1 :] for text in questions for place in [chance.randrange(8, 20)]]
+    for texts in ([*questions, *twins], [WRAPPED.format(text) for text in (*questions, *twins)]):
+        groups = group_near_duplicates(texts, 0.8)
+        together = sum(groups[number] == groups[number + 60] for number in range(60))
+        assert together >= 58
+        assert len(set(groups)) >= 58
