@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
@@ -11,11 +12,19 @@ from schemas.catalog import topic_of
 from schemas.cycles import CycleFinished
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted
-from schemas.predictions import PredictionsRolledUp
+from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from schemas.tasks import TaskChanged
 from services.dataset_builder.building.carry_over import carry_over
 from services.dataset_builder.building.votes import Withdrawals, by_prediction, newest_of_each, third_opinion, votes_of
-from services.dataset_builder.job import STEP, BuildJob, BuildResult, delete_questions, job_name, read_questions
+from services.dataset_builder.job import (
+    STEP,
+    BuildJob,
+    BuildResult,
+    delete_questions,
+    embeddings_file,
+    job_name,
+    read_questions,
+)
 from services.dataset_builder.settings import DatasetBuilderSettings
 from services.dataset_builder.storage.corrections import CorrectionStore
 from services.dataset_builder.storage.traffic import TrafficStore
@@ -47,6 +56,7 @@ class Handlers:
         self._jobs = jobs
         self._publisher = publisher
         self._now = now
+        self._cache = settings.home / "cache"
         self._tasks: LatestByKey[TaskChanged] = LatestByKey(topic_of(TaskChanged).name)
 
     def subscribe(self, consumers: Consumers) -> None:
@@ -57,7 +67,7 @@ class Handlers:
         resume = resume_where_stored(self._corrections.next_offsets, partial(end_offsets, self._settings))
         consumers.on_batch(CorrectionSubmitted, self.on_corrections, batch, on_skipped=skip, resume=resume)
         consumers.on(PredictionsRolledUp, self._traffic.save_hour)
-        subscribe_erasures(consumers, self._settings, self._corrections, self._corrections.forget)
+        subscribe_erasures(consumers, self._settings, self._corrections, self.on_forgotten)
         consumers.on(FailuresClustered, self.on_clustered)
         consumers.on(CycleFinished, self._corrections.save_end)
 
@@ -85,6 +95,11 @@ class Handlers:
                 await self._publisher.publish(question)
         await self._corrections.advance(deliveries)
 
+    async def on_forgotten(self, event: SubjectForgotten) -> None:
+        """Forget a person, and the vectors of the task's texts, some of which are theirs: a build makes them again."""
+        await self._corrections.forget(event)
+        await asyncio.to_thread(embeddings_file(self._cache, event.task).unlink, missing_ok=True)
+
     async def on_clustered(self, event: FailuresClustered) -> None:
         """Submit the build of the cycle's dataset. Raises DependencyUnavailable until its inputs are stored."""
         await STEP.run(event, self._corrections, self._publisher, self._submit, self._corrections.save_outcome)
@@ -95,7 +110,7 @@ class Handlers:
             cycle=event.without(lambda _: True),  # A job's folder stays: no exemplar of an erased person in it.
             spec=await cycle_spec(event, self._tasks, self._now()),
             artifacts=settings.artifacts_uri,
-            cache=settings.home / "cache",
+            cache=self._cache,
             slots_folder=settings.slots_folder,
             embedder=settings.models_folder / settings.dataset_builder_embedder,
             secrets_folder=settings.secrets_folder,

@@ -127,12 +127,17 @@ async def _run_on_postgres(job: BuildJob, folder: Path, progress: Progress) -> B
     try:
         store, traffic = PostgresCorrectionStore(engine), PostgresTrafficStore(engine)
         artifacts = ArtifactStore(job.artifacts, job.cache)
-        embeddings = job.cache / "embeddings" / f"{job.spec.name}.npz"
+        embeddings = embeddings_file(job.cache, job.spec.name)
         local = LocalModels(_surrogate_key(job), job.embedder, embeddings, folder)
         with ModelProcess(local) as models:
             return await build_version(job, store, traffic, artifacts, folder, progress, models)
     finally:
         await engine.dispose()
+
+
+def embeddings_file(cache: Path, task: str) -> Path:
+    """Return the file that keeps the vectors of a task's texts from build to build."""
+    return cache / "embeddings" / f"{task}.npz"
 
 
 def _surrogate_key(job: BuildJob) -> bytes:

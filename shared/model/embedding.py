@@ -10,6 +10,7 @@ import logging
 import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
@@ -130,12 +131,12 @@ class CachedEmbedder:
     def read(self, texts: Sequence[str]) -> HalfVectors:
         """Return float16 [len(texts), 384] of texts that are stored: of a large task's all are 80 MB.
 
-        Raises KeyError for a text that is not.
+        Raises KeyError for a text that is not, DependencyUnavailable if the file was deleted since they were stored.
         """
         vectors = np.zeros((len(texts), DIMENSIONS), dtype=np.float16)
         if not texts:
             return vectors
-        with zipfile.ZipFile(self._file) as archive:
+        with self._opened() as archive:
             places = _places_of(_hashes(texts), _hashes_in(archive))
             rows = np.argsort(places, kind="stable")
             done = 0
@@ -143,6 +144,15 @@ class CachedEmbedder:
                 vectors[rows[done : done + len(part)]] = part
                 done += len(part)
         return vectors
+
+    @contextmanager
+    def _opened(self) -> Iterator[zipfile.ZipFile]:
+        try:
+            archive = zipfile.ZipFile(self._file)
+        except FileNotFoundError as error:  # As for a person who was forgotten.
+            raise DependencyUnavailable(f"{self._file.name}, vectors of texts, was deleted meanwhile") from error
+        with archive:
+            yield archive
 
     def _embed_missing(self, texts: Sequence[str], hashes: Hashes, places: Places) -> None:
         """Replace the file by one with what is at these places, whose hashes these are, and with these texts."""
@@ -180,7 +190,7 @@ class CachedEmbedder:
                 header = {"descr": _HALF_FLOAT, "fortran_order": False, "shape": (len(hashes), DIMENSIONS)}
                 np.lib.format.write_array_header_1_0(member, header)
                 if len(places):
-                    with zipfile.ZipFile(self._file) as old:
+                    with self._opened() as old:
                         for part in _vectors_at(old, places):
                             member.write(part.tobytes())
                 for _, vectors in new:

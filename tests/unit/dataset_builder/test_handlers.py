@@ -28,7 +28,7 @@ from services.dataset_builder.building.length import TokenCounter
 from services.dataset_builder.building.personal_data import rules_id
 from services.dataset_builder.checks.label_noise import Scorer
 from services.dataset_builder.handlers import Handlers
-from services.dataset_builder.job import BuildJob, build_version, job_name, read_questions
+from services.dataset_builder.job import BuildJob, build_version, embeddings_file, job_name, read_questions
 from services.dataset_builder.pipeline import Build, Decisions, Inputs, build_dataset
 from services.dataset_builder.publishing.versions import LastVersion
 from services.dataset_builder.settings import DatasetBuilderSettings
@@ -342,13 +342,17 @@ async def test_a_version_with_enough_new_names_its_parent_and_what_changed(
 
 
 async def test_one_forgotten_row_is_reason_enough_for_a_version_without_it(
-    handlers: Handlers, run_cycle: RunCycle, published: Published
+    handlers: Handlers, run_cycle: RunCycle, published: Published, tmp_path: Path
 ) -> None:
     rows = [correction(i, SPEC.labels[i % 2], user_hash="u1" if i == 4 else "u2") for i in range(30)]
     await handlers.on_corrections(delivered(*rows))
     await run_cycle(clustered("cycle-1"))
+    vectors = embeddings_file(tmp_path / "cache", SPEC.name)
+    vectors.parent.mkdir(parents=True, exist_ok=True)
+    vectors.write_bytes(b"of everybody's texts")
     forgotten = SubjectForgotten(task=SPEC.name, task_revision=SPEC.revision, subject_hash="u1")
     await handlers.broker.publish(forgotten.model_dump_json().encode(), "subjects.forgotten.v1")  # type: ignore[attr-defined]
+    assert not vectors.exists()
     await run_cycle(clustered("cycle-2"))
     first, second = published.events
     assert isinstance(first, DatasetBuilt)

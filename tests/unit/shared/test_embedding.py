@@ -71,6 +71,17 @@ def test_the_file_has_no_text_and_only_what_was_used_last(tmp_path: Path) -> Non
     assert model.texts.count("a secret of somebody") == 2
 
 
+def test_a_file_that_is_deleted_meanwhile_makes_the_work_start_over(tmp_path: Path) -> None:
+    file = tmp_path / "vectors.npz"
+    embedder = CachedEmbedder(CountingEmbedder(), file, ignore)
+    embedder.store(["one", "two"])
+    file.unlink()
+    with pytest.raises(DependencyUnavailable, match="was deleted meanwhile"):
+        embedder.read(["one"])
+    embedder.store(["one", "two"])
+    assert embedder.read(["two"])[:, 0].tolist() == [3]
+
+
 def test_stored_texts_are_read_in_any_part_and_order_and_a_file_that_has_all_is_left_as_it_is(tmp_path: Path) -> None:
     file, model = tmp_path / "vectors.npz", CountingEmbedder()
     texts = [f"{number} " + "x" * (number % 7) for number in range(1_300)]
