@@ -87,9 +87,10 @@ def better_than_chance(evaluation: Comparison) -> Gate:
     """A model that learned nothing is right as often as its answers would be to each other's questions.
 
     Not as often as the most frequent label: where that is 90 % of the rows, few rows could ever show an accuracy above
-    it, however well a model tells the rest apart.
+    it, however well a model tells the rest apart. Where its answers are in the best order that they could be in, and
+    better than always one label, what is missing is rows of the rare labels.
     """
-    p, expected, texts = _chance(evaluation)
+    p, expected, texts, is_best_order = _chance(evaluation)
     counts = Counter(question.answer for question in evaluation.questions)
     label, most = counts.most_common(1)[0]
     required = f"p < {CHANCE} that answers have nothing to do with the questions (permutation test)"
@@ -99,12 +100,19 @@ def better_than_chance(evaluation: Comparison) -> Gate:
     )
     if needed := _rows_to_beat_chance(texts):
         return unknown("better_than_chance", required, detail, needed)
+    right = Counter(
+        question.answer for question, is_right in zip(evaluation.questions, evaluation.candidate.right, strict=True)
+        if is_right
+    )  # fmt: skip
+    if p >= CHANCE and is_best_order and right.total() > most:
+        needed = max(1, _rows_to_beat_chance(list(right.values())))
+        return unknown("better_than_chance", required, detail, needed)
     return Gate(name="better_than_chance", passed=p < CHANCE, measured=p, required=required, detail=detail)
 
 
-def _chance(evaluation: Comparison) -> tuple[float, float, list[int]]:
-    """Return the p-value of the permutation test, how many answers chance would get right, and how many groups each
-    label has.
+def _chance(evaluation: Comparison) -> tuple[float, float, list[int], bool]:
+    """Return the p-value of the permutation test, how many answers chance would get right, how many groups each label
+    has, and whether no order of the labels fits the answers better.
 
     Near-copies are answered alike, so what is permuted is the label of a group, its first row's. A group counts by the
     share of its answers that are that label.
@@ -121,8 +129,9 @@ def _chance(evaluation: Comparison) -> tuple[float, float, list[int]]:
     found = float(shares[each, labels].sum()) - 1e-9 * len(first)
     beaten = int((shares[each, orders].sum(axis=1) >= found).sum())
     by_chance = sum(expected.count(name) * given.count(name) for name in set(given)) / len(given)
-    sizes = np.bincount(labels)
-    return (1 + beaten) / (1 + _PERMUTATIONS), by_chance, sizes[sizes > 0].tolist()
+    sizes = np.bincount(labels, minlength=len(names))
+    is_best_order = bool(found >= float(np.minimum(sizes, shares.sum(axis=0)).sum()) - 2e-9 * len(first))
+    return (1 + beaten) / (1 + _PERMUTATIONS), by_chance, sizes[sizes > 0].tolist(), is_best_order
 
 
 def _rows_to_beat_chance(counts: Sequence[int]) -> int:

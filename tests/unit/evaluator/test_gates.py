@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from schemas.base import CheckResult
+from schemas.base import CheckResult, Gate
 from schemas.conversation import Message, Role
 from services.evaluator.comparison import Comparison
 from services.evaluator.domain import PastResult, Question, Repeated, golden_key
@@ -178,6 +178,22 @@ def test_what_so_few_rows_cannot_tell_is_unknown_and_says_how_many_more_would(la
     assert unknown.labels_needed is not None and unknown.labels_needed >= needed
     assert f"{unknown.labels_needed} more labelled rows would decide" in unknown.detail
     assert verdict(gates) == "inconclusive"
+
+
+@pytest.mark.parametrize(("rows", "rare"), [(40, 2), (100, 3)])
+def test_a_candidate_that_finds_one_of_few_rare_rows_is_not_stopped_for_their_number(rows: int, rare: int) -> None:
+    """It is right on all rows but one or two, and no order of its answers would be; always one label is no better."""
+    asked = questions(rows, ["a"])
+    asked = [replace(question, answer="b") if n < rare else question for n, question in enumerate(asked)]
+
+    def found(answers: list[str]) -> Gate:
+        return better_than_chance(Comparison(asked, graded(asked, answers), graded(asked, ["a"] * rows)))
+
+    one_found = found(["b", *["a"] * (rows - 1)])
+    assert (one_found.passed, one_found.labels_needed) == (True, 1)
+    assert not found(["a"] * rows).passed
+    assert not found([*["a"] * (rows - 1), "b"]).passed
+    assert found(["b"] * rare + ["a"] * (rows - rare)).labels_needed is None
 
 
 def test_a_handful_of_rows_shows_nothing_and_the_verdict_says_so() -> None:
