@@ -109,7 +109,7 @@ def _gain(event: Json) -> str:
     """Say what the comparison shows. A candidate need not be shown to be better to go on."""
     if (gain := event.get("gain")) is None:
         return ""
-    basis = "all traffic, estimated" if gain["basis"] == "traffic" else f"{gain['n']} rows"
+    basis = "all traffic, estimated" if gain["basis"] == "traffic" else f"{gain['n']} rows, which are not all traffic"
     finding = _FINDINGS.get(gain["finding"], "No difference is shown")
     return f"{finding}: {percent(gain['value'])} ({percent(gain['low'])} to {percent(gain['high'])}; {basis})."
 

@@ -60,27 +60,14 @@ def carry_over(
             left_out.append(vote.left_out(Fate.SUPERSEDED, "other_kind", f"revision {revision} was a {kind} task"))
         elif kind.has_labels and revision != current and not _labels_in(label, kind).issubset(spec.labels):
             left_out.append(vote.left_out(Fate.SUPERSEDED, "label_removed", f"{label[:100]!r} of revision {revision}"))
-        elif revision != current and (fault := _fault_of_today(label, spec)):
-            detail = f"of revision {revision}: {fault}"[:_SHOWN_CHARS]
-            left_out.append(vote.left_out(Fate.SUPERSEDED, "schema_changed", detail))
         else:
-            label = _in_one_spelling(label, spec)
-            holding.append(vote if label == vote.label else replace(vote, label=label))
+            label, fault = _in_one_spelling(label, spec)
+            if fault and revision != current and (kind is TaskKind.TOOLS or json_or_nothing(label) is not NOT_JSON):
+                detail = f"of revision {revision}: {fault}"[:_SHOWN_CHARS]
+                left_out.append(vote.left_out(Fate.SUPERSEDED, "schema_changed", detail))
+            else:  # What is no JSON was none under its own revision, either: it is rejected.
+                holding.append(vote if label == vote.label else replace(vote, label=label))
     return holding, left_out
-
-
-def _fault_of_today(label: str, spec: TaskSpec) -> str:
-    """Return how JSON, calls or several labels break what the task allows today; "" where they do not, or are none.
-
-    What is none was none under its own revision, either.
-    """
-    if spec.kind is not TaskKind.TOOLS and json_or_nothing(label) is NOT_JSON:
-        return ""
-    try:
-        _spelled(label, spec)
-    except ValueError as error:
-        return str(error)
-    return ""
 
 
 def _renamed(answer: str, kind: TaskKind, spec: TaskSpec) -> str:
@@ -99,28 +86,23 @@ def _labels_in(answer: str, kind: TaskKind) -> frozenset[str]:
     return (label_set(answer) if kind is TaskKind.MULTI_LABEL else None) or frozenset()
 
 
-def _in_one_spelling(label: str, spec: TaskSpec) -> str:
-    """Return JSON by the task's schema, several labels, or calls, as they are trained on; what is none as it is, to be
-    rejected.
+def _in_one_spelling(label: str, spec: TaskSpec) -> tuple[str, str]:
+    """Return JSON by the task's schema, several labels, or calls, as they are trained on; and how an answer that is as
+    it was breaks what the task allows, "" if it does not.
 
     Equal answers are then equal texts, however people and models laid them out.
     """
-    try:
-        return _spelled(label, spec)
-    except ValueError:
-        return label
-
-
-def _spelled(label: str, spec: TaskSpec) -> str:
-    """Return an answer in the spelling of its kind. Raises ValueError for one that breaks what the task allows."""
-    if spec.kind is TaskKind.TOOLS:
-        return canonical_calls(label, spec)
-    if spec.kind is TaskKind.MULTI_LABEL:
-        return canonical_labels(label, spec)
-    if spec.kind is not TaskKind.EXTRACTION:
-        return label
     schema = spec.output_schema or {}
-    return canonical(read_answer(label, schema), schema)
+    try:
+        if spec.kind is TaskKind.TOOLS:
+            return canonical_calls(label, spec), ""
+        if spec.kind is TaskKind.MULTI_LABEL:
+            return canonical_labels(label, spec), ""
+        if spec.kind is TaskKind.EXTRACTION:
+            return canonical(read_answer(label, schema), schema), ""
+    except ValueError as error:
+        return label, str(error)
+    return label, ""
 
 
 class CurrentCalls:
