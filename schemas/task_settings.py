@@ -278,7 +278,10 @@ class RolloutSettings(Section):
     )
     approval: bool = Field(default=False, description="A person must approve the last step: `ratchet rollout promote`.")
     max_error_ratio: float = Field(
-        default=1.5, gt=1.0, le=10.0, description="Maximum ratio of error rates, canary to primary."
+        default=1.5,
+        gt=1.0,
+        le=10.0,
+        description="Maximum ratio of error rates, canary to primary; of shares of slow answers, too.",
     )
     max_complaint_ratio: float = Field(
         default=1.5, gt=1.0, le=10.0, description="The same of negative feedback, and of wrong answers in the audit."

@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 
 from schemas.conversation import JsonObject, Message
 from shared.conversation import template_messages
+from shared.grading.json_values import check_characters
 
 
 class ChatTokens:
@@ -30,9 +31,11 @@ class ChatTokens:
 
             self._tokenizer = AutoTokenizer.from_pretrained(str(self._folder))
         options = {"tools": list(tools) or None, "return_dict": True}
+        asked = template_messages(messages)
         try:
-            tokens = self._tokenizer.apply_chat_template(template_messages(messages), **options)["input_ids"]
-        except (TemplateError, TypeError, ValueError):  # Half a surrogate pair is no text.
+            check_characters(asked)
+            tokens = self._tokenizer.apply_chat_template(asked, **options)["input_ids"]
+        except (TemplateError, UnicodeEncodeError):
             return None
         calls = messages[-1].tool_calls
         if calls and not all(call.name in self._tokenizer.decode(tokens) for call in calls):

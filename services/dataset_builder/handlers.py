@@ -20,8 +20,8 @@ from services.dataset_builder.job import (
     STEP,
     BuildJob,
     BuildResult,
+    delete_embeddings,
     delete_questions,
-    embeddings_file,
     job_name,
     read_questions,
 )
@@ -98,7 +98,7 @@ class Handlers:
     async def on_forgotten(self, event: SubjectForgotten) -> None:
         """Forget a person, and the vectors of the task's texts, some of which are theirs: a build makes them again."""
         await self._corrections.forget(event)
-        await asyncio.to_thread(embeddings_file(self._cache, event.task).unlink, missing_ok=True)
+        await asyncio.to_thread(delete_embeddings, self._cache, event.task)
 
     async def on_clustered(self, event: FailuresClustered) -> None:
         """Submit the build of the cycle's dataset. Raises DependencyUnavailable until its inputs are stored."""

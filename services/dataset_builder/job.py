@@ -140,6 +140,13 @@ def embeddings_file(cache: Path, task: str) -> Path:
     return cache / "embeddings" / f"{task}.npz"
 
 
+def delete_embeddings(cache: Path, task: str) -> None:
+    """Delete that file, and what a killed process has half written of it."""
+    file = embeddings_file(cache, task)
+    for path in (file, *file.parent.glob(f".{file.name}.*")):
+        path.unlink(missing_ok=True)
+
+
 def _surrogate_key(job: BuildJob) -> bytes:
     return load_or_create_key(job.secrets_folder, "surrogates")
 

@@ -23,7 +23,7 @@ CORRECTIONS = sa.Table(
 REVISIONS = sa.Table(
     "revisions", METADATA,
     Column("task", Text, primary_key=True), Column("revision", Text, primary_key=True), Column("kind", Text),
-    Column("system_prompt", Text),
+    Column("system_prompt", Text), Column("answer_form", Text),
 )  # fmt: skip
 TRAFFIC = sa.Table(
     "traffic", METADATA,

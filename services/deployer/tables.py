@@ -93,6 +93,12 @@ LATENCIES = sa.Table(
     sa.Column("day", sa.Date, primary_key=True), sa.Column("canary", sa.Boolean, primary_key=True),
     sa.Column("rank", sa.BigInteger), sa.Column("latency_ms", sa.Double), sa.Column("confidence", sa.Double),
 )  # fmt: skip
+DAY_SUBJECTS = sa.Table(
+    "day_subjects", METADATA,
+    sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("user_key", sa.Text, primary_key=True),
+    sa.Column("day", sa.Date, primary_key=True),
+)  # fmt: skip
+"""Subjects of either arm whose first answer of the day was seen while there is a canary, as many as are compared."""
 FORGOTTEN = erased_subjects_table(METADATA)
 OFFSETS = offsets_table(METADATA)
 INCARNATION = incarnation_table(METADATA)

@@ -20,7 +20,7 @@ from services.evaluator.domain import (
 )
 
 MIN_COMMON_SHARE = 0.5
-"""A result fewer of whose rows are asked today is of another golden set. A set that grew is the same one."""
+"""A result that shares less than this with the smaller of the two sets is of another one: one that grew is the same."""
 _ROWS_TO_BE_SURE = 2.0
 """A bar of fewer rows than this leaves room for chance."""
 _MAX_NAMED = 20

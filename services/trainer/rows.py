@@ -18,6 +18,7 @@ from schemas.tasks import TaskSpec
 from services.trainer.domain import SkippedRows
 from shared.conversation import template_messages
 from shared.errors import StepImpossible
+from shared.grading.json_values import check_characters
 
 logger = logging.getLogger(__name__)
 
@@ -53,15 +54,16 @@ def tokenize_rows(
 def tokenize(row: Example, tokenizer: Any) -> TokenizedRow | None:
     """Tokenize a row. Its answer begins where the row differs from its prompt, with which a template asks for one.
 
-    None if template or tokenizer refuse the conversation, or the template leaves out the answer's tool calls, as those
-    that know no tools do: what remains would teach the model to say nothing.
+    None if the template refuses the conversation or leaves out the answer's tool calls, as those that know no tools do:
+    what remains would teach the model to say nothing. Also where half of a surrogate pair makes it no text.
     """
     options = {"tools": list(row.tools) or None, "return_dict": True}
     messages = template_messages(row.messages)
     try:
+        check_characters(messages)
         whole = tokenizer.apply_chat_template(messages, **options)["input_ids"]
         prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, **options)["input_ids"]
-    except (TemplateError, TypeError, ValueError) as error:  # Half a surrogate pair is no text for a tokenizer.
+    except (TemplateError, UnicodeEncodeError) as error:
         logger.info("%s is skipped: %s", row.example_id, error)
         return None
     shared = _common_length(prompt, whole)

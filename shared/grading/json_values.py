@@ -32,7 +32,10 @@ def read_json(text: str) -> Any:
     if text.count("[") + text.count("{") > MAX_DEPTH and is_deeper(value, MAX_DEPTH):
         raise ValueError(too_deep)
     if "\\u" in text:
-        _check_characters(value)
+        try:
+            check_characters(value)
+        except UnicodeEncodeError as error:
+            raise ValueError("half of a surrogate pair is no character") from error
     return value
 
 
@@ -77,12 +80,9 @@ def is_deeper(value: Any, depth: int) -> bool:
     return any(isinstance(item, dict | list) for item in level)
 
 
-def _check_characters(value: Any) -> None:
-    """Raise ValueError for half of an escaped surrogate pair, which no text of UTF-8 has."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("half of a surrogate pair is no character") from error
+def check_characters(value: Any) -> None:
+    """Raise UnicodeEncodeError where a text in a JSON value has half of a surrogate pair, which no UTF-8 has."""
+    json.dumps(value, ensure_ascii=False).encode()
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Templates:
         return [run for run in runs if not self.slots.isdisjoint(run.slots(windows[run.beside]))]
 
     def core(self, windows: Windows) -> Templates:
-        """Return the passages that most texts with any of a text's passages have.
+        """Return those of a text's passages that are nearly as frequent as its most frequent one.
 
         Of many questions behind one template eight begin alike, so that beginnings are shared passages, too. A question
         that has too little besides would be compared with its template, which nearly all of it is.
@@ -94,7 +94,7 @@ class Templates:
         at = np.minimum(np.searchsorted(self.windows, windows), len(self.windows) - 1)
         at = np.unique(at[self.windows[at] == windows])
         counts = self.counts[at]
-        return replace(self, windows=self.windows[at[2 * counts >= counts.max(initial=0)]])
+        return replace(self, windows=self.windows[at[4 * counts >= 3 * counts.max(initial=0)]])
 
 
 def find_templates(folded: Sequence[str]) -> Templates:

@@ -20,7 +20,8 @@ from shared.conversation.task_tools import chat_fields
 from shared.grading.json_schema import canonical, read_answer
 from shared.grading.json_values import NOT_JSON, json_or_nothing
 from shared.grading.labels import canonical_labels, label_set, set_of_one
-from shared.grading.tool_calls import canonical_calls
+from shared.grading.tool_calls import canonical_calls, split_calls
+from shared.identity import content_hash
 
 _SHOWN_CHARS = 500
 _WITH_SYSTEM_PROMPT = (Api.CHAT, Api.RESPONSES)
@@ -29,10 +30,18 @@ _WITH_SYSTEM_PROMPT = (Api.CHAT, Api.RESPONSES)
 
 @dataclass(frozen=True)
 class Revision:
-    """What a build must know of an earlier revision of its task."""
+    """What a build must know of an earlier revision of its task. `answer_form`: see there; empty: not known."""
 
     kind: TaskKind
     system_prompt: str
+    answer_form: str = ""
+
+
+def answer_form(spec: TaskSpec) -> str:
+    """Return a hash of what decides whether a text is an answer of the task."""
+    tools = [tool.model_dump(mode="json") for tool in spec.tools]
+    decides = [spec.output_schema, spec.max_labels_per_answer, tools, spec.tool_choice, spec.calls_per_answer]
+    return content_hash(json.dumps(decides, sort_keys=True))
 
 
 def prompts_of(spec: TaskSpec, revisions: Mapping[str, Revision]) -> frozenset[str]:
@@ -49,7 +58,7 @@ def carry_over(
     constrained to labels, else of the same kind as today.
     """
     holding, left_out = [], []
-    current = spec.revision
+    current, form = spec.revision, answer_form(spec)
     kinds = {name: revision.kind for name, revision in revisions.items()} | {current: spec.kind}
     for vote in votes:
         kind = kinds.get(vote.task_revision) or _kind_of_answer(vote, spec)
@@ -62,12 +71,23 @@ def carry_over(
             left_out.append(vote.left_out(Fate.SUPERSEDED, "label_removed", f"{label[:100]!r} of revision {revision}"))
         else:
             label, fault = _in_one_spelling(label, spec)
-            if fault and revision != current and (kind is TaskKind.TOOLS or json_or_nothing(label) is not NOT_JSON):
+            if fault and _is_of_other_form(vote, form, revisions):
                 detail = f"of revision {revision}: {fault}"[:_SHOWN_CHARS]
                 left_out.append(vote.left_out(Fate.SUPERSEDED, "schema_changed", detail))
-            else:  # What is no JSON was none under its own revision, either: it is rejected.
+            else:  # It is rejected where it is no answer.
                 holding.append(vote if label == vote.label else replace(vote, label=label))
     return holding, left_out
+
+
+def _is_of_other_form(vote: Vote, form: str, revisions: Mapping[str, Revision]) -> bool:
+    """Return True if a vote is of a revision that allowed other answers, and is what may have been one: not cut JSON.
+
+    What no revision allowed is no answer, however often the prompt has changed since.
+    """
+    former = revisions.get(vote.task_revision)
+    if former is None or former.answer_form in ("", form):
+        return False
+    return bool(split_calls(vote.label)[1]) or json_or_nothing(vote.label) is not NOT_JSON
 
 
 def _renamed(answer: str, kind: TaskKind, spec: TaskSpec) -> str:

@@ -23,7 +23,7 @@ from schemas.datasets import DatasetBuilt, Origin
 from schemas.labels import CorrectionSubmitted
 from schemas.predictions import FeedbackGiven, SubjectForgotten
 from schemas.tasks import TaskChanged, TaskKind
-from services.dataset_builder.building.carry_over import Revision
+from services.dataset_builder.building.carry_over import Revision, answer_form
 from services.dataset_builder.building.votes import UserCorrection
 from services.dataset_builder.pipeline import Decisions
 from services.dataset_builder.publishing.versions import LastVersion
@@ -139,7 +139,7 @@ class PostgresCorrectionStore:
         """Store what later revisions of the task must know of this one. Idempotent."""
         row = {
             "task": event.task, "revision": event.spec.revision, "kind": event.spec.kind.value,
-            "system_prompt": event.spec.system_prompt,
+            "system_prompt": event.spec.system_prompt, "answer_form": answer_form(event.spec),
         }  # fmt: skip
         async with transaction(self._engine) as connection:
             await connection.execute(insert(REVISIONS).values(row).on_conflict_do_nothing())
@@ -148,7 +148,7 @@ class PostgresCorrectionStore:
         """Return all revisions that the task has had, by id."""
         async with transaction(self._engine) as connection:
             rows = await connection.execute(sa.select(REVISIONS).where(REVISIONS.c.task == task))
-            return {row.revision: Revision(TaskKind(row.kind), row.system_prompt) for row in rows}
+            return {row.revision: Revision(TaskKind(row.kind), row.system_prompt, row.answer_form) for row in rows}
 
     async def corrections_of(self, prediction_ids: Iterable[str]) -> list[CorrectionSubmitted]:
         """Return all reviewers' corrections of these predictions."""

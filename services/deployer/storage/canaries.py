@@ -3,8 +3,9 @@
     canary_requests   a row a partition of Kafka   how many, and how many failed
     canary_users      as many as a step needs      whom each step has served
     canary_answers    at most `SAMPLED_ANSWERS`    whose answer it was that somebody complains about, and which arm's
-    bad_users         a subject with a bad event   what the guards compare; one in twenty waits
+    bad_users         a subject with a bad event   what the guards compare
     latencies         a subject and day            at most `MEASURED_REQUESTS` of the primary's, and of each day's
+    day_subjects      a subject and day            at most `COMPARED_SUBJECTS` of the last two days: the first answers
 
 The functions take the ledger's connection, so that what belongs together is committed together.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import UTC
+from datetime import UTC, date, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -22,10 +23,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.deployer.rollout import Rollout
 from services.deployer.statistics.canary import Arms, CanaryCounts, Confidences, Latencies, Observation, rank_of
 from services.deployer.statistics.guards import MEASURED_REQUESTS, SLOW, Guard, percentile_rank
-from services.deployer.tables import ANSWERS, BAD_USERS, LATENCIES, REQUESTS, ROLLOUTS, SERVED
+from services.deployer.tables import ANSWERS, BAD_USERS, DAY_SUBJECTS, LATENCIES, REQUESTS, ROLLOUTS, SERVED
 
 SAMPLED_ANSWERS = 10_000
 """Where there are more, complaints about the others are left out, in both arms alike, by a hash of the prediction."""
+COMPARED_SUBJECTS = 10_000
+"""Of each day the first so many subjects, of both arms alike, are looked at for slow answers."""
 
 
 async def canary_counts(connection: AsyncConnection, rollout_id: str) -> CanaryCounts:
@@ -57,14 +60,14 @@ async def canary_counts(connection: AsyncConnection, rollout_id: str) -> CanaryC
 async def add_requests(connection: AsyncConnection, rollout: Rollout, observations: Sequence[Observation]) -> None:
     """Count the canary's requests, its latencies, and the subjects with a failed or a slow request. Idempotent."""
     in_canary = [o for o in observations if o.canary and o.counted]
-    limit = await _limit(connection, rollout.rollout_id)
+    of_guard = [(Guard.ERRORS, o) for o in observations if o.failed]
+    of_guard += [(Guard.LATENCY, o) for o in await _slow_first_answers(connection, rollout.rollout_id, observations)]
     bad = [
         {
             "rollout_id": rollout.rollout_id, "guard": guard.name, "user_key": o.user_key, "canary": o.canary,
             "percent": percent,
         }
-        for o in observations
-        if (guard := _guard_of(o, limit)) and o.user_key and (percent := _share(rollout, o)) is not None
+        for guard, o in of_guard if o.user_key and (percent := _share(rollout, o)) is not None
     ]  # fmt: skip
     if bad:
         await connection.execute(insert(BAD_USERS).on_conflict_do_nothing(), bad)
@@ -115,7 +118,7 @@ async def drop_subjects(connection: AsyncConnection, rollout_id: str) -> None:
 
     Who waited is deleted, too: one in twenty has.
     """
-    for table in (ANSWERS, SERVED, LATENCIES):
+    for table in (ANSWERS, SERVED, LATENCIES, DAY_SUBJECTS):
         await connection.execute(sa.delete(table).where(table.c.rollout_id == rollout_id))
     waited = sa.and_(BAD_USERS.c.rollout_id == rollout_id, BAD_USERS.c.guard == Guard.LATENCY.name)
     await connection.execute(sa.delete(BAD_USERS).where(waited))
@@ -126,7 +129,7 @@ async def forget_subject(
 ) -> None:
     """Put random keys in the place of a person's: what was counted remains."""
     anonymous = sa.cast(sa.func.gen_random_uuid(), sa.Text)
-    for table in (ANSWERS, SERVED, BAD_USERS, LATENCIES):
+    for table in (ANSWERS, SERVED, BAD_USERS, LATENCIES, DAY_SUBJECTS):
         of_person = sa.and_(table.c.rollout_id.in_(rollouts), table.c.user_key == subject)
         await connection.execute(sa.update(table).where(of_person).values(user_key=anonymous))
 
@@ -163,12 +166,34 @@ async def _count(connection: AsyncConnection, rollout_id: str, observations: Seq
     )  # fmt: skip
 
 
-def _guard_of(observation: Observation, limit_ms: float | None) -> Guard | None:
-    """Return the guard that compares whose requests come to this: a failure, or an answer over the limit."""
-    if observation.failed:
-        return Guard.ERRORS
-    is_slow = limit_ms is not None and observation.answered and observation.latency_ms > limit_ms
-    return Guard.LATENCY if is_slow else None
+async def _slow_first_answers(
+    connection: AsyncConnection, rollout_id: str, observations: Sequence[Observation]
+) -> list[Observation]:
+    """Return the answers over the limit that are the first of their subject on their day (UTC), of either arm.
+
+    Of those who ask often nearly everybody waits once a day, whichever arm answers: by any slow answer the arms would
+    look alike. Only what is answered in these transactions for the first time is counted, so it is idempotent.
+    """
+    if (limit := await _limit(connection, rollout_id)) is None:
+        return []
+    firsts: dict[tuple[str, date], Observation] = {}
+    for o in observations:
+        if o.answered and o.user_key:
+            firsts.setdefault((o.user_key, o.occurred_at.astimezone(UTC).date()), o)
+    of_rollout = DAY_SUBJECTS.c.rollout_id == rollout_id
+    days = sa.select(DAY_SUBJECTS.c.day, sa.func.count()).where(of_rollout).group_by(DAY_SUBJECTS.c.day)
+    counts = {day: count for day, count in await connection.execute(days)}
+    rows = [
+        {"rollout_id": rollout_id, "user_key": user, "day": day}
+        for user, day in firsts if counts.get(day, 0) < COMPARED_SUBJECTS
+    ]  # fmt: skip
+    if not rows:
+        return []
+    new = insert(DAY_SUBJECTS).on_conflict_do_nothing().returning(DAY_SUBJECTS.c.user_key, DAY_SUBJECTS.c.day)
+    found = [firsts[user, day] for user, day in (await connection.execute(new.values(rows))).all()]
+    before = max(day for _, day in firsts) - timedelta(days=1)
+    await connection.execute(sa.delete(DAY_SUBJECTS).where(of_rollout, DAY_SUBJECTS.c.day < before))
+    return [o for o in found if o.latency_ms > limit]
 
 
 def _share(rollout: Rollout, observation: Observation) -> int | None:

@@ -11,7 +11,7 @@ from schemas.datasets import Fate
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.tasks import TaskSpec
 from services.dataset_builder.building.augmentation import shown_right
-from services.dataset_builder.building.carry_over import carry_over
+from services.dataset_builder.building.carry_over import Revision, answer_form, carry_over
 from services.dataset_builder.building.votes import votes_of
 from services.dataset_builder.pipeline import Build, Inputs, build_dataset
 from tests.unit.shared.grading.orders import orders
@@ -37,8 +37,9 @@ def correction(label: str, number: int = 0, **fields: Any) -> CorrectionSubmitte
     })  # fmt: skip
 
 
-def build(*corrections: CorrectionSubmitted, spec: TaskSpec = SPEC) -> Build:
-    return build_dataset(Inputs(votes_of(corrections), spec))
+def build(*corrections: CorrectionSubmitted, spec: TaskSpec = SPEC, former: TaskSpec | None = None) -> Build:
+    known = {s.revision: Revision(s.kind, s.system_prompt, answer_form(s)) for s in (former,) if s is not None}
+    return build_dataset(Inputs(votes_of(corrections), spec, revisions=known))
 
 
 def answers(built: Build) -> list[str]:
@@ -75,7 +76,7 @@ def test_what_a_new_schema_does_not_allow_is_of_the_old_one_and_no_defect() -> N
     fits = RIGHT[:-1] + ', "city": "Lima"}'
     built = build(
         correction(RIGHT), correction(RIGHT[:-1], 1), correction(fits, 2),
-        correction(RIGHT, 3, task_revision=now.revision), spec=now,
+        correction(RIGHT, 3, task_revision=now.revision), spec=now, former=SPEC,
     )  # fmt: skip
     assert len(answers(built)) == 1
     found = {row.prediction_ids[0]: (row.fate, row.reason) for row in built.dataset.left_out}
@@ -83,6 +84,13 @@ def test_what_a_new_schema_does_not_allow_is_of_the_old_one_and_no_defect() -> N
         "p0": (Fate.SUPERSEDED, "schema_changed"), "p1": (Fate.REJECTED, "invalid_json"),
         "p3": (Fate.REJECTED, "breaks_schema"),
     }  # fmt: skip
+
+
+def test_what_broke_the_same_schema_before_the_prompt_changed_is_still_a_defect() -> None:
+    now = SPEC.model_copy(update={"system_prompt": "Extract, please."})
+    built = build(correction(RIGHT), correction(RIGHT.replace("2}", "0}"), 1), spec=now, former=SPEC)
+    (row,) = built.dataset.left_out
+    assert (row.fate, row.reason) == (Fate.REJECTED, "breaks_schema")
 
 
 def test_what_breaks_the_schema_or_is_no_json_is_listed_with_the_place() -> None:

@@ -23,7 +23,7 @@ from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from schemas.quality import QualityReport
 from schemas.task_settings import DatasetSettings
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from services.dataset_builder.building.carry_over import Revision
+from services.dataset_builder.building.carry_over import Revision, answer_form
 from services.dataset_builder.building.length import TokenCounter
 from services.dataset_builder.building.personal_data import rules_id
 from services.dataset_builder.checks.label_noise import Scorer
@@ -89,7 +89,7 @@ class MemoryStore:
             self.rows.setdefault(delivery.event.correction_id, delivery.event)
 
     async def save_revision(self, event: TaskChanged) -> None:
-        self.known[event.spec.revision] = Revision(event.spec.kind, event.spec.system_prompt)
+        self.known[event.spec.revision] = Revision(event.spec.kind, event.spec.system_prompt, answer_form(event.spec))
 
     async def revisions(self, task: str) -> dict[str, Revision]:
         return self.known
@@ -350,9 +350,11 @@ async def test_one_forgotten_row_is_reason_enough_for_a_version_without_it(
     vectors = embeddings_file(tmp_path / "cache", SPEC.name)
     vectors.parent.mkdir(parents=True, exist_ok=True)
     vectors.write_bytes(b"of everybody's texts")
+    half_written = vectors.with_name(f".{vectors.name}.abcd")
+    half_written.write_bytes(b"of everybody's te")
     forgotten = SubjectForgotten(task=SPEC.name, task_revision=SPEC.revision, subject_hash="u1")
     await handlers.broker.publish(forgotten.model_dump_json().encode(), "subjects.forgotten.v1")  # type: ignore[attr-defined]
-    assert not vectors.exists()
+    assert not vectors.exists() and not half_written.exists()
     await run_cycle(clustered("cycle-2"))
     first, second = published.events
     assert isinstance(first, DatasetBuilt)

@@ -436,6 +436,7 @@ class MemoryLedger:
         self.served: dict[tuple[str, int], set[str]] = {}
         self.bad_users: dict[tuple[str, Guard], dict[str, tuple[int, bool]]] = {}
         self.latencies: dict[tuple[str, bool], dict[tuple[str, date], tuple[float, float | None]]] = {}
+        self.day_subjects: set[tuple[str, str, date]] = set()
 
     async def add_pairs(
         self, rollout: Rollout, pairs: Sequence[ShadowCompared], candidate_first: Sequence[bool]
@@ -536,7 +537,11 @@ class MemoryLedger:
                 if len(users) < rollout.spec.rollout.min_canary_users:
                     users.add(observation.served)
             limit = self._limit(rollout.rollout_id)
-            is_slow = observation.answered and limit is not None and observation.latency_ms > limit
+            first = rollout.rollout_id, observation.user_key or "", observation.occurred_at.date()
+            is_first = in_canary and observation.answered and limit is not None and first not in self.day_subjects
+            if is_first:
+                self.day_subjects.add(first)
+            is_slow = is_first and limit is not None and observation.latency_ms > limit
             guard = Guard.ERRORS if observation.failed else Guard.LATENCY if is_slow else None
             if guard is not None and observation.user_key and in_canary and share is not None:
                 bad = self.bad_users.setdefault((rollout.rollout_id, guard), {})

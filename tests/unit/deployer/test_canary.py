@@ -87,6 +87,21 @@ async def test_slow_answers_are_not_too_slow_below_the_limit_of_before(deployer:
     assert deployer.last.stage is Stage.CANARY
 
 
+async def test_a_canary_that_turns_slow_ends_though_everybody_waits_now_and_then(deployer: Deployer) -> None:
+    """Of twenty answers a day hardly anybody has none that is slow: by any of them the arms would look alike."""
+    users = [*((n, Variant.BASE) for n in range(2_000, 2_950)), *((n, Variant.CANARY) for n in range(50))]
+    for day in (0, 1):
+        for number, variant in users:
+            for is_late in (number % 20 == day, True, True):
+                await see(deployer, [number], variant, latency_ms=500.0 if is_late else 50.0, day=day)
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.CANARY
+    await see(deployer, range(50), Variant.CANARY, latency_ms=500.0, day=2)
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.REJECTED
+    assert "the canary is too slow" in deployer.last.reason
+
+
 async def test_one_answer_of_a_subject_and_day_is_measured(deployer: Deployer) -> None:
     """One user with a slow connection, or who asks long questions, must not end a canary."""
     for day in (0, 0, 1, 1, 1):
