@@ -39,6 +39,8 @@ from shared.kafka.resuming import resume_where_stored
 from shared.privacy.retention import drop_expired_forever
 from shared.storage.erasures import subscribe_erasures
 
+_READ_SECONDS = 10.0
+
 
 class Handlers:
     def __init__(
@@ -66,10 +68,19 @@ class Handlers:
         # A database that was restored, or made anew, would wait for ever for records that the group has committed.
         resume = resume_where_stored(self._corrections.next_offsets, partial(end_offsets, self._settings))
         consumers.on_batch(CorrectionSubmitted, self.on_corrections, batch, on_skipped=skip, resume=resume)
-        consumers.on(PredictionsRolledUp, self._traffic.save_hour)
+        consumers.on(PredictionsRolledUp, self.on_rolled_up)
         subscribe_erasures(consumers, self._settings, self._corrections, self.on_forgotten)
         consumers.on(FailuresClustered, self.on_clustered)
         consumers.on(CycleFinished, self._corrections.save_end)
+
+    async def on_rolled_up(self, event: PredictionsRolledUp) -> None:
+        """Store how often production gave each label; other answers are what people wrote, and nobody needs them.
+
+        Raises DependencyUnavailable until the tasks are read.
+        """
+        task = await self._tasks.latest(event.task, _READ_SECONDS)
+        if task is not None and task.spec.labels:
+            await self._traffic.save_hour(event)
 
     async def read_tasks(self) -> None:
         """Background, started when the broker answers: read the tasks to the end of their topic."""
@@ -135,6 +146,7 @@ class Handlers:
         failed = STEP.failed(_cycle(job), failure.reason, failure.way_out)
         await self._corrections.save_outcome(failed)
         await self._publisher.publish(failed)
+        delete_questions(job)
 
     async def on_progress(self, job: Job, progress: JobProgress) -> None:
         await self._publisher.publish(STEP.progressed(_cycle(job), job, progress))

@@ -22,6 +22,7 @@ from schemas.golden import GoldenRow, GoldenSet
 from schemas.tasks import TaskKind, TaskSpec
 from services.scheduler.domain import valid_cron
 from services.scheduler.golden.file import UNREADABLE_WAY_OUT, brief, read_golden_file
+from services.scheduler.golden.history import history_path, refuse_forgotten
 from shared.errors import ConfigurationError, field_path
 from shared.files import write_atomically
 from shared.grading.json_schema import schema_fault
@@ -81,13 +82,15 @@ def apply_task(source: Path, folder: Path) -> TaskSpec:
     """Check a task file and copy it, with its golden file, to the `folder` that the scheduler watches.
 
     A golden set is never lost in passing: where `source` names no golden file, the task's golden set in `folder` stays.
-    Raises ConfigurationError, also for a golden file that lacks rows of that set, and then nothing was copied.
+    Raises ConfigurationError, also for a golden file that lacks rows of that set, or has some of forgotten people, and
+    then nothing was copied.
     """
     task, document = _parse(source, lambda file, spec: None)
     target = folder / f"{task.spec.name}.yaml"
     golden_name = f"{task.spec.name}.golden.jsonl"
     if task.golden_path is not None:
         _refuse_lost_rows(task, target)
+        refuse_forgotten(task.golden, history_path(folder, task.spec.name), str(task.golden_path))
         write_atomically(folder / golden_name, task.golden_path.read_bytes())
         document["golden_file"] = golden_name
     elif (folder / golden_name).is_file():

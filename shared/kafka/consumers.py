@@ -248,7 +248,8 @@ class Consumers:
             except Exception as error:  # noqa: BLE001 - whatever it is, it must not block the partition
                 skipped.append((record, error))
                 continue
-            decoded.append((record, Delivery(decoded_event, record.topic, record.partition, record.offset, headers)))
+            position = record.topic, record.partition, record.offset
+            decoded.append((record, Delivery(decoded_event, *position, headers, record.timestamp)))
         if decoded:
             await self._handle(handler, decoded, on_skipped)
         for record, failure in skipped:

@@ -184,6 +184,8 @@ async def send_again(
 def _replay_headers(dead_letter: DeadLetter, service: str) -> list[tuple[str, bytes]]:
     only = {catalog.HEADER_ONLY: service, catalog.HEADER_REPLAYED: str(dead_letter.replayed + 1)}
     headers = {"content-type": "application/json", **pick_trace_headers(dead_letter.headers), **only}
+    if sent_at := dead_letter.headers.get(catalog.HEADER_SENT_AT):
+        headers[catalog.HEADER_SENT_AT] = sent_at
     return [(name, value.encode()) for name, value in headers.items()]
 
 

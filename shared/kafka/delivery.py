@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Generic, NamedTuple, TypeVar
@@ -12,9 +13,12 @@ from aiokafka import TopicPartition as TopicPartition
 from pydantic import ValidationError
 
 from schemas.base import Event
+from schemas.catalog import HEADER_SENT_AT
 from shared.errors import InvalidMessage, describe_validation_error
 
 E = TypeVar("E", bound=Event)
+_MAX_DIGITS = 14
+"""Of milliseconds: of years with four digits."""
 _MAX_NAMES, _MAX_NAME = 10, 40
 """Names of fields in an error, and the characters of each."""
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -29,13 +33,24 @@ class RecordPosition(NamedTuple):
 
 
 class Delivery(NamedTuple, Generic[E]):
-    """An event and the position of its record. (A tuple, because a batch has thousands: it is five times as fast.)"""
+    """An event and the position of its record. (A tuple, because a batch has thousands: it is five times as fast.)
+
+    `timestamp`: of the record, in ms since 1970; of a replay that of the dead letter's.
+    """
 
     event: E
     topic: str
     partition: int
     offset: int
     headers: Mapping[str, str]
+    timestamp: int = 0
+
+    @property
+    def sent_at(self) -> datetime | None:
+        """When the event was sent first, by the producer's clock; None: not known."""
+        text = self.headers.get(HEADER_SENT_AT, "")
+        sent = int(text) if text.isdigit() and len(text) < _MAX_DIGITS else self.timestamp
+        return datetime.fromtimestamp(sent / 1000, UTC) if sent > 0 else None
 
 
 def decode_event(event: type[E], value: bytes) -> E:

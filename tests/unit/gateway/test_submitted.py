@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
+from schemas.catalog import HEADER_SENT_AT
 from schemas.conversation import Media, Message, Part, ToolCall
 from schemas.predictions import PredictionLogged, PredictionSubmitted
 from schemas.tasks import TaskChanged
@@ -187,7 +188,7 @@ async def test_a_prediction_out_of_time_is_a_dead_letter(
     occurred_at = datetime.now(UTC) + timedelta(days=days)
     if is_logged:
         await handler.on_submitted([delivery(occurred_at=occurred_at)])
-        assert [event.occurred_at for event in kafka.logged] == [occurred_at]
+        assert kafka.logged[0].occurred_at == occurred_at if days < 0 else kafka.logged[0].occurred_at < occurred_at
     else:
         with pytest.raises(InvalidMessage, match="in the last 92 days"):
             await handler.on_submitted([delivery(occurred_at=occurred_at)])
@@ -218,3 +219,28 @@ async def test_a_direct_producers_event_is_redacted_everywhere(kafka: Kafka) -> 
     (event,) = kafka.logged
     assert "555-0132" not in event.model_dump_json()
     assert event.redactions == 15
+
+
+async def test_an_event_without_a_time_is_of_when_it_was_sent_however_often_it_is_replayed(
+    handler: SubmittedPredictions, kafka: Kafka
+) -> None:
+    """By the time of reading, a person who was forgotten meanwhile would have asked again."""
+    sent = datetime.now(UTC).replace(microsecond=0) - timedelta(days=3)
+    at = int(sent.timestamp() * 1000)
+    own = sent + timedelta(hours=5)
+    await handler.on_submitted([
+        delivery()._replace(timestamp=at),
+        delivery()._replace(timestamp=at + 10**8, headers={HEADER_SENT_AT: str(at)}),
+        delivery(occurred_at=own.isoformat())._replace(timestamp=at),
+        delivery()._replace(timestamp=0, headers={HEADER_SENT_AT: "9" * 30}),
+    ])  # fmt: skip
+    *dated, unknown = [event.occurred_at for event in kafka.logged]
+    assert dated == [sent, sent, own]
+    assert datetime.now(UTC) - unknown < timedelta(minutes=5)
+
+
+async def test_what_is_dated_by_a_clock_that_is_ahead_is_of_now(handler: SubmittedPredictions, kafka: Kafka) -> None:
+    """Else an erasure would leave what was asked up to an hour before it."""
+    ahead = datetime.now(UTC) + timedelta(minutes=50)
+    await handler.on_submitted([delivery(occurred_at=ahead.isoformat())])
+    assert kafka.logged[0].occurred_at < ahead - timedelta(minutes=40)

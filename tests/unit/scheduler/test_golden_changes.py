@@ -11,9 +11,17 @@ import pytest
 from schemas.golden import GoldenRow
 from schemas.tasks import TaskSpec
 from services.scheduler.golden import changes
-from services.scheduler.golden.changes import Author, add_rows, find_task, mark_row, read_history, remove_rows
+from services.scheduler.golden.changes import (
+    Author,
+    add_rows,
+    find_task,
+    forget_people,
+    mark_row,
+    read_history,
+    remove_rows,
+)
 from services.scheduler.golden.file import GoldenLine
-from services.scheduler.task_files import read_task
+from services.scheduler.task_files import apply_task, read_task
 from shared.errors import ConfigurationError
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
@@ -44,7 +52,7 @@ def author(reason: str) -> Author:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".lock"}
+    return {path.name: path.read_bytes() for path in folder.glob("*.*") if path.suffix != ".lock"}
 
 
 def test_the_first_row_gives_the_task_a_golden_file_and_its_comments_stay(folder: Path) -> None:
@@ -76,6 +84,26 @@ def test_each_change_is_in_the_history_with_its_author_and_reason_but_no_text(fo
     assert {(c.by, c.at) for c in history} == {("ana", NOON)}
     assert history[0].prediction_id == "p1"
     assert "one" not in (folder / "desk.golden.history.jsonl").read_text()
+
+
+def test_a_row_of_somebody_who_was_forgotten_does_not_come_back(folder: Path) -> None:
+    """Neither from a file of before, nor by hand: its text would be asked of every candidate again."""
+    theirs, others = row("leaves wrote", "p1"), row("two")
+    theirs = theirs.model_copy(update={"user_hash": "h1"})
+    add_rows(folder, "desk", [theirs, others], author("asked daily"))
+    mine = folder / "mine"
+    mine.mkdir()
+    for name in ("desk.yaml", "desk.golden.jsonl"):
+        (mine / name).write_bytes((folder / name).read_bytes())
+    forget_people(folder, ["desk"], ["h1"], author("a person was forgotten"))
+    kept = files(folder)
+    with pytest.raises(ConfigurationError, match=f"1 rows of .* forgotten since: {theirs.row_id}") as caught:
+        apply_task(mine / "desk.yaml", folder)
+    assert "Delete these lines" in caught.value.way_out
+    with pytest.raises(ConfigurationError, match="forgotten since"):
+        add_rows(folder, "desk", [theirs], author("again"))
+    assert files(folder) == kept and b"leaves wrote" not in kept["desk.golden.jsonl"]
+    add_rows(folder, "desk", [row("leaves wrote", "p2")], author("asked by another"))
 
 
 def test_a_golden_set_may_become_empty(folder: Path) -> None:
