@@ -202,8 +202,8 @@ def run_job(work: Callable[[bytes, Path, Progress], Result], max_wait: float = M
     """Run the job whose folder is the first argument: the main function of a job's module.
 
     `work(spec, folder, progress)` returns the result or raises RatchetError. It is retried for `max_wait` seconds after
-    DependencyUnavailable, so it must be able to start over. A killed process leaves neither a result nor a failure,
-    and is started again.
+    its first DependencyUnavailable, so it must be able to start over. A killed process leaves neither a result nor a
+    failure, and is started again.
     """
     folder = Path(sys.argv[1])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -238,13 +238,15 @@ def _acquire(lock: IO[bytes]) -> bool:
 
 
 def _call_with_retries(work: Callable[[bytes, Path, Progress], Result], folder: Path, max_wait: float) -> Result:
-    deadline = time.monotonic() + max_wait
+    deadline: float | None = None  # From the first failure on: the work itself may take longer.
     pause = 0.5
     while True:
         try:
             return work((folder / "spec.json").read_bytes(), folder, Progress(folder))
         except DependencyUnavailable as error:
-            if time.monotonic() + pause > deadline:
+            now = time.monotonic()
+            deadline = now + max_wait if deadline is None else deadline
+            if now + pause > deadline:
                 raise
             logger.warning("retrying in %.1f s: %s %s", pause, error.reason, error.way_out)
             Progress(folder)(0, 1, f"waiting: {error.reason}")

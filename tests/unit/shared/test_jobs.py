@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from shared import jobs
 from shared.errors import DependencyUnavailable
-from shared.jobs import Job, JobFailure, JobProgress, Jobs, lease
+from shared.jobs import Job, JobFailure, JobProgress, Jobs, Progress, lease, run_job
 from tests.waiting import PATIENCE_SECONDS, until
 
 WORK = """
@@ -239,6 +239,28 @@ async def test_a_job_waits_for_a_dependency_that_is_away(folder: Path, environme
         await until(lambda: callbacks.done)
     assert len(set(starts(folder, "a"))) == 1  # One process, which tried three times.
     assert callbacks.failed == []
+
+
+def test_work_that_takes_longer_than_a_job_waits_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build of a quarter of an hour whose database was away for a moment at its end had failed."""
+    clock, tried = [0.0], []
+
+    def work(spec: bytes, folder: Path, progress: Progress) -> Spec:
+        tried.append(clock[0])
+        clock[0] += 900.0
+        if len(tried) == 1:
+            raise DependencyUnavailable("away for a moment")
+        return Spec(kind="built")
+
+    (tmp_path / "spec.json").write_bytes(b"{}")
+    monkeypatch.setattr("sys.argv", ["job", str(tmp_path)])
+    monkeypatch.setattr("shared.jobs.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("shared.jobs.time.sleep", lambda seconds: None)
+    run_job(work)
+    assert len(tried) == 2
+    assert (tmp_path / "result.json").exists() and not (tmp_path / "failure.json").exists()
 
 
 @pytest.mark.parametrize("error", [DependencyUnavailable("Kafka is away"), RuntimeError("a bug")])
