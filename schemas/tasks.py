@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Self
@@ -307,14 +308,28 @@ class TaskSpec(Section):
             "kind": self.kind, "base_model": self.base_model, "system_prompt": self.system_prompt,
             "labels": sorted(self.labels),
         }  # fmt: skip
+        return _short_hash(comparable | self._answer_rules)
+
+    @property
+    def answer_form(self) -> str:
+        """Hash (12 hex digits) of what of the revision decides whether a text is an answer, labels aside."""
+        return _short_hash(self._answer_rules)
+
+    @property
+    def _answer_rules(self) -> dict[str, Any]:
+        rules: dict[str, Any] = {}
         if self.output_schema is not None:
-            comparable["output_schema"] = self.output_schema
+            rules["output_schema"] = self.output_schema
         if self.max_labels_per_answer is not None:
-            comparable["max_labels_per_answer"] = self.max_labels_per_answer
+            rules["max_labels_per_answer"] = self.max_labels_per_answer
         if self.tools:
-            comparable["tools"] = [tool.model_dump(mode="json") for tool in self.tools]
-            comparable["tool_choice"], comparable["calls_per_answer"] = self.tool_choice, self.calls_per_answer
-        return hashlib.sha256(json.dumps(comparable, sort_keys=True).encode()).hexdigest()[:12]
+            rules["tools"] = [tool.model_dump(mode="json") for tool in self.tools]
+            rules["tool_choice"], rules["calls_per_answer"] = self.tool_choice, self.calls_per_answer
+        return rules
+
+
+def _short_hash(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
 class TaskChanged(Event):

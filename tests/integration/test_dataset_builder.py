@@ -20,7 +20,7 @@ from schemas.datasets import DatasetBuilt
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.predictions import FeedbackGiven, LabelCount, PredictionsRolledUp, SubjectForgotten
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from services.dataset_builder.building.carry_over import Revision, answer_form
+from services.dataset_builder.building.carry_over import Revision
 from services.dataset_builder.building.votes import UserCorrection, votes_of
 from services.dataset_builder.handlers import Handlers
 from services.dataset_builder.main import MIGRATIONS, NAME
@@ -228,7 +228,7 @@ async def test_every_revision_of_a_task_is_known_later(store: PostgresCorrection
         await store.save_revision(TaskChanged(task=task, task_revision=spec.revision, spec=spec))
     kind = TaskKind.CLASSIFICATION
     found = await store.revisions(task)
-    assert found == {s.revision: Revision(kind, s.system_prompt, answer_form(s)) for s in specs}
+    assert found == {s.revision: Revision(kind, s.system_prompt, s.answer_form) for s in specs}
 
 
 def forget(task: str, subject_hash: str, at: datetime) -> SubjectForgotten:

@@ -21,7 +21,6 @@ from shared.grading.json_schema import canonical, read_answer
 from shared.grading.json_values import NOT_JSON, json_or_nothing
 from shared.grading.labels import canonical_labels, label_set, set_of_one
 from shared.grading.tool_calls import canonical_calls, split_calls
-from shared.identity import content_hash
 
 _SHOWN_CHARS = 500
 _WITH_SYSTEM_PROMPT = (Api.CHAT, Api.RESPONSES)
@@ -30,18 +29,11 @@ _WITH_SYSTEM_PROMPT = (Api.CHAT, Api.RESPONSES)
 
 @dataclass(frozen=True)
 class Revision:
-    """What a build must know of an earlier revision of its task. `answer_form`: see there; empty: not known."""
+    """What a build must know of an earlier revision of its task. `answer_form`: of its spec; empty: not known."""
 
     kind: TaskKind
     system_prompt: str
     answer_form: str = ""
-
-
-def answer_form(spec: TaskSpec) -> str:
-    """Return a hash of what decides whether a text is an answer of the task."""
-    tools = [tool.model_dump(mode="json") for tool in spec.tools]
-    decides = [spec.output_schema, spec.max_labels_per_answer, tools, spec.tool_choice, spec.calls_per_answer]
-    return content_hash(json.dumps(decides, sort_keys=True))
 
 
 def prompts_of(spec: TaskSpec, revisions: Mapping[str, Revision]) -> frozenset[str]:
@@ -58,7 +50,7 @@ def carry_over(
     constrained to labels, else of the same kind as today.
     """
     holding, left_out = [], []
-    current, form = spec.revision, answer_form(spec)
+    current, form = spec.revision, spec.answer_form
     kinds = {name: revision.kind for name, revision in revisions.items()} | {current: spec.kind}
     for vote in votes:
         kind = kinds.get(vote.task_revision) or _kind_of_answer(vote, spec)

@@ -23,7 +23,7 @@ from schemas.datasets import DatasetBuilt, Origin
 from schemas.labels import CorrectionSubmitted
 from schemas.predictions import FeedbackGiven, SubjectForgotten
 from schemas.tasks import TaskChanged, TaskKind
-from services.dataset_builder.building.carry_over import Revision, answer_form
+from services.dataset_builder.building.carry_over import Revision
 from services.dataset_builder.building.votes import UserCorrection
 from services.dataset_builder.pipeline import Decisions
 from services.dataset_builder.publishing.versions import LastVersion
@@ -139,7 +139,7 @@ class PostgresCorrectionStore:
         """Store what later revisions of the task must know of this one. Idempotent."""
         row = {
             "task": event.task, "revision": event.spec.revision, "kind": event.spec.kind.value,
-            "system_prompt": event.spec.system_prompt, "answer_form": answer_form(event.spec),
+            "system_prompt": event.spec.system_prompt, "answer_form": event.spec.answer_form,
         }  # fmt: skip
         async with transaction(self._engine) as connection:
             await connection.execute(insert(REVISIONS).values(row).on_conflict_do_nothing())

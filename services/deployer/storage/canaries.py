@@ -116,7 +116,7 @@ async def add_complaint(
 async def drop_subjects(connection: AsyncConnection, rollout_id: str) -> None:
     """Delete what is known of single subjects of a rollout that has ended, but for who had a bad event.
 
-    Who waited is deleted, too: one in twenty has.
+    Who waited is deleted, too: they may be most users, and no decision is told by them afterwards.
     """
     for table in (ANSWERS, SERVED, LATENCIES, DAY_SUBJECTS):
         await connection.execute(sa.delete(table).where(table.c.rollout_id == rollout_id))
@@ -172,7 +172,7 @@ async def _slow_first_answers(
     """Return the answers over the limit that are the first of their subject on their day (UTC), of either arm.
 
     Of those who ask often nearly everybody waits once a day, whichever arm answers: by any slow answer the arms would
-    look alike. Only what is answered in these transactions for the first time is counted, so it is idempotent.
+    look alike. A subject and day that is there already was looked at, so records that are read again count nothing.
     """
     if (limit := await _limit(connection, rollout_id)) is None:
         return []
@@ -282,10 +282,12 @@ async def _latencies(connection: AsyncConnection, rollout_id: str) -> Latencies:
 async def _limit(connection: AsyncConnection, rollout_id: str) -> float | None:
     """Return how long an answer may take, in ms, by the primary's before the canary; None: they were too few."""
     of_primary = sa.and_(LATENCIES.c.rollout_id == rollout_id, ~LATENCIES.c.canary)
+    before = (await connection.execute(sa.select(sa.func.count()).where(of_primary))).scalar_one()
+    if (rank := percentile_rank(before)) is None:
+        return None
     values = sa.select(LATENCIES.c.latency_ms).where(of_primary).order_by(LATENCIES.c.latency_ms)
-    before = (await connection.execute(values)).scalars().all()
-    rank = percentile_rank(len(before))
-    return None if rank is None else SLOW * float(before[rank - 1])
+    at_rank = (await connection.execute(values.offset(rank - 1).limit(1))).scalar_one_or_none()
+    return None if at_rank is None else SLOW * float(at_rank)  # None: the rollout ended since they were counted.
 
 
 async def _confidences(connection: AsyncConnection, rollout_id: str, *, canary: bool) -> Confidences:

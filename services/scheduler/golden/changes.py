@@ -149,9 +149,8 @@ def _change(folder: Path, task: str, edit: Callable[[TaskFile], _Edit]) -> None:
         file = find_task(folder, task)
         rows, changes = edit(file)
         path, lines = file.golden_path or file.path.parent / f"{task}.golden.jsonl", golden_lines(rows)
-        append_changes(
-            _history_path(file), changes
-        )  # First: a row without a history would be one that nobody answers for.
+        # First: a row without a history would be one that nobody answers for.
+        append_changes(_history_path(file), changes)
         write_atomically(path, lines)
         if file.golden_path is None:
             set_golden_file(file.path, path.name)

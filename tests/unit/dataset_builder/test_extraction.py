@@ -11,7 +11,7 @@ from schemas.datasets import Fate
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.tasks import TaskSpec
 from services.dataset_builder.building.augmentation import shown_right
-from services.dataset_builder.building.carry_over import Revision, answer_form, carry_over
+from services.dataset_builder.building.carry_over import Revision, carry_over
 from services.dataset_builder.building.votes import votes_of
 from services.dataset_builder.pipeline import Build, Inputs, build_dataset
 from tests.unit.shared.grading.orders import orders
@@ -38,7 +38,7 @@ def correction(label: str, number: int = 0, **fields: Any) -> CorrectionSubmitte
 
 
 def build(*corrections: CorrectionSubmitted, spec: TaskSpec = SPEC, former: TaskSpec | None = None) -> Build:
-    known = {s.revision: Revision(s.kind, s.system_prompt, answer_form(s)) for s in (former,) if s is not None}
+    known = {s.revision: Revision(s.kind, s.system_prompt, s.answer_form) for s in (former,) if s is not None}
     return build_dataset(Inputs(votes_of(corrections), spec, revisions=known))
 
 

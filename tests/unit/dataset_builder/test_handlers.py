@@ -23,7 +23,7 @@ from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from schemas.quality import QualityReport
 from schemas.task_settings import DatasetSettings
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from services.dataset_builder.building.carry_over import Revision, answer_form
+from services.dataset_builder.building.carry_over import Revision
 from services.dataset_builder.building.length import TokenCounter
 from services.dataset_builder.building.personal_data import rules_id
 from services.dataset_builder.checks.label_noise import Scorer
@@ -90,7 +90,7 @@ class MemoryStore:
             self.rows.setdefault(delivery.event.correction_id, delivery.event)
 
     async def save_revision(self, event: TaskChanged) -> None:
-        self.known[event.spec.revision] = Revision(event.spec.kind, event.spec.system_prompt, answer_form(event.spec))
+        self.known[event.spec.revision] = Revision(event.spec.kind, event.spec.system_prompt, event.spec.answer_form)
 
     async def revisions(self, task: str) -> dict[str, Revision]:
         return self.known
