@@ -144,7 +144,7 @@ def vllm_environment(adapters: Path) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
     }
     if not has_gpu():
-        plugins.append("ratchet_cpu_lora")
+        plugins.append("ratchet_cpu")
         env |= {name: os.environ.get(name, value) for name, value in CPU_ENV.items()}
     return env | {"PYTHONPATH": str(PLUGIN_FOLDER), "VLLM_PLUGINS": ",".join(plugins)}
 

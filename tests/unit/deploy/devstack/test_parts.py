@@ -158,7 +158,7 @@ def test_the_plugin_for_the_cpu_is_found_by_its_entry_point() -> None:
     from importlib.metadata import distributions
 
     points = [point for found in distributions(path=[str(vllm.PLUGIN_FOLDER)]) for point in found.entry_points]
-    assert [(point.group, point.value) for point in points] == [("vllm.general_plugins", "ratchet_cpu_lora:register")]
+    assert [(point.group, point.value) for point in points] == [("vllm.general_plugins", "ratchet_cpu:register")]
 
 
 def test_an_interrupted_install_is_repeated(tmp_path: Path) -> None:

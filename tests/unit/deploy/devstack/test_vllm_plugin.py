@@ -1,8 +1,9 @@
-"""The vLLM plugin: grouped LoRA equals LoRA row by row, and rows of the base model are unchanged."""
+"""The vLLM plugin: grouped LoRA equals LoRA row by row, rows of the base model are unchanged, to wait is to sleep."""
 
 from __future__ import annotations
 
 import importlib.util
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +16,7 @@ from deploy.devstack.parts.vllm import PLUGIN_FOLDER  # noqa: E402  # after the 
 
 @pytest.fixture(scope="module")
 def plugin() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("ratchet_cpu_lora", PLUGIN_FOLDER / "ratchet_cpu_lora.py")
+    spec = importlib.util.spec_from_file_location("ratchet_cpu", PLUGIN_FOLDER / "ratchet_cpu.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -55,5 +56,29 @@ def test_logits_of_mixed_rows_get_their_own_adapter(plugin: ModuleType) -> None:
     torch.testing.assert_close(y[1], x[1] @ a[1, 0].T @ b[1, 0].T)
 
 
-def test_registering_without_vllm_only_logs_a_warning(plugin: ModuleType) -> None:
+def test_registering_without_vllm_only_logs_warnings(plugin: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
     plugin.register()  # vLLM is not installed in this environment.
+    assert ["LoRA stays slow" in caplog.messages[0], "may spin" in caplog.messages[1]] == [True, True]
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_the_loop_that_waits_for_a_message_sleeps(
+    plugin: ModuleType, has_it: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = ModuleType("shm_broadcast")
+    if has_it:
+        queue.sched_yield = lambda: None  # type: ignore[attr-defined]
+    communicators = ModuleType("device_communicators")
+    communicators.shm_broadcast = queue  # type: ignore[attr-defined]
+    modules = {"vllm": ModuleType("vllm"), "vllm.distributed": ModuleType("distributed")}
+    modules |= {"vllm.distributed.device_communicators": communicators}
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    slept: list[float] = []
+    monkeypatch.setattr(plugin.time, "sleep", slept.append)
+    for _ in range(2):  # vLLM registers plugins more than once.
+        plugin.register()
+    if has_it:
+        queue.sched_yield()
+    assert slept == ([plugin.WAIT_SECONDS] if has_it else [])
+    assert any("may spin" in message for message in caplog.messages) is not has_it
