@@ -38,7 +38,7 @@ from services.dataset_builder.inspection.gates import describe_failed_gates, eva
 from services.dataset_builder.inspection.report import Inspected
 from services.dataset_builder.inspection.summaries import summaries
 from services.dataset_builder.model_process import LocalModels, ModelProcess, Models
-from services.dataset_builder.pipeline import Build, Inputs, build_dataset
+from services.dataset_builder.pipeline import Inputs, build_dataset
 from services.dataset_builder.publishing.publish import ArtifactWriter, publish_build
 from services.dataset_builder.publishing.versions import ArtifactReader, read_parent
 from services.dataset_builder.storage.corrections import BuildStore, PostgresCorrectionStore, StoredCorrections
@@ -178,54 +178,59 @@ async def build_version(
     golden = await asyncio.to_thread(read_golden_set, artifacts, job.spec)
     frozen = [row.prompt for row in golden]
     modes = await asyncio.to_thread(read_members, artifacts, job.cycle.uri)
-    build, votes, personal_data, preferences = await _build(job, store, frozen, modes, progress, models)
+    while True:
+        inspected, count = await _inspected_build(job, store, traffic, artifacts, frozen, modes, progress, models)
+        # Below the fence, corrections only ever disappear.
+        async with store.concluding(job.cycle.task, job.cycle.fence, count) as save:
+            if save is None:  # Somebody was erased meanwhile.
+                continue
+            outcome: DatasetBuilt | StepFailed
+            try:
+                outcome = conclude(job.cycle, inspected, artifacts, utc_now())
+            except StepImpossible as error:
+                outcome = STEP.impossible(job.cycle, error)
+            questions = b"".join(asked.model_dump_json().encode() + b"\n" for asked in inspected.build.questions)
+            # First: a second run with a stored outcome does not build again.
+            write_atomically(folder / _QUESTIONS, questions)
+            await save(outcome, inspected.build.decisions)
+        return BuildResult(outcome=outcome)
+
+
+async def _inspected_build(
+    job: BuildJob,
+    store: BuildStore,
+    traffic: TrafficStore,
+    artifacts: Artifacts,
+    frozen: Sequence[tuple[Message, ...]],
+    modes: Mapping[str, str],
+    progress: Progress,
+    models: Models | None,
+) -> tuple[Inspected, int]:
+    """Return a build with all that is published of it, and of how many corrections it is."""
+    revisions = await store.revisions(job.cycle.task)
+    votes, personal_data, count, preferences = await _read_votes(job, store, revisions, progress, models)
+    progress(2, 4, f"building from {count} corrections")
+    if models is not None and job.spec.kind is TaskKind.CLASSIFICATION:
+        prompts = prompts_of(job.spec, revisions)
+        models.load_scorer([scored_text(input_text(vote.call.messages, prompts)) for vote in votes])
+    inputs = Inputs(
+        votes,
+        job.spec,
+        await store.decisions(job.cycle.task),
+        revisions=revisions,
+        frozen=frozen,
+        modes=modes,
+        audits_asked=job.cycle.audits_asked,
+    )
+    build = build_dataset(inputs, None if models is None else models.score, _token_counter(job))
     answers = await traffic.answer_counts(job.spec.name, job.cycle.task_revision, job.traffic_hours)
     answers = counts_by_set(answers, job.spec)
     progress(3, 4, "checking and publishing")
     parent = read_parent(artifacts, await store.last_version(job.spec.name))
     gates = (*evaluate_gates(build, job.spec, answers), personal_data.gate())
-    try:
-        measures = summaries(build, job.spec, personal_data)
-        inspected = Inspected(build, votes, job.spec, gates, answers, measures, parent, preferences.newest(job.spec))
-        outcome: DatasetBuilt | StepFailed = conclude(job.cycle, inspected, artifacts, utc_now())
-    except StepImpossible as error:
-        outcome = STEP.impossible(job.cycle, error)
-    questions = b"".join(question.model_dump_json().encode() + b"\n" for question in build.questions)
-    write_atomically(folder / _QUESTIONS, questions)  # First: a second run with a stored outcome does not build again.
-    await store.save_outcome(outcome, build.decisions)
-    return BuildResult(outcome=outcome)
-
-
-async def _build(
-    job: BuildJob,
-    store: BuildStore,
-    frozen: Sequence[tuple[Message, ...]],
-    modes: Mapping[str, str],
-    progress: Progress,
-    models: Models | None,
-) -> tuple[Build, list[Vote], PersonalData, Preferences]:
-    """Return the build, its votes without personal data, what was found, and what people preferred; without people
-    erased meanwhile."""
-    count_tokens = _token_counter(job)
-    while True:
-        revisions = await store.revisions(job.cycle.task)
-        votes, personal_data, count, preferences = await _read_votes(job, store, revisions, progress, models)
-        progress(2, 4, f"building from {count} corrections")
-        if models is not None and job.spec.kind is TaskKind.CLASSIFICATION:
-            prompts = prompts_of(job.spec, revisions)
-            models.load_scorer([scored_text(input_text(vote.call.messages, prompts)) for vote in votes])
-        inputs = Inputs(
-            votes,
-            job.spec,
-            await store.decisions(job.cycle.task),
-            revisions=revisions,
-            frozen=frozen,
-            modes=modes,
-            audits_asked=job.cycle.audits_asked,
-        )
-        build = build_dataset(inputs, None if models is None else models.score, count_tokens)
-        if await store.count_below(job.cycle.task, job.cycle.fence) == count:  # Below it they only ever disappear.
-            return build, votes, personal_data, preferences
+    measures = summaries(build, job.spec, personal_data)
+    inspected = Inspected(build, votes, job.spec, gates, answers, measures, parent, preferences.newest(job.spec))
+    return inspected, count
 
 
 async def _read_votes(

@@ -64,6 +64,11 @@ async def record_erasure(connection: AsyncConnection, table: sa.Table, event: Su
     return (await connection.execute(newer.returning(table.c.at))).first() is not None
 
 
+async def put_off_erasures(connection: AsyncConnection) -> None:
+    """Have erasures wait until this transaction ends: what it reads has nobody in it who is erased meanwhile."""
+    await connection.execute(sa.select(sa.func.pg_advisory_xact_lock_shared(_LOCK)))
+
+
 async def erased_among(
     connection: AsyncConnection, table: sa.Table, people: Iterable[tuple[str, str | None]]
 ) -> ErasedSubjects:
@@ -71,6 +76,6 @@ async def erased_among(
     subjects = sorted({(task, user_hash) for task, user_hash in people if user_hash is not None})
     if not subjects:
         return ErasedSubjects({})
-    await connection.execute(sa.select(sa.func.pg_advisory_xact_lock_shared(_LOCK)))
+    await put_off_erasures(connection)
     rows = await connection.execute(sa.select(table).where(sa.tuple_(table.c.task, table.c.subject_hash).in_(subjects)))
     return ErasedSubjects({(row.task, row.subject_hash): row.at for row in rows})

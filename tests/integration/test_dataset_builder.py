@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -24,7 +25,7 @@ from services.dataset_builder.building.carry_over import Revision
 from services.dataset_builder.building.votes import UserCorrection, votes_of
 from services.dataset_builder.handlers import Handlers
 from services.dataset_builder.main import MIGRATIONS, NAME
-from services.dataset_builder.pipeline import Inputs, build_dataset
+from services.dataset_builder.pipeline import Decisions, Inputs, build_dataset
 from services.dataset_builder.publishing.versions import LastVersion
 from services.dataset_builder.settings import DatasetBuilderSettings
 from services.dataset_builder.storage.corrections import PostgresCorrectionStore, StoredCorrections
@@ -337,6 +338,35 @@ async def test_the_first_outcome_of_a_cycle_is_stored(store: PostgresCorrectionS
     await store.save_outcome(failed)
     await store.save_outcome(failed.model_copy(update={"reason": "other"}))
     assert await store.outcome(f"{task}-1") == failed
+
+
+@pytest.mark.stack
+async def test_an_erasure_waits_until_what_is_built_without_it_is_published_and_stored(
+    store: PostgresCorrectionStore, task: str
+) -> None:
+    await store.save([delivered(task, 0), delivered(task, 1, user_hash="u1")])
+    version = built(task, 1)
+    async with store.concluding(task, fence(2), 2) as save:
+        assert save is not None
+        erasure = asyncio.create_task(store.forget(forget(task, "u1", datetime.now(UTC))))
+        await asyncio.sleep(0.2)
+        assert not erasure.done()
+        await save(version, Decisions())
+    async with asyncio.timeout(10):
+        await erasure
+    assert await store.outcome(f"{task}-1") == version
+
+
+@pytest.mark.stack
+async def test_a_build_of_corrections_that_are_erased_by_now_is_not_concluded(
+    store: PostgresCorrectionStore, task: str
+) -> None:
+    await store.save([delivered(task, 0), delivered(task, 1, user_hash="u1")])
+    await store.forget(forget(task, "u1", datetime.now(UTC)))
+    async with store.concluding(task, fence(2), 2) as save:
+        assert save is None
+    async with store.concluding(task, fence(2), 1) as save:
+        assert save is not None
 
 
 def built(task: str, number: int) -> DatasetBuilt:

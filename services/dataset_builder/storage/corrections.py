@@ -7,9 +7,11 @@ exactly what is below the cycle's fence. Nothing of an erased person is stored, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Container, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, Protocol
 
 import sqlalchemy as sa
@@ -31,7 +33,7 @@ from services.dataset_builder.storage.label_scores import delete_scores, read_sc
 from services.dataset_builder.storage.places import forget_places, read_places, save_places
 from services.dataset_builder.tables import BUILDS, CORRECTIONS, FORGOTTEN, INCARNATION, OFFSETS, REVISIONS
 from shared.kafka.delivery import Delivery, RecordPosition, TopicPartition
-from shared.privacy.erasure import ErasedSubjects, erased_among, record_erasure
+from shared.privacy.erasure import ErasedSubjects, erased_among, put_off_erasures, record_erasure
 from shared.storage.database import transaction
 from shared.storage.offsets import adopt_incarnation, advance_offsets, next_offsets, unread
 
@@ -81,6 +83,9 @@ class CorrectionStore(Protocol):
     async def save_end(self, event: CycleFinished) -> None: ...
 
 
+SaveOutcome = Callable[[Event, Decisions], Awaitable[None]]
+
+
 class BuildStore(Protocol):
     """What a build needs of the corrections and of what was built from them."""
 
@@ -93,7 +98,9 @@ class BuildStore(Protocol):
     async def decisions(self, task: str) -> Decisions: ...
     async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]: ...
     async def outcome(self, cycle_id: str) -> Event | None: ...
-    async def save_outcome(self, event: Event, decisions: Decisions | None = None) -> None: ...
+    def concluding(
+        self, task: str, fence: Sequence[PartitionFence], count: int
+    ) -> AbstractAsyncContextManager[SaveOutcome | None]: ...
 
 
 class UserCorrectionStore(Protocol):
@@ -202,9 +209,8 @@ class PostgresCorrectionStore:
 
     async def count_below(self, task: str, fence: Sequence[PartitionFence]) -> int:
         """Return the number of the task's corrections below the fence."""
-        query = sa.select(sa.func.count()).select_from(CORRECTIONS).where(_below(task, fence))
         async with transaction(self._engine) as connection:
-            return int((await connection.execute(query)).scalar_one())
+            return int((await connection.execute(_count_below(task, fence))).scalar_one())
 
     async def clear(self, task: str, rules: str) -> set[str]:
         """Return the ids of the task's corrections in which a search by these rules found no personal data."""
@@ -251,22 +257,24 @@ class PostgresCorrectionStore:
         async with transaction(self._engine) as connection:
             return Decisions(await read_scores(connection, task), await read_places(connection, task))
 
-    async def save_outcome(self, event: Event, decisions: Decisions | None = None) -> None:
-        """Store the event that a build ended with, and what it decided; the first outcome of a cycle stays.
-
-        Places of rows are decided by a version that is published: nothing is trained on before.
-        """
-        row = {
-            "cycle_id": event.cycle_id, "task": event.task, "ended_at": event.occurred_at,
-            "topic": topic_of(type(event)).name, "event": event.model_dump_json(),
-        }  # fmt: skip
+    async def save_outcome(self, event: Event) -> None:
+        """Store the event with which a cycle ended that has no build; the first outcome of a cycle stays."""
         async with transaction(self._engine) as connection:
-            statement = insert(BUILDS).values(row).on_conflict_do_nothing().returning(BUILDS.c.cycle_id)
-            is_first = (await connection.execute(statement)).one_or_none() is not None
-            if decisions is not None:
-                await save_scores(connection, event.task, decisions.label_scores)
-                if is_first and isinstance(event, DatasetBuilt):
-                    await save_places(connection, event.task, event.cycle_id, decisions.places)
+            await _save_outcome(connection, event)
+
+    @asynccontextmanager
+    async def concluding(
+        self, task: str, fence: Sequence[PartitionFence], count: int
+    ) -> AsyncIterator[SaveOutcome | None]:
+        """Give what stores a build's outcome, and have erasures wait until it is; None: of its `count` corrections some
+        are gone by now, and what was built of them must not be published.
+
+        All of it is one transaction: a version is published with nobody in it whose erasure was stored before.
+        """
+        async with transaction(self._engine) as connection:
+            await put_off_erasures(connection)
+            is_whole = (await connection.execute(_count_below(task, fence))).scalar_one() == count
+            yield partial(_save_outcome, connection) if is_whole else None
 
     async def _save(self, rows: Sequence[dict[str, Any]], deliveries: Sequence[Delivery[Any]]) -> None:
         """Store rows but those of erased people, and advance the offsets."""
@@ -291,6 +299,23 @@ class PostgresCorrectionStore:
                 yield await asyncio.to_thread(_parsed, part)
 
 
+async def _save_outcome(connection: AsyncConnection, event: Event, decisions: Decisions | None = None) -> None:
+    """Store the event that a build ended with, and what it decided; the first outcome of a cycle stays.
+
+    Places of rows are decided by a version that is published: nothing is trained on before.
+    """
+    row = {
+        "cycle_id": event.cycle_id, "task": event.task, "ended_at": event.occurred_at,
+        "topic": topic_of(type(event)).name, "event": event.model_dump_json(),
+    }  # fmt: skip
+    statement = insert(BUILDS).values(row).on_conflict_do_nothing().returning(BUILDS.c.cycle_id)
+    is_first = (await connection.execute(statement)).one_or_none() is not None
+    if decisions is not None:
+        await save_scores(connection, event.task, decisions.label_scores)
+        if is_first and isinstance(event, DatasetBuilt):
+            await save_places(connection, event.task, event.cycle_id, decisions.places)
+
+
 async def _delete_corrections(connection: AsyncConnection, chosen: Any) -> None:
     """Delete corrections with what was decided about their labels."""
     await delete_scores(connection, sa.select(CORRECTIONS.c.prediction_id).where(chosen))
@@ -306,6 +331,10 @@ def _parsed(rows: Sequence[Any]) -> StoredCorrections:
         else:
             found.reviewers.append(CorrectionSubmitted.model_validate_json(event))
     return found
+
+
+def _count_below(task: str, fence: Sequence[PartitionFence]) -> Any:
+    return sa.select(sa.func.count()).select_from(CORRECTIONS).where(_below(task, fence))
 
 
 def _below(task: str, fence: Sequence[PartitionFence]) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from faststream.kafka import TestKafkaBroker
 
-from schemas.base import CheckResult, Event
+from schemas.base import CheckResult, Event, Gate
 from schemas.conversation import Answer, Call, Message, Role, ToolCall
 from schemas.cycles import CycleFinished, PartitionFence, StepFailed, StepProgressed
 from schemas.datasets import DatasetBuilt, DatasetManifest, Example
@@ -28,11 +29,12 @@ from services.dataset_builder.building.length import TokenCounter
 from services.dataset_builder.building.personal_data import rules_id
 from services.dataset_builder.checks.label_noise import Scorer
 from services.dataset_builder.handlers import Handlers
+from services.dataset_builder.inspection.gates import evaluate_gates
 from services.dataset_builder.job import BuildJob, build_version, embeddings_file, job_name, read_questions
 from services.dataset_builder.pipeline import Build, Decisions, Inputs, build_dataset
 from services.dataset_builder.publishing.versions import LastVersion
 from services.dataset_builder.settings import DatasetBuilderSettings
-from services.dataset_builder.storage.corrections import StoredCorrections
+from services.dataset_builder.storage.corrections import SaveOutcome, StoredCorrections
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.jobs import Job, JobFailure, JobProgress, Jobs, Progress
 from shared.kafka.broker import build_broker
@@ -145,11 +147,19 @@ class MemoryStore:
     async def decisions(self, task: str) -> Decisions:
         return self.decided
 
-    async def save_outcome(self, event: Event, decisions: Decisions | None = None) -> None:
+    async def save_outcome(self, event: Event) -> None:
         self.outcomes.setdefault(str(event.cycle_id), event)
-        if decisions is not None:
-            new = decisions.places if isinstance(event, DatasetBuilt) else {}
-            self.decided = Decisions(decisions.label_scores, {**self.decided.places, **new})
+
+    @asynccontextmanager
+    async def concluding(
+        self, task: str, fence: Sequence[PartitionFence], count: int
+    ) -> AsyncIterator[SaveOutcome | None]:
+        yield self._conclude if len(self.rows) == count else None
+
+    async def _conclude(self, event: Event, decisions: Decisions) -> None:
+        self.outcomes.setdefault(str(event.cycle_id), event)
+        new = decisions.places if isinstance(event, DatasetBuilt) else {}
+        self.decided = Decisions(decisions.label_scores, {**self.decided.places, **new})
 
 
 def correction(number: int, label: str, reviewer: str = "ana", user_hash: str | None = None) -> CorrectionSubmitted:
@@ -481,6 +491,31 @@ async def test_a_job_that_starts_on_a_database_that_was_restored_waits_until_all
     store.not_read = []
     result = await build_version(spec, store, store, artifacts, job.folder, progress)
     assert isinstance(result.outcome, DatasetBuilt)
+
+
+async def test_who_is_erased_while_a_build_is_checked_is_not_in_what_it_publishes(
+    handlers: Handlers, store: MemoryStore, published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await filled(handlers)
+    forgotten = correction(1, "refund", user_hash="hash-of-eve")
+    store.rows[forgotten.correction_id] = forgotten
+    gates_of = evaluate_gates
+
+    def erase_and_evaluate(build: Build, spec: TaskSpec, answers: Mapping[str, int]) -> tuple[Gate, ...]:
+        store.rows.pop(forgotten.correction_id, None)
+        return gates_of(build, spec, answers)
+
+    monkeypatch.setattr("services.dataset_builder.job.evaluate_gates", erase_and_evaluate)
+    await handlers.on_clustered(clustered())
+    job = job_of(tmp_path, clustered())
+    spec = BuildJob.model_validate_json(job.spec)
+    artifacts = ArtifactStore(spec.artifacts, spec.cache)
+    result = await build_version(spec, store, store, artifacts, job.folder, Progress(job.folder))
+    assert isinstance(result.outcome, DatasetBuilt)
+    assert artifacts.names("datasets") == [result.outcome.dataset_id], "the first build is not published either"
+    files = [path.read_text() for path in artifacts.fetch(result.outcome.uri).iterdir()]
+    assert not any(forgotten.correction_id in text or "hash-of-eve" in text for text in files)
+    assert "p1" not in store.decided.places
 
 
 async def test_a_task_that_changed_meanwhile_fails_the_step(handlers: Handlers, published: Published) -> None:
