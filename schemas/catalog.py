@@ -74,7 +74,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic("predictions.rolled_up.v1", PredictionsRolledUp, ("prediction_log",),
           ("dataset_builder", "console"), "task", 1, _QUARTER),
     Topic("subjects.forgotten.v1", SubjectForgotten, ("scheduler",),
-          ("prediction_log", "failure_miner", "console", "dataset_builder", "deployer"), "task", 1, _FOREVER),
+          ("prediction_log", "failure_miner", "console", "dataset_builder", "shadow", "deployer"), "task", 1, _FOREVER),
     Topic("failures.clustered.v1", FailuresClustered, ("failure_miner",),
           ("dataset_builder", "console", "scheduler"), "task", 1, _FOREVER),
     Topic("labels.requested.v1", LabelRequested, ("failure_miner", "dataset_builder", "deployer"),

@@ -75,6 +75,8 @@ class Outcome(StrEnum):
     TOKENS = "tokens"
     DEFERRED = "deferred"
     """Read while shadow's flag was off, or before the backlog of such requests was done: it is read again."""
+    FORGOTTEN = "forgotten"
+    """Its user has been erased since."""
     BUSY = "busy"
     """It had its place in the budget, but the engine was busy or away until it was too old."""
 

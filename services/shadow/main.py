@@ -13,6 +13,7 @@ from services.shadow.load import VllmLoad
 from services.shadow.replays import Replays
 from services.shadow.settings import ShadowSettings
 from services.shadow.storage import PostgresDecisions
+from services.shadow.tables import INCARNATION, OFFSETS
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
@@ -20,6 +21,8 @@ from shared.model.inference import InferenceClient
 from shared.service import Service, run
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.database import build_engine, migrate
+from shared.storage.erasures import subscribe_erasures
+from shared.storage.offsets import PostgresOffsets
 
 NAME = "shadow"
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -48,16 +51,19 @@ def build(settings: ShadowSettings | None = None) -> Service:
         settings.shadow_concurrency,
     )
     handlers = Handlers(settings, sampling, StoredTrainingIndexes(artifacts), decisions, replays)
-    handlers.subscribe(Consumers(broker, NAME, settings))
-
-    async def prepare() -> None:
-        await migrate(settings, NAME, MIGRATIONS)
+    consumers, offsets = Consumers(broker, NAME, settings), PostgresOffsets(database, OFFSETS, INCARNATION)
+    handlers.subscribe(consumers)
+    subscribe_erasures(consumers, settings, offsets, decisions.forget)
 
     catch_up = CatchUp(settings, decisions, handlers)
     return Service(
         NAME,
         broker,
-        prepare=[prepare, sampling.start],
+        prepare=[
+            partial(migrate, settings, NAME, MIGRATIONS),
+            partial(offsets.adopt, settings.kafka_incarnation),
+            sampling.start,
+        ],
         connected=[
             partial(handlers.rollouts.read_to_end, settings),
             partial(handlers.tasks.read_to_end, settings),

@@ -1,4 +1,4 @@
-"""What shadow decided and spent, in PostgreSQL schema `shadow`: counts and ids, neither texts nor people.
+"""What shadow decided and spent, in PostgreSQL schema `shadow`: counts and ids, no texts; and who is forgotten.
 
 A decision and what it spends are one transaction, and it is stored by the record's position, so that a redelivered
 request is decided, paid and counted once, also across restarts. Only the last decisions of a partition are kept.
@@ -17,9 +17,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from schemas.predictions import SubjectForgotten
 from services.shadow.budget import Considered, Spending
 from services.shadow.domain import Outcome
-from services.shadow.tables import BACKLOGS, DAYS, DECISIONS, MINUTES, OUTCOMES
+from services.shadow.tables import BACKLOGS, DAYS, DECISIONS, FORGOTTEN, MINUTES, OUTCOMES
+from shared.privacy.erasure import erased_among, record_erasure
 from shared.storage.database import transaction
 
 _LOCK = sa.func.hashtext(sa.literal("deciding ") + sa.func.current_schema())
@@ -88,9 +90,11 @@ class PostgresDecisions:
         """Decide about the requests of a batch, in their order. Return those to replay: not those already finished.
 
         While a rollout has a backlog in a partition, its newer requests there join it, so that each is decided once. So
-        does what was to be replayed when the flag was turned off.
+        does what was to be replayed when the flag was turned off. What a person asked who is erased by now is left out,
+        also where it was to be replayed.
         """
         async with self._locked() as connection:
+            requests = await _without_erased(connection, requests)
             known = await _known(connection, requests)
             new = [request for request in requests if request.position not in known]
             if new:
@@ -105,6 +109,11 @@ class PostgresDecisions:
                 await _count(connection, [(r, o) for r, o in zip(now_decided, outcomes, strict=True) if o is not None])
                 known |= decided
         return [request for request in requests if known[request.position] is None]
+
+    async def forget(self, event: SubjectForgotten) -> None:
+        """Replay no more of what a person asked until their request."""
+        async with transaction(self._engine) as connection:
+            await record_erasure(connection, FORGOTTEN, event)
 
     async def backlogs(self) -> list[Backlog]:
         """Return all backlogs."""
@@ -194,6 +203,18 @@ class PostgresDecisions:
                 summary = Summary(row.task, row.rollout_id, tokens.get(row.task, 0))
                 found.setdefault(row.rollout_id, summary).requests[row.name] = int(row.requests)
             return list(found.values())
+
+
+async def _without_erased(connection: AsyncConnection, requests: Sequence[Considered]) -> list[Considered]:
+    """Return the requests; those of erased people with that as the reason why they are left out."""
+    people = [(request.rollout.task, request.delivery.event.user_hash) for request in requests]
+    erased = await erased_among(connection, FORGOTTEN, people)
+    return [
+        replace(request, left_out=Outcome.FORGOTTEN)
+        if erased.covers(task, user_hash, request.delivery.event.occurred_at)
+        else request
+        for request, (task, user_hash) in zip(requests, people, strict=True)
+    ]
 
 
 async def _known(connection: AsyncConnection, requests: Sequence[Considered]) -> dict[tuple[int, int], Outcome | None]:

@@ -1,8 +1,12 @@
-"""The tables of schema `shadow`, as `migrations/` makes them. They hold counts and ids, neither texts nor people."""
+"""The tables of schema `shadow`, as `migrations/` makes them. They hold counts and ids, no texts; of people only who is
+forgotten, by their keyed hash."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
+
+from shared.privacy.erasure import erased_subjects_table
+from shared.storage.offsets import incarnation_table, offsets_table
 
 METADATA = sa.MetaData()
 DECISIONS = sa.Table(
@@ -31,3 +35,6 @@ BACKLOGS = sa.Table(
     sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("partition", sa.Integer, primary_key=True),
     sa.Column("task", sa.Text), sa.Column("next_offset", sa.BigInteger), sa.Column("end_offset", sa.BigInteger),
 )  # fmt: skip
+FORGOTTEN = erased_subjects_table(METADATA)
+OFFSETS = offsets_table(METADATA)
+INCARNATION = incarnation_table(METADATA)

@@ -20,6 +20,8 @@ from services.deployer.main import build as build_deployer
 from services.deployer.settings import DeployerSettings
 from services.failure_miner.main import build as build_failure_miner
 from services.failure_miner.settings import FailureMinerSettings
+from services.shadow.main import build as build_shadow
+from services.shadow.settings import ShadowSettings
 from shared.service import Service
 from shared.settings import Settings
 from shared.storage.database import build_engine, transaction
@@ -32,6 +34,7 @@ BUILDS: dict[str, tuple[Callable[[Any], Service], type[Settings]]] = {
     "dataset_builder": (build_dataset_builder, DatasetBuilderSettings),
     "deployer": (build_deployer, DeployerSettings),
     "failure_miner": (build_failure_miner, FailureMinerSettings),
+    "shadow": (build_shadow, ShadowSettings),
 }
 FORGOTTEN, OFFSETS = sa.table("forgotten", sa.column("task")), sa.table("offsets", sa.column("topic"))
 

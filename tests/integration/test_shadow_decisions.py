@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
+from schemas.predictions import SubjectForgotten
 from schemas.rollouts import RolloutChanged
 from services.shadow.budget import Considered
 from services.shadow.clients import Replay
@@ -123,6 +124,27 @@ async def test_what_is_stored_has_neither_texts_nor_people(database: Database) -
     stored = str([await database.rows(f"SELECT {table}::text FROM {table}") for table in tables])
     assert event.request_id in stored
     assert not any(word in stored for word in ("parcel", "user-4711", "session-4711", "refund"))
+
+
+async def test_what_forgotten_people_asked_is_not_replayed_whether_it_is_new_or_waits(database: Database) -> None:
+    decisions, asked_at = database.decisions(), CUTOFF + timedelta(minutes=1)
+    assert numbers(await decisions.decide(requests([1, 2]), CUTOFF)) == [1, 2]
+    for number, until in ((2, asked_at), (3, asked_at), (4, asked_at - timedelta(seconds=1))):
+        await decisions.forget(
+            SubjectForgotten(
+                task=SPEC.name, task_revision=SPEC.revision, subject_hash=f"user-{number}", occurred_at=until
+            )
+        )
+    decided = await decisions.decide(requests([1, 2, 3, 4]), CUTOFF)
+    left_out = {request.delivery.offset: request.left_out for request in decided}
+    assert left_out == {1: None, 2: Outcome.FORGOTTEN, 4: None}, "3 is new and decided already; 4 was asked later"
+    shadow = Shadow()
+    shadow.replays._decisions = decisions
+    await shadow.replays.run(decided)
+    assert len(shadow.candidate.asked) == 2
+    (summary,) = await decisions.summaries(CUTOFF)
+    assert summary.requests == {"forgotten": 2, "pair": 2}
+    assert await database.rows("SELECT tokens FROM days") == [(120,)], "what is not replayed costs nothing"
 
 
 async def test_the_handlers_go_on_where_a_killed_process_stopped(database: Database) -> None:

@@ -38,6 +38,7 @@ MEANINGS = {
     "not_whole": "the call or its answer was cut or refused",
     "media": "with pictures, sound or documents",
     "slow": "it took production longer than RATCHET_SHADOW_TIMEOUT_SECONDS",
+    "forgotten": "of users who have been forgotten since",
 }
 """What became of requests → what that means."""
 
