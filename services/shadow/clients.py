@@ -67,7 +67,7 @@ class ReplayEngine(Protocol):
 
 
 class _FlagCache(FileCache):  # type: ignore[misc]  # the SDK is untyped
-    """The SDK's cache, which also knows which flags are on: the SDK says only whether one is for a certain id.
+    """The SDK's cache, which also knows if there are flags, and which are on: the SDK says it of one and a certain id.
 
     A flag is off here before the SDK takes it for off, and on only a second after the SDK took it for on, so that what
     was not sampled since its flag was off is never taken for a part of the sample that was left out.
@@ -76,6 +76,7 @@ class _FlagCache(FileCache):  # type: ignore[misc]  # the SDK is untyped
     def __init__(self, name: str, folder: Path) -> None:
         super().__init__(name, directory=str(folder))
         self._on_since: dict[str, float] = {}
+        self.is_loaded = False
         self._note(self.get(FEATURES_URL))
 
     def set(self, key: str, value: Any) -> None:
@@ -88,6 +89,7 @@ class _FlagCache(FileCache):  # type: ignore[misc]  # the SDK is untyped
 
     def _note(self, features: str | None) -> None:
         flags = json.loads(features)["features"] if features else []
+        self.is_loaded = self.is_loaded or bool(flags)
         now = time.monotonic()
         on = [flag["name"] for flag in flags if flag.get("enabled")]
         self._on_since = {name: self._on_since.get(name, now) for name in on}
@@ -136,7 +138,8 @@ class UnleashSampling:
         return self._cache.is_off(_flag(task))
 
     def _raise_unless_loaded(self) -> None:
-        if not self._client.feature_definitions():  # The SDK reports itself initialised without any flags, too.
+        # The SDK reports itself initialised without any flags, too, and lists them in a time that grows with them.
+        if not self._cache.is_loaded:
             raise DependencyUnavailable("no flags loaded yet", "Is Unleash up, and RATCHET_UNLEASH_CLIENT_TOKEN right?")
 
 

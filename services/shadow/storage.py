@@ -335,10 +335,12 @@ async def _upsert(
     """Insert rows, or overwrite those with the same key; `adding`: add to their number of requests instead."""
     if not rows:
         return
-    statement = insert(table).values(list(rows))
+    statement = insert(table)
     new = statement.excluded
     if adding:
         values = {"requests": table.c.requests + new.requests}
     else:
         values = {column.name: new[column.name] for column in table.columns if not column.primary_key}
-    await connection.execute(statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=values))
+    # Row by row, in one round trip: a statement of all rows would be compiled anew for each number of them.
+    upsert = statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=values)
+    await connection.execute(upsert, [dict(row) for row in rows])

@@ -20,8 +20,10 @@ def test_a_flag_is_off_at_once_and_on_a_moment_later(tmp_path: Path, monkeypatch
     now = 100.0
     monkeypatch.setattr(clients.time, "monotonic", lambda: now)
     cache = _FlagCache("test", tmp_path)
-    assert cache.is_off("shadow")
+    cache.set(FEATURES_URL, features())
+    assert cache.is_off("shadow") and not cache.is_loaded
     cache.set(FEATURES_URL, features(shadow=True, other=False))
+    assert cache.is_loaded
     assert cache.is_off("shadow")  # The SDK may not have taken it yet.
     now = 101.0
     assert not cache.is_off("shadow")
@@ -38,4 +40,5 @@ def test_a_restart_while_unleash_is_away_knows_the_flags_of_before(
 ) -> None:
     monkeypatch.setattr(clients, "_TURNING_ON_SECONDS", 0.0)
     _FlagCache("test", tmp_path).set(FEATURES_URL, features(shadow=True))
-    assert not _FlagCache("test", tmp_path).is_off("shadow")
+    restarted = _FlagCache("test", tmp_path)
+    assert restarted.is_loaded and not restarted.is_off("shadow")
