@@ -1,8 +1,9 @@
-"""Replays the requests that were decided on, so many at once and at the task's pace, and publishes their pairs."""
+"""Replays the requests that were decided on, so many of a task at once and at its pace, and publishes their pairs."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Sequence
 
 from schemas.base import utc_now
@@ -29,7 +30,7 @@ class Replays:
     it is the order in which they are read. In the order in which they are made, a fast answer of the candidate would be
     its subject's first pair, and bet instead of a slow one or one that timed out; and the greatest wealth so far must
     not depend on which answers come first.
-    The limits hold for all callers together.
+    Tasks do not wait for each other within a batch: each has `concurrency` places of its own, for all callers together.
     """
 
     def __init__(
@@ -39,30 +40,42 @@ class Replays:
         self._load = load
         self._publisher = publisher
         self._decisions = decisions
-        self._free = asyncio.Semaphore(concurrency)
+        self._places: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(concurrency))
         self._pace = Pace()
 
     async def run(self, requests: Sequence[Considered]) -> None:
-        """Replay the requests in their order.
+        """Replay the requests, those of a task in their order.
 
         Raises Paused if the turn of some does not come in time, DependencyUnavailable if the engine, the broker or the
         database is away: called again, it goes on with what is left.
         """
         latest = asyncio.get_running_loop().time() + MAX_BATCH_SECONDS
-        waiting = [request for request in requests if not await self._leave_out(request)]
-        last_of: dict[str, asyncio.Task[None]] = {}
+        of_tasks: dict[str, list[Considered]] = {}
+        for request in requests:
+            if not await self._leave_out(request):
+                of_tasks.setdefault(request.rollout.task, []).append(request)
+        parts = (self._run(part, self._places[task], latest) for task, part in of_tasks.items())
+        left = await asyncio.gather(*parts, return_exceptions=True)
+        failures = [result for result in left if isinstance(result, BaseException)]
+        if failures:  # The other tasks' replays were done first.
+            raise failures[0]
+        if waiting := sum(number for number in left if isinstance(number, int)):
+            raise Paused(f"{waiting} replays wait for their turn")
+
+    async def _run(self, requests: Sequence[Considered], places: asyncio.Semaphore, latest: float) -> int:
+        """Replay a task's requests. Return the number of those whose turn did not come in time."""
+        last: asyncio.Task[None] | None = None
         try:
             async with asyncio.TaskGroup() as group:
-                while waiting and await self._turn_of(waiting[0], latest):
-                    request = waiting.pop(0)
-                    task, event = request.rollout.task, request.delivery.event
-                    compared = group.create_task(self._compare(event, request.rollout))
-                    compared.add_done_callback(lambda _: self._free.release())
-                    last_of[task] = group.create_task(self._publish(request, compared, last_of.get(task)))
+                for number, request in enumerate(requests):
+                    if not await self._turn_of(request, places, latest):
+                        return len(requests) - number
+                    compared = group.create_task(self._compare(request.delivery.event, request.rollout))
+                    compared.add_done_callback(lambda _: places.release())
+                    last = group.create_task(self._publish(request, compared, last))
         except ExceptionGroup as failures:  # The group cancelled the rest.
             raise failures.exceptions[0] from failures
-        if waiting:
-            raise Paused(f"{len(waiting)} replays wait for their turn")
+        return 0
 
     async def _leave_out(self, request: Considered) -> bool:
         """Finish a request that was eligible when it was decided but is not any more; return False if it still is."""
@@ -71,10 +84,10 @@ class Replays:
             await self._decisions.finish(request, reason)
         return reason is not None
 
-    async def _turn_of(self, request: Considered, latest: float) -> bool:
+    async def _turn_of(self, request: Considered, places: asyncio.Semaphore, latest: float) -> bool:
         """Wait until the request may be replayed and return True, holding one of the places; False: not in time."""
         clock = asyncio.get_running_loop().time
-        await self._free.acquire()
+        await places.acquire()
         try:
             at = self._pace.book(request, clock(), latest)
             if at is not None:
@@ -82,9 +95,9 @@ class Replays:
                 if await self._is_idle(latest):
                     return True
         except BaseException:
-            self._free.release()
+            places.release()
             raise
-        self._free.release()
+        places.release()
         return False
 
     async def _is_idle(self, latest: float) -> bool:

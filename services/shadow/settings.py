@@ -8,7 +8,7 @@ from shared.settings import Settings
 
 
 class ShadowSettings(Settings):
-    shadow_concurrency: int = Field(default=4, ge=1, description="Maximum number of concurrent replays.")
+    shadow_concurrency: int = Field(default=4, ge=1, description="Maximum number of concurrent replays of each task.")
     shadow_batch: int = Field(default=32, ge=1, le=64, description="Maximum number of predictions per batch.")
     shadow_timeout_seconds: float = Field(
         default=20.0,

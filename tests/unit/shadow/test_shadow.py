@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from datetime import timedelta
 from itertools import product
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import pytest
 from faststream.kafka import KafkaBroker, TestKafkaBroker
 
-from schemas.base import Variant
+from schemas.base import Event, Variant
 from schemas.conversation import Answer, Api, FinishReason, Media, Message, Part, Role, ToolCall
 from schemas.rollouts import RolloutChanged, ShadowCompared, Stage
 from schemas.task_settings import RedactionSettings
 from schemas.tasks import TaskKind
 from services.shadow import handlers
+from services.shadow.budget import Considered
 from services.shadow.clients import Replay
 from services.shadow.domain import Outcome, Request, ineligible, pair_of, request_of, same_answer
 from services.shadow.handlers import Handlers
@@ -352,6 +354,40 @@ async def test_a_slow_answer_keeps_no_other_request_from_being_replayed() -> Non
     """All others have their turn in the places beside it, though their pairs wait for its own."""
     shadow = Shadow(engine=FirstIsSlow(others=9))
     assert len(await shadow.replay(*[prediction(number) for number in range(1, 11)])) == 10
+
+
+class OtherTaskHangs(BothArms):
+    """Answers what is asked of task `other` once this test's task has published so many pairs; `fails`: never."""
+
+    def __init__(self, published: list[Event], pairs: int, *, fails: bool) -> None:
+        super().__init__()
+        self._published, self._pairs, self._fails = published, pairs, fails
+
+    async def candidate(self, rollout: RolloutChanged, request: Request) -> Replay | None:
+        if rollout.task == "other":
+            if self._fails:
+                raise DependencyUnavailable("its adapter cannot be fetched")
+            while len(self._published) < self._pairs:
+                await asyncio.sleep(0)
+        return self.given
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_task_whose_replays_are_slow_or_fail_holds_up_no_other_task(fails: bool) -> None:
+    """It comes first, with more requests than it has places."""
+    shadow = Shadow()
+    shadow.replays._engine = OtherTaskHangs(shadow.published.events, 9, fails=fails)
+    ours = [Considered(delivery(prediction(n), n), rollout()) for n in range(9)]
+    under = rollout().model_copy(update={"task": "other", "rollout_id": "rollout-other"})
+    other = [Considered(delivery(prediction(n, task="other"), n), under) for n in range(9, 18)]
+    async with asyncio.timeout(10):
+        if fails:
+            with pytest.raises(DependencyUnavailable):
+                await shadow.replays.run([*other, *ours])
+        else:
+            await shadow.replays.run([*other, *ours])
+    pairs = Counter(event.task for event in shadow.published.events)
+    assert pairs == ({SPEC.name: 9} if fails else {SPEC.name: 9, "other": 9})
 
 
 async def test_an_unavailable_engine_means_redelivery_and_not_a_loss() -> None:
