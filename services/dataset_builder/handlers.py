@@ -21,7 +21,7 @@ from services.dataset_builder.job import (
     BuildJob,
     BuildResult,
     delete_embeddings,
-    delete_questions,
+    delete_texts,
     job_name,
     read_questions,
 )
@@ -139,14 +139,14 @@ class Handlers:
         for question in read_questions(job):
             await self._publisher.publish(question)
         await self._publisher.publish(BuildResult.model_validate_json(result).outcome)
-        delete_questions(job)
+        delete_texts(job)
 
     async def on_failed(self, job: Job, failure: JobFailure) -> None:
         """Store and publish why there is no dataset: the process died, or the database was away for too long."""
         failed = STEP.failed(_cycle(job), failure.reason, failure.way_out)
         await self._corrections.save_outcome(failed)
         await self._publisher.publish(failed)
-        delete_questions(job)
+        delete_texts(job)
 
     async def on_progress(self, job: Job, progress: JobProgress) -> None:
         await self._publisher.publish(STEP.progressed(_cycle(job), job, progress))

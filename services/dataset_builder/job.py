@@ -39,7 +39,7 @@ from services.dataset_builder.inspection.report import Inspected
 from services.dataset_builder.inspection.summaries import summaries
 from services.dataset_builder.model_process import LocalModels, ModelProcess, Models
 from services.dataset_builder.pipeline import Inputs, build_dataset
-from services.dataset_builder.publishing.publish import ArtifactWriter, publish_build
+from services.dataset_builder.publishing.publish import ArtifactWriter, delete_staged, publish_build
 from services.dataset_builder.publishing.versions import ArtifactReader, read_parent
 from services.dataset_builder.storage.corrections import BuildStore, PostgresCorrectionStore, StoredCorrections
 from services.dataset_builder.storage.traffic import PostgresTrafficStore, TrafficStore
@@ -106,9 +106,10 @@ def read_questions(job: Job) -> Iterator[LabelRequested]:
         yield LabelRequested.model_validate_json(line)
 
 
-def delete_questions(job: Job) -> None:
-    """Delete the published questions: they hold texts of people."""
+def delete_texts(job: Job) -> None:
+    """Delete the published questions, and what a killed process has left: they hold texts of people."""
     (job.folder / _QUESTIONS).unlink(missing_ok=True)
+    delete_staged(job.folder)
 
 
 def run_build(spec: bytes, folder: Path, progress: Progress) -> BuildResult:
@@ -171,6 +172,7 @@ async def build_version(
     Without `models` this process looks for personal data, and labels have only the scores that are stored.
     Raises DependencyUnavailable until the store has all inputs: it may have been restored since the job was submitted.
     """
+    delete_staged(folder)
     stored = await store.outcome(job.cycle.cycle_id or "")
     if stored is not None:
         return BuildResult.model_validate({"outcome": stored})
@@ -186,7 +188,7 @@ async def build_version(
                 continue
             outcome: DatasetBuilt | StepFailed
             try:
-                outcome = conclude(job.cycle, inspected, artifacts, utc_now())
+                outcome = conclude(job.cycle, inspected, artifacts, utc_now(), folder)
             except StepImpossible as error:
                 outcome = STEP.impossible(job.cycle, error)
             questions = b"".join(asked.model_dump_json().encode() + b"\n" for asked in inspected.build.questions)
@@ -281,15 +283,17 @@ async def _known_first(
     yield new
 
 
-def conclude(cycle: FailuresClustered, inspected: Inspected, artifacts: ArtifactWriter, now: datetime) -> DatasetBuilt:
-    """Publish a build with its report; returns the event that says it passed.
+def conclude(
+    cycle: FailuresClustered, inspected: Inspected, artifacts: ArtifactWriter, now: datetime, folder: Path
+) -> DatasetBuilt:
+    """Publish a build with its report, by way of `folder`; returns the event that says it passed.
 
     Raises StepSkipped where too little is new, which has no report, StepImpossible where a gate stops the build.
     """
     spec, dataset, gates, parent = inspected.spec, inspected.build.dataset, inspected.gates, inspected.parent
     if (reason := too_little_new(dataset, spec, parent, inspected.difference)) is not None:
         raise StepSkipped(reason, _SKIPPED_WAY_OUT)
-    published = publish_build(artifacts, inspected, cycle, now)
+    published = publish_build(artifacts, inspected, cycle, now, folder)
     if not published.report.passed:
         reason = f"the dataset of {len(inspected.votes)} corrections did not pass: {describe_failed_gates(gates)}"
         raise StepImpossible(reason, way_out(gates, spec), published.uri)

@@ -7,6 +7,7 @@ inspections/<cycle_id>/    rejected.jsonl · quality.json · quality.html · man
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ INSPECTIONS = "inspections"
 TRAIN, EVAL, REJECTED = "train.jsonl", "eval.jsonl", "rejected.jsonl"
 
 
+_STAGED = ".publishing-"
+
+
 class ArtifactWriter(Protocol):
     """What publishing needs of the artifact store."""
 
@@ -50,43 +54,50 @@ class Published:
 
 
 def publish_build(
-    artifacts: ArtifactWriter, inspected: Inspected, cycle: FailuresClustered, now: datetime
+    artifacts: ArtifactWriter, inspected: Inspected, cycle: FailuresClustered, now: datetime, folder: Path
 ) -> Published:
     """Publish a build that passed as a version, else its inspection. Raises DependencyUnavailable, or OSError.
 
+    The files are written to `folder` first, and deleted there; see `delete_staged` for those of a killed process.
     The same rows have the same id. A folder that is already published stays as it is: its manifest and its report
     describe the first build of these rows.
     """
     dataset, spec = inspected.build.dataset, inspected.spec
-    with tempfile.TemporaryDirectory(prefix="ratchet-dataset-") as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix=_STAGED, dir=folder) as name:
+        staged = Path(name)
         for file, rows in ((TRAIN, dataset.train), (EVAL, dataset.eval), (REJECTED, dataset.left_out)):
-            _write_lines(folder / file, rows)
+            _write_lines(staged / file, rows)
         hashed = [EVAL, REJECTED, TRAIN]
         if inspected.preferences:
-            _write_lines(folder / PREFERENCES, inspected.preferences)
+            _write_lines(staged / PREFERENCES, inspected.preferences)
             hashed.append(PREFERENCES)
-        rows_hash = content_hash(spec.revision, *(folder / file for file in hashed))
+        rows_hash = content_hash(spec.revision, *(staged / file for file in hashed))
         dataset_id = f"{spec.name}-{rows_hash}"
         report = quality_report(inspected, dataset_id, cycle.cycle_id, now)
-        write_atomically(folder / "quality.json", report.model_dump_json(indent=2).encode())
-        write_atomically(folder / "quality.html", render(report).encode())
+        write_atomically(staged / "quality.json", report.model_dump_json(indent=2).encode())
+        write_atomically(staged / "quality.html", render(report).encode())
         files = ["quality.json", "quality.html", REJECTED]
         if report.passed:
-            write_atomically(folder / CARD, dataset_card(dataset_id, "jsonl").encode())
+            write_atomically(staged / CARD, dataset_card(dataset_id, "jsonl").encode())
             files = ["quality.json", "quality.html", *hashed, CARD]
-            manifest: BaseModel = _manifest(report, dataset, inspected, cycle, _hashes(folder, files))
+            manifest: BaseModel = _manifest(report, dataset, inspected, cycle, _hashes(staged, files))
             kind, published_as = KIND, dataset_id
         else:
-            (folder / TRAIN).unlink()
-            (folder / EVAL).unlink()
-            (folder / PREFERENCES).unlink(missing_ok=True)
+            (staged / TRAIN).unlink()
+            (staged / EVAL).unlink()
+            (staged / PREFERENCES).unlink(missing_ok=True)
             manifest = InspectionManifest(
-                task=spec.name, cycle_id=str(cycle.cycle_id), created_at=now, files=_hashes(folder, files)
+                task=spec.name, cycle_id=str(cycle.cycle_id), created_at=now, files=_hashes(staged, files)
             )
             kind, published_as = INSPECTIONS, str(cycle.cycle_id)
-        write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
-        return Published(dataset_id, artifacts.publish(folder, kind, published_as), report)
+        write_atomically(staged / MANIFEST, manifest.model_dump_json(indent=2).encode())
+        return Published(dataset_id, artifacts.publish(staged, kind, published_as), report)
+
+
+def delete_staged(folder: Path) -> None:
+    """Delete what a killed process has left in the folder: rows with people's texts."""
+    for left in folder.glob(f"{_STAGED}*"):
+        shutil.rmtree(left)
 
 
 def _manifest(

@@ -696,10 +696,37 @@ async def test_a_job_that_was_killed_after_storing_its_outcome_returns_it_with_i
         results.append(await build_version(spec, store, store, artifacts, job.folder, Progress(job.folder)))
         await filled(handlers, 60)  # What comes later is no matter: the outcome is stored.
     assert results[0] == results[1]
+    (job.folder / ".publishing-x" / "train.jsonl").parent.mkdir()
     for _ in range(2):  # As after a crash between publishing and noting it.
         await handlers.on_done(job, results[0].model_dump_json().encode())
     assert published.events == [asked, results[0].outcome, results[0].outcome]
     assert not list(read_questions(job)), "the texts of published questions do not stay in the job's folder"
+    assert not list(job.folder.glob(".publishing-*")), "nor do rows that a killed process was about to publish"
+
+
+async def test_a_job_that_was_killed_while_it_published_leaves_no_rows(
+    handlers: Handlers, store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(self: ArtifactStore, folder: Path, kind: str, name: str) -> str:
+        assert (folder / "train.jsonl").stat().st_size > 0
+        assert folder.is_relative_to(job.folder)
+        shutil.copytree(folder, job.folder / ".publishing-killed")  # What is left where nothing can clean up.
+        raise Killed
+
+    await filled(handlers)
+    await handlers.on_clustered(clustered())
+    job = job_of(tmp_path, clustered())
+    spec = BuildJob.model_validate_json(job.spec)
+    artifacts = ArtifactStore(spec.artifacts, spec.cache)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(ArtifactStore, "publish", killed)
+        await build_version(spec, store, store, artifacts, job.folder, Progress(job.folder))
+    assert list(job.folder.glob(".publishing-*"))
+    await build_version(spec, store, store, artifacts, job.folder, Progress(job.folder))
+    assert not list(job.folder.glob(".publishing-*"))
 
 
 async def test_a_job_that_cannot_finish_ends_the_step_once_and_for_all(

@@ -98,7 +98,7 @@ class Home:
             task="desk", task_revision=SPEC.revision, cycle_id=f"desk-cycle-{self.cycles}", suspects=0, noise=0,
             modes=(), data_cutoff=NOON, fence=(),
         )  # fmt: skip
-        return publish_build(self.store, inspected, cycle, NOON + timedelta(days=self.cycles))
+        return publish_build(self.store, inspected, cycle, NOON + timedelta(days=self.cycles), self.folder)
 
     def run(self, *arguments: str) -> Result:
         return CliRunner().invoke(app, ["dataset", *arguments], env={"COLUMNS": "300"})
