@@ -21,7 +21,7 @@ from aiokafka.errors import KafkaError
 from faststream.kafka import KafkaBroker
 from starlette.types import ASGIApp
 
-from shared.errors import ConfigurationError, DependencyUnavailable, MustStop, RatchetError
+from shared.errors import ConfigurationError, DependencyUnavailable, MustStop, RatchetError, unusable_file
 from shared.kafka.broker import Broker
 from shared.kafka.clients import stop_client
 from shared.tasks import end_tasks
@@ -91,6 +91,22 @@ class _Server(uvicorn.Server):
             self.failure = cause or ConfigurationError(reason, "What uvicorn logged above says why.")
         finally:
             self.tried.set()
+
+
+def run_alone(build: Callable[[], Service]) -> None:
+    """Build a service and run it as this process, until SIGTERM or SIGINT. See `told_errors`."""
+    with told_errors():
+        asyncio.run(run([build()]))
+
+
+@contextlib.contextmanager
+def told_errors() -> Iterator[None]:
+    """End the process with what is wrong and the way out, not with a traceback, where an operator has to act."""
+    try:
+        yield
+    except (ConfigurationError, MustStop, OSError) as raised:
+        error = unusable_file(raised) if isinstance(raised, OSError) else raised
+        raise SystemExit("\n".join(filter(None, (error.reason, error.way_out)))) from None
 
 
 async def run(services: Sequence[Service]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
 from shared.privacy.redaction import Redactor
 from shared.privacy.retention import drop_expired_forever
-from shared.service import HttpServer, Service, run
+from shared.service import HttpServer, Service, run_alone
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.database import build_engine, migrate
 from shared.storage.erasures import subscribe_erasures
@@ -66,7 +65,7 @@ def build(settings: ConsoleSettings | None = None) -> Service:
 
 def main() -> None:
     """Run `python -m services.console.main`."""
-    asyncio.run(run([build()]))
+    run_alone(build)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from shared.jobs import Jobs
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
-from shared.service import Service, run
+from shared.service import Service, run_alone
 from shared.storage.database import build_engine, migrate
 from shared.storage.predictions import LakePredictions
 
@@ -43,7 +42,7 @@ def build(settings: DatasetBuilderSettings | None = None) -> Service:
 
 def main() -> None:
     """Entry point: `python -m services.dataset_builder.main`."""
-    asyncio.run(run([build()]))
+    run_alone(build)
 
 
 if __name__ == "__main__":

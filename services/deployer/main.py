@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
 from shared.model.inference import InferenceClient
-from shared.service import HttpServer, Service, run
+from shared.service import HttpServer, Service, run_alone
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.database import build_engine, migrate
 from shared.storage.erasures import subscribe_erasures
@@ -89,7 +88,7 @@ def build(settings: DeployerSettings | None = None) -> Service:
 
 
 def main() -> None:
-    asyncio.run(run([build()]))
+    run_alone(build)
 
 
 if __name__ == "__main__":

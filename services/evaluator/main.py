@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 
 from schemas.rollouts import RolloutChanged
@@ -12,7 +11,7 @@ from shared.jobs import Jobs
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
-from shared.service import Service, run
+from shared.service import Service, run_alone
 
 NAME = "evaluator"
 
@@ -30,7 +29,7 @@ def build(settings: EvaluatorSettings | None = None) -> Service:
 
 
 def main() -> None:
-    asyncio.run(run([build()]))
+    run_alone(build)
 
 
 if __name__ == "__main__":

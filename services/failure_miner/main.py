@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
 from shared.model.embedding import SentenceEmbedder
-from shared.service import Service, run
+from shared.service import Service, run_alone
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.database import build_engine, migrate
 from shared.storage.predictions import LakePredictions
@@ -40,7 +39,7 @@ def build(settings: FailureMinerSettings | None = None) -> Service:
 
 def main() -> None:
     """Entry point: `python -m services.failure_miner.main`."""
-    asyncio.run(run([build()]))
+    run_alone(build)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ from shared.http import with_cors
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
 from shared.privacy.encryption import load_cipher
-from shared.service import HttpServer, Service, run
+from shared.service import HttpServer, Service, run, told_errors
 from shared.storage.artifacts import ArtifactStore
 
 NAME = "gateway"
@@ -175,7 +175,8 @@ def serve(service: Service) -> None:
 
 def main() -> None:
     """Entry point: `python -m services.gateway.main`."""
-    serve(build())
+    with told_errors():
+        serve(build())
 
 
 if __name__ == "__main__":

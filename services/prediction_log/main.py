@@ -13,7 +13,7 @@ from shared.kafka.broker import build_broker
 from shared.kafka.clients import topic_ids
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
-from shared.service import Service, run
+from shared.service import Service, run, told_errors
 
 NAME = "prediction_log"
 
@@ -33,11 +33,12 @@ def build(settings: PredictionLogSettings | None = None) -> Service:
 
 def main() -> None:
     """Run `python -m services.prediction_log.main`."""
-    service = build()
-    # A batch is 100,000 objects that live until its commit: the garbage collector would visit them hundreds of times.
-    gc.freeze()
-    gc.set_threshold(200_000, 20, 20)
-    asyncio.run(run([service]))
+    with told_errors():
+        service = build()
+        # A batch is 100,000 objects that live until its commit: the collector would visit them hundreds of times.
+        gc.freeze()
+        gc.set_threshold(200_000, 20, 20)
+        asyncio.run(run([service]))
 
 
 if __name__ == "__main__":

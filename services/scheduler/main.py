@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from shared.identity import load_or_create_key
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
-from shared.service import HttpServer, Service, run
+from shared.service import HttpServer, Service, run_alone
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.database import build_engine, migrate
 
@@ -65,7 +64,7 @@ def build(settings: SchedulerSettings | None = None) -> Service:
 
 def main() -> None:
     """Entry point: `python -m services.scheduler.main`."""
-    asyncio.run(run([build()]))
+    run_alone(build)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from services.trainer.handlers import Handlers
 from services.trainer.settings import TrainerSettings
 from shared.jobs import Jobs
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
-from shared.service import Service, run
+from shared.service import Service, run_alone
 
 NAME = "trainer"
 
@@ -26,7 +24,7 @@ def build(settings: TrainerSettings | None = None) -> Service:
 
 
 def main() -> None:
-    asyncio.run(run([build()]))
+    run_alone(build)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ import pytest
 
 import shared.service
 from deploy.devstack.ports import take_ports
-from shared.errors import ConfigurationError, DependencyUnavailable
+from shared.errors import ConfigurationError, DependencyUnavailable, MustStop
 from shared.kafka import clients
-from shared.service import HttpServer, Service, run, running
+from shared.service import HttpServer, Service, run, run_alone, running
 from shared.settings import Settings
 from shared.tasks import end_tasks
 from tests.waiting import PATIENCE_SECONDS, until
@@ -292,3 +292,29 @@ async def test_no_server_is_seen_half_made_by_one_that_starts_beside_it() -> Non
     async with running(services):
         await get(second)
     assert all(loaded) and len(loaded) > 50
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (ConfigurationError("RATCHET_X: too small", "Make it larger."), "RATCHET_X: too small\nMake it larger."),
+        (MustStop("the topic was made anew"), "the topic was made anew"),
+        (PermissionError(13, "Permission denied", "/var/lib/ratchet"), "/var/lib/ratchet"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_an_operator_has_to_mend_ends_the_process_with_a_message(raised: Exception, told: str) -> None:
+    def build() -> Service:
+        raise raised
+
+    with pytest.raises(SystemExit) as ended:
+        run_alone(build)
+    assert told in str(ended.value.code)
+
+
+def test_an_error_of_the_code_keeps_its_traceback() -> None:
+    def build() -> Service:
+        raise ConnectionError("not about a file")
+
+    with pytest.raises(ConnectionError):
+        run_alone(build)
