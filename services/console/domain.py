@@ -177,12 +177,14 @@ def as_of_today(request: LabelRequested, spec: TaskSpec) -> LabelRequested:
 
 
 def check_reviewer(reviewer: str) -> str:
-    """Return the reviewer's name, trimmed, in Unicode's composed form: one name is one person, however it was typed.
+    """Return the reviewer's name, in small letters, single spaces and Unicode's composed form.
 
+    One name is one person, however it was typed: as two they could answer a question twice, and agree with themselves.
     Raises InvalidMessage if it is not a valid name.
     """
-    name = unicodedata.normalize("NFC", reviewer.strip())
-    if not name or len(name) > MAX_REVIEWER or not name.isprintable():
+    typed = reviewer.strip()
+    name = unicodedata.normalize("NFC", " ".join(typed.split()).casefold())
+    if not name or len(name) > MAX_REVIEWER or not typed.isprintable():
         raise InvalidMessage(f"reviewer: give a name of 1 to {MAX_REVIEWER} printable characters")
     return name
 

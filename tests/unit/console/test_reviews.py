@@ -411,8 +411,9 @@ async def test_the_overview_tells_tasks_that_are_not_read_yet_from_none(tmp_path
     assert title == "No task yet"
 
 
-def test_a_name_is_one_person_in_whatever_form_of_unicode_it_is_typed() -> None:
-    assert check_reviewer("Jose\u0301") == check_reviewer(" Jos\u00e9 ")
+@pytest.mark.parametrize("typed", [" Jos\u00e9 Mar\u00eda ", "jose\u0301  mari\u0301a", "JOS\u00c9 MAR\u00cdA"])
+def test_a_name_is_one_person_however_it_is_typed(typed: str) -> None:
+    assert check_reviewer(typed) == "jos\u00e9 mar\u00eda"
 
 
 @pytest.mark.parametrize(("ended", "is_said"), [({"t"}, True), (set[str](), False)])
