@@ -1,8 +1,8 @@
 """The build as a job, from corrections to a version; `job_process` runs it.
 
 It is two processes: this one reads, decides and publishes; the other one has the models (`model_process`).
-The process reads corrections from PostgreSQL, and its folder holds the questions to publish only until they are
-published: nothing of a person is left in a file that `ratchet forget` does not reach.
+The process reads corrections from PostgreSQL, and its folder holds the questions and files to publish only until they
+are published: nothing of a person is left in a file that `ratchet forget` does not reach.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from services.dataset_builder.inspection.report import Inspected
 from services.dataset_builder.inspection.summaries import summaries
 from services.dataset_builder.model_process import LocalModels, ModelProcess, Models
 from services.dataset_builder.pipeline import Inputs, build_dataset
-from services.dataset_builder.publishing.publish import ArtifactWriter, delete_staged, publish_build
+from services.dataset_builder.publishing.publish import ArtifactWriter, StagedBuild, delete_staged, staged_build
 from services.dataset_builder.publishing.versions import ArtifactReader, read_parent
 from services.dataset_builder.storage.corrections import BuildStore, PostgresCorrectionStore, StoredCorrections
 from services.dataset_builder.storage.traffic import PostgresTrafficStore, TrafficStore
@@ -182,20 +182,22 @@ async def build_version(
     modes = await asyncio.to_thread(read_members, artifacts, job.cycle.uri)
     while True:
         inspected, count = await _inspected_build(job, store, traffic, artifacts, frozen, modes, progress, models)
-        # Below the fence, corrections only ever disappear.
-        async with store.concluding(job.cycle.task, job.cycle.fence, count) as save:
-            if save is None:  # Somebody was erased meanwhile.
-                continue
-            outcome: DatasetBuilt | StepFailed
-            try:
-                outcome = conclude(job.cycle, inspected, artifacts, utc_now(), folder)
-            except StepImpossible as error:
-                outcome = STEP.impossible(job.cycle, error)
-            questions = b"".join(asked.model_dump_json().encode() + b"\n" for asked in inspected.build.questions)
-            # First: a second run with a stored outcome does not build again.
-            write_atomically(folder / _QUESTIONS, questions)
-            await save(outcome, inspected.build.decisions)
-        return BuildResult(outcome=outcome)
+        questions = b"".join(asked.model_dump_json().encode() + b"\n" for asked in inspected.build.questions)
+        # First: a second run with a stored outcome does not build again.
+        write_atomically(folder / _QUESTIONS, questions)
+        now = utc_now()
+        with staged_build(inspected, job.cycle, now, folder) as staged:
+            # Below the fence, corrections only ever disappear.
+            async with store.concluding(job.cycle.task, job.cycle.fence, count) as save:
+                if save is not None:
+                    outcome: DatasetBuilt | StepFailed
+                    try:
+                        outcome = conclude(job.cycle, inspected, staged, artifacts, now)
+                    except StepImpossible as error:
+                        outcome = STEP.impossible(job.cycle, error)
+                    await save(outcome, inspected.build.decisions)
+                    return BuildResult(outcome=outcome)
+        del inspected, staged  # Somebody was erased meanwhile; two builds are too much for the memory.
 
 
 async def _inspected_build(
@@ -284,16 +286,16 @@ async def _known_first(
 
 
 def conclude(
-    cycle: FailuresClustered, inspected: Inspected, artifacts: ArtifactWriter, now: datetime, folder: Path
+    cycle: FailuresClustered, inspected: Inspected, staged: StagedBuild, artifacts: ArtifactWriter, now: datetime
 ) -> DatasetBuilt:
-    """Publish a build with its report, by way of `folder`; returns the event that says it passed.
+    """Publish a build with its report; returns the event that says it passed.
 
     Raises StepSkipped where too little is new, which has no report, StepImpossible where a gate stops the build.
     """
     spec, dataset, gates, parent = inspected.spec, inspected.build.dataset, inspected.gates, inspected.parent
     if (reason := too_little_new(dataset, spec, parent, inspected.difference)) is not None:
         raise StepSkipped(reason, _SKIPPED_WAY_OUT)
-    published = publish_build(artifacts, inspected, cycle, now, folder)
+    published = staged.publish(artifacts)
     if not published.report.passed:
         reason = f"the dataset of {len(inspected.votes)} corrections did not pass: {describe_failed_gates(gates)}"
         raise StepImpossible(reason, way_out(gates, spec), published.uri)

@@ -3,8 +3,9 @@
 What to know of Unleash, each observed on a live server: a flag switched on without a strategy gets one of 100 %; PUT
 of a flag resets what it omits; rollout values are not validated; a duplicate is a 409; an archived flag keeps its name.
 By the code of 8.2.0: an archived flag is no feature (404), while its environment answers as it was; it cannot be turned
-on or off (400). A feature has its environments with their strategies, segments included, which an environment asked for
-by itself leaves out, and the flags that it depends on (`dependencies`).
+on or off (400). While its database does not answer, Unleash says of any flag that there is none (404), and its list of
+flags fails (500). A feature has its environments with their strategies, segments included, which an environment asked
+for by itself leaves out, and the flags that it depends on (`dependencies`).
 """
 
 from __future__ import annotations
@@ -179,16 +180,29 @@ class UnleashAdmin:
         await self._client.aclose()
 
     async def read(self, flag: str) -> FlagState | None:
-        """Return the flag, or None if it does not exist. Of one that is no feature its environment tells that."""
+        """Return the flag, or None if it does not exist."""
         feature = await self._request("GET", f"{self._features}/{flag}", missing_ok=True)
         if feature is None:
-            was = await self._request("GET", self._environment_url(flag), missing_ok=True)
-            return None if was is None else FlagState(False, tuple(was.get("strategies") or ()), archived=True)
+            return await self._read_missing(flag)
         environments = {found.get("name"): found for found in feature.get("environments") or ()}
         if (own := environments.get(self._environment)) is None:
             return None
         parents = tuple(str(parent["feature"]) for parent in feature.get("dependencies") or ())
         return FlagState(bool(own.get("enabled")), tuple(own.get("strategies") or ()), parents=parents)
+
+    async def _read_missing(self, flag: str) -> FlagState | None:
+        """Return a flag that is no feature as an archived one; None: it does not exist.
+
+        It is believed only where the list of flags, which fails with Unleash's database, lacks it: else a flag to which
+        nobody did anything would be gone by a hand, and its candidate would wait until somebody comes.
+        """
+        listed = await self._request("GET", self._features, params={"namePrefix": flag})
+        if any(found.get("name") == flag for found in listed["features"]):
+            raise DependencyUnavailable(
+                f"Unleash says that there is no flag {flag}, and lists it", "Is its database up?"
+            )
+        was = await self._request("GET", self._environment_url(flag), missing_ok=True)
+        return None if was is None else FlagState(False, tuple(was.get("strategies") or ()), archived=True)
 
     async def ensure(self, flag: str, description: str, strategy: Strategy, on: bool = False) -> None:
         """Create the flag with its strategy if it does not exist. An existing flag belongs to the operator and stays.

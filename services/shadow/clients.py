@@ -89,7 +89,7 @@ class _FlagCache(FileCache):  # type: ignore[misc]  # the SDK is untyped
 
     def _note(self, features: str | None) -> None:
         flags = json.loads(features)["features"] if features else []
-        self.is_loaded = self.is_loaded or bool(flags)
+        self.is_loaded = bool(flags)
         now = time.monotonic()
         on = [flag["name"] for flag in flags if flag.get("enabled")]
         self._on_since = {name: self._on_since.get(name, now) for name in on}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -15,12 +16,16 @@ from services.shadow.clients import ReplayEngine
 from services.shadow.domain import Outcome, Request, asks_both_arms, pair_of, request_of
 from services.shadow.load import EngineLoad
 from services.shadow.storage import Decisions
-from shared.errors import Paused
+from shared.errors import DependencyUnavailable, Paused
 from shared.kafka.publisher import EventPublisher
+
+logger = logging.getLogger(__name__)
 
 MAX_BATCH_SECONDS = 60.0
 """No replay of a batch starts later: a batch must end within Kafka's five-minute poll limit."""
 BUSY_PAUSE_SECONDS = 1.0
+_TASKS_AT_ONCE = 4
+"""So many tasks may have all of their places taken at the same time."""
 
 
 class Replays:
@@ -30,7 +35,8 @@ class Replays:
     it is the order in which they are read. In the order in which they are made, a fast answer of the candidate would be
     its subject's first pair, and bet instead of a slow one or one that timed out; and the greatest wealth so far must
     not depend on which answers come first.
-    Tasks do not wait for each other within a batch: each has `concurrency` places of its own, for all callers together.
+    Tasks do not wait for each other within a batch: each has `concurrency` places of its own, for all callers together,
+    and all of them have four times as many: not more than an engine on a CPU takes at once.
     """
 
     def __init__(
@@ -40,6 +46,7 @@ class Replays:
         self._load = load
         self._publisher = publisher
         self._decisions = decisions
+        self._all_places = asyncio.Semaphore(_TASKS_AT_ONCE * concurrency)
         self._places: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(concurrency))
         self._pace = Pace()
 
@@ -56,10 +63,13 @@ class Replays:
                 of_tasks.setdefault(request.rollout.task, []).append(request)
         parts = (self._run(part, self._places[task], latest) for task, part in of_tasks.items())
         left = await asyncio.gather(*parts, return_exceptions=True)
-        failures = [result for result in left if isinstance(result, BaseException)]
-        if failures:  # The other tasks' replays were done first.
-            raise failures[0]
-        if waiting := sum(number for number in left if isinstance(number, int)):
+        waiting = sum(number for number in left if isinstance(number, int))
+        failure = next((result for result in left if isinstance(result, BaseException)), None)
+        if failure is not None and not (waiting and isinstance(failure, DependencyUnavailable)):
+            raise failure
+        if waiting:  # A failure would be tried again at once, and other tasks' turns with it, beyond the poll limit.
+            if failure is not None:
+                logger.warning("a replay is tried again later: %s", failure)
             raise Paused(f"{waiting} replays wait for their turn")
 
     async def _run(self, requests: Sequence[Considered], places: asyncio.Semaphore, latest: float) -> int:
@@ -71,7 +81,7 @@ class Replays:
                     if not await self._turn_of(request, places, latest):
                         return len(requests) - number
                     compared = group.create_task(self._compare(request.delivery.event, request.rollout))
-                    compared.add_done_callback(lambda _: places.release())
+                    compared.add_done_callback(lambda _: self._leave(places))
                     last = group.create_task(self._publish(request, compared, last))
         except ExceptionGroup as failures:  # The group cancelled the rest.
             raise failures.exceptions[0] from failures
@@ -90,15 +100,26 @@ class Replays:
         await places.acquire()
         try:
             at = self._pace.book(request, clock(), latest)
-            if at is not None:
-                await asyncio.sleep(at - clock())
-                if await self._is_idle(latest):
-                    return True
+            if at is None:
+                places.release()
+                return False
+            await asyncio.sleep(at - clock())
+            await self._all_places.acquire()  # Not before: who waits for a turn keeps no other task from its own.
         except BaseException:
             places.release()
             raise
+        try:
+            is_idle = await self._is_idle(latest)
+        except BaseException:
+            self._leave(places)
+            raise
+        if not is_idle:
+            self._leave(places)
+        return is_idle
+
+    def _leave(self, places: asyncio.Semaphore) -> None:
+        self._all_places.release()
         places.release()
-        return False
 
     async def _is_idle(self, latest: float) -> bool:
         """Wait until the engine has room, and return True; False: it was busy until then."""

@@ -8,7 +8,11 @@ from shared.settings import Settings
 
 
 class ShadowSettings(Settings):
-    shadow_concurrency: int = Field(default=4, ge=1, description="Maximum number of concurrent replays of each task.")
+    shadow_concurrency: int = Field(
+        default=4,
+        ge=1,
+        description="Maximum number of concurrent replays of each task; of all together, four times as many.",
+    )
     shadow_batch: int = Field(default=32, ge=1, le=64, description="Maximum number of predictions per batch.")
     shadow_timeout_seconds: float = Field(
         default=20.0,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 MANIFEST = "manifest.json"
+_ABANDONED_SECONDS = 86_400.0
+"""A folder that is still written to after so long is nobody's any more."""
 RETRY = timedelta(seconds=30)
 """How long a request to an object store is repeated. Short, because the callers retry."""
 
@@ -134,8 +137,7 @@ class ArtifactStore:
                 shutil.rmtree(temporary, ignore_errors=True)
                 if not target.exists():  # Else another process published the same content first.
                     raise
-        # What killed processes left has people's texts, and would be counted as a folder.
-        for left in [path for path in target.parent.iterdir() if path.name.startswith(prefix)]:
+        for left in [path for path in target.parent.iterdir() if _is_abandoned(path, prefix)]:
             shutil.rmtree(left, ignore_errors=True)
 
     def _publish_remotely(self, folder: Path, address: str) -> None:
@@ -165,6 +167,19 @@ class ArtifactStore:
                 if not target.exists():
                     raise
         return target
+
+
+def _is_abandoned(path: Path, own: str) -> bool:
+    """Return True for what a killed process left of a folder, be it of another name than our `own`.
+
+    It has people's texts, and would be counted as a folder.
+    """
+    if not path.name.startswith("."):
+        return False
+    try:
+        return path.name.startswith(own) or time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
+    except FileNotFoundError:
+        return False
 
 
 def is_local(address: str) -> bool:

@@ -138,13 +138,15 @@ async def test_what_forgotten_people_asked_is_not_replayed_whether_it_is_new_or_
     decided = await decisions.decide(requests([1, 2, 3, 4]), CUTOFF)
     left_out = {request.delivery.offset: request.left_out for request in decided}
     assert left_out == {1: None, 2: Outcome.FORGOTTEN, 4: None}, "3 is new and decided already; 4 was asked later"
+    from_backlog = [replace(request, from_backlog=True) for request in requests([3, 4], partition=1)]
+    assert [request.left_out for request in await decisions.decide(from_backlog, CUTOFF)] == [None], "4, not 3"
     shadow = Shadow()
     shadow.replays._decisions = decisions
     await shadow.replays.run(decided)
     assert len(shadow.candidate.asked) == 2
     (summary,) = await decisions.summaries(CUTOFF)
-    assert summary.requests == {"forgotten": 2, "pair": 2}
-    assert await database.rows("SELECT tokens FROM days") == [(120,)], "what is not replayed costs nothing"
+    assert summary.requests == {"forgotten": 3, "pair": 2, "waiting": 1}
+    assert await database.rows("SELECT tokens FROM days") == [(160,)], "3 costs nothing; 2 was paid for before"
 
 
 async def test_the_handlers_go_on_where_a_killed_process_stopped(database: Database) -> None:

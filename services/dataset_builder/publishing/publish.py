@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -53,14 +54,31 @@ class Published:
     report: QualityReport
 
 
-def publish_build(
-    artifacts: ArtifactWriter, inspected: Inspected, cycle: FailuresClustered, now: datetime, folder: Path
-) -> Published:
-    """Publish a build that passed as a version, else its inspection. Raises DependencyUnavailable, or OSError.
+@dataclass(frozen=True)
+class StagedBuild:
+    """The files of a build in a folder of this machine: to be published as `name` among the artifacts of a `kind`."""
 
-    The files are written to `folder` first, and deleted there; see `delete_staged` for those of a killed process.
-    The same rows have the same id. A folder that is already published stays as it is: its manifest and its report
-    describe the first build of these rows.
+    dataset_id: str
+    folder: Path
+    kind: str
+    name: str
+    report: QualityReport
+
+    def publish(self, artifacts: ArtifactWriter) -> Published:
+        """Publish the files. Raises DependencyUnavailable.
+
+        A folder that is already published stays as it is: its manifest and its report describe the first build of these
+        rows.
+        """
+        return Published(self.dataset_id, artifacts.publish(self.folder, self.kind, self.name), self.report)
+
+
+@contextmanager
+def staged_build(inspected: Inspected, cycle: FailuresClustered, now: datetime, folder: Path) -> Iterator[StagedBuild]:
+    """Write the files of a build below `folder`, and delete them in the end. Raises OSError.
+
+    A build that passed makes a version, else its inspection. The same rows have the same id.
+    See `delete_staged` for the files of a process that was killed.
     """
     dataset, spec = inspected.build.dataset, inspected.spec
     with tempfile.TemporaryDirectory(prefix=_STAGED, dir=folder) as name:
@@ -91,7 +109,7 @@ def publish_build(
             )
             kind, published_as = INSPECTIONS, str(cycle.cycle_id)
         write_atomically(staged / MANIFEST, manifest.model_dump_json(indent=2).encode())
-        return Published(dataset_id, artifacts.publish(staged, kind, published_as), report)
+        yield StagedBuild(dataset_id, staged, kind, published_as, report)
 
 
 def delete_staged(folder: Path) -> None:

@@ -145,14 +145,19 @@ class Unleash:
         self.dependencies: list[dict[str, Any]] = []
         self.writes: list[str] = []
         self.reads = 0
+        self.database_fails = 0
+        """So many of the next reads."""
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path.removeprefix("/api/admin/projects/default/features")
         self.reads += request.method == "GET"
+        if request.url.params.get("namePrefix") == "f":
+            is_listed = self.exists and not self.archived
+            return self.or_fails({"features": [{"name": "f2"}, *([{"name": "f"}] if is_listed else [])]})
         if request.method != "GET":
             self.writes.append(f"{request.method} {path}")
             return self.answer(400, {"name": "ArchivedFeatureError"}) if self.archived else self.answer(200, {})
-        if not self.exists or (path == "/f" and self.archived):
+        if self.database_answers_not() or not self.exists or (path == "/f" and self.archived):
             return self.answer(404, {"name": "NotFoundError"})
         if path == "/f":
             other = {"name": "production", "enabled": False, "strategies": []}
@@ -160,6 +165,13 @@ class Unleash:
             return self.answer(200, {"name": "f", "environments": [other, own], "dependencies": self.dependencies})
         strategies = [{name: value for name, value in s.items() if name != "segments"} for s in self.strategies]
         return self.answer(200, {"name": "f", "enabled": True, "strategies": strategies})
+
+    def or_fails(self, body: dict[str, Any]) -> httpx.Response:
+        return self.answer(500, {"name": "InternalError"}) if self.database_answers_not() else self.answer(200, body)
+
+    def database_answers_not(self) -> bool:
+        self.database_fails -= 1
+        return self.database_fails >= 0
 
     def answer(self, status: int, body: dict[str, Any]) -> httpx.Response:
         return httpx.Response(status, content=json.dumps(body))
@@ -177,6 +189,17 @@ async def test_an_archived_flag_of_unleash_is_read_as_off_though_its_environment
     assert await Unleash(archived=False, exists=False).admin().read("f") is None
     state = await Unleash(archived=False).admin().read("f")
     assert state is not None and (state.archived, state.enabled) == (False, True)
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+async def test_a_flag_that_unleash_does_not_find_while_its_database_is_away_is_not_gone(failures: int) -> None:
+    """It was archived to us, or deleted, by a hand: the candidate waited until a person said that it goes on."""
+    unleash = Unleash(archived=False)
+    unleash.database_fails = failures
+    with pytest.raises(DependencyUnavailable):
+        await unleash.admin().read("f")
+    state = await unleash.admin().read("f")
+    assert state is not None and state.enabled
 
 
 async def test_a_flag_is_read_with_one_request_segments_and_all() -> None:

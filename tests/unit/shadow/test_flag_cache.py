@@ -33,6 +33,8 @@ def test_a_flag_is_off_at_once_and_on_a_moment_later(tmp_path: Path, monkeypatch
     assert not cache.is_off("shadow")
     cache.set(FEATURES_URL, features(shadow=False, other=True))
     assert cache.is_off("shadow")
+    cache.set(FEATURES_URL, features())
+    assert not cache.is_loaded
 
 
 def test_a_restart_while_unleash_is_away_knows_the_flags_of_before(

@@ -137,7 +137,7 @@ async def test_a_long_pause_ends_the_batch_in_time_and_the_requests_are_redelive
     assert shadow.candidate.asked == []
     shadow.load.busy_for = 0
     assert len(await shadow.deliver(0, *map(prediction, range(5)))) == 5
-    assert shadow.replays._free._value == 4
+    assert (shadow.replays._places["support-desk"]._value, shadow.replays._all_places._value) == (4, 16)
 
 
 async def test_what_waits_until_it_is_too_old_is_left_out_and_counted() -> None:

@@ -14,7 +14,7 @@ from faststream.kafka import KafkaBroker, TestKafkaBroker
 from schemas.base import Event, Variant
 from schemas.conversation import Answer, Api, FinishReason, Media, Message, Part, Role, ToolCall
 from schemas.rollouts import RolloutChanged, ShadowCompared, Stage
-from schemas.task_settings import RedactionSettings
+from schemas.task_settings import RedactionSettings, RolloutSettings
 from schemas.tasks import TaskKind
 from services.shadow import handlers
 from services.shadow.budget import Considered
@@ -24,7 +24,7 @@ from services.shadow.handlers import Handlers
 from services.shadow.replays import Replays
 from services.shadow.settings import ShadowSettings
 from services.shadow.storage import Backlog
-from shared.errors import DependencyUnavailable
+from shared.errors import DependencyUnavailable, Paused
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
 from shared.model.asked_questions import AskedQuestions
@@ -388,6 +388,23 @@ async def test_a_task_whose_replays_are_slow_or_fail_holds_up_no_other_task(fail
             await shadow.replays.run([*other, *ours])
     pairs = Counter(event.task for event in shadow.published.events)
     assert pairs == ({SPEC.name: 9} if fails else {SPEC.name: 9, "other": 9})
+
+
+async def test_a_task_that_fails_while_others_wait_for_their_turn_is_tried_with_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A failure is tried again at once, six times: with what waits a minute each time that is too long for Kafka."""
+    monkeypatch.setattr("services.shadow.replays.MAX_BATCH_SECONDS", 0.01)
+    shadow = Shadow()
+    shadow.replays._engine = OtherTaskHangs(shadow.published.events, 9, fails=True)
+    slow = rollout().spec.model_copy(update={"rollout": RolloutSettings(shadow_requests_per_second=0.1)})
+    ours = [Considered(delivery(prediction(n), n), rollout().model_copy(update={"spec": slow})) for n in range(3)]
+    under = rollout().model_copy(update={"task": "other", "rollout_id": "rollout-other"})
+    other = [Considered(delivery(prediction(9, task="other"), 9), under)]
+    with pytest.raises(Paused, match="wait for their turn"):
+        await shadow.replays.run([*other, *ours])
+    assert len(shadow.published.events) == 1
+    assert shadow.replays._all_places._value == 16, "all places are free again"
 
 
 async def test_an_unavailable_engine_means_redelivery_and_not_a_loss() -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,20 @@ def test_what_a_killed_process_or_a_full_disk_left_of_a_folder_is_gone_once_it_i
     store.publish(folder(tmp_path / "b"), "datasets", "d-10")
     store.publish(tmp_path / "a", "datasets", "d-1")
     assert store.names("datasets") == ["d-1", "d-10"]
+
+
+def test_what_was_left_of_a_folder_that_is_never_published_again_is_gone_after_a_day(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    """A build that starts over after an erasure makes a version of another name."""
+    store.publish(folder(tmp_path / "a"), "datasets", "d-1")
+    kind = Path(store.address("datasets", "d-1")).parent
+    (old, new) = (kind / ".d-2.abc", kind / ".d-3.abc")
+    for path in (old, new):
+        path.mkdir()
+    os.utime(old, (time.time() - 90_000, time.time() - 90_000))
+    store.publish(folder(tmp_path / "b"), "datasets", "d-4")
+    assert (old.exists(), new.exists()) == (False, True), "another process may be writing to the new one"
 
 
 def test_a_folder_is_on_the_disk_before_it_has_its_name_and_its_name_before_anybody_hears_of_it(

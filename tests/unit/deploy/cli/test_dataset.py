@@ -26,7 +26,7 @@ from services.dataset_builder.inspection.changes import Parent, rows_of_dataset
 from services.dataset_builder.inspection.report import Inspected
 from services.dataset_builder.pipeline import Build, Dataset, Inputs, build_dataset
 from services.dataset_builder.publishing.card import COLUMNS
-from services.dataset_builder.publishing.publish import Published, publish_build
+from services.dataset_builder.publishing.publish import Published, staged_build
 from shared.conversation import chat_messages
 from shared.storage.artifacts import ArtifactStore
 
@@ -98,7 +98,8 @@ class Home:
             task="desk", task_revision=SPEC.revision, cycle_id=f"desk-cycle-{self.cycles}", suspects=0, noise=0,
             modes=(), data_cutoff=NOON, fence=(),
         )  # fmt: skip
-        return publish_build(self.store, inspected, cycle, NOON + timedelta(days=self.cycles), self.folder)
+        with staged_build(inspected, cycle, NOON + timedelta(days=self.cycles), self.folder) as staged:
+            return staged.publish(self.store)
 
     def run(self, *arguments: str) -> Result:
         return CliRunner().invoke(app, ["dataset", *arguments], env={"COLUMNS": "300"})
