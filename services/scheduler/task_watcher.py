@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 TABLE_SECONDS = 10.0
 """How long a request waits until a table is read: a client waits longer for its answer."""
 _Version = tuple[int, int, int, str]
+_Stamp = tuple[int, int, int, int]
+_SETTLED_NANOSECONDS = 2 * 10**9
+"""A file that was written to so lately may be again without its time telling."""
 _READ_BY = {"kind", "system_prompt", "labels", "renamed_labels"}
 """What of a task decides how its golden file is read."""
 
@@ -45,6 +49,7 @@ class TaskWatcher:
         self._published: dict[str, TaskSpec] = {}
         self._versions: dict[str, _Version] = {}
         self._sets: dict[str, tuple[_Version, GoldenSet]] = {}
+        self._known: dict[Path, tuple[_Stamp, TaskFile]] = {}
         self.invalid_files: dict[str, str] = {}
         """File name to what is wrong with it."""
         self._scanning = asyncio.Lock()
@@ -105,13 +110,28 @@ class TaskWatcher:
             await asyncio.sleep(self._settings.scheduler_poll_seconds)
 
     def _read(self) -> list[tuple[Path, TaskFile | ConfigurationError]]:
-        files: list[tuple[Path, TaskFile | ConfigurationError]] = []
-        for path in sorted(self._settings.tasks_folder.glob("*.yaml")):
-            try:
-                files.append((path, read_task_file(path, self._published_set)))
-            except ConfigurationError as error:
-                files.append((path, error))
-        return files
+        return [(path, self._read_file(path)) for path in sorted(self._settings.tasks_folder.glob("*.yaml"))]
+
+    def _read_file(self, path: Path) -> TaskFile | ConfigurationError:
+        """Read a task file, unless it and its golden file are as they were: to parse one takes milliseconds."""
+        stamp = _stamp(path)
+        known = self._known.pop(path, None)
+        if known is not None and known[0] == stamp and self._golden_is_published(known[1]):
+            self._known[path] = known
+            return known[1]
+        try:
+            task = read_task_file(path, self._published_set)
+        except ConfigurationError as error:
+            return error
+        if stamp is not None and not task.golden:
+            self._known[path] = stamp, task
+        return task
+
+    def _golden_is_published(self, task: TaskFile) -> bool:
+        if task.golden_path is None:
+            return True
+        published = self._sets.get(task.spec.name)
+        return published is not None and published[0] == _version(task.golden_path, task.spec)
 
     def _published_set(self, file: Path, spec: TaskSpec) -> GoldenSet | None:
         """Return the set of a golden file that is as it was when its set was published: a large one is read once."""
@@ -137,6 +157,17 @@ class TaskWatcher:
             await asyncio.to_thread(publish_golden_set, self._artifacts, file.spec.name, file.golden)
         except OSError as error:
             raise DependencyUnavailable(f"the golden set of {file.spec.name} was not written: {error}") from error
+
+
+def _stamp(file: Path) -> _Stamp | None:
+    """Return what differs once a task file was replaced or written to; None: that is not to be told yet."""
+    try:
+        stat = file.stat()
+    except OSError:  # It was deleted this moment; whoever reads it says so.
+        return None
+    if time.time_ns() - stat.st_mtime_ns < _SETTLED_NANOSECONDS:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _version(file: Path, spec: TaskSpec) -> _Version:

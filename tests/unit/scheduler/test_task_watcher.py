@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,42 @@ async def test_a_changed_golden_file_is_another_set_and_the_old_one_stays(bench:
     before, after = (event.spec for event in bench.events)
     assert (len(read_golden_set(bench.store, before)), len(read_golden_set(bench.store, after))) == (2, 3)
     assert before.revision == after.revision
+
+
+async def test_a_task_file_is_parsed_again_only_once_it_or_its_golden_file_has_changed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task_file, parsed, load = bench.folder / "desk.yaml", [0], task_files._load
+
+    def counted(path: Path) -> object:
+        parsed[0] += 1
+        return load(path)
+
+    async def scans(times: int = 3) -> int:
+        before = parsed[0]
+        for _ in range(times):
+            await bench.watcher.scan()
+        return parsed[0] - before
+
+    def written_long_ago() -> None:
+        os.utime(task_file, (time.time() - 60, time.time() - 60))
+
+    monkeypatch.setattr(task_files, "_load", counted)
+    bench.write_golden(2)
+    assert await scans() == 3, "it was written this moment, and may be again"
+    written_long_ago()
+    assert (await scans(), await scans()) == (1, 0)
+    task_file.write_text(TASK.replace("Classify.", "Classify!"))
+    written_long_ago()
+    assert (await scans(), await scans()) == (2, 0), "with the rows that are to be published, and without"
+    bench.write_golden(3)
+    assert (await scans(), await scans()) == (2, 0)
+    assert [event.spec.system_prompt for event in bench.events] == ["Classify.", "Classify!", "Classify!"]
+    assert [event.spec.golden_set.rows for event in bench.events if event.spec.golden_set] == [2, 2, 3]
+    task_file.write_text("kind: [")
+    written_long_ago()
+    await bench.watcher.scan()
+    assert "desk.yaml" in bench.watcher.invalid_files
 
 
 async def test_an_unchanged_golden_file_is_read_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
