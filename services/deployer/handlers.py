@@ -73,7 +73,9 @@ class Handlers:
         consumers.on(AdapterEvaluated, self.on_evaluated)
         consumers.on(StepFailed, self.on_step_failed)
         consumers.on_batch(ShadowCompared, self.on_compared, BatchOptions(self._settings.deployer_pairs_batch))
-        consumers.on(CorrectionSubmitted, self.on_correction)
+        consumers.on_batch(
+            CorrectionSubmitted, self.on_corrections, BatchOptions(self._settings.deployer_corrections_batch)
+        )
         consumers.on_batch(
             RequestObserved, self.on_observed, BatchOptions(self._settings.deployer_observations_batch)
         )  # fmt: skip
@@ -122,34 +124,45 @@ class Handlers:
                     if not all(pair.agree for pair in pairs):
                         await self._advance(task)
 
-    async def on_correction(self, event: CorrectionSubmitted) -> None:
-        """Add an answer to a ticket. No other correction is evidence: those exist because production was wrong.
+    async def on_corrections(self, deliveries: list[Delivery[CorrectionSubmitted]]) -> None:
+        """Add answers to tickets, and decide once about each task that has any.
 
-        An answer in the audit, which chance chose, counts for the canary's guard.
+        No other correction is evidence: those exist because production was wrong. An answer in the audit, which chance
+        chose, counts for the canary's guard.
         """
-        if event.purpose is Purpose.AUDIT:
-            rollouts = [r for r in await self._rollouts.counting([event.task]) if is_wrong(event, r.spec.kind)]
-            await self._complain(rollouts, Guard.CORRECTIONS, event.prediction_id, event.user_hash, event.happened_at)
-        if event.ticket_id is None or event.purpose is not Purpose.DISCORDANT_PAIR:
-            return
-        async with self._rollouts.locked(event.task):
-            ticket = await self._ledger.ticket(event.ticket_id)
-            found = await self._rollouts.get(ticket.rollout_id) if ticket is not None else None
-            if ticket is None or found is None or found.task != event.task:
-                logger.warning("%s: label skipped: ticket %s is unknown or void", event.task, event.ticket_id)
-                return
-            rollout = found.standing
-            if not rollout.compared or ticket.fresh is not rollout.control:
-                logger.info("%s: label skipped: the rollout of ticket %s has ended", event.task, event.ticket_id)
-                return
-            outcome = label_outcome(
-                rollout.spec.kind, event.label, event.preference, ticket.pair, rollout.spec.rollout.severity
-            )
-            given = Label(
-                event.correction_id, ticket.ticket_id, event.request_id, event.reviewer, outcome, event.occurred_at
-            )
-            await self._ledger.add_label(given)
-            await self._advance(rollout.task)
+        by_task: dict[str, list[CorrectionSubmitted]] = defaultdict(list)
+        for event in [delivery.event for delivery in deliveries]:
+            if event.purpose is Purpose.AUDIT:
+                rollouts = [r for r in await self._rollouts.counting([event.task]) if is_wrong(event, r.spec.kind)]
+                await self._complain(
+                    rollouts, Guard.CORRECTIONS, event.prediction_id, event.user_hash, event.happened_at
+                )
+            if event.ticket_id is not None and event.purpose is Purpose.DISCORDANT_PAIR:
+                by_task[event.task].append(event)
+        for task, answers in by_task.items():
+            async with self._rollouts.locked(task):
+                added = [await self._add_label(answer, str(answer.ticket_id)) for answer in answers]
+                if any(added):
+                    await self._advance(task)
+
+    async def _add_label(self, event: CorrectionSubmitted, ticket_id: str) -> bool:
+        """Store an answer to a ticket; return False, with nothing stored, if it counts for nothing any more."""
+        ticket = await self._ledger.ticket(ticket_id)
+        found = await self._rollouts.get(ticket.rollout_id) if ticket is not None else None
+        if ticket is None or found is None or found.task != event.task:
+            logger.warning("%s: label skipped: ticket %s is unknown or void", event.task, ticket_id)
+            return False
+        rollout = found.standing
+        if not rollout.compared or ticket.fresh is not rollout.control:
+            logger.info("%s: label skipped: the rollout of ticket %s has ended", event.task, ticket_id)
+            return False
+        outcome = label_outcome(
+            rollout.spec.kind, event.label, event.preference, ticket.pair, rollout.spec.rollout.severity
+        )
+        await self._ledger.add_label(
+            Label(event.correction_id, ticket_id, event.request_id, event.reviewer, outcome, event.occurred_at)
+        )
+        return True
 
     async def on_observed(self, deliveries: list[Delivery[RequestObserved]]) -> None:
         """Count requests for the canary's guards, and whom its present step has served; in shadow, the primary's."""

@@ -23,6 +23,7 @@ class DeployerSettings(Settings):
         default=0.5, gt=0.0, description="Time between two looks into Unleash's log for flags that were turned by hand."
     )
     deployer_pairs_batch: int = Field(default=200, ge=1, description="Maximum number of shadow pairs per batch.")
+    deployer_corrections_batch: int = Field(default=100, ge=1, description="Maximum number of corrections per batch.")
     deployer_open_tickets: int = Field(default=40, ge=1, description="Maximum number of open questions per candidate.")
     deployer_observations_batch: int = Field(
         default=500, ge=1, description="Maximum number of observed requests per batch."

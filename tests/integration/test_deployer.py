@@ -176,10 +176,10 @@ async def _ask_about_fresh_pairs(deployer: Deployer, task: str) -> None:
     asked = deployer.publisher.questions[-1]
     await deployer.handlers.on_evaluated(evaluated("a2", task, against="a1"))
     assert (deployer.last.candidate_adapter, deployer.last.control) == ("a1", True)
-    await deployer.handlers.on_correction(answer(asked, preference="cannot_tell"))
+    await deployer.handlers.on_corrections(deliveries([answer(asked, preference="cannot_tell")]))
     again = deployer.publisher.questions[-1]
     assert again.request_id != asked.request_id and again.call == asked.call, "texts stay until the control ends"
-    await deployer.handlers.on_correction(answer(again, label="refund", reviewer="ben"))
+    await deployer.handlers.on_corrections(deliveries([answer(again, label="refund", reviewer="ben")]))
     assert (await deployer.ledger.load(rollout, fresh=True)).outcomes == [-1.0]
     assert (await deployer.ledger.load(rollout)).outcomes == decided
 
@@ -265,8 +265,8 @@ async def test_a_redelivered_pair_and_label_are_in_the_ledger_once(real: Real) -
         await deployer.compare(*events)
     assert len(deployer.publisher.questions) == 3
     for _ in range(2):
-        await deployer.handlers.on_correction(answer(deployer.publisher.questions[1], label="delivery"))
-        await deployer.handlers.on_correction(answer(deployer.publisher.questions[0], label="refund"))
+        await deployer.handlers.on_corrections(deliveries([answer(deployer.publisher.questions[1], label="delivery")]))
+        await deployer.handlers.on_corrections(deliveries([answer(deployer.publisher.questions[0], label="refund")]))
     ledger = await deployer.ledger.load(deployer.last.rollout_id)
     assert (ledger.outcomes, ledger.agreeing, ledger.asked) == ([-1.0, -1.0, 1.0, None], 1, 3)
     assert all(ticket.opens for ticket in ledger.tickets) and ledger.bets.agreeing == [0, 0, 0, 0, 1]
@@ -294,7 +294,7 @@ async def test_first_pairs_that_agree_count_once_a_subject_up_to_the_oldest_pair
     await deployer.compare(pair(deployer.last, 5, ("refund", "delivery")), pair(deployer.last, 6, ("refund", "refund")))
     waits = await deployer.ledger.load(deployer.last.rollout_id)
     assert ([ticket.opens for ticket in waits.tickets], waits.bets.agreeing) == ([False], [1, 2])
-    await deployer.handlers.on_correction(answer(deployer.publisher.questions[0], label="refund"))
+    await deployer.handlers.on_corrections(deliveries([answer(deployer.publisher.questions[0], label="refund")]))
     drawn = await deployer.ledger.load(deployer.last.rollout_id)
     assert ([ticket.opens for ticket in drawn.tickets], drawn.bets.agreeing) == ([False, True], [1, 2, 3])
 
@@ -323,16 +323,18 @@ async def test_tickets_are_drawn_in_order_and_a_second_person_is_asked_after_can
     await deployer.compare(*[pair(deployer.last, number, ("refund", "delivery")) for number in range(2, 6)])
     questions = deployer.publisher.questions
     assert [asked.prediction_id for asked in questions] == [f"{real.task}.0", f"{real.task}.2"]
-    await deployer.handlers.on_correction(answer(questions[0], preference="cannot_tell"))
+    await deployer.handlers.on_corrections(deliveries([answer(questions[0], preference="cannot_tell")]))
     second = deployer.publisher.questions[-1]
     assert (second.ticket_id, second.request_id) == (questions[0].ticket_id, f"{questions[0].ticket_id}.2")
-    await deployer.handlers.on_correction(answer(second, label="delivery", reviewer="bob"))
+    await deployer.handlers.on_corrections(deliveries([answer(second, label="delivery", reviewer="bob")]))
     assert [asked.prediction_id for asked in deployer.publisher.questions][-1] == f"{real.task}.3"
     ledger = await deployer.ledger.load(deployer.last.rollout_id)
     assert ledger.outcomes == [1.0, None, None]
     for _ in range(2):  # Nobody else is there, so that the console asks the same person again.
-        await deployer.handlers.on_correction(answer(questions[1], preference="cannot_tell"))
-    await deployer.handlers.on_correction(answer(deployer.publisher.questions[-1], preference="cannot_tell"))
+        await deployer.handlers.on_corrections(deliveries([answer(questions[1], preference="cannot_tell")]))
+    await deployer.handlers.on_corrections(
+        deliveries([answer(deployer.publisher.questions[-1], preference="cannot_tell")])
+    )
     ledger = await deployer.ledger.load(deployer.last.rollout_id)
     assert ledger.outcomes == [1.0, 0.0, None, None]
 
@@ -400,8 +402,8 @@ async def test_an_open_ticket_of_a_forgotten_person_becomes_void(real: Real) -> 
     assert (asked.user_hash, asked.predicted_at) == ("user-1", CUTOFF + timedelta(hours=1))
     await deployer.handlers.on_forgotten(forget(real.task, "user-1"))
     assert len((await deployer.ledger.load(name)).tickets) == 2
-    await deployer.handlers.on_correction(answer(asked, label="delivery"))
-    await deployer.handlers.on_correction(answer(deployer.publisher.questions[2], label="delivery"))
+    await deployer.handlers.on_corrections(deliveries([answer(asked, label="delivery")]))
+    await deployer.handlers.on_corrections(deliveries([answer(deployer.publisher.questions[2], label="delivery")]))
     await deployer.handlers.tick(real.task)
     assert (await deployer.ledger.load(name)).outcomes == [None, 1.0]
     assert len(deployer.publisher.questions) == 3
@@ -489,7 +491,7 @@ async def test_what_guards_count_is_the_same_in_postgresql_and_in_the_rules(real
             await see(deployer, range(2_000, 2_100), Variant.BASE, latency_ms=9_000.0)
         for number in (1, 1, 2, 77):
             await deployer.handlers.on_feedback(feedback(deployer.last, number))
-            await deployer.handlers.on_correction(audited(deployer.last, number))
+            await deployer.handlers.on_corrections(deliveries([audited(deployer.last, number)]))
     counted, expected = [
         (await deployer.ledger.load(deployer.last.rollout_id)).canary for deployer in (real.deployer, rules)
     ]
@@ -597,9 +599,9 @@ async def test_an_edited_answer_takes_the_place_of_an_older_one_which_redelivere
     edited = first.model_copy(update={"label": "refund", "occurred_at": first.occurred_at + timedelta(minutes=5)})
     by_another = answer(asked, label="delivery", reviewer="bob")
     for given in (first, edited, first, edited):
-        await deployer.handlers.on_correction(given)
+        await deployer.handlers.on_corrections(deliveries([given]))
     assert (await deployer.ledger.load(deployer.last.rollout_id)).outcomes == [-1.0]
-    await deployer.handlers.on_correction(by_another)
+    await deployer.handlers.on_corrections(deliveries([by_another]))
     assert (await deployer.ledger.load(deployer.last.rollout_id)).outcomes == [0.0]
     (row,) = [
         row for row in (await real.dump("labels")).splitlines() if f"({asked.ticket_id},{asked.request_id},ann," in row

@@ -132,7 +132,7 @@ class Played:
         self.answered += 1
         correction = answer(self._questions(ticket)[-1], reviewer=reviewer, **given)
         later = correction.occurred_at + timedelta(seconds=self.answered)
-        await self.deployer.handlers.on_correction(correction.model_copy(update={"occurred_at": later}))
+        await self.deployer.handlers.on_corrections(deliveries([correction.model_copy(update={"occurred_at": later})]))
 
     def _questions(self, ticket: str) -> list[LabelRequested]:
         return [question for question in self.deployer.publisher.questions if question.ticket_id == ticket]

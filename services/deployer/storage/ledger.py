@@ -114,13 +114,16 @@ class PostgresLedger:
             excluded |= set((await connection.execute(users.where(LEDGER.c.first))).scalars())
             statement = insert(LEDGER).on_conflict_do_nothing().returning(LEDGER.c.pair_id)
             inserted = set((await connection.execute(statement, rows)).scalars())
+            firsts = []
             for row in rows:
                 if row["pair_id"] in inserted and not row["agree"] and row["user_key"] not in excluded:
                     excluded.add(row["user_key"])
-                    is_pair = LEDGER.c.pair_id == row["pair_id"]
-                    await connection.execute(sa.update(LEDGER).where(of_rollout, is_pair).values(first=True))
-                    if row["candidate_answer"] is None:
-                        await _draw(connection, rollout.rollout_id, row["pair_id"], asked=False, outcome=-1.0)
+                    firsts.append(row)
+            are_first = LEDGER.c.pair_id.in_([row["pair_id"] for row in firsts])
+            await connection.execute(sa.update(LEDGER).where(of_rollout, are_first).values(first=True))
+            for row in firsts:
+                if row["candidate_answer"] is None:
+                    await _draw(connection, rollout.rollout_id, row["pair_id"], asked=False, outcome=-1.0)
 
     async def draw_tickets(self, rollout: Rollout, max_open: int) -> None:
         """Draw tickets for the oldest waiting pairs, as long as fewer than `max_open` are open and labels remain."""

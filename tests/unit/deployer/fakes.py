@@ -658,7 +658,7 @@ class Deployer:
             await self.compare(pair(rollout, number, ("refund", "delivery")))
             for asked in [a for a in self.publisher.questions if a.request_id not in earlier]:
                 assert asked.purpose is Purpose.DISCORDANT_PAIR
-                await self.handlers.on_correction(answer(asked, label=truth))
+                await self.handlers.on_corrections(deliveries([answer(asked, label=truth)]))
 
     async def see_canary(self, count: int, status: int = 200) -> None:
         await self.see_canary_of(self.last, count, status)

@@ -10,7 +10,7 @@ from schemas.rollouts import ShadowCompared, Stage
 from services.deployer.rollout import CONTROL_TICKETS
 from services.deployer.statistics.bounds import interval
 from services.deployer.statistics.guards import Guard
-from tests.unit.deployer.fakes import Deployer, answer, evaluated, pair
+from tests.unit.deployer.fakes import Deployer, answer, deliveries, evaluated, pair
 
 TASK = "support-desk"
 SHADOW = f"ratchet.{TASK}.shadow"
@@ -36,7 +36,7 @@ async def see(deployer: Deployer, numbers: range, truth: str) -> None:
         earlier = len(deployer.publisher.questions)
         await deployer.compare(fresh(deployer, number))
         for asked in deployer.publisher.questions[earlier:]:
-            await deployer.handlers.on_correction(answer(asked, label=truth))
+            await deployer.handlers.on_corrections(deliveries([answer(asked, label=truth)]))
 
 
 async def after(deployer: Deployer, days: float, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,7 @@ async def test_labels_that_are_pending_take_nothing_back() -> None:
     deployer = await promoted()
     await deployer.compare(*[fresh(deployer, number) for number in range(100, 115)])
     for asked in deployer.publisher.questions[-10:-5]:
-        await deployer.handlers.on_correction(answer(asked, label="refund"))
+        await deployer.handlers.on_corrections(deliveries([answer(asked, label="refund")]))
     ledger = await deployer.ledger.load(deployer.last.rollout_id, fresh=True)
     assert ledger.outcomes.count(None) == 10, "five more are asked as soon as five have an answer"
     assert Guard.LABELS.value not in deployer.last.reason
@@ -127,7 +127,7 @@ async def test_pairs_of_the_other_time_and_late_answers_to_tickets_that_decided_
     assert deployer.last.stage is Stage.PROMOTED
     rollout = deployer.last.rollout_id
     decided = (await deployer.ledger.load(rollout)).outcomes
-    await deployer.handlers.on_correction(answer(late, label="refund"))
+    await deployer.handlers.on_corrections(deliveries([answer(late, label="refund")]))
     await deployer.compare(pair(deployer.last, 92, ("refund", "delivery")))
     assert (await deployer.ledger.load(rollout)).outcomes == decided
     assert (await deployer.ledger.load(rollout, fresh=True)).tickets == []

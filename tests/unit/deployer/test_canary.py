@@ -173,12 +173,14 @@ async def test_wrong_answers_in_the_audit_end_a_canary_and_no_other_correction_d
     """Other questions are asked where a model doubts: a candidate that doubts more would be corrected more."""
     await see(deployer, range(20), Variant.CANARY)
     for number in range(20):
-        await deployer.handlers.on_correction(audited(deployer.last, number, purpose=Purpose.LOW_CONFIDENCE))
-        await deployer.handlers.on_correction(audited(deployer.last, number, label=" REFUND"))
+        await deployer.handlers.on_corrections(
+            deliveries([audited(deployer.last, number, purpose=Purpose.LOW_CONFIDENCE)])
+        )
+        await deployer.handlers.on_corrections(deliveries([audited(deployer.last, number, label=" REFUND")]))
     await deployer.handlers.tick(TASK)
     assert (deployer.last.stage, (await counts(deployer)).bad(Guard.CORRECTIONS)) == (Stage.CANARY, (0, 0))
     for number in range(5):
-        await deployer.handlers.on_correction(audited(deployer.last, number))
+        await deployer.handlers.on_corrections(deliveries([audited(deployer.last, number)]))
     await deployer.handlers.tick(TASK)
     assert deployer.last.stage is Stage.REJECTED
     assert "5 of the 5 with a wrong answer in the audit were in it" in deployer.last.reason

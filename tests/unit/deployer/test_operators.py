@@ -21,7 +21,7 @@ from services.deployer.operators.http import build_app
 from services.deployer.operators.webhook import Webhook
 from services.deployer.settings import DeployerSettings
 from shared.errors import DependencyUnavailable
-from tests.unit.deployer.fakes import Deployer, answer, evaluated, in_canary, in_shadow, pair, spec
+from tests.unit.deployer.fakes import Deployer, answer, deliveries, evaluated, in_canary, in_shadow, pair, spec
 
 TASK = "support-desk"
 FLAGS = {flag: f"ratchet.{TASK}.{flag}" for flag in ("primary", "rollback", "canary", "shadow")}
@@ -470,7 +470,7 @@ async def test_the_api_shows_the_control_of_a_promotion_and_what_was_seen_since(
     await deployer.compare_and_label(range(20), "delivery")
     fresh = pair(deployer.last, 50, ("refund", "delivery")).model_copy(update={"after_promotion": True})
     await deployer.compare(fresh)
-    await deployer.handlers.on_correction(answer(deployer.publisher.questions[-1], label="delivery"))
+    await deployer.handlers.on_corrections(deliveries([answer(deployer.publisher.questions[-1], label="delivery")]))
     async with api(deployer) as http:
         (shown,) = (await http.get("/api/rollouts")).json()["rollouts"]
     assert (shown["stage"], shown["control_percent"], shown["evidence"]["control_labels"]) == ("promoted", 5, 1)

@@ -15,7 +15,7 @@ from services.deployer.wakes import Wakes
 from shared.errors import DependencyUnavailable
 from shared.kafka.latest_by_key import LatestByKey
 from shared.settings import Settings
-from tests.unit.deployer.fakes import Deployer, answer, evaluated, in_canary, in_shadow, pair, spec
+from tests.unit.deployer.fakes import Deployer, answer, deliveries, evaluated, in_canary, in_shadow, pair, spec
 from tests.waiting import until
 
 TASK = "support-desk"
@@ -47,11 +47,11 @@ async def test_labels_publish_the_evidence_again_at_most_once_a_minute(monkeypat
     await deployer.compare(pair(start, 9, ("refund", "refund")))
     assert await tick(1.1) == 0, "nothing new is known"
     asked = deployer.publisher.questions
-    await deployer.handlers.on_correction(answer(asked[0], label="delivery"))
+    await deployer.handlers.on_corrections(deliveries([answer(asked[0], label="delivery")]))
     assert await tick(1.9) == 0, "a minute has not passed"
     assert await tick(2.2) == 1
     assert await tick(4) == 1, "no label came in"
-    await deployer.handlers.on_correction(answer(asked[1], label="refund"))
+    await deployer.handlers.on_corrections(deliveries([answer(asked[1], label="refund")]))
     await deployer.compare(pair(start, 8, ("refund", None)))  # Lost without a label: the candidate failed.
     assert await tick(5.5) == 2
     events = deployer.publisher.changes[told:]

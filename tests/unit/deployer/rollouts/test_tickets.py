@@ -12,8 +12,9 @@ from schemas.conversation import Answer, ToolCall
 from schemas.rollouts import Stage
 from schemas.task_settings import Severity
 from schemas.tasks import TaskKind
+from services.deployer.domain import Ledger
 from services.deployer.tickets import Pair, label_outcome, ticket_outcome
-from tests.unit.deployer.fakes import Deployer, answer, evaluated, in_shadow, pair, pair_with_tools, spec
+from tests.unit.deployer.fakes import Deployer, answer, deliveries, evaluated, in_shadow, pair, pair_with_tools, spec
 
 TASK = "support-desk"
 
@@ -33,9 +34,28 @@ async def test_a_redelivered_pair_and_a_redelivered_label_bet_once() -> None:
     await deployer.compare(*events)
     assert len(deployer.publisher.questions) == 3
     for _ in range(5):
-        await deployer.handlers.on_correction(answer(deployer.publisher.questions[0], label="delivery"))
+        await deployer.handlers.on_corrections(deliveries([answer(deployer.publisher.questions[0], label="delivery")]))
     ledger = await deployer.ledger.load(deployer.last.rollout_id)
     assert ledger.outcomes == [1.0, None, None]
+
+
+async def test_labels_of_one_batch_all_count_and_are_decided_about_once() -> None:
+    """One after the other, each with a decision of its own, they came in more slowly than people gave them."""
+    deployer = await in_shadow()
+    await deployer.compare(*[pair(deployer.last, number, ("refund", "delivery")) for number in range(3)])
+    first, second, third = deployer.publisher.questions
+    unknown = answer(second, label="refund").model_copy(update={"ticket_id": "ticket-unknown"})
+    loads, load = [0], deployer.ledger.load
+
+    async def counted(rollout_id: str, *, fresh: bool = False) -> Ledger:
+        loads[0] += 1
+        return await load(rollout_id, fresh=fresh)
+
+    deployer.ledger.load = counted  # type: ignore[method-assign]
+    given = [answer(first, label="delivery"), unknown, answer(second, label="refund"), answer(third, label="delivery")]
+    await deployer.handlers.on_corrections(deliveries(given))
+    assert loads == [1]
+    assert (await load(deployer.last.rollout_id)).outcomes == [1.0, -1.0, 1.0]
 
 
 async def test_a_user_has_one_ticket_for_the_first_discordant_pair() -> None:
@@ -62,7 +82,7 @@ async def test_one_text_sent_again_and_again_by_nobody_known_bets_once_and_the_e
         *[pair(deployer.last, number, ("refund", "delivery")).model_copy(update=same) for number in range(19)]
     )
     (asked,) = deployer.publisher.questions
-    await deployer.handlers.on_correction(answer(asked, label="delivery"))
+    await deployer.handlers.on_corrections(deliveries([answer(asked, label="delivery")]))
     await deployer.compare_and_label(range(30, 34), "delivery")
     assert deployer.last.stage is Stage.CANARY
     assert deployer.last.evidence.unidentified == 1
@@ -77,7 +97,9 @@ async def test_only_a_few_tickets_are_open_at_once_and_the_next_pairs_wait_in_or
     assert [asked.prediction_id[-1] for asked in deployer.publisher.questions] == ["0", "1", "2"]
     await deployer.compare(*pairs)
     for number in range(9):
-        await deployer.handlers.on_correction(answer(deployer.publisher.questions[number], label="delivery"))
+        await deployer.handlers.on_corrections(
+            deliveries([answer(deployer.publisher.questions[number], label="delivery")])
+        )
         assert len(deployer.publisher.questions) == number + 4
     assert len((await deployer.ledger.load(deployer.last.rollout_id)).tickets) == 12
 
@@ -106,12 +128,12 @@ async def test_a_persons_newest_answer_stands_until_the_rollout_ends() -> None:
     first = answer(asked, label="delivery")
     later = {"occurred_at": first.occurred_at + timedelta(minutes=5), "label": "refund"}
     for given in (first, first.model_copy(update=later), first):
-        await deployer.handlers.on_correction(given)
+        await deployer.handlers.on_corrections(deliveries([given]))
     rollout = deployer.last.rollout_id
     assert (await deployer.ledger.load(rollout)).outcomes == [-1.0], "edited, and the redelivered first one is older"
     await deployer.transitions.end(TASK, Stage.INCONCLUSIVE, "the task changed")
     last = {"occurred_at": first.occurred_at + timedelta(minutes=9), "label": "delivery"}
-    await deployer.handlers.on_correction(first.model_copy(update=last))
+    await deployer.handlers.on_corrections(deliveries([first.model_copy(update=last)]))
     assert (await deployer.ledger.load(rollout)).outcomes == [-1.0]
 
 
@@ -136,11 +158,11 @@ async def test_cannot_tell_passes_the_ticket_to_a_second_person_whose_answer_set
     await deployer.compare(pair(deployer.last, 1, ("refund", "delivery")))
     (first,) = deployer.publisher.questions
     for _ in range(2):
-        await deployer.handlers.on_correction(answer(first, preference="cannot_tell"))
+        await deployer.handlers.on_corrections(deliveries([answer(first, preference="cannot_tell")]))
     assert (await deployer.ledger.load(deployer.last.rollout_id)).outcomes == [None], "redelivered, it is one answer"
     second = deployer.publisher.questions[-1]
     assert (second.ticket_id, second.request_id) == (first.ticket_id, f"{first.ticket_id}.2")
-    await deployer.handlers.on_correction(answer(second, reviewer="bob", **second_answer))
+    await deployer.handlers.on_corrections(deliveries([answer(second, reviewer="bob", **second_answer)]))
     assert (await deployer.ledger.load(deployer.last.rollout_id)).outcomes == [outcome]
     assert len(deployer.publisher.questions) == 2
 
@@ -149,7 +171,9 @@ async def test_a_team_of_one_that_cannot_tell_twice_leaves_no_ticket_open() -> N
     deployer = await in_shadow()
     await deployer.compare(pair(deployer.last, 1, ("refund", "delivery")))
     for _ in range(2):
-        await deployer.handlers.on_correction(answer(deployer.publisher.questions[-1], preference="cannot_tell"))
+        await deployer.handlers.on_corrections(
+            deliveries([answer(deployer.publisher.questions[-1], preference="cannot_tell")])
+        )
     assert (await deployer.ledger.load(deployer.last.rollout_id)).outcomes == [0.0]
 
 
@@ -159,7 +183,7 @@ async def test_an_ordinary_correction_is_not_evidence() -> None:
     ordinary = answer(deployer.publisher.questions[0], label="delivery").model_copy(
         update={"ticket_id": None, "purpose": "low_confidence"}
     )
-    await deployer.handlers.on_correction(ordinary)
+    await deployer.handlers.on_corrections(deliveries([ordinary]))
     assert (await deployer.ledger.load(deployer.last.rollout_id)).outcomes == [None]
 
 
@@ -200,7 +224,7 @@ def test_a_label_in_another_unicode_form_is_the_same_truth() -> None:
 async def test_the_severity_of_a_task_decides_what_a_label_bets() -> None:
     deployer = await in_shadow(severity=[{"truth": "refund", "answer": "delivery", "weight": 0.25}])
     await deployer.compare(pair(deployer.last, 1, ("refund", "delivery")))
-    await deployer.handlers.on_correction(answer(deployer.publisher.questions[0], label="refund"))
+    await deployer.handlers.on_corrections(deliveries([answer(deployer.publisher.questions[0], label="refund")]))
     assert (await deployer.ledger.load(deployer.last.rollout_id)).outcomes == [-0.25]
 
 
@@ -242,7 +266,7 @@ async def test_of_two_sets_of_labels_people_say_which_is_better() -> None:
     (asked,) = deployer.publisher.questions
     assert asked.labels == ()  # Not one of them: two answers without labels are compared.
     candidate = "a" if asked.answers[0].text == '["delivery", "refund"]' else "b"
-    await deployer.handlers.on_correction(answer(asked, preference=candidate))
+    await deployer.handlers.on_corrections(deliveries([answer(asked, preference=candidate)]))
     assert (await deployer.ledger.load(deployer.last.rollout_id)).outcomes == [1.0]
 
 
@@ -261,7 +285,7 @@ async def test_a_label_decides_for_its_own_rollout_only() -> None:
     late = deployer.publisher.questions[0]
     await deployer.transitions.end(TASK, Stage.INCONCLUSIVE, "the task changed")
     await deployer.handlers.on_evaluated(evaluated("a2"))
-    await deployer.handlers.on_correction(answer(late, label="delivery"))
+    await deployer.handlers.on_corrections(deliveries([answer(late, label="delivery")]))
     assert (await deployer.ledger.load(deployer.last.rollout_id)).outcomes == []
     assert deployer.last.stage is Stage.SHADOW
 
@@ -277,7 +301,7 @@ async def test_pairs_that_wait_for_a_ticket_count_as_won_in_harm_and_futility_in
     ledger = await deployer.ledger.load(rollout.rollout_id)
     assert (len(ledger.tickets), ledger.in_turn) == (85, [None] * 300 + [-1.0] * 45)
     for asked in list(deployer.publisher.questions):
-        await deployer.handlers.on_correction(answer(asked, label="refund"))
+        await deployer.handlers.on_corrections(deliveries([answer(asked, label="refund")]))
     assert deployer.last.stage is Stage.REJECTED, "losses before the pairs that wait are no less than they are"
     assert deployer.last.evidence.losses < 45 + 40
 

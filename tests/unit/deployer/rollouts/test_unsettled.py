@@ -323,7 +323,7 @@ async def test_a_canary_that_waits_is_not_opened_once_its_labels_were_changed() 
     assert (await deployer.rollouts.last_entered(TASK)).stage is Stage.CANARY
     for asked in deployer.publisher.questions[:3]:
         later = answer(asked, label="refund").model_copy(update={"occurred_at": utc_now() + timedelta(seconds=1)})
-        await deployer.handlers.on_correction(later)
+        await deployer.handlers.on_corrections(deliveries([later]))
     deployer.adapters.is_away = False
     await deployer.handlers.tick(TASK)
     assert (deployer.last.stage, deployer.admin.flags[FLAGS["canary"]].enabled) == (Stage.SHADOW, False)
@@ -338,7 +338,7 @@ async def test_what_people_are_asked_about_a_promotion_that_waits_outlives_the_r
     await deployer.compare(*(pair(canary, number, ("refund", "delivery")) for number in range(300, 340)))
     await deployer.handlers.expire(TASK, utc_now())
     for asked in deployer.publisher.questions[25:]:
-        await deployer.handlers.on_correction(answer(asked, label="refund"))
+        await deployer.handlers.on_corrections(deliveries([answer(asked, label="refund")]))
     assert (await deployer.ledger.load(canary.rollout_id)).outcomes == [1.0] * 25 + [-1.0] * 40
     deployer.adapters.is_away = False
     await deployer.handlers.tick(TASK)
@@ -354,7 +354,7 @@ async def test_what_people_are_asked_about_a_control_outlives_the_retention_and_
     await deployer.handlers.expire(TASK, utc_now())
     rows = deployer.ledger.pairs.values()
     assert [row["event"].pair_id for row in rows if "expired" not in row] == ["pair-300"]
-    await deployer.handlers.on_correction(answer(deployer.publisher.questions[-1], label="delivery"))
+    await deployer.handlers.on_corrections(deliveries([answer(deployer.publisher.questions[-1], label="delivery")]))
     ledger = await deployer.ledger.load(deployer.last.rollout_id, fresh=True)
     assert ledger.outcomes == [1.0]
 
