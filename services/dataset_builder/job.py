@@ -183,8 +183,6 @@ async def build_version(
     while True:
         inspected, count = await _inspected_build(job, store, traffic, artifacts, frozen, modes, progress, models)
         questions = b"".join(asked.model_dump_json().encode() + b"\n" for asked in inspected.build.questions)
-        # First: a second run with a stored outcome does not build again.
-        write_atomically(folder / _QUESTIONS, questions)
         now = utc_now()
         with staged_build(inspected, job.cycle, now, folder) as staged:
             # Below the fence, corrections only ever disappear.
@@ -195,9 +193,11 @@ async def build_version(
                         outcome = conclude(job.cycle, inspected, staged, artifacts, now)
                     except StepImpossible as error:
                         outcome = STEP.impossible(job.cycle, error)
+                    # First: a second run with a stored outcome does not build again.
+                    write_atomically(folder / _QUESTIONS, questions)
                     await save(outcome, inspected.build.decisions)
                     return BuildResult(outcome=outcome)
-        del inspected, staged  # Somebody was erased meanwhile; two builds are too much for the memory.
+        del inspected, staged, questions  # Somebody was erased meanwhile; two builds are too much for the memory.
 
 
 async def _inspected_build(

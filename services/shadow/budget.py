@@ -16,7 +16,7 @@ from schemas.rollouts import RolloutChanged
 from services.shadow.domain import Outcome, replays_per_pair
 from shared.kafka.delivery import Delivery
 
-_BURST_SECONDS = 1.0
+BURST_SECONDS = 1.0
 _CHARACTERS_PER_TOKEN = 4
 
 
@@ -92,7 +92,7 @@ class Pace:
     def book(self, request: Considered, now: float, latest: float) -> float | None:
         """Return when the request may be sent, in seconds; None, and nothing is booked, if that is after `latest`."""
         task, per_second = request.rollout.task, request.rollout.spec.rollout.shadow_requests_per_second
-        at = max(self._next.get(task, 0.0), now - _BURST_SECONDS)
+        at = max(self._next.get(task, 0.0), now - BURST_SECONDS)
         if at > latest:
             return None
         self._next[task] = at + request.replays / per_second

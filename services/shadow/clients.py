@@ -36,7 +36,7 @@ _PROBE = {"messages": [{"role": "user", "content": "."}], "max_tokens": 1}
 
 
 class ShadowSampling(Protocol):
-    """Decides which predictions are replayed. Raises DependencyUnavailable until the flags were loaded once."""
+    """Decides which predictions are replayed. Raises DependencyUnavailable while there are no flags."""
 
     def sampled(self, task: str, prediction_id: str) -> bool: ...
     def is_off(self, task: str) -> bool: ...
@@ -140,7 +140,7 @@ class UnleashSampling:
     def _raise_unless_loaded(self) -> None:
         # The SDK reports itself initialised without any flags, too, and lists them in a time that grows with them.
         if not self._cache.is_loaded:
-            raise DependencyUnavailable("no flags loaded yet", "Is Unleash up, and RATCHET_UNLEASH_CLIENT_TOKEN right?")
+            raise DependencyUnavailable("no flags are loaded", "Is Unleash up, and RATCHET_UNLEASH_CLIENT_TOKEN right?")
 
 
 def _flag(task: str) -> str:

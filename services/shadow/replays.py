@@ -11,7 +11,7 @@ from schemas.base import utc_now
 from schemas.conversation import Answer
 from schemas.predictions import PredictionLogged
 from schemas.rollouts import RolloutChanged, ShadowCompared
-from services.shadow.budget import Considered, Pace
+from services.shadow.budget import BURST_SECONDS, Considered, Pace
 from services.shadow.clients import ReplayEngine
 from services.shadow.domain import Outcome, Request, asks_both_arms, pair_of, request_of
 from services.shadow.load import EngineLoad
@@ -108,8 +108,8 @@ class Replays:
         except BaseException:
             places.release()
             raise
-        try:
-            is_idle = await self._is_idle(latest)
+        try:  # It may have waited long for its place.
+            is_idle = clock() <= latest + BURST_SECONDS and await self._is_idle(latest)
         except BaseException:
             self._leave(places)
             raise

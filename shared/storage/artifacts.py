@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 _ABANDONED_SECONDS = 86_400.0
-"""A folder that is still written to after so long is nobody's any more."""
+"""A folder that has not got its name so long after it was last changed is nobody's any more."""
 RETRY = timedelta(seconds=30)
 """How long a request to an object store is repeated. Short, because the callers retry."""
 
@@ -177,7 +177,8 @@ def _is_abandoned(path: Path, own: str) -> bool:
     if not path.name.startswith("."):
         return False
     try:
-        return path.name.startswith(own) or time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
+        # Its time of change: a copied folder has the modification time of what it was copied from.
+        return path.name.startswith(own) or time.time() - path.stat().st_ctime > _ABANDONED_SECONDS
     except FileNotFoundError:
         return False
 

@@ -93,7 +93,7 @@ async def test_of_a_batch_that_failed_only_what_is_left_is_asked_again() -> None
 
     shadow = Shadow()
     shadow.replays._engine = arms = AwayAfterThree()
-    shadow.replays._free = asyncio.Semaphore(1)
+    shadow.replays._places[SPEC.name] = asyncio.Semaphore(1)
     with pytest.raises(DependencyUnavailable):
         await shadow.deliver(0, *[prediction(number) for number in range(5)])
     assert len(shadow.published.events) == 3

@@ -407,6 +407,48 @@ async def test_a_task_that_fails_while_others_wait_for_their_turn_is_tried_with_
     assert shadow.replays._all_places._value == 16, "all places are free again"
 
 
+class Counting(BothArms):
+    """Counts how many are asked at the same time."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds, self._now, self.most = seconds, 0, 0
+
+    async def candidate(self, rollout: RolloutChanged, request: Request) -> Replay | None:
+        self._now += 1
+        self.most = max(self.most, self._now)
+        await asyncio.sleep(self._seconds)
+        self._now -= 1
+        return self.given
+
+
+def of_tasks(count: int) -> list[Considered]:
+    """Four requests of each task."""
+    considered = []
+    for number in range(4 * count):
+        name = f"task-{number // 4}"
+        under = rollout().model_copy(update={"task": name, "rollout_id": f"rollout-{name}"})
+        considered.append(Considered(delivery(prediction(number, task=name), number), under))
+    return considered
+
+
+async def test_all_tasks_together_have_four_times_the_places_of_one() -> None:
+    shadow = Shadow(engine=(engine := Counting(0.01)))
+    await shadow.replays.run(of_tasks(8))
+    assert (engine.most, len(shadow.published.events)) == (16, 32)
+
+
+async def test_what_waits_for_a_place_beyond_the_end_of_its_batch_waits_for_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("services.shadow.replays.MAX_BATCH_SECONDS", 0.01)
+    monkeypatch.setattr("services.shadow.replays.BURST_SECONDS", 0.0)
+    shadow = Shadow(engine=Counting(0.1))
+    with pytest.raises(Paused, match="16 replays wait"):
+        await shadow.replays.run(of_tasks(8))
+    assert len(shadow.published.events) == 16
+
+
 async def test_an_unavailable_engine_means_redelivery_and_not_a_loss() -> None:
     shadow = Shadow()
     shadow.candidate.away = True

@@ -66,7 +66,7 @@ def test_what_a_killed_process_or_a_full_disk_left_of_a_folder_is_gone_once_it_i
 
 
 def test_what_was_left_of_a_folder_that_is_never_published_again_is_gone_after_a_day(
-    store: ArtifactStore, tmp_path: Path
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A build that starts over after an erasure makes a version of another name."""
     store.publish(folder(tmp_path / "a"), "datasets", "d-1")
@@ -74,9 +74,13 @@ def test_what_was_left_of_a_folder_that_is_never_published_again_is_gone_after_a
     (old, new) = (kind / ".d-2.abc", kind / ".d-3.abc")
     for path in (old, new):
         path.mkdir()
-    os.utime(old, (time.time() - 90_000, time.time() - 90_000))
+    os.utime(new, (time.time() - 90_000, time.time() - 90_000))  # As a copy of an old folder has it.
+    new_at = new.stat().st_ctime
     store.publish(folder(tmp_path / "b"), "datasets", "d-4")
-    assert (old.exists(), new.exists()) == (False, True), "another process may be writing to the new one"
+    assert (old.exists(), new.exists()) == (True, True), "another process may be writing to them"
+    monkeypatch.setattr(time, "time", lambda: new_at + 90_000)
+    store.publish(folder(tmp_path / "c"), "datasets", "d-5")
+    assert (old.exists(), new.exists()) == (False, False)
 
 
 def test_a_folder_is_on_the_disk_before_it_has_its_name_and_its_name_before_anybody_hears_of_it(

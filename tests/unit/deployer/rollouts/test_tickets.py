@@ -52,10 +52,19 @@ async def test_labels_of_one_batch_all_count_and_are_decided_about_once() -> Non
         return await load(rollout_id, fresh=fresh)
 
     deployer.ledger.load = counted  # type: ignore[method-assign]
-    given = [answer(first, label="delivery"), unknown, answer(second, label="refund"), answer(third, label="delivery")]
+    first_given = answer(first, label="delivery")
+    given = [first_given, unknown, answer(second, label="refund"), answer(third, label="delivery")]
     await deployer.handlers.on_corrections(deliveries(given))
     assert loads == [1]
     assert (await load(deployer.last.rollout_id)).outcomes == [1.0, -1.0, 1.0]
+    of_another = answer(first, label="refund").model_copy(update={"task": "another-desk"})
+    later = {"occurred_at": first_given.occurred_at + timedelta(minutes=5)}
+    await deployer.handlers.on_corrections(
+        deliveries([of_another, answer(first, label="refund").model_copy(update=later)])
+    )
+    assert (await load(deployer.last.rollout_id)).outcomes == [-1.0, -1.0, 1.0], (
+        "the second task of a batch counts, too"
+    )
 
 
 async def test_a_user_has_one_ticket_for_the_first_discordant_pair() -> None:
