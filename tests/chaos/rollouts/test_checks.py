@@ -376,6 +376,16 @@ def test_a_candidate_that_answers_as_production_does_is_rejected_after_a_thousan
     assert problems(history) == ([] if is_right else [wrong])
 
 
+def test_a_pair_that_was_published_twice_may_be_stored_from_its_first_record() -> None:
+    """Its second one came after the end, as did a pair before that: neither was read."""
+    history = right_history()
+    pairs = [pair for pair in history.pairs if pair.rollout_id == "rollout-bad"]
+    partition, offset = max(pair.place for pair in pairs)
+    unread = replace(pairs[-1], pair_id="unread", subject="late", place=(partition, offset + 1_000))
+    history.pairs = [*history.pairs, unread, replace(pairs[0], place=(partition, offset + 1_001))]
+    assert problems(history) == []
+
+
 def test_flags_that_were_last_looked_at_before_a_candidate_ended_are_no_fault() -> None:
     history = right_history()
     _sample(history, -1, Flags("good", None, True))

@@ -128,11 +128,17 @@ def _answer_problems(rollout_id: str, tickets: Sequence[Ticket]) -> Iterator[str
 
 
 def _lost_pairs(rollout_id: str, entries: Sequence[Entry], of_rollout: Sequence[Pair]) -> Iterator[str]:
+    """What was read after the rollout's end is in no ledger. What comes before a stored pair was read before it.
+
+    Of a pair that was published twice, since a crash came before the note of it, the first one may have been stored.
+    """
     stored = {entry.pair_id for entry in entries}
-    last, lost = dict[int, Place](), list[Pair]()
+    first, last, lost = dict[str, Place](), dict[int, Place](), list[Pair]()
     for pair in of_rollout:
-        if pair.pair_id in stored:
-            last[pair.place[0]] = max(pair.place, last.get(pair.place[0], pair.place))
+        first[pair.pair_id] = min(pair.place, first.get(pair.pair_id, pair.place))
+    for pair_id, place in first.items():
+        if pair_id in stored:
+            last[place[0]] = max(place, last.get(place[0], place))
     lost = [p for p in of_rollout if p.pair_id not in stored and p.place < last.get(p.place[0], (p.place[0], -1))]
     if lost:
         yield f"{rollout_id}: {len(lost)} pairs were lost ({lost[0].pair_id})"
