@@ -32,6 +32,7 @@ from services.dataset_builder.storage.corrections import PostgresCorrectionStore
 from shared.kafka.delivery import Delivery
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate
+from tests.integration.outcomes import save_outcome
 from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.stack
@@ -192,10 +193,10 @@ async def test_scores_are_stored_with_the_outcome_change_later_and_go_with_the_c
         task=spec.name, task_revision="r1", cycle_id=f"{spec.name}-1", service=NAME, step="dataset", reason="r",
         way_out="w",
     )  # fmt: skip
-    await store.save_outcome(failed, Decisions({key[0]: score, key[1]: score}))
+    await save_outcome(store, failed, Decisions({key[0]: score, key[1]: score}))
     asked = LabelScore(0.1234, "b", 0.8, is_issue=None, rows=6, asked=True)
     later = failed.model_copy(update={"cycle_id": f"{spec.name}-2"})
-    await store.save_outcome(later, Decisions({key[1]: asked, key[2]: score}))
+    await save_outcome(store, later, Decisions({key[1]: asked, key[2]: score}))
     assert (await store.decisions(spec.name)).label_scores == {key[0]: score, key[1]: asked, key[2]: score}
 
     forgotten = SubjectForgotten(
@@ -204,7 +205,7 @@ async def test_scores_are_stored_with_the_outcome_change_later_and_go_with_the_c
     await store.forget(forgotten)
     assert set((await store.decisions(spec.name)).label_scores) == {key[0], key[2]}
     last = failed.model_copy(update={"cycle_id": f"{spec.name}-3"})
-    await store.save_outcome(last, Decisions({key[1]: asked}))  # A build that began before the person was forgotten.
+    await save_outcome(store, last, Decisions({key[1]: asked}))  # A build that began before the person was forgotten.
     assert set((await store.decisions(spec.name)).label_scores) == {key[0], key[2]}
     await store.expire(spec.name, NOON + timedelta(days=1))
     assert (await store.decisions(spec.name)).label_scores == {}

@@ -22,6 +22,7 @@ from services.dataset_builder.storage.corrections import PostgresCorrectionStore
 from shared.kafka.delivery import Delivery
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate
+from tests.integration.outcomes import save_outcome
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 TOPIC = "corrections.submitted.v1"
@@ -75,7 +76,7 @@ async def build(store: PostgresCorrectionStore, spec: TaskSpec, cycle: str, fail
             **base, "dataset_id": "d", "uri": "file:///d", "train_examples": 1, "eval_examples": 1,
             "data_cutoff": NOON, "spec": spec,
         })  # fmt: skip
-    await store.save_outcome(outcome, built.decisions)
+    await save_outcome(store, outcome, built.decisions)
     return built
 
 
@@ -165,5 +166,5 @@ async def test_no_place_is_stored_of_who_is_forgotten_during_a_build(
         "task": spec.name, "task_revision": spec.revision, "cycle_id": f"{spec.name}-1", "dataset_id": "d",
         "uri": "file:///d", "train_examples": 1, "eval_examples": 1, "data_cutoff": NOON, "spec": spec,
     })  # fmt: skip
-    await store.save_outcome(outcome, built.decisions)
+    await save_outcome(store, outcome, built.decisions)
     assert (await store.decisions(spec.name)).places.keys() == built.decisions.places.keys() - {f"{spec.name}-p3"}
