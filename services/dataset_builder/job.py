@@ -108,8 +108,12 @@ def read_questions(job: Job) -> Iterator[LabelRequested]:
 
 def delete_texts(job: Job) -> None:
     """Delete the published questions, and what a killed process has left: they hold texts of people."""
-    (job.folder / _QUESTIONS).unlink(missing_ok=True)
-    delete_staged(job.folder)
+    _delete_texts(job.folder)
+
+
+def _delete_texts(folder: Path) -> None:
+    (folder / _QUESTIONS).unlink(missing_ok=True)
+    delete_staged(folder)
 
 
 def run_build(spec: bytes, folder: Path, progress: Progress) -> BuildResult:
@@ -172,10 +176,10 @@ async def build_version(
     Without `models` this process looks for personal data, and labels have only the scores that are stored.
     Raises DependencyUnavailable until the store has all inputs: it may have been restored since the job was submitted.
     """
-    delete_staged(folder)
     stored = await store.outcome(job.cycle.cycle_id or "")
     if stored is not None:
         return BuildResult.model_validate({"outcome": stored})
+    _delete_texts(folder)  # Of a run that was killed.
     await STEP.check_inputs(job.cycle.fence, store)
     golden = await asyncio.to_thread(read_golden_set, artifacts, job.spec)
     frozen = [row.prompt for row in golden]
@@ -183,6 +187,8 @@ async def build_version(
     while True:
         inspected, count = await _inspected_build(job, store, traffic, artifacts, frozen, modes, progress, models)
         questions = b"".join(asked.model_dump_json().encode() + b"\n" for asked in inspected.build.questions)
+        # First: a second run with a stored outcome does not build again.
+        write_atomically(folder / _QUESTIONS, questions)
         now = utc_now()
         with staged_build(inspected, job.cycle, now, folder) as staged:
             # Below the fence, corrections only ever disappear.
@@ -193,10 +199,9 @@ async def build_version(
                         outcome = conclude(job.cycle, inspected, staged, artifacts, now)
                     except StepImpossible as error:
                         outcome = STEP.impossible(job.cycle, error)
-                    # First: a second run with a stored outcome does not build again.
-                    write_atomically(folder / _QUESTIONS, questions)
                     await save(outcome, inspected.build.decisions)
                     return BuildResult(outcome=outcome)
+        _delete_texts(folder)
         del inspected, staged, questions  # Somebody was erased meanwhile; two builds are too much for the memory.
 
 

@@ -131,7 +131,7 @@ class Handlers:
         chose, counts for the canary's guard.
         """
         by_task: dict[str, list[CorrectionSubmitted]] = defaultdict(list)
-        for event in [delivery.event for delivery in deliveries]:
+        for event in (delivery.event for delivery in deliveries):
             if event.purpose is Purpose.AUDIT:
                 rollouts = [r for r in await self._rollouts.counting([event.task]) if is_wrong(event, r.spec.kind)]
                 await self._complain(

@@ -502,6 +502,7 @@ async def test_who_is_erased_while_a_build_is_checked_is_not_in_what_it_publishe
     gates_of = evaluate_gates
 
     def erase_and_evaluate(build: Build, spec: TaskSpec, answers: Mapping[str, int]) -> tuple[Gate, ...]:
+        assert not (job.folder / "questions.jsonl").exists(), "no text of the build that was dropped stays"
         store.rows.pop(forgotten.correction_id, None)
         return gates_of(build, spec, answers)
 
