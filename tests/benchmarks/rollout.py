@@ -75,6 +75,7 @@ async def _rollback(system: Live, kind: Kind) -> Rollback:
         if ended.change.stage is not Stage.REJECTED:
             raise SystemExit(f"{candidate} was not rolled back: {ended.change.reason}")
     decided = decided_at(load, kind, candidate, spec.rollout)
+    print(f"{kind}: flag off after {off - decided:.2f} s, old adapter served after {out - decided:.2f} s", flush=True)
     return Rollback(off - decided, out - decided, len(load.dropped(broken_by=candidate)))
 
 

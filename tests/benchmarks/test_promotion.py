@@ -16,7 +16,7 @@ from services.deployer.statistics.canary import CanaryCounts
 from tests.benchmarks.promotion import pairs
 from tests.benchmarks.promotion.claims import both_claims
 from tests.benchmarks.promotion.decisions import PENDING, UNDRAWN, Decisions, Next, Prefix, Rollouts
-from tests.benchmarks.promotion.pairs import not_worse
+from tests.benchmarks.promotion.pairs import Canary, not_worse
 from tests.benchmarks.promotion.rivals import LABELS, all_rivals
 from tests.benchmarks.promotion.walk import (
     BETTER,
@@ -201,13 +201,19 @@ def test_one_users_pairs_bet_once() -> None:
     assert EQUAL.share == 0.5
 
 
-@pytest.mark.parametrize(("at_limit", "shared"), [(False, 1.0), (True, 0.0), (True, 0.5), (True, 1.0)])
+@pytest.mark.parametrize(
+    ("canary", "shared"),
+    [
+        (Canary.HEALTHY, 1.0),
+        *((at, shared) for at in (Canary.AT_LIMIT, Canary.BUSY_HOUR) for shared in (0.0, 0.5, 1.0)),
+    ],
+)
 def test_all_guards_together_end_few_healthy_canaries_however_their_events_come_together(
-    at_limit: bool, shared: float
+    canary: Canary, shared: float
 ) -> None:
-    assert pairs.all_guards_stop(at_limit, shared, runs=800).upper <= 0.05
+    assert pairs.all_guards_stop(canary, shared, runs=800).upper <= 0.05
 
 
 def test_guards_that_spend_the_level_each_are_seen_by_the_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairs, "together", lambda evidence: np.maximum.reduce(list(evidence.values())))
-    assert pairs.all_guards_stop(True, 0.0, runs=800).upper > 0.05
+    assert pairs.all_guards_stop(Canary.AT_LIMIT, 0.0, runs=800).upper > 0.05

@@ -15,7 +15,7 @@ from multiprocessing import get_context
 
 from tests.benchmarks.promotion import power, rivals, walk
 from tests.benchmarks.promotion.claims import both_claims
-from tests.benchmarks.promotion.pairs import all_guards_stop, guard_stops, not_worse
+from tests.benchmarks.promotion.pairs import Canary, all_guards_stop, guard_stops, not_worse
 from tests.benchmarks.promotion.walk import BETTER, EQUAL, HARMFUL, LEVEL, PAIRS, SETTINGS
 from tests.benchmarks.promotion.year import ALL_EQUAL, MIXED, SCENARIOS, WORSE, Years, simulate
 from tests.benchmarks.table import RESULTS, Grid, Measured, report
@@ -103,8 +103,8 @@ def _guards() -> list[Measured]:
                  max_value=0.01),
         *(
             Measured(f"all guards together end {canary}, {shared:.0%} of events of the same subjects: upper 95 % bound",
-                     "share", all_guards_stop(at_limit, shared).upper, max_value=0.05)
-            for at_limit, canary in ((False, "a healthy canary"), (True, "one at every limit"))
+                     "share", all_guards_stop(canary, shared).upper, max_value=0.05)
+            for canary in Canary
             for shared in (0.0, 0.5, 1.0)
         ),
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 
@@ -90,14 +91,25 @@ class Stopped:
         return upper_bound(self.ended, self.runs)
 
 
-def all_guards_stop(at_limit: bool, shared: float, runs: int = 4_000, events: int = 200, seed: int = 20) -> Stopped:
+class Canary(StrEnum):
+    """A canary that is not worse than tolerated. The value is its name in the report."""
+
+    HEALTHY = "a healthy canary"
+    AT_LIMIT = "one at every limit"
+    BUSY_HOUR = "one at every limit, while both arms are slower than before"
+
+
+def all_guards_stop(canary: Canary, shared: float, runs: int = 4_000, events: int = 200, seed: int = 20) -> Stopped:
     """Play all guards of canaries none of which is worse than tolerated, and look at them together after each event,
     while the canary goes through its steps. By Monte Carlo.
 
-    at_limit: each guard's events exactly as frequent as tolerated, else as frequent as the primary's. `shared`: the
+    canary: each guard's events as frequent as the primary's, or exactly as frequent as tolerated. `shared`: the
     probability that an event of one guard is of the same subject as those of all others (who has an error complains,
-    and waited), so that 1 moves all evidence together. What counts as slow was measured, so it differs by canary; it
-    is held against the past alone, which ends no fewer than with the primary of the same hour.
+    and waited), so that 1 moves all evidence together.
+
+    The evidence of slow answers is the smaller one of two (`guards.py`). Each is played alone, as if the other were
+    beyond any limit, which ends no fewer: the past's, whose limit was measured and so differs by canary; in a busy
+    hour, where all answers are slower than in the past, that of the arms meanwhile.
     """
     random, shares = np.random.default_rng(seed), np.array(SETTINGS.canary_steps) / 100
     steps = np.arange(events) * len(shares) // events  # It rises after equally many events.
@@ -105,22 +117,24 @@ def all_guards_stop(at_limit: bool, shared: float, runs: int = 4_000, events: in
     common, together_at = random.random((runs, events)), random.random((runs, events)) < shared
     evidence = {}
     for guard in Guard:
-        null, of_canary = _null(guard, shares), _slow(random, runs)
-        if guard is not Guard.LATENCY:
+        of_past = guard is Guard.LATENCY and canary is not Canary.BUSY_HOUR
+        null, of_canary = _null(guard, shares, of_past), _slow(random, runs)
+        if not of_past:
             tolerated = shares * null[1] / (shares * null[1] + 1 - shares)
-            of_canary = (tolerated if at_limit else shares)[steps]
-        elif not at_limit:
+            of_canary = (shares if canary is Canary.HEALTHY else tolerated)[steps]
+        elif canary is Canary.HEALTHY:
             of_canary = of_canary / 2
         seen = np.where(together_at, common, random.random((runs, events))) < of_canary
         evidence[guard] = _over_time(np.stack([np.cumsum(seen & step, axis=1) for step in at]), at, null)
     return Stopped(runs, int((np.asarray(together(evidence)) >= LIMIT).any(axis=1).sum()))
 
 
-def _null(guard: Guard, shares: Floats) -> tuple[Floats, float]:
+def _null(guard: Guard, shares: Floats, of_past: bool) -> tuple[Floats, float]:
     """Return a guard's null: the canary's shares of its events at a ratio of 1, and the ratio that is tolerated."""
-    if guard is Guard.LATENCY:
+    if of_past:
         return np.full(len(shares), SLOW_SHARE), 1.0
-    return shares, SETTINGS.max_error_ratio if guard is Guard.ERRORS else SETTINGS.max_complaint_ratio
+    by_errors = guard in (Guard.ERRORS, Guard.LATENCY)
+    return shares, SETTINGS.max_error_ratio if by_errors else SETTINGS.max_complaint_ratio
 
 
 def _slow(random: np.random.Generator, runs: int) -> Floats:
