@@ -221,7 +221,7 @@ async def _inspected_build(
     progress(2, 4, f"building from {count} corrections")
     if models is not None and job.spec.kind is TaskKind.CLASSIFICATION:
         prompts = prompts_of(job.spec, revisions)
-        models.load_scorer([scored_text(input_text(vote.call.messages, prompts)) for vote in votes])
+        models.embed([scored_text(input_text(vote.call.messages, prompts)) for vote in votes])
     inputs = Inputs(
         votes,
         job.spec,
@@ -257,6 +257,8 @@ async def _read_votes(
     total = await store.count_below(spec.name, job.cycle.fence)
     if models is not None and total > len(clear):
         models.load_redactor(rules)
+        if spec.kind is TaskKind.CLASSIFICATION:
+            models.load_scorer()
     async for part in _known_first(store.corrections_below(spec.name, job.cycle.fence), clear):
         progress(2 * count / max(total, 1), 4, f"read {count} of {total} corrections, looking for personal data")
         reviewers, found_in_reviewers = search.clean(part.reviewers, clear)

@@ -1,7 +1,9 @@
 """The second process of a build: it has the models, which take seconds to load while the first one goes on.
 
-    redactor        spaCy's names and patterns; loads while the first process reads corrections
-    noise model     torch, the sentence encoder and scikit-learn; loads while the first process places rows
+    redactor        spaCy's names and patterns
+    noise model     torch, the sentence encoder and scikit-learn
+
+Both load while the first process reads corrections.
 
 It keeps nothing, and it ends with the first process, however that one ends.
 """
@@ -35,11 +37,12 @@ logger = logging.getLogger(__name__)
 class Models(Protocol):
     """What a build asks models. To load one before it is needed makes nobody wait for it.
 
-    `load_scorer` embeds `texts` then: those of all corrections, for only their vectors are kept.
+    `embed`: the texts of all corrections, for only their vectors are kept.
     """
 
     def load_redactor(self, rules: Rules) -> None: ...
-    def load_scorer(self, texts: Sequence[str]) -> None: ...
+    def load_scorer(self) -> None: ...
+    def embed(self, texts: Sequence[str]) -> None: ...
     def find(self, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]: ...
     def redact(self, texts: Sequence[str], rules: Rules, already_redacted: Sequence[str] = ()) -> list[Redacted]: ...
     def score(self, asked: LabelsToScore) -> Iterable[LabelScore]: ...
@@ -62,10 +65,12 @@ class LocalModels:
         if rules.enabled:
             self._redactor.find(["Hello"], rules)
 
-    def load_scorer(self, texts: Sequence[str]) -> None:
+    def load_scorer(self) -> None:
         import services.dataset_builder.recipe  # noqa: F401  # It loads scikit-learn: only where it is needed.
 
         self._encoder.load()
+
+    def embed(self, texts: Sequence[str]) -> None:
         self._embedder.store(texts)
 
     def find(self, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]:
@@ -127,8 +132,11 @@ class ModelProcess:
     def load_redactor(self, rules: Rules) -> None:
         self._send("load_redactor", rules)
 
-    def load_scorer(self, texts: Sequence[str]) -> None:
-        self._send("load_scorer", texts)
+    def load_scorer(self) -> None:
+        self._send("load_scorer")
+
+    def embed(self, texts: Sequence[str]) -> None:
+        self._send("embed", texts)
 
     def find(self, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]:
         found: list[list[TextSpan]] = self._ask("find", texts, rules)

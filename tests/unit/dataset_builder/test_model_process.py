@@ -46,7 +46,8 @@ def test_what_a_model_raises_is_raised_here_with_its_way_out_and_what_could_not_
 ) -> None:
     rows = [LabelledText(f"text {number}", "ab"[number % 2]) for number in range(10)]
     with ModelProcess(local_models(tmp_path)) as models:
-        models.load_scorer(TEXTS)
+        models.load_scorer()
+        models.embed(TEXTS)
         with pytest.raises(DependencyUnavailable, match="embedding model is not in") as missing:
             list(models.score(LabelsToScore(rows)))
         assert "ratchet up" in missing.value.way_out
@@ -68,14 +69,12 @@ def _encoder(embedded: list[str]) -> type:
     return Encoder
 
 
-def test_what_is_embedded_while_the_encoder_is_loaded_is_not_embedded_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_embedded_beforehand_is_not_embedded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embedded: list[str] = []
     monkeypatch.setattr("services.dataset_builder.model_process.SentenceEmbedder", _encoder(embedded))
     rows = [LabelledText(f"text {number}", "ab"[number % 2]) for number in range(40)]
     models = local_models(tmp_path)
-    models.load_scorer([row.text for row in rows[:39]])
+    models.embed([row.text for row in rows[:39]])
     assert sorted(embedded) == sorted(row.text for row in rows[:39])
     models.score(LabelsToScore(rows))
     assert embedded[39:] == [rows[39].text]
@@ -90,10 +89,10 @@ def test_what_no_score_is_asked_for_is_not_embedded_in_each_build_and_what_was_e
     rows = [LabelledText(f"text {number}", "ab"[number % 2]) for number in range(40)]
     for corrections in (["rejected", "erased"], ["rejected"]):
         models = local_models(tmp_path)
-        models.load_scorer([*(row.text for row in rows), *corrections])
+        models.embed([*(row.text for row in rows), *corrections])
         models.score(LabelsToScore(rows))
     assert len(embedded) == len(set(embedded)) == 42
-    local_models(tmp_path).load_scorer(["erased"])
+    local_models(tmp_path).embed(["erased"])
     assert embedded[42:] == ["erased"], "its vector was gone"
 
 
