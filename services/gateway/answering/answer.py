@@ -7,6 +7,7 @@ does      asks the arms that the flags choose, in order, and has the answer reco
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,8 @@ from services.gateway.routing.flags import FlagReader
 from services.gateway.tasks.served import ServedTask, ServedTasks
 from services.gateway.upstreams.upstream import NotServed, Upstream, UpstreamFailed
 from shared.http import HttpError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Answerer:
         self._identifiers = identifiers
         self._pass_through = pass_through
         self._large_work = LargeWork()
+        self._refused: dict[str, set[str]] = {}
+        """By base model: fields that the gateway adds to requests and its server refuses."""
         self.count_tokens = TokenCounter(tasks, sources.replicas, pass_through)
 
     def endpoint(self, api: type[ApiRequest]) -> Endpoint:
@@ -90,6 +95,8 @@ class Answerer:
         """The request and its user. May be called in a thread. Raises HttpError if the request is invalid."""
         identity = identity_of(data, exchange.headers)
         parsed = api(data, task)
+        for field in self._refused.get(task.spec.base_model, ()):
+            parsed.do_without(field)
         if not self._forward_identity:
             remove_identity(data)
         user_hash = self._identifiers.user_hash(identity.user)
@@ -123,8 +130,9 @@ class Answerer:
                     body, answer = await self._large_work.run(len(body), _converted, request, body)
                 break
             except UpstreamFailed as error:
-                arms = await self._fall_back(request, arms, error)
-                arm = arms[0]
+                if not await self._does_without(request, arm, error):
+                    arms = await self._fall_back(request, arms, error)
+                    arm = arms[0]
             except asyncio.CancelledError:
                 await self._recorder.record_observation(request, arm, CLIENT_LEFT)
                 raise
@@ -165,7 +173,8 @@ class Answerer:
                 stream = self._source(arm).stream(request.parsed.upstream_path, asked, lines, model)
                 return await self._streams.answer(request, arm, relay, stream)
             except UpstreamFailed as error:
-                arms = await self._fall_back(request, arms, error)
+                if not await self._does_without(request, arm, error):
+                    arms = await self._fall_back(request, arms, error)
             except asyncio.CancelledError:
                 if not request.exchange.stream_started:
                     await self._recorder.record_observation(request, arm, CLIENT_LEFT)
@@ -175,6 +184,22 @@ class Answerer:
         if arm.variant is Variant.EXTERNAL and self._external is not None:
             return self._external
         return self._replicas
+
+    async def _does_without(self, request: InFlightRequest, arm: Arm, error: UpstreamFailed) -> bool:
+        """Take what the gateway added and the model server refuses out of a request; False if it refuses another thing.
+
+        What the client asked for stays, and so does a refusal of that. Later requests do without from the start.
+        """
+        field, base_model = error.refused_field, request.task.spec.base_model
+        if arm.variant is Variant.EXTERNAL or field is None or not request.parsed.do_without(field):
+            return False
+        if field not in self._refused.setdefault(base_model, set()):
+            self._refused[base_model].add(field)
+            logger.info("%s is asked without what the gateway adds as %s: %s", base_model, field, error.message)
+        size, user_hash = request.exchange.size, request.caller.user_hash
+        encoded = await self._large_work.run(size, self._recorder.encode_calls, request.parsed, user_hash)
+        request.calls, request.media, _ = encoded
+        return True
 
     async def _fall_back(
         self, request: InFlightRequest, arms: tuple[Arm, ...], error: UpstreamFailed

@@ -97,6 +97,9 @@ class Admission:
             if more:
                 pieces = await self._read_rest(body, held, receive, max_bytes)
                 if pieces is None:
+                    if not is_known and grant.bytes is not None:
+                        with contextlib.suppress(HttpError):  # Nobody is there to be told.
+                            self._access.charge(grant, held.size)
                     return None
                 # Joining drops the GIL, so that in a thread it holds nobody up.
                 body = await asyncio.to_thread(b"".join, pieces) if held.size > _LARGE_BYTES else b"".join(pieces)

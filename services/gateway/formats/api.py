@@ -113,6 +113,13 @@ class ApiRequest(ABC):
         self._data["model"] = model
         return encode_json(self._data)
 
+    def do_without(self, field: str) -> bool:
+        """Leave out what the gateway added and the model server refuses under this name, or say it otherwise.
+
+        Returns False if it added nothing of the kind. The calls may be others then.
+        """
+        return False
+
     def headers_of_bytes(self, headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]] | None:
         """Return what the client gets of the upstream's headers if its answer is no JSON, else None, as a rule.
 

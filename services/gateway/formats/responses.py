@@ -78,7 +78,8 @@ class ResponsesRequest(ApiRequest):
             data |= {"temperature": 0.0, "structured_outputs": task.constraint}
         keep_tokens_measurable(data, task)
         _ask_for_task_format(data, task)
-        offer_task_tools(data, task.responses_tool_fields)
+        if not _own_format(data):
+            offer_task_tools(data, task.responses_tool_fields)
         if data.get("max_output_tokens") is None:
             data["max_output_tokens"] = task.spec.max_answer_tokens
         include = data.get("include")
@@ -90,6 +91,15 @@ class ResponsesRequest(ApiRequest):
             data["top_logprobs"] = task.top_logprobs
         elif self._top is None or isinstance(self._top, int):
             data["top_logprobs"] = top_count(self._top or 0, task.top_logprobs)
+
+    def do_without(self, field: str) -> bool:
+        """vLLM has no log-probabilities of gpt-oss in this API."""
+        include = self._data.get("include") or []
+        if field != "logprobs" or self._wants_logprobs or _LOGPROBS not in include:
+            return False
+        self._data["include"] = [name for name in include if name != _LOGPROBS]
+        self._data["top_logprobs"] = self._top
+        return True
 
     def calls(self, media: MediaReferences) -> list[Object]:
         conversation = EventConversation(media)
@@ -272,11 +282,16 @@ def _call_of(item: Mapping[str, Any]) -> Object:
 def _ask_for_task_format(data: dict[str, Any], task: ServedTask) -> None:
     """Make the answer follow the task's schema, if it has one and the client names no format of its own."""
     text = data.get("text")
-    options = text if isinstance(text, dict) else {}
-    if task.responses_format is None or options.get("format") is not None or data.get("structured_outputs") is not None:
+    if task.responses_format is None or _own_format(data) or data.get("structured_outputs") is not None:
         return
     if text is None or isinstance(text, dict):  # What is neither is the model server's to refuse.
-        data["text"] = {**options, "format": task.responses_format}
+        data["text"] = {**(text or {}), "format": task.responses_format}
+
+
+def _own_format(data: dict[str, Any]) -> bool:
+    """Return True if the client names the format of the answer, in the field that this API has for it."""
+    text = data.get("text")
+    return isinstance(text, dict) and text.get("format") is not None
 
 
 def _prepare_input(data: dict[str, Any], task: ServedTask) -> None:

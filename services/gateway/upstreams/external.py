@@ -93,6 +93,9 @@ def without_vllm_fields(body: bytes) -> bytes:
     for known_by, names in _VLLM_ONLY_OF.items():
         for name in names if known_by in request else ():
             request.pop(name, None)
+    if isinstance(tools := request.get("tools"), list):
+        for tool in tools:
+            _relax(tool)
     if isinstance(options := request.get("stream_options"), dict):
         options.pop("continuous_usage_stats", None)
     if isinstance(messages := request.get("messages"), list):
@@ -104,13 +107,36 @@ def without_vllm_fields(body: bytes) -> bytes:
     return encode_json(request)
 
 
+def _relax(tool: Any) -> None:
+    """Ask for no strict arguments of a function whose schema OpenAI's strict mode refuses, and with it the request."""
+    nested = tool.get("function") if isinstance(tool, dict) else None
+    function = nested if isinstance(nested, dict) else tool  # The responses API has its fields at the top.
+    if isinstance(function, dict) and function.get("strict") and not _is_strict(function.get("parameters")):
+        function["strict"] = False
+
+
+def _is_strict(schema: Any) -> bool:
+    """Return True if all objects of a schema name all of their properties as required, and allow no others."""
+    if isinstance(schema, list):
+        return all(map(_is_strict, schema))
+    if not isinstance(schema, dict):
+        return True
+    properties = schema.get("properties")
+    if schema.get("type") == "object" or properties is not None:
+        required, named = schema.get("required"), properties if isinstance(properties, dict) else {}
+        if schema.get("additionalProperties") is not False or set(named) != set(required or ()):
+            return False
+    return all(map(_is_strict, schema.values()))
+
+
 def _instruction(request: dict[str, Any]) -> str:
     """Return what the prompt says of labels in the place of a constraint; empty where the API keeps it itself.
 
     Takes the schema of a list out of the request: OpenAI's API has schemas of objects alone, and its completions none.
     """
     constraint = request.get("structured_outputs")
-    if isinstance(constraint, dict) and (labels := constraint.get("choice")):
+    labels = constraint.get("choice") if isinstance(constraint, dict) else None
+    if labels and isinstance(labels, list) and all(isinstance(label, str) for label in labels):
         return f"Answer with exactly one of these labels and nothing else: {', '.join(labels)}"
     if "input" not in request and ("prompt" in request or "prompt_embeds" in request):
         schema = _schema(request.pop("response_format", None), "json_schema")

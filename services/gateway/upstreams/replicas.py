@@ -23,7 +23,14 @@ from services.gateway.upstreams.http_client import (
 from services.gateway.upstreams.pool import Replica, ReplicaPool
 from services.gateway.upstreams.replica_stream import OpenStream, ReplicaStream
 from services.gateway.upstreams.retries import Attempts, RetryBudget
-from services.gateway.upstreams.upstream import NotServed, ServerKey, UpstreamFailed, error_of_response, listed_models
+from services.gateway.upstreams.upstream import (
+    NotServed,
+    ServerKey,
+    UpstreamFailed,
+    error_of_response,
+    is_servers_failure,
+    listed_models,
+)
 from shared.addresses import without_credentials
 
 _PROBE_SECONDS = 1.0
@@ -195,7 +202,7 @@ class Replicas:
         self, replica: Replica, status: int, headers: Mapping[bytes, bytes], raw: bytes
     ) -> UpstreamFailed:
         retry_after = _seconds(headers.get(b"retry-after"))
-        if status >= 500:
+        if is_servers_failure(status):
             self._record_failure(replica, f"status {status}")
         else:
             self._pool.record_success(replica)

@@ -43,8 +43,23 @@ class UpstreamFailed(Exception):
 
     @property
     def down(self) -> bool:
-        """True if no replica can answer, whatever the arm: see `routing.arms.remaining_arms`."""
-        return self.another_may_answer and self.status != 429
+        """True if no replica can answer, whatever the arm: see `routing.arms.remaining_arms`.
+
+        A server that answers 500 is there. vLLM does so to some requests that are their client's mistake, a picture's
+        address that nobody answers, say: they must not send prompts elsewhere.
+        """
+        return self.another_may_answer and self.status not in (429, 500)
+
+    @property
+    def refused_field(self) -> str | None:
+        """The field that a 400 says is refused, as vLLM and OpenAI do in `error.param`."""
+        if self.status != 400:
+            return None
+        try:
+            field = orjson.loads(self.raw)["error"]["param"]
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            return None
+        return field if isinstance(field, str) else None
 
 
 class NotServed(UpstreamFailed):
@@ -123,9 +138,17 @@ def error_of_response(status: int, raw: bytes, retry_after: float | None = None)
         message or f"the model server answered {status}",
         f"status_{status}",
         raw=raw,
-        another_may_answer=status >= 500,
+        another_may_answer=is_servers_failure(status),
         retry_after=retry_after,
     )
+
+
+def is_servers_failure(status: int) -> bool:
+    """Return True for a status that says something about the server, False for one about the request.
+
+    501 is about the request: vLLM answers it to a picture in a form that it does not read.
+    """
+    return status >= 500 and status != 501
 
 
 def listed_models(raw: bytes) -> frozenset[str] | None:

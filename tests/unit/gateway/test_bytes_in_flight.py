@@ -287,6 +287,17 @@ async def test_a_body_that_is_refused_for_what_came_is_charged_to_its_key(
         assert gateway.in_flight.total == 0
 
 
+@pytest.mark.parametrize("coding", [b"identity", b"gzip"])
+async def test_a_body_whose_client_left_before_its_end_is_charged_to_its_key(tmp_path: Path, coding: bytes) -> None:
+    access, key = _limited(tmp_path, 1_000)
+    async with serving(access=access) as gateway:
+        headers = (b"authorization", b"Bearer " + key.encode()), (b"content-encoding", coding)
+        await call(gateway, pieces_then([900 * b"x"], {"type": "http.disconnect"}), *headers)
+        start, _ = await call(gateway, pieces_then([asked(900)], LAST), headers[0])
+        assert start["status"] == 429
+        assert gateway.in_flight.total == 0
+
+
 async def test_a_declared_body_is_charged_to_its_key_before_it_has_come(tmp_path: Path) -> None:
     access, key = _limited(tmp_path, 1_000)
     async with serving(access=access) as gateway:

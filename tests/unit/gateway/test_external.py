@@ -160,6 +160,44 @@ def test_fields_that_anthropics_requests_add_for_vllm_are_removed() -> None:
     )
 
 
+STRICT = {"type": "object", "properties": {"a": {}}, "required": ["a"], "additionalProperties": False}
+OPTIONAL = {**STRICT, "required": []}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "strict"),
+    [
+        (STRICT, True),
+        (OPTIONAL, False),
+        ({**STRICT, "additionalProperties": True}, False),
+        ({**STRICT, "properties": {"a": {"anyOf": [{"type": "null"}, OPTIONAL]}}}, False),
+        ({**STRICT, "properties": {"a": {"type": "array", "items": STRICT}}}, True),
+    ],
+    ids=["strict", "optional", "open", "within", "list"],
+)
+def test_functions_that_openai_does_not_take_as_strict_are_sent_without(parameters: Any, strict: bool) -> None:
+    """It refuses the whole request for one of them; vLLM takes them all."""
+    function = {"name": "f", "parameters": parameters, "strict": True}
+    for asked in (
+        {"messages": [], "tools": [{"type": "function", "function": function}]},
+        {"input": "?", "tools": [{"type": "function", **function}]},
+    ):
+        tool = orjson.loads(without_vllm_fields(orjson.dumps(asked)))["tools"][0]
+        assert tool.get("function", tool) == {**tool.get("function", tool), "strict": strict}
+
+
+@pytest.mark.parametrize("tools", [5, [5], [None], [{}], [{"function": 5}], [{"function": {"strict": True}}]])
+def test_tools_of_no_known_form_are_sent_as_they_came(tools: Any) -> None:
+    asked = {"messages": [], "tools": tools}
+    assert orjson.loads(without_vllm_fields(orjson.dumps(asked))) == asked
+
+
+@pytest.mark.parametrize("choice", [[1, 2], "abc", 5, {"a": 1}])
+def test_a_choice_that_is_no_list_of_texts_is_left_out(choice: Any) -> None:
+    asked = {"messages": [], "structured_outputs": {"choice": choice}}
+    assert orjson.loads(without_vllm_fields(orjson.dumps(asked))) == {"messages": []}
+
+
 async def test_a_refusal_of_the_gateways_own_model_is_not_reported_as_the_clients_mistake(
     api: Api, external: ExternalApi
 ) -> None:

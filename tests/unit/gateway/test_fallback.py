@@ -7,6 +7,7 @@ import pytest
 from services.gateway.observability.metrics import Metrics
 from services.gateway.settings import UpstreamLimits
 from services.gateway.upstreams.replicas import Replicas
+from services.gateway.upstreams.upstream import error_of_response
 from tests.unit.gateway.conftest import FakeUpstream, Gateway, no_free_files, serving
 
 NOBODY = "http://127.0.0.1:9"
@@ -32,6 +33,18 @@ async def test_each_prompt_that_leaves_is_counted_and_the_log_says_so_once_a_min
         assert await gateway.metric(name) == 3.0
     leaving = "a prompt of the task support leaves for the external API: away"
     assert sum(leaving in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("status", [500, 501])
+async def test_no_prompt_leaves_because_a_request_fails_at_a_server_that_answers(stream: bool, status: int) -> None:
+    """vLLM answers so to some of its clients' mistakes: to a picture that cannot be fetched, for one."""
+    external = FakeUpstream()
+    async with serving(external=external) as gateway:
+        gateway.upstream.failure = error_of_response(status, b'{"error": {"message": "no picture there"}}')
+        response = await gateway.ask(stream=stream)
+        assert (response.status_code, response.json()["error"]["message"]) == (status, "no picture there")
+    assert external.asked == []
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -213,6 +213,19 @@ async def test_a_replica_with_errors_is_skipped(start: Start, make: Make, status
         assert await replicas.post(CHAT, b"{}") == b'{"from": "here"}'
 
 
+async def test_a_request_that_the_server_does_not_implement_opens_no_circuit_and_is_not_retried(
+    start: Start, make: Make
+) -> None:
+    """vLLM's 501 is about the request: a picture in a form that it does not read, say."""
+    servers = [await start(status=501), await start(status=501)]
+    replicas = await make(*servers, last_resort=False)
+    for _ in range(6):
+        error = await refused(replicas)
+        assert (error.status, error.down) == (501, False)
+    assert sum(server.asked for server in servers) == 6
+    assert not any(replica.circuit_open for replica in replicas._pool)
+
+
 async def test_when_every_replica_answers_with_errors_retries_add_only_a_fifth_to_the_load(
     start: Start, make: Make
 ) -> None:

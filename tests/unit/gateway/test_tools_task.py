@@ -69,6 +69,16 @@ async def test_a_client_that_brings_tools_or_a_format_of_its_own_keeps_them(
     assert offered(asked) == {"tools": own.get("tools"), "tool_choice": None, "parallel_tool_calls": None}
 
 
+async def test_a_format_of_its_own_keeps_them_out_of_the_responses_api_too(gateway: Gateway) -> None:
+    gateway.upstream.answer = {
+        "id": "r", "object": "response", "model": "small", "status": "completed",
+        "output": [{"type": "message", "content": [{"type": "output_text", "text": "{}"}]}],
+    }  # fmt: skip
+    own = {"format": {"type": "json_schema", "name": "x", "schema": {"type": "object"}}}
+    asked = await ask(gateway, "responses", input="enough", text=own)
+    assert (asked["text"], offered(asked)) == (own, dict.fromkeys(offered(asked)))
+
+
 async def test_a_client_may_choose_among_the_tasks_functions(gateway: Gateway) -> None:
     chosen = {"type": "function", "function": {"name": "stop"}}
     asked = await ask(gateway, "chat/completions", messages=MESSAGES, tool_choice=chosen)
