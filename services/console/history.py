@@ -28,9 +28,14 @@ from shared.privacy.erasure import ErasedSubjects, erased_among, record_erasure
 from shared.storage.database import transaction
 
 _NOT_STORED = {
-    "spec": {name: True for name in TaskSpec.model_fields if name != "rollout"}
+    "spec": {name: True for name in TaskSpec.model_fields if name not in ("kind", "rollout")}
     | {"rollout": set(RolloutSettings.model_fields) - {"canary_wealth"}}
 }
+
+
+def stored_event(event: Event) -> Any:
+    """Return the JSON that is stored of a step's result: nothing of the task but what a page shows."""
+    return _storable(event.model_dump_json(exclude=_NOT_STORED))
 
 
 class CycleHistory(Protocol):
@@ -57,7 +62,7 @@ class PostgresCycleHistory:
         self._engine = engine
 
     async def add_event(self, event: Event) -> None:
-        """Store a step's result without the texts of erased people, and nothing of the task but what a page shows."""
+        """Store a step's result without the texts of erased people."""
         async with transaction(self._engine) as connection:
             if isinstance(event, FailuresClustered):
                 people = ((event.task, source.user_hash) for mode in event.modes for source in mode.sources)
@@ -68,7 +73,7 @@ class PostgresCycleHistory:
                 cycle_id=event.cycle_id,
                 topic=topic_of(type(event)).name,
                 occurred_at=event.occurred_at,
-                event=_storable(event.model_dump_json(exclude=_NOT_STORED)),
+                event=stored_event(event),
             )
             await connection.execute(statement.on_conflict_do_nothing())
 

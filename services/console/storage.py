@@ -246,10 +246,13 @@ class PostgresQueue:
                 await connection.execute(open_tickets.values(needed=0))
 
     async def drop_before(self, task: str, before: datetime) -> None:
-        """Delete the questions about predictions made before a moment, with their answers."""
+        """Delete the questions about predictions made before a moment, with their answers.
+
+        Open tickets stay until their comparison ends: to the deployer one that is gone would be a loss for ever.
+        """
         async with transaction(self._engine) as connection:
             old = and_(REQUESTS.c.task == task, REQUESTS.c.happened_at < before)
-            await connection.execute(delete(REQUESTS).where(old))
+            await connection.execute(delete(REQUESTS).where(old, ~and_(_TICKET, REQUESTS.c.needed > 0)))
 
     def _is_for(self, reviewer: str) -> ColumnElement[bool]:
         answered = exists().where(ANSWERS.c.request_id == REQUESTS.c.request_id, ANSWERS.c.reviewer == reviewer)

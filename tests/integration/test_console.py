@@ -221,7 +221,8 @@ async def test_it_is_counted_who_answers_cannot_tell_and_skips(queue: PostgresQu
     assert await queue.reviewers(task) == [ReviewerCounts("ann", 1, 1, 2), ReviewerCounts("ben", 0, 0, 1)]
     assert not await queue.skip(f"{task}-q", "ben", ago(0)), "nothing is stored about a question of an erased person"
     await queue.drop_before(task, NOON + timedelta(hours=1))
-    assert await queue.reviewers(task) == []
+    open_tickets = [ReviewerCounts("ann", 0, 1, 2), ReviewerCounts("ben", 0, 0, 1)]
+    assert await queue.reviewers(task) == open_tickets, "what was answered is gone"
 
 
 async def test_of_an_older_revision_all_questions_of_the_tasks_kind_are_asked_but_no_pairs(
@@ -336,6 +337,22 @@ async def test_old_questions_are_dropped_by_the_time_of_their_prediction(queue: 
     assert names(task, await queue.other_questions(task, None, "ben", 9)) == ["new"]
 
 
+async def test_a_ticket_that_is_open_is_kept_however_old_until_its_comparison_ends(
+    queue: PostgresQueue, task: str, history: PostgresCycleHistory
+) -> None:
+    """The deployer waits for its answer, and counts what is never answered as lost."""
+    late, of_cycle = NOON + timedelta(days=30), {"cycle_id": f"{task}-1", "predicted_at": NOON}
+    old, answered = (ticket(task, name).model_copy(update=of_cycle) for name in ("old", "answered"))
+    await queue.add_requests([old, answered])
+    await queue.record(answered.request_id, "ann", given(ReviewAnswer(label="refund"), NOON))
+    await queue.drop_before(task, late)
+    assert await queue.request(old.request_id) == (old, 1)
+    assert await queue.request(answered.request_id) is None
+    await Handlers(queue, history).on_rollout(rollout(task, Stage.REJECTED, NOON + timedelta(days=1)))
+    await queue.drop_before(task, late)
+    assert await queue.request(old.request_id) is None
+
+
 async def test_a_third_opinion_is_not_asked_of_one_of_the_first_two(queue: PostgresQueue, task: str) -> None:
     first = question(task, "first", overlap=2)
     third = question(task, "third", purpose=Purpose.TIE_BREAK, prediction_id=first.prediction_id)
@@ -428,7 +445,8 @@ async def test_a_running_candidates_evidence_is_stored_as_it_comes_in(history: P
         await history.add_event(event)
     running = await history.running_rollout(task)
     assert [(e["evidence"]["labels"], e["evidence"]["wealth"]) for e in running] == [(0, 1.0), (1, 1.5), (2, 3.0)]
-    assert all(e["spec"] == {"rollout": {"canary_wealth": 20.0}} for e in running), "the task's texts are not stored"
+    shown = {"kind": "classification", "rollout": {"canary_wealth": 20.0}}
+    assert all(e["spec"] == shown for e in running), "the task's texts are not stored"
     await history.add_event(rollout(task, Stage.REJECTED, NOON + 9 * minute))
     assert await history.running_rollout(task) == []
 

@@ -94,8 +94,8 @@ def moment(value: datetime | str | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time in its two largest units."""
-    minutes, remainder = divmod(int(seconds), 60)
+    """Return a length of time in its two largest units. Clocks of two machines may differ: none is below 0."""
+    minutes, remainder = divmod(max(0, int(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {remainder} s" if minutes else f"{remainder} s"
 

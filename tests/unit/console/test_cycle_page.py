@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from schemas.catalog import topic_named
+from services.console.history import stored_event
 from services.console.pages.cycle import outcome_tag, sections, timeline
 from services.console.pages.layout import Markup, duration, link, table
 
@@ -20,8 +22,13 @@ ORDER = ("cycles.started", "failures.clustered", "datasets.built", "adapters.tra
 def stored(topic: str, minute: int, example: str | None = None, **changes: Any) -> dict[str, Any]:
     folder = EXAMPLES / f"{topic}.v1"
     path = folder / example if example else sorted(folder.iterdir())[0]
-    event = {**json.loads(path.read_text()), **changes}
-    return {"topic": f"{topic}.v1", "occurred_at": NOON + timedelta(minutes=minute), "event": event}
+    event = topic_named(f"{topic}.v1").event.model_validate({**json.loads(path.read_text()), **changes})
+    return {"topic": f"{topic}.v1", "occurred_at": NOON + timedelta(minutes=minute), "event": stored_event(event)}
+
+
+def of_kind(kind: str, record: dict[str, Any]) -> dict[str, Any]:
+    """The same of a task of this kind: what is stored of its spec needs no tools and no schema."""
+    return {**record, "event": {**record["event"], "spec": {**record["event"]["spec"], "kind": kind}}}
 
 
 def states(steps: list[dict[str, Any]]) -> list[str]:
@@ -119,7 +126,7 @@ def test_text_from_events_is_escaped() -> None:
     assert table(("x",), [(Markup("<b>bold</b>"),)]).count("<b>bold</b>") == 1
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (61, "1 min 1 s"), (7_260, "2 h 1 min")])
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (-2, "0 s"), (61, "1 min 1 s"), (7_260, "2 h 1 min")])
 def test_a_duration_has_its_two_largest_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
@@ -184,7 +191,7 @@ def test_an_evaluation_of_several_labels_shows_whole_sets_and_micro_f1() -> None
     arms = {
         arm: {**found[arm], "score": share, "valid": share, "averages": [micro]} for arm in ("candidate", "production")
     }
-    record = stored("adapters.evaluated", 0, "passed.json", **arms, spec={**found["spec"], "kind": "multi_label"})
+    record = of_kind("multi_label", stored("adapters.evaluated", 0, "passed.json", **arms))
     page = " ".join(dict(sections([record]))["Evaluation"])
     for said in (
         "Subset accuracy: the whole set is right",
@@ -205,7 +212,7 @@ def test_an_evaluation_of_calls_shows_right_functions_and_calls_that_can_be_run(
     arms = {arm: {**found[arm], "function_accuracy": share, "valid": share, "score": share} for arm in both}
     pages = {}
     for kind in ("tools", "extraction"):
-        record = stored("adapters.evaluated", 0, "passed.json", **arms, spec={**found["spec"], "kind": kind})
+        record = of_kind(kind, stored("adapters.evaluated", 0, "passed.json", **arms))
         pages[kind] = " ".join(dict(sections([record]))["Evaluation"])
     assert "Right functions, whatever the arguments" in pages["tools"] and "Calls that can be run" in pages["tools"]
     assert "Answers by the schema" in pages["extraction"] and "Macro F1" in pages["extraction"]
