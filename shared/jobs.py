@@ -35,6 +35,8 @@ MAX_ATTEMPTS = 3
 """How often a job is started whose process dies without a result (killed, out of memory), before it has failed."""
 MAX_WAIT_SECONDS = 600.0
 """How long a job waits for a dependency that is away, before it has failed."""
+MAX_OUTAGES = 5
+"""How often it does: one that works for hours each time and never ends must fail, too."""
 _POLL_SECONDS = 0.5
 _CALLBACK_PAUSE_SECONDS = 10.0
 
@@ -202,8 +204,8 @@ def run_job(work: Callable[[bytes, Path, Progress], Result], max_wait: float = M
     """Run the job whose folder is the first argument: the main function of a job's module.
 
     `work(spec, folder, progress)` returns the result or raises RatchetError. It is retried for `max_wait` seconds after
-    its first DependencyUnavailable, so it must be able to start over. A killed process leaves neither a result nor a
-    failure, and is started again.
+    a DependencyUnavailable, so it must be able to start over; anew if it worked for longer than that in between, but
+    `MAX_OUTAGES` times at most. A killed process leaves neither a result nor a failure, and is started again.
     """
     folder = Path(sys.argv[1])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -238,15 +240,16 @@ def _acquire(lock: IO[bytes]) -> bool:
 
 
 def _call_with_retries(work: Callable[[bytes, Path, Progress], Result], folder: Path, max_wait: float) -> Result:
-    deadline: float | None = None  # From the first failure on: the work itself may take longer.
-    pause = 0.5
+    deadline, pause, outages = 0.0, 0.5, 0
     while True:
+        started = time.monotonic()
         try:
             return work((folder / "spec.json").read_bytes(), folder, Progress(folder))
         except DependencyUnavailable as error:
             now = time.monotonic()
-            deadline = now + max_wait if deadline is None else deadline
-            if now + pause > deadline:
+            if not outages or now - started > max_wait:  # Another one: what was away hours ago had come back.
+                deadline, pause, outages = now + max_wait, 0.5, outages + 1
+            if now + pause > deadline or outages > MAX_OUTAGES:
                 raise
             logger.warning("retrying in %.1f s: %s %s", pause, error.reason, error.way_out)
             Progress(folder)(0, 1, f"waiting: {error.reason}")

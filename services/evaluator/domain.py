@@ -87,9 +87,15 @@ class GradedAnswers:
 
 
 def job_name(event: Candidate, production: str | None) -> str:
-    """Return the job's name, one for each candidate, opponent and cycle, and for each request to evaluate again."""
-    again = str(event.event_id) if isinstance(event, EvaluationRequested) else ""
-    return f"{event.adapter}-vs-{production or 'base'}-{content_hash(event.cycle_id or '', again, length=6)}"
+    """Return the job's name, one for each candidate and cycle, and for each request to evaluate again.
+
+    The opponent of a first evaluation is not in it: the adapter that is delivered again after a promotion would get a
+    second verdict, and with it a second comparison.
+    """
+    cycle = event.cycle_id or ""
+    if isinstance(event, EvaluationRequested):
+        return f"{event.adapter}-vs-{production or 'base'}-{content_hash(cycle, str(event.event_id), length=6)}"
+    return f"{event.adapter}-{content_hash(cycle, length=6)}"
 
 
 def production_of(event: AdapterTrained, rollout: RolloutChanged | None) -> str | None:

@@ -158,7 +158,7 @@ async def test_an_adapter_that_changes_nothing_ties_with_its_base(
         async with evaluated(settings, trained) as event:
             assert isinstance(event, AdapterEvaluated), event
         probes = Probes.model_validate_json((Path(probes_uri) / PROBES_FILE).read_bytes())
-        (stored,) = (Path(artifacts) / EVALUATIONS).glob(f"{adapter}-vs-base-*")
+        (stored,) = (Path(artifacts) / EVALUATIONS).glob(f"{adapter}-*")
         assert event.report == str(stored) and (stored / EVALUATION_PAGE).read_text().startswith("<!doctype html>")
         report = EvaluationReport.model_validate_json((stored / EVALUATION_FILE).read_bytes())
         shutil.rmtree(stored)

@@ -109,8 +109,8 @@ def test_an_adapter_of_another_base_model_is_not_an_opponent() -> None:
     assert production_of(moved, rollout()) is None
 
 
-def test_the_job_is_named_by_both_sides_and_the_cycle() -> None:
+def test_the_job_is_named_by_the_candidate_and_the_cycle_whoever_serves() -> None:
     event = trained()
-    assert job_name(event, None).startswith(f"{event.adapter}-vs-base-")
+    assert job_name(event, None).startswith(f"{event.adapter}-")
     later = event.model_copy(update={"cycle_id": "later"})
-    assert len({job_name(event, None), job_name(event, "p"), job_name(later, None)}) == 3
+    assert job_name(event, None) == job_name(event, "p") != job_name(later, None)

@@ -107,6 +107,18 @@ async def test_the_opponent_is_the_current_primary(
     assert submitted(settings).production == data["primary_adapter"]
 
 
+async def test_an_adapter_that_is_delivered_again_after_a_promotion_keeps_its_evaluation(
+    handlers: Handlers, settings: EvaluatorSettings, trained: AdapterTrained, rollouts: LatestByKey[RolloutChanged]
+) -> None:
+    """A second verdict would have it compared once more, with fresh evidence."""
+    data = json.loads(PROMOTED)
+    data["spec"]["base_model"] = trained.base_model
+    await handlers.on_adapter(trained)
+    await rollouts.put(trained.task, RolloutChanged.model_validate(data))
+    await handlers.on_adapter(trained)
+    assert submitted(settings).production is None
+
+
 async def test_one_whose_turn_has_come_is_compared_with_the_adapter_that_the_deployer_names_each_time_it_asks(
     handlers: Handlers, settings: EvaluatorSettings, trained: AdapterTrained
 ) -> None:

@@ -263,6 +263,30 @@ def test_work_that_takes_longer_than_a_job_waits_is_tried_again(
     assert (tmp_path / "result.json").exists() and not (tmp_path / "failure.json").exists()
 
 
+@pytest.mark.parametrize(("outages", "ends_with"), [(5, "result.json"), (1_000, "failure.json")])
+def test_what_was_away_hours_ago_takes_no_time_of_a_later_outage_and_a_job_ends_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outages: int, ends_with: str
+) -> None:
+    """The dataset could be fetched at the second try; hours of training later the store was away for a second, and the
+    adapter was lost."""
+    clock, tried = [0.0], []
+
+    def work(spec: bytes, folder: Path, progress: Progress) -> Spec:
+        clock[0] += 3 * 3_600.0 if tried else 1.0
+        tried.append(clock[0])
+        if len(tried) <= outages:
+            raise DependencyUnavailable("away for a moment")
+        return Spec(kind="trained")
+
+    (tmp_path / "spec.json").write_bytes(b"{}")
+    monkeypatch.setattr("sys.argv", ["job", str(tmp_path)])
+    monkeypatch.setattr("shared.jobs.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("shared.jobs.time.sleep", lambda seconds: None)
+    run_job(work)
+    assert len(tried) == 6
+    assert (tmp_path / ends_with).exists()
+
+
 @pytest.mark.parametrize("error", [DependencyUnavailable("Kafka is away"), RuntimeError("a bug")])
 async def test_a_result_is_announced_until_its_callback_succeeds(
     folder: Path, environment: dict[str, str], error: Exception
