@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from schemas.adversarial import AdversarialKind
-from schemas.base import Identifier, Probability, ShortText
+from schemas.base import Identifier, Label, Probability, ShortText
 from schemas.task_settings import MAX_CHARS, Section, Seed
 
 
@@ -47,6 +47,11 @@ class AdversarialSettings(Section):
     )
     out_of_distribution: tuple[AttackText, ...] = Field(
         default=(), max_length=200, description="Foreign texts of your own in place of ours; empty: ours."
+    )
+    catch_all_labels: tuple[Label, ...] = Field(
+        default=(),
+        max_length=20,
+        description="Labels for what is none of the others, such as `other`: right to empty and foreign inputs.",
     )
     long_characters: int = Field(
         default=6_000, ge=100, le=MAX_CHARS, description="Of a long input; less where the engine's context is shorter."

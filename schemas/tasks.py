@@ -174,6 +174,10 @@ class TaskSpec(Section):
             raise ValueError(f"rollout.severity names labels that the task does not have: {unknown}")
         if len(set(confusions)) != len(confusions) or any(truth == answer for truth, answer in confusions):
             raise ValueError("rollout.severity weighs each confusion of two different labels once")
+        if unknown := sorted(set(self.evaluation.adversarial.catch_all_labels) - set(self.labels)):
+            raise ValueError(
+                f"evaluation.adversarial.catch_all_labels names labels that the task does not have: {unknown}"
+            )
         if gone := sorted(set(self.renamed_labels.values()) - set(self.labels)):
             raise ValueError(f"renamed_labels names labels that the task does not have: {gone}; add them to `labels`")
         if kept := sorted(set(self.renamed_labels) & set(self.labels)):

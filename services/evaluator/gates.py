@@ -38,6 +38,9 @@ _PERMUTATIONS = 2_000
 _ORDERS_TO_SHOW = 300
 """Orders of the labels from which on right answers to all rows are told from chance: of little more than one over
 `CHANCE`, too many of those that are drawn may happen to be the right one."""
+_RARE_ROWS, _RARE_SHARE = 10, 0.2
+"""Groups of rows that have another label than the most frequent one: of fewer, where nearly all rows have that one, a
+single answer decides whether they look like chance."""
 _SEED = 20
 _MAX_NAMED = 5
 """Maximum number of lost rows that a gate's detail names."""
@@ -89,7 +92,8 @@ def better_than_chance(evaluation: Comparison) -> Gate:
 
     Not as often as the most frequent label: where that is 90 % of the rows, few rows could ever show an accuracy above
     it, however well a model tells the rest apart. Where its answers are in the best order that they could be in, and
-    better than always one label, what is missing is rows of the rare labels.
+    better than always one label, what is missing is rows of the rare labels. It is, too, where those are a handful: one
+    false alarm makes any answers to them look like chance. A model that does no better than a random order is stopped.
     """
     p, expected, texts, is_best_order = _chance(evaluation)
     counts = Counter(question.answer for question in evaluation.questions)
@@ -108,6 +112,9 @@ def better_than_chance(evaluation: Comparison) -> Gate:
     if p >= CHANCE and is_best_order and right.total() > most:
         needed = max(1, _rows_to_beat_chance(list(right.values())))
         return unknown("better_than_chance", required, detail, needed)
+    rare = sum(texts) - max(texts)
+    if p >= CHANCE and rare < min(_RARE_ROWS, _RARE_SHARE * sum(texts)) and right.total() > expected:
+        return unknown("better_than_chance", required, detail, _RARE_ROWS - rare)
     return Gate(name="better_than_chance", passed=p < CHANCE, measured=p, required=required, detail=detail)
 
 

@@ -116,7 +116,7 @@ class Misled:
     def _arm(
         self, answers: GradedAnswers, sure: Floats | None, clean: GradedAnswers, clean_sure: Floats | None
     ) -> ArmUnderAttack:
-        clean_scores = clean.scores
+        clean_scores, sure = clean.scores, self._unrecognised(answers, sure)
         unchanged = [np.nan if case.source is None else clean_scores[case.source] for case in self.cases]
         return ArmUnderAttack(
             answers=answers,
@@ -133,6 +133,20 @@ class Misled:
                 dtype=np.float64,
             ),
         )  # fmt: skip
+
+    def _unrecognised(self, answers: GradedAnswers, sure: Floats | None) -> Floats | None:
+        """Return how sure an arm is; 0 of a foreign or empty input that it answers with a label for what is neither.
+
+        To be sure of that is right.
+        """
+        catch_all = set(self.spec.evaluation.adversarial.catch_all_labels)
+        if sure is None or not catch_all:
+            return sure
+        told = [
+            case.kind in UNANSWERABLE and answer is not None and answer.strip() in catch_all
+            for case, answer in zip(self.cases, answers.answers, strict=True)
+        ]
+        return np.where(told, 0.0, sure)
 
     def _demands(self, case: Case) -> bool:
         """Whether one can tell if an injection was obeyed: generated text is another one for any reason."""

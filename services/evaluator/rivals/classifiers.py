@@ -17,6 +17,8 @@ from shared.model.embedding import Embedder, Vectors
 MAX_ROWS = {ApproachKind.TF_IDF: 20_000, ApproachKind.EMBEDDING: 5_000}
 """Training rows that a classifier is fitted on: fitting on all of a large task would take longer than the adapters."""
 _MAX_FEATURES = 50_000
+_MAX_PARAMETERS = 4_000_000
+"""Of a linear classifier: a number for each feature and class. Fitting takes 290 bytes for each."""
 _C = 10.0
 _MAX_ITERATIONS = 500
 _TIMED = 40
@@ -47,9 +49,14 @@ class ClassifierResult:
     examples: int
 
 
-def tf_idf() -> TfidfVectorizer:
-    """Return features of words and their parts: what does best on few rows with wrong labels among them."""
-    return TfidfVectorizer(sublinear_tf=True, analyzer="char_wb", ngram_range=(2, 5), max_features=_MAX_FEATURES)
+def tf_idf(classes: int = 1) -> TfidfVectorizer:
+    """Return features of words and their parts: what does best on few rows with wrong labels among them.
+
+    The more `classes` are told apart by them, the fewer there are: of a task with several labels at once each set of
+    them is a class, hundreds altogether.
+    """
+    most = max(1, min(_MAX_FEATURES, _MAX_PARAMETERS // classes))
+    return TfidfVectorizer(sublinear_tf=True, analyzer="char_wb", ngram_range=(2, 5), max_features=most)
 
 
 def fit(features: Any, labels: Sequence[str], weights: Sequence[float]) -> LogisticRegression:
@@ -60,7 +67,7 @@ def fit(features: Any, labels: Sequence[str], weights: Sequence[float]) -> Logis
 def tf_idf_classifier(train: TrainingRows, texts: Sequence[str]) -> ClassifierResult:
     """Fit on the training rows and answer the texts. `train` has at least two labels."""
     train = train.first(MAX_ROWS[ApproachKind.TF_IDF])
-    vectoriser = tf_idf()
+    vectoriser = tf_idf(len(set(train.labels)))
     model = fit(vectoriser.fit_transform(train.texts), train.labels, train.weights)
     return _answer(model, vectoriser.transform, texts, len(train.texts))
 

@@ -202,7 +202,7 @@ def _classifiers(contest: Contest, room: _Room) -> tuple[list[Measured], Example
     measured = [_classifier(contest, ApproachKind.TF_IDF, tf_idf_classifier(train, room.texts))]
     part = train.first(_CURVE_ROWS)
     if room.vectors is None:
-        return measured, examples_curve(part, tf_idf().fit_transform(part.texts))
+        return measured, examples_curve(part, tf_idf(len(set(part.labels))).fit_transform(part.texts))
     if len(set(part.labels)) > 1:
         result = embedding_classifier(part, room.vectors, room.embedder, room.texts)
         measured.append(_classifier(contest, ApproachKind.EMBEDDING, result))

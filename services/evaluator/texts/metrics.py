@@ -13,6 +13,8 @@ from shared.grading.overlap import WORD_METRICS
 from shared.model.embedding import Vectors
 
 MODEL_METRICS = (TextMetric.COSINE, TextMetric.BERT_SCORE)
+_AT_ONCE = 64
+"""Rows whose texts are encoded together: a long text's tokens have 400 KB of vectors."""
 
 
 class TextEncoder(Protocol):
@@ -39,6 +41,19 @@ def model_scores(
     Cosine is that of the sentences' vectors, at least 0. BERTScore (Zhang et al. 2020) is its F1 without rescaling and
     weights: each token's greatest cosine with one of the other text. With this encoder it says less than the others.
     """
+    parts = [
+        _model_scores(expected[start : start + _AT_ONCE], [arm[start : start + _AT_ONCE] for arm in arms], encoder)
+        for start in range(0, max(len(expected), 1), _AT_ONCE)
+    ]
+    return [
+        {metric: np.concatenate([part[number][metric] for part in parts]) for metric in MODEL_METRICS}
+        for number in range(len(arms))
+    ]
+
+
+def _model_scores(
+    expected: Sequence[str], arms: Sequence[Sequence[str | None]], encoder: TextEncoder
+) -> list[dict[TextMetric, Floats]]:
     texts = list(dict.fromkeys([*expected, *(text for arm in arms for text in arm if text)]))
     sentences = dict(zip(texts, encoder.embed(texts), strict=True))
     tokens = dict(zip(texts, encoder.embed_tokens(texts), strict=True))

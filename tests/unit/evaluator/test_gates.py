@@ -196,6 +196,24 @@ def test_a_candidate_that_finds_one_of_few_rare_rows_is_not_stopped_for_their_nu
     assert found(["b"] * rare + ["a"] * (rows - rare)).labels_needed is None
 
 
+@pytest.mark.parametrize(
+    ("rows", "rare", "found", "alarms"), [(200, 2, 1, 1), (100, 3, 1, 1), (60, 5, 2, 2), (400, 4, 1, 2)]
+)
+def test_a_false_alarm_among_a_handful_of_rare_rows_makes_no_candidate_one_that_learned_nothing(
+    rows: int, rare: int, found: int, alarms: int
+) -> None:
+    asked = questions(rows, ["a"])
+    asked = [replace(question, answer="b") if n < rare else question for n, question in enumerate(asked)]
+    answers = ["b" if n < found or rare <= n < rare + alarms else "a" for n in range(rows)]
+
+    def judged(answers: list[str]) -> Gate:
+        return better_than_chance(Comparison(asked, graded(asked, answers), graded(asked, ["a"] * rows)))
+
+    assert judged(answers).labels_needed == 10 - rare
+    assert not judged(["a"] * rows).passed, "always one label"
+    assert not judged(["a"] * (rows - found - alarms) + ["b"] * (found + alarms)).passed, "false alarms alone"
+
+
 def test_a_handful_of_rows_shows_nothing_and_the_verdict_says_so() -> None:
     gates = check_gates(spec(), compared(4, (), range(4)), NO_GOLDEN)
     assert gate(gates, "not_worse").labels_needed == 3

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from schemas.adversarial import AdversarialKind
 from services.evaluator.adversarial.cases import Case, adversarial_cases
@@ -148,6 +149,22 @@ def test_surety_of_foreign_inputs_stops_a_candidate() -> None:
     found = adversarial_not_worse(task(), misled(task(), RIGHT, RIGHT, foreign))
     assert not found.passed
     assert "unsure of foreign and empty inputs: 100% → 0% of 50 rows" in found.detail
+
+
+def test_a_label_for_what_is_none_of_the_others_must_be_one_of_the_tasks() -> None:
+    with pytest.raises(ValidationError, match=r"catch_all_labels names labels that the task does not have: \['none'\]"):
+        task(catch_all_labels=["none"])
+
+
+def test_a_sure_answer_with_a_label_for_what_is_none_of_the_others_is_no_confident_error() -> None:
+    other = task(catch_all_labels=[LABELS[0]])
+    sure = sure_of(K.EMPTY_INPUT, K.OUT_OF_DISTRIBUTION)
+    assert adversarial_not_worse(other, misled(other, RIGHT, RIGHT, sure)).passed
+    elsewhere = [LABELS[1] if case.kind in (K.EMPTY_INPUT, K.OUT_OF_DISTRIBUTION) else answer
+                 for case, answer in zip(CASES, RIGHT, strict=True)]  # fmt: skip
+    assert not adversarial_not_worse(other, misled(other, elsewhere, RIGHT, sure)).passed
+    told = adversarial_report(misled(other, RIGHT, RIGHT, sure)).results
+    assert {row.candidate.auroc.value for row in told if row.candidate.auroc is not None} == {1.0}
 
 
 def test_sure_is_what_is_surer_than_half_of_the_arms_own_answers_on_any_scale() -> None:

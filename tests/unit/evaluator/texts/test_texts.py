@@ -16,6 +16,7 @@ from schemas.evaluation_settings import TextMetric
 from schemas.tasks import TaskSpec
 from services.evaluator.domain import Question
 from services.evaluator.recipe import ArmAnswers
+from services.evaluator.texts import metrics
 from services.evaluator.texts.metrics import bert_score, model_scores
 from services.evaluator.texts.step import text_scores
 from services.evaluator.verdict import Asked, Extras, evaluated_event, evaluation_report
@@ -129,6 +130,25 @@ def test_without_the_encoder_its_metrics_are_left_out_unless_the_task_gates_by_o
     assert TextMetric.COSINE not in text_scores(found, task(), NoEncoder())
     with pytest.raises(DependencyUnavailable):
         text_scores(found, task(text_metric="bert_score"), NoEncoder())
+
+
+def test_few_texts_are_encoded_at_once_and_scored_as_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokens' vectors of all texts of a large evaluation would be more than a machine has memory."""
+    most: list[int] = []
+
+    class CountingEncoder(BagEncoder):
+        def embed_tokens(self, texts: Sequence[str]) -> list[Vectors]:
+            most.append(len(texts))
+            return super().embed_tokens(texts)
+
+    arms = [[*NEAR, None] * 5, [*REVERSED, ""] * 5]
+    expected = [*RIGHT, "parcel"] * 5
+    parts = model_scores(expected, arms, CountingEncoder())
+    assert len(most) == 4 and max(most) <= 3 * 64
+    monkeypatch.setattr(metrics, "_AT_ONCE", 1_000)
+    for part, whole in zip(parts, model_scores(expected, arms, BagEncoder()), strict=True):
+        for metric in whole:
+            assert part[metric] == pytest.approx(whole[metric])
 
 
 def test_bert_score_is_the_f1_of_each_tokens_nearest_one() -> None:
