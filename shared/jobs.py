@@ -262,8 +262,9 @@ def _fail(folder: Path, failure: JobFailure) -> None:
 
 
 @contextmanager
-def lease(folder: Path, count: int) -> Iterator[IO[bytes]]:
-    """Hold one of `count` leases (a GPU each, say) for the length of a `with`; waits for a free one.
+def lease(folder: Path, count: int) -> Iterator[int]:
+    """Hold one of `count` leases (a GPU each, say) for the length of a `with`; waits for a free one. Gives its number,
+    counted from 0.
 
     The lease ends when the process ends, however it ends.
     """
@@ -271,12 +272,12 @@ def lease(folder: Path, count: int) -> Iterator[IO[bytes]]:
     files = [(folder / f"{number}.lock").open("ab") for number in range(count)]
     try:
         while True:
-            for file in files:
+            for number, file in enumerate(files):
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     continue
-                yield file
+                yield number
                 return
             time.sleep(1.0)
     finally:

@@ -166,6 +166,16 @@ def probability_wrong(probability: Floats, mistakes: float, chance: float) -> Fl
     return (1.0 - mistakes * chance) * (1.0 - probability) / np.maximum(judged_wrong, _MIN_PROBABILITY)
 
 
+def believed_wrong(scores: Floats, judged: Floats, chance: float) -> Floats:
+    """Return of each answer how probable it is that it is wrong if it is judged so, by its score and a temperature.
+
+    Most errors of a good model may be reviewers' mistakes, on which it is rightly sure.
+    """
+    found = temperature_map(scores, judged, chance, np.ones_like(scores))
+    odds = np.array([log_odds(score) for score in scores]) / float(str(found["temperature"]))
+    return probability_wrong(1.0 / (1.0 + np.exp(-odds)), float(str(found["mistakes"])), chance)
+
+
 def temperature_map(scores: Floats, right: Floats, chance: float, weights: Floats) -> dict[str, object]:
     """Return the posterior mode of the temperature and the posterior mean of the share of mistakes.
 

@@ -17,6 +17,7 @@ from schemas.judging import JudgeReport
 from schemas.tasks import TaskKind, TaskSpec
 from services.evaluator.adversarial.gate import adversarial_not_worse
 from services.evaluator.adversarial.misled import Misled
+from services.evaluator.calibration import believed_wrong, chance_mistake_looks_right
 from services.evaluator.comparison import Comparison, Part, uniform_rows
 from services.evaluator.domain import ALL_RIGHT, GradedAnswers, PastResult, Repeated
 from services.evaluator.golden_gates import golden_regression, must_pass
@@ -218,8 +219,12 @@ def parts_not_worse(evaluation: Comparison, parts: Mapping[str, Part]) -> Gate:
 
 
 def confidence(spec: TaskSpec, evaluation: Comparison) -> Gate:
-    """Errors must still have a lower confidence than right answers: by that they are found, and people asked."""
-    bar = spec.evaluation.max_confidence_loss
+    """Errors must still have a lower confidence than right answers: by that they are found, and people asked.
+
+    What a reviewer's mistake explains counts less as an error. Of a good candidate's errors most are such: it was
+    stopped for being surely right, the likelier the more rows there were.
+    """
+    bar, chance = spec.evaluation.max_confidence_loss, chance_mistake_looks_right(spec)
     name, required = "confidence", f"AUROC not shown to be more than {bar:g} below production's"
     arms = [
         (np.asarray(scores, dtype=np.float64), np.array(arm.right, dtype=np.float64))
@@ -238,14 +243,15 @@ def confidence(spec: TaskSpec, evaluation: Comparison) -> Gate:
             required=required,
             detail=f"Unknown: fewer than {MIN_OF_EACH} errors or right answers with a confidence in one of the arms.",
         )
-    value, high = auroc_difference(ours, theirs, evaluation.groups[known], CONFIDENCE)
+    believed = [None if chance is None else believed_wrong(*arm, chance) for arm in (ours, theirs)]
+    value, high = auroc_difference((*ours, believed[0]), (*theirs, believed[1]), evaluation.groups[known], CONFIDENCE)
     return Gate(
         name=name,
         passed=high >= -bar,
         measured=value,
         required=required,
         detail=f"The candidate's AUROC of errors is {value:+.3f} against production's; at most {high:+.3f}, with "
-        f"{1 - CONFIDENCE:.1%} confidence.",
+        f"{1 - CONFIDENCE:.1%} confidence. Errors count by how little a reviewer's mistake explains them.",
     )
 
 

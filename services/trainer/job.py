@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel
 
 from schemas.adapters import AdapterTrained
 from schemas.datasets import DatasetBuilt, Example
+from services.trainer.devices import VARIABLE, gpus_of_slot, gpus_present
 from services.trainer.domain import TrainingOutcome
 from shared.conversation import chat_messages
 from shared.errors import StepImpossible
@@ -82,8 +84,11 @@ def finished_manifest(adapter: Path) -> AdapterManifest | None:
 def _train(job: TrainingJob, store: ArtifactStore, folder: Path, progress: Progress) -> AdapterManifest:
     rows = read_examples(store.fetch_whole(job.dataset.uri) / "train.jsonl")
     progress(0, 1, "waiting until another job ends")
-    with lease(job.slots_folder, job.slots):
-        from services.trainer import recipe  # Loads torch: only in this process, once it has a lease.
+    with lease(job.slots_folder, job.slots) as slot:
+        gpus = gpus_of_slot(slot, job.slots, os.environ.get(VARIABLE), gpus_present())
+        if gpus is not None:
+            os.environ[VARIABLE] = gpus
+        from services.trainer import recipe  # Loads torch: only in this process, once it has a lease and its GPUs.
 
         adapter = folder / "adapter"
         shutil.rmtree(adapter, ignore_errors=True)  # A killed process may have left files, which would be published.

@@ -10,7 +10,12 @@ from shared.settings import Settings
 
 
 class TrainerSettings(Settings):
-    trainer_slots: int = Field(default=1, ge=1, description="Concurrent trainings on this machine: one per GPU.")
+    trainer_slots: int = Field(
+        default=1,
+        ge=1,
+        description="Trainings at a time on this machine. Its GPUs, or those of CUDA_VISIBLE_DEVICES, are divided among "
+        "them.",
+    )
     trainer_threads: int | None = Field(
         default=None,
         ge=1,

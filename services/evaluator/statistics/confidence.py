@@ -75,19 +75,23 @@ def risk_coverage(scores: Floats, right: Floats) -> tuple[Floats, Floats, float]
     return np.arange(1, len(scores) + 1) / len(scores), risk, float(risk.mean())
 
 
-def auroc_influence(scores: Floats, right: Floats) -> tuple[float, Floats]:
+def auroc_influence(scores: Floats, right: Floats, believed: Floats | None = None) -> tuple[float, Floats]:
     """Return the probability that an error has a lower score than a right answer, and how each row moves it.
 
     The second are values of the influence function, whose sums over groups give the variance: that of DeLong et al.
-    (1988), also where the two arms err on different rows.
+    (1988), also where the two arms err on different rows. `believed`: what each error counts; None: all the same.
     """
     wrong = right == 0
-    errors, rights = int(wrong.sum()), int((~wrong).sum())
-    among_all, below = rankdata(scores), np.empty_like(scores)
-    below[~wrong] = (among_all[~wrong] - rankdata(scores[~wrong])) / errors
-    below[wrong] = 1.0 - (among_all[wrong] - rankdata(scores[wrong])) / rights
+    weights = np.ones_like(scores) if believed is None else believed
+    errors, rights = float(weights[wrong].sum()), int((~wrong).sum())
+    order = np.argsort(scores[wrong], kind="stable")
+    in_order, mass = scores[wrong][order], np.concatenate(([0.0], np.cumsum(weights[wrong][order])))
+    lower, not_higher = (mass[np.searchsorted(in_order, scores[~wrong], side)] for side in ("left", "right"))
+    below = np.empty_like(scores)
+    below[~wrong] = (lower + not_higher) / 2.0 / errors
+    below[wrong] = 1.0 - (rankdata(scores)[wrong] - rankdata(scores[wrong])) / rights
     value = float(below[~wrong].mean())
-    return value, (below - value) / np.where(wrong, errors, rights)
+    return value, (below - value) * np.where(wrong, weights / errors, 1.0 / rights)
 
 
 def auroc(scores: Floats, right: Floats, groups: Groups) -> Interval | None:
@@ -99,10 +103,12 @@ def auroc(scores: Floats, right: Floats, groups: Groups) -> Interval | None:
     return Interval(value=value, low=max(0.0, value - half), high=min(1.0, value + half), n=len(scores))
 
 
-def auroc_difference(
-    candidate: tuple[Floats, Floats], production: tuple[Floats, Floats], groups: Groups, level: float
-) -> tuple[float, float]:
-    """Return the candidate's AUROC less production's and its one-sided upper bound. An arm: scores and rights."""
+Arm = tuple[Floats, Floats, Floats | None]
+"""An arm's scores, its rights (1 or 0), and what each error counts; None: all the same."""
+
+
+def auroc_difference(candidate: Arm, production: Arm, groups: Groups, level: float) -> tuple[float, float]:
+    """Return the candidate's AUROC less production's and its one-sided upper bound."""
     (ours, our_influence), (theirs, their_influence) = auroc_influence(*candidate), auroc_influence(*production)
     deviation = float(np.linalg.norm(np.bincount(groups, weights=our_influence - their_influence)))
     return ours - theirs, ours - theirs + float(norm.isf(level)) * deviation

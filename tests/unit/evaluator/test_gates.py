@@ -13,7 +13,7 @@ from schemas.base import CheckResult, Gate
 from schemas.conversation import Message, Role
 from services.evaluator.comparison import Comparison
 from services.evaluator.domain import PastResult, Question, Repeated, golden_key
-from services.evaluator.gates import better_than_chance, check_gates, verdict
+from services.evaluator.gates import better_than_chance, check_gates, confidence, verdict
 from services.evaluator.golden_gates import golden_regression
 from tests.unit.evaluator.arms import (
     FREE,
@@ -355,6 +355,22 @@ def test_a_candidate_whose_confidence_no_longer_tells_its_errors_is_stopped() ->
         same = check_gates(spec(), with_confidence(evaluation, 2.0, seed), NO_GOLDEN)
         assert stopped_by(same) == []
         assert stopped_by(check_gates(spec(), with_confidence(evaluation, 0.0, seed), NO_GOLDEN)) == ["confidence"]
+
+
+@pytest.mark.parametrize("mistakes", [0.0, 0.05, 0.08])
+def test_a_good_candidate_is_not_stopped_for_being_sure_where_reviewers_were_wrong(mistakes: float) -> None:
+    """Most of its errors are theirs. Counted as its own, two of three such candidates were stopped."""
+    asked, stopped = questions(1_500), 0
+    for seed in range(10):
+        chance = np.random.default_rng(seed)
+        mistaken = chance.random(len(asked)) < mistakes
+        arms, sure = [], []
+        for accuracy, of_right, of_wrong in ((0.97, (20, 1), (5, 3)), (0.7, (5, 2), (2, 3))):
+            is_right = chance.random(len(asked)) < accuracy
+            arms.append(arm(asked, np.flatnonzero(is_right & ~mistaken).tolist()))
+            sure.append(np.where(is_right, chance.beta(*of_right, len(asked)), chance.beta(*of_wrong, len(asked))))
+        stopped += not confidence(spec(), Comparison(asked, *arms, *sure)).passed
+    assert stopped == 0
 
 
 def test_too_few_errors_say_nothing_of_confidence_and_leave_the_verdict_alone() -> None:
