@@ -13,8 +13,7 @@ class TrainerSettings(Settings):
     trainer_slots: int = Field(
         default=1,
         ge=1,
-        description="Trainings at a time on this machine. Its GPUs, or those of CUDA_VISIBLE_DEVICES, are divided among "
-        "them.",
+        description="Trainings at a time on this machine. They share its GPUs, or those of CUDA_VISIBLE_DEVICES.",
     )
     trainer_threads: int | None = Field(
         default=None,

@@ -1,8 +1,9 @@
 """Finds rows of a batch that must not be stored because their person was erased, also late or redelivered ones.
 
 A row is skipped when its person was erased and it occurred no later than their request. Feedback and requests need not
-name their person, so they are skipped by the tombstone of their prediction: the table `dropped` has the ids of
-predictions that were skipped or deleted. Both tables are small, and are read again only when their version changes.
+name their person, and a prediction under an application's own id may be sent again with a later time, so those are
+skipped by the tombstone of their prediction: the table `dropped` has the ids of predictions that were skipped or
+deleted. Both tables are small, and are read again only when their version changes.
 
 A writer that has just read them may still append a row of somebody who is being erased at that moment: the
 maintenance finds it.
@@ -16,9 +17,11 @@ from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import DeltaTable, write_deltalake
 from numpy.typing import NDArray
 
+from schemas.base import Variant
 from schemas.lake import FORGOTTEN, PREDICTIONS
 from services.prediction_log.tables import DROPPED, SCHEMAS, STORE_ERRORS, create_table, open_table
 from shared.errors import DependencyUnavailable
@@ -59,9 +62,22 @@ class Tombstones:
                 for number, person in enumerate(people):
                     until = self._erased_until.get(person)
                     is_erased[number] = until is not None and rows["occurred_at"][number].as_py() <= until
-            if self._dropped and table != PREDICTIONS:
-                is_erased |= np.fromiter((key in self._dropped for key in _keys(rows)), np.bool_, rows.num_rows)
+            if self._dropped:
+                is_erased |= self._is_dropped(table, rows)
         return is_erased
+
+    def _is_dropped(self, table: str, rows: pa.Table) -> NDArray[np.bool_]:
+        """Return which rows have the tombstone of their prediction.
+
+        Of predictions only an application's own id may come again, with a later time: without one the gateway dates it.
+        """
+        found = np.zeros(rows.num_rows, np.bool_)
+        asked = np.arange(rows.num_rows)
+        if table == PREDICTIONS:
+            asked = np.flatnonzero(pc.equal(rows["variant"], Variant.EXTERNAL.value).to_numpy())
+            rows = rows.take(pa.array(asked))
+        found[asked] = np.fromiter((key in self._dropped for key in _keys(rows)), np.bool_, len(asked))
+        return found
 
     def add(self, predictions: pa.Table) -> None:
         """Add skipped predictions. Call it before their offsets are committed. Raises DependencyUnavailable."""

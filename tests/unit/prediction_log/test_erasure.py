@@ -13,6 +13,7 @@ from deltalake import Schema, write_deltalake
 
 from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
 from services.prediction_log.erasure.erase import ErasureSweep, SubjectErasure, delete, erase_subjects
+from services.prediction_log.erasure.tombstones import Tombstones
 from services.prediction_log.tables import SCHEMAS, quoted
 from tests.unit.prediction_log.lake_rows import (
     NOON,
@@ -136,6 +137,20 @@ def test_later_rows_of_an_erased_person_stay(tmp_path: Path) -> None:
     assert (ids(tmp_path, PREDICTIONS), ids(tmp_path, FEEDBACK)) == (["after"], ["after"])
     erase_subjects(str(tmp_path), [SubjectErasure(TASK, "ann", later)])
     assert (ids(tmp_path, PREDICTIONS), ids(tmp_path, FEEDBACK)) == ([], [])
+
+
+def test_an_erased_prediction_stays_away_when_its_application_sends_it_again_under_its_own_id(tmp_path: Path) -> None:
+    """Without a time of its own it is dated by the gateway, after the erasure."""
+    seed(tmp_path)
+    erase_subjects(str(tmp_path), [SubjectErasure(TASK, "ann", NOON)])
+    later = NOON + timedelta(days=9)
+    again = [
+        prediction("ann-1", later, user_hash="ann", variant="external"),
+        prediction("ann-3", later, user_hash="ann", variant="external"),
+        prediction("ann-4", later, user_hash="ann"),
+    ]
+    rows = pa.Table.from_pylist(again, schema=SCHEMAS[PREDICTIONS])
+    assert Tombstones(str(tmp_path)).match(PREDICTIONS, rows).tolist() == [True, False, False]
 
 
 def test_feedback_that_was_appended_after_its_prediction_was_deleted_is_swept(tmp_path: Path) -> None:
