@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Protocol
@@ -56,6 +58,8 @@ NAME = "failure_miner"
 CORRECTIONS = topic_of(CorrectionSubmitted).name
 INPUTS = (PredictionLogged, FeedbackGiven, CorrectionSubmitted, SubjectForgotten)
 STEP = CycleStep(NAME, "failures", inputs=tuple(topic_of(event).name for event in INPUTS))
+
+logger = logging.getLogger(__name__)
 
 
 class Embedder(Protocol):
@@ -184,7 +188,7 @@ class Handlers:
             event.task, event.task_revision, event.data_cutoff, event.fence,
             self._settings.failure_miner_max_suspects,
         )  # fmt: skip
-        wrong = [s for s in suspects if not _is_right(s, spec)]
+        wrong = await self._comparable([s for s in suspects if not _is_right(s, spec)])
         right = [s for s in suspects if _is_right(s, spec)]
         stored = await self._suspects.modes(event.task, event.task_revision)
         found = await asyncio.to_thread(_find_modes, wrong, stored, cycle_id, spec)
@@ -210,6 +214,14 @@ class Handlers:
             fence=event.fence,
         )
         return await self._suspects.save_clustering(clustered, [*wrong, *right], found)
+
+    async def _comparable(self, suspects: list[Suspect]) -> list[Suspect]:
+        """Return suspects with vectors of one length: those of another encoder, which was set before, are made anew."""
+        if len({len(suspect.embedding) for suspect in suspects}) < 2:
+            return suspects
+        logger.warning("the sentence encoder was changed: the %d waiting suspects are embedded again", len(suspects))
+        vectors = await asyncio.to_thread(self._embedder.embed, [suspect.text for suspect in suspects])
+        return [replace(suspect, embedding=vector) for suspect, vector in zip(suspects, vectors, strict=True)]
 
     async def _save(
         self,

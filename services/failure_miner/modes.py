@@ -80,7 +80,10 @@ def describe_modes(
     cycle_id: str,
     same_mode_cosine: float,
 ) -> list[FoundMode]:
-    """Describe clusters as failure modes, largest first. `cluster_of[i]` is that of `suspects[i]`; -1 is noise."""
+    """Describe clusters as failure modes, largest first. `cluster_of[i]` is that of `suspects[i]`; -1 is noise.
+
+    Stored modes whose centroids are of another encoder, which tells by their length, are none of these.
+    """
     clusters: dict[int, list[int]] = {}
     for index, number in enumerate(_copies_together([s.text for s in suspects], cluster_of)):
         if number >= 0:
@@ -89,6 +92,7 @@ def describe_modes(
     if not members:
         return []
     centroids = np.stack([_centroid(np.stack([suspects[i].embedding for i in m])) for m in members])
+    stored = [mode for mode in stored if len(mode.centroid) == centroids.shape[1]]
     old = np.stack([mode.centroid for mode in stored]) if stored else np.empty((0, centroids.shape[1]))
     matched = match_modes(centroids, old.astype(np.float32), same_mode_cosine)
     words = name_words([[suspects[i].text for i in m] for m in members])

@@ -238,7 +238,11 @@ def _below(topic: Any, partition: Any, offset: Any, part: PartitionFence) -> Any
 
 
 async def _insert_suspects(connection: AsyncConnection, suspects: Sequence[Suspect]) -> None:
-    """Store new suspects, except those of erased people."""
+    """Store new suspects, except those of erased people.
+
+    One that is stored without a label gets what its user wrote since: complaints mostly come after the answer was
+    doubted.
+    """
     erased = await erased_among(connection, FORGOTTEN, ((s.task, s.user_hash) for s in suspects))
     rows = [
         {
@@ -252,7 +256,16 @@ async def _insert_suspects(connection: AsyncConnection, suspects: Sequence[Suspe
         if not erased.covers(s.task, s.user_hash, s.occurred_at)
     ]  # fmt: skip
     if rows:
-        await connection.execute(insert(SUSPECTS).on_conflict_do_nothing(), rows)
+        stored, new = SUSPECTS.c, insert(SUSPECTS)
+        label, user_hash = new.excluded.label, new.excluded.user_hash
+        unlabelled = stored.label.is_(None) & stored.label_at.is_(None) & label.is_not(None)
+        of_the_same = stored.user_hash.is_(None) | (stored.user_hash == user_hash)
+        labelled = new.on_conflict_do_update(
+            index_elements=[stored.prediction_id],
+            set_={"label": label, "user_hash": sa.func.coalesce(stored.user_hash, user_hash)},
+            where=unlabelled & of_the_same,
+        )
+        await connection.execute(labelled, rows)
 
 
 def _suspect(row: Any) -> Suspect:

@@ -287,6 +287,21 @@ async def test_clustered_suspects_are_in_no_later_cycle_and_modes_are_found_agai
     assert await store.labelled_members(task, "r1") == {f"{task}.2": mode.mode_id}
 
 
+@pytest.mark.stack
+async def test_what_its_user_writes_about_a_stored_suspect_becomes_its_label(
+    store: PostgresSuspectStore, task: str
+) -> None:
+    """A doubted answer is stored first, and its user complains afterwards."""
+    suspects = [suspect(task, 1, user_hash="ann"), suspect(task, 2, user_hash="ann"), suspect(task, 3)]
+    await store.save(suspects, NOTHING)
+    wrote = [replace(suspect, label="cancel") for suspect in suspects]
+    wrote[1] = replace(wrote[1], user_hash="somebody else")
+    await store.save(wrote, NOTHING)
+    await store.save([replace(wrote[0], label="refund"), suspects[0]], NOTHING)
+    found = {s.prediction_id: s.label for s in await store.unclustered(task, "r1", NOON, fence(task), 10)}
+    assert found == {f"{task}.1": "cancel", f"{task}.2": None, f"{task}.3": "cancel"}
+
+
 def forget(task: str, subject_hash: str, at: datetime = NOON) -> SubjectForgotten:
     return SubjectForgotten(task=task, task_revision="r1", subject_hash=subject_hash, occurred_at=at)
 

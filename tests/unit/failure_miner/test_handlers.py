@@ -601,6 +601,19 @@ async def test_the_modes_and_the_members_of_a_cycle_are_in_the_artifact_store(be
     assert "parcel 1" not in (folder / MODES_FILE).read_text()
 
 
+async def test_a_cycle_after_a_change_of_the_sentence_encoder_embeds_what_waits_again(bench: Bench) -> None:
+    """Vectors of two encoders cannot be compared: every later cycle failed."""
+    await fill(bench)
+    of_before = np.eye(5, dtype=np.float32)[0]
+    bench.store.stored_modes = [StoredMode("mode-of-before", of_before)]
+    bench.store.suspects["p3"] = replace(bench.store.suspects["p3"], embedding=of_before)
+    await bench.handlers.on_cycle_started(cycle())
+    (event,) = bench.published.events
+    assert isinstance(event, FailuresClustered)
+    assert (event.suspects, [mode.size for mode in event.modes]) == (16, [8, 8])
+    assert all(mode.is_new for mode in event.modes)
+
+
 async def test_answers_that_people_confirmed_are_no_failures(bench: Bench) -> None:
     await fill(bench)
     bench.store.suspects["p3"] = replace(bench.store.suspects["p3"], label="Refund")
