@@ -66,9 +66,13 @@ def user_correction(event: FeedbackGiven, prediction: AnsweredPrediction) -> Use
     """Return what a user wrote as a correction of its prediction, under the revision that answered.
 
     Where the application named the user with the feedback only, the row is theirs, so that it can be forgotten.
+
+    A user's newest word counts, also where it is that of before the last one, which has the same event id. So its time is
+    in the correction's; of nobody's word it is not: who sends one again would have two votes.
     """
+    said_at = "" if event.user_hash is None else f"-{round(event.occurred_at.timestamp() * 1_000)}"
     return UserCorrection(
-        correction_id=f"{USER_CORRECTION}{event.event_id}",
+        correction_id=f"{USER_CORRECTION}{event.event_id}{said_at}",
         task=prediction.task,
         task_revision=prediction.task_revision,
         prediction_id=prediction.prediction_id,

@@ -12,7 +12,8 @@ import pytest
 
 from schemas.conversation import Answer, Call, Message, Role
 from schemas.predictions import FeedbackGiven
-from services.dataset_builder.building.votes import UserCorrection
+from schemas.tasks import TaskKind, TaskSpec
+from services.dataset_builder.building.votes import UserCorrection, resolve_votes, votes_of
 from services.dataset_builder.feedback import UserFeedback
 from services.dataset_builder.settings import DatasetBuilderSettings
 from shared.errors import DependencyUnavailable, InvalidMessage
@@ -22,6 +23,7 @@ from shared.storage.predictions import AnsweredPrediction
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 CALL = Call(messages=(Message(role=Role.USER, content="where is it"),))
+SPEC = TaskSpec(name="replies", kind=TaskKind.GENERATION, system_prompt="Reply.")
 
 
 class Store:
@@ -112,6 +114,21 @@ async def test_the_same_feedback_again_is_the_same_correction(bench: Bench) -> N
     await bench.give(event)
     await bench.give(event)
     assert bench.store.saved[0] == bench.store.saved[1]
+
+
+async def test_who_changes_their_mind_back_is_heard_and_nobodys_word_counts_once(bench: Bench) -> None:
+    """What a user wrote before the last word has its event id, since that follows from what they say."""
+    bench.lake.add("p1")
+    first = given()
+    again = first.model_copy(update={"occurred_at": NOON + timedelta(minutes=2)})
+    await bench.give(first, given(text="We apologise.", occurred_at=NOON + timedelta(minutes=1)), again)
+    words = [stored for stored, _ in bench.store.saved]
+    assert len({word.correction_id for word in words}) == 3
+    (row,), _, _ = resolve_votes(votes_of([], words), SPEC, {})
+    assert row.label == "We are sorry."
+    anonymous = first.model_copy(update={"user_hash": None})
+    await bench.give(anonymous, anonymous.model_copy(update={"occurred_at": NOON + timedelta(minutes=3)}))
+    assert len({stored.correction_id for stored, _ in bench.store.saved}) == 4
 
 
 async def test_feedback_waits_for_the_lake_and_then_gives_up(bench: Bench) -> None:
