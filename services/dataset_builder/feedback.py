@@ -67,8 +67,8 @@ def user_correction(event: FeedbackGiven, prediction: AnsweredPrediction) -> Use
 
     Where the application named the user with the feedback only, the row is theirs, so that it can be forgotten.
 
-    A user's newest word counts, also where it is the one before the last, which has the same event id: its time is in the
-    correction's. Of nobody's word it is not: who sends one again would have two votes.
+    A user's newest word counts, also where it is the one before the last, which has the same event id: its time is in
+    the correction's. Of nobody's word it is not: who sends one again would have two votes.
     """
     said_at = "" if event.user_hash is None else f"-{round(event.occurred_at.timestamp() * 1_000)}"
     return UserCorrection(
