@@ -479,10 +479,18 @@ def candidate_of(event: AdapterEvaluated, serving: ServingState, now: datetime) 
     )
 
 
+def _compared(event: AdapterEvaluated) -> str:
+    """Say how both arms answered. Texts are scored: hardly one is right to the letter."""
+    name, candidate, production = "accuracy", event.candidate.accuracy, event.production.accuracy
+    gating = next((row for row in event.texts if row.gates), None)
+    if gating is not None:
+        name, candidate, production = gating.metric.value, gating.candidate, gating.production
+    return f"{name} {candidate.value:.3f} against production's {production.value:.3f} on {candidate.n} examples"
+
+
 def offline_reason(event: AdapterEvaluated) -> str:
     """Return why the candidate passed the offline gates, or which gates it failed and what they measured."""
-    candidate, production = event.candidate.accuracy, event.production.accuracy
-    compared = f"accuracy {candidate.value:.3f} against production's {production.value:.3f} on {candidate.n} examples"
+    compared = _compared(event)
     unknown = [gate.name for gate in event.gates if gate.labels_needed is not None]
     if event.verdict != "failed":
         passed = f"stopped by none of {len(event.gates)} offline gates, {', '.join(unknown)} unknown on so few rows"

@@ -165,10 +165,15 @@ async def ask_failed_again(
 
 
 async def ask_persistently(
-    client: CompletionClient, model: str, questions: Sequence[Question], spec: TaskSpec, concurrency: int
+    client: CompletionClient,
+    model: str,
+    questions: Sequence[Question],
+    spec: TaskSpec,
+    concurrency: int,
+    report: Callable[[int], None] = lambda done: None,
 ) -> ArmAnswers:
     """Ask questions as `ask_again` does, and repeat those that fail as often as an arm's."""
-    answers = await ask_again(client, model, questions, spec, concurrency, lambda done: None)
+    answers = await ask_again(client, model, questions, spec, concurrency, report)
     return await ask_failed_again(client, model, answers, questions, spec, concurrency)
 
 

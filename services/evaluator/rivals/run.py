@@ -153,8 +153,11 @@ async def _prompts(
     spec, base = contest.trained.spec, contest.trained.base_model
 
     async def ask(kind: ApproachKind, questions: Sequence[Question], examples: int) -> Measured:
-        report(f"rivals: {kind.value.replace('_', ' ')}, {len(questions)} answers")
-        answers = await ask_persistently(client, base, questions, spec, contest.concurrency)
+        def count(done: int) -> None:
+            report(f"rivals: {kind.value.replace('_', ' ')}, {done} of {len(questions)} answers")
+
+        count(0)
+        answers = await ask_persistently(client, base, questions, spec, contest.concurrency, count)
         return contest.measured(kind, answers, positions, examples=examples)
 
     asked = [contest.questions[position] for position in positions]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
+from schemas.adapters import AdapterEvaluated
 from schemas.rollouts import Stage
 from schemas.tasks import TaskChanged
+from services.deployer.rollout import offline_reason
 from tests.unit.deployer.fakes import Deployer, evaluated, in_canary, in_shadow, pair, spec
 
 TASK = "support-desk"
@@ -86,6 +89,14 @@ async def test_a_candidate_that_fails_an_offline_gate_is_rejected_and_changes_no
     assert "min_gain (-0.1, required >= 0)" in deployer.last.reason
     assert "accuracy 0.200 against production's 0.300" in deployer.last.reason
     assert deployer.admin.flags == {}
+
+
+def test_generated_texts_are_told_by_their_score_and_not_by_how_many_are_right_to_the_letter() -> None:
+    event = AdapterEvaluated.model_validate_json(
+        Path("schemas/examples/adapters.evaluated.v1/generation.json").read_bytes()
+    )
+    (gating,) = [row for row in event.texts if row.gates]
+    assert f"({gating.metric} {gating.candidate.value:.3f} against production's" in offline_reason(event)
 
 
 async def test_a_worse_candidate_is_rejected_and_the_primary_stays() -> None:

@@ -134,6 +134,17 @@ async def test_the_table_has_both_arms_the_base_and_every_rival_each_with_its_ow
     assert made.answers_per_month is None and found[ApproachKind.CANDIDATE].cost_per_month is None
 
 
+async def test_each_answer_to_a_rivals_prompt_is_progress(tmp_path: Path) -> None:
+    """Of long texts thirty answers take ten minutes, and who follows a cycle takes one without progress for dead."""
+    said: list[str] = []
+    options = RivalOptions(embedder=tmp_path, lake=str(tmp_path / "lake"), prices_file=None, rows=24)
+    await approach_table(copying(), WordEmbedder(), contest(), options, said.append)
+    for rival in ("few shot", "retrieval few shot"):
+        assert [line for line in said if line.startswith(f"rivals: {rival}, ")] == [
+            f"rivals: {rival}, {done} of 24 answers" for done in range(25)
+        ]
+
+
 async def test_rivals_learn_from_the_training_rows_and_are_judged_on_held_out_ones(tmp_path: Path) -> None:
     compared = contest()
     found = rows(await table(tmp_path, compared, copying()))
