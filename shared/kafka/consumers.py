@@ -22,7 +22,7 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaBroker, KafkaMessage
 
 from schemas.base import Event
-from schemas.catalog import HEADER_ONLY, topic_of
+from schemas.catalog import HEADER_ONLY, HEADER_REPLAYED, topic_of
 from shared.errors import DependencyUnavailable, InvalidMessage, MustStop, Paused
 from shared.kafka.broker import Broker, leave_undecoded, parse_with_trace, parse_without_headers
 from shared.kafka.clients import MAX_MESSAGE_BYTES, end_offsets
@@ -138,13 +138,16 @@ class Consumers:
 
         `on_value` is called with every value, after it is in the table, and again at each start. While what it needs is
         away (DependencyUnavailable), later values wait.
-        Nothing is acknowledged (there is no consumer group): each process reads the whole topic anew.
+        Nothing is acknowledged (there is no consumer group): each process reads the whole topic anew. A replayed dead
+        letter that is older than the table's value changes nothing.
         """
         topic = self._consumed_topic(event)
         table: LatestByKey[E] = LatestByKey(topic)
 
         async def put(deliveries: list[Delivery[E]]) -> None:
-            value = deliveries[0].event
+            value, newest = deliveries[0].event, table.get(deliveries[0].event.task)
+            if HEADER_REPLAYED in deliveries[0].headers and newest and newest.occurred_at > value.occurred_at:
+                return
             await table.put(value.task, value)
             if on_value is not None:
                 await on_value(value)

@@ -170,8 +170,8 @@ async def send_again(
 ) -> None:
     """Send a dead letter back to its topic, from where the service has it; else `take_unsent` takes it."""
     if dead_letter.topic in (topic.name for topic in catalog.topics_consumed_by(service)):
-        headers = _replay_headers(dead_letter, service)
-        await producer.send_and_wait(dead_letter.topic, dead_letter.value, key=dead_letter.key, headers=headers)
+        headers, key = _replay_headers(dead_letter, service), _replay_key(dead_letter, service)
+        await producer.send_and_wait(dead_letter.topic, dead_letter.value, key=key, headers=headers)
     elif take_unsent is not None:
         take_unsent(dead_letter)
     else:
@@ -187,6 +187,16 @@ def _replay_headers(dead_letter: DeadLetter, service: str) -> list[tuple[str, by
     if sent_at := dead_letter.headers.get(catalog.HEADER_SENT_AT):
         headers[catalog.HEADER_SENT_AT] = sent_at
     return [(name, value.encode()) for name, value in headers.items()]
+
+
+def _replay_key(dead_letter: DeadLetter, service: str) -> bytes | None:
+    """Return the record's key; in a compacted topic one of its own.
+
+    Under the same key it would take the place of the newest value, for all services, which all but one skip.
+    """
+    if not catalog.topic_named(dead_letter.topic).compacted or dead_letter.key is None:
+        return dead_letter.key
+    return dead_letter.key + f"|replayed|{service}|{dead_letter.offset}".encode()
 
 
 def _partition(service: str) -> TopicPartition:

@@ -146,13 +146,16 @@ class ArtifactStore:
             if _is_complete(store):
                 return
             for path in sorted(files, key=lambda path: path == folder / MANIFEST):
-                store.put(path.relative_to(folder).as_posix(), path)
+                with wrong_bucket(address):
+                    store.put(path.relative_to(folder).as_posix(), path)
 
     def _fetch_remotely(self, address: str) -> Path:
         target = self._cache / address.partition("://")[2]
         if target.exists():
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
+        for left in [path for path in target.parent.iterdir() if _is_abandoned(path)]:
+            shutil.rmtree(left, ignore_errors=True)
         with _object_store(address) as store, tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as temporary:
             if not _is_complete(store):
                 raise _missing(address)
@@ -169,16 +172,18 @@ class ArtifactStore:
         return target
 
 
-def _is_abandoned(path: Path, own: str) -> bool:
-    """Return True for what a killed process left of a folder, be it of another name than our `own`.
+def _is_abandoned(path: Path, own: str | None = None) -> bool:
+    """Return True for what a killed process left of a folder a day ago, or of that with our `own` name.
 
     It has people's texts, and would be counted as a folder.
     """
     if not path.name.startswith("."):
         return False
+    if own is not None and path.name.startswith(own):
+        return True
     try:
         # Its time of change: a copied folder has the modification time of what it was copied from.
-        return path.name.startswith(own) or time.time() - path.stat().st_ctime > _ABANDONED_SECONDS
+        return time.time() - path.stat().st_ctime > _ABANDONED_SECONDS
     except FileNotFoundError:
         return False
 
@@ -228,6 +233,17 @@ def _object_store(address: str) -> Iterator[ObjectStore]:
 
     with store_errors(address):
         yield from_url(address, retry_config={"retry_timeout": RETRY})
+
+
+@contextmanager
+def wrong_bucket(address: str) -> Iterator[None]:
+    """Raise DependencyUnavailable for a write that the store answers with 404: to obstore that is a missing file."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DependencyUnavailable(
+            f"the store of {address} answers 404 to a write", "Does the bucket exist, by the name in RATCHET_ARTIFACTS?"
+        ) from error
 
 
 @contextmanager

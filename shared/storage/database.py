@@ -16,7 +16,8 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine, text
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from shared.errors import ConfigurationError, DependencyUnavailable
@@ -25,6 +26,14 @@ from shared.settings import Settings
 # Alembic has its context in module globals, so the services of a process migrate one after the other.
 _ALEMBIC = threading.Lock()
 _ENV_FOLDER = Path(__file__).parent / "alembic"
+_CONNECTING = {
+    "connect_timeout": 5, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}  # fmt: skip
+"""libpq's: in seconds, the last in milliseconds. A server that vanished without a word is noticed within a minute."""
+_AWAY_FOR_NOW = {"25006", "25P03"}
+"""SQLSTATEs of a server that takes no writes (it is a replica, or its disk is full), and that ended a transaction which
+was idle. SQLAlchemy calls both internal errors."""
 
 
 def database_url(settings: Settings) -> str:
@@ -43,18 +52,25 @@ def build_engine(settings: Settings, service: str, connections: int = 15) -> Asy
         pool_size=5,
         max_overflow=connections - 5,
         pool_pre_ping=True,
-        connect_args={"options": f"-csearch_path={service}", "connect_timeout": 5},
+        connect_args={"options": f"-csearch_path={service}", **_CONNECTING},
     )
 
 
 @asynccontextmanager
 async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """Begin a transaction; raises DependencyUnavailable instead of a driver's error while the database is away."""
+    """Begin a transaction; raises DependencyUnavailable instead of a driver's error while the database is away.
+
+    It is away, too, while it takes no writes or has no free connection: what waits for it is no broken record.
+    """
     try:
         async with engine.begin() as connection:
             yield connection
-    except (OperationalError, InterfaceError, OSError) as error:
+    except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
         raise _unavailable(error) from error
+    except DBAPIError as error:
+        if error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _AWAY_FOR_NOW:
+            raise _unavailable(error) from error
+        raise
 
 
 def _unavailable(error: Exception) -> DependencyUnavailable:
@@ -69,7 +85,7 @@ async def migrate(settings: Settings, service: str, versions: Path) -> None:
 
 
 def _migrate(settings: Settings, service: str, versions: Path) -> None:
-    engine = create_engine(database_url(settings), connect_args={"connect_timeout": 5})
+    engine = create_engine(database_url(settings), connect_args=_CONNECTING)
     config = Config()
     config.set_main_option("script_location", str(_ENV_FOLDER))
     config.set_main_option("version_locations", str(versions))

@@ -20,7 +20,7 @@ from schemas.conversation import Media
 from shared.errors import DependencyUnavailable, RatchetError
 from shared.files import write_atomically
 from shared.privacy.encryption import Cipher, load_cipher
-from shared.storage.artifacts import RETRY, is_local, local_path, store_errors
+from shared.storage.artifacts import RETRY, is_local, local_path, store_errors, wrong_bucket
 from shared.storage.media_files import ANONYMOUS, CIPHER, HEADER_BYTES, ROOT, KeptFile, MediaKey, sent_at, unpack
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ class MediaStore:
 
     def _put(self, store: ObjectStore, key: str, file: bytes) -> None:
         if not is_local(self._uri):
-            store.put(key, file)
+            with wrong_bucket(self._uri):
+                store.put(key, file)
             return
         try:
             write_atomically(local_path(self._uri) / key, file)  # On the disk: obstore leaves it in the disk's cache.
@@ -99,7 +100,7 @@ class MediaStore:
     def _mark_forgotten(self, task: str, subject: str, until: datetime) -> None:
         stored = self._forgotten_until(MediaKey(task, until.date(), subject, ""))
         if stored is None or stored < until:
-            with self._objects() as store:
+            with self._objects() as store, wrong_bucket(self._uri):
                 store.put(_mark(task, subject), until.isoformat().encode())
 
     def _forgotten_until(self, place: MediaKey) -> datetime | None:

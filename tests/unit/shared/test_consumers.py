@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from shared.errors import DependencyUnavailable, InvalidMessage, MustStop, Pause
 from shared.kafka.broker import build_broker
 from shared.kafka.clients import MAX_DEAD_LETTER_BYTES
 from shared.kafka.consumers import Consumers
-from shared.kafka.dead_letters import DEAD_LETTER_KEY, DeadLetter, decrypt_dead_letter
+from shared.kafka.dead_letters import DEAD_LETTER_KEY, DeadLetter, decrypt_dead_letter, send_again
 from shared.kafka.delivery import Delivery, RecordPosition, TopicPartition
 from shared.kafka.publisher import DeadLetterPublisher, Publisher
 from shared.privacy.encryption import load_cipher
@@ -391,6 +392,45 @@ async def test_a_table_holds_the_last_value_of_each_key_and_shows_every_one() ->
     assert shown == ["old", "new"]
     with pytest.raises(DependencyUnavailable):
         await table.wait_for("unknown", seconds=0.01)
+
+
+async def test_a_replayed_dead_letter_takes_no_newer_value_out_of_a_table() -> None:
+    """The operator corrects the task first, and empties the queue of dead letters later."""
+    broker = KafkaBroker("nowhere:9092")
+    shown: list[str] = []
+
+    async def show(event: TaskChanged) -> None:
+        shown.append(event.spec.system_prompt)
+
+    table = Consumers(broker, "gateway", Settings()).table(TaskChanged, show)
+
+    def task(prompt: str, minute: int) -> TaskChanged:
+        spec = TaskSpec(name="t", kind=TaskKind.CLASSIFICATION, system_prompt=prompt, labels=("a", "b"))
+        at = datetime(2026, 11, 2, 12, minute, tzinfo=UTC)
+        return TaskChanged(task="t", task_revision=spec.revision, spec=spec, occurred_at=at)
+
+    replayed = {catalog.HEADER_ONLY: "gateway", catalog.HEADER_REPLAYED: "1"}
+    async with TestKafkaBroker(broker) as test:
+        await test.publish(task("corrected", 5), "tasks.changed.v1")
+        await test.publish(task("broken", 3), "tasks.changed.v1", headers=replayed)
+        assert (await table.wait_for("t")).spec.system_prompt == "corrected"
+        await test.publish(task("corrected again", 7), "tasks.changed.v1", headers=replayed)
+    assert (await table.wait_for("t")).spec.system_prompt == "corrected again"
+    assert shown == ["corrected", "corrected again"]
+
+
+async def test_a_replay_into_a_compacted_topic_takes_the_place_of_no_value() -> None:
+    """All services but one skip it: once the topic is compacted they would have no value at all."""
+    sent: dict[str, bytes] = {}
+
+    class Producer:
+        async def send_and_wait(self, topic: str, value: bytes, key: bytes, headers: object) -> None:
+            sent[topic] = key
+
+    for topic in ("tasks.changed.v1", "feedback.given.v1"):
+        letter = DeadLetter(offset=7, key=b"t", value=b"{}", error="e", headers={catalog.HEADER_TOPIC: topic})
+        await send_again(Producer(), letter, "prediction_log" if "feedback" in topic else "gateway")
+    assert sent == {"tasks.changed.v1": b"t|replayed|gateway|7", "feedback.given.v1": b"t"}
 
 
 async def test_a_value_of_a_table_is_shown_again_until_what_it_is_shown_to_is_there(tmp_path: Path) -> None:

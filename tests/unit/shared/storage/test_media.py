@@ -13,7 +13,7 @@ from schemas.conversation import Media
 from shared.errors import DependencyUnavailable
 from shared.privacy.encryption import Cipher
 from shared.storage.media import MediaMissing, MediaReader, MediaStore
-from shared.storage.media_files import pack, sent_at
+from shared.storage.media_files import ANONYMOUS, pack, sent_at
 
 NOON = datetime(2026, 3, 5, 12, tzinfo=UTC)
 AROUND = b'{"part":{"type":"input_audio","input_audio":{"data":null,"format":"wav"}},"path":["input_audio","data"]}'
@@ -45,6 +45,28 @@ def key(subject: str, at: datetime, name: str = "n", task: str = "support") -> s
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "artifacts")
+
+
+class NoBucket:
+    """An object store that answers 404 to everything, which obstore raises as it raises a missing file."""
+
+    def __getattr__(self, name: str) -> Any:
+        def answer(*args: Any, **options: Any) -> Any:
+            raise FileNotFoundError("404 Not Found: NoSuchBucket")
+
+        return answer
+
+
+def test_a_store_without_its_bucket_is_away_and_no_file_that_is_gone() -> None:
+    """An upload took it for another shipper's work, and an erasure for a bug."""
+    media = MediaStore("s3://misspelt")
+    media.__dict__["_store"] = NoBucket()
+    file = pack(AROUND, base64.b64encode(b"n").decode(), NOON.timestamp(), CIPHER)
+    for subject in ("ann", ANONYMOUS):
+        with pytest.raises(DependencyUnavailable, match="404"):
+            media.add(key(subject, NOON), file)
+    with pytest.raises(DependencyUnavailable, match="404"):
+        media.forget("support", {"ann": NOON})
 
 
 def test_a_file_is_read_as_it_was_sent(store: Store, tmp_path: Path) -> None:
