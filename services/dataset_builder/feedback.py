@@ -68,11 +68,11 @@ def user_correction(event: FeedbackGiven, prediction: AnsweredPrediction) -> Use
     Where the application named the user with the feedback only, the row is theirs, so that it can be forgotten.
 
     A user's newest word counts, also where it is the one before the last, which has the same event id: its time is in
-    the correction's. Of nobody's word it is not: who sends one again would have two votes.
+    the correction's.
     """
-    said_at = "" if event.user_hash is None else f"-{round(event.occurred_at.timestamp() * 1_000)}"
+    said_at = round(event.occurred_at.timestamp() * 1_000)
     return UserCorrection(
-        correction_id=f"{USER_CORRECTION}{event.event_id}{said_at}",
+        correction_id=f"{USER_CORRECTION}{event.event_id}-{said_at}",
         task=prediction.task,
         task_revision=prediction.task_revision,
         prediction_id=prediction.prediction_id,

@@ -166,27 +166,39 @@ def probability_wrong(probability: Floats, mistakes: float, chance: float) -> Fl
     return (1.0 - mistakes * chance) * (1.0 - probability) / np.maximum(judged_wrong, _MIN_PROBABILITY)
 
 
-def believed_wrong(scores: Floats, judged: Floats, chance: float) -> Floats:
+def believed_wrong(arms: Sequence[tuple[Floats, Floats]], chance: float) -> list[Floats]:
     """Return of each answer how probable it is that it is wrong if it is judged so, by its score and a temperature.
 
-    Most errors of a good model may be reviewers' mistakes, on which it is rightly sure.
+    Most errors of a good model may be reviewers' mistakes, on which it is rightly sure. `arms`: scores and judgements
+    of models that answered the same rows. The mistakes are in the rows' labels, so they are the same for all: the
+    fewest that any arm shows, else a model that is as sure of its errors as of what it knows would be excused by them.
     """
-    found = temperature_map(scores, judged, chance, np.ones_like(scores))
-    odds = np.array([log_odds(score) for score in scores]) / float(str(found["temperature"]))
-    return probability_wrong(1.0 / (1.0 + np.exp(-odds)), float(str(found["mistakes"])), chance)
+    weights = [np.ones_like(scores) for scores, _ in arms]
+    fewest = min(
+        float(str(temperature_map(*arm, chance, each)["mistakes"])) for arm, each in zip(arms, weights, strict=True)
+    )
+    found = []
+    for (scores, judged), each in zip(arms, weights, strict=True):
+        fitted = temperature_map(scores, judged, chance, each, np.array([fewest]))
+        odds = np.array([log_odds(score) for score in scores]) / float(str(fitted["temperature"]))
+        found.append(probability_wrong(1.0 / (1.0 + np.exp(-odds)), fewest, chance))
+    return found
 
 
-def temperature_map(scores: Floats, right: Floats, chance: float, weights: Floats) -> dict[str, object]:
+def temperature_map(
+    scores: Floats, right: Floats, chance: float, weights: Floats, mistake_shares: Floats = _MISTAKE_SHARES
+) -> dict[str, object]:
     """Return the posterior mode of the temperature and the posterior mean of the share of mistakes.
 
-    A mean of the temperature would be above 1 without any answer, since the prior is wider there.
+    A mean of the temperature would be above 1 without any answer, since the prior is wider there. `mistake_shares`:
+    those that there may be.
     """
     x = np.array([log_odds(score) for score in scores])
     mapped = 1.0 / (1.0 + np.exp(-np.exp(-_LOG_TEMPERATURES)[:, None] * x))
     deviation = np.where(_LOG_TEMPERATURES > 0, _PRIOR_DEVIATION_ABOVE, _PRIOR_DEVIATION_BELOW)
     prior = -((_LOG_TEMPERATURES / deviation) ** 2) / 2
-    log_posterior = np.empty((len(_MISTAKE_SHARES), len(_LOG_TEMPERATURES)))
-    for row, mistakes in enumerate(_MISTAKE_SHARES):
+    log_posterior = np.empty((len(mistake_shares), len(_LOG_TEMPERATURES)))
+    for row, mistakes in enumerate(mistake_shares):
         judged = np.clip(probability_judged_right(mapped, mistakes, chance), _MIN_PROBABILITY, 1.0 - _MIN_PROBABILITY)
         log_posterior[row] = (
             np.where(right > 0, np.log(judged), np.log1p(-judged)) @ weights
@@ -198,7 +210,7 @@ def temperature_map(scores: Floats, right: Floats, chance: float, weights: Float
     temperature = float(np.exp(_LOG_TEMPERATURES[weight.sum(axis=0).argmax()]))
     return {
         "kind": "temperature", "temperature": round(temperature, 4),
-        "mistakes": round(float(weight.sum(axis=1) @ _MISTAKE_SHARES), 4),
+        "mistakes": round(float(weight.sum(axis=1) @ mistake_shares), 4),
     }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ how long the candidate takes: the requests of a second are those that production
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -83,7 +84,9 @@ class Spending:
 class Pace:
     """Spreads a task's replays over time: a token bucket that holds the replays of one second.
 
-    It delays and leaves out nothing: old requests, read all at once, reach the engine no faster than new ones.
+    It delays and leaves out nothing: old requests, read all at once, reach the engine no faster than new ones. A second
+    has the sixtieth part of what the budget takes in a minute, which is whole requests: else it would fall behind by
+    the rest of one each minute.
     """
 
     def __init__(self) -> None:
@@ -91,9 +94,9 @@ class Pace:
 
     def book(self, request: Considered, now: float, latest: float) -> float | None:
         """Return when the request may be sent, in seconds; None, and nothing is booked, if that is after `latest`."""
-        task, per_second = request.rollout.task, request.rollout.spec.rollout.shadow_requests_per_second
+        task, limit = request.rollout.task, 60 * request.rollout.spec.rollout.shadow_requests_per_second
         at = max(self._next.get(task, 0.0), now - BURST_SECONDS)
         if at > latest:
             return None
-        self._next[task] = at + request.replays / per_second
+        self._next[task] = at + 60 / math.ceil(limit / request.replays)
         return max(at, now)

@@ -152,6 +152,8 @@ class Replays:
         replay = await self._engine.candidate(rollout, request)
         if replay is None:
             return None
+        if rollout.control and (replay.answer is None or not replay.answer.is_whole):
+            return None  # What the promoted adapter served is whole, else there is no pair: so must this be.
         return pair_of(event, rollout, production, replay.answer, replay.latency_ms, utc_now())
 
     async def _production_answer(

@@ -294,18 +294,16 @@ async def _save_decisions(
         for request in requests
     ]  # fmt: skip
     await _upsert(connection, DECISIONS, rows)
-    firsts: dict[tuple[bool, int], int] = {}
+    # Each rollout reads its own backlog, all of them the partitions.
+    firsts: dict[tuple[str | None, int], int] = {}
     for request in requests:
-        partition = (request.from_backlog, request.delivery.partition)
-        firsts[partition] = min(firsts.get(partition, request.delivery.offset), request.delivery.offset)
-    for (from_backlog, number), first in firsts.items():
-        await connection.execute(
-            sa.delete(DECISIONS).where(
-                DECISIONS.c.from_backlog == from_backlog,
-                DECISIONS.c.partition == number,
-                DECISIONS.c.record_offset < first - _REMEMBERED,
-            )
-        )
+        key = (request.rollout.rollout_id if request.from_backlog else None, request.delivery.partition)
+        firsts[key] = min(firsts.get(key, request.delivery.offset), request.delivery.offset)
+    for (backlog_of, number), first in firsts.items():
+        of_all = DECISIONS.c.from_backlog.is_(False)
+        of_this = sa.and_(DECISIONS.c.from_backlog, DECISIONS.c.rollout_id == backlog_of)
+        old = sa.and_(DECISIONS.c.partition == number, DECISIONS.c.record_offset < first - _REMEMBERED)
+        await connection.execute(sa.delete(DECISIONS).where(old, of_all if backlog_of is None else of_this))
 
 
 async def _save_spending(connection: AsyncConnection, spending: Spending) -> None:

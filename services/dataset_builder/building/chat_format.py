@@ -109,9 +109,12 @@ def calls_error(answer: Message, spec: TaskSpec) -> Rejection | None:
 def output_error(answer: Message, response_format: JsonValue) -> Rejection | None:
     """Return how an answer breaks the format that its call asked for; None if it does not, or calls tools instead.
 
-    `response_format`: as in OpenAI's API. A schema that is none, or refers to others, asks for no more than JSON.
+    `response_format`: as in OpenAI's APIs; the responses API has it in `format`. A schema that is none, or refers to
+    others, asks for no more than JSON.
     """
     wanted = response_format if isinstance(response_format, dict) else {}
+    if isinstance(of_responses := wanted.get("format"), dict):
+        wanted = of_responses
     if wanted.get("type") not in ("json_object", "json_schema") or answer.tool_calls:
         return None
     try:
@@ -121,7 +124,7 @@ def output_error(answer: Message, response_format: JsonValue) -> Rejection | Non
     if wanted["type"] == "json_object":
         return None if isinstance(value, dict) else ("invalid_json", "the call asked for a JSON object")
     named = wanted.get("json_schema")
-    schema = named.get("schema") if isinstance(named, dict) else None
+    schema = (named if isinstance(named, dict) else wanted).get("schema")
     try:
         validator = jsonschema_rs.validator_for(schema, offline=True) if isinstance(schema, dict) else None
     except jsonschema_rs.ValidationError:

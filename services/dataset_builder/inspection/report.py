@@ -25,7 +25,7 @@ from services.dataset_builder.building.votes import Vote
 from services.dataset_builder.checks.distribution import weights_by_label
 from services.dataset_builder.inspection.changes import Difference, Parent, changes_since
 from services.dataset_builder.inspection.gates import advice
-from services.dataset_builder.pipeline import Build
+from services.dataset_builder.pipeline import NO_LABEL, Build
 from shared.grading.labels import counts_by_label
 
 TITLES = {
@@ -104,7 +104,8 @@ def _check(gate: Gate) -> Check:
 
 
 def _labels(inspected: Inspected) -> tuple[LabelBalance, ...]:
-    """The task's labels in their order, then what people wrote that is none. A row with several counts for each."""
+    """The task's labels in their order, then what people wrote that is none: the most frequent few, and the others
+    together. A row with several counts for each."""
     dataset, spec = inspected.build.dataset, inspected.spec
     corrected, traffic, train, held_out, weighted = (
         counts_by_label(counts, spec)
@@ -116,7 +117,13 @@ def _labels(inspected: Inspected) -> tuple[LabelBalance, ...]:
             weights_by_label(dataset.train),
         )
     )
-    others = sorted({*corrected, *train, *held_out} - {*spec.labels, ""})
+    others = sorted(
+        {*corrected, *train, *held_out} - {*spec.labels, ""}, key=lambda name: (-corrected.get(name, 0), name)
+    )
+    if len(others) > MAX_SAMPLES:
+        for counts in (corrected, train, held_out, weighted):
+            counts[NO_LABEL] = sum(counts.get(label, 0) for label in others[MAX_SAMPLES:])
+        others = [*others[:MAX_SAMPLES], NO_LABEL]
     asked = sum(inspected.traffic.values())
     return tuple(
         LabelBalance(

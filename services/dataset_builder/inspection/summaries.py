@@ -18,6 +18,8 @@ from services.dataset_builder.pipeline import Build
 
 MAX_ROWS = 200
 """How many rows a table of the report has, at most."""
+_SHOWN_LABEL = 60
+"""Characters of a label in a sentence: one may be a list of several."""
 
 
 def summaries(build: Build, spec: TaskSpec, personal_data: PersonalData) -> tuple[Measure, ...]:
@@ -63,7 +65,8 @@ def _agreement(found: Agreement | None, reliability: Mapping[str, float], needed
     people = [
         (a.annotator, a.overlaps, *_interval(a.agreement), reliability.get(a.annotator)) for a in found.annotators
     ]
-    confused = ", ".join(f"{c.labels[0]} and {c.labels[1]} ({c.count})" for c in found.confusions[:10])
+    shown = ((" and ".join(label[:_SHOWN_LABEL] for label in c.labels), c.count) for c in found.confusions[:10])
+    confused = ", ".join(f"{labels} ({count})" for labels, count in shown)
     yield Measure(
         name="reviewers",
         title="Who disagrees about what",

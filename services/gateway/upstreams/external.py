@@ -123,8 +123,10 @@ def _is_strict(schema: Any) -> bool:
         return True
     properties = schema.get("properties")
     if schema.get("type") == "object" or properties is not None:
-        required, named = schema.get("required"), properties if isinstance(properties, dict) else {}
-        if schema.get("additionalProperties") is not False or set(named) != set(required or ()):
+        required, named = schema.get("required") or [], properties if isinstance(properties, dict) else {}
+        if schema.get("additionalProperties") is not False or not isinstance(required, list):
+            return False
+        if sorted(named) != sorted(map(str, required)):
             return False
     return all(map(_is_strict, schema.values()))
 

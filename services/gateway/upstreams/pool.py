@@ -13,16 +13,21 @@ _MAX_PAUSE_SECONDS = 60.0
 class Replica:
     """A model server. `url`: as logs show it, without credentials.
 
-    `outstanding`: its unanswered requests; `failures`: consecutive ones since its last answer; `models`: those that it
-    listed last, None if it is not known; `missing`: those that it refused since.
+    `outstanding`: its unanswered requests; `failures`: consecutive ones since its last answer; `only_errs`: all of
+    those were answers, status 500; `models`: those that it listed last, None if it is not known; `missing`: those that
+    it refused since.
     """
 
-    __slots__ = ("circuit_open", "failures", "last_picked", "missing", "models", "outstanding", "paused_until", "url")
+    __slots__ = (
+        "circuit_open", "failures", "last_picked", "missing", "models", "only_errs", "outstanding", "paused_until",
+        "url",
+    )  # fmt: skip
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.outstanding = 0
         self.failures = 0
+        self.only_errs = False
         self.circuit_open = False
         self.paused_until = 0.0
         self.last_picked = 0
@@ -95,11 +100,17 @@ class ReplicaPool:
             if replica.models is not None:
                 replica.models |= {model}
 
-    def record_failure(self, replica: Replica, *, refused: bool = False) -> None:
-        """`refused`: the connection was refused, which opens the circuit at once."""
+    def record_failure(self, replica: Replica, *, refused: bool = False, erred: bool = False) -> None:
+        """`refused`: the connection was refused, which opens the circuit at once. `erred`: it answered, with a 500."""
+        replica.only_errs = erred and (replica.only_errs or not replica.failures)
         replica.failures += 1
         if refused or replica.failures >= self._opens_after:
             replica.circuit_open = True
+
+    @property
+    def answers_with_errors(self) -> bool:
+        """Return True if replicas are left out only since they answer with errors: they are not away."""
+        return any(replica.circuit_open and replica.only_errs for replica in self._replicas)
 
     def pause(self, replica: Replica, until: float, now: float) -> None:
         """Send the replica nothing until then, but for a minute at most."""

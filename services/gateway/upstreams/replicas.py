@@ -203,7 +203,7 @@ class Replicas:
     ) -> UpstreamFailed:
         retry_after = _seconds(headers.get(b"retry-after"))
         if is_servers_failure(status):
-            self._record_failure(replica, f"status {status}")
+            self._record_failure(replica, f"status {status}", erred=status == 500)
         else:
             self._pool.record_success(replica)
             self._answered_at = now = time.monotonic()
@@ -223,13 +223,16 @@ class Replicas:
         if (seconds := self._pool.seconds_until_available(now)) > 0.0:
             message = f"every model server is busy: try again in {seconds:.0f} s"
             return UpstreamFailed(429, message, "busy", retry_after=seconds)
+        if self._pool.answers_with_errors:  # To one client's requests, perhaps: nobody's prompts leave for that.
+            message = "every model server answered the last requests with errors; try again"
+            return UpstreamFailed(503, message, "erring", retry_after=_PROBE_SECONDS)
         message = "upstream unavailable: no model server answers; try again"
         return UpstreamFailed(503, message, "away", another_may_answer=True)
 
-    def _record_failure(self, replica: Replica, reason: object, *, refused: bool = False) -> None:
+    def _record_failure(self, replica: Replica, reason: object, *, refused: bool = False, erred: bool = False) -> None:
         """Log each circuit that opens, not each request that fails."""
         was_open = replica.circuit_open
-        self._pool.record_failure(replica, refused=refused)
+        self._pool.record_failure(replica, refused=refused, erred=erred)
         if replica.circuit_open and not was_open:
             logger.warning("circuit breaker open until %s answers a probe: %r", replica.url, reason)
 

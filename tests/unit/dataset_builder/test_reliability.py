@@ -63,3 +63,14 @@ def test_a_hundred_thousand_double_labels_of_many_classes_are_a_matter_of_their_
     answers = [(f"t{n}", name, labels[n % 77]) for n in range(50_000) for name in ("ana", "ben")]
     found = estimate_reliability(answers)
     assert min(found.values()) > 0.999
+
+
+@pytest.mark.parametrize("labels", ["abc", "".join(chr(200 + n) for n in range(77))], ids=["3 labels", "77 labels"])
+def test_of_two_reviewers_alone_neither_is_taken_for_the_truth(labels: str) -> None:
+    """Nothing in their answers says who is right where they differ: the mode chose one by chance."""
+    for seed in range(8):
+        found = estimate_reliability(planted({"ana": 0.9, "ben": 0.9}, 100, seed, labels))
+        assert found["ana"] == found["ben"]
+        assert 0.8 < found["ana"] < 0.97
+    third = estimate_reliability(planted({"ana": 0.95, "ben": 0.6, "cleo": 0.95}, 200, labels=labels))
+    assert third["ben"] < 0.75 < third["ana"]

@@ -17,7 +17,7 @@ from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.votes import votes_of
 from services.dataset_builder.inspection.gates import evaluate_gates
 from services.dataset_builder.inspection.report import TITLES, Inspected, quality_report
-from services.dataset_builder.pipeline import Inputs, build_dataset
+from services.dataset_builder.pipeline import NO_LABEL, Inputs, build_dataset
 from services.dataset_builder.publishing.page import render
 from tests.conftest import ROOT
 
@@ -78,6 +78,15 @@ def test_labels_are_counted_as_people_gave_them_and_as_they_are_trained_on() -> 
     assert refund.weighted == sum(e for e in [1.0] * refund.train)
     assert (refund.production, by_label["weather"].production) == (0.75, 0.0)
     assert (by_label["weather"].corrected, by_label["weather"].train) == (1, 0)
+
+
+def test_of_what_people_wrote_that_is_no_label_a_few_have_a_line_and_the_others_one_together() -> None:
+    written = [correction(n, f"the parcel of {n}") for n in range(40)]
+    report = report_of([*written, correction(50, "weather"), correction(51, "weather", text="rain")])
+    assert [(row.label, row.corrected) for row in report.labels] == [
+        ("refund", 0), ("delivery", 0), ("weather", 2), ("the parcel of 0", 1), ("the parcel of 1", 1),
+        ("the parcel of 10", 1), ("the parcel of 11", 1), (NO_LABEL, 36),
+    ]  # fmt: skip
 
 
 def test_a_few_left_out_rows_of_each_reason_are_quoted_with_whose_they_are() -> None:

@@ -72,6 +72,15 @@ def test_agreement_is_said_in_a_sentence_and_for_each_label_and_reviewer() -> No
     assert "2 questions (the newest of 3) were answered by two people" in recent["agreement"].summary
 
 
+def test_confusions_of_long_sets_of_labels_fit_into_their_sentence() -> None:
+    """Twelve confusions of four long names each ended every build of the task."""
+    sets = ["".join(f"a label with a name of its own {chr(97 + n)}{i}, " for i in range(4)) for n in range(13)]
+    overlaps = [Overlap(("ana", "ben"), (sets[n], sets[n + 1])) for n in range(12)]
+    found = parts(Measures(agreement=measure_agreement(overlaps, seed=1)))
+    assert found["reviewers"].summary.count(" and ") == 10
+    assert len(found["reviewers"].summary) < 2_000
+
+
 def test_label_noise_says_how_many_labels_are_doubted_and_which_are_hard_to_tell() -> None:
     recall = {"refund": (0.9, 40), "delivery": (0.5, 20)}
     part = parts(Measures(noise=LabelNoise({}, 70, 60, 9, recall)))["label_noise"]

@@ -214,6 +214,15 @@ def test_a_false_alarm_among_a_handful_of_rare_rows_makes_no_candidate_one_that_
     assert not judged(["a"] * (rows - found - alarms) + ["b"] * (found + alarms)).passed, "false alarms alone"
 
 
+def test_answers_at_random_stay_unknown_no_more_often_where_rare_rows_are_few() -> None:
+    asked = [replace(q, answer="b" if n < 9 else "a") for n, q in enumerate(questions(100, ["a"]))]
+    unknown = 0
+    for seed in range(60):
+        answers = ["b" if drawn else "a" for drawn in np.random.default_rng(seed).random(100) < 0.3]
+        unknown += better_than_chance(Comparison(asked, graded(asked, answers), graded(asked, ["a"] * 100))).passed
+    assert unknown <= 12
+
+
 def test_a_handful_of_rows_shows_nothing_and_the_verdict_says_so() -> None:
     gates = check_gates(spec(), compared(4, (), range(4)), NO_GOLDEN)
     assert gate(gates, "not_worse").labels_needed == 3
@@ -371,6 +380,22 @@ def test_a_good_candidate_is_not_stopped_for_being_sure_where_reviewers_were_wro
             sure.append(np.where(is_right, chance.beta(*of_right, len(asked)), chance.beta(*of_wrong, len(asked))))
         stopped += not confidence(spec(), Comparison(asked, *arms, *sure)).passed
     assert stopped == 0
+
+
+@pytest.mark.parametrize("mistakes", [0.0, 0.03])
+def test_a_candidate_as_sure_of_its_errors_as_of_what_it_knows_is_excused_by_no_reviewers_mistakes(
+    mistakes: float,
+) -> None:
+    """Those are in the labels of the rows, where production shows how many there are."""
+    asked, stopped = questions(1_000), 0
+    for seed in range(10):
+        chance = np.random.default_rng(seed)
+        mistaken = chance.random(len(asked)) < mistakes
+        right = [chance.random(len(asked)) < accuracy for accuracy in (0.93, 0.85)]
+        arms = [arm(asked, np.flatnonzero(is_right & ~mistaken).tolist()) for is_right in right]
+        sure = [chance.beta(20, 1, len(asked)), np.where(right[1], chance.beta(8, 1, 1_000), chance.beta(2, 3, 1_000))]
+        stopped += not confidence(spec(), Comparison(asked, *arms, *sure)).passed
+    assert stopped >= 9
 
 
 def test_too_few_errors_say_nothing_of_confidence_and_leave_the_verdict_alone() -> None:

@@ -172,8 +172,10 @@ OPTIONAL = {**STRICT, "required": []}
         ({**STRICT, "additionalProperties": True}, False),
         ({**STRICT, "properties": {"a": {"anyOf": [{"type": "null"}, OPTIONAL]}}}, False),
         ({**STRICT, "properties": {"a": {"type": "array", "items": STRICT}}}, True),
+        ({**STRICT, "required": 5}, False),
+        ({**STRICT, "required": [{}]}, False),
     ],
-    ids=["strict", "optional", "open", "within", "list"],
+    ids=["strict", "optional", "open", "within", "list", "number", "object"],
 )
 def test_functions_that_openai_does_not_take_as_strict_are_sent_without(parameters: Any, strict: bool) -> None:
     """It refuses the whole request for one of them; vLLM takes them all."""

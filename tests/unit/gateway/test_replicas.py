@@ -226,6 +226,20 @@ async def test_a_request_that_the_server_does_not_implement_opens_no_circuit_and
     assert not any(replica.circuit_open for replica in replicas._pool)
 
 
+async def test_replicas_that_are_left_out_for_their_errors_alone_are_not_away(start: Start, make: Make) -> None:
+    """One client's requests may be all that they fail: three of them sent everybody's prompts to the fallback."""
+    servers = [await start(status=500), await start(status=500)]
+    replicas = await make(*servers, last_resort=False)
+    errors = [await refused(replicas) for _ in range(12)]
+    assert {error.status for error in errors[:1]} == {500}
+    assert (errors[-1].status, errors[-1].reason) == (503, "erring")
+    assert not any(error.down for error in errors)
+    for server in servers:
+        await start.stop(server)  # type: ignore[attr-defined]
+        replicas._pool.half_open(next(r for r in replicas._pool if r.url == server.url))
+    assert (await refused(replicas)).down, "now they are"
+
+
 async def test_when_every_replica_answers_with_errors_retries_add_only_a_fifth_to_the_load(
     start: Start, make: Make
 ) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from schemas.base import Variant
+from schemas.conversation import FinishReason
 from schemas.rollouts import RolloutChanged, Stage
+from services.shadow.clients import Replay
 from tests.unit.shadow.fakes import Shadow, prediction, reply, rollout, texts
 from tests.unit.shadow.test_vllm_engine import Engine, asked
 
@@ -36,11 +38,15 @@ async def test_what_the_adapter_before_answers_as_well_agrees() -> None:
     assert pair.agree and pair.production_adapter is None
 
 
-async def test_a_failure_of_the_adapter_before_is_an_empty_answer_to_be_judged_and_no_loss() -> None:
+@pytest.mark.parametrize("given", [reply(None), reply("deliv", FinishReason.LENGTH)], ids=["failed", "cut"])
+async def test_where_the_adapter_before_fails_or_is_cut_there_is_no_pair_as_where_the_promoted_one_is(
+    given: Replay,
+) -> None:
+    """A served answer that was cut makes none. To judge the other's as it is would find a gain where there is none."""
     shadow = Shadow()
-    shadow.candidate.given = reply(None)
-    (pair,) = await shadow.replay(prediction(**SERVED), under=promoted("a0"))
-    assert texts(pair) == ("", "refund") and not pair.agree
+    shadow.candidate.given = given
+    assert await shadow.replay(prediction(**SERVED), under=promoted("a0")) == []
+    assert len(shadow.candidate.asked) == 1
 
 
 async def test_what_the_control_was_served_is_no_pair_and_without_control_nothing_is() -> None:

@@ -150,3 +150,18 @@ async def test_replays_are_bounded() -> None:
     shadow.replays._engine = arms = Counting()
     await asyncio.gather(*[shadow.replay(*[prediction(n) for n in range(r, r + 6)]) for r in (0, 6)])
     assert arms.most == 4
+
+
+@pytest.mark.parametrize("per_second", [0.05, 0.25, 0.01, 20.0])
+def test_what_a_minute_admits_is_sent_within_a_minute(per_second: float) -> None:
+    """At one each twenty seconds four replays a minute were taken and three were sent: the lag grew without end."""
+    pace, spending, last = Pace(), Spending(CUTOFF.date()), 0.0
+    limits = {"shadow_requests_per_second": per_second, "shadow_tokens_per_day": 10**9}
+    for second in range(1_800):
+        event = prediction(second, occurred_at=CUTOFF + timedelta(minutes=1, seconds=second), redactions=1)
+        asked = considered(event, **limits)
+        if spending.decide([asked]) == [None]:
+            at = pace.book(asked, float(second), 1e9)
+            assert at is not None
+            last = max(last, at - second)
+    assert last <= 60.0

@@ -441,9 +441,9 @@ async def test_all_tasks_together_have_four_times_the_places_of_one() -> None:
 async def test_what_waits_for_a_place_beyond_the_end_of_its_batch_waits_for_the_next_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("services.shadow.replays.MAX_BATCH_SECONDS", 0.01)
+    monkeypatch.setattr("services.shadow.replays.MAX_BATCH_SECONDS", 0.5)
     monkeypatch.setattr("services.shadow.replays.BURST_SECONDS", 0.0)
-    shadow = Shadow(engine=Counting(0.1))
+    shadow = Shadow(engine=Counting(2.0))
     with pytest.raises(Paused, match="16 replays wait"):
         await shadow.replays.run(of_tasks(8))
     assert len(shadow.published.events) == 16
