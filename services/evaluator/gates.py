@@ -253,7 +253,7 @@ def confidence(spec: TaskSpec, evaluation: Comparison) -> Gate:
         measured=value,
         required=required,
         detail=f"The candidate's AUROC of errors is {value:+.3f} against production's; at most {high:+.3f}, with "
-        f"{1 - CONFIDENCE:.1%} confidence. Errors count by how little a reviewer's mistake explains them.",
+        f"{1 - CONFIDENCE:.1%} confidence.",
     )
 
 
