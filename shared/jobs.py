@@ -32,11 +32,14 @@ from shared.errors import DependencyUnavailable, RatchetError
 from shared.files import write_atomically
 
 MAX_ATTEMPTS = 3
-"""How often a job is started whose process dies without a result (killed, out of memory), before it has failed."""
+"""How often a job is started whose process dies without a result (killed, out of memory) and comes no further, before
+it has failed."""
 MAX_WAIT_SECONDS = 600.0
 """How long a job waits for a dependency that is away, before it has failed."""
 MAX_OUTAGES = 5
 """How often it does: one that works for hours each time and never ends must fail, too."""
+_FURTHER = 0.05
+"""A job that dies this share of its work further than before does not die for the same reason."""
 _POLL_SECONDS = 0.5
 _CALLBACK_PAUSE_SECONDS = 10.0
 
@@ -150,7 +153,7 @@ class Jobs:
         write_atomically(job.folder / "announced", b"")
 
     def _start(self, job: Job) -> None:
-        attempts = int(job.read("attempts") or b"0")
+        attempts = 0 if _is_further(job) else int(job.read("attempts") or b"0")
         if attempts >= MAX_ATTEMPTS:
             way_out = f"Read {job.folder / 'log.txt'}; then remove that folder."
             _fail(job.folder, JobFailure(reason=f"its process died {attempts} times without a result", way_out=way_out))
@@ -165,6 +168,21 @@ class Jobs:
                 env={**os.environ, **self._environment},
                 start_new_session=True,
             )
+
+
+def _is_further(job: Job) -> bool:
+    """Return True for a job whose process died further than any before, and note how far that was.
+
+    One that resumes where the last one was may be killed as often as its machine restarts.
+    """
+    if (reported := job.read("progress.json")) is None:
+        return False
+    progress = JobProgress.model_validate_json(reported)
+    done = progress.done / progress.total if progress.total else 0.0
+    if done < float(job.read("furthest") or b"0") + _FURTHER:
+        return False
+    write_atomically(job.folder / "furthest", str(done).encode())
+    return True
 
 
 def stop_running(folder: Path) -> list[str]:

@@ -13,6 +13,7 @@ from rich.table import Table
 from deploy.cli.output import console, say
 from schemas.catalog import SERVICES
 from services.gateway.settings import GatewaySettings
+from shared.errors import InvalidMessage
 from shared.kafka.dead_letters import (
     MAX_SHOWN,
     DeadLetter,
@@ -23,7 +24,7 @@ from shared.kafka.dead_letters import (
 )
 from shared.privacy.encryption import load_cipher
 from shared.settings import Settings
-from shared.spool import Record, Spool
+from shared.spool import Record, Spool, list_slots
 from shared.tracing import pick_trace_headers
 
 HELP = """Messages that the services could not handle: look at them, fix the cause, send them again.
@@ -114,8 +115,15 @@ def replay(
 
 
 def to_spool(dead_letter: DeadLetter) -> None:
-    """Append an event that never reached Kafka to a slot of the gateway's spool; a shipper of this home ships it."""
+    """Append an event that never reached Kafka to a slot of the gateway's spool; a shipper of this home ships it.
+
+    Raises InvalidMessage in a home without a gateway: nobody would ship it.
+    """
     settings = GatewaySettings.load()
+    if not list_slots(settings.spool_folder):
+        raise InvalidMessage(
+            f"no gateway has a spool in {settings.spool_folder}", "Replay its events in its home: set RATCHET_HOME"
+        )
     spool = Spool.open(settings.spool_folder, load_cipher(settings.secrets_folder, "spool"), settings.spool_options)
     trace = tuple((name, value.encode()) for name, value in pick_trace_headers(dead_letter.headers).items())
     try:

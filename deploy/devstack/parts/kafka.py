@@ -57,6 +57,7 @@ auto.create.topics.enable=false
 num.partitions=4
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=4
+offsets.retention.minutes=132480
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=4

@@ -42,6 +42,13 @@ WORK = """
             raise KeyError("oh")
         if kind == "dies":
             os._exit(9)
+        number = (folder / "starts").read_text().count("\\n")
+        if kind == "advances" and number < 6:
+            progress(number, 6)
+            os._exit(9)
+        if kind == "stuck":
+            progress(1, 2)
+            os._exit(9)
         if kind == "unavailable" and (folder / "starts").read_text().count("\\n") < 3:
             raise DependencyUnavailable("nobody answers")
         progress(1, 2, "half")
@@ -229,6 +236,20 @@ async def test_a_job_that_always_dies_fails(folder: Path, environment: dict[str,
         await until(lambda: callbacks.failed)
     assert "died 3 times" in callbacks.failed[0][1].reason
     assert len(starts(folder, "a")) == 3
+
+
+async def test_a_job_that_comes_further_each_time_may_die_often_and_one_that_does_not_fails(
+    folder: Path, environment: dict[str, str]
+) -> None:
+    """A long training resumes from its last checkpoint after each restart of its machine."""
+    callbacks = Callbacks()
+    watcher = Jobs(folder, "job_for_test", environment)
+    watcher.submit("a", Spec(kind="advances"))
+    watcher.submit("b", Spec(kind="stuck"))
+    async with watched(watcher, callbacks):
+        await until(lambda: callbacks.failed and callbacks.done)
+    assert (callbacks.done[0][0], len(starts(folder, "a"))) == ("a", 6)
+    assert (callbacks.failed[0][0], len(starts(folder, "b"))) == ("b", 4)
 
 
 async def test_a_job_waits_for_a_dependency_that_is_away(folder: Path, environment: dict[str, str]) -> None:

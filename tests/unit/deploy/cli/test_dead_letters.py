@@ -20,7 +20,7 @@ from shared.kafka import dead_letters
 from shared.kafka.dead_letters import DeadLetter, send_again
 from shared.privacy.encryption import DecryptionFailed, load_cipher
 from shared.spool import Record, SpoolReader, list_slots, lock_for_shipping
-from shared.spool.slots import has_owner
+from shared.spool.slots import has_owner, take_slot
 
 PARENT = "00-" + "1" * 32 + "-" + "2" * 16 + "-01"
 
@@ -60,8 +60,12 @@ def test_the_gateways_own_events_are_shipped_again_by_way_of_its_spool(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RATCHET_HOME", str(tmp_path))
-    to_spool(letter("feedback.given.v1"))
     settings = GatewaySettings.load()
+    with pytest.raises(InvalidMessage, match="no gateway has a spool"):
+        to_spool(letter("feedback.given.v1"))
+    assert not list_slots(settings.spool_folder), "nobody would ship it from here"
+    take_slot(settings.spool_folder).close()
+    to_spool(letter("feedback.given.v1"))
     (slot,) = list_slots(settings.spool_folder)
     assert not has_owner(slot)  # So a shipper adopts it.
     with lock_for_shipping(slot) or pytest.fail():
