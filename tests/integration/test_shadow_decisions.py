@@ -76,6 +76,21 @@ async def test_spending_survives_a_restart_and_is_not_repeated_by_a_redelivery(d
     assert numbers(await restarted.decide(requests(range(25, 30)), CUTOFF + timedelta(days=1))) == list(range(25, 30))
 
 
+async def test_one_rollouts_backlog_leaves_the_decisions_of_another_alone(database: Database) -> None:
+    """Each process reads one backlog. What is far ahead in the same partition had what is behind asked once more."""
+    decisions, others = database.decisions(), rollout().model_copy(update={"rollout_id": "rollout-2", "task": "other"})
+
+    def backlog(numbers: Sequence[int], under: RolloutChanged | None = None) -> list[Considered]:
+        return [replace(request, from_backlog=True) for request in requests(numbers, under=under)]
+
+    behind = backlog(range(10_000, 10_005))
+    assert numbers(await decisions.decide(behind, CUTOFF)) == list(range(10_000, 10_005))
+    for request in behind[:3]:
+        await decisions.finish(request, Outcome.PAIR)
+    await decisions.decide(backlog([50_000], others), CUTOFF)
+    assert numbers(await decisions.decide(behind, CUTOFF)) == [10_003, 10_004]
+
+
 async def test_each_request_is_counted_once_by_what_became_of_it(database: Database) -> None:
     decisions = database.decisions()
     for _ in range(2):

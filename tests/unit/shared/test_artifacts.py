@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -81,6 +82,30 @@ def test_what_was_left_of_a_folder_that_is_never_published_again_is_gone_after_a
     monkeypatch.setattr(time, "time", lambda: new_at + 90_000)
     store.publish(folder(tmp_path / "c"), "datasets", "d-5")
     assert (old.exists(), new.exists()) == (False, False)
+
+
+def test_what_a_killed_download_left_is_gone_after_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has people's rows, under a name that nobody looks for."""
+
+    class Objects:
+        def head(self, path: str) -> None: ...
+
+        def list(self) -> list[list[dict[str, str]]]:
+            return [[{"path": "manifest.json"}]]
+
+        def get(self, path: str) -> list[bytes]:
+            return [b"{}"]
+
+    monkeypatch.setattr("shared.storage.artifacts._object_store", lambda address: contextlib.nullcontext(Objects()))
+    store = ArtifactStore("s3://bucket", cache=tmp_path / "cache")
+    left = tmp_path / "cache" / "bucket" / "datasets" / ".killed"
+    left.mkdir(parents=True)
+    store.fetch("s3://bucket/datasets/d-1")
+    assert left.exists(), "another process may be writing to it"
+    at = left.stat().st_ctime
+    monkeypatch.setattr(time, "time", lambda: at + 90_000)
+    store.fetch("s3://bucket/datasets/d-2")
+    assert sorted(path.name for path in left.parent.iterdir()) == ["d-1", "d-2"]
 
 
 def test_a_folder_is_on_the_disk_before_it_has_its_name_and_its_name_before_anybody_hears_of_it(
