@@ -318,8 +318,9 @@ async def test_without_a_free_connection_a_request_waits_for_a_while_and_says_th
 
 
 async def test_the_time_that_a_request_waits_for_a_free_connection_is_not_taken_from_the_servers(start: Start) -> None:
-    client = await start(Server((OK[:20], OK[20:]), pause=2.0), limit=1)  # Two seconds an answer.
-    answers = await asyncio.gather(ask(client, seconds=3.5), ask(client, seconds=3.5))
+    client = await start(Server((OK[:20], OK[20:]), pause=2.0), limit=1)
+    # The first answer takes two seconds and the second one four, of six since it was asked.
+    answers = await asyncio.gather(ask(client, seconds=5.0), ask(client, seconds=5.0))
     assert [answer.body for answer in answers] == [b"hello"] * 2
 
 
