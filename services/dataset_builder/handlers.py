@@ -63,7 +63,7 @@ class Handlers:
 
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""
-        self._tasks = consumers.table(TaskChanged, self._corrections.save_revision)
+        self._tasks = consumers.table(TaskChanged, self._corrections.save_revision, on_older=True)
         batch, skip = BatchOptions(self._settings.dataset_builder_batch), self._corrections.skip
         # A database that was restored, or made anew, would wait for ever for records that the group has committed.
         resume = resume_where_stored(self._corrections.next_offsets, partial(end_offsets, self._settings))

@@ -133,13 +133,14 @@ class Consumers:
         if listener:
             listener.subscriber = subscriber
 
-    def table(self, event: type[E], on_value: Handler[E] | None = None) -> LatestByKey[E]:
+    def table(self, event: type[E], on_value: Handler[E] | None = None, *, on_older: bool = False) -> LatestByKey[E]:
         """Follow a compacted topic from its start, in every process, as a table of its last value per key.
 
         `on_value` is called with every value, after it is in the table, and again at each start. While what it needs is
         away (DependencyUnavailable), later values wait.
         Nothing is acknowledged (there is no consumer group): each process reads the whole topic anew. A replayed dead
-        letter that is older than the table's value changes nothing.
+        letter that is older than the table's value changes nothing of it; `on_older`: `on_value` is called with it all the
+        same, for who keeps all values.
         """
         topic = self._consumed_topic(event)
         table: LatestByKey[E] = LatestByKey(topic)
@@ -147,6 +148,8 @@ class Consumers:
         async def put(deliveries: list[Delivery[E]]) -> None:
             value, newest = deliveries[0].event, table.get(deliveries[0].event.task)
             if HEADER_REPLAYED in deliveries[0].headers and newest and newest.occurred_at > value.occurred_at:
+                if on_value is not None and on_older:
+                    await on_value(value)
                 return
             await table.put(value.task, value)
             if on_value is not None:

@@ -122,6 +122,9 @@ async def read_dead_letters(settings: Settings, service: str, limit: int = MAX_S
     return list(newest)
 
 
+_REPLAYED = b"|replayed|"
+
+
 class Replayed(NamedTuple):
     """How many dead letters a replay has sent, and how many it has skipped for good."""
 
@@ -192,11 +195,12 @@ def _replay_headers(dead_letter: DeadLetter, service: str) -> list[tuple[str, by
 def _replay_key(dead_letter: DeadLetter, service: str) -> bytes | None:
     """Return the record's key; in a compacted topic one of its own.
 
-    Under the same key it would take the place of the newest value, for all services, which all but one skip.
+    Under the same key it would take the place of the newest value, for all services, which all but one skip. The key has
+    the service and no number, so that of several replays the last one stays.
     """
     if not catalog.topic_named(dead_letter.topic).compacted or dead_letter.key is None:
         return dead_letter.key
-    return dead_letter.key + f"|replayed|{service}|{dead_letter.offset}".encode()
+    return dead_letter.key.partition(_REPLAYED)[0] + _REPLAYED + service.encode()
 
 
 def _partition(service: str) -> TopicPartition:

@@ -109,7 +109,7 @@ class ReplicaPool:
 
     @property
     def answers_with_errors(self) -> bool:
-        """Return True if replicas are left out only since they answer with errors: they are not away."""
+        """Return True if some replica is left out for nothing but 500s: it is not away."""
         return any(replica.circuit_open and replica.only_errs for replica in self._replicas)
 
     def pause(self, replica: Replica, until: float, now: float) -> None:
@@ -120,4 +120,4 @@ class ReplicaPool:
         """Record that a replica with an open circuit answered a probe."""
         if replica.circuit_open:
             replica.circuit_open = False
-            replica.failures = self._opens_after - 1
+            replica.failures, replica.only_errs = self._opens_after - 1, True

@@ -224,7 +224,7 @@ class Replicas:
             message = f"every model server is busy: try again in {seconds:.0f} s"
             return UpstreamFailed(429, message, "busy", retry_after=seconds)
         if self._pool.answers_with_errors:  # To one client's requests, perhaps: nobody's prompts leave for that.
-            message = "every model server answered the last requests with errors; try again"
+            message = "every model server that is there answers with errors; try again"
             return UpstreamFailed(503, message, "erring", retry_after=_PROBE_SECONDS)
         message = "upstream unavailable: no model server answers; try again"
         return UpstreamFailed(503, message, "away", another_may_answer=True)

@@ -116,3 +116,16 @@ def test_the_retry_budget_is_a_fifth_of_the_requests_however_long_the_outage() -
         budget.record_request()
         retries += budget.try_spend()
     assert 200 <= retries <= 210
+
+
+def test_a_replica_that_answered_a_probe_and_then_errs_is_not_away() -> None:
+    """It was away before, and one client's 500 right after it came back sent everybody's prompts to the fallback."""
+    pool = ReplicaPool(["http://a"], 3, last_resort=False)
+    (replica,) = pool
+    pool.record_failure(replica, refused=True)
+    assert not pool.answers_with_errors
+    pool.half_open(replica)
+    pool.record_failure(replica, erred=True)
+    assert replica.circuit_open and pool.answers_with_errors
+    pool.record_failure(replica, refused=True)
+    assert not pool.answers_with_errors, "now it is away"

@@ -394,7 +394,8 @@ async def test_a_table_holds_the_last_value_of_each_key_and_shows_every_one() ->
         await table.wait_for("unknown", seconds=0.01)
 
 
-async def test_a_replayed_dead_letter_takes_no_newer_value_out_of_a_table() -> None:
+@pytest.mark.parametrize("keeps_all", [False, True])
+async def test_a_replayed_dead_letter_takes_no_newer_value_out_of_a_table(keeps_all: bool) -> None:
     """The operator corrects the task first, and empties the queue of dead letters later."""
     broker = KafkaBroker("nowhere:9092")
     shown: list[str] = []
@@ -402,7 +403,7 @@ async def test_a_replayed_dead_letter_takes_no_newer_value_out_of_a_table() -> N
     async def show(event: TaskChanged) -> None:
         shown.append(event.spec.system_prompt)
 
-    table = Consumers(broker, "gateway", Settings()).table(TaskChanged, show)
+    table = Consumers(broker, "gateway", Settings()).table(TaskChanged, show, on_older=keeps_all)
 
     def task(prompt: str, minute: int) -> TaskChanged:
         spec = TaskSpec(name="t", kind=TaskKind.CLASSIFICATION, system_prompt=prompt, labels=("a", "b"))
@@ -416,7 +417,7 @@ async def test_a_replayed_dead_letter_takes_no_newer_value_out_of_a_table() -> N
         assert (await table.wait_for("t")).spec.system_prompt == "corrected"
         await test.publish(task("corrected again", 7), "tasks.changed.v1", headers=replayed)
     assert (await table.wait_for("t")).spec.system_prompt == "corrected again"
-    assert shown == ["corrected", "corrected again"]
+    assert shown == ["corrected", *["broken"] * keeps_all, "corrected again"]
 
 
 async def test_a_replay_into_a_compacted_topic_takes_the_place_of_no_value() -> None:
@@ -430,7 +431,11 @@ async def test_a_replay_into_a_compacted_topic_takes_the_place_of_no_value() -> 
     for topic in ("tasks.changed.v1", "feedback.given.v1"):
         letter = DeadLetter(offset=7, key=b"t", value=b"{}", error="e", headers={catalog.HEADER_TOPIC: topic})
         await send_again(Producer(), letter, "prediction_log" if "feedback" in topic else "gateway")
-    assert sent == {"tasks.changed.v1": b"t|replayed|gateway|7", "feedback.given.v1": b"t"}
+    assert sent == {"tasks.changed.v1": b"t|replayed|gateway", "feedback.given.v1": b"t"}
+    headers = {catalog.HEADER_TOPIC: "tasks.changed.v1"}
+    again = DeadLetter(offset=9, key=b"t|replayed|gateway", value=b"{}", error="e", headers=headers)
+    await send_again(Producer(), again, "gateway")
+    assert sent["tasks.changed.v1"] == b"t|replayed|gateway", "of several replays the last one stays"
 
 
 async def test_a_value_of_a_table_is_shown_again_until_what_it_is_shown_to_is_there(tmp_path: Path) -> None:
