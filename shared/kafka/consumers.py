@@ -139,8 +139,8 @@ class Consumers:
         `on_value` is called with every value, after it is in the table, and again at each start. While what it needs is
         away (DependencyUnavailable), later values wait.
         Nothing is acknowledged (there is no consumer group): each process reads the whole topic anew. A replayed dead
-        letter that is older than the table's value changes nothing of it; `on_older`: `on_value` is called with it all the
-        same, for who keeps all values.
+        letter that is older than the table's value changes nothing of it; `on_older`: `on_value` is called with it all
+        the same, for who keeps all values.
         """
         topic = self._consumed_topic(event)
         table: LatestByKey[E] = LatestByKey(topic)

@@ -195,8 +195,8 @@ def _replay_headers(dead_letter: DeadLetter, service: str) -> list[tuple[str, by
 def _replay_key(dead_letter: DeadLetter, service: str) -> bytes | None:
     """Return the record's key; in a compacted topic one of its own.
 
-    Under the same key it would take the place of the newest value, for all services, which all but one skip. The key has
-    the service and no number, so that of several replays the last one stays.
+    Under the same key it would take the place of the newest value, for all services, which all but one skip. The key
+    has the service and no number, so that of several replays the last one stays.
     """
     if not catalog.topic_named(dead_letter.topic).compacted or dead_letter.key is None:
         return dead_letter.key
