@@ -497,7 +497,7 @@ class OnlyPeople(Consumers):
 
     def on(self, event: Any, handler: Any) -> None: ...
 
-    def table(self, *options: Any) -> LatestByKey[Any]:
+    def table(self, *options: Any, **more: Any) -> LatestByKey[Any]:
         """It is read: nobody applied these tests' tasks."""
         table = super().table(*options)
         table._read.set()

@@ -468,7 +468,7 @@ class OnlyCorrections(Consumers):
 
     def on(self, event: Any, handler: Any) -> None: ...
 
-    def table(self, *options: Any) -> LatestByKey[Any]:
+    def table(self, *options: Any, **more: Any) -> LatestByKey[Any]:
         """It is read: nobody applied these tests' tasks."""
         table = super().table(*options)
         table._read.set()
