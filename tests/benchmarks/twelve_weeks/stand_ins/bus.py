@@ -68,7 +68,9 @@ class Bus:
     def on_batch(self, event: type[Event], handler: Handler, batch: BatchOptions = _BATCH, **_: object) -> None:
         self._subscriptions.append(_Subscription(event, handler, batch.max_records))
 
-    def table(self, event: type[Event], on_value: Callable[[Any], Awaitable[None]] | None = None) -> LatestByKey[Any]:
+    def table(
+        self, event: type[Event], on_value: Callable[[Any], Awaitable[None]] | None = None, *, on_older: bool = False
+    ) -> LatestByKey[Any]:
         table: LatestByKey[Any] = LatestByKey(topic_of(event).name)
 
         async def put(value: Event) -> None:
