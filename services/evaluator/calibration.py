@@ -181,7 +181,8 @@ def believed_wrong(arms: Sequence[tuple[Floats, Floats]], chance: float) -> list
     for (scores, judged), each in zip(arms, weights, strict=True):
         fitted = temperature_map(scores, judged, chance, each, np.array([fewest]))
         odds = np.array([log_odds(score) for score in scores]) / float(str(fitted["temperature"]))
-        found.append(probability_wrong(1.0 / (1.0 + np.exp(-odds)), fewest, chance))
+        wrong = probability_wrong(1.0 / (1.0 + np.exp(-odds)), fewest, chance)
+        found.append(np.maximum(wrong, _MIN_PROBABILITY))  # All errors of an arm may be as sure as can be.
     return found
 
 

@@ -398,6 +398,13 @@ def test_a_candidate_as_sure_of_its_errors_as_of_what_it_knows_is_excused_by_no_
     assert stopped >= 9
 
 
+def test_errors_as_sure_as_can_be_still_count() -> None:
+    asked = questions(400)
+    arms = [arm(asked, range(20, 400)) for _ in range(2)]
+    found = confidence(spec(), Comparison(asked, *arms, np.ones(400), np.ones(400)))
+    assert found.passed and found.measured == pytest.approx(0.0)
+
+
 def test_too_few_errors_say_nothing_of_confidence_and_leave_the_verdict_alone() -> None:
     gates = check_gates(spec(), with_confidence(compared(100, range(95), range(80)), 0.0, 1), NO_GOLDEN)
     found = gate(gates, "confidence")
