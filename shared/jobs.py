@@ -153,7 +153,7 @@ class Jobs:
         write_atomically(job.folder / "announced", b"")
 
     def _start(self, job: Job) -> None:
-        attempts = 0 if _is_further(job) else int(job.read("attempts") or b"0")
+        attempts = 0 if _came_further(job) else int(job.read("attempts") or b"0")
         if attempts >= MAX_ATTEMPTS:
             way_out = f"Read {job.folder / 'log.txt'}; then remove that folder."
             _fail(job.folder, JobFailure(reason=f"its process died {attempts} times without a result", way_out=way_out))
@@ -170,7 +170,7 @@ class Jobs:
             )
 
 
-def _is_further(job: Job) -> bool:
+def _came_further(job: Job) -> bool:
     """Return True for a job whose process died further than any before, and note how far that was.
 
     One that resumes where the last one was may be killed as often as its machine restarts.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -116,7 +116,7 @@ class Misled:
     def _arm(
         self, answers: GradedAnswers, sure: Floats | None, clean: GradedAnswers, clean_sure: Floats | None
     ) -> ArmUnderAttack:
-        clean_scores, sure = clean.scores, self._unrecognised(answers, sure)
+        clean_scores, sure = clean.scores, self._zero_where_recognised(answers, sure)
         unchanged = [np.nan if case.source is None else clean_scores[case.source] for case in self.cases]
         return ArmUnderAttack(
             answers=answers,
@@ -134,24 +134,24 @@ class Misled:
             ),
         )  # fmt: skip
 
-    def _unrecognised(self, answers: GradedAnswers, sure: Floats | None) -> Floats | None:
+    def _zero_where_recognised(self, answers: GradedAnswers, sure: Floats | None) -> Floats | None:
         """Return how sure an arm is; 0 of a foreign or empty input that it answers with a label for what is neither.
 
         To be sure of that is right.
         """
-        catch_all = set(self.spec.evaluation.adversarial.catch_all_labels)
+        catch_all = frozenset(self.spec.evaluation.adversarial.catch_all_labels)
         if sure is None or not catch_all:
             return sure
         told = [
-            case.kind in UNANSWERABLE and self._is_one_of(answer, catch_all)
+            case.kind in UNANSWERABLE and self._has_only(answer, catch_all)
             for case, answer in zip(self.cases, answers.answers, strict=True)
         ]
         return np.where(told, 0.0, sure)
 
-    def _is_one_of(self, answer: str | None, labels: Collection[str]) -> bool:
+    def _has_only(self, answer: str | None, labels: frozenset[str]) -> bool:
         """Return True for an answer that has none but these labels, and one at least."""
-        given = labels_of((answer or "").strip(), self.spec)
-        return bool(given) and all(label in labels for label in given or ())
+        given = labels_of((answer or "").strip(), self.spec) or frozenset()
+        return bool(given) and given <= labels
 
     def _demands(self, case: Case) -> bool:
         """Whether one can tell if an injection was obeyed: generated text is another one for any reason."""

@@ -75,14 +75,14 @@ def risk_coverage(scores: Floats, right: Floats) -> tuple[Floats, Floats, float]
     return np.arange(1, len(scores) + 1) / len(scores), risk, float(risk.mean())
 
 
-def auroc_influence(scores: Floats, right: Floats, believed: Floats | None = None) -> tuple[float, Floats]:
+def auroc_influence(scores: Floats, right: Floats, error_weights: Floats | None = None) -> tuple[float, Floats]:
     """Return the probability that an error has a lower score than a right answer, and how each row moves it.
 
     The second are values of the influence function, whose sums over groups give the variance: that of DeLong et al.
-    (1988), also where the two arms err on different rows. `believed`: what each error counts; None: all the same.
+    (1988), also where the two arms err on different rows. `error_weights`: what each error counts; None: all the same.
     """
     wrong = right == 0
-    weights = np.ones_like(scores) if believed is None else believed
+    weights = np.ones_like(scores) if error_weights is None else error_weights
     errors, rights = float(weights[wrong].sum()), int((~wrong).sum())
     order = np.argsort(scores[wrong], kind="stable")
     in_order, mass = scores[wrong][order], np.concatenate(([0.0], np.cumsum(weights[wrong][order])))

@@ -225,7 +225,7 @@ class Replicas:
             return UpstreamFailed(429, message, "busy", retry_after=seconds)
         if self._pool.answers_with_errors:  # To one client's requests, perhaps: nobody's prompts leave for that.
             message = "every model server that is there answers with errors; try again"
-            return UpstreamFailed(503, message, "erring", retry_after=_PROBE_SECONDS)
+            return UpstreamFailed(503, message, "server_errors", retry_after=_PROBE_SECONDS)
         message = "upstream unavailable: no model server answers; try again"
         return UpstreamFailed(503, message, "away", another_may_answer=True)
 

@@ -72,11 +72,11 @@ class Tombstones:
         Of predictions only an application's own id may come again, with a later time: without one the gateway dates it.
         """
         found = np.zeros(rows.num_rows, np.bool_)
-        asked = np.arange(rows.num_rows)
+        asked, keys = np.arange(rows.num_rows), rows.select(["task", "prediction_id"])  # Texts need not be copied.
         if table == PREDICTIONS:
             asked = np.flatnonzero(pc.equal(rows["variant"], Variant.EXTERNAL.value).to_numpy())
-            rows = rows.take(pa.array(asked))
-        found[asked] = np.fromiter((key in self._dropped for key in _keys(rows)), np.bool_, len(asked))
+            keys = keys.take(pa.array(asked))
+        found[asked] = np.fromiter((key in self._dropped for key in _keys(keys)), np.bool_, len(asked))
         return found
 
     def add(self, predictions: pa.Table) -> None:

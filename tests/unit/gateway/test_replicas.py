@@ -232,7 +232,7 @@ async def test_replicas_that_are_left_out_for_their_errors_alone_are_not_away(st
     replicas = await make(*servers, last_resort=False)
     errors = [await refused(replicas) for _ in range(12)]
     assert {error.status for error in errors[:1]} == {500}
-    assert (errors[-1].status, errors[-1].reason) == (503, "erring")
+    assert (errors[-1].status, errors[-1].reason) == (503, "server_errors")
     assert not any(error.down for error in errors)
     for server in servers:
         await start.stop(server)  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -262,6 +262,17 @@ async def test_a_job_waits_for_a_dependency_that_is_away(folder: Path, environme
     assert callbacks.failed == []
 
 
+def run_by(
+    clock: list[float], work: Callable[[bytes, Path, Progress], Spec], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run a job in this process, by a clock that the work moves."""
+    (folder / "spec.json").write_bytes(b"{}")
+    monkeypatch.setattr("sys.argv", ["job", str(folder)])
+    monkeypatch.setattr("shared.jobs.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("shared.jobs.time.sleep", lambda seconds: None)
+    run_job(work)
+
+
 def test_work_that_takes_longer_than_a_job_waits_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,11 +286,7 @@ def test_work_that_takes_longer_than_a_job_waits_is_tried_again(
             raise DependencyUnavailable("away for a moment")
         return Spec(kind="built")
 
-    (tmp_path / "spec.json").write_bytes(b"{}")
-    monkeypatch.setattr("sys.argv", ["job", str(tmp_path)])
-    monkeypatch.setattr("shared.jobs.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr("shared.jobs.time.sleep", lambda seconds: None)
-    run_job(work)
+    run_by(clock, work, tmp_path, monkeypatch)
     assert len(tried) == 2
     assert (tmp_path / "result.json").exists() and not (tmp_path / "failure.json").exists()
 
@@ -299,11 +306,7 @@ def test_what_was_away_hours_ago_takes_no_time_of_a_later_outage_and_a_job_ends_
             raise DependencyUnavailable("away for a moment")
         return Spec(kind="trained")
 
-    (tmp_path / "spec.json").write_bytes(b"{}")
-    monkeypatch.setattr("sys.argv", ["job", str(tmp_path)])
-    monkeypatch.setattr("shared.jobs.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr("shared.jobs.time.sleep", lambda seconds: None)
-    run_job(work)
+    run_by(clock, work, tmp_path, monkeypatch)
     assert len(tried) == 6
     assert (tmp_path / ends_with).exists()
 
