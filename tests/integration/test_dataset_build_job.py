@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import json
 import os
 import random
 import signal
@@ -114,14 +115,15 @@ class Build:
         assert await asyncio.to_thread(process.wait, PATIENCE_SECONDS) == 0, (self.folder / "log.txt").read_text()
         return BuildResult.model_validate_json((self.folder / "result.json").read_bytes()).outcome
 
-    async def reaches(self, words: str) -> None:
+    async def has_read_all(self) -> None:
+        """Wait until it has read all corrections, whichever of its processes says so first."""
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while words not in self._progress():
+            while self._done() < 2:
                 await asyncio.sleep(0.02)
 
-    def _progress(self) -> str:
+    def _done(self) -> float:
         path = self.folder / "progress.json"
-        return path.read_text() if path.exists() else ""
+        return float(json.loads(path.read_bytes())["done"]) if path.exists() else 0.0
 
 
 async def test_a_killed_build_ends_with_the_version_of_one_that_was_not_and_asks_about_planted_wrong_labels(
@@ -138,7 +140,7 @@ async def test_a_killed_build_ends_with_the_version_of_one_that_was_not_and_asks
 
     killed = Build(stack_settings, tmp_path, spec, f"{spec.name}-1", len(rows))
     process = killed.start()
-    await killed.reaches("building from")
+    await killed.has_read_all()
     process.send_signal(signal.SIGKILL)
     process.wait(PATIENCE_SECONDS)
     assert not (killed.folder / "result.json").exists()
