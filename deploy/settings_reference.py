@@ -39,7 +39,8 @@ Read by `ratchet up` and its kin ([`deploy/devstack/config.py`](../deploy/devsta
 where programs are installed (default `<home>/tools`; several homes may share it), `KAFKA_HOME` an Apache Kafka
 distribution to run instead of tansu, `RATCHET_BASE_MODEL` the base model's name on the Hugging Face Hub.
 `RATCHET_STORAGE` is where the lake and the artifacts are: `folder` (in the home) or `s3` (in the stack's own S3
-server); default: as at the last `ratchet up` of this home, at first `folder`.
+server); default: as at the last `ratchet up` of this home, at first `folder`. `RATCHET_TORCH_INDEX`
+is where pip finds a CPU build of torch if its own index has none, in the place of PyTorch's, also in `make`'s set-up.
 
 | port | default |
 |---|---|

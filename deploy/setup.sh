@@ -10,7 +10,7 @@ set -eu
 venv=$1
 wanted=${2:-}
 torch='torch>=2.10,<2.14'
-cpu_index=https://download.pytorch.org/whl/cpu
+cpu_index=${RATCHET_TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
 
 say() { echo "setup: $*" >&2; }
 
@@ -54,7 +54,7 @@ make_environment() { # $1: a usable Python. Fails if torch would bring CUDA and 
   [ -e /dev/nvidia0 ] && return 0
   case $(cpu_torch) in
     default) ;;
-    index) "$venv/bin/pip" install --quiet --constraint constraints.txt --index-url $cpu_index "$torch" ;;
+    index) "$venv/bin/pip" install --quiet --constraint constraints.txt --index-url "$cpu_index" "$torch" ;;
     *) return 1 ;;
   esac
 }

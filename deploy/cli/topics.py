@@ -14,17 +14,21 @@ app = typer.Typer(no_args_is_help=True, help="Compare the broker's topics with t
 
 @app.command("list")
 def list_topics() -> None:
-    """Show every topic of the catalog, and where the broker's differs. Exits with 1 where one does.
+    """Show every topic of the catalog with its settings, and where the broker's differs. Exits with 1 where one does.
 
     Missing topics are created when services start; existing ones are never changed by them.
     """
     settings = Settings.load()
     drift = find_drift(settings)
-    table = Table("topic", "partitions", "retention", "on the broker")
-    for topic in wanted_topics(settings):
+    topics = wanted_topics(settings)
+    of_all = set.intersection(*(set(topic.configs.items()) for topic in topics))
+    table = Table("topic", "partitions", "retention", "settings", "on the broker")
+    for topic in topics:
+        own = "\n".join(f"{name}={value}" for name, value in topic.configs.items() if (name, value) not in of_all)
         differences = "\n".join(f"{d.setting} {d.found}, not {d.wanted}" for d in drift if d.topic == topic.name)
-        table.add_row(topic.name, str(topic.partitions), _retention(topic.configs), differences or "the same")
+        table.add_row(topic.name, str(topic.partitions), _retention(topic.configs), own, differences or "the same")
     console.print(table)
+    say(f"Every topic also has {', '.join(f'{name}={value}' for name, value in sorted(of_all))}.")
     if any(difference.correctable for difference in drift):
         say("To set the topics as the catalog says: ratchet topics correct")
     raise typer.Exit(bool(drift))

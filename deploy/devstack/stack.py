@@ -43,6 +43,8 @@ from shared.jobs import stop_running
 
 __all__ = ["INFRASTRUCTURE", "PARTS", "PartStatus", "StackError", "down", "free_ports", "install", "status", "up"]
 
+_STACK_ENV_HEAD = "# How to reach the stack; each `ratchet up` writes it anew. Your own settings belong in the environment."
+
 
 def install(
     parts: Sequence[str] | None = None,
@@ -238,7 +240,7 @@ def _write_stack_env(config: StackConfig, selected: Collection[str]) -> None:
     for name in PARTS:
         record = None if name in config.externals else started.get(name)
         values |= record.environment if record else part_named(name).environment(config)
-    lines = ["# Written by `ratchet up`: how to reach the stack.", *(f"{key}={value}" for key, value in values.items())]
+    lines = [_STACK_ENV_HEAD, *(f"{key}={value}" for key, value in values.items())]
     write_atomically(config.home / "stack.env", ("\n".join(lines) + "\n").encode())
 
 

@@ -6,9 +6,11 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -95,7 +97,9 @@ def _seconds(call: Callable[[], object]) -> float:
 def report(results: Sequence[Result], file: str, measured: Sequence[Measured] = (), grids: Sequence[Grid] = ()) -> None:
     """Print the results, with their aims, and write them to `RESULTS` as Markdown and JSON."""
     title = f"{file}: Python {platform.python_version()}, {os.cpu_count()} cores"
-    written = [f"{title}\n"]
+    RESULTS.mkdir(exist_ok=True)
+    measured_at, commit = datetime.now(UTC).date().isoformat(), _commit()
+    written = [f"{title}, measured on {measured_at} of {commit}\n"]
     if results:
         rows = [
             (r.name, r.unit, _number(r.ours), _number(r.peer), f"{r.ratio:.2f}", r.peer_name, str(r.pairs))
@@ -112,11 +116,23 @@ def report(results: Sequence[Result], file: str, measured: Sequence[Measured] = 
         written.append(_aimed(title, ("what", "unit", "value"), rows, aims))
     for grid in grids:
         written.append(f"{grid.title}:\n\n{_table(f'{file}: {grid.title}', grid.columns, grid.rows)}")
-    RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{file}.md").write_text("\n".join(written))
-    found = {"results": [asdict(r) for r in results], "measured": [asdict(m) for m in measured]}
+    found: dict[str, object] = {"measured_at": measured_at, "commit": commit}
+    found |= {"results": [asdict(r) for r in results], "measured": [asdict(m) for m in measured]}
     found |= {"grids": [asdict(grid) for grid in grids]} if grids else {}
     (RESULTS / f"{file}.json").write_text(json.dumps(found, indent=2) + "\n")
+
+
+def _commit() -> str:
+    """Return the commit that is measured, and whether files differ from it: others than results."""
+
+    def git(*arguments: str) -> str:
+        found = subprocess.run(("git", *arguments), cwd=RESULTS, capture_output=True, text=True, check=False)
+        return found.stdout.strip()
+
+    commit = git("rev-parse", "--short", "HEAD")
+    differs = git("status", "--porcelain", "--", ":(top)", ":(top,exclude)tests/*/results")
+    return f"{commit} with changes" if differs else commit or "an unknown commit"
 
 
 def _number(value: float) -> str:
