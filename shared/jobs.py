@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from shared.errors import DependencyUnavailable, RatchetError
 from shared.files import write_atomically
@@ -42,6 +43,7 @@ _FURTHER = 0.05
 """A job that dies this share of its work further than before does not die for the same reason."""
 _POLL_SECONDS = 0.5
 _CALLBACK_PAUSE_SECONDS = 10.0
+_DISK_FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +77,14 @@ class Job:
         return path.read_bytes() if path.exists() else None
 
     @property
+    def progress(self) -> JobProgress | None:
+        """What its process reported last; None: nothing yet, or the machine went down before it was on the disk."""
+        reported = self.read("progress.json")
+        with contextlib.suppress(ValidationError):
+            return None if reported is None else JobProgress.model_validate_json(reported)
+        return None
+
+    @property
     def running(self) -> bool:
         """True if a process holds the job's lock. Checking takes the lock for an instant, so `run_job` retries."""
         path = self.folder / "lock"
@@ -102,7 +112,7 @@ class Jobs:
         self._module = module
         self._environment = environment or {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._reported: dict[str, bytes] = {}
+        self._reported: dict[str, JobProgress] = {}
         self._not_before: dict[str, float] = {}
 
     def submit(self, name: str, spec: BaseModel) -> None:
@@ -138,10 +148,10 @@ class Jobs:
     async def _follow(self, job: Job, on_done: OnDone, on_failed: OnFailed, on_progress: OnProgress | None) -> None:
         process = self._processes.get(job.name)
         if (process is not None and process.poll() is None) or job.running:
-            progress = job.read("progress.json")
+            progress = job.progress
             if on_progress is not None and progress is not None and self._reported.get(job.name) != progress:
                 self._reported[job.name] = progress
-                await on_progress(job, JobProgress.model_validate_json(progress))
+                await on_progress(job, progress)
             return
         if (result := job.read("result.json")) is not None:
             await on_done(job, result)
@@ -175,9 +185,8 @@ def _came_further(job: Job) -> bool:
 
     One that resumes where the last one was may be killed as often as its machine restarts.
     """
-    if (reported := job.read("progress.json")) is None:
+    if (progress := job.progress) is None:
         return False
-    progress = JobProgress.model_validate_json(reported)
     done = progress.done / progress.total if progress.total else 0.0
     if done < float(job.read("furthest") or b"0") + _FURTHER:
         return False
@@ -214,16 +223,18 @@ class Progress:
             return
         self._last = now
         temporary = self._path.with_suffix(".tmp")  # No fsync: a crash may lose a progress report.
-        temporary.write_text(json.dumps({"done": done, "total": total, "message": message}))
-        temporary.replace(self._path)
+        with contextlib.suppress(OSError):  # So may a full disk.
+            temporary.write_text(json.dumps({"done": done, "total": total, "message": message}))
+            temporary.replace(self._path)
 
 
 def run_job(work: Callable[[bytes, Path, Progress], Result], max_wait: float = MAX_WAIT_SECONDS) -> None:
     """Run the job whose folder is the first argument: the main function of a job's module.
 
     `work(spec, folder, progress)` returns the result or raises RatchetError. It is retried for `max_wait` seconds after
-    a DependencyUnavailable, so it must be able to start over; anew if it worked for longer than that in between, but
-    `MAX_OUTAGES` times at most. A killed process leaves neither a result nor a failure, and is started again.
+    a DependencyUnavailable or on a full disk, so it must be able to start over; anew if it worked for longer than that
+    in between, but `MAX_OUTAGES` times at most. A killed process leaves neither a result nor a failure, and is started
+    again.
     """
     folder = Path(sys.argv[1])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -263,16 +274,31 @@ def _call_with_retries(work: Callable[[bytes, Path, Progress], Result], folder: 
         started = time.monotonic()
         try:
             return work((folder / "spec.json").read_bytes(), folder, Progress(folder))
-        except DependencyUnavailable as error:
+        except Exception as error:
+            if (away := _what_is_away(error)) is None:
+                raise
             now = time.monotonic()
             if not outages or now - started > max_wait:  # Another one: what was away hours ago had come back.
                 deadline, pause, outages = now + max_wait, 0.5, outages + 1
             if now + pause > deadline or outages > MAX_OUTAGES:
-                raise
-            logger.warning("retrying in %.1f s: %s %s", pause, error.reason, error.way_out)
-            Progress(folder)(0, 1, f"waiting: {error.reason}")
+                raise away from error
+            logger.warning("retrying in %.1f s: %s %s", pause, away.reason, away.way_out)
+            Progress(folder)(0, 1, f"waiting: {away.reason}")
             time.sleep(pause)
             pause = min(pause * 2, 15.0)
+
+
+def _what_is_away(error: BaseException) -> DependencyUnavailable | None:
+    """Return what an error says is away for now, a dependency or room on a disk; None for an error of another kind."""
+    if isinstance(error, DependencyUnavailable):
+        return error
+    cause: BaseException | None = error
+    while cause is not None:  # Libraries wrap a full disk in errors of their own; safetensors keeps the words alone.
+        if (isinstance(cause, OSError) and cause.errno in _DISK_FULL) or os.strerror(errno.ENOSPC) in str(cause):
+            way_out = "Make room on the disks of the home and of temporary files: it goes on by itself for a while."
+            return DependencyUnavailable(f"a disk is full: {cause}", way_out)
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _fail(folder: Path, failure: JobFailure) -> None:

@@ -7,6 +7,7 @@ rest goes on; only items about the same answer wait for it. While nothing succee
 from __future__ import annotations
 
 import atexit
+import contextlib
 import http.client
 import json
 import logging
@@ -280,7 +281,8 @@ class Client:
             if reason == last_reason and time.monotonic() - warned_at < _WARNING_SECONDS:
                 return
             self._warned[message] = (reason, time.monotonic())
-        logger.warning(message, count, reason, *more)
+        with contextlib.suppress(Exception):  # The application's own handlers and filters may raise: sending goes on.
+            logger.warning(message, count, reason, *more)
 
     def _send_forever(self) -> None:
         pause = _FIRST_PAUSE_SECONDS

@@ -31,7 +31,7 @@ from deploy.devstack.credentials import Credentials
 from deploy.devstack.errors import PartError, StackError
 from deploy.devstack.install.packages import file_lock
 from deploy.devstack.part import Part
-from deploy.devstack.parts.kafka import switch_to_apache
+from deploy.devstack.parts.kafka import require_distribution, switch_to_apache
 from deploy.devstack.parts.services import ALL_SERVICES
 from deploy.devstack.ports import take_ports
 from deploy.devstack.startup import Progress, StackStartup, run_in_parallel
@@ -43,7 +43,9 @@ from shared.jobs import stop_running
 
 __all__ = ["INFRASTRUCTURE", "PARTS", "PartStatus", "StackError", "down", "free_ports", "install", "status", "up"]
 
-_STACK_ENV_HEAD = "# How to reach the stack; each `ratchet up` writes it anew. Your own settings belong in the environment."
+_STACK_ENV_HEAD = (
+    "# How to reach the stack; written by each `ratchet up` anew. Settings belong in the environment."
+)
 
 
 def install(
@@ -100,6 +102,8 @@ def up(
     """
     config, report = StackConfig.load(home, env), on_progress or _ignore_progress
     selected = select(config, parts, without, split)
+    if any(part.name == "kafka" for part in selected):
+        require_distribution(config)
     with file_lock(config.home / "state" / "up.lock"):
         Credentials.load(config.home)
         _refuse_other_storage(config)

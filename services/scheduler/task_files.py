@@ -145,11 +145,13 @@ def _parse(path: Path, known_set: KnownSet) -> tuple[TaskFile, CommentedMap]:
     if spec.golden_file is None:
         return TaskFile(path, spec), document
     file = path.parent / spec.golden_file
-    if not file.is_file():
+    try:
+        found = "" if file.is_file() else f"found no file {file}"
+    except OSError as error:  # Its folder may not be entered, or its name is too long.
+        found = f"{file} cannot be read: {error.strerror}"
+    if found:
         line = _line(document, ("golden_file",))
-        raise _error(
-            path, line, f"golden_file: found no file {file}", "expected a JSON-lines file, relative to this one"
-        )
+        raise _error(path, line, f"golden_file: {found}", "expected a JSON-lines file, relative to this one")
     if (known := known_set(file, spec)) is not None:
         return TaskFile(path, spec.model_copy(update={"golden_set": known})), document
     rows = read_golden_file(file, spec)

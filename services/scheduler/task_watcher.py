@@ -83,9 +83,11 @@ class TaskWatcher:
         files = await asyncio.to_thread(self._read)
         file_of: dict[str, str] = {}
         invalid: dict[str, str] = {}
-        for path, task in files:
+        # A task's own file is <task>.yaml, even an invalid one: a copy beside it must not take its place.
+        for path, task in sorted(files, key=lambda file: not _is_own(*file)):
             if isinstance(task, ConfigurationError):
                 invalid[path.name] = task.reason
+                file_of.setdefault(path.stem, path.name)
             elif task.spec.name in file_of:
                 name = task.spec.name
                 invalid[path.name] = f"{path}: task {name} is already defined in {file_of[name]}"
@@ -123,6 +125,8 @@ class TaskWatcher:
             task = read_task_file(path, self._published_set)
         except ConfigurationError as error:
             return error
+        except OSError as error:
+            return ConfigurationError(f"{path}: cannot be read: {error}")
         if stamp is not None and not task.golden:
             self._known[path] = stamp, task
         return task
@@ -157,6 +161,10 @@ class TaskWatcher:
             await asyncio.to_thread(publish_golden_set, self._artifacts, file.spec.name, file.golden)
         except OSError as error:
             raise DependencyUnavailable(f"the golden set of {file.spec.name} was not written: {error}") from error
+
+
+def _is_own(path: Path, task: TaskFile | ConfigurationError) -> bool:
+    return isinstance(task, ConfigurationError) or task.spec.name == path.stem
 
 
 def _stamp(file: Path) -> _Stamp | None:

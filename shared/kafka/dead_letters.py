@@ -64,9 +64,13 @@ class DeadLetter:
 
     @property
     def origin(self) -> str:
-        """The record's position in its own topic: equal for dead letters of the same record."""
+        """The record's position in its own topic, and its time: equal for dead letters of the same record.
+
+        A topic that was deleted and made anew counts its offsets anew.
+        """
         names = (catalog.HEADER_TOPIC, catalog.HEADER_PARTITION, catalog.HEADER_OFFSET)
-        return "/".join(self.headers.get(name, "?") for name in names)
+        position = "/".join(self.headers.get(name, "?") for name in names)
+        return f"{position} {self.headers.get(catalog.HEADER_SENT_AT, '')}"
 
 
 @dataclass(frozen=True)

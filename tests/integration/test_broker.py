@@ -13,7 +13,14 @@ from faststream.kafka import KafkaBroker
 from typer.testing import CliRunner
 
 from deploy.cli.app import app
-from schemas.catalog import HEADER_ERROR, HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC, dead_letter_topic
+from schemas.catalog import (
+    HEADER_ERROR,
+    HEADER_OFFSET,
+    HEADER_PARTITION,
+    HEADER_SENT_AT,
+    HEADER_TOPIC,
+    dead_letter_topic,
+)
 from schemas.predictions import FeedbackGiven, SubjectForgotten
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.kafka.broker import build_broker
@@ -131,11 +138,16 @@ async def test_a_record_that_was_dead_lettered_twice_counts_and_is_replayed_once
 
     assert await replay_dead_letters(settings, "failure_miner") == (1, 0)
     assert (await count_pending(settings, "failure_miner")).count == 0, "the duplicate counts as replayed too"
+    for sent_at in ("1", "2"):  # The topic was deleted and made anew, and this place has failed again.
+        of_topic = {**origin, HEADER_OFFSET: f"{mark}-anew", HEADER_SENT_AT: sent_at}
+        await _publish(settings, value, dead_letter_topic("failure_miner"), {**headers, **of_topic})
+    assert (await count_pending(settings, "failure_miner")).count == 2, "two records, though at one place"
+    assert await replay_dead_letters(settings, "failure_miner") == (2, 0)
     broker = build_broker(settings, "failure_miner")
     Consumers(broker, "failure_miner", settings).on(FeedbackGiven, take)
     await broker.start()
     try:
-        await until(lambda: seen == [event.prediction_id])
+        await until(lambda: seen == [event.prediction_id] * 3)
     finally:
         await broker.stop()
 

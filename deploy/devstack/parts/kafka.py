@@ -185,6 +185,19 @@ def distribution(config: StackConfig) -> Path | None:
     return home if (home / "libs").is_dir() else None
 
 
+def require_distribution(config: StackConfig) -> None:
+    """Raise PartError where the Kafka that this home continues with is not there.
+
+    tansu in its place would start empty, and gateways would send it what waits in their spools.
+    """
+    remembered = remembered_distribution(config)
+    if "kafka" not in config.externals and remembered.exists() and distribution(config) is None:
+        raise PartError(
+            f"the Apache Kafka of this home is not there: {remembered.read_text()}",
+            f"Mount it, set KAFKA_HOME, or: ratchet install kafka. Back to tansu, which starts empty: rm {remembered}",
+        )
+
+
 def remembered_distribution(config: StackConfig) -> Path:
     """Return the file that names the Kafka that this home continues with."""
     return config.home / "config" / "kafka" / "kafka_home"

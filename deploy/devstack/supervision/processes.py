@@ -12,38 +12,45 @@ import pwd
 import signal
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
 
-CLOCK_SLACK_SECONDS = 0.05
-"""psutil derives the start time from boot time plus ticks; two readings agree to a tick (10 ms)."""
-
-
 _PR_SET_PDEATHSIG = 1
+_ZOMBIE, _DEAD = b"Z", b"X"
+_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 _libc = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """One process, and no later one with the same pid. `started`: Unix time in seconds."""
+    """One process, and no later one with the same pid.
+
+    `started`: the kernel's ticks from the boot to its start, since the system's clock may be set while it runs. `boot`:
+    which boot that is.
+    """
 
     pid: int
-    started: float
+    started: int
+    boot: str
 
     @classmethod
     def of(cls, pid: int) -> ProcessIdentity:
-        """Return the identity of the process that has this pid now. Raises psutil.NoSuchProcess."""
-        return cls(pid, psutil.Process(pid).create_time())
+        """Return the identity of the process that has this pid now. Raises OSError if none has."""
+        return cls(pid, _state(pid)[1], _boot())
 
     def alive(self) -> bool:
         """Return True while this process runs; a zombie does not."""
         try:
-            process = psutil.Process(self.pid)
-            same = bool(abs(process.create_time() - self.started) <= CLOCK_SLACK_SECONDS)
-            return same and bool(process.status() != psutil.STATUS_ZOMBIE)
-        except psutil.Error:
+            state, started = _state(self.pid)
+        except OSError:
             return False
+        return (started, _boot()) == (self.started, self.boot) and state not in (_ZOMBIE, _DEAD)
+
+    def seconds(self) -> float:
+        """Return how long ago it was started, if it runs."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - self.started / _TICKS_A_SECOND
 
     def signal(self, number: int) -> None:
         """Send a signal if the process still runs."""
@@ -59,6 +66,17 @@ class ProcessIdentity:
                 return False
             time.sleep(0.05)
         return True
+
+
+def _state(pid: int) -> tuple[bytes, int]:
+    """Return a process's state and when it was started, in ticks (proc_pid_stat(5)). Raises OSError."""
+    stat = Path(f"/proc/{pid}/stat").read_bytes()
+    fields = stat.rpartition(b")")[2].split()  # Its name, before, may have spaces and brackets in it.
+    return fields[0], int(fields[19])
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def stop(process: ProcessIdentity, stop_signal: int, grace_seconds: float) -> None:

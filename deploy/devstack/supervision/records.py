@@ -50,7 +50,7 @@ class PartRecord:
     @property
     def running_seconds(self) -> float:
         """How long the child has been running; 0 if it is not."""
-        return time.time() - self.child.started if self.child and self.running else 0.0
+        return self.child.seconds() if self.child and self.running else 0.0
 
 
 def read(config: StackConfig, part: str) -> PartRecord | None:
@@ -82,7 +82,7 @@ def read_all(config: StackConfig) -> dict[str, PartRecord]:
 
 
 def _identity(raw: dict[str, Any] | None) -> ProcessIdentity | None:
-    return ProcessIdentity(raw["pid"], raw["started"]) if raw else None
+    return ProcessIdentity(**raw) if raw else None
 
 
 def start_part(config: StackConfig, part: str, launch: Launch, address: str, environment: dict[str, str]) -> None:

@@ -2,12 +2,13 @@
 
 `records.start_part` starts one supervisor per part, detached. RECORD is the JSON file that says what to run (`launch`);
 the supervisor adds its own identity and its child's, so that `down` can stop exactly these processes. A child that
-exits by itself is restarted with exponential backoff; one that exits early too often is `failed`. SIGTERM stops the
-child, then the supervisor.
+exits by itself is restarted with exponential backoff; one that never ran for long and exits early too often is
+`failed`. SIGTERM stops the child, then the supervisor. A full disk stops nothing: what cannot be written is left out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -28,7 +29,8 @@ EARLY_EXIT_SECONDS = 60.0
 """A child that ran longer than this was healthy: the backoff starts over."""
 POLL_SECONDS = 0.2
 MAX_EARLY_EXITS = 6
-"""Early exits in a row before the part is `failed` and no longer restarted."""
+"""Early exits before the part is `failed` and no longer restarted. One that has run for long is not at fault: what it
+needs, such as a broker or room on a disk, is away, and may come back after hours."""
 
 
 class Supervisor:
@@ -39,22 +41,25 @@ class Supervisor:
         self._record: dict[str, Any] = json.loads(record.read_text())
         self._launch: dict[str, Any] = self._record["launch"]
         self._stopping = False
+        self._is_written = True
 
     def ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         """Handle a stop signal. It sets a flag only: taking a lock here could deadlock with the interrupted code."""
         self._stopping = True
 
     def run(self) -> None:
-        self._write(supervisor=vars(ProcessIdentity.of(os.getpid())), state="starting", restarts=0)
-        early_exits, restarts = 0, 0
+        self._record |= {"supervisor": vars(ProcessIdentity.of(os.getpid())), "state": "starting", "restarts": 0}
+        self._save()  # Unless it is in the record, nobody could stop it.
+        early_exits, restarts, has_run = 0, 0, False
         while not self._stopping:
             began = time.monotonic()
             code = self._run_once()
             if self._stopping:
                 break
-            early_exits = 1 if time.monotonic() - began > EARLY_EXIT_SECONDS else early_exits + 1
+            was_early = time.monotonic() - began <= EARLY_EXIT_SECONDS
+            early_exits, has_run = early_exits + 1 if was_early else 1, has_run or not was_early
             restarts += 1
-            if early_exits >= MAX_EARLY_EXITS:
+            if early_exits >= MAX_EARLY_EXITS and not has_run:
                 self._write(child=None, state="failed", last_exit=code)
                 return
             self._write(child=None, state="restarting", restarts=restarts, last_exit=code)
@@ -64,29 +69,41 @@ class Supervisor:
     def _sleep(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self._stopping:
-            time.sleep(POLL_SECONDS)
+            self._poll()
+
+    def _poll(self) -> None:
+        time.sleep(POLL_SECONDS)
+        if not self._is_written:
+            self._write()
 
     def _run_once(self) -> int:
         """Start the child and wait until it exits or must be stopped. Returns its exit code."""
-        with Path(self._record["log"]).open("ab", buffering=0) as log:
-            try:
+        try:
+            with self._log().open("ab", buffering=0) as log:
                 child = self._start(log)
-            except OSError as error:
-                log.write(f"supervisor: cannot start {self._launch['argv'][0]}: {error}\n".encode())
-                return 127
-            identity = ProcessIdentity.of(child.pid)
-            self._write(child=vars(identity), state="running", since=time.time())
-            while child.poll() is None and not self._stopping:
-                time.sleep(POLL_SECONDS)
-            if child.poll() is None:
-                reaper = threading.Thread(target=child.wait, daemon=True)
-                reaper.start()
-                stop(identity, self._launch["stop_signal"], self._launch["grace_seconds"])
-                reaper.join(5.0)
-            else:
-                stop(identity, signal.SIGKILL, 0.0)  # Processes that the child left running in its group.
-                log.write(f"supervisor: {self._record['part']} exited with code {child.returncode}\n".encode())
-            return child.returncode if child.returncode is not None else -signal.SIGKILL
+        except OSError as error:
+            self._say(f"cannot start {self._launch['argv'][0]}: {error}")
+            return 127
+        identity = ProcessIdentity.of(child.pid)
+        self._write(child=vars(identity), state="running", since=time.time())
+        while child.poll() is None and not self._stopping:
+            self._poll()
+        if child.poll() is None:
+            reaper = threading.Thread(target=child.wait, daemon=True)
+            reaper.start()
+            stop(identity, self._launch["stop_signal"], self._launch["grace_seconds"])
+            reaper.join(5.0)
+        else:
+            stop(identity, signal.SIGKILL, 0.0)  # Processes that the child left running in its group.
+            self._say(f"{self._record['part']} exited with code {child.returncode}")
+        return child.returncode if child.returncode is not None else -signal.SIGKILL
+
+    def _log(self) -> Path:
+        return Path(self._record["log"])
+
+    def _say(self, words: str) -> None:
+        with contextlib.suppress(OSError), self._log().open("ab") as log:
+            log.write(f"supervisor: {words}\n".encode())
 
     def _start(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -101,7 +118,16 @@ class Supervisor:
         )
 
     def _write(self, **changes: Any) -> None:
+        """Write the record; where that fails, at the next poll again."""
         self._record.update(changes)
+        try:
+            self._save()
+        except OSError:
+            self._is_written = False
+        else:
+            self._is_written = True
+
+    def _save(self) -> None:
         write_atomically(self._path, json.dumps(self._record, indent=1).encode())
 
 

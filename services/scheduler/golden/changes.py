@@ -117,20 +117,29 @@ class ForgottenRows:
 def forget_people(
     folder: Path, tasks: Collection[str], subjects: Collection[str], author: Author, *, dry_run: bool = False
 ) -> list[ForgottenRows]:
-    """Remove the golden rows made from what these people asked up to `author.at`; returns the tasks that have some."""
-    forgotten = []
+    """Remove the golden rows made from what these people asked up to `author.at`; returns the tasks that have some, or
+    whose files cannot be read."""
+    files: dict[str, TaskFile] = {}
+    unreadable: dict[str, ConfigurationError] = {}
     for path in sorted(folder.glob("*.yaml")):
         try:
             file = read_task_file(path)
         except ConfigurationError as error:
-            if path.stem in tasks:
-                forgotten.append(ForgottenRows(path.stem, 0, error.reason))
+            unreadable[path.stem] = error
+        else:
+            if path.stem == file.spec.name or file.spec.name not in files:  # As `find_task` chooses.
+                files[file.spec.name] = file
+    of_no_task = next((error for name, error in unreadable.items() if name not in tasks), None)
+    forgotten = []
+    for task in sorted(tasks):
+        if problem := unreadable.get(task, None if task in files else of_no_task):  # It may be that task's file.
+            forgotten.append(ForgottenRows(task, 0, problem.reason))
             continue
-        rows = [row.row_id for row in file.golden if _is_theirs(row, subjects, author.at)]
-        if rows and file.spec.name in tasks:
+        golden = files[task].golden if task in files else ()
+        if rows := [row.row_id for row in golden if _is_theirs(row, subjects, author.at)]:
             if not dry_run:
-                remove_rows(folder, file.spec.name, rows, author, "forgotten")
-            forgotten.append(ForgottenRows(file.spec.name, len(rows)))
+                remove_rows(folder, task, rows, author, "forgotten")
+            forgotten.append(ForgottenRows(task, len(rows)))
     return forgotten
 
 

@@ -317,6 +317,24 @@ def test_flush_returns_after_what_was_dropped_is_counted_and_logged(
     client.close()
 
 
+def test_a_log_handler_that_fails_does_not_end_the_sending(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ValueError("the application's own mistake")
+
+    monkeypatch.setattr(ratchet.client.logger, "handlers", [Broken()])
+    gateway.status = lambda path, body: 400 if "other" in json.dumps(body) else 200
+    client = ratchet.Client(gateway.url)
+    for task in ("other", "support"):
+        client.log(task, ASKED, "refund")
+        assert client.flush(PATIENCE_SECONDS)
+    client.log("support", ASKED, "refund", metadata=object())  # It cannot be sent, and the handler is called here.
+    assert (len(gateway.accepted), client.dropped) == (1, 2)
+    client.close()
+
+
 def test_a_key_that_is_not_for_one_task_does_not_lose_the_answers_of_another(gateway: FakeGateway) -> None:
     gate = threading.Event()
 

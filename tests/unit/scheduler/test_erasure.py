@@ -183,3 +183,24 @@ async def test_a_golden_set_that_cannot_be_read_is_reported_and_the_person_is_st
     (entry,) = (await forget(bench, users=[USER])).json()["golden"]
     assert entry["problem"].endswith("relative to this one")
     assert len(bench.of(SubjectForgotten)) == 2
+
+
+async def test_a_file_that_may_be_a_tasks_and_cannot_be_read_is_reported(bench: SchedulerBench, tmp_path: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "helpdesk.yaml").write_text(GOLDEN_TASK)  # Without its golden file.
+    found = (await forget(bench, users=[USER])).json()["golden"]
+    assert [entry["task"] for entry in found] == ["desk", "other"]
+    assert all("helpdesk.yaml" in entry["problem"] for entry in found)
+
+
+async def test_a_golden_file_that_only_a_copy_of_the_task_names_does_not_stop_the_erasure(
+    bench: SchedulerBench, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "desk.yaml").write_text(GOLDEN_TASK)
+    (folder / "desk-old.yaml").write_text(GOLDEN_TASK.replace("golden.jsonl", "old.jsonl"))
+    (folder / "golden.jsonl").write_text(golden(HASH, 0, "theirs"))
+    (folder / "old.jsonl").write_text(golden(HASH, 0, "of before"))
+    assert (await forget(bench, users=[USER])).json()["golden"] == [{"task": "desk", "rows": 1, "problem": None}]
+    assert (folder / "golden.jsonl").read_text() == ""

@@ -166,3 +166,35 @@ async def test_a_restarted_scheduler_publishes_a_set_again_that_was_deleted(benc
     await bench.start()
     await bench.watcher.scan()
     assert len(read_golden_set(bench.store, bench.events[0].spec)) == 2
+
+
+def write_task(bench: Bench, file: str, *labels: str, golden_file: str = "golden.jsonl", name: str = "desk") -> None:
+    text = TASK.replace("[delivery, refund]", f"[{', '.join(labels)}]").replace("golden.jsonl", golden_file)
+    (bench.folder / file).write_text(text.replace("name: desk", f"name: {name}"))
+
+
+@pytest.mark.parametrize("copy", ["desk-old.yaml", "another.yaml", "twin.yaml"])
+async def test_a_copy_of_a_task_file_never_takes_the_place_of_the_tasks_own(bench: Bench, copy: str) -> None:
+    """A backup beside it, which sorts before it, was the task; and one that sorts after it once it had a mistake."""
+    bench.write_golden(2)
+    write_task(bench, "desk.yaml", "refund", "new")
+    write_task(bench, copy, "refund", "old")
+    await bench.watcher.scan()
+    (event,) = bench.events
+    assert event.spec.labels == ("refund", "new")
+    assert list(bench.watcher.invalid_files) == [copy]
+    (bench.folder / "desk.yaml").write_text("name: desk\nkind: clasification\n")
+    await bench.watcher.scan()
+    assert len(bench.events) == 1
+    assert set(bench.watcher.invalid_files) == {copy, "desk.yaml"}
+
+
+async def test_a_golden_file_that_cannot_be_looked_at_is_one_files_mistake(bench: Bench) -> None:
+    """A name over 255 bytes, or a folder that may not be entered, had stopped all tasks' files, cycles and erasures."""
+    bench.write_golden(2)
+    write_task(bench, "long.yaml", "refund", "b", golden_file="é" * 180 + ".jsonl", name="long")
+    await bench.watcher.scan()
+    assert [event.task for event in bench.events] == ["desk"]
+    assert "long.yaml:5: " in bench.watcher.invalid_files["long.yaml"]
+    assert "cannot be read: File name too long" in bench.watcher.invalid_files["long.yaml"]
+    assert bench.watcher.scanned

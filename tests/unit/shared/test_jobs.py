@@ -311,6 +311,61 @@ def test_what_was_away_hours_ago_takes_no_time_of_a_later_outage_and_a_job_ends_
     assert (tmp_path / ends_with).exists()
 
 
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def wrapped(message: str) -> RuntimeError:
+    error = RuntimeError(message)
+    error.__cause__ = FULL
+    return error
+
+
+@pytest.mark.parametrize(
+    "error", [FULL, wrapped("not written"), RuntimeError("IoError(Os { message: No space left on device })")]
+)
+def test_a_disk_that_is_full_for_a_moment_fails_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It had ended the cycle of the week at once, while the same error of an upload was tried again."""
+    tried = []
+
+    def work(spec: bytes, folder: Path, progress: Progress) -> Spec:
+        tried.append(1)
+        if len(tried) < 3:
+            raise error
+        return Spec(kind="built")
+
+    run_by([0.0], work, tmp_path, monkeypatch)
+    assert (tmp_path / "result.json").exists()
+
+
+def test_a_disk_that_stays_full_fails_the_job_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    def work(spec: bytes, folder: Path, progress: Progress) -> Spec:
+        clock[0] += 300.0
+        raise FULL
+
+    run_by(clock, work, tmp_path, monkeypatch)
+    failure = JobFailure.model_validate_json((tmp_path / "failure.json").read_bytes())
+    assert failure.reason == "a disk is full: [Errno 28] No space left on device"
+    assert "Make room" in failure.way_out
+
+
+def test_progress_that_cannot_be_written_stops_no_work(tmp_path: Path) -> None:
+    Progress(tmp_path / "gone")(1, 2, "half")
+
+
+async def test_a_report_that_a_power_cut_has_emptied_holds_up_no_job(folder: Path, environment: dict[str, str]) -> None:
+    """The watcher could not read it, each time before it would start the job's process."""
+    callbacks = Callbacks()
+    watcher = Jobs(folder, "job_for_test", environment)
+    watcher.submit("a", Spec(kind="quick"))
+    (folder / "a" / "progress.json").write_bytes(b"")
+    async with watched(watcher, callbacks):
+        await until(lambda: callbacks.done)
+
+
 @pytest.mark.parametrize("error", [DependencyUnavailable("Kafka is away"), RuntimeError("a bug")])
 async def test_a_result_is_announced_until_its_callback_succeeds(
     folder: Path, environment: dict[str, str], error: Exception

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 from dataclasses import asdict
 from pathlib import Path
@@ -46,6 +47,11 @@ def test_a_home_continues_with_the_kafka_that_wrote_its_data(tmp_path: Path) -> 
     config = StackConfig.load(home, {})
     assert kafka.distribution(config) == distribution
     assert str(distribution) in kafka.KafkaPart().note(config)
+    shutil.rmtree(distribution)
+    with pytest.raises(PartError, match="is not there") as error:
+        stack.up(["kafka"], home, env={})
+    assert "KAFKA_HOME" in error.value.way_out
+    assert not (home / "stack.env").exists(), "no other broker has begun in its place"
 
 
 @pytest.mark.parametrize(

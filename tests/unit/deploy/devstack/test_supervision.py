@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from deploy.devstack import stack
@@ -19,6 +24,7 @@ from deploy.devstack.config import StackConfig
 from deploy.devstack.part import Launch
 from deploy.devstack.supervision import records
 from deploy.devstack.supervision.processes import ProcessIdentity, memory_bytes, stop
+from shared.files import write_atomically
 from tests.waiting import PATIENCE_SECONDS
 
 
@@ -57,12 +63,35 @@ def read_record(config: StackConfig) -> records.PartRecord:
 def test_a_reused_pid_is_another_process() -> None:
     own = ProcessIdentity.of(os.getpid())
     assert own.alive()
-    assert not ProcessIdentity(own.pid, own.started - 100).alive()
+    assert not replace(own, started=own.started - 100).alive()
+    assert not replace(own, boot="another").alive()
+
+
+def test_a_clock_that_is_set_changes_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`psutil` derives when a process was started from the present time of the boot, which moves with the clock."""
+    process = start_sleeping(
+        sys.executable,
+        "-c",
+        "import signal,time; signal.signal(15, lambda *_: exit(7)); print(1, flush=True); time.sleep(60)",
+    )
+    identity = ProcessIdentity.of(process.pid)
+    age = identity.seconds()
+    boot = psutil.boot_time()
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: boot + 3_600.0)
+    monkeypatch.setattr(time, "time", lambda: boot + 1e6)
+    assert identity.alive()
+    assert age <= identity.seconds() < age + 60.0
+    time.sleep(0.3)
+    reaper = threading.Thread(target=process.wait)
+    reaper.start()
+    stop(identity, signal.SIGTERM, PATIENCE_SECONDS)
+    reaper.join()
+    assert process.returncode == 7, "it was asked to stop, and not killed"
 
 
 def test_a_signal_to_a_reused_pid_is_not_sent() -> None:
     process = start_sleeping()
-    ProcessIdentity(process.pid, time.time() - 1000).signal(signal.SIGKILL)
+    replace(ProcessIdentity.of(process.pid), started=1).signal(signal.SIGKILL)
     assert process.poll() is None
     process.kill()
     process.wait()
@@ -93,16 +122,71 @@ def test_a_part_that_exits_early_too_often_is_failed(config: StackConfig, monkey
     from deploy.devstack.supervision import supervisor
 
     monkeypatch.setattr(supervisor, "FIRST_BACKOFF_SECONDS", 0.01)
-    path = config.records / "part.json"
-    path.parent.mkdir(parents=True)
-    launch = {"argv": ["false"], "env": {}, "cwd": ".", "user": None, "stop_signal": 15, "grace_seconds": 1.0}
-    record = {"part": "part", "log": str(config.home / "log"), "address": "", "environment": {}, "launch": launch}
-    path.write_text(json.dumps(record))
+    path = write_record(config, "false")
     supervisor.Supervisor(path).run()
     path.write_text(json.dumps({**json.loads(path.read_text()), "supervisor": None}))  # It was this process.
     assert read_record(config).state == "failed"
     assert read_record(config).last_exit == 1
     assert read_record(config).restarts == supervisor.MAX_EARLY_EXITS - 1
+
+
+def write_record(config: StackConfig, *argv: str) -> Path:
+    path = config.records / "part.json"
+    path.parent.mkdir(parents=True)
+    launch = {"argv": argv, "env": {}, "cwd": ".", "user": None, "stop_signal": 15, "grace_seconds": 1.0}
+    record = {"part": "part", "log": str(config.home / "log"), "address": "", "environment": {}, "launch": launch}
+    path.write_text(json.dumps(record))
+    return path
+
+
+@contextlib.contextmanager
+def supervised(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    from deploy.devstack.supervision import supervisor
+
+    for name, seconds in {"FIRST_BACKOFF_SECONDS": 0.01, "EARLY_EXIT_SECONDS": 0.3, "POLL_SECONDS": 0.02}.items():
+        monkeypatch.setattr(supervisor, name, seconds)
+    running = supervisor.Supervisor(path)
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        running.ask_to_stop(signal.SIGTERM, None)
+        thread.join(PATIENCE_SECONDS)
+        assert json.loads(path.read_text())["state"] == "stopped"
+        path.unlink()  # Its supervisor is this process, which the fixture would stop.
+
+
+def test_a_part_that_has_run_for_long_is_started_again_however_often(
+    config: StackConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that was away for five minutes had ended the services for good."""
+    starts = config.home / "starts"
+    script = (
+        f"echo >> {starts}; n=$(wc -l < {starts}); [ $n = 1 ] && exec sleep 0.5; [ $n -gt 8 ] && exec sleep 60; exit 1"
+    )
+    with supervised(write_record(config, "sh", "-c", script), monkeypatch):
+        wait_until(
+            lambda: starts.exists() and len(starts.read_text().splitlines()) == 9 and read_record(config).running
+        )
+
+
+def test_a_full_disk_ends_no_supervisor(config: StackConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had ended with an error, and what it had started could not be stopped any more."""
+    from deploy.devstack.supervision import supervisor
+
+    path = write_record(config, "sleep", "60")
+    written = []
+
+    def write(path: Path, data: bytes) -> None:
+        written.append(data)
+        if 2 <= len(written) <= 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_atomically(path, data)
+
+    monkeypatch.setattr(supervisor, "write_atomically", write)
+    with supervised(path, monkeypatch):
+        wait_until(lambda: len(written) >= 5 and read_record(config).running)
 
 
 def test_stopping_a_part_stops_supervisor_and_child_and_deletes_the_record(config: StackConfig) -> None:
