@@ -88,7 +88,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic("adapters.evaluated.v1", AdapterEvaluated, ("evaluator",),
           ("deployer", "console", "scheduler"), "task", 1, _FOREVER),
     Topic("evaluations.requested.v1", EvaluationRequested, ("deployer",), ("evaluator",), "task", 1, _QUARTER),
-    Topic("shadow.compared.v1", ShadowCompared, ("shadow",), ("deployer",), "prediction_id", 4, _QUARTER),
+    Topic("shadow.compared.v1", ShadowCompared, ("shadow",), ("deployer",), "task", 4, _QUARTER),
     Topic("rollouts.changed.v1", RolloutChanged, ("deployer",),
           ("evaluator", "shadow", "console", "scheduler"), "task", 1, _FOREVER, compacted=True),
     Topic("cycles.started.v1", CycleStarted, ("scheduler",),

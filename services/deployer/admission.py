@@ -16,8 +16,8 @@ from schemas.adapters import AdapterEvaluated, EvaluationRequested
 from schemas.base import utc_now
 from schemas.cycles import StepFailed
 from schemas.rollouts import Stage
-from services.deployer.rollout import BASE, Rollout, ServingState, candidate_of
-from services.deployer.statistics.levels import next_draw
+from services.deployer.rollout import BASE, Rollout, ServingState, candidate_of, has_proven
+from services.deployer.statistics.levels import level, next_draw
 from services.deployer.storage.rollouts import RolloutStore
 from services.deployer.transitions import RolloutTransitions
 from shared.errors import DependencyUnavailable
@@ -115,10 +115,9 @@ class Admission:
         last = await self._rollouts.last_entered(waiting.task)
         draws = await self._rollouts.draws(waiting.task)
         drawn = next_draw(settings.yearly_false_promotion, settings.cycles_per_year, draws, now)
-        # One that was promoted as not worse has spent its level on a claim that it is better, which it did not prove.
-        proven = last is not None and last.stage is Stage.PROMOTED and not last.evidence.margin_debited
-        returned = last.alpha if last is not None and proven else 0.0
-        entering = waiting.into_shadow(serving, drawn, returned, now)
+        returned = last.alpha if last is not None and has_proven(last.stage, last.evidence) else 0.0
+        alpha = level(settings.yearly_false_promotion, drawn, returned, draws, now)
+        entering = waiting.into_shadow(serving, drawn, alpha, now)
         try:
             if refusal := await self._transitions.refusal(entering, waiting.changed_at):
                 entering = waiting.turned_away(refusal, now)

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict
 from schemas.adapters import AdapterEvaluated
 from schemas.rollouts import Evidence, RolloutChanged, Stage
 from schemas.tasks import TaskChanged, TaskSpec
-from services.deployer.statistics.levels import level
 from shared.identity import content_hash, event_id
 
 ACTIVE = (Stage.SHADOW, Stage.CANARY)
@@ -329,9 +328,9 @@ class Rollout:
             former_verdicts=(*self.former_verdicts, self.verdict_id),
         )  # fmt: skip
 
-    def into_shadow(self, serving: ServingState, drawn: float, returned: float, now: datetime) -> Rollout:
-        """Return the rollout as it enters shadow against the model that serves, with its level drawn."""
-        alpha = level(self.spec.rollout.yearly_false_promotion, drawn, returned)
+    def into_shadow(self, serving: ServingState, drawn: float, alpha: float, now: datetime) -> Rollout:
+        """Return the rollout as it enters shadow against the model that serves, to be tested at the level `alpha`, of
+        which it drew a part."""
         waited = self.reason.startswith(_UNTIL)
         reason = self.reason.partition(_ENDS)[2] if waited else self.reason
         if serving.outdated is not None:
@@ -412,6 +411,14 @@ class Move:
     def stage_shown(self) -> str:
         """The stage, with the canary's share of users."""
         return f"canary of {self.canary_percent} %" if self.stage is Stage.CANARY else self.stage.value
+
+
+def has_proven(stage: Stage, evidence: Evidence) -> bool:
+    """Return True for a candidate that is promoted as better, by proof: its test has spent nothing.
+
+    One that is promoted as not worse has spent its level on a claim that it is better, which it did not prove.
+    """
+    return stage is Stage.PROMOTED and not evidence.margin_debited
 
 
 def max_tickets(rollout: Rollout) -> int:

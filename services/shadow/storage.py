@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from schemas.predictions import SubjectForgotten
 from services.shadow.budget import Considered, Spending
-from services.shadow.domain import Outcome
+from services.shadow.domain import Outcome, subject_of
 from services.shadow.tables import BACKLOGS, DAYS, DECISIONS, FORGOTTEN, MINUTES, OUTCOMES
 from shared.privacy.erasure import erased_among, record_erasure
 from shared.storage.database import transaction
@@ -92,6 +92,11 @@ class PostgresDecisions:
         While a rollout has a backlog in a partition, its newer requests there join it, so that each is decided once. So
         does what was to be replayed when the flag was turned off. What a person asked who is erased by now is left out,
         also where it was to be replayed.
+
+        Of a subject, whose first pair that differs bets, requests are replayed one partition at a time, in their order
+        there. Side by side, in two processes, a fast answer that wins would be published before a loss that timed out:
+        with 5 % of subjects so, 9 % of years promoted an equal candidate. What is left out for that was decided before
+        the candidate is asked, by what was asked before it.
         """
         async with self._locked() as connection:
             requests = await _without_erased(connection, requests)
@@ -100,6 +105,7 @@ class PostgresDecisions:
             if new:
                 later = await _defer(connection, new)
                 now_decided = [request for request in new if request.position not in later]
+                now_decided = await _one_partition_a_subject(connection, now_decided)
                 spending = await _spending(connection, new, now)
                 outcomes = spending.decide(now_decided)
                 decided: dict[tuple[int, int], Outcome | None] = dict.fromkeys(later, Outcome.DEFERRED)
@@ -112,8 +118,10 @@ class PostgresDecisions:
 
     async def forget(self, event: SubjectForgotten) -> None:
         """Replay no more of what a person asked until their request."""
+        of_person = sa.and_(DECISIONS.c.task == event.task, DECISIONS.c.subject == event.subject_hash)
         async with transaction(self._engine) as connection:
             await record_erasure(connection, FORGOTTEN, event)
+            await connection.execute(sa.update(DECISIONS).where(of_person).values(subject=None))
 
     async def backlogs(self) -> list[Backlog]:
         """Return all backlogs."""
@@ -187,7 +195,7 @@ class PostgresDecisions:
                 DECISIONS.c.rollout_id == request.rollout.rollout_id,
                 DECISIONS.c.outcome.is_(None),
             )
-            .values(outcome=outcome)
+            .values(outcome=outcome, subject=None)
         )
         async with transaction(self._engine) as connection:
             if (await connection.execute(open_decision)).rowcount:
@@ -215,6 +223,26 @@ async def _without_erased(connection: AsyncConnection, requests: Sequence[Consid
         else request
         for request, (task, user_hash) in zip(requests, people, strict=True)
     ]
+
+
+async def _one_partition_a_subject(connection: AsyncConnection, requests: Sequence[Considered]) -> list[Considered]:
+    """Return the requests; those whose subject has another one open elsewhere with that as the reason."""
+    columns = DECISIONS.c
+    query = sa.select(columns.rollout_id, columns.subject, columns.from_backlog, columns.partition).where(
+        columns.outcome.is_(None), columns.subject.in_({subject_of(request.delivery.event) for request in requests})
+    )
+    replayed = {
+        (row.rollout_id, row.subject): (row.from_backlog, row.partition) for row in await connection.execute(query)
+    }
+    found = []
+    for request in requests:
+        subject, here = subject_of(request.delivery.event), (request.from_backlog, request.delivery.partition)
+        may_bet = subject is not None and request.left_out is None
+        if may_bet and replayed.setdefault((request.rollout.rollout_id, subject), here) != here:
+            found.append(replace(request, left_out=Outcome.SAME_SUBJECT))
+        else:
+            found.append(request)
+    return found
 
 
 async def _known(connection: AsyncConnection, requests: Sequence[Considered]) -> dict[tuple[int, int], Outcome | None]:
@@ -290,6 +318,7 @@ async def _save_decisions(
             "record_offset": request.delivery.offset, "request_id": request.delivery.event.request_id,
             "rollout_id": request.rollout.rollout_id, "task": request.rollout.task,
             "outcome": decided[request.position],
+            "subject": subject_of(request.delivery.event) if decided[request.position] is None else None,
         }
         for request in requests
     ]  # fmt: skip

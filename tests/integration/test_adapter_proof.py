@@ -120,7 +120,7 @@ async def test_a_real_vllm_that_lost_its_adapters_is_given_them_again(real: Real
     primary, candidate = await real.make_adapter(3), await real.make_adapter(4)
     event, serving = evaluated(candidate, against=primary), ServingState(primary)
     queued = candidate_of(event, serving, event.occurred_at)
-    await real.rollouts.save(queued.into_shadow(serving, 0.001, 0.0, event.occurred_at))
+    await real.rollouts.save(queued.into_shadow(serving, 0.001, 0.001, event.occurred_at))
     await real.fleet.read_rollouts()
     for _ in range(2):
         for name in (primary, candidate):

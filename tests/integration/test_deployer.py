@@ -28,7 +28,7 @@ from services.deployer.storage.rollouts import PostgresRollouts
 from shared.errors import DependencyUnavailable
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate
-from tests.unit.deployer.canaries import audited, feedback, in_canary, see
+from tests.unit.deployer.canaries import audited, feedback, in_canary, leave, see
 from tests.unit.deployer.fakes import CUTOFF, Deployer, answer, deliveries, evaluated, observed, pair, pair_with_tools
 
 pytestmark = pytest.mark.stack
@@ -487,6 +487,8 @@ async def test_what_guards_count_is_the_same_in_postgresql_and_in_the_rules(real
             await see(deployer, range(30), Variant.CANARY, latency_ms=500.0, confidence=0.4)
             await see(deployer, range(30, 33), Variant.CANARY, latency_ms=5.0, confidence=0.9)
             await see(deployer, range(5), Variant.CANARY, latency_ms=1.0, day=1)
+            await see(deployer, range(28, 31), Variant.CANARY, latency_ms=400.0, day=1)
+            await leave(deployer, range(31, 34), Variant.CANARY, day=1)
             await see(deployer, range(5, 9), Variant.CANARY, latency_ms=1.0)
             await see(deployer, range(2_000, 2_100), Variant.BASE, latency_ms=9_000.0)
         for number in (1, 1, 2, 77):
@@ -497,7 +499,7 @@ async def test_what_guards_count_is_the_same_in_postgresql_and_in_the_rules(real
     ]
     assert counted == expected
     assert counted.latencies.limit_ms == 1.2 * 197
-    assert counted.arms[Guard.LATENCY] == [Arms(25, 25, 125)], "five had their first answer of the day before"
+    assert counted.arms[Guard.LATENCY] == [Arms(25, 29, 129)], "five had their first answer of the day before"
     assert counted.confidences.count > 20
     assert 0.4 < counted.confidences.mean < 0.6
     assert [(arms.percent, arms.canary, arms.bad) for arms in counted.arms[Guard.FEEDBACK]] == [(5, 0, 1), (25, 2, 3)]

@@ -21,6 +21,8 @@ from shared.grading.text import same_answer
 from shared.identity import content_hash
 from shared.kafka.delivery import Delivery
 
+_CLIENT_LEFT = 499
+"""The status of a request whose client closed the connection before its answer had ended."""
 _MIN_CONFIDENCES = 100
 _SHIFT = 0.05
 _STANDARD_ERRORS = 4.0
@@ -47,8 +49,11 @@ class Arms:
 
 @dataclass(frozen=True)
 class Latencies:
-    """The canary's answers that were measured, one a subject and day, and those over `limit_ms`.
+    """The canary's answers that were measured, one a subject and day, and those that took longer than `limit_ms`, or
+    whose client left before.
 
+    Of a subject none after its first slow one: whoever always asks what takes long is slow each day, which says no more
+    of the canary than once.
     `limit_ms` is of the primary's answers before the canary; None: they were too few. Which of the subjects that waited
     longer meanwhile were the canary's is in `CanaryCounts.arms`.
     """
@@ -136,8 +141,8 @@ def canary_failure(counts: CanaryCounts, settings: RolloutSettings, fresh: Seque
         slow, (canary, waited) = counts.latencies, counts.bad(worst)
         reason = (
             f"the canary is too slow: {slow.slow} of {slow.measured} answers took longer than {slow.limit_ms:.0f} ms, "
-            f"{SLOW:g} times the primary's 95th percentile, and {canary} of the {waited} users who waited so long were "
-            "in it"
+            f"{SLOW:g} times the primary's 95th percentile, or their users left before, and {canary} of the {waited} "
+            "such users of both arms were in it"
         )
     elif worst is Guard.LABELS:
         losses, wins = (sum(sign * x > 0 for x in fresh if x is not None) for sign in (-1, 1))
@@ -174,9 +179,9 @@ def confidence_shift(counts: CanaryCounts) -> str:
 class Observation:
     """One request. `canary`: the candidate answered, also once it is promoted; `as_primary`: then.
 
-    `counted`: it served a user, or failed; not one that was refused. `primary`: the primary, or the base model where
-    there is none, answered; a fallback is neither arm. `source` and `offset`: the record's place in Kafka, by which it
-    is counted once.
+    `counted`: it served a user, or failed; not one that was refused. `latency_ms`: infinite where the client left
+    before its answer had ended. `primary`: the primary, or the base model where there is none, answered; a fallback is
+    neither arm. `source` and `offset`: the record's place in Kafka, by which it is counted once.
     """
 
     prediction_id: str
@@ -197,6 +202,11 @@ class Observation:
         return self.counted and not self.failed
 
     @property
+    def is_measured(self) -> bool:
+        """True if it tells how long its user waited, or that they did not wait for it."""
+        return self.answered or math.isinf(self.latency_ms)
+
+    @property
     def served(self) -> str | None:
         """The subject that the canary has served with this request, if it has."""
         return self.user_key if self.canary and self.answered else None
@@ -214,7 +224,7 @@ def observation(delivery: Delivery[RequestObserved], candidate: str, primary: st
         primary=event.variant in (Variant.PRIMARY, Variant.BASE) and event.adapter == primary,
         failed=failed,
         counted=failed or event.status < 400,
-        latency_ms=event.latency_ms,
+        latency_ms=math.inf if event.status == _CLIENT_LEFT else event.latency_ms,
         confidence=event.confidence,
         occurred_at=event.occurred_at,
         source=f"{delivery.topic}-{delivery.partition}",

@@ -2,8 +2,10 @@
 
 - errors, negative feedback, wrong answers in the audit: subjects with such an event, in the arm of the first one. Null:
   the canary's are at most what its share of subjects gives at `ratio` times the primary's rate.
-- slow answers, over 1.2 times the primary's p95 before the canary: the smaller one of two. One request of a subject and
-  day, null: at most 5 % are so slow. And subjects with such an answer, in the arm of the first one, null as for errors.
+- slow answers, over 1.2 times the primary's p95 before the canary, or whose client left before their end: the smaller
+  one of two. One request of a subject and day, and none of a subject after its first slow one, null: at most 5 % are so
+  slow; of whoever was never slow hardly more are than of all, however much subjects differ. And subjects with such an
+  answer, in the arm of the first one, null as for errors.
 - after a promotion, labels of fresh pairs: the bet against the candidate (`betting.py`). Null: it is not worse.
 
 Each is a binomial mixture (`betting.canary_guard`; Robbins 1970, Lindon et al. 2022), whose expectation under the null

@@ -4,7 +4,8 @@
     canary_users      as many as a step needs      whom each step has served
     canary_answers    at most `SAMPLED_ANSWERS`    whose answer it was that somebody complains about, and which arm's
     bad_users         a subject with a bad event   what the guards compare
-    latencies         a subject and day            at most `MEASURED_REQUESTS` of the primary's, and of each day's
+    latencies         a subject and day            at most `MEASURED_REQUESTS` of the primary's, and of each day's;
+                                                   infinite where the client left
     day_subjects      a subject and day            at most `COMPARED_SUBJECTS` of the last two days: the first answers
 
 The functions take the ledger's connection, so that what belongs together is committed together.
@@ -75,13 +76,14 @@ async def add_requests(connection: AsyncConnection, rollout: Rollout, observatio
     answers = [o for o in observations if o.answered and (o.canary or rollout.control)]
     await _add_answers(connection, rollout, answers)
     await _add_served(connection, rollout, in_canary)
-    await _add_latencies(connection, rollout.rollout_id, in_canary, canary=True)
+    measured = [o for o in observations if o.canary and o.is_measured]
+    await _add_latencies(connection, rollout.rollout_id, measured, canary=True)
 
 
 async def add_primary(connection: AsyncConnection, rollout: Rollout, observations: Sequence[Observation]) -> None:
     """Measure the primary before the canary: a random sample of its subjects and days, as small as it may be."""
     rollout_id = rollout.rollout_id
-    await _add_latencies(connection, rollout_id, [o for o in observations if o.primary], canary=False)
+    await _add_latencies(connection, rollout_id, [o for o in observations if o.primary and o.answered], canary=False)
     of_primary = sa.and_(LATENCIES.c.rollout_id == rollout_id, ~LATENCIES.c.canary)
     last = sa.select(LATENCIES.c.rank).where(of_primary).order_by(LATENCIES.c.rank).offset(MEASURED_REQUESTS).limit(1)
     await connection.execute(sa.delete(LATENCIES).where(of_primary, LATENCIES.c.rank >= last.scalar_subquery()))
@@ -178,7 +180,7 @@ async def _slow_first_answers(
         return []
     firsts: dict[tuple[str, date], Observation] = {}
     for o in observations:
-        if o.answered and o.user_key:
+        if o.is_measured and o.user_key:
             firsts.setdefault((o.user_key, o.occurred_at.astimezone(UTC).date()), o)
     of_rollout = DAY_SUBJECTS.c.rollout_id == rollout_id
     days = sa.select(DAY_SUBJECTS.c.day, sa.func.count()).where(of_rollout).group_by(DAY_SUBJECTS.c.day)
@@ -248,7 +250,7 @@ async def _add_latencies(
     """Add the first answer of each subject on each day (UTC): in both arms, so that both have as cold caches."""
     rows = []
     for o in observations:
-        if o.answered and o.user_key:
+        if o.user_key:
             day = o.occurred_at.astimezone(UTC).date()
             rank = rank_of(rollout_id, o.user_key, day.isoformat())
             rows.append(
@@ -275,8 +277,15 @@ async def _latencies(connection: AsyncConnection, rollout_id: str) -> Latencies:
     limit = await _limit(connection, rollout_id) if measured else None
     if limit is None:
         return Latencies(measured)
-    slow = sa.select(sa.func.count()).where(of_canary, LATENCIES.c.latency_ms > limit)
-    return Latencies(measured, int((await connection.execute(slow)).scalar_one()), limit)
+    first_slow = sa.func.min(LATENCIES.c.day).filter(LATENCIES.c.latency_ms > limit).label("first_slow")
+    subjects = sa.select(LATENCIES.c.user_key, first_slow).where(of_canary).group_by(LATENCIES.c.user_key).subquery()
+    until_slow = sa.or_(subjects.c.first_slow.is_(None), LATENCIES.c.day <= subjects.c.first_slow)
+    days = sa.select(
+        sa.func.count(), sa.func.count(sa.distinct(LATENCIES.c.user_key)).filter(subjects.c.first_slow.is_not(None))
+    )
+    counted = days.join_from(LATENCIES, subjects, LATENCIES.c.user_key == subjects.c.user_key)
+    measured, slow = (await connection.execute(counted.where(of_canary, until_slow))).one()
+    return Latencies(measured, slow, limit)
 
 
 async def _limit(connection: AsyncConnection, rollout_id: str) -> float | None:

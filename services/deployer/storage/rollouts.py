@@ -20,7 +20,7 @@ from schemas.adapters import AdapterEvaluated
 from schemas.base import utc_now
 from schemas.rollouts import Evidence, Stage
 from schemas.tasks import TaskSpec
-from services.deployer.rollout import ACTIVE, Move, Position, Rollout, rollout_id
+from services.deployer.rollout import ACTIVE, Move, Position, Rollout, has_proven, rollout_id
 from services.deployer.statistics.levels import Draw
 from services.deployer.statistics.non_inferiority import Promotion
 from services.deployer.storage import canaries
@@ -126,10 +126,15 @@ class PostgresRollouts:
         return await self._newest(sa.or_(began_with, ROLLOUTS.c.verdict_id == verdict, was_of_verdict))
 
     async def draws(self, task: str) -> list[Draw]:
-        """Return what the task's candidates drew of the year's alpha, oldest first."""
-        query = sa.select(ROLLOUTS.c.entered_at, ROLLOUTS.c.alpha_drawn).where(ROLLOUTS.c.task == task, HAS_ENTERED)
+        """Return what the task's candidates drew of the year's alpha and what they spent, oldest first."""
+        columns = ROLLOUTS.c
+        query = sa.select(columns.entered_at, columns.alpha_drawn, columns.alpha, columns.stage, columns.evidence)
+        query = query.where(columns.task == task, HAS_ENTERED).order_by(columns.entered_at)
         async with transaction(self._engine) as connection:
-            return [Draw(*row) for row in await connection.execute(query.order_by(ROLLOUTS.c.entered_at))]
+            return [
+                Draw(at, drawn, 0.0 if has_proven(Stage(stage), Evidence.model_validate(evidence)) else alpha)
+                for at, drawn, alpha, stage, evidence in await connection.execute(query)
+            ]
 
     async def promotions(self, task: str) -> list[Promotion]:
         """Return the task's promotions, by the history of its moves, each with the margin that it debited.

@@ -15,9 +15,9 @@ from multiprocessing import get_context
 
 from tests.benchmarks.promotion import power, rivals, walk
 from tests.benchmarks.promotion.claims import both_claims
-from tests.benchmarks.promotion.pairs import Canary, all_guards_stop, guard_stops, not_worse
+from tests.benchmarks.promotion.pairs import Canary, all_guards_stop, guard_stops, not_worse, slow_users_stop
 from tests.benchmarks.promotion.walk import BETTER, EQUAL, HARMFUL, LEVEL, PAIRS, SETTINGS
-from tests.benchmarks.promotion.year import ALL_EQUAL, MIXED, SCENARIOS, WORSE, Years, simulate
+from tests.benchmarks.promotion.year import ALL_EQUAL, BROKEN, MIXED, SCENARIOS, WORSE, Years, simulate
 from tests.benchmarks.table import RESULTS, Grid, Measured, report
 
 YEARS = int(os.environ.get("RATCHET_BENCH_YEARS", "5000"))
@@ -34,12 +34,14 @@ def main() -> None:
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         equal = [_played(years) for years in pool.map(_all_equal, range(len(SCENARIOS)))]
         mixed = [_played(years) for years in pool.map(_mixed, range(len(SCENARIOS)))]
+        broken = [_played(years) for years in pool.map(_broken, range(len(BROKEN)))]
     measured += [
         Measured(f"any false promotion in a year of {found.scenario}: upper 95 % bound", "share", found.upper,
                  max_value=MAX_FALSE)
         for found in equal
     ]  # fmt: skip
     grids += [_years("all equal", equal), _years("40 % better, 40 % equal, 20 % worse", mixed)]
+    grids += [_years("all equal, with a rule broken on purpose: what the rule is for", broken)]
     power.draw(RESULTS / "promotion.png")
     report([], "promotion", measured, grids)
     if missed := [m.name for m in measured if m.missed]:
@@ -71,6 +73,11 @@ def _exact() -> list[Measured]:
         Measured("equal: mean", "labels", walk.mean_labels(equal), max_value=120),
         Measured("a weekly year, all equal: any false promotion", "share", nulls, max_value=MAX_FALSE),
         Measured("a weekly year, 40 % better: any false promotion", "share", mixed, max_value=MAX_FALSE),
+        *(
+            Measured(f"a year of {cycles}, all equal, after {before} right promotions in a row: any false promotion",
+                     "share", walk.false_after_promotions(before, cycles), max_value=MAX_FALSE)
+            for cycles, before in ((52, 52), (12, 12), (4, 2), (4, 4))
+        ),
     ]  # fmt: skip
 
 
@@ -107,6 +114,8 @@ def _guards() -> list[Measured]:
             for canary in Canary
             for shared in (0.0, 0.5, 1.0)
         ),
+        Measured("slow answers of users who are slow each day end an equal canary: upper 95 % bound", "share",
+                 slow_users_stop().upper, max_value=0.05),
     ]  # fmt: skip
 
 
@@ -139,6 +148,10 @@ def _all_equal(scenario: int) -> Years:
 
 def _mixed(scenario: int) -> Years:
     return simulate(SCENARIOS[scenario], MIXED, YEARS // 10, seed=scenario)
+
+
+def _broken(scenario: int) -> Years:
+    return simulate(BROKEN[scenario], ALL_EQUAL, YEARS // 10, seed=scenario)
 
 
 def _played(years: Years) -> Years:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 
 import numpy as np
 
 from schemas.task_settings import RolloutSettings
-from services.deployer.statistics.betting import canary_guard, wealths
+from services.deployer.rollout import CONTROL_TICKETS
+from services.deployer.statistics.betting import canary_guard, wealth_of_outcomes, wealths
 from services.deployer.statistics.canary import Arms, CanaryCounts, canary_failure
-from services.deployer.statistics.guards import LIMIT, MEASURED_REQUESTS, SLOW_SHARE, Guard, percentile_rank, together
+from services.deployer.statistics.guards import (
+    LIMIT,
+    MEASURED_REQUESTS,
+    SLOW_SHARE,
+    Guard,
+    excess,
+    percentile_rank,
+    together,
+)
 from services.deployer.statistics.non_inferiority import Allowance
 from tests.benchmarks.promotion.walk import PAIRS, SETTINGS, Bools, Floats, Truth, upper_bound
 
@@ -101,7 +111,7 @@ class Canary(StrEnum):
 
 def all_guards_stop(canary: Canary, shared: float, runs: int = 4_000, events: int = 200, seed: int = 20) -> Stopped:
     """Play all guards of canaries none of which is worse than tolerated, and look at them together after each event,
-    while the canary goes through its steps. By Monte Carlo.
+    while the canary goes through its steps and its promotion has a control. By Monte Carlo.
 
     canary: each guard's events as frequent as the primary's, or exactly as frequent as tolerated. `shared`: the
     probability that an event of one guard is of the same subject as those of all others (who has an error complains,
@@ -109,14 +119,20 @@ def all_guards_stop(canary: Canary, shared: float, runs: int = 4_000, events: in
 
     The evidence of slow answers is the smaller one of two (`guards.py`). Each is played alone, as if the other were
     beyond any limit, which ends no fewer: the past's, whose limit was measured and so differs by canary; in a busy
-    hour, where all answers are slower than in the past, that of the arms meanwhile.
+    hour, where all answers are slower than in the past, that of the arms meanwhile. Fresh pairs are labelled in the
+    time of control alone.
     """
-    random, shares = np.random.default_rng(seed), np.array(SETTINGS.canary_steps) / 100
+    random = np.random.default_rng(seed)
+    shares = np.array((*SETTINGS.canary_steps, 100 - SETTINGS.control_percent)) / 100
     steps = np.arange(events) * len(shares) // events  # It rises after equally many events.
     at = steps == np.arange(len(shares))[:, None]
     common, together_at = random.random((runs, events)), random.random((runs, events)) < shared
     evidence = {}
     for guard in Guard:
+        drawn = np.where(together_at, common, random.random((runs, events)))
+        if guard is Guard.LABELS:
+            evidence[guard] = _labels_over_time(drawn < (1 / 3 if canary is Canary.HEALTHY else 1 / 2), at[-1])
+            continue
         of_past = guard is Guard.LATENCY and canary is not Canary.BUSY_HOUR
         null, of_canary = _null(guard, shares, of_past), _slow(random, runs)
         if not of_past:
@@ -124,9 +140,38 @@ def all_guards_stop(canary: Canary, shared: float, runs: int = 4_000, events: in
             of_canary = (shares if canary is Canary.HEALTHY else tolerated)[steps]
         elif canary is Canary.HEALTHY:
             of_canary = of_canary / 2
-        seen = np.where(together_at, common, random.random((runs, events))) < of_canary
+        seen = drawn < of_canary
         evidence[guard] = _over_time(np.stack([np.cumsum(seen & step, axis=1) for step in at]), at, null)
     return Stopped(runs, int((np.asarray(together(evidence)) >= LIMIT).any(axis=1).sum()))
+
+
+def slow_users_stop(users: int = 400, days: int = 28, runs: int = 4_000, seed: int = 20) -> Stopped:
+    """Play canaries like their primary, of whose users one in twenty is slow each day, and look at the evidence of slow
+    answers after each, as if the arms' spoke against them, too. By Monte Carlo."""
+    random = np.random.default_rng(seed)
+    evidence = cache(lambda slow, measured: excess(slow, measured, SLOW_SHARE))
+    ended = 0
+    for of_first_day in random.random((runs, users)) < SLOW_SHARE:
+        slow = np.cumsum(of_first_day)
+        at_ends = [(int(slow[-1]), users + day * (users - int(slow[-1]))) for day in range(1, days)]
+        looked_at = [*zip(slow.tolist(), range(1, users + 1), strict=True), *at_ends]
+        ended += any(together({Guard.LATENCY: evidence(*seen)}) >= LIMIT for seen in looked_at)
+    return Stopped(runs, ended)
+
+
+def _labels_over_time(lost: np.ndarray, is_fresh: np.ndarray) -> Floats:
+    """Return the evidence of fresh pairs' labels after each event, by run and event: 1 before the first one.
+
+    lost: whether the label is for the adapter before, by run and event; is_fresh: whether a fresh pair is labelled.
+    """
+    tickets = np.minimum(np.cumsum(is_fresh), CONTROL_TICKETS)
+    counted = is_fresh & (np.cumsum(is_fresh) <= CONTROL_TICKETS)
+    losses = np.cumsum(lost & counted, axis=1)
+    found = cache(lambda n, against: wealth_of_outcomes([1.0] * against + [-1.0] * (n - against), 0, 0.0))
+    numbers = tickets.tolist()
+    return np.array(
+        [[found(n, lost) if n else 1.0 for n, lost in zip(numbers, run, strict=True)] for run in losses.tolist()]
+    )
 
 
 def _null(guard: Guard, shares: Floats, of_past: bool) -> tuple[Floats, float]:

@@ -32,7 +32,7 @@ PAIRS = 5_000
 SETTINGS = RolloutSettings()
 START = datetime(2027, 1, 4, tzinfo=UTC)
 YEARLY, CYCLES = SETTINGS.yearly_false_promotion, SETTINGS.cycles_per_year
-LEVEL = next_draw(YEARLY, CYCLES, [Draw(START, YEARLY / CYCLES)], START + timedelta(days=7))
+LEVEL = next_draw(YEARLY, CYCLES, [Draw(START, YEARLY / CYCLES, YEARLY / CYCLES)], START + timedelta(days=7))
 """A weekly candidate's alpha where its predecessor was not promoted: the least there is."""
 
 
@@ -137,16 +137,16 @@ def any_false_promotion(truths: Mapping[Truth, float], better: Truth, weeks: int
     truths: kinds of candidates by their share; each week draws one. The levels are those that the deployer gives: a
     promoted predecessor returns its own.
     """
-    draws: list[Draw] = []
+    draws: list[Draw] = []  # What was spent is not their limit here: from nothing, it is at most what was drawn.
     chances: dict[float, dict[Truth, float]] = {}
     years: dict[tuple[float, bool], float] = {}  # Without a false promotion so far, by the last alpha and its success.
     years[0.0, False] = 1.0
     for week in range(weeks):
         now = START + timedelta(days=7 * week)
-        draws.append(Draw(now, next_draw(YEARLY, CYCLES, draws, now)))
+        draws.append(Draw(now, next_draw(YEARLY, CYCLES, draws, now), 0.0))
         following: dict[tuple[float, bool], float] = {}
         for (alpha, promoted), mass in years.items():
-            drawn = level(YEARLY, draws[-1].amount, alpha if promoted else 0.0)
+            drawn = level(YEARLY, draws[-1].amount, alpha if promoted else 0.0, (), now)
             here = round(drawn, 12)
             if here not in chances:
                 ends = {end: region for end, region in regions(drawn).items() if end != "canary"}
@@ -158,3 +158,20 @@ def any_false_promotion(truths: Mapping[Truth, float], better: Truth, weeks: int
                     following[here, True] = following.get((here, True), 0.0) + mass * weight * promoting
         years = {state: mass for state, mass in following.items() if mass > 1e-12}
     return 1 - sum(years.values())
+
+
+def false_after_promotions(promoted: int, cycles: int = CYCLES) -> float:
+    """Return the exact probability that a year of equal candidates promotes one, after so many promotions in a row, all
+    of them right: the hardest year, since all that they have given back is there when it begins."""
+    draws: list[Draw] = []
+    returned, survives = 0.0, 1.0
+    for number in range(promoted + cycles):
+        now, is_equal = START + timedelta(days=365 / cycles * number), number >= promoted
+        drawn = next_draw(YEARLY, cycles, draws, now)
+        alpha = level(YEARLY, drawn, returned, draws, now)
+        draws.append(Draw(now, drawn, alpha if is_equal else 0.0))
+        returned = 0.0 if is_equal else alpha
+        if is_equal:
+            ends = {end: region for end, region in regions(alpha).items() if end != "canary"}
+            survives *= 1 - float(first_hits(ends, EQUAL.share)["promoted"].sum())
+    return 1 - survives

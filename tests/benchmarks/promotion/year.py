@@ -9,7 +9,7 @@ the newest that came meanwhile waits, and draws its alpha at its turn.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import numpy as np
@@ -37,6 +37,9 @@ class Scenario:
     was asked. delay: until a label, uniform up to this. later_losses: added to it for a loss. one_user: share of the
     traffic that is one user's, all of whose labels agree. edited: labels that were wrong at first and are put right
     300 pairs later. changed: candidates in whose first 2,000 pairs the task's prompt changes.
+
+    Rules broken on purpose. each_bets: all pairs of that one user bet. cut_wins: share of pairs in which production's
+    answer was cut short, which bet all the same, and are won.
     """
 
     name: str
@@ -50,6 +53,8 @@ class Scenario:
     skips: float = 0.0
     edited: float = 0.0
     changed: float = 0.0
+    each_bets: bool = False
+    cut_wins: float = 0.0
 
 
 SCENARIOS = (
@@ -66,6 +71,13 @@ SCENARIOS = (
     Scenario("daily cycles", days_between=1.0),
     Scenario("candidates queued: a week's evidence takes three", pairs_a_day=230, delay=100),
 )
+
+
+BROKEN = (
+    Scenario("one user with half the traffic, if each pair of theirs bet", one_user=0.5, each_bets=True),
+    Scenario("1 % cut answers, if they bet", cut_wins=0.01),
+)
+"""That production keeps these rules is shown by `test_simulated_rollouts.py`, through the deployer's own handlers."""
 
 
 @dataclass(frozen=True)
@@ -139,9 +151,13 @@ class Lanes:
     def _level(self, lane: int, now: int) -> float:
         """Draw what the deployer would give this candidate of the year's alpha."""
         moment = START + timedelta(days=now / self.scenario.pairs_a_day)
-        yearly, draws = self.settings.yearly_false_promotion, self.draws[lane]
-        draws.append(Draw(moment, next_draw(yearly, self.settings.cycles_per_year, draws, moment)))
-        return level(yearly, draws[-1].amount, float(self.alpha[lane]) if self.promoted[lane] else 0.0)
+        yearly, draws, returned = self.settings.yearly_false_promotion, self.draws[lane], 0.0
+        if self.promoted[lane]:
+            returned, draws[-1] = float(self.alpha[lane]), replace(draws[-1], spent=0.0)
+        drawn = next_draw(yearly, self.settings.cycles_per_year, draws, moment)
+        alpha = level(yearly, drawn, returned, draws, moment)
+        draws.append(Draw(moment, drawn, alpha))
+        return alpha
 
     def _draw_pairs(self, lanes: np.ndarray, now: int) -> None:
         scenario, random = self.scenario, self.random
@@ -149,11 +165,16 @@ class Lanes:
         share = np.array([truth.share for truth in self.truths])[self.truth[lanes]][:, None]
         spare = 40 if scenario.one_user else 0
         size = len(lanes), self.settings.max_labels + (self.settings.max_labels + spare if spare else 0)
-        gaps = random.geometric(np.broadcast_to(discordance * scenario.counted, size))
+        differing = discordance * scenario.counted * (1 - scenario.cut_wins) + scenario.cut_wins
+        gaps = random.geometric(np.broadcast_to(differing, size))
         outcome = np.where(random.random(size) < share, 1, -1).astype(np.int8)
+        outcome[random.random(size) < scenario.cut_wins / differing] = 1
         arrives = now + np.cumsum(gaps, axis=1)
         if scenario.one_user:
             theirs = random.random(size) < scenario.one_user
+            if scenario.each_bets:
+                first = np.take_along_axis(outcome, theirs.argmax(axis=1)[:, None], axis=1)
+                outcome, theirs = np.where(theirs, first, outcome), np.zeros(size, dtype=bool)
             again = theirs & (np.cumsum(theirs, axis=1) > 1)
             order = np.argsort(again, axis=1, kind="stable")[:, : self.settings.max_labels]
             arrives = np.where(again, NEVER, arrives)

@@ -31,6 +31,14 @@ async def see(
     await deployer.handlers.on_observed(deliveries(events))
 
 
+async def leave(deployer: Deployer, numbers: Iterable[int], variant: Variant, day: int = 0) -> None:
+    """Requests whose clients leave after a while, before the whole answer is there."""
+    at = deployer.last.occurred_at + timedelta(days=day, minutes=1)
+    left = {"status": 499, "latency_ms": 150.0, "occurred_at": at}
+    events = [observed(deployer.last, number, variant).model_copy(update=left) for number in numbers]
+    await deployer.handlers.on_observed(deliveries(events))
+
+
 async def in_canary(deployer: Deployer) -> None:
     """Bring a candidate that is in shadow into its canary; 200 requests of the primary took 1 to 200 ms before."""
     for number in BEFORE:

@@ -25,7 +25,7 @@ from services.deployer.clients import ArtifactMissing, FlagAdmin, FlagEvent, Fla
 from services.deployer.domain import Ledger, Ticket
 from services.deployer.handlers import Handlers
 from services.deployer.operators.commands import OperatorCommands
-from services.deployer.rollout import Move, Rollout, max_tickets, rollout_id
+from services.deployer.rollout import Move, Rollout, has_proven, max_tickets, rollout_id
 from services.deployer.settings import DeployerSettings
 from services.deployer.statistics.canary import Arms, CanaryCounts, Confidences, Latencies, Observation
 from services.deployer.statistics.guards import SLOW, Guard, percentile_rank
@@ -331,7 +331,10 @@ class MemoryRollouts:
         return next(found, None)
 
     async def draws(self, task: str) -> list[Draw]:
-        return [Draw(r.entered_at, r.alpha_drawn) for r in self.rollouts.values() if r.task == task and r.entered_at]
+        return [
+            Draw(r.entered_at, r.alpha_drawn, 0.0 if has_proven(r.stage, r.evidence) else r.alpha)
+            for r in self.rollouts.values() if r.task == task and r.entered_at
+        ]  # fmt: skip
 
     async def promotions(self, task: str) -> list[Promotion]:
         found = {}
@@ -538,7 +541,7 @@ class MemoryLedger:
                     users.add(observation.served)
             limit = self._limit(rollout.rollout_id)
             first = rollout.rollout_id, observation.user_key or "", observation.occurred_at.date()
-            is_first = in_canary and observation.answered and limit is not None and first not in self.day_subjects
+            is_first = in_canary and observation.is_measured and limit is not None and first not in self.day_subjects
             if is_first:
                 self.day_subjects.add(first)
             is_slow = is_first and limit is not None and observation.latency_ms > limit
@@ -546,8 +549,9 @@ class MemoryLedger:
             if guard is not None and observation.user_key and in_canary and share is not None:
                 bad = self.bad_users.setdefault((rollout.rollout_id, guard), {})
                 bad.setdefault(observation.user_key, (share, observation.canary))
-            is_measured = observation.canary if in_canary else observation.primary
-            if is_measured and observation.answered and observation.user_key:
+            of_canary, of_primary = observation.canary and observation.is_measured, observation.answered
+            is_measured = of_canary if in_canary else observation.primary and of_primary
+            if is_measured and observation.user_key:
                 latencies = self.latencies.setdefault((rollout.rollout_id, in_canary), {})
                 latencies.setdefault(
                     (observation.user_key, observation.occurred_at.date()),
@@ -590,7 +594,11 @@ class MemoryLedger:
             guard: _arms(list(bad.values())) for (owner, guard), bad in self.bad_users.items() if owner == rollout_id
         }
         primary, canary = ([*self.latencies.get((rollout_id, arm), {}).values()] for arm in (False, True))
-        limit, canary_ms = self._limit(rollout_id), [latency for latency, _ in canary]
+        limit, canary_ms, slow_users = self._limit(rollout_id), list[float](), set[str]()
+        for (user, _), (latency, _) in sorted(self.latencies.get((rollout_id, True), {}).items(), key=_by_day):
+            if user not in slow_users:
+                canary_ms.append(latency)
+                slow_users |= {user} if limit is not None and latency > limit else set()
         slow = sum(latency > limit for latency in canary_ms) if limit is not None else 0
         measured = Latencies(len(canary_ms), slow, limit)
         sure = [_confidences(confidence for _, confidence in arm) for arm in (canary, primary)]
@@ -600,6 +608,10 @@ class MemoryLedger:
         before = sorted(latency for latency, _ in self.latencies.get((rollout_id, False), {}).values())
         rank = percentile_rank(len(before))
         return None if rank is None else SLOW * before[rank - 1]
+
+
+def _by_day(item: tuple[tuple[str, date], object]) -> date:
+    return item[0][1]
 
 
 def _confidences(values: Iterable[float | None]) -> Confidences:

@@ -14,6 +14,7 @@ from schemas.predictions import RequestObserved
 from schemas.rollouts import Stage
 from schemas.task_settings import RolloutSettings
 from schemas.tasks import TaskKind
+from services.deployer.statistics.betting import canary_guard
 from services.deployer.statistics.canary import (
     Arms,
     CanaryCounts,
@@ -26,7 +27,7 @@ from services.deployer.statistics.canary import (
     observation,
 )
 from services.deployer.statistics.guards import Guard
-from tests.unit.deployer.canaries import audited, feedback, in_canary, see
+from tests.unit.deployer.canaries import audited, feedback, in_canary, leave, see
 from tests.unit.deployer.fakes import Deployer, deliveries, evaluated, observed
 
 TASK = "support-desk"
@@ -54,7 +55,7 @@ async def test_a_slow_canary_ends_by_the_primarys_percentile_before_it(deployer:
     await deployer.handlers.tick(TASK)
     assert deployer.last.stage is Stage.REJECTED
     assert "the canary is too slow: 20 of 60 answers took longer than 236 ms, 1.2 times" in deployer.last.reason
-    assert "and 20 of the 20 users who waited so long were in it" in deployer.last.reason
+    assert "and 20 of the 20 such users of both arms were in it" in deployer.last.reason
     assert "most of it of slow answers)" in deployer.last.reason
 
 
@@ -74,7 +75,7 @@ async def test_a_canary_that_is_slower_than_the_primary_in_a_busy_hour_ends(depl
     await see(deployer, range(60), Variant.CANARY, latency_ms=500.0)
     await deployer.handlers.tick(TASK)
     assert deployer.last.stage is Stage.REJECTED
-    assert "and 60 of the 160 users who waited so long were in it" in deployer.last.reason
+    assert "and 60 of the 160 such users of both arms were in it" in deployer.last.reason
 
 
 async def test_slow_answers_are_not_too_slow_below_the_limit_of_before(deployer: Deployer) -> None:
@@ -107,7 +108,49 @@ async def test_one_answer_of_a_subject_and_day_is_measured(deployer: Deployer) -
     for day in (0, 0, 1, 1, 1):
         await see(deployer, [1], Variant.CANARY, latency_ms=9_000.0, day=day)
     seen = await counts(deployer)
-    assert (seen.latencies, seen.arms[Guard.LATENCY]) == (Latencies(2, 2, 1.2 * 197), [Arms(5, 1, 1)])
+    assert (seen.latencies, seen.arms[Guard.LATENCY]) == (Latencies(1, 1, 1.2 * 197), [Arms(5, 1, 1)])
+
+
+async def test_whoever_is_slow_each_day_is_slow_once(deployer: Deployer) -> None:
+    """Four of a hundred users who always ask for long answers ended an equal canary within a month, in 13 of 100."""
+    for day in range(28):
+        await see(deployer, range(4), Variant.CANARY, latency_ms=9_000.0, day=day)
+        await see(deployer, range(4, 100), Variant.CANARY, latency_ms=50.0, day=day)
+    assert (await counts(deployer)).latencies == Latencies(4 + 96 * 28, 4, 1.2 * 197)
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.CANARY
+
+
+async def test_a_canary_whose_users_do_not_wait_for_its_answers_ends(deployer: Deployer) -> None:
+    """An application that gives up after five seconds hid all answers that take longer, and the rest looked fast."""
+    await see(deployer, range(2_000, 2_900), Variant.BASE, latency_ms=50.0)
+    await leave(deployer, range(2_900, 2_910), Variant.BASE)
+    await see(deployer, range(100), Variant.CANARY, latency_ms=50.0)
+    await leave(deployer, range(100, 140), Variant.CANARY)
+    seen = await counts(deployer)
+    assert (seen.latencies, seen.arms[Guard.LATENCY]) == (Latencies(140, 40, 1.2 * 197), [Arms(5, 40, 50)])
+    assert (seen.errors, seen.requests) == (0, 100), "it is no error, and has served nobody"
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.REJECTED
+    assert "or their users left before" in deployer.last.reason
+
+
+async def test_users_who_leave_both_arms_alike_end_no_canary(deployer: Deployer) -> None:
+    """A user may stop an answer that is long enough for them."""
+    await leave(deployer, range(2_000, 2_950), Variant.BASE)
+    await leave(deployer, range(50), Variant.CANARY)
+    assert (await counts(deployer)).arms[Guard.LATENCY] == [Arms(5, 50, 1_000)]
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.CANARY
+
+
+async def test_who_leaves_before_the_canary_does_not_move_the_limit() -> None:
+    deployer = Deployer()
+    await deployer.handlers.on_evaluated(evaluated())
+    await leave(deployer, range(1_500, 1_600), Variant.BASE)
+    await in_canary(deployer)
+    await see(deployer, [1], Variant.CANARY)
+    assert (await counts(deployer)).latencies.limit_ms == 1.2 * 197
 
 
 async def test_what_the_primary_does_during_the_canary_does_not_move_the_limit(deployer: Deployer) -> None:
@@ -257,3 +300,21 @@ async def test_a_shift_of_confidence_warns_in_the_evidence_once_and_ends_nothing
             told += 1
     assert deployer.last.stage is Stage.CANARY
     assert "0.42 against 0.90 on average" in deployer.publisher.changes[-1].evidence.warning
+
+
+@pytest.mark.parametrize("guard", [Guard.ERRORS, Guard.FEEDBACK, Guard.CORRECTIONS, Guard.LATENCY])
+def test_each_guard_tolerates_what_its_own_setting_says(guard: Guard) -> None:
+    """Ten of a hundred users with such an event are of a canary with five of a hundred users: twice as often."""
+
+    def evidence(error: float, complaint: float) -> float:
+        settings = RolloutSettings(max_error_ratio=error, max_complaint_ratio=complaint)
+        counts = CanaryCounts(arms={guard: [Arms(5, 50, 500)]}, latencies=Latencies(100, 100, 200.0))
+        return guard_evidence(counts, settings)[guard]
+
+    def exact(ratio: float) -> float:
+        return canary_guard([50], [500], [0.05], ratio)
+
+    by_errors = guard in (Guard.ERRORS, Guard.LATENCY)
+    assert evidence(1.1, 3.0) == pytest.approx(exact(1.1 if by_errors else 3.0))
+    assert evidence(3.0, 1.1) == pytest.approx(exact(3.0 if by_errors else 1.1))
+    assert exact(1.1) > 20 > 1 > exact(3.0)

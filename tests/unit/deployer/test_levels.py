@@ -17,21 +17,21 @@ def drawn_every(days: float, years: float = 1.0, cycles: int = 52) -> list[Draw]
     draws: list[Draw] = []
     at = NOW
     while at < NOW + timedelta(days=365 * years):
-        draws.append(Draw(at, next_draw(0.05, cycles, draws, at)))
+        draws.append(Draw(at, next_draw(0.05, cycles, draws, at), 0.0))
         at += timedelta(days=days)
     return draws
 
 
 def test_a_tasks_first_candidate_draws_a_cycles_share_and_the_next_what_has_accrued() -> None:
     assert next_draw(0.05, 52, [], NOW) == pytest.approx(WEEKLY)
-    first = Draw(NOW, WEEKLY)
+    first = Draw(NOW, WEEKLY, WEEKLY)
     for days, amount in ((1, 0.05 / 365), (3.5, 0.05 * 3.5 / 365), (7, 0.05 * 7 / 365), (8, WEEKLY), (200, WEEKLY)):
         assert next_draw(0.05, 52, [first], NOW + timedelta(days=days)) == pytest.approx(amount), days
 
 
 def test_nothing_has_accrued_in_the_same_moment_or_by_a_clock_that_went_back() -> None:
-    assert next_draw(0.05, 52, [Draw(NOW, WEEKLY)], NOW) == LEAST
-    assert next_draw(0.05, 52, [Draw(NOW, WEEKLY)], NOW - timedelta(days=1)) == LEAST
+    assert next_draw(0.05, 52, [Draw(NOW, WEEKLY, WEEKLY)], NOW) == LEAST
+    assert next_draw(0.05, 52, [Draw(NOW, WEEKLY, WEEKLY)], NOW - timedelta(days=1)) == LEAST
 
 
 @pytest.mark.parametrize("days", [0.4, 1, 3, 7, 10, 30])
@@ -52,6 +52,34 @@ def test_the_order_of_the_ledger_makes_no_difference() -> None:
 
 
 def test_a_promoted_predecessor_gives_its_level_back_and_none_is_above_the_years() -> None:
-    assert level(0.05, WEEKLY, 0.0) == pytest.approx(WEEKLY)
-    assert level(0.05, WEEKLY, WEEKLY) == pytest.approx(2 * WEEKLY)
-    assert level(0.05, 0.03, 0.04) == 0.05
+    assert level(0.05, WEEKLY, 0.0, [], NOW) == pytest.approx(WEEKLY)
+    assert level(0.05, WEEKLY, WEEKLY, [], NOW) == pytest.approx(2 * WEEKLY)
+    assert level(0.05, 0.03, 0.04, [], NOW) == 0.05
+
+
+def test_what_the_tests_of_a_year_have_spent_is_not_given_back_on_top() -> None:
+    """After a year of promotions, each of which gives its level back, the next year promoted falsely in 7 %."""
+    spent = [Draw(NOW - timedelta(days=days), WEEKLY, 0.02) for days in (100, 364, 366)]
+    assert level(0.05, WEEKLY, 0.03, spent, NOW) == pytest.approx(0.01), "the oldest is of another year"
+    assert level(0.05, WEEKLY, 0.03, [*spent, *spent], NOW) == LEAST
+
+
+@pytest.mark.parametrize(
+    ("cycles", "promoted"), [(52, 0), (52, 25), (52, 52), (52, 80), (12, 6), (12, 12), (4, 2), (4, 4)]
+)
+def test_the_levels_of_a_year_of_equal_candidates_sum_to_the_years_whatever_was_promoted_before(
+    cycles: int, promoted: int
+) -> None:
+    draws: list[Draw] = []
+    returned = 0.0
+    for number in range(promoted + 2 * cycles):
+        at = NOW + timedelta(days=365 / cycles * number)
+        drawn = next_draw(0.05, cycles, draws, at)
+        alpha = level(0.05, drawn, returned, draws, at)
+        is_equal = number >= promoted
+        draws.append(Draw(at, drawn, alpha if is_equal else 0.0))
+        returned = 0.0 if is_equal else alpha
+    equal = draws[promoted:]
+    for first in equal:
+        year = [draw.spent for draw in equal if timedelta(0) <= draw.at - first.at < timedelta(days=365)]
+        assert sum(year) <= 0.05 + LEAST * len(year)

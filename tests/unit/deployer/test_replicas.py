@@ -108,7 +108,7 @@ class Fleet:
         event = evaluated(candidate, TASK, against=primary)
         serving = ServingState(primary, previous)
         queued = candidate_of(event, serving, event.occurred_at)
-        rollout = queued.into_shadow(serving, 0.001, 0.0, event.occurred_at)
+        rollout = queued.into_shadow(serving, 0.001, 0.001, event.occurred_at)
         self.rollouts.rollouts.clear()
         await self.rollouts.save(rollout)
         await self.rollouts.save(rollout.with_stage(stage, "", rollout.evidence, event.occurred_at))

@@ -321,7 +321,13 @@ def wrapped(message: str) -> RuntimeError:
 
 
 @pytest.mark.parametrize(
-    "error", [FULL, wrapped("not written"), RuntimeError("IoError(Os { message: No space left on device })")]
+    "error",
+    [
+        FULL,
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+        wrapped("not written"),
+        RuntimeError("IoError(Os { message: No space left on device })"),
+    ],
 )
 def test_a_disk_that_is_full_for_a_moment_fails_no_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception

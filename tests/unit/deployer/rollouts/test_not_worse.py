@@ -9,9 +9,12 @@ import pytest
 
 from schemas.base import utc_now
 from schemas.rollouts import Stage
+from schemas.task_settings import RolloutSettings
+from services.deployer.domain import Ledger, Ticket, decide
 from services.deployer.operators.commands import CommandRefused
+from services.deployer.statistics.canary import CanaryCounts
 from services.deployer.statistics.levels import LEAST
-from services.deployer.statistics.non_inferiority import Promotion
+from services.deployer.statistics.non_inferiority import YEARLY_MARGIN, Allowance, Promotion
 from tests.unit.deployer.fakes import Deployer, evaluated, pair
 
 TASK = "support-desk"
@@ -186,6 +189,28 @@ async def test_pairs_that_agree_count_up_to_the_oldest_one_that_waits_for_its_ti
     await agree(deployer, range(40, 45))
     ledger = await deployer.ledger.load(deployer.last.rollout_id)
     assert (ledger.agreeing, ledger.agreeing_subjects, ledger.bets.agreeing) == (12, 7, [3, 7])
+
+
+@pytest.mark.parametrize(("error", "stage"), [(0.0, Stage.PROMOTED), (0.05, Stage.INCONCLUSIVE)])
+async def test_wrong_labels_that_the_task_expects_make_the_margin_that_is_tested_smaller(
+    error: float, stage: Stage
+) -> None:
+    deployer = await started(annotator_error=error)
+    await agree(deployer, range(400))
+    await label(deployer, "-+")
+    await serve(deployer)
+    assert deployer.last.stage is stage
+
+
+@pytest.mark.parametrize(("pending", "losses"), [(3, 10), (8, 20)])
+def test_labels_that_speak_against_it_hold_it_back_though_pairs_that_agree_prove_it_not_worse(
+    pending: int, losses: int
+) -> None:
+    """They came after a few that nobody has labelled yet, so that harm, which counts those as won, is not shown."""
+    tickets = [Ticket(outcome, agreeing=3_000) for outcome in (*[None] * pending, *[-1.0] * losses)]
+    canary = CanaryCounts(percent=50, users=RolloutSettings().min_canary_users)
+    ledger = Ledger(tickets, 3_000, canary, 3_000, Allowance(YEARLY_MARGIN, 0.05))
+    assert decide(Stage.CANARY, ledger, 0.05 / 52, RolloutSettings(canary_steps=(5, 50))) is None
 
 
 async def test_one_that_differs_in_nothing_is_nothing_to_promote() -> None:
