@@ -43,9 +43,7 @@ from shared.jobs import stop_running
 
 __all__ = ["INFRASTRUCTURE", "PARTS", "PartStatus", "StackError", "down", "free_ports", "install", "status", "up"]
 
-_STACK_ENV_HEAD = (
-    "# How to reach the stack; written by each `ratchet up` anew. Settings belong in the environment."
-)
+_STACK_ENV_HEAD = "# How to reach the stack; written by each `ratchet up` anew. Settings belong in the environment."
 
 
 def install(
