@@ -248,14 +248,23 @@ def run_job(work: Callable[[bytes, Path, Progress], Result], max_wait: float = M
         if (folder / "result.json").exists():
             return
         try:
-            result = _call_with_retries(work, folder, max_wait)
+            _call_with_retries(_storing_result(work), folder, max_wait)
         except RatchetError as error:
             _fail(folder, JobFailure(reason=error.reason, way_out=error.way_out))
         except Exception as error:  # noqa: BLE001 - the service must learn of any error
             traceback.print_exc()
             _fail(folder, JobFailure(reason=repr(error), way_out=f"Read {folder / 'log.txt'}."))
-        else:
-            write_atomically(folder / "result.json", result.model_dump_json().encode())
+
+
+def _storing_result(work: Callable[[bytes, Path, Progress], Result]) -> Callable[[bytes, Path, Progress], None]:
+    """Return what does the work, once, and stores its result, as often as it takes."""
+    results: list[Result] = []
+
+    def work_and_store(spec: bytes, folder: Path, progress: Progress) -> None:
+        results[:] = results or [work(spec, folder, progress)]
+        write_atomically(folder / "result.json", results[0].model_dump_json().encode())
+
+    return work_and_store
 
 
 def _acquire(lock: IO[bytes]) -> bool:
@@ -268,12 +277,13 @@ def _acquire(lock: IO[bytes]) -> bool:
     return False
 
 
-def _call_with_retries(work: Callable[[bytes, Path, Progress], Result], folder: Path, max_wait: float) -> Result:
+def _call_with_retries(work: Callable[[bytes, Path, Progress], None], folder: Path, max_wait: float) -> None:
     deadline, pause, outages = 0.0, 0.5, 0
     while True:
         started = time.monotonic()
         try:
-            return work((folder / "spec.json").read_bytes(), folder, Progress(folder))
+            work((folder / "spec.json").read_bytes(), folder, Progress(folder))
+            return
         except Exception as error:
             if (away := _what_is_away(error)) is None:
                 raise

@@ -116,7 +116,7 @@ class Admission:
         draws = await self._rollouts.draws(waiting.task)
         drawn = next_draw(settings.yearly_false_promotion, settings.cycles_per_year, draws, now)
         returned = last.alpha if last is not None and has_proven(last.stage, last.evidence) else 0.0
-        alpha = level(settings.yearly_false_promotion, drawn, returned, draws, now)
+        alpha = level(settings.yearly_false_promotion, settings.cycles_per_year, drawn, returned, draws, now)
         entering = waiting.into_shadow(serving, drawn, alpha, now)
         try:
             if refusal := await self._transitions.refusal(entering, waiting.changed_at):

@@ -105,10 +105,9 @@ class Handlers:
     async def on_compared(self, deliveries: list[Delivery[ShadowCompared]]) -> None:
         """Add pairs to the ledger; those that differ may become tickets that people are asked about.
 
-        Those of one batch are added in the order of their requests, since a subject's first one bets: which of two in
-        different partitions is read first depends on how long the candidate took. What an earlier batch brought stays
-        before it, though its request was later. Pairs that agree, the most by far, decide nothing that could not wait
-        for the next tick.
+        A subject's first one that differs bets. A task's are in one partition, in the order in which shadow published
+        them, which does not depend on how long the candidate took; those of one batch are added in the order of their
+        requests. Pairs that agree, the most by far, decide nothing that could not wait for the next tick.
         """
         by_rollout: dict[tuple[str, str], list[ShadowCompared]] = defaultdict(list)
         for delivery in deliveries:

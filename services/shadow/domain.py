@@ -66,8 +66,6 @@ class Outcome(StrEnum):
     MEDIA = "media"
     SLOW = "slow"
     """It took production longer than a replay may take."""
-    SAME_SUBJECT = "same_subject"
-    """Another request of its subject, from another partition, was being replayed: see `Decisions.decide`."""
     NOT_SAMPLED = "not_sampled"
     TRAINED_ON = "trained_on"
     """A near-copy of a training row."""
@@ -167,11 +165,6 @@ class RedactingTasks:
         return rollout.model_copy(update={"spec": spec})
 
 
-def subject_of(event: PredictionLogged) -> str | None:
-    """Return whose pair it would be, of whom one bets: the first whose answers differ; None where nobody is named."""
-    return event.subject or event.user_hash or event.session_hash
-
-
 def replays_per_pair(event: PredictionLogged, rollout: RolloutChanged) -> int:
     """Return the requests to the engine for one pair."""
     return 2 if asks_both_arms(event, rollout) else 1
@@ -212,7 +205,7 @@ def pair_of(
         agree=answer is not None and same_answer(answer, production, rollout.spec.kind),
         after_promotion=rollout.control,
         user_hash=event.user_hash,
-        subject=subject_of(event) or _UNKNOWN,
+        subject=event.subject or event.user_hash or event.session_hash or _UNKNOWN,
         identified=bool(event.user_hash or event.session_hash),
         logged_at=event.occurred_at,
         candidate_latency_ms=latency_ms,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -68,7 +69,7 @@ class Handlers:
     async def on_predictions(self, deliveries: list[Delivery[PredictionLogged]]) -> None:
         """Decide, before either arm is asked, which of a batch's requests are replayed; then replay those.
 
-        Raises Paused while another process, which had a partition before a rebalance, still replays its requests.
+        Raises Paused while other processes replay requests of the same tasks.
         """
         considered = []
         for delivery in deliveries:
@@ -76,10 +77,7 @@ class Handlers:
             if rollout is not None and is_comparing(rollout):
                 considered.append(await self._consider(delivery, rollout))
         if considered:
-            async with self._decisions.claimed_partitions({d.partition for d in deliveries}) as is_ours:
-                if not is_ours:
-                    raise Paused("another process still replays requests of these partitions")
-                await self._replays.run(await self._decisions.decide(considered, utc_now()))
+            await self._replay(considered)
 
     async def on_backlog(self, backlog: Backlog, deliveries: list[Delivery[PredictionLogged]]) -> bool:
         """Do the same with requests that were left for later; return False, with nothing done, if it is not ready."""
@@ -90,8 +88,14 @@ class Handlers:
         if any(request.is_put_off for request in considered):
             return False
         if considered:
-            await self._replays.run(await self._decisions.decide(considered, utc_now()))
+            await self._replay(considered)
         return True
+
+    async def _replay(self, considered: Sequence[Considered]) -> None:
+        async with self._decisions.claimed_tasks({request.rollout.task for request in considered}) as is_ours:
+            if not is_ours:
+                raise Paused("others replay requests of these tasks")
+            await self._replays.run(await self._decisions.decide(considered, utc_now()))
 
     async def is_over(self, backlog: Backlog) -> bool:
         """Return True if the rollout of a backlog has ended. That another one is queued or ended says nothing of it."""

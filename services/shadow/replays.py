@@ -31,10 +31,10 @@ _TASKS_AT_ONCE = 4
 class Replays:
     """Asks the arms, publishes each pair, and records that; a redelivered one is not asked again.
 
-    Pairs of one batch are published in the order of their requests; between batches, also of other partitions,
-    it is the order in which they are read. In the order in which they are made, a fast answer of the candidate would be
-    its subject's first pair, and bet instead of a slow one or one that timed out; and the greatest wealth so far must
-    not depend on which answers come first.
+    Pairs of one batch are published in the order of their requests; between a task's batches, which follow each other
+    (`Decisions.claimed_tasks`), it is the order in which they are read. In the order in which they are made, a fast
+    answer of the candidate would be its subject's first pair, and bet instead of a slow one or one that timed out; and
+    the greatest wealth so far must not depend on which answers come first.
     Tasks do not wait for each other within a batch: each has `concurrency` places of its own, for all callers together,
     and all of them have four times as many: not more than an engine on a CPU takes at once.
     """

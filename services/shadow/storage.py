@@ -19,12 +19,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from schemas.predictions import SubjectForgotten
 from services.shadow.budget import Considered, Spending
-from services.shadow.domain import Outcome, subject_of
+from services.shadow.domain import Outcome
 from services.shadow.tables import BACKLOGS, DAYS, DECISIONS, FORGOTTEN, MINUTES, OUTCOMES
 from shared.privacy.erasure import erased_among, record_erasure
 from shared.storage.database import transaction
 
 _LOCK = sa.func.hashtext(sa.literal("deciding ") + sa.func.current_schema())
+_NOT_LOCKED = ("55P03", "40P01")
+"""PostgreSQL's errors where a lock was not had in time, or not without a deadlock."""
+CLAIM_SECONDS = 60.0
+"""So long a batch waits for those of other processes: with its own replays it must end within Kafka's poll limit."""
 _REMEMBERED = 1_000
 """Offsets of a partition: more than a batch has, fewer than what somebody rewinds on purpose."""
 _KEPT_DAYS = 8
@@ -66,7 +70,7 @@ class Summary:
 class Decisions(Protocol):
     """What was decided about requests. Methods raise DependencyUnavailable while the database is away."""
 
-    def claimed_partitions(self, partitions: Collection[int]) -> AbstractAsyncContextManager[bool]: ...
+    def claimed_tasks(self, tasks: Collection[str]) -> AbstractAsyncContextManager[bool]: ...
     async def decide(self, requests: Sequence[Considered], now: datetime) -> list[Considered]: ...
     async def finish(self, request: Considered, outcome: Outcome) -> None: ...
 
@@ -92,11 +96,6 @@ class PostgresDecisions:
         While a rollout has a backlog in a partition, its newer requests there join it, so that each is decided once. So
         does what was to be replayed when the flag was turned off. What a person asked who is erased by now is left out,
         also where it was to be replayed.
-
-        Of a subject, whose first pair that differs bets, requests are replayed one partition at a time, in their order
-        there. Side by side, in two processes, a fast answer that wins would be published before a loss that timed out:
-        with 5 % of subjects so, 9 % of years promoted an equal candidate. What is left out for that was decided before
-        the candidate is asked, by what was asked before it.
         """
         async with self._locked() as connection:
             requests = await _without_erased(connection, requests)
@@ -105,7 +104,6 @@ class PostgresDecisions:
             if new:
                 later = await _defer(connection, new)
                 now_decided = [request for request in new if request.position not in later]
-                now_decided = await _one_partition_a_subject(connection, now_decided)
                 spending = await _spending(connection, new, now)
                 outcomes = spending.decide(now_decided)
                 decided: dict[tuple[int, int], Outcome | None] = dict.fromkeys(later, Outcome.DEFERRED)
@@ -118,10 +116,8 @@ class PostgresDecisions:
 
     async def forget(self, event: SubjectForgotten) -> None:
         """Replay no more of what a person asked until their request."""
-        of_person = sa.and_(DECISIONS.c.task == event.task, DECISIONS.c.subject == event.subject_hash)
         async with transaction(self._engine) as connection:
             await record_erasure(connection, FORGOTTEN, event)
-            await connection.execute(sa.update(DECISIONS).where(of_person).values(subject=None))
 
     async def backlogs(self) -> list[Backlog]:
         """Return all backlogs."""
@@ -132,29 +128,23 @@ class PostgresDecisions:
     @asynccontextmanager
     async def claimed(self, backlog: Backlog) -> AsyncIterator[Backlog | None]:
         """Hold a backlog, and give what it is now; None: another process has it."""
-        async with self._claimed(f"backlog {backlog.rollout_id} {backlog.partition} ") as is_ours:
+        async with transaction(self._engine) as connection:
+            key = _lock_key(f"backlog {backlog.rollout_id} {backlog.partition} ")
+            is_ours = await connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(key)))
             yield await self._current(backlog) if is_ours else None
 
-    def claimed_partitions(self, partitions: Collection[int]) -> AbstractAsyncContextManager[bool]:
-        """Hold what is new in these partitions, and give True; False: another process still has some of it.
-
-        So it is after a rebalance, while the process that had a partition before is asking about its last batch.
-        """
-        return self._claimed(*(f"partition {number} " for number in sorted(partitions)))
-
     @asynccontextmanager
-    async def _claimed(self, *names: str) -> AsyncIterator[bool]:
-        """Hold all of these against the service's other processes, and give True; False: another process has one.
+    async def claimed_tasks(self, tasks: Collection[str]) -> AsyncIterator[bool]:
+        """Hold the replays of these tasks against all others of the service, and give True; False: others have had one
+        of them for a minute.
 
-        Two would ask the same requests. Of two answers the first would count, and of one that timed out the other.
+        A batch of a task begins once the pairs of the one before it are published, whichever processes have their
+        partitions or backlogs. Side by side a fast answer of the candidate would be its subject's first pair, and bet,
+        before one that timed out: with 5 % of subjects so, 9 % of years promoted an equal candidate. And after a
+        rebalance two processes would ask the same requests: of two answers the faster one would count.
         """
         async with transaction(self._engine) as connection:
-            for name in names:
-                key = sa.func.hashtext(sa.literal(name) + sa.func.current_schema())
-                if not await connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(key))):
-                    yield False
-                    return
-            yield True
+            yield await _lock(connection, [f"replays of {task} " for task in sorted(tasks)])
 
     async def _current(self, backlog: Backlog) -> Backlog | None:
         async with transaction(self._engine) as connection:
@@ -195,7 +185,7 @@ class PostgresDecisions:
                 DECISIONS.c.rollout_id == request.rollout.rollout_id,
                 DECISIONS.c.outcome.is_(None),
             )
-            .values(outcome=outcome, subject=None)
+            .values(outcome=outcome)
         )
         async with transaction(self._engine) as connection:
             if (await connection.execute(open_decision)).rowcount:
@@ -213,6 +203,25 @@ class PostgresDecisions:
             return list(found.values())
 
 
+async def _lock(connection: AsyncConnection, names: Sequence[str]) -> bool:
+    """Wait for these locks, each in its turn, and return True; False: not within `CLAIM_SECONDS`, or in a deadlock."""
+    timeout = sa.func.set_config("lock_timeout", f"{round(1_000 * CLAIM_SECONDS)}ms", sa.true())
+    try:
+        async with connection.begin_nested():
+            await connection.execute(sa.select(timeout))
+            for name in names:
+                await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_lock_key(name))))
+    except sa.exc.DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) not in _NOT_LOCKED:
+            raise
+        return False
+    return True
+
+
+def _lock_key(name: str) -> sa.ColumnElement[int]:
+    return sa.func.hashtext(sa.literal(name) + sa.func.current_schema())
+
+
 async def _without_erased(connection: AsyncConnection, requests: Sequence[Considered]) -> list[Considered]:
     """Return the requests; those of erased people with that as the reason why they are left out."""
     people = [(request.rollout.task, request.delivery.event.user_hash) for request in requests]
@@ -223,26 +232,6 @@ async def _without_erased(connection: AsyncConnection, requests: Sequence[Consid
         else request
         for request, (task, user_hash) in zip(requests, people, strict=True)
     ]
-
-
-async def _one_partition_a_subject(connection: AsyncConnection, requests: Sequence[Considered]) -> list[Considered]:
-    """Return the requests; those whose subject has another one open elsewhere with that as the reason."""
-    columns = DECISIONS.c
-    query = sa.select(columns.rollout_id, columns.subject, columns.from_backlog, columns.partition).where(
-        columns.outcome.is_(None), columns.subject.in_({subject_of(request.delivery.event) for request in requests})
-    )
-    replayed = {
-        (row.rollout_id, row.subject): (row.from_backlog, row.partition) for row in await connection.execute(query)
-    }
-    found = []
-    for request in requests:
-        subject, here = subject_of(request.delivery.event), (request.from_backlog, request.delivery.partition)
-        may_bet = subject is not None and request.left_out is None
-        if may_bet and replayed.setdefault((request.rollout.rollout_id, subject), here) != here:
-            found.append(replace(request, left_out=Outcome.SAME_SUBJECT))
-        else:
-            found.append(request)
-    return found
 
 
 async def _known(connection: AsyncConnection, requests: Sequence[Considered]) -> dict[tuple[int, int], Outcome | None]:
@@ -318,7 +307,6 @@ async def _save_decisions(
             "record_offset": request.delivery.offset, "request_id": request.delivery.event.request_id,
             "rollout_id": request.rollout.rollout_id, "task": request.rollout.task,
             "outcome": decided[request.position],
-            "subject": subject_of(request.delivery.event) if decided[request.position] is None else None,
         }
         for request in requests
     ]  # fmt: skip

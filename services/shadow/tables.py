@@ -1,5 +1,5 @@
-"""The tables of schema `shadow`, as `migrations/` makes them. They hold counts and ids, no texts; of people only whose
-requests are replayed now and who is forgotten, by their keyed hash."""
+"""The tables of schema `shadow`, as `migrations/` makes them. They hold counts and ids, no texts; of people only who is
+forgotten, by their keyed hash."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ DECISIONS = sa.Table(
     "decisions", METADATA, sa.Column("from_backlog", sa.Boolean, primary_key=True),
     sa.Column("partition", sa.Integer, primary_key=True), sa.Column("record_offset", sa.BigInteger, primary_key=True),
     sa.Column("request_id", sa.Text), sa.Column("rollout_id", sa.Text), sa.Column("task", sa.Text),
-    sa.Column("outcome", sa.Text), sa.Column("subject", sa.Text),
+    sa.Column("outcome", sa.Text),
 )  # fmt: skip
-"""`subject`: whose request it is, while it is replayed."""
 MINUTES = sa.Table(
     "minutes", METADATA,
     sa.Column("task", sa.Text, primary_key=True), sa.Column("minute", sa.DateTime(timezone=True), primary_key=True),

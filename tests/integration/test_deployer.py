@@ -489,6 +489,7 @@ async def test_what_guards_count_is_the_same_in_postgresql_and_in_the_rules(real
             await see(deployer, range(5), Variant.CANARY, latency_ms=1.0, day=1)
             await see(deployer, range(28, 31), Variant.CANARY, latency_ms=400.0, day=1)
             await leave(deployer, range(31, 34), Variant.CANARY, day=1)
+            await leave(deployer, range(40, 45), Variant.CANARY, after_ms=20.0)
             await see(deployer, range(5, 9), Variant.CANARY, latency_ms=1.0)
             await see(deployer, range(2_000, 2_100), Variant.BASE, latency_ms=9_000.0)
         for number in (1, 1, 2, 77):
@@ -505,6 +506,7 @@ async def test_what_guards_count_is_the_same_in_postgresql_and_in_the_rules(real
     assert [(arms.percent, arms.canary, arms.bad) for arms in counted.arms[Guard.FEEDBACK]] == [(5, 0, 1), (25, 2, 3)]
     assert (counted.bad(Guard.FEEDBACK), counted.bad(Guard.CORRECTIONS)) == ((2, 4), (2, 3))
     await real.deployer.handlers.on_forgotten(forget(real.task, "user-1"))
+    await real.deployer.handlers.on_forgotten(forget(real.task, "user-28"))  # Slow on two days.
     assert "user-1)" not in await real.dump("canary_users")
     for table in ("bad_users", "canary_answers", "latencies"):
         rows = await real.dump(table)

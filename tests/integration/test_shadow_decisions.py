@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from schemas.predictions import SubjectForgotten
 from schemas.rollouts import RolloutChanged
+from services.shadow import storage
 from services.shadow.budget import Considered
 from services.shadow.clients import Replay
 from services.shadow.domain import Outcome, Request
@@ -23,6 +24,7 @@ from shared.errors import DependencyUnavailable, Paused
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate
 from tests.unit.shadow.fakes import CUTOFF, SPEC, BothArms, Shadow, delivery, prediction, rollout
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.stack
 
@@ -113,49 +115,6 @@ async def test_two_processes_share_one_budget(database: Database) -> None:
     assert await database.rows("SELECT tokens FROM days") == [(800,)]
 
 
-def of_subject(subject: str | None, number: int, partition: int, **changes: bool) -> list[Considered]:
-    event = prediction(number).model_copy(update={"subject": subject, "user_hash": None, "session_hash": None})
-    return [replace(Considered(delivery(event, number, partition), rollout()), **changes)]
-
-
-async def test_a_subjects_requests_are_replayed_by_one_process_at_a_time(database: Database) -> None:
-    """Side by side a fast answer of the candidate was published, and bet, before one that timed out."""
-    one, other = database.decisions(), database.decisions()
-    assert numbers(await one.decide(of_subject("jo", 1, 0), CUTOFF)) == [1]
-    assert numbers(await one.decide(of_subject("jo", 2, 0), CUTOFF)) == [2], "published after the first"
-    assert numbers(await one.decide(of_subject("jo", 1, 0), CUTOFF)) == [1], "delivered again"
-    assert await other.decide(of_subject("jo", 1, 1), CUTOFF) == []
-    assert await other.decide(of_subject("jo", 7, 0, from_backlog=True), CUTOFF) == []
-    assert numbers(await other.decide(of_subject("al", 2, 1) + of_subject(None, 3, 1), CUTOFF)) == [2, 3]
-    assert numbers(await one.decide(of_subject(None, 3, 0), CUTOFF)) == [3], "nobody is named: one bet in all"
-    for number in (1, 2):
-        await one.finish(of_subject("jo", number, 0)[0], Outcome.PAIR)
-    assert await other.decide(of_subject("jo", 1, 1), CUTOFF) == [], "it was decided"
-    assert numbers(await other.decide(of_subject("jo", 4, 1), CUTOFF)) == [4]
-    (summary,) = await one.summaries(CUTOFF)
-    assert (summary.requests["same_subject"], summary.requests["pair"]) == (2, 2)
-    assert await database.rows("SELECT tokens FROM days") == [(40 * 6,)], "what is left out costs nothing"
-
-
-async def test_of_one_batch_a_subject_has_the_requests_of_one_partition(database: Database) -> None:
-    batch = [*of_subject("jo", 1, 0), *of_subject("jo", 1, 1), *of_subject("jo", 2, 0), *of_subject("al", 2, 1)]
-    decided = await database.decisions().decide(batch, CUTOFF)
-    assert [request.position for request in decided] == [(0, 1), (0, 2), (1, 2)]
-
-
-async def test_who_asks_is_stored_while_it_is_replayed_and_no_longer_once_they_are_forgotten(
-    database: Database,
-) -> None:
-    decisions = database.decisions()
-    await decisions.decide([*of_subject("jo", 1, 0), *of_subject("al", 2, 0), *of_subject("bo", 3, 0)], CUTOFF)
-    await decisions.finish(of_subject("al", 2, 0)[0], Outcome.PAIR)
-    assert await database.rows("SELECT subject FROM decisions ORDER BY record_offset") == [("jo",), (None,), ("bo",)]
-    await decisions.forget(
-        SubjectForgotten(task=SPEC.name, task_revision=SPEC.revision, subject_hash="jo", occurred_at=CUTOFF)
-    )
-    assert await database.rows("SELECT subject FROM decisions ORDER BY record_offset") == [(None,), (None,), ("bo",)]
-
-
 async def test_topics_made_anew_and_the_next_candidate_are_decided_anew(database: Database) -> None:
     decisions = database.decisions()
     assert numbers(await decisions.decide(requests([7]), CUTOFF)) == [7]
@@ -181,10 +140,7 @@ async def test_what_is_stored_has_neither_texts_nor_people(database: Database) -
     tables = ("decisions", "minutes", "days", "outcomes")
     stored = str([await database.rows(f"SELECT {table}::text FROM {table}") for table in tables])
     assert event.request_id in stored
-    assert not any(word in stored for word in ("parcel", "session-4711", "refund"))
-    await decisions.finish(Considered(delivery(event, 1), rollout()), Outcome.PAIR)
-    stored = str([await database.rows(f"SELECT {table}::text FROM {table}") for table in tables])
-    assert "user-4711" not in stored, "whose it is was known while it was replayed"
+    assert not any(word in stored for word in ("parcel", "user-4711", "session-4711", "refund"))
 
 
 async def test_what_forgotten_people_asked_is_not_replayed_whether_it_is_new_or_waits(database: Database) -> None:
@@ -199,7 +155,6 @@ async def test_what_forgotten_people_asked_is_not_replayed_whether_it_is_new_or_
     decided = await decisions.decide(requests([1, 2, 3, 4]), CUTOFF)
     left_out = {request.delivery.offset: request.left_out for request in decided}
     assert left_out == {1: None, 2: Outcome.FORGOTTEN, 4: None}, "3 is new and decided already; 4 was asked later"
-    await decisions.finish(requests([4])[0], Outcome.PAIR)
     from_backlog = [replace(request, from_backlog=True) for request in requests([3, 4], partition=1)]
     assert [request.left_out for request in await decisions.decide(from_backlog, CUTOFF)] == [None], "4, not 3"
     shadow = Shadow()
@@ -240,19 +195,30 @@ class Slow(BothArms):
         return await super().candidate(rollout, request)
 
 
-async def test_a_batch_that_another_process_gets_in_a_rebalance_is_asked_once(database: Database) -> None:
-    """Of two answers to a request the first would count: the faster one, and none where one of them times out."""
+async def test_one_batch_of_a_task_is_replayed_at_a_time_whichever_process_has_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two answers to a request the first would count: the faster one, and none where one of them times out. And of
+    two requests of a subject the one that is answered sooner would bet."""
+    monkeypatch.setattr(storage, "CLAIM_SECONDS", 0.2)
     slow, other = Shadow(engine=Slow()), Shadow()
     for shadow in (slow, other):
         shadow.handlers._decisions = shadow.replays._decisions = database.decisions()
     assert isinstance(slow.candidate, Slow)
     first = asyncio.create_task(slow.deliver(0, *map(prediction, range(3))))
     await slow.candidate.is_asked.wait()
-    with pytest.raises(Paused):
-        await other.deliver(0, *map(prediction, range(3)))
-    assert len(await other.deliver(0, prediction(7), partition=1)) == 1, "another partition does not wait"
+    for partition in (0, 1):
+        with pytest.raises(Paused):
+            await other.deliver(0, *map(prediction, range(3)), partition=partition)
+    async with other.handlers._decisions.claimed_tasks({"another"}) as is_ours:
+        assert is_ours, "other tasks do not wait"
+    monkeypatch.setattr(storage, "CLAIM_SECONDS", PATIENCE_SECONDS)
+    waiting = asyncio.create_task(other.deliver(0, prediction(7), partition=1))
+    await asyncio.sleep(0.3)
+    assert not waiting.done() and not other.candidate.asked
     slow.candidate.answers.set()
     assert len(await first) == 3
+    assert len(await waiting) == 1, "it has waited for its turn"
     assert await other.deliver(0, *map(prediction, range(3))) == []
 
 

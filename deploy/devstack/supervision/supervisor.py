@@ -27,6 +27,7 @@ FIRST_BACKOFF_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 30.0
 EARLY_EXIT_SECONDS = 60.0
 """A child that ran longer than this was healthy: the backoff starts over."""
+_MOST_DOUBLED = 10
 POLL_SECONDS = 0.2
 MAX_EARLY_EXITS = 6
 """Early exits before the part is `failed` and no longer restarted. One that has run for long is not at fault: what it
@@ -63,7 +64,7 @@ class Supervisor:
                 self._write(child=None, state="failed", last_exit=code)
                 return
             self._write(child=None, state="restarting", restarts=restarts, last_exit=code)
-            self._sleep(min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (early_exits - 1)))
+            self._sleep(min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** min(early_exits - 1, _MOST_DOUBLED)))
         self._write(child=None, state="stopped")
 
     def _sleep(self, seconds: float) -> None:

@@ -179,8 +179,8 @@ def confidence_shift(counts: CanaryCounts) -> str:
 class Observation:
     """One request. `canary`: the candidate answered, also once it is promoted; `as_primary`: then.
 
-    `counted`: it served a user, or failed; not one that was refused. `latency_ms`: infinite where the client left
-    before its answer had ended. `primary`: the primary, or the base model where there is none, answered; a fallback is
+    `counted`: it served a user, or failed; not one that was refused. `left`: its client left before its answer had
+    ended, after `latency_ms`. `primary`: the primary, or the base model where there is none, answered; a fallback is
     neither arm. `source` and `offset`: the record's place in Kafka, by which it is counted once.
     """
 
@@ -190,6 +190,7 @@ class Observation:
     primary: bool
     failed: bool
     counted: bool
+    left: bool
     latency_ms: float
     confidence: float | None
     occurred_at: datetime
@@ -201,10 +202,14 @@ class Observation:
     def answered(self) -> bool:
         return self.counted and not self.failed
 
-    @property
-    def is_measured(self) -> bool:
-        """True if it tells how long its user waited, or that they did not wait for it."""
-        return self.answered or math.isinf(self.latency_ms)
+    def waited_ms(self, limit_ms: float | None) -> float | None:
+        """Return how long its user waited; infinite if they left after as long as the primary's 95th percentile, since
+        an application's own limit may be below `limit_ms`; None if it does not tell: who leaves sooner has other
+        reasons, and would take the place of the answer that they do wait for.
+        """
+        if self.left:
+            return math.inf if limit_ms is not None and self.latency_ms * SLOW >= limit_ms else None
+        return self.latency_ms if self.answered else None
 
     @property
     def served(self) -> str | None:
@@ -224,7 +229,8 @@ def observation(delivery: Delivery[RequestObserved], candidate: str, primary: st
         primary=event.variant in (Variant.PRIMARY, Variant.BASE) and event.adapter == primary,
         failed=failed,
         counted=failed or event.status < 400,
-        latency_ms=math.inf if event.status == _CLIENT_LEFT else event.latency_ms,
+        left=event.status == _CLIENT_LEFT,
+        latency_ms=event.latency_ms,
         confidence=event.confidence,
         occurred_at=event.occurred_at,
         source=f"{delivery.topic}-{delivery.partition}",

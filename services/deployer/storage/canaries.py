@@ -5,7 +5,7 @@
     canary_answers    at most `SAMPLED_ANSWERS`    whose answer it was that somebody complains about, and which arm's
     bad_users         a subject with a bad event   what the guards compare
     latencies         a subject and day            at most `MEASURED_REQUESTS` of the primary's, and of each day's;
-                                                   infinite where the client left
+                                                   infinite where the client waited for as long and left
     day_subjects      a subject and day            at most `COMPARED_SUBJECTS` of the last two days: the first answers
 
 The functions take the ledger's connection, so that what belongs together is committed together.
@@ -15,7 +15,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, date, timedelta
+from uuid import uuid4
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -61,8 +63,10 @@ async def canary_counts(connection: AsyncConnection, rollout_id: str) -> CanaryC
 async def add_requests(connection: AsyncConnection, rollout: Rollout, observations: Sequence[Observation]) -> None:
     """Count the canary's requests, its latencies, and the subjects with a failed or a slow request. Idempotent."""
     in_canary = [o for o in observations if o.canary and o.counted]
-    of_guard = [(Guard.ERRORS, o) for o in observations if o.failed]
-    of_guard += [(Guard.LATENCY, o) for o in await _slow_first_answers(connection, rollout.rollout_id, observations)]
+    limit = await _limit(connection, rollout.rollout_id)
+    measured = [replace(o, latency_ms=ms) for o in observations if (ms := o.waited_ms(limit)) is not None]
+    slow = await _slow_first_answers(connection, rollout.rollout_id, measured, limit)
+    of_guard = [*((Guard.ERRORS, o) for o in observations if o.failed), *((Guard.LATENCY, o) for o in slow)]
     bad = [
         {
             "rollout_id": rollout.rollout_id, "guard": guard.name, "user_key": o.user_key, "canary": o.canary,
@@ -76,8 +80,7 @@ async def add_requests(connection: AsyncConnection, rollout: Rollout, observatio
     answers = [o for o in observations if o.answered and (o.canary or rollout.control)]
     await _add_answers(connection, rollout, answers)
     await _add_served(connection, rollout, in_canary)
-    measured = [o for o in observations if o.canary and o.is_measured]
-    await _add_latencies(connection, rollout.rollout_id, measured, canary=True)
+    await _add_latencies(connection, rollout.rollout_id, [o for o in measured if o.canary], canary=True)
 
 
 async def add_primary(connection: AsyncConnection, rollout: Rollout, observations: Sequence[Observation]) -> None:
@@ -129,8 +132,8 @@ async def drop_subjects(connection: AsyncConnection, rollout_id: str) -> None:
 async def forget_subject(
     connection: AsyncConnection, rollouts: sa.ScalarSelect[str] | sa.Select[tuple[str]], subject: str
 ) -> None:
-    """Put random keys in the place of a person's: what was counted remains."""
-    anonymous = sa.cast(sa.func.gen_random_uuid(), sa.Text)
+    """Put a random key in the place of a person's: what was counted remains."""
+    anonymous = str(uuid4())  # One for all their rows: a subject's days count together.
     for table in (ANSWERS, SERVED, BAD_USERS, LATENCIES, DAY_SUBJECTS):
         of_person = sa.and_(table.c.rollout_id.in_(rollouts), table.c.user_key == subject)
         await connection.execute(sa.update(table).where(of_person).values(user_key=anonymous))
@@ -169,18 +172,18 @@ async def _count(connection: AsyncConnection, rollout_id: str, observations: Seq
 
 
 async def _slow_first_answers(
-    connection: AsyncConnection, rollout_id: str, observations: Sequence[Observation]
+    connection: AsyncConnection, rollout_id: str, measured: Sequence[Observation], limit: float | None
 ) -> list[Observation]:
     """Return the answers over the limit that are the first of their subject on their day (UTC), of either arm.
 
     Of those who ask often nearly everybody waits once a day, whichever arm answers: by any slow answer the arms would
     look alike. A subject and day that is there already was looked at, so records that are read again count nothing.
     """
-    if (limit := await _limit(connection, rollout_id)) is None:
+    if limit is None:
         return []
     firsts: dict[tuple[str, date], Observation] = {}
-    for o in observations:
-        if o.is_measured and o.user_key:
+    for o in measured:
+        if o.user_key:
             firsts.setdefault((o.user_key, o.occurred_at.astimezone(UTC).date()), o)
     of_rollout = DAY_SUBJECTS.c.rollout_id == rollout_id
     days = sa.select(DAY_SUBJECTS.c.day, sa.func.count()).where(of_rollout).group_by(DAY_SUBJECTS.c.day)

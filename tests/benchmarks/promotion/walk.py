@@ -146,7 +146,7 @@ def any_false_promotion(truths: Mapping[Truth, float], better: Truth, weeks: int
         draws.append(Draw(now, next_draw(YEARLY, CYCLES, draws, now), 0.0))
         following: dict[tuple[float, bool], float] = {}
         for (alpha, promoted), mass in years.items():
-            drawn = level(YEARLY, draws[-1].amount, alpha if promoted else 0.0, (), now)
+            drawn = level(YEARLY, CYCLES, draws[-1].amount, alpha if promoted else 0.0, (), now)
             here = round(drawn, 12)
             if here not in chances:
                 ends = {end: region for end, region in regions(drawn).items() if end != "canary"}
@@ -160,18 +160,29 @@ def any_false_promotion(truths: Mapping[Truth, float], better: Truth, weeks: int
     return 1 - sum(years.values())
 
 
-def false_after_promotions(promoted: int, cycles: int = CYCLES) -> float:
-    """Return the exact probability that a year of equal candidates promotes one, after so many promotions in a row, all
-    of them right: the hardest year, since all that they have given back is there when it begins."""
+@dataclass(frozen=True)
+class AfterPromotions:
+    """A year of equal candidates after promotions in a row, all of them right: what they gave back is there as well.
+
+    `false`: the exact probability that one is promoted. `least`: the least level of a candidate, in cycles' shares.
+    """
+
+    false: float
+    least: float
+
+
+def after_promotions(promoted: int, cycles: int = CYCLES) -> AfterPromotions:
+    """Play the year after so many of them."""
     draws: list[Draw] = []
-    returned, survives = 0.0, 1.0
+    returned, survives, least = 0.0, 1.0, 1.0
     for number in range(promoted + cycles):
         now, is_equal = START + timedelta(days=365 / cycles * number), number >= promoted
         drawn = next_draw(YEARLY, cycles, draws, now)
-        alpha = level(YEARLY, drawn, returned, draws, now)
+        alpha = level(YEARLY, cycles, drawn, returned, draws, now)
         draws.append(Draw(now, drawn, alpha if is_equal else 0.0))
         returned = 0.0 if is_equal else alpha
         if is_equal:
             ends = {end: region for end, region in regions(alpha).items() if end != "canary"}
             survives *= 1 - float(first_hits(ends, EQUAL.share)["promoted"].sum())
-    return 1 - survives
+            least = min(least, alpha * cycles / YEARLY)
+    return AfterPromotions(1 - survives, least)

@@ -155,7 +155,7 @@ class Lanes:
         if self.promoted[lane]:
             returned, draws[-1] = float(self.alpha[lane]), replace(draws[-1], spent=0.0)
         drawn = next_draw(yearly, self.settings.cycles_per_year, draws, moment)
-        alpha = level(yearly, drawn, returned, draws, moment)
+        alpha = level(yearly, self.settings.cycles_per_year, drawn, returned, draws, moment)
         draws.append(Draw(moment, drawn, alpha))
         return alpha
 

@@ -31,10 +31,13 @@ async def see(
     await deployer.handlers.on_observed(deliveries(events))
 
 
-async def leave(deployer: Deployer, numbers: Iterable[int], variant: Variant, day: int = 0) -> None:
-    """Requests whose clients leave after a while, before the whole answer is there."""
+async def leave(
+    deployer: Deployer, numbers: Iterable[int], variant: Variant, after_ms: float = 197.0, day: int = 0
+) -> None:
+    """Requests whose clients leave after a while, before the whole answer is there: after as long as the primary's 95th
+    percentile."""
     at = deployer.last.occurred_at + timedelta(days=day, minutes=1)
-    left = {"status": 499, "latency_ms": 150.0, "occurred_at": at}
+    left = {"status": 499, "latency_ms": after_ms, "occurred_at": at}
     events = [observed(deployer.last, number, variant).model_copy(update=left) for number in numbers]
     await deployer.handlers.on_observed(deliveries(events))
 

@@ -541,21 +541,21 @@ class MemoryLedger:
                     users.add(observation.served)
             limit = self._limit(rollout.rollout_id)
             first = rollout.rollout_id, observation.user_key or "", observation.occurred_at.date()
-            is_first = in_canary and observation.is_measured and limit is not None and first not in self.day_subjects
+            waited = observation.waited_ms(limit)
+            is_first = in_canary and waited is not None and limit is not None and first not in self.day_subjects
             if is_first:
                 self.day_subjects.add(first)
-            is_slow = is_first and limit is not None and observation.latency_ms > limit
+            is_slow = is_first and waited is not None and limit is not None and waited > limit
             guard = Guard.ERRORS if observation.failed else Guard.LATENCY if is_slow else None
             if guard is not None and observation.user_key and in_canary and share is not None:
                 bad = self.bad_users.setdefault((rollout.rollout_id, guard), {})
                 bad.setdefault(observation.user_key, (share, observation.canary))
-            of_canary, of_primary = observation.canary and observation.is_measured, observation.answered
-            is_measured = of_canary if in_canary else observation.primary and of_primary
-            if is_measured and observation.user_key:
+            is_measured = observation.canary if in_canary else observation.primary and observation.answered
+            if is_measured and waited is not None and observation.user_key:
                 latencies = self.latencies.setdefault((rollout.rollout_id, in_canary), {})
                 latencies.setdefault(
                     (observation.user_key, observation.occurred_at.date()),
-                    (observation.latency_ms, observation.confidence),
+                    (waited, observation.confidence),
                 )
 
     async def add_complaint(

@@ -346,7 +346,7 @@ async def test_only_the_direct_predecessors_promotion_gives_alpha_back(monkeypat
     deployer = await promoted()
     first = deployer.publisher.changes[0].evidence.alpha
     await deployer.handlers.on_evaluated(evaluated("a2", against="a1"))
-    assert deployer.last.evidence.alpha == pytest.approx(first, rel=1e-3)
+    assert deployer.last.evidence.alpha == pytest.approx(first / 2, rel=1e-3)
     await deployer.compare_and_label(range(40, 47), "refund")
     monkeypatch.setattr("services.deployer.admission.utc_now", lambda: utc_now() + timedelta(days=7))
     await deployer.handlers.on_evaluated(evaluated("a3", against="a1"))

@@ -144,6 +144,17 @@ async def test_users_who_leave_both_arms_alike_end_no_canary(deployer: Deployer)
     assert deployer.last.stage is Stage.CANARY
 
 
+async def test_who_leaves_at_once_hides_no_answer_that_is_waited_for(deployer: Deployer) -> None:
+    """Requests that are cancelled while a user still types would be the first of most users' days, in both arms."""
+    for numbers, variant in ((range(2_000, 2_950), Variant.BASE), (range(50), Variant.CANARY)):
+        await leave(deployer, numbers, variant, after_ms=20.0)
+        await see(deployer, numbers, variant, latency_ms=500.0 if variant is Variant.CANARY else 50.0)
+    seen = await counts(deployer)
+    assert (seen.latencies, seen.arms[Guard.LATENCY]) == (Latencies(50, 50, 1.2 * 197), [Arms(5, 50, 50)])
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.REJECTED
+
+
 async def test_who_leaves_before_the_canary_does_not_move_the_limit() -> None:
     deployer = Deployer()
     await deployer.handlers.on_evaluated(evaluated())

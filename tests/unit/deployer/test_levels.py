@@ -52,16 +52,17 @@ def test_the_order_of_the_ledger_makes_no_difference() -> None:
 
 
 def test_a_promoted_predecessor_gives_its_level_back_and_none_is_above_the_years() -> None:
-    assert level(0.05, WEEKLY, 0.0, [], NOW) == pytest.approx(WEEKLY)
-    assert level(0.05, WEEKLY, WEEKLY, [], NOW) == pytest.approx(2 * WEEKLY)
-    assert level(0.05, 0.03, 0.04, [], NOW) == 0.05
+    assert level(0.05, 52, WEEKLY, 0.0, [], NOW) == pytest.approx(WEEKLY)
+    assert level(0.05, 52, WEEKLY, 0.2 * WEEKLY, [], NOW) == pytest.approx(1.2 * WEEKLY)
+    assert level(0.05, 52, WEEKLY, WEEKLY, [], NOW) == pytest.approx(1.5 * WEEKLY)
+    assert level(0.05, 1, 0.05, 0.05, [], NOW) == 0.05
 
 
 def test_what_the_tests_of_a_year_have_spent_is_not_given_back_on_top() -> None:
     """After a year of promotions, each of which gives its level back, the next year promoted falsely in 7 %."""
-    spent = [Draw(NOW - timedelta(days=days), WEEKLY, 0.02) for days in (100, 364, 366)]
-    assert level(0.05, WEEKLY, 0.03, spent, NOW) == pytest.approx(0.01), "the oldest is of another year"
-    assert level(0.05, WEEKLY, 0.03, [*spent, *spent], NOW) == LEAST
+    spent = [Draw(NOW - timedelta(days=days), 0.0, 0.02) for days in (100, 364, 366)]
+    assert level(0.05, 2, 0.025, 0.02, spent, NOW) == pytest.approx(0.01), "the oldest is of another year"
+    assert level(0.05, 2, 0.025, 0.02, [*spent, *spent], NOW) == LEAST
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_the_levels_of_a_year_of_equal_candidates_sum_to_the_years_whatever_was_
     for number in range(promoted + 2 * cycles):
         at = NOW + timedelta(days=365 / cycles * number)
         drawn = next_draw(0.05, cycles, draws, at)
-        alpha = level(0.05, drawn, returned, draws, at)
+        alpha = level(0.05, cycles, drawn, returned, draws, at)
         is_equal = number >= promoted
         draws.append(Draw(at, drawn, alpha if is_equal else 0.0))
         returned = 0.0 if is_equal else alpha
@@ -83,3 +84,4 @@ def test_the_levels_of_a_year_of_equal_candidates_sum_to_the_years_whatever_was_
     for first in equal:
         year = [draw.spent for draw in equal if timedelta(0) <= draw.at - first.at < timedelta(days=365)]
         assert sum(year) <= 0.05 + LEAST * len(year)
+    assert min(draw.spent for draw in equal) >= 0.49 * 0.05 / cycles, "none is left with nothing"

@@ -515,7 +515,7 @@ async def test_an_operators_rollback_is_published_and_the_next_candidate_starts_
     await deployer.handlers.on_evaluated(evaluated(canary_wealth=2, min_canary_users=0))
     await deployer.compare_and_label(range(20), "delivery")
     await deployer.handlers.on_evaluated(evaluated("a2", against="a1", canary_wealth=2, min_canary_users=0))
-    await deployer.compare_and_label(range(30, 50), "delivery")
+    await deployer.compare_and_label(range(30, 54), "delivery")
     assert deployer.admin.serves(TASK) == "a2"
     await deployer.admin.switch(f"ratchet.{TASK}.rollback", True)
     await deployer.handlers.tick(TASK)

@@ -168,7 +168,7 @@ class MemoryDecisions:
         self.spending = Spending(CUTOFF.date())
 
     @asynccontextmanager
-    async def claimed_partitions(self, partitions: Collection[int]) -> AsyncIterator[bool]:
+    async def claimed_tasks(self, tasks: Collection[str]) -> AsyncIterator[bool]:
         yield True
 
     async def decide(self, requests: Sequence[Considered], now: datetime) -> list[Considered]:

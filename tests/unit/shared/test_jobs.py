@@ -345,6 +345,26 @@ def test_a_disk_that_is_full_for_a_moment_fails_no_job(
     assert (tmp_path / "result.json").exists()
 
 
+def test_a_disk_that_is_full_at_the_end_of_the_work_costs_none_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, worked = [], []
+
+    def write(path: Path, data: bytes) -> None:
+        written.append(path.name)
+        if len(written) < 3:
+            raise FULL
+        path.write_bytes(data)
+
+    def work(spec: bytes, folder: Path, progress: Progress) -> Spec:
+        worked.append(1)
+        return Spec(kind="trained")
+
+    monkeypatch.setattr(jobs, "write_atomically", write)
+    run_by([0.0], work, tmp_path, monkeypatch)
+    assert (written, len(worked)) == (["result.json"] * 3, 1)
+
+
 def test_a_disk_that_stays_full_fails_the_job_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
 

@@ -21,6 +21,7 @@ import pytest
 
 from deploy.devstack import stack
 from deploy.devstack.config import StackConfig
+from deploy.devstack.errors import PartError
 from deploy.devstack.part import Launch
 from deploy.devstack.supervision import records
 from deploy.devstack.supervision.processes import ProcessIdentity, memory_bytes, stop
@@ -169,6 +170,36 @@ def test_a_part_that_has_run_for_long_is_started_again_however_often(
         wait_until(
             lambda: starts.exists() and len(starts.read_text().splitlines()) == 9 and read_record(config).running
         )
+
+
+def test_the_pause_before_a_restart_is_bounded_after_a_night_of_them(
+    config: StackConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2 to the power of 1,024 is no number of seconds: after a night of early exits the supervisor had ended."""
+    from deploy.devstack.supervision import supervisor
+
+    running = supervisor.Supervisor(write_record(config, "true"))
+    paused = []
+
+    def sleep(seconds: float) -> None:
+        paused.append(seconds)
+        running.ask_to_stop(signal.SIGTERM, None) if len(paused) == 1_100 else None
+
+    monkeypatch.setattr(running, "_sleep", sleep)
+    monkeypatch.setattr(running, "_run_once", lambda: 1)
+    clock = iter([0.0, 1_000.0])  # The first run was long.
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda: next(clock, 1_000.0))
+    running.run()
+    assert (paused[0], paused[-1], len(paused)) == (1.0, supervisor.MAX_BACKOFF_SECONDS, 1_100)
+    (config.records / "part.json").unlink()
+
+
+def test_a_record_of_an_earlier_version_says_how_to_stop_that(config: StackConfig) -> None:
+    path = write_record(config, "true")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "supervisor": {"pid": 1, "started": 12.5}}))
+    with pytest.raises(PartError, match="earlier version"):
+        records.read_all(config)
+    path.unlink()
 
 
 def test_a_full_disk_ends_no_supervisor(config: StackConfig, monkeypatch: pytest.MonkeyPatch) -> None:

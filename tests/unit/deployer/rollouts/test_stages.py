@@ -42,14 +42,14 @@ async def test_a_candidate_that_wins_is_promoted_through_the_canary() -> None:
     ]  # fmt: skip
 
 
-async def test_the_next_candidate_inherits_the_primary_and_the_alpha_of_a_promotion() -> None:
+async def test_the_next_candidate_inherits_the_primary_and_of_the_alpha_of_a_promotion_half_a_share() -> None:
     deployer = await in_shadow(canary_wealth=2, min_canary_users=0)
     first = deployer.last.evidence.alpha
     await deployer.compare_and_label(range(20), "delivery")
     assert deployer.last.stage is Stage.PROMOTED
     await deployer.handlers.on_evaluated(evaluated("a2", against="a1"))
     assert deployer.last.primary_adapter == "a1"
-    assert deployer.last.evidence.alpha == pytest.approx(first, rel=1e-4), "given back, and nothing has accrued since"
+    assert deployer.last.evidence.alpha == pytest.approx(first / 2, rel=1e-4), "half a share of it is given back"
     assert deployer.last.evidence.wealth == 1.0
 
 
