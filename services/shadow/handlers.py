@@ -92,9 +92,14 @@ class Handlers:
         return True
 
     async def _replay(self, considered: Sequence[Considered]) -> None:
-        async with self._decisions.claimed_tasks({request.rollout.task for request in considered}) as is_ours:
+        """Decide about these requests at once, and replay those that are to be once it is their tasks' turn."""
+        to_replay = await self._decisions.decide(considered, utc_now())
+        if not to_replay:
+            return
+        async with self._decisions.claimed_tasks({request.rollout.task for request in to_replay}) as is_ours:
             if not is_ours:
                 raise Paused("others replay requests of these tasks")
+            # Another process may have replayed some of them meanwhile: one that had their partition before a rebalance.
             await self._replays.run(await self._decisions.decide(considered, utc_now()))
 
     async def is_over(self, backlog: Backlog) -> bool:
