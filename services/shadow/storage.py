@@ -6,6 +6,7 @@ request is decided, paid and counted once, also across restarts. Only the last d
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -204,12 +205,13 @@ class PostgresDecisions:
 
 
 async def _lock(connection: AsyncConnection, names: Sequence[str]) -> bool:
-    """Wait for these locks, each in its turn, and return True; False: not within `CLAIM_SECONDS`, or in a deadlock."""
-    timeout = sa.func.set_config("lock_timeout", f"{round(1_000 * CLAIM_SECONDS)}ms", sa.true())
+    """Wait for all of these locks and return True; False: not within `CLAIM_SECONDS`, or in a deadlock."""
+    deadline = time.monotonic() + CLAIM_SECONDS
     try:
         async with connection.begin_nested():
-            await connection.execute(sa.select(timeout))
             for name in names:
+                left = f"{max(1, round(1_000 * (deadline - time.monotonic())))}ms"
+                await connection.execute(sa.select(sa.func.set_config("lock_timeout", left, sa.true())))
                 await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_lock_key(name))))
     except sa.exc.DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) not in _NOT_LOCKED:

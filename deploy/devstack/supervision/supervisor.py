@@ -3,7 +3,8 @@
 `records.start_part` starts one supervisor per part, detached. RECORD is the JSON file that says what to run (`launch`);
 the supervisor adds its own identity and its child's, so that `down` can stop exactly these processes. A child that
 exits by itself is restarted with exponential backoff; one that never ran for long and exits early too often is
-`failed`. SIGTERM stops the child, then the supervisor. A full disk stops nothing: what cannot be written is left out.
+`failed`. SIGTERM stops the child, then the supervisor. A full disk stops nothing: what cannot be written is left out of
+the log, and written to the record later.
 """
 
 from __future__ import annotations
