@@ -138,6 +138,12 @@ def write_files(rows: pa.Table, fs: FileSystem) -> list[AddAction]:
     return [_write_file(part, partition, fs) for partition, part in split_by_partition(rows)]
 
 
+def delete_files(actions: Iterable[AddAction], fs: FileSystem) -> None:
+    """Delete files that `write_files` wrote."""
+    for action in actions:
+        fs.delete_file(action.path)
+
+
 def split_by_partition(rows: pa.Table) -> list[tuple[TablePartition, pa.Table]]:
     """Return the rows of each task and day."""
     if not rows.num_rows:

@@ -33,7 +33,7 @@ from services.prediction_log.domain import new_deliveries
 from services.prediction_log.erasure.tombstones import Tombstones
 from services.prediction_log.offsets.commit_offsets import CommitOffsets
 from services.prediction_log.offsets.resume import OffsetStore
-from services.prediction_log.parquet_files import data_file_of, filesystem, write_files
+from services.prediction_log.parquet_files import data_file_of, delete_files, filesystem, write_files
 from services.prediction_log.tables import PARTITIONED, SCHEMAS, STORE_ERRORS, create_table, open_table
 from shared.errors import DependencyUnavailable
 from shared.kafka.delivery import Delivery, TopicPartition
@@ -107,6 +107,8 @@ class DeltaLake:
                     if batch is None:
                         return 0
                     if written is None or not written.rows.equals(batch.rows):
+                        if written is not None:
+                            self._delete(table, written)
                         written = _WrittenFiles(batch.rows, write_files(batch.rows, filesystem(self._uri, table)))
                     self._commit(table, state, batch, written)
                     return self._record_commit(state, batch, written)
@@ -188,6 +190,16 @@ class DeltaLake:
         except CommitFailedError as error:
             logger.info("commit conflict on %s, retrying: %s", table, error)
             raise _CommitConflict from error
+
+    def _delete(self, table: str, written: _WrittenFiles) -> None:
+        """Delete files that no commit has named: they may have texts of a person who was erased meanwhile.
+
+        A commit would have stored the offsets of all their records. What cannot be deleted is left to the maintenance.
+        """
+        try:
+            delete_files(written.actions, filesystem(self._uri, table))
+        except STORE_ERRORS as error:
+            logger.warning("files of %s that no commit names were not deleted, the maintenance does: %s", table, error)
 
     def _record_commit(self, state: _TableState, batch: _Batch, written: _WrittenFiles) -> int:
         """Add what was committed to the state; the table's handle is updated at the next call."""

@@ -3,10 +3,10 @@
 1. The request goes into the table `forgotten`. From then on no writer stores rows of that person that are not newer
    than the request (a redelivery, a late delivery).
 2. The ids of their predictions go into the table `dropped` (tombstones): feedback need not name its person.
-3. Their rows are deleted. The replaced files are vacuumed by the maintenance.
+3. Their rows are deleted, of predictions those with a tombstone. The replaced files are vacuumed by the maintenance.
 
-After a crash all steps are repeated. A writer that read both tables just before step 1 may still append a row just
-after step 3: `ErasureSweep` finds it.
+After a crash all steps are repeated. A writer that read both tables just before step 1 may still append a row after
+step 2: `ErasureSweep` finds it. Deleted in step 3, such a prediction would leave its feedback behind for ever.
 """
 
 from __future__ import annotations
@@ -82,26 +82,33 @@ def delete_people(uri: str, people: pl.DataFrame) -> None:
     """Delete the rows of these people (columns of `stored_requests`). Raises DependencyUnavailable."""
     for (task,), of_task in people.group_by("task"):
         for batch in _batches(of_task):
-            predictions = _collected(_rows_of_people(_rows(uri, PREDICTIONS), batch).select("prediction_id"))
-            for ids in _batches(predictions.select(pl.lit(task).alias("task"), "prediction_id")):
+            found = _collected(_rows_of_people(_rows(uri, PREDICTIONS), batch).select("prediction_id"))
+            predictions = found.select(pl.lit(task).alias("task"), "prediction_id")
+            for ids in _batches(predictions):
                 add_tombstones(uri, list(ids.iter_rows()))
                 delete_by_prediction(uri, ids)
-            terms = [
+            terms = " OR ".join(
                 f"(user_hash = {quoted(subject)} AND occurred_at <= {quoted(_timestamp(until))})"
                 for subject, until in batch.select("subject_hash", "occurred_at").iter_rows()
-            ]
-            for table in (FEEDBACK, REQUESTS, PREDICTIONS):
-                _delete_by_day(uri, table, str(task), _rows_of_people(_rows(uri, table), batch), " OR ".join(terms))
+            )
+            for table in (FEEDBACK, REQUESTS):
+                _delete_by_day(uri, table, str(task), _rows_of_people(_rows(uri, table), batch), terms)
+            for ids in _batches(predictions):
+                rows = _rows_of_predictions(_rows_of_people(_rows(uri, PREDICTIONS), batch), ids)
+                _delete_by_day(uri, PREDICTIONS, str(task), rows, f"({terms}) AND {_is_one_of(ids)}")
 
 
 def delete_by_prediction(uri: str, predictions: pl.DataFrame) -> None:
     """Delete the feedback and requests of these predictions (`task`, `prediction_id`). Raises DependencyUnavailable."""
     for (task,), of_task in predictions.group_by("task"):
         for batch in _batches(of_task):
-            ids = ", ".join(quoted(prediction_id) for prediction_id in batch["prediction_id"])
             for table in (FEEDBACK, REQUESTS):
                 rows = _rows_of_predictions(_rows(uri, table), batch)
-                _delete_by_day(uri, table, str(task), rows, f"prediction_id IN ({ids})")
+                _delete_by_day(uri, table, str(task), rows, _is_one_of(batch))
+
+
+def _is_one_of(predictions: pl.DataFrame) -> str:
+    return f"prediction_id IN ({', '.join(quoted(prediction_id) for prediction_id in predictions['prediction_id'])})"
 
 
 def delete(uri: str, table: str, predicate: str, metadata: Mapping[str, str] | None = None) -> None:

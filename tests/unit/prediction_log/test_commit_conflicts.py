@@ -10,18 +10,21 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
+from pyarrow import parquet
 
 from schemas.lake import PREDICTIONS
+from services.prediction_log.erasure.erase import SubjectErasure, erase_subjects
 from services.prediction_log.storage import DeltaLake
 from services.prediction_log.tables import claim_maintenance
 from shared.kafka.delivery import Delivery
-from tests.unit.prediction_log.deliveries import NOON, TOPICS, delivery, numbered, prediction, stored_ids
+from tests.unit.prediction_log.deliveries import NOON, TASK, TOPICS, delivery, numbered, prediction, stored_ids
 from tests.waiting import PATIENCE_SECONDS
 
 PARTITION = (TOPICS[PREDICTIONS], 0)
@@ -126,6 +129,20 @@ def test_a_writer_whose_commit_conflicted_commits_the_file_it_has_already_writte
     lake = Paused(tmp_path, once(lambda: DeltaLake(str(tmp_path)).append(PREDICTIONS, [numbered(1, 1)])))
     lake.append(PREDICTIONS, [numbered(0, 0)])
     assert len(list((tmp_path / PREDICTIONS).rglob("*.parquet"))) == 3, "one per commit"
+
+
+def test_a_person_who_is_erased_while_a_commit_conflicts_is_in_no_file(tmp_path: Path) -> None:
+    """What was written before the conflict has their text, and no commit would ever name it."""
+    people = [delivery(prediction(name, user=name, text=f"the secret of {name}"), n) for n, name in enumerate("ab")]
+
+    def erase() -> None:
+        erase_subjects(str(tmp_path), [SubjectErasure(TASK, "a", NOON + timedelta(days=1))])
+        assert claim_maintenance(DeltaTable(tmp_path / PREDICTIONS), NOON)
+
+    assert Paused(tmp_path, once(erase)).append(PREDICTIONS, people) == 1
+    (file,) = [path for path in (tmp_path / PREDICTIONS).rglob("*.parquet") if "_delta_log" not in path.parts]
+    assert "the secret of b" in str(parquet.read_table(file).to_pylist())
+    assert stored_ids(tmp_path) == ["b"]
 
 
 def test_concurrent_processes_with_the_same_records_store_each_once_although_one_is_killed(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from deltalake import Schema, write_deltalake
 
 from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
 from services.prediction_log.erasure.erase import ErasureSweep, SubjectErasure, delete, erase_subjects
-from services.prediction_log.erasure.tombstones import Tombstones
+from services.prediction_log.erasure.tombstones import Tombstones, add_tombstones
 from services.prediction_log.tables import SCHEMAS, quoted
 from tests.unit.prediction_log.lake_rows import (
     NOON,
@@ -125,6 +125,25 @@ def test_a_row_that_was_appended_after_the_deletion_is_swept(tmp_path: Path) -> 
     assert ids(tmp_path, PREDICTIONS) == ["ann-elsewhere", "bob-ann-1", "bob-ann-2", "bob-late"]
     assert ids(tmp_path, FEEDBACK) == ["by-bob"]
     assert not sweep.run()
+
+
+def test_a_prediction_that_is_appended_while_its_person_is_erased_leaves_no_feedback_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was deleted without a tombstone: feedback that names nobody was nobody's then, and stayed."""
+    seed(tmp_path)
+    write(tmp_path, FEEDBACK, [feedback("of-late", "ann-late", text=TEXT)])
+
+    def append_and_tombstone(uri: str, predictions: Sequence[tuple[str, str]]) -> None:
+        add_tombstones(uri, predictions)
+        monkeypatch.undo()
+        write(tmp_path, PREDICTIONS, [prediction("ann-late", user_hash="ann", answer=TEXT)])
+
+    monkeypatch.setattr("services.prediction_log.erasure.erase.add_tombstones", append_and_tombstone)
+    erase_subjects(str(tmp_path), [SubjectErasure(TASK, "ann", NOON)])
+    maintain(tmp_path)
+    assert ids(tmp_path, FEEDBACK) == ["by-bob"]
+    assert files_with(tmp_path, "Zebedee") == []
 
 
 def test_later_rows_of_an_erased_person_stay(tmp_path: Path) -> None:

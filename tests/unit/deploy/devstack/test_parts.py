@@ -49,7 +49,7 @@ def test_a_home_continues_with_the_kafka_that_wrote_its_data(tmp_path: Path) -> 
     assert str(distribution) in kafka.KafkaPart().note(config)
     shutil.rmtree(distribution)
     with pytest.raises(PartError, match="is not there") as error:
-        stack.up(["kafka"], home, env={})
+        stack.up(["kafka"], home, env=stack.free_ports(), installing=False)
     assert "KAFKA_HOME" in error.value.way_out
     assert not (home / "stack.env").exists(), "no other broker has begun in its place"
 
