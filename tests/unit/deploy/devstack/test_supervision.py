@@ -70,19 +70,15 @@ def test_a_reused_pid_is_another_process() -> None:
 
 def test_a_clock_that_is_set_changes_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """`psutil` derives when a process was started from the present time of the boot, which moves with the clock."""
-    process = start_sleeping(
-        sys.executable,
-        "-c",
-        "import signal,time; signal.signal(15, lambda *_: exit(7)); print(1, flush=True); time.sleep(60)",
-    )
+    script = "import signal,time; signal.signal(15, lambda *_: exit(7)); print(1, flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True, stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"1\n", "it handles signals"
     identity = ProcessIdentity.of(process.pid)
-    age = identity.seconds()
-    boot = psutil.boot_time()
+    age, boot = identity.seconds(), psutil.boot_time()
     monkeypatch.setattr("psutil._pslinux.boot_time", lambda: boot + 3_600.0)
     monkeypatch.setattr(time, "time", lambda: boot + 1e6)
     assert identity.alive()
     assert age <= identity.seconds() < age + 60.0
-    time.sleep(0.3)
     reaper = threading.Thread(target=process.wait)
     reaper.start()
     stop(identity, signal.SIGTERM, PATIENCE_SECONDS)
