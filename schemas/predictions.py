@@ -154,6 +154,10 @@ class FeedbackGiven(Event):
     surrogates: Surrogates = Field(default=(), description="What stands in their place.")
 
 
+CLIENT_LEFT = 499
+"""The status, as in nginx, of a request whose client disconnected before its answer had ended."""
+
+
 class RequestObserved(Event):
     """A request was answered or failed: what a canary's guards need of it, without text. Key: prediction_id."""
 

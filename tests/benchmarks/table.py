@@ -97,7 +97,6 @@ def _seconds(call: Callable[[], object]) -> float:
 def report(results: Sequence[Result], file: str, measured: Sequence[Measured] = (), grids: Sequence[Grid] = ()) -> None:
     """Print the results, with their aims, and write them to `RESULTS` as Markdown and JSON."""
     title = f"{file}: Python {platform.python_version()}, {os.cpu_count()} cores"
-    RESULTS.mkdir(exist_ok=True)
     measured_at, commit = datetime.now(UTC).date().isoformat(), _commit()
     written = [f"{title}, measured on {measured_at} of {commit}\n"]
     if results:
@@ -116,6 +115,7 @@ def report(results: Sequence[Result], file: str, measured: Sequence[Measured] = 
         written.append(_aimed(title, ("what", "unit", "value"), rows, aims))
     for grid in grids:
         written.append(f"{grid.title}:\n\n{_table(f'{file}: {grid.title}', grid.columns, grid.rows)}")
+    RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{file}.md").write_text("\n".join(written))
     found: dict[str, object] = {"measured_at": measured_at, "commit": commit}
     found |= {"results": [asdict(r) for r in results], "measured": [asdict(m) for m in measured]}
@@ -127,7 +127,7 @@ def _commit() -> str:
     """Return the commit that is measured, and whether files differ from it: others than results."""
 
     def git(*arguments: str) -> str:
-        found = subprocess.run(("git", *arguments), cwd=RESULTS, capture_output=True, text=True, check=False)
+        found = subprocess.run(("git", *arguments), cwd=RESULTS.parent, capture_output=True, text=True, check=False)
         return found.stdout.strip()
 
     commit = git("rev-parse", "--short", "HEAD")

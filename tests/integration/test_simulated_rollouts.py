@@ -82,6 +82,9 @@ class Played:
             (served,) = lanes.served(LANE, now)
             seen = [observed(self.last, number, Variant.CANARY) for number in range(min(served, 5))]
             await self.deployer.handlers.on_observed(deliveries(seen))
+            if self.last.stage not in (Stage.SHADOW, Stage.CANARY):  # By the users served: before any answer of now.
+                for moments in (lanes.labelled, lanes.edited):
+                    moments[moments == now] += 1
         if lanes.prompt_at[0] <= now:
             await self.deployer.transitions.end(self.task, Stage.INCONCLUSIVE, "the task's prompt changed")
         for place in np.flatnonzero(lanes.arrives[0] == now):

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from schemas.base import Variant
 from schemas.labels import CorrectionSubmitted, Purpose
-from schemas.predictions import FeedbackGiven, RequestObserved
+from schemas.predictions import CLIENT_LEFT, FeedbackGiven, RequestObserved
 from schemas.task_settings import RolloutSettings
 from schemas.tasks import TaskKind
 from services.deployer.statistics.betting import canary_guard, wealth_of_outcomes
@@ -21,8 +21,6 @@ from shared.grading.text import same_answer
 from shared.identity import content_hash
 from shared.kafka.delivery import Delivery
 
-_CLIENT_LEFT = 499
-"""The status of a request whose client closed the connection before its answer had ended."""
 _MIN_CONFIDENCES = 100
 _SHIFT = 0.05
 _STANDARD_ERRORS = 4.0
@@ -229,7 +227,7 @@ def observation(delivery: Delivery[RequestObserved], candidate: str, primary: st
         primary=event.variant in (Variant.PRIMARY, Variant.BASE) and event.adapter == primary,
         failed=failed,
         counted=failed or event.status < 400,
-        left=event.status == _CLIENT_LEFT,
+        left=event.status == CLIENT_LEFT,
         latency_ms=event.latency_ms,
         confidence=event.confidence,
         occurred_at=event.occurred_at,

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemas.base import Variant
+from schemas.predictions import CLIENT_LEFT
 from services.gateway.answering.failures import client_error
 from services.gateway.answering.pass_through import PassThrough
 from services.gateway.answering.stream import StreamAnswerer
 from services.gateway.answering.tokens import TokenCounter
-from services.gateway.asgi.exchange import CLIENT_LEFT, Endpoint, Exchange, Headers, Reply, json_reply
+from services.gateway.asgi.exchange import Endpoint, Exchange, Headers, Reply, json_reply
 from services.gateway.asgi.large_work import LargeWork
 from services.gateway.domain import Identifiers
 from services.gateway.formats.api import ApiAnswer, ApiRequest, StreamRelay

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from schemas.base import Variant
-from schemas.predictions import RequestObserved
+from schemas.predictions import CLIENT_LEFT, RequestObserved
 from schemas.tasks import NO_TASK
-from services.gateway.asgi.exchange import CLIENT_LEFT, Exchange, Headers, Reply
+from services.gateway.asgi.exchange import Exchange, Headers, Reply
 from services.gateway.auth.grants import Grant
 from services.gateway.domain import PredictionIds
 from services.gateway.observability.metrics import Metrics

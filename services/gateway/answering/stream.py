@@ -11,7 +11,8 @@ from typing import Any
 import orjson
 
 from schemas.conversation import FinishReason
-from services.gateway.asgi.exchange import CLIENT_LEFT, Exchange
+from schemas.predictions import CLIENT_LEFT
+from services.gateway.asgi.exchange import Exchange
 from services.gateway.formats.api import StreamFailed, StreamRelay
 from services.gateway.formats.chunks import ServerSentEventParser
 from services.gateway.recording.recorder import Recorder

@@ -17,8 +17,9 @@ from fastapi import FastAPI
 from prometheus_client import Counter, Histogram
 from starlette.types import Scope
 
+from schemas.predictions import CLIENT_LEFT
 from services.gateway.asgi.admission import Admission
-from services.gateway.asgi.exchange import CLIENT_LEFT, Endpoint, ErrorFormat, Exchange, Headers, Receive, Reply, Send
+from services.gateway.asgi.exchange import Endpoint, ErrorFormat, Exchange, Headers, Receive, Reply, Send
 from services.gateway.asgi.in_flight import HeldBytes
 from services.gateway.asgi.propagation import answer_headers, sent_request_id
 from services.gateway.observability.metrics import Metrics

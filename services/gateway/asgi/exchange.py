@@ -18,8 +18,6 @@ Headers = list[tuple[bytes, bytes]]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
-CLIENT_LEFT = 499
-"""The status, as in nginx, of a request whose client disconnected before the answer."""
 _JSON_TYPE = (b"content-type", b"application/json")
 EVENT_STREAM = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 

@@ -170,7 +170,7 @@ def _labels_over_time(lost: np.ndarray, is_fresh: np.ndarray) -> Floats:
     found = cache(lambda n, against: wealth_of_outcomes([1.0] * against + [-1.0] * (n - against), 0, 0.0))
     numbers = tickets.tolist()
     return np.array(
-        [[found(n, lost) if n else 1.0 for n, lost in zip(numbers, run, strict=True)] for run in losses.tolist()]
+        [[found(n, against) if n else 1.0 for n, against in zip(numbers, run, strict=True)] for run in losses.tolist()]
     )
 
 

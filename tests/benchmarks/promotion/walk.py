@@ -135,7 +135,7 @@ def any_false_promotion(truths: Mapping[Truth, float], better: Truth, weeks: int
     """Return the exact probability that a year of weekly candidates promotes one that is not better.
 
     truths: kinds of candidates by their share; each week draws one. The levels are those that the deployer gives: a
-    promoted predecessor returns its own.
+    promoted predecessor returns half a share of its own at most.
     """
     draws: list[Draw] = []  # What was spent is not their limit here: from nothing, it is at most what was drawn.
     chances: dict[float, dict[Truth, float]] = {}

@@ -168,7 +168,8 @@ class Lanes:
         differing = discordance * scenario.counted * (1 - scenario.cut_wins) + scenario.cut_wins
         gaps = random.geometric(np.broadcast_to(differing, size))
         outcome = np.where(random.random(size) < share, 1, -1).astype(np.int8)
-        outcome[random.random(size) < scenario.cut_wins / differing] = 1
+        if scenario.cut_wins:
+            outcome[random.random(size) < scenario.cut_wins / differing] = 1
         arrives = now + np.cumsum(gaps, axis=1)
         if scenario.one_user:
             theirs = random.random(size) < scenario.one_user
