@@ -85,6 +85,9 @@ class JudgeSettings(Section):
     max_requests: int = Field(
         default=1_000, ge=1, le=100_000, description="Requests of one evaluation, repeated ones included: two a pair."
     )
+    max_tokens: int = Field(
+        default=2_048, ge=16, le=131_072, description="Of one verdict, with what a model thinks before it."
+    )
     timeout_seconds: float = Field(default=60.0, gt=0.0, le=3_600.0, description="Of one request.")
     max_seconds: float = Field(default=1_800.0, gt=0.0, le=86_400.0, description="Of all of them; then it goes on.")
     concurrency: int = Field(default=4, ge=1, le=100)

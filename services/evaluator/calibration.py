@@ -1,13 +1,14 @@
 """Calibration: the map from an adapter's raw confidence to how often it is right (scikit-learn).
 
-Below 1,000 answers, of which near-copies count as one, the map is a temperature (Guo et al. 2017): one number, which
-divides the log-odds. A prior holds it near 1 while there are few answers: the density of ln T falls from 0 as a normal
-one, of deviation 0.5 above and 0.25 below, and T stays within [1/4, 4]. It is stricter below, where T makes answers
-surer: models are over-confident as a rule, and nobody looks at an answer that is surer than it should be. From 1,000
-answers on it is a centred isotonic regression (Zadrozny & Elkan 2002; Oron & Flournoy 2017): each of its steps becomes
-a knot at its mean, with lines between the knots, so that the map has no plateaus and preserves the order of answers.
-Of 240 texts with five copies each it would follow their accidents (simulated: a calibration error of 0.036, that of a
-temperature is 0.016).
+Below 1,000 answers, of which near-copies count as one, and answers of different weight as their effective number
+(Kish), the map is a temperature (Guo et al. 2017): one number, which divides the log-odds. A prior holds it near 1
+while there are few answers: the density of ln T falls from 0 as a normal one, of deviation 0.5 above and 0.25 below,
+and T stays within [1/4, 4]. It is stricter below, where T makes answers surer: models are over-confident as a rule, and
+nobody looks at an answer that is surer than it should be. From 1,000 answers on it is a centred isotonic regression
+(Zadrozny & Elkan 2002; Oron & Flournoy 2017): each of its steps becomes a knot at its mean, with lines between the
+knots, so that the map has no plateaus and preserves the order of answers. Of 240 texts with five copies each it would
+follow their accidents (simulated: a calibration error of 0.036, that of a temperature is 0.016), and of 1,300 suspects
+and 150 audits, each of which stands for fifty times as many answers, those of the few audits (0.040 and 0.017).
 
 Reviewers make mistakes too. A share of the judgements is modelled as mistakes, which make a right answer look wrong
 and, of K possible answers, a wrong one look right one time in K - 1, of JSON and calls never. Without it, a few
@@ -42,6 +43,7 @@ MIN_ANSWERS = 20
 MIN_EFFECTIVE = 100
 """From so many rows of equal weight on, those that stand for all traffic suffice by themselves."""
 ISOTONIC_FROM = 1_000
+"""Answers of equal weight, to different texts."""
 FOLDS = 5
 _MAX_KNOTS = 150
 _PRIOR_DEVIATION_ABOVE, _PRIOR_DEVIATION_BELOW = 0.5, 0.25
@@ -103,7 +105,8 @@ def fit(
     own = chosen if groups is None else groups[chosen]
     texts, group = np.unique(own, return_inverse=True)
     raw, judged = raw[chosen], judged[chosen]
-    fit_map = temperature_map if len(texts) < ISOTONIC_FROM else isotonic_map
+    enough = min(len(texts), weights.sum()) >= ISOTONIC_FROM
+    fit_map = isotonic_map if enough else temperature_map
     fields = fit_map(raw, judged, chance, weights)
     mapped = _cross_fitted(raw, judged, fit_map, chance, weights, group)
     calibration = Calibration.model_validate(

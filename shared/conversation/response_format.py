@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import JsonValue
+
 from schemas.conversation import JsonObject
 from schemas.tasks import TaskSpec
 
@@ -20,3 +22,14 @@ def responses_format(spec: TaskSpec) -> JsonObject | None:
     if spec.answer_schema is None:
         return None
     return {"type": "json_schema", "name": _NAME, "schema": spec.answer_schema}
+
+
+def json_asked_for(response_format: JsonValue) -> JsonObject | None:
+    """Return the part of a call's `response_format` that asks for JSON; None where it does not.
+
+    Applications also send what asks for nothing, `{"type": "text"}`. The responses API has the part in `format`.
+    """
+    wanted = response_format if isinstance(response_format, dict) else {}
+    if isinstance(of_responses := wanted.get("format"), dict):
+        wanted = of_responses
+    return wanted if wanted.get("type") in ("json_object", "json_schema") else None

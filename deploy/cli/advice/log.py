@@ -11,13 +11,14 @@ from typing import Any
 
 from schemas.base import Variant
 from schemas.tasks import TaskKind, TaskSpec
+from shared.conversation import json_asked_for
 from shared.grading.json_schema import read_answer
 from shared.grading.json_values import read_json
 from shared.grading.tool_calls import read_calls
 
 COLUMNS = (
-    "messages", "tools", "response_format", "constrained", "answer", "tool_calls", "latency_ms", "prompt_tokens",
-    "answer_tokens", "task_revision", "model", "variant",
+    "messages", "tools", "response_format", "constrained", "truncated", "answer", "tool_calls", "latency_ms",
+    "prompt_tokens", "answer_tokens", "task_revision", "model", "variant",
 )  # fmt: skip
 """The columns of the lake's table `predictions` that are read."""
 MIN_ANSWERS = 50
@@ -59,8 +60,8 @@ def log_facts(rows: Sequence[Mapping[str, Any]], spec: TaskSpec) -> LogFacts:
     """Return what rows of the lake with `COLUMNS` say about the task. Rows of other revisions count as well."""
     if not rows:
         return LogFacts(answers=0)
-    strict = [row for row in rows if row["constrained"] or row["response_format"] or row["tools"]]
-    judged = rows if spec.kind is not TaskKind.GENERATION else [row for row in strict if row["response_format"]]
+    strict = [row for row in rows if row["constrained"] or row["tools"] or _asks_for_json(row)]
+    judged = rows if spec.kind is not TaskKind.GENERATION else [row for row in rows if _asks_for_json(row)]
     latencies = sorted(float(row["latency_ms"]) for row in rows if row["latency_ms"] > 0)
     enough = len(latencies) >= MIN_ANSWERS
     return LogFacts(
@@ -93,6 +94,10 @@ def _use(model: str | None, rows: Sequence[Mapping[str, Any]]) -> ModelUse:
     )
 
 
+def _asks_for_json(row: Mapping[str, Any]) -> bool:
+    return bool(row["response_format"]) and json_asked_for(json.loads(row["response_format"])) is not None
+
+
 def _has_form(row: Mapping[str, Any], spec: TaskSpec) -> bool:
     """True if the answer is a label, fits the task's schema or functions, is JSON where that was asked for, or calls a
     tool."""
@@ -116,12 +121,19 @@ def _has_form(row: Mapping[str, Any], spec: TaskSpec) -> bool:
 def _tokens_per_word(rows: Sequence[Mapping[str, Any]]) -> float | None:
     """Return the slope of prompt tokens over words, in a regression on words and messages.
 
-    So what is the same in every prompt does not count, nor what a chat template puts around each message. Whole
-    conversations with tool calls are left out: those tokens are not of words. None for few rows, for prompts of one
-    length or of words in step with messages, for a log without token counts, and for scripts without spaces.
+    So what is the same in every prompt does not count, nor what a chat template puts around each message. Of calls
+    with different tools or formats, those of the commonest are taken: definitions have tokens, too. Whole conversations
+    with tool calls, pictures or what was cut are left out: those tokens are not of words that are here. None for few
+    rows, for prompts of one length or of words in step with messages, for a log without token counts, and for scripts
+    without spaces.
     """
-    counted = [(json.loads(row["messages"]), float(row["prompt_tokens"])) for row in rows if row["prompt_tokens"] > 0]
-    counted = [(messages, tokens) for messages, tokens in counted if not any(map(_is_of_tools, messages))]
+    alike = defaultdict[tuple[Any, Any], list[tuple[Any, float]]](list)
+    for row in rows:
+        if row["prompt_tokens"] > 0 and not row["truncated"]:
+            messages = json.loads(row["messages"])
+            if all(map(_is_of_words, messages)):
+                alike[row["tools"], row["response_format"]].append((messages, float(row["prompt_tokens"])))
+    counted = max(alike.values(), key=len, default=[])
     texts = [_said(messages) for messages, _ in counted]
     letters = [character for text in texts for character in text if character.isalpha()]
     other = sum(ord(character) >= _PLAIN_LETTERS for character in letters)
@@ -143,15 +155,18 @@ def _without(turns: Sequence[float], values: Sequence[float]) -> list[float]:
     return [value - intercept - slope * turn for turn, value in zip(turns, values, strict=True)]
 
 
-def _is_of_tools(message: Mapping[str, Any]) -> bool:
-    return bool(message.get("tool_calls") or message.get("tool_call_id")) or message["role"] == "tool"
+def _is_of_words(message: Mapping[str, Any]) -> bool:
+    """True for a message without tool calls, their results, pictures and other parts that are no text."""
+    if message.get("tool_calls") or message.get("tool_call_id") or message["role"] == "tool":
+        return False
+    return all(isinstance(part.get("text"), str) for part in _parts(message))
+
+
+def _parts(message: Mapping[str, Any]) -> list[Any]:
+    content = message.get("content")
+    return content if isinstance(content, list) else [{"text": content or ""}]
 
 
 def _said(messages: Sequence[Mapping[str, Any]]) -> str:
     """Return the text of messages, instructions included: they have tokens, too."""
-    texts = []
-    for message in messages:
-        content = message.get("content")
-        parts: list[Any] = content if isinstance(content, list) else [{"text": content}]
-        texts += [part["text"] for part in parts if isinstance(part.get("text"), str)]
-    return " ".join(texts)
+    return " ".join(part["text"] for message in messages for part in _parts(message))

@@ -18,6 +18,7 @@ from pydantic import JsonValue
 
 from schemas.conversation import INSTRUCTIONS, Answer, JsonObject, Message, Role, ToolCall
 from schemas.tasks import TaskSpec
+from shared.conversation import json_asked_for
 from shared.grading.json_schema import read_answer
 from shared.grading.json_values import NOT_JSON, json_or_nothing, read_json
 from shared.grading.labels import label_set, labels_of, read_labels
@@ -109,13 +110,10 @@ def calls_error(answer: Message, spec: TaskSpec) -> Rejection | None:
 def output_error(answer: Message, response_format: JsonValue) -> Rejection | None:
     """Return how an answer breaks the format that its call asked for; None if it does not, or calls tools instead.
 
-    `response_format`: as in OpenAI's APIs; the responses API has it in `format`. A schema that is none, or refers to
-    others, asks for no more than JSON.
+    `response_format`: as in OpenAI's APIs. A schema that is none, or refers to others, asks for no more than JSON.
     """
-    wanted = response_format if isinstance(response_format, dict) else {}
-    if isinstance(of_responses := wanted.get("format"), dict):
-        wanted = of_responses
-    if wanted.get("type") not in ("json_object", "json_schema") or answer.tool_calls:
+    wanted = json_asked_for(response_format)
+    if wanted is None or answer.tool_calls:
         return None
     try:
         value = read_json(answer.text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -15,10 +15,14 @@ from services.evaluator.judge.question import VERDICT_FORMAT, Verdict, read_verd
 MAX_ATTEMPTS = 3
 GIVE_UP_AFTER = 8
 """Comparisons in a row without an answer: the judge is away, and the others would only wait for it."""
-_MAX_TOKENS = 64
 _BACKOFF_SECONDS = 1.0
 _REFUSED = (401, 403, 404)
 _BAD_REQUEST = (400, 422)
+
+
+class _Said(NamedTuple):
+    text: str
+    is_cut: bool
 
 
 class JudgeStopped(Exception):
@@ -45,10 +49,10 @@ class JudgeClient:
         self._limit = asyncio.Semaphore(settings.concurrency)
         self._clock, self._ends = clock, clock() + settings.max_seconds
         self._backoff_seconds = backoff_seconds
-        self._fields: dict[str, Any] = {
-            "temperature": 0.0, "max_tokens": _MAX_TOKENS, "response_format": VERDICT_FORMAT,
-        }  # fmt: skip
-        self._unanswered = 0
+        greedy: dict[str, Any] = {"temperature": 0.0, "max_tokens": settings.max_tokens}
+        # It may not know structured output, or a field of these; what it says in words is read, too.
+        self._forms: list[dict[str, Any]] = [{**greedy, "response_format": VERDICT_FORMAT}, greedy, {}]
+        self._unanswered = self._cut = 0
         self._stopped: str | None = None
         self.requests = 0
 
@@ -74,10 +78,10 @@ class JudgeClient:
         for attempt in range(MAX_ATTEMPTS):
             if attempt:
                 await asyncio.sleep(self._backoff_seconds * 2 ** (attempt - 1))
-            status, text = await self._ask(messages)
-            if text is not None:
+            status, said = await self._ask(messages)
+            if said is not None:
                 self._unanswered = 0
-                return read_verdict(text) or "tie"
+                return self._read(said)
             if status in _BAD_REQUEST:  # It would be refused again.
                 break
         self._unanswered += 1
@@ -86,21 +90,34 @@ class JudgeClient:
             raise JudgeStopped(f"Given up: {self._unanswered} comparisons in a row got no answer{refused}.")
         return None
 
-    async def _ask(self, messages: Sequence[dict[str, str]]) -> tuple[int, str | None]:
-        """Return the status and the answer's text; None where there is none."""
-        status, body = await self._post(messages, self._fields)
-        if status in _BAD_REQUEST and self._fields:
-            # It may not know structured output, or a field of these; what it says in words is read, too. Else it is
-            # this comparison that it refuses, one that is too long for it.
-            status, body = await self._post(messages, {})
-            if status == httpx.codes.OK:
-                self._fields = {}
+    def _read(self, said: _Said) -> Verdict:
+        """Return the verdict of an answer. Raises JudgeStopped where one after the other is cut off before it."""
+        verdict = read_verdict(said.text)
+        self._cut = self._cut + 1 if verdict is None and said.is_cut else 0
+        if self._cut >= GIVE_UP_AFTER:
+            raise JudgeStopped(
+                f"Given up: {self._cut} answers in a row were cut off at {self._settings.max_tokens} tokens before a "
+                "verdict, as those of models are that think first: raise max_tokens."
+            )
+        return verdict or "tie"
+
+    async def _ask(self, messages: Sequence[dict[str, str]]) -> tuple[int, _Said | None]:
+        """Return the status and the answer; None where there is none."""
+        forms = self._forms  # Another comparison may shorten it meanwhile.
+        status, body = await self._post(messages, forms[0])
+        while status in _BAD_REQUEST and len(forms) > 1:  # If it refuses all forms, it is this comparison.
+            forms = forms[1:]
+            status, body = await self._post(messages, forms[0])
+        if status == httpx.codes.OK:
+            self._forms = forms
         if status in _REFUSED:
             raise JudgeStopped(f"The judge refuses requests with status {status}: check its url, model and key.")
         try:
-            return status, str(body["choices"][0]["message"]["content"] or "") if status == httpx.codes.OK else None
-        except (LookupError, TypeError):
+            (choice, *_) = body["choices"]
+            said = _Said(str(choice["message"]["content"] or ""), is_cut=choice.get("finish_reason") == "length")
+        except (LookupError, TypeError, ValueError, AttributeError):
             return status, None
+        return status, said if status == httpx.codes.OK else None
 
     async def _post(self, messages: Sequence[dict[str, str]], fields: dict[str, Any]) -> tuple[int, Any]:
         """Return the status, 0 without an answer, and the body."""

@@ -40,19 +40,23 @@ def _verdict(verdict: Verdict, gates: Sequence[Gate]) -> str:
 def _finding(verdict: Verdict, gain: Difference, p_worse: float) -> str:
     """Say what the gain shows. The gate has a stricter level than a finding: it shares its own with the other gates.
 
-    Where the gain is of all traffic, the rows as they are, which the gate looks at too, may show something else.
+    Where the gain is of all traffic, it says so and by how much: the rows as they are, whose scores stand before it and
+    which the gate looks at too, may show something else.
     """
+    of_traffic = f" by {100 * abs(gain.value):.1f} points on all traffic" if gain.basis == "traffic" else ""
     rows_are_worse = gain.finding != "worse" and p_worse < NOT_WORSE
     if gain.finding == "better" and gain.basis == "rows":
         return f"It is shown to be better on these rows, {OF_ROWS}."
     if gain.finding == "better":
-        also = " on all traffic, and to be worse on the rows as they are" if rows_are_worse else ""
-        return f"It is shown to be better{also}."
+        also = ", and to be worse on the rows as they are" if rows_are_worse else ""
+        return f"It is shown to be better{of_traffic}{also}."
     if gain.finding == "not_shown":
         return "It is shown to be worse on the rows as they are." if rows_are_worse else ""
     if p_worse < NOT_WORSE:
-        return "It is shown to be worse."
-    return f"It is probably worse (p = {p_worse:.2g}){'' if verdict == 'failed' else ', not enough to stop'}."
+        return f"It is shown to be worse{of_traffic}."
+    return (
+        f"It is probably worse{of_traffic} (p = {p_worse:.2g}){'' if verdict == 'failed' else ', not enough to stop'}."
+    )
 
 
 def _scores(arms: tuple[ArmScore, ArmScore], kind: TaskKind) -> str:

@@ -6,6 +6,7 @@ judged on every row. A rival that cannot be measured is named in the findings, a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +46,7 @@ from shared.model.embedding import Embedder, Vectors
 from shared.model.prices import read_prices
 from shared.storage.volume import task_volume
 
+logger = logging.getLogger(__name__)
 _CURVE_ROWS = MAX_ROWS[ApproachKind.EMBEDDING]
 
 
@@ -112,7 +114,7 @@ class _Room:
             self.vectors = self.embedder.embed(self.train_texts[:_CURVE_ROWS])
             self.text_vectors = self.embedder.embed(self.texts)
         except DependencyUnavailable as error:
-            self.missing.append(f"Not compared with a classifier on embeddings: {error.reason}.")
+            self.missing.append(f"Not compared with a classifier on embeddings: {error.reason[:500]}.")
 
 
 async def approach_table(
@@ -232,7 +234,9 @@ def _table(
         volume = task_volume(options.lake, contest.trained.task, utc_now())
         per_month = volume.per_month if volume.answers else None
     except DependencyUnavailable as error:
-        missing = (*missing, f"Without costs: {error.reason}.")
+        # What a store says of itself may be long, and quote a request with its credentials: it is for the log.
+        logger.warning("no volume, so no costs: %s", error.reason)
+        missing = (*missing, "Without costs: the lake does not answer; the evaluator's log says why.")
     costs = [answer_cost(row, prices, contest.trained.base_model) for row in measured]
     candidate = measured[0].right
     groups = group_numbers([question.group for question in contest.questions])

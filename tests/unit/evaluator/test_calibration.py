@@ -202,6 +202,17 @@ def test_the_map_is_fitted_on_the_sample_of_traffic_where_it_suffices() -> None:
     assert errors[0] < 0.05 < 0.1 < errors[1]
 
 
+def test_few_audits_that_stand_for_most_answers_are_not_followed_into_their_accidents() -> None:
+    """1,300 suspects and 150 audits, each of which counts as fifty: as much as 170 answers of equal weight tell."""
+    scores, right = simulated(1_450, 1.6, seed=2)
+    traffic = TrafficSample(np.arange(1_450), np.where(np.arange(1_450) < 150, 100.0, 2.0))
+    found = fit("desk-1", list(scores), list(right), LABELS, traffic)
+    assert found is not None and (found.basis, found.kind) == ("traffic", "temperature")
+    equal = TrafficSample(np.arange(1_450), np.full(1_450, 2.0))
+    found = fit("desk-1", list(scores), list(right), LABELS, equal)
+    assert found is not None and (found.basis, found.kind) == ("traffic", "isotonic")
+
+
 def test_the_threshold_of_low_confidence_travels_with_the_map() -> None:
     """Of 500 answers 100 are wrong: 80 of them, and one for the further error, lie at or below the 81st."""
     scores, right = np.linspace(0.002, 1.0, 500), np.arange(500) % 5 > 0

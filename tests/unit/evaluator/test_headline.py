@@ -73,7 +73,19 @@ def test_of_traffic_the_p_is_the_gates_own() -> None:
     comparison = compared(400, range(8, 302), range(301))
     asked = [replace(question, drawn=1.0, is_uniform=True) for question in comparison.questions]
     headline, _ = said(replace(comparison, questions=asked))
-    assert headline.endswith("It is probably worse (p = 0.039), not enough to stop.")
+    assert headline.endswith("It is probably worse by 1.8 points on all traffic (p = 0.039), not enough to stop.")
+
+
+def test_a_loss_on_traffic_is_not_told_by_the_shares_of_rows_which_gained() -> None:
+    """300 suspects, of which the candidate gains 45, and 200 audited rows, which stand for most, of which it loses."""
+    comparison = compared(500, [*range(200), *range(300, 488)], [*range(15, 155), *range(300, 500)])
+    asked = [
+        replace(question, drawn=0.5 if row < 300 else 0.02, is_uniform=row >= 300)
+        for row, question in enumerate(comparison.questions)
+    ]
+    headline, _ = said(replace(comparison, questions=asked))
+    assert headline.startswith("Stopped by not worse. The candidate is right on 77.6% of 500 held-out rows")
+    assert headline.endswith("It is shown to be worse by 4.5 points on all traffic.")
 
 
 def suspects_lost_and_audits_gained(gained: int) -> Comparison:
@@ -89,7 +101,9 @@ def suspects_lost_and_audits_gained(gained: int) -> Comparison:
 def test_a_candidate_that_gains_on_traffic_and_is_stopped_on_the_rows_is_said_to_be_both() -> None:
     headline, detail = said(suspects_lost_and_audits_gained(15))
     assert headline.startswith("Stopped by not worse")
-    assert headline.endswith("It is shown to be better on all traffic, and to be worse on the rows as they are.")
+    assert headline.endswith(
+        "It is shown to be better by 14.3 points on all traffic, and to be worse on the rows as they are."
+    )
     assert "all traffic, weighed by the samples): better; on the rows as they are it is shown to be worse." in detail
 
 

@@ -36,8 +36,8 @@ def settings(**changes: Any) -> JudgeSettings:
     return JudgeSettings.model_validate({"url": "https://judge.example/v1/", "model": "judge-1", **changes})
 
 
-def said(text: str) -> httpx.Response:
-    return httpx.Response(200, json={"choices": [{"message": {"content": text}}]})
+def said(text: str | None, finish_reason: str = "stop") -> httpx.Response:
+    return httpx.Response(200, json={"choices": [{"message": {"content": text}, "finish_reason": finish_reason}]})
 
 
 def shown(body: dict[str, Any]) -> dict[str, str]:
@@ -137,6 +137,28 @@ async def test_an_engine_without_structured_output_is_asked_in_words_from_then_o
     found, problem = await verdicts(api.client(concurrency=1), pairs(2))
     assert ([each.preferred for each in found], problem) == ([1, 1], "")
     assert [("response_format" in body) for body in api.requests] == [True, False, False, False, False]
+    assert all(body["temperature"] == 0.0 and body["max_tokens"] == 2_048 for body in api.requests)
+
+
+async def test_an_engine_that_takes_neither_temperature_nor_a_limit_is_asked_without() -> None:
+    api = Api(lambda body: httpx.Response(400) if "temperature" in body else longer_wins(body))
+    found, problem = await verdicts(api.client(concurrency=1), pairs(2))
+    assert ([each.preferred for each in found], problem) == ([1, 1], "")
+    assert [len(body) for body in api.requests] == [5, 4, 2, 2, 2, 2]
+
+
+async def test_a_judge_whose_thoughts_leave_no_room_for_a_verdict_is_given_up_and_says_why() -> None:
+    api = Api(lambda body: said(None, "length"))
+    found, problem = await verdicts(api.client(concurrency=1, max_tokens=64), pairs(40))
+    assert len(api.requests) == GIVE_UP_AFTER and "cut off at 64 tokens" in problem and "max_tokens" in problem
+    assert all(not each.preferred for each in found), "it prefers neither, and does not gain by hard pairs"
+    now_and_then = iter([said(None, "length"), *[said('{"verdict": "tie"}')] * 3] * 30)
+    found, problem = await verdicts(Api(lambda body: next(now_and_then)).client(concurrency=1), pairs(40))
+    assert ([each.preferred for each in found], problem) == ([0] * 40, "")
+
+
+def test_what_a_model_thinks_aloud_before_its_verdict_is_not_read() -> None:
+    assert read_verdict('<think>\nA is longer, but B is right.\n</think>\n\n{"verdict": "B"}') == "b"
 
 
 async def test_a_failed_request_is_repeated_and_a_pair_without_an_answer_is_not_judged() -> None:
@@ -196,7 +218,7 @@ async def test_a_judge_that_refuses_one_comparison_after_the_other_is_given_up()
     api = Api(lambda body: httpx.Response(422))
     found, problem = await verdicts(api.client(concurrency=1), pairs(40))
     assert "in a row" in problem and "422" in problem
-    assert len(api.requests) == 2 * GIVE_UP_AFTER, "each as it is, and in words"
+    assert len(api.requests) == 3 * GIVE_UP_AFTER, "each as it is, and in words"
     assert all(each.preferred is None for each in found)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from shared.errors import DependencyUnavailable
 from shared.jobs import Progress
 from shared.model.embedding import Vectors
 from shared.model.inference import Completion
+from shared.storage.volume import Volume
 from tests.unit.evaluator.engine import FakeEngine, Request
 
 TRAINED = AdapterTrained.model_validate_json(Path("schemas/examples/adapters.trained.v1/lora.json").read_bytes())
@@ -209,6 +211,18 @@ async def test_without_the_sentence_encoder_the_rest_is_compared_and_the_gap_is_
     assert rows(made)[ApproachKind.RETRIEVAL_FEW_SHOT].accuracy.value > 0.9
     assert any("the embedding model is not in /models" in said for said in made.findings)
     assert made.curve is not None
+
+
+async def test_a_store_that_says_much_of_its_error_costs_the_costs_alone_and_is_quoted_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(lake: str, task: str, now: datetime) -> Volume:
+        raise DependencyUnavailable("the lake does not answer: <Token>secret</Token>" + "x" * 2_000)
+
+    monkeypatch.setattr("services.evaluator.rivals.run.task_volume", refused)
+    made = await table(tmp_path, contest(), copying())
+    assert "Without costs: the lake does not answer; the evaluator's log says why." in made.findings
+    assert made.answers_per_month is None and "secret" not in made.model_dump_json()
 
 
 async def test_an_engine_that_fails_for_a_rival_stops_nothing_and_its_answers_are_wrong(tmp_path: Path) -> None:

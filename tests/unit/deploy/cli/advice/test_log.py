@@ -30,6 +30,7 @@ def row(number: int = 0, answer: str = "refund", **changes: Any) -> dict[str, An
     messages = [{"role": "system", "content": "Say."}, {"role": "user", "content": "word " * words}]
     return {
         "messages": json.dumps(messages), "tools": None, "response_format": None, "constrained": False,
+        "truncated": False,
         "answer": answer, "tool_calls": None, "latency_ms": 100.0 + number, "prompt_tokens": round(20 + 1.3 * words),
         "answer_tokens": 3, "task_revision": "r", "model": "base", "variant": "base", **changes,
     }  # fmt: skip
@@ -82,6 +83,27 @@ def test_tokens_of_tool_calls_in_a_conversation_are_no_tokens_of_words() -> None
         called = [row(n, messages=json.dumps(messages), prompt_tokens=90 * n) for n, messages in enumerate(longer)]
         assert log_facts([*plain, *called], TEXT).tokens_per_word == pytest.approx(1.22, abs=0.05)
         assert log_facts(called, TEXT).tokens_per_word is None
+
+
+def test_tokens_of_pictures_definitions_and_cut_texts_are_no_tokens_of_words() -> None:
+    plain = [chat(n, 1) for n in range(100)]
+    picture = [{"role": "user", "content": [{"type": "text", "text": "word " * 30}, {"type": "image_url", "bytes": 9}]}]
+    seen = [row(n, messages=json.dumps(picture), prompt_tokens=800) for n in range(60)]
+    cut = [chat(n, 3, tokens_per_word=9.0, truncated=True) for n in range(60)]
+    wordy = [{"role": "user", "content": "word " * 60}]
+    defined = [row(n, messages=json.dumps(wordy), prompt_tokens=300, tools='[{"type":"function"}]') for n in range(60)]
+    for others in (seen, cut, defined):
+        assert log_facts([*plain, *others], TEXT).tokens_per_word == pytest.approx(1.22, abs=0.05)
+    assert log_facts(seen, TEXT).tokens_per_word is None
+
+
+@pytest.mark.parametrize("said", [{"type": "text"}, {"format": {"type": "text"}}, {"verbosity": "low"}])
+def test_a_format_that_asks_for_no_json_is_read_by_people(said: dict[str, Any]) -> None:
+    facts = log_facts([row(n, answer="a poem", response_format=json.dumps(said)) for n in range(60)], TEXT)
+    assert (facts.machine_read, facts.broken) == (0.0, None)
+    asked = {"format": {"type": "json_schema", "name": "a", "schema": {}}}
+    facts = log_facts([row(n, answer="a poem", response_format=json.dumps(asked)) for n in range(60)], TEXT)
+    assert (facts.machine_read, facts.broken) == (1.0, 1.0)
 
 
 def test_the_form_of_an_answer_is_a_label_a_schema_json_or_a_call() -> None:
