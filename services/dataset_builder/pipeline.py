@@ -135,7 +135,10 @@ def build_dataset(
     rows, overruled, questions = _resolve(votes, inputs, reliability)
     valid, invalid = _validate(rows, spec, count_tokens)
     guarded = hold_back_voters(valid, spec)
-    placed, similar = place(guarded.rows, inputs.decisions.places, inputs.never_trained_on, spec, inputs.prompts)
+    others = _other_questions(inputs, guarded.rows)
+    placed, similar = place(
+        guarded.rows, inputs.decisions.places, inputs.never_trained_on, spec, inputs.prompts, others
+    )
     finish_noise = _begin_noise(placed, inputs, score)
     # While the noise model is at work:
     grouped = group_rows(placed, similar)
@@ -178,6 +181,18 @@ def _labels_of(votes: Sequence[Vote], spec: TaskSpec) -> list[Vote]:
         return []
     known = {vote.label for vote in votes if labels_of(vote.label, spec) is not None}
     return [vote if vote.label in known else replace(vote, label=NO_LABEL) for vote in votes]
+
+
+def _other_questions(inputs: Inputs, rows: Iterable[Row]) -> dict[str, tuple[Message, ...]]:
+    """Return what is asked by predictions that are trained on or held out, and that this build has left out so far.
+
+    A dispute about a label takes nothing back of what was trained on or held out: near-copies go where the row is.
+    """
+    given = {row.prediction_id for row in rows}
+    placed = {name for name, place in inputs.decisions.places.items() if place.fate in (Fate.TRAIN, Fate.EVAL)} - given
+    votes = sorted((vote for vote in inputs.votes if vote.prediction_id in placed), key=lambda vote: vote.order)
+    current = CurrentCalls(inputs.spec, inputs.prompts)
+    return {vote.prediction_id: current(vote.call).messages for vote in votes}
 
 
 def _begin_noise(placed: Placed, inputs: Inputs, score: Scorer | None) -> Callable[[], LabelNoise]:

@@ -103,22 +103,43 @@ class NearTexts:
             left = left[[text not in found for text in left.tolist()]]
         return found
 
-    def pairs(self, labels: Sequence[str] | None = None) -> npt.NDArray[np.int64]:
+    def pairs(self, labels: Sequence[str | None] | None = None) -> npt.NDArray[np.int64]:
         """Return near-duplicates as rows of two numbers, the smaller first; with `labels`, those whose labels differ.
 
-        In a large bucket each text is compared with its neighbour and with the first one, and no text with more than
-        a few others, so that no mode that is loud makes this quadratic.
+        A text whose label is None is in no pair. In a large bucket each text is compared with its neighbour and with
+        the first one, and of a text's near-duplicates only some are looked for, so that no mode that is loud makes
+        this quadratic.
         """
         number: dict[str, int] = {}  # An array of texts has the width of the longest one in each row.
-        codes = np.array([number.setdefault(label, len(number)) for label in labels]) if labels else None
+        codes = (
+            np.array([-1 if label is None else number.setdefault(label, len(number)) for label in labels])
+            if labels
+            else None
+        )
         found = []
         for buckets in (self._similar, self._typos):
             pairs = buckets.pairs(_ALL_PAIRS)
-            pairs = pairs if codes is None else pairs[codes[pairs[:, 0]] != codes[pairs[:, 1]]]
-            rank = np.arange(len(pairs)) - np.searchsorted(pairs[:, 0], pairs[:, 0])
-            pairs = pairs[rank < _MOST_PAIRS]
-            found.append(pairs[self._pairs_are_near(pairs)] if buckets is self._similar else pairs)
+            if codes is not None:
+                left, right = codes[pairs].T
+                pairs = pairs[(left != right) & (left >= 0) & (right >= 0)]
+            near = buckets is self._typos  # Who shares a typo is near without a look.
+            found.append(pairs[_rank(pairs) < _MOST_PAIRS] if near else self._some_near(pairs))
         return np.unique(np.concatenate(found), axis=0)
+
+    def _some_near(self, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return those of the pairs, which are sorted, that are near: of each first text `_MOST_PAIRS` or a few more.
+
+        Texts of one pattern share buckets with hundreds that are not near, so what counts is what is found.
+        """
+        pairs = pairs[self._may_be_near(pairs)]
+        near, count = [pairs[:0]], np.zeros(len(self), dtype=np.int64)
+        while len(pairs):
+            is_next = _rank(pairs) < _MOST_PAIRS
+            looked_at, pairs = pairs[is_next], pairs[~is_next]
+            near.append(looked_at[self._pairs_are_near(looked_at)])
+            count += np.bincount(near[-1][:, 0], minlength=len(self))
+            pairs = pairs[count[pairs[:, 0]] < _MOST_PAIRS]
+        return np.concatenate(near)
 
     def groups(self, among: npt.NDArray[np.bool_] | None = None) -> list[int]:
         """Return for each text the first one that a chain of near-duplicates, all of the mask, joins it with."""
@@ -239,6 +260,11 @@ def near_texts(texts: Sequence[str], similarity: float) -> NearTexts:
 def group_near_duplicates(texts: Iterable[str], similarity: float) -> list[int]:
     """Return each text's group, named by the index of its first member. A chain of near-duplicates is one group."""
     return near_texts(list(texts), similarity).groups()
+
+
+def _rank(pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return of each of sorted pairs how many come before it that have the same first number."""
+    return np.arange(len(pairs)) - np.searchsorted(pairs[:, 0], pairs[:, 0])
 
 
 def join_pairs(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:

@@ -108,6 +108,36 @@ def test_near_copies_stay_excluded_when_the_held_out_row_expires(oldest: bool) -
     assert {fates(later)[row.prediction_id] for row in copies} == {Fate.EXCLUDED}
 
 
+@pytest.mark.parametrize("change", ["user_part", "template", "none"])
+def test_a_disputed_row_attracts_near_copies_as_before(change: str) -> None:
+    """Its text is there, though no build has its row: its fingerprint is of what was compared when it got its place."""
+
+    before_it = f"Instructions that all have, {'which say what to do and how ' * 4}:" if change != "none" else ""
+
+    def question(n: int, name: str = "p") -> CorrectionSubmitted:
+        text = sentence(n) if name == "p" else typo(sentence(n))
+        return correction(f"{name}{n}", f"{before_it} <q>{text}</q>", LABELS[n % 3], minute=n + 100 * (name != "p"))
+
+    builds = Builds()
+    first = [question(n) for n in range(7 if change == "template" else 60)]
+    before = builds.build(first)
+    disputes = [
+        correction(row.prediction_id, row.call.messages[0].text, next(x for x in LABELS if x != row.label),
+                   reviewer="ben", minute=90)
+        for row in first
+    ]  # fmt: skip
+    more = [question(n) for n in range(200, 240)] if change == "template" else []
+    copies = [question(n, "x") for n in range(len(first))]
+    spec = task(user_part=r"<q>(.*)</q>") if change == "user_part" else task()
+    after = builds.build([*first, *disputes, *more, *copies], spec)
+    of_held = {name.replace("p", "x") for name in held_out(before)}
+    found = fates(after)
+    assert held_out(before) and not held_out(before) & (trained(after) | held_out(after)), "all are in dispute"
+    assert {name for name in of_held if found[name] is Fate.EXCLUDED} == of_held
+    of_trained = {name.replace("p", "x") for name in trained(before)}
+    assert not of_trained & held_out(after), "of what was trained on"
+
+
 def test_a_forgotten_row_attracts_nothing_any_more() -> None:
     builds = Builds()
     rows = corrections(30)

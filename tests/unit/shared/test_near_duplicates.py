@@ -389,3 +389,25 @@ def test_a_typo_is_found_behind_a_template_as_without() -> None:
         together = sum(groups[number] == groups[number + 60] for number in range(60))
         assert together >= 58
         assert len(set(groups)) >= 58
+
+
+def test_a_near_copy_with_another_label_is_found_among_hundreds_that_are_only_alike() -> None:
+    """Texts of one pattern share buckets with nearly all others, of which few are near."""
+    chance = random.Random(3)
+    merchants, days = ("Shell", "Tesco", "Amazon", "Boots", "Ikea"), ("Monday", "Tuesday", "Saturday", "Sunday")
+    states = ("pending", "declined", "reverted", "blocked", "missing", "refunded")
+    texts, labels = [], []
+    for _ in range(600):
+        state = chance.choice(states)
+        amount, merchant, day = 10 * chance.randint(1, 99), chance.choice(merchants), chance.choice(days)
+        texts.append(f"My card payment of {amount} pounds to {merchant} on {day} is still shown as {state}")
+        labels.append(state if chance.random() < 0.9 else chance.choice(states))
+    index = near_texts(texts, 0.8)
+    other = {n: [m for m in index.near(n).tolist() if labels[m] != labels[n]] for n in range(len(texts))}
+    in_conflict = {n for n, found in other.items() if found}
+    assert len(in_conflict) > 50
+    found = index.pairs(labels)
+    assert set(found.ravel().tolist()) == in_conflict
+    assert all(labels[a] != labels[b] and b in other[a] for a, b in found.tolist())
+    unlabelled = [None if n % 2 else label for n, label in enumerate(labels)]
+    assert not (index.pairs(unlabelled) % 2).any()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from types import MappingProxyType
 
@@ -34,16 +34,21 @@ class SimilarRows:
         places: Places = MappingProxyType({}),
         frozen: Iterable[Sequence[Message]] = (),
         prompts: frozenset[str] = frozenset(),
+        left_out: Mapping[str, Sequence[Message]] = MappingProxyType({}),
     ) -> None:
-        """`places`: of earlier builds. Held-out rows that are not in `rows` are here as fingerprints.
+        """`places`: of earlier builds. `left_out`: the questions of predictions with a place that this build leaves
+        out, in dispute, say; they attract as before. Other held-out rows that are not in `rows` are here as
+        fingerprints.
 
         `frozen` are questions that no row may be like; `prompts`: the task's own system prompts. Questions are
         near-copies from the task's `near_copy_similarity` on, and copies of a held-out one from the lowest that any
         version had: each promised it to all that it held out.
         """
-        questions = [*(row.call.messages for row in rows), *frozen]
+        known_questions = [*(row.call.messages for row in rows), *left_out.values()]
+        questions = [*known_questions, *frozen]
         self._sketcher = QuestionSketcher(spec.dataset.user_part, prompts, questions)
-        self._numbers = {row.prediction_id: number for number, row in enumerate(rows)}
+        names = chain((row.prediction_id for row in rows), left_out)
+        self._numbers = {name: number for number, name in enumerate(names)}
         held_out = {name: place for name, place in places.items() if place.fate is Fate.EVAL}
         gone = [name for name, place in held_out.items() if name not in self._numbers and place.fingerprint]
         in_part = [name for name in gone if held_out[name].whole]
@@ -62,7 +67,7 @@ class SimilarRows:
         self.texts = NearTexts(chain(self._sketcher.sketch_all(questions), known), similarity)
         self._ids = {number: name for of in (self._wholes, self._numbers) for name, number in of.items()}
         self.frozen = np.zeros(len(self.texts), dtype=bool)
-        self.frozen[len(rows) : len(questions)] = True
+        self.frozen[len(known_questions) : len(questions)] = True
 
     def mask(self, predictions: Iterable[str]) -> Mask:
         """Return which numbers are those of these predictions."""
@@ -107,9 +112,8 @@ class SimilarRows:
     def differing_pairs(self, rows: Sequence[Row]) -> list[tuple[Row, Row]]:
         """Return pairs of these rows that are near-copies and have different labels."""
         by_number = {self.number(row): row for row in rows}
-        labels = [by_number[number].label if number in by_number else "" for number in range(len(self.texts))]
-        pairs = self.texts.pairs(labels).tolist()
-        return [(by_number[a], by_number[b]) for a, b in pairs if a in by_number and b in by_number]
+        labels = [by_number[number].label if number in by_number else None for number in range(len(self.texts))]
+        return [(by_number[a], by_number[b]) for a, b in self.texts.pairs(labels).tolist()]
 
     def fingerprints(self, row: Row) -> tuple[bytes, bytes | None]:
         """Return what is stored of a held-out row, so that it attracts its near-copies when its text is gone.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from schemas.conversation import Message, input_text
 from schemas.datasets import Fate
@@ -23,16 +24,18 @@ def place(
     frozen: Sequence[tuple[Message, ...]],
     spec: TaskSpec,
     prompts: frozenset[str] = frozenset(),
+    others: Mapping[str, Sequence[Message]] = MappingProxyType({}),
 ) -> tuple[Placed, SimilarRows]:
     """Place rows, given the places of earlier builds and the questions of frozen sets. Their order is no matter.
 
-    `prompts`: the system prompts that the task has or had.
+    `prompts`: the system prompts that the task has or had. `others`: what predictions with a place ask that are not
+    among the rows.
 
     Returns also which rows are alike, which is large, and is needed until the rows are examples.
     """
     rows = sorted(rows, key=lambda row: row.age)
     held_out = {name for name, place in places.items() if place.fate is Fate.EVAL}
-    similar = SimilarRows(rows, spec, places, frozen, prompts)
+    similar = SimilarRows(rows, spec, places, frozen, prompts, others)
     texts = {text_hash(input_text(question, prompts)) for question in frozen}
     unfrozen, excluded = exclude_frozen(rows, similar, texts)
     resolved, conflicting, questions = resolve_copies(unfrozen, held_out, similar, spec)
