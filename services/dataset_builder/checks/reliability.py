@@ -49,27 +49,35 @@ def estimate_reliability(
     item = np.array([number for number, (pattern, _) in enumerate(patterns) for _ in pattern])
     names, reviewer = _indexed(name for pattern, _ in patterns for name, _ in pattern)
     labels, label = _indexed(answer for pattern, _ in patterns for _, answer in pattern)
-    weight, shape = times[item], (len(patterns), len(labels))
+    weight = times[item]
+    # A cell is a label that somebody gave on a line. All others of a line are equally unsupported, so their shares are
+    # those of their prevalence, times `rest`: a matrix of sets of labels, which grow with the data, would fill memory.
+    cells, cell = np.unique(item * len(labels) + label, return_inverse=True)
+    cell_item, cell_label = np.divmod(cells, len(labels))
     pooled = _pooled(reviewer, item, len(names))
     members = np.bincount(pooled, minlength=len(names))
     answered = np.bincount(pooled[reviewer], weights=weight, minlength=len(names))
-    truth = np.zeros(shape)
-    np.add.at(truth, (item, label), 1.0)
-    truth /= truth.sum(axis=1, keepdims=True)
+    truth = np.bincount(cell) / np.bincount(item)[cell_item]
+    rest, prevalence = np.zeros(len(patterns)), np.zeros(len(labels))
     reliability = np.full(len(names), prior)
     for _ in range(_MAX_ROUNDS):
-        right = np.bincount(pooled[reviewer], weights=weight * truth[item, label], minlength=len(names))
+        right = np.bincount(pooled[reviewer], weights=weight * truth[cell], minlength=len(names))
         known = prior_answers * np.maximum(members, 1)
         updated = ((prior * known + right) / (known + answered))[pooled]
         moved, reliability = float(np.abs(updated - reliability).max()), updated
         if moved < _TOLERANCE:
             break
-        prevalence = (times @ truth + 1.0) / (times.sum() + len(labels))
+        given = np.bincount(cell_label, times[cell_item] * (truth - rest[cell_item] * prevalence[cell_label]))
+        prevalence = (given + prevalence * (times @ rest) + 1.0) / (times.sum() + len(labels))
         odds = np.log(reliability * max(len(labels) - 1, 1) / (1.0 - reliability))
-        scores = np.tile(np.log(prevalence), (len(patterns), 1))
-        np.add.at(scores, (item, label), odds[reviewer])
-        truth = np.exp(scores - scores.max(axis=1, keepdims=True))
-        truth /= truth.sum(axis=1, keepdims=True)
+        scores = np.bincount(cell, weights=odds[reviewer])
+        highest = np.zeros(len(patterns))
+        np.maximum.at(highest, cell_item, scores)
+        truth = prevalence[cell_label] * np.exp(scores - highest[cell_item])
+        unnamed = 1.0 - np.bincount(cell_item, prevalence[cell_label])
+        rest = np.exp(-highest)
+        total = np.bincount(cell_item, truth) + rest * unnamed
+        truth, rest = truth / total[cell_item], rest / total
     return {name: round(float(value), _DIGITS) for name, value in zip(names, reliability, strict=True)}
 
 
@@ -86,7 +94,7 @@ def _pooled(reviewer: npt.NDArray[np.int64], item: npt.NDArray[np.int64], count:
 def _patterns(answers: Iterable[Answer]) -> list[tuple[Pattern, int]]:
     """Who answered what to questions that at least two reviewers answered, and how often, sorted.
 
-    Questions that were answered alike are one line of the matrices: most are.
+    Questions that were answered alike are one line: most are.
     """
     by_item: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for question, reviewer, label in answers:

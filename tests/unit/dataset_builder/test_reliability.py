@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 
 import pytest
 
@@ -63,6 +64,23 @@ def test_a_hundred_thousand_double_labels_of_many_classes_are_a_matter_of_their_
     answers = [(f"t{n}", name, labels[n % 77]) for n in range(50_000) for name in ("ana", "ben")]
     found = estimate_reliability(answers)
     assert min(found.values()) > 0.999
+
+
+def test_sets_of_labels_which_are_as_many_as_the_questions_fit_into_memory() -> None:
+    """Of thirty labels, two reviewers, one of whom is wrong now and then: thousands of different sets."""
+    rng = random.Random(5)
+    answers = []
+    for number in range(20_000):
+        right = sorted(rng.sample(range(30), rng.randint(1, 4)))
+        wrong = sorted(rng.sample(range(30), 2))
+        names = rng.sample([f"r{n}" for n in range(10)], 2)
+        answers += [(f"t{number}", name, str(wrong if rng.random() < 0.15 else right)) for name in names]
+    tracemalloc.start()
+    found = estimate_reliability(answers)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+    assert all(share == pytest.approx(0.87, abs=0.03) for share in found.values())
 
 
 @pytest.mark.parametrize("labels", ["abc", "".join(chr(200 + n) for n in range(77))], ids=["3 labels", "77 labels"])
