@@ -139,7 +139,10 @@ class Admission:
         serving = await self._transitions.serving(task, last.spec.base_model)
         changed = tuple(r if r.entered else r.with_serving(serving.primary, serving.previous) for r in changed)
         stays = await self._transitions.staying(task, f"the newer {last.candidate} is {last.stage.value}")
-        await self._rollouts.save(*changed, *stays)
+        # A candidate stays for no news of its own. Where the database was away, so that the lock was lost, another
+        # process may have let it enter meanwhile: that is saved, and what is saved here changes nothing.
+        own = {rollout.rollout_id for rollout in changed}
+        await self._rollouts.save(*changed, *(rollout for rollout in stays if rollout.rollout_id not in own))
 
 
 def _request_id(asked: Rollout) -> UUID:

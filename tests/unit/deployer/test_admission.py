@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -14,6 +14,7 @@ from schemas.cycles import StepFailed
 from schemas.rollouts import Stage
 from schemas.tasks import TaskChanged
 from services.deployer.clients import Strategy
+from services.deployer.rollout import Rollout, ServingState
 from shared.errors import DependencyUnavailable
 from tests.unit.deployer.fakes import CUTOFF, Deployer, evaluated, spec
 
@@ -59,6 +60,30 @@ async def test_a_newer_candidate_waits_and_the_one_that_is_close_to_its_proof_go
     assert (stays.reason, stays.evidence.wins) == ("stays in shadow: the newer a2 is queued", 9)
     await deployer.compare_and_label(range(9, 10), "delivery")
     assert (deployer.last.candidate_adapter, deployer.last.stage) == ("a1", Stage.CANARY)
+
+
+async def test_a_process_that_lost_the_lock_adds_nothing_to_what_the_next_one_has_saved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The entry itself was never published: "stays in shadow" had taken its place."""
+    deployer = Deployer()
+    refusal, calls = deployer.transitions.refusal, 0
+
+    async def while_another_goes_on(rollout: Rollout, since: datetime) -> str:
+        nonlocal calls
+        calls += 1
+        if calls == 1:  # The database is back, and the lock with it.
+            async with deployer.rollouts.locked(TASK):
+                waiting = await deployer.rollouts.waiting(TASK)
+                entering = waiting.into_shadow(ServingState(None, None), 0.001, 0.001, utc_now())
+                await deployer.rollouts.save(entering)
+        return await refusal(rollout, since)
+
+    monkeypatch.setattr(deployer.transitions, "refusal", while_another_goes_on)
+    await deployer.handlers.on_evaluated(evaluated())
+    assert calls and stages(deployer, "a1") == [Stage.QUEUED, Stage.SHADOW]
+    assert deployer.last.reason.startswith("passed all 1 offline gates")
+    assert deployer.admin.flags[f"ratchet.{TASK}.shadow"].enabled
 
 
 async def test_at_its_turn_it_enters_shadow_if_the_model_that_serves_is_the_one_it_was_compared_with() -> None:
