@@ -40,6 +40,7 @@ class GoldenRow(Frozen):
     must_pass: bool = Field(default=False, description="A candidate that gets it wrong, twice, is stopped.")
     prediction_id: Identifier | None = Field(default=None, description="The prediction that it was made from.")
     user_hash: Identifier | None = Field(default=None, description="Of the prediction's user, for erasure.")
+    author_hash: Identifier | None = Field(default=None, description="Of another user whose words the answer may be.")
     predicted_at: AwareDatetime | None = None
 
     @property

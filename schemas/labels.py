@@ -105,6 +105,11 @@ class CorrectionSubmitted(Event):
     app: Identifier | None = None
     ticket_id: Identifier | None = None
     user_hash: Identifier | None = Field(default=None, description="Of the prediction's user, for erasure.")
+    suggested_by: Identifier | None = Field(
+        default=None,
+        description="Who wrote the text that the reviewer was shown and may have taken, if another than `user_hash`: "
+        "for erasure. None where labels are chosen, which are nobody's words.",
+    )
     predicted_at: AwareDatetime | None = Field(default=None, description="When the prediction was made, for erasure.")
     redactions: int = Field(default=0, ge=0, description="Personal data replaced in the reviewer's text.")
     surrogates: Surrogates = Field(default=(), description="What stands in its place.")

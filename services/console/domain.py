@@ -125,8 +125,8 @@ def asks_preference(request: LabelRequested) -> bool:
 
 
 def takes_cannot_tell(request: LabelRequested) -> bool:
-    """Return True if "cannot tell" is an answer: of a pair it is evidence. Any other question is skipped instead."""
-    return len(request.answers) == 2
+    """Return True if "cannot tell" is an answer: of a ticket it is evidence. Any other question is skipped instead."""
+    return request.ticket_id is not None
 
 
 def shown(request: LabelRequested) -> dict[str, Any]:
@@ -251,6 +251,7 @@ def correction_of(request: LabelRequested, reviewer: str, given: GivenAnswer, re
         app=request.app,
         ticket_id=request.ticket_id,
         user_hash=request.user_hash,
+        suggested_by=request.suggested_by if given.answer.label is not None and not request.labels else None,
         predicted_at=request.predicted_at,
         redactions=redactions,
         surrogates=given.surrogates,

@@ -220,7 +220,8 @@ class PostgresQueue:
     async def erase(self, event: SubjectForgotten) -> None:
         """Delete a person's questions with their answers, and what they wrote on others' questions.
 
-        A redelivery does not add them again.
+        Of those a question with an answer in words goes as a whole: the reviewer may have taken theirs. A redelivery
+        does not add them again.
         """
         async with transaction(self._engine) as connection:
             await record_erasure(connection, FORGOTTEN, event)
@@ -228,9 +229,14 @@ class PostgresQueue:
             # Their answers are deleted too: ON DELETE CASCADE.
             await connection.execute(delete(REQUESTS).where(theirs, REQUESTS.c.happened_at <= event.occurred_at))
             wrote = and_(REQUESTS.c.task == event.task, REQUESTS.c.suggested_by == event.subject_hash)
-            for row in (await connection.execute(select(REQUESTS.c.request).where(wrote).with_for_update())).all():
+            has_answer = exists().where(ANSWERS.c.request_id == REQUESTS.c.request_id).label("has_answer")
+            shown = select(REQUESTS.c.request, has_answer).where(wrote).with_for_update()
+            for row in (await connection.execute(shown)).all():
                 left = without_suggestion(LabelRequested.model_validate_json(row.request))
-                await connection.execute(_of(left.request_id).values(_people_and_text(left)))
+                if row.has_answer and not left.labels:
+                    await connection.execute(delete(REQUESTS).where(REQUESTS.c.request_id == left.request_id))
+                else:
+                    await connection.execute(_of(left.request_id).values(_people_and_text(left)))
 
     async def withdraw(self, event: RolloutChanged) -> None:
         """Close the tickets of comparisons that have ended, by this event, which is in the history, or others there.

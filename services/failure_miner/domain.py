@@ -32,6 +32,8 @@ from shared.storage.predictions import AnsweredPrediction
 Vectors = npt.NDArray[np.float32]
 """Embeddings, one per row, each of length 1: their dot product is the cosine."""
 
+WORDS_OF_ANOTHER = "(words of another user)"
+"""The label of a suspect that a reviewer has given it in what may be the words of somebody else than its user."""
 MAX_TEXT_CHARS = 2_000
 """The sentence encoder reads 256 tokens and ignores the rest."""
 _UNREADABLE = frozenset({"truncated", "token_ids", "media"})

@@ -16,7 +16,7 @@ from schemas.base import utc_now
 from schemas.catalog import topic_of
 from schemas.cycles import CycleStarted
 from schemas.failures import FailuresClustered
-from schemas.labels import CorrectionSubmitted, Purpose
+from schemas.labels import CorrectionSubmitted
 from schemas.predictions import FeedbackGiven, PredictionLogged, SubjectForgotten
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.failure_miner import recipe
@@ -160,14 +160,15 @@ class Handlers:
     async def on_corrections(self, deliveries: list[Delivery[CorrectionSubmitted]]) -> None:
         """Store people's labels. A corrected answer that is no suspect becomes one.
 
-        The correction of a blind pair does not say which answer was production's, so it only labels stored suspects.
+        The correction of a blind pair, or of its tie-break, does not say which of two answers was production's, so it
+        only labels stored suspects.
         """
         kinds = {task: await self._kind(task) for task in {d.event.task for d in deliveries}}
         corrected = {
             d.event.prediction_id: d
             for d in deliveries
             if d.event.label is not None
-            and d.event.purpose is not Purpose.DISCORDANT_PAIR
+            and len(d.event.answers) == 1
             and not same_answer(d.event.label, d.event.answers[0].plain, kinds[d.event.task])
         }
         stored = await self._suspects.stored_ids(corrected) if corrected else set()

@@ -19,7 +19,7 @@ from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.predictions import SubjectForgotten
 from services.failure_miner.clustering_storage import rewrite, save_clustering, without_erased
-from services.failure_miner.domain import Suspect
+from services.failure_miner.domain import WORDS_OF_ANOTHER, Suspect
 from services.failure_miner.modes import FoundMode, StoredMode
 from services.failure_miner.sampling import Question, Sightings
 from services.failure_miner.sampling_storage import audit_figures, draw_questions
@@ -114,7 +114,8 @@ class PostgresSuspectStore:
         """Store suspects that became so by being corrected, and people's labels on suspects, the newest of each.
 
         The newest is the one that was given last: a dead letter that is replayed comes after what is newer.
-        Who labelled a pair and then cannot tell takes that label back.
+        Who labelled a pair and then cannot tell takes that label back. Of a text that may be another user's no word is
+        kept (`suspect_of`).
         """
         async with transaction(self._engine) as connection:
             await _insert_suspects(connection, suspects)
@@ -127,7 +128,8 @@ class PostgresSuspectStore:
                     .where(sa.or_(label.label_at.is_(None), label.label_at < event.occurred_at))
                     .where(sa.true() if event.label is not None else own)
                     .values(
-                        label=event.label, label_partition=delivery.partition, label_offset=delivery.offset,
+                        label=event.label if event.suggested_by is None else WORDS_OF_ANOTHER,
+                        label_partition=delivery.partition, label_offset=delivery.offset,
                         label_at=event.occurred_at, label_request=event.request_id, label_reviewer=event.reviewer,
                     )
                 )  # fmt: skip

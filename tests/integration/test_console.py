@@ -22,7 +22,7 @@ from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from schemas.rollouts import Evidence, RolloutChanged, Stage
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from services.console.domain import GivenAnswer, ReviewAnswer, ReviewerCounts
+from services.console.domain import GivenAnswer, ReviewAnswer, ReviewerCounts, correction_of
 from services.console.handlers import Handlers
 from services.console.history import PostgresCycleHistory
 from services.console.main import MIGRATIONS, NAME, build
@@ -284,6 +284,23 @@ async def test_what_an_erased_person_wrote_on_anothers_question_is_deleted(
     await queue.erase(erasure(task, "h2", NOON - timedelta(minutes=1)))  # What they wrote is asked about later.
     await queue.add_requests([wrote])
     assert await queue.other_questions(task, None, "ann", 9) == [theirs]
+
+
+@pytest.mark.parametrize("labels", [(), ("refund", "login")])
+async def test_an_answer_in_an_erased_persons_words_goes_with_the_question(
+    queue: PostgresQueue, task: str, labels: tuple[str, ...]
+) -> None:
+    """Reviewers take what a user wrote with a key. A label of the task is nobody's words."""
+    shown = question(task, "q", user_hash="h1", predicted_at=NOON, labels=labels)
+    shown = shown.model_copy(update={"suggestion": "refund", "suggested_by": "h2"})
+    await queue.add_requests([shown])
+    given = GivenAnswer(ReviewAnswer(label="refund"), 0, NOON)
+    assert correction_of(shown, "ann", given, 0).suggested_by == (None if labels else "h2")
+    await queue.record(shown.request_id, "ann", given)
+    await queue.erase(erasure(task, "h2", NOON + timedelta(hours=1)))
+    answers = await queue.answers(task, "ann", 9, None)
+    assert [answered.given.answer.label for answered in answers] == (["refund"] if labels else [])
+    assert all(answered.request.suggested_by is None for answered in answers)
 
 
 def erasure(task: str, subject_hash: str, at: datetime) -> SubjectForgotten:

@@ -212,6 +212,24 @@ async def test_what_a_user_wrote_is_erased_with_its_author_and_with_the_person_i
 
 
 @pytest.mark.stack
+@pytest.mark.parametrize("forgotten_first", [True, False])
+async def test_what_a_reviewer_took_of_a_user_is_erased_with_that_user(
+    store: PostgresCorrectionStore, task: str, forgotten_first: bool
+) -> None:
+    """Also where the reviewer took it after the request: the text is older, as the prediction is."""
+    own, asked = delivered(task, 1, "asked"), delivered(task, 0, "asked")
+    later = {"suggested_by": "wrote", "predicted_at": NOON, "occurred_at": NOON + timedelta(hours=1)}
+    taken = asked._replace(event=asked.event.model_copy(update=later))
+    (vote,) = votes_of([taken.event])
+    assert vote.author_hash == "wrote", "lineage names whose words a version has"
+    if not forgotten_first:
+        await store.save([taken, own])
+    await store.forget(forget(task, "wrote", NOON))
+    await store.save([taken, own])
+    assert ids(await below(store, task, fence(10))) == ["c1"]
+
+
+@pytest.mark.stack
 async def test_what_a_user_wrote_expires_with_its_prediction(store: PostgresCorrectionStore, task: str) -> None:
     await save_written(store, written(task, 0), written(task, 1, at=NOON + timedelta(days=1)))
     await store.expire(task, NOON)

@@ -25,7 +25,7 @@ from schemas.lake import PREDICTIONS
 from schemas.predictions import Confidence, FeedbackGiven, LoggedAnswer, PredictionLogged, SubjectForgotten
 from schemas.task_settings import FailureSettings
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from services.failure_miner.domain import Suspect, Vectors
+from services.failure_miner.domain import WORDS_OF_ANOTHER, Suspect, Vectors
 from services.failure_miner.handlers import Handlers
 from services.failure_miner.main import MIGRATIONS, NAME
 from services.failure_miner.modes import describe_modes
@@ -285,6 +285,16 @@ async def test_clustered_suspects_are_in_no_later_cycle_and_modes_are_found_agai
     assert await store.labelled_members(task, "r1") == {}
     await store.save_labels([correction(task, 2, "cancel", 7)], [])
     assert await store.labelled_members(task, "r1") == {f"{task}.2": mode.mode_id}
+
+
+@pytest.mark.stack
+async def test_of_what_a_reviewer_took_of_another_user_no_word_is_kept(store: PostgresSuspectStore, task: str) -> None:
+    await store.save([suspect(task, 1, user_hash="asked")], NOTHING)
+    taken = correction(task, 1, "their words", 7)
+    event = taken.event.model_copy(update={"suggested_by": "wrote"})
+    await store.save_labels([taken._replace(event=event)], [])
+    (found,) = await store.unclustered(task, "r1", NOON, fence(task), 10)
+    assert found.label == WORDS_OF_ANOTHER
 
 
 @pytest.mark.stack

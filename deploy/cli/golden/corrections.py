@@ -36,7 +36,10 @@ def without_erased(
     """Leave out what was asked by people before they were erased: the topic still has it."""
     by_time = sorted(forgotten, key=lambda event: event.occurred_at)
     erased = ErasedSubjects({(event.task, event.subject_hash): event.occurred_at for event in by_time})
-    return [c for c in corrections if not erased.covers(c.task, c.user_hash, c.happened_at)]
+    return [
+        c for c in corrections
+        if not any(erased.covers(c.task, person, c.happened_at) for person in (c.user_hash, c.suggested_by))
+    ]  # fmt: skip
 
 
 def agreed_labels(

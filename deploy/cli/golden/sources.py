@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 from schemas.base import utc_now
 from schemas.conversation import Answer, Call
@@ -48,7 +49,7 @@ def row_of_prediction(spec: TaskSpec, lake: str, prediction_id: str, label: str,
             "The id may be misspelt, or of another task. One that is older than three months, or that was forgotten, "
             "is given as a --file.",
         )
-    whose = (prediction_id, found.user_hash, found.occurred_at)
+    whose = _Origin(prediction_id, found.user_hash, found.occurred_at)
     return _row(spec, found.call, [found.answer], label, part, whose)
 
 
@@ -58,8 +59,16 @@ def row_of_correction(spec: TaskSpec, correction: CorrectionSubmitted, part: Gol
         raise ConfigurationError(
             f"{correction.correction_id} is a preference between two answers, not a label", _WAY_OUT
         )
-    whose = (correction.prediction_id, correction.user_hash, correction.predicted_at)
+    author = correction.suggested_by
+    whose = _Origin(correction.prediction_id, correction.user_hash, correction.predicted_at, author)
     return _row(spec, correction.call, correction.answers, correction.label.strip(), part, whose)
+
+
+class _Origin(NamedTuple):
+    prediction_id: str
+    user_hash: str | None
+    predicted_at: datetime | None
+    author_hash: str | None = None
 
 
 def personal_data_in(spec: TaskSpec, rows: Sequence[GoldenRow], find: FindPersonalData) -> dict[str, str]:
@@ -81,16 +90,17 @@ def _row(
     answers: Sequence[Answer],
     label: str,
     part: GoldenPart,
-    whose: tuple[str, str | None, datetime | None],
+    whose: _Origin,
 ) -> GoldenRow:
-    prediction_id, user_hash, predicted_at = whose
     if (reason := never_trained(call, ())) is not None:
-        raise ConfigurationError(f"{prediction_id} cannot be asked again: {reason[1]}", "Choose another prediction.")
+        raise ConfigurationError(
+            f"{whose.prediction_id} cannot be asked again: {reason[1]}", "Choose another prediction."
+        )
     tools = chat_tools(call.tools)
     try:
         return GoldenLine(
             messages=(*call.messages, answer_message(label, answers, tools)), tools=tools, part=part,
-            prediction_id=prediction_id, user_hash=user_hash, predicted_at=predicted_at,
+            **whose._asdict(),
         ).row(spec)  # fmt: skip
     except ValueError as error:
-        raise ConfigurationError(f"{prediction_id} is no golden row: {row_problem(error)}", _WAY_OUT) from error
+        raise ConfigurationError(f"{whose.prediction_id} is no golden row: {row_problem(error)}", _WAY_OUT) from error

@@ -72,7 +72,7 @@ def _question(
         prediction_id=labelled.prediction_id,
         purpose=purpose,
         call=labelled.call,
-        answers=labelled.answers[:1],
+        answers=labelled.answers,  # Those of a pair are in no order that anyone could tell.
         labels=spec.choices,
         priority=priority,
         app=labelled.app,

@@ -68,8 +68,8 @@ class UserCorrection(Frozen):
 class Vote:
     """One word of one person on a prediction: what a build keeps of a correction, since it holds all of them.
 
-    `label` is trimmed, and has the name of today if it was renamed. `purpose` is None of a user's own correction, whose
-    `author_hash` is the user who wrote it, if that is known.
+    `label` is trimmed, and has the name of today if it was renamed. `purpose` is None of a user's own correction.
+    `author_hash` is the user who wrote it, if that is known; of a reviewer's the one whose text they were shown.
     `request_id` is that of a question that several reviewers are asked, or of a pair, else None.
     """
 
@@ -172,7 +172,7 @@ def _vote(
         request_id=asked.request_id if asked and (asked.overlap > 1 or asked.ticket_id) else None,
         inclusion_probability=asked.inclusion_probability if asked else 1.0,
         drawn_probability=asked.drawn_probability if asked else None,
-        author_hash=compact.text(word.author_hash) if isinstance(word, UserCorrection) else None,
+        author_hash=compact.text(word.author_hash if isinstance(word, UserCorrection) else word.suggested_by),
     )
 
 

@@ -285,7 +285,7 @@ def _sole_voters(row: Row) -> Iterator[Voter]:
 
 
 def _cell(row: Row) -> Cell:
-    answer = row.answers[0].plain.strip()[:200] if row.answers else ""
+    answer = row.answers[0].plain.strip()[:200] if len(row.answers) == 1 else ""  # Not of a pair, in random order.
     return (row.mode_id, answer), row.label
 
 

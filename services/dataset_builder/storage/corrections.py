@@ -127,7 +127,7 @@ class PostgresCorrectionStore:
 
     async def save(self, deliveries: Sequence[Delivery[CorrectionSubmitted]]) -> None:
         """Store corrections but those of erased people. Idempotent. `advance` once what follows is published."""
-        rows = [_row(delivery.event, Origin.REVIEWER, delivery, None) for delivery in deliveries]
+        rows = [_row(d.event, Origin.REVIEWER, d, d.event.suggested_by) for d in deliveries]
         await self._save(rows, [])
 
     async def save_user_corrections(
@@ -179,7 +179,10 @@ class PostgresCorrectionStore:
             return await next_offsets(connection, OFFSETS, partitions)
 
     async def forget(self, event: SubjectForgotten) -> None:
-        """Delete the corrections about a person, and by them as a user, up to their request; store no more of it."""
+        """Delete the corrections about a person, and by them as a user, up to their request; store no more of it.
+
+        Also those of reviewers who were shown a text of theirs: they may have taken it.
+        """
         person, at = event.subject_hash, event.occurred_at
         about = sa.and_(CORRECTIONS.c.user_hash == person, CORRECTIONS.c.happened_at <= at)
         by = sa.and_(CORRECTIONS.c.author_hash == person, CORRECTIONS.c.given_at <= at)
@@ -352,11 +355,14 @@ def _row(
     position: Delivery[CorrectionSubmitted] | RecordPosition,
     author_hash: str | None,
 ) -> dict[str, Any]:
+    """`author_hash`: the user whose words they are. When a reviewer takes some is not when they were written, which is
+    known to nobody: any erasure since the prediction is later."""
+    is_taken = origin is Origin.REVIEWER and author_hash is not None
     return {
         "correction_id": correction.correction_id, "prediction_id": correction.prediction_id, "task": correction.task,
         "origin": origin.value, "user_hash": correction.user_hash, "author_hash": author_hash,
         "topic": position.topic, "partition": position.partition, "offset": position.offset,
         # Without what is as by default, which is most of an event: a build reads all of them, in a third of the time.
         "event": correction.model_dump_json(exclude_defaults=True), "happened_at": correction.happened_at,
-        "given_at": correction.occurred_at,
+        "given_at": correction.happened_at if is_taken else correction.occurred_at,
     }  # fmt: skip

@@ -144,7 +144,8 @@ def forget_people(
 
 
 def _is_theirs(row: GoldenRow, subjects: Collection[str], until: datetime) -> bool:
-    return row.user_hash in subjects and (row.predicted_at is None or row.predicted_at <= until)
+    is_theirs = row.user_hash in subjects or row.author_hash in subjects
+    return is_theirs and (row.predicted_at is None or row.predicted_at <= until)
 
 
 def read_history(file: TaskFile) -> list[Change]:

@@ -53,6 +53,7 @@ class GoldenLine(BaseModel):
     must_pass: bool = False
     prediction_id: Identifier | None = None
     user_hash: Identifier | None = None
+    author_hash: Identifier | None = None
     predicted_at: AwareDatetime | None = None
 
     @model_validator(mode="after")

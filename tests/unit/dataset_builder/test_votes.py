@@ -95,6 +95,13 @@ def test_the_third_opinion_is_one_question_whoever_asks_it_and_however_often() -
     )
 
 
+def test_a_third_opinion_on_a_pair_has_both_answers_since_neither_is_known_to_be_productions() -> None:
+    pair = {"purpose": Purpose.DISCORDANT_PAIR, "ticket_id": "t1", "answers": (Answer(text="b"), Answer(text="a"))}
+    two = [vote("delivery").model_copy(update=pair), vote("refund", "ben", 1)]
+    (question,) = resolved(*two)[2]
+    assert question.answers == pair["answers"]
+
+
 def test_a_third_opinion_decides_and_the_minority_is_listed_as_outvoted() -> None:
     (row,), left_out, questions = resolved(vote("delivery"), vote("refund", "ben", 1), vote("delivery", "eva", 2))
     assert (row.label, row.voters) == ("delivery", ("ana", "eva"))

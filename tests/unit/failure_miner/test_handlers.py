@@ -526,10 +526,13 @@ async def test_a_corrected_answer_becomes_a_suspect_and_a_confirmed_one_does_not
             correction("wrong", "cancel"),
             correction("right", "refund"),
             correction("pair", "cancel", Purpose.DISCORDANT_PAIR),
+            correction("tie-break", "other", Purpose.TIE_BREAK).model_copy(
+                update={"answers": (Answer(text="cancel"), REFUND)}
+            ),
         )
     )
     assert set(bench.store.suspects) == {"wrong"}
-    assert len(bench.store.corrected) == 3
+    assert len(bench.store.corrected) == 4
 
 
 async def test_a_correction_waits_for_no_revision_and_is_kept_though_its_task_is_not_applied(

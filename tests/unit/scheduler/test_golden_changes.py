@@ -86,10 +86,11 @@ def test_each_change_is_in_the_history_with_its_author_and_reason_but_no_text(fo
     assert "one" not in (folder / "desk.golden.history.jsonl").read_text()
 
 
-def test_a_row_of_somebody_who_was_forgotten_does_not_come_back(folder: Path) -> None:
+@pytest.mark.parametrize("whose", ["user_hash", "author_hash"])
+def test_a_row_of_somebody_who_was_forgotten_does_not_come_back(folder: Path, whose: str) -> None:
     """Neither from a file of before, nor by hand: its text would be asked of every candidate again."""
     theirs, others = row("leaves wrote", "p1"), row("two")
-    theirs = theirs.model_copy(update={"user_hash": "h1"})
+    theirs = theirs.model_copy(update={whose: "h1"})
     add_rows(folder, "desk", [theirs, others], author("asked daily"))
     mine = folder / "mine"
     mine.mkdir()
