@@ -5,12 +5,17 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, JsonValue
 
 from schemas.base import Event, Frozen, Gate, Identifier, Probability, Text
 from schemas.conversation import Answer, JsonObject, Messages
 from schemas.labels import Preference, Purpose
 from schemas.tasks import TaskSpec
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
 
 AuthorHashes = Annotated[
     tuple[Identifier, ...],
@@ -85,6 +90,15 @@ class Example(Frozen):
     example_id: Identifier
     messages: Messages
     tools: tuple[JsonObject, ...] = Field(default=(), description="The tools that the model could call.")
+    tool_choice: JsonValue = Field(
+        default=None, exclude_if=_is_none, description="Which of them had to be called; absent: any, or none."
+    )
+    response_format: JsonObject | None = Field(
+        default=None,
+        exclude_if=_is_none,
+        description="The JSON that the application itself asked for, as in OpenAI's chat API: the engine guides the "
+        "answer by it. Absent: none, or the task's own.",
+    )
     group: Identifier
     origin: Origin = Origin.REVIEWER
     weight: float = Field(default=1.0, gt=0.0, le=10.0, description="How much it counts in training; 1: as usual.")

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from pydantic import JsonValue
+
 from schemas.adapters import AdapterTrained, EvaluationRequested
 from schemas.conversation import INSTRUCTIONS, JsonObject, Message, Messages, Role
 from schemas.datasets import Example
@@ -38,16 +40,20 @@ _UNIFORM = (Purpose.AUDIT, Purpose.UNCALIBRATED)
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt and its right answer as one text, tool calls included. `must_pass`: no candidate may get it wrong.
+    """A prompt and its right answer as one text, tool calls included.
 
-    `row_id`: the golden row's, or the example's. `group`: near-copies have the same. `slices`: parts of the evaluation
-    set that are looked at by themselves, such as a failure mode. `drawn`: how probable it was that a person is asked
-    about it; None: it was not chance. `is_uniform`: it comes from a sample of answers that nobody suspected, too.
+    `tools`, `tool_choice`, `response_format`: what the application itself asked for with it. `must_pass`: no candidate
+    may get it wrong. `row_id`: the golden row's, or the example's. `group`: near-copies have the same. `slices`: parts
+    of the evaluation set that are looked at by themselves, such as a failure mode. `drawn`: how probable it was that a
+    person is asked about it; None: it was not chance. `is_uniform`: it comes from a sample of answers that nobody
+    suspected, too.
     """
 
     messages: Messages
     answer: str
     tools: tuple[JsonObject, ...] = ()
+    tool_choice: JsonValue = None
+    response_format: JsonObject | None = None
     must_pass: bool = False
     row_id: str = ""
     group: str = ""
@@ -112,6 +118,8 @@ def evaluation_questions(rows: Sequence[Example]) -> list[Question]:
             row.prompt,
             row.answer,
             row.tools,
+            row.tool_choice,
+            row.response_format,
             row_id=row.example_id,
             group=row.group,
             slices=tuple(
@@ -131,7 +139,7 @@ def golden_questions(rows: Sequence[GoldenRow], spec: TaskSpec) -> list[Question
     for row in rows:
         has_prompt = not spec.system_prompt or any(message.role in INSTRUCTIONS for message in row.prompt)
         messages = row.prompt if has_prompt else (system, *row.prompt)
-        questions.append(Question(messages, row.answer, row.tools, row.must_pass, row.row_id))
+        questions.append(Question(messages, row.answer, row.tools, must_pass=row.must_pass, row_id=row.row_id))
     return questions
 
 

@@ -278,7 +278,8 @@ async def ask_arm(
 def _arm_file(folder: Path, arm: str, questions: Sequence[Question]) -> Path:
     """Return where an arm's answers are stored. What is asked may change: long inputs follow the engine's context."""
     asked = (message.model_dump_json() for question in questions for message in question.messages)
-    return folder / f"{arm}-{content_hash(*asked)}.json"
+    forms = (repr((question.tool_choice, question.response_format)) for question in questions)
+    return folder / f"{arm}-{content_hash(*asked, *forms)}.json"
 
 
 def calibrate(

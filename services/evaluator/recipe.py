@@ -180,10 +180,14 @@ async def ask_persistently(
 async def _complete(client: CompletionClient, model: str, question: Question, spec: TaskSpec) -> Completion | None:
     """Return the answer; None without one. Raises InvalidMessage if the engine refuses the request for what it is."""
     messages, fields = chat_messages(question.messages), request_fields(spec)
-    if (wanted := response_format(spec)) is not None:
+    # The task's own form comes first, as in the gateway.
+    wanted = response_format(spec) or (None if spec.labels else question.response_format)
+    if wanted is not None:
         fields["response_format"] = wanted
     # Constrained to labels, one or a list of them, an answer cannot call one.
     offered = () if spec.labels else question.tools
+    if offered and question.tool_choice is not None:
+        fields["tool_choice"] = question.tool_choice
     if own := chat_fields(spec):
         fields, offered = {**fields, **own}, ()
     for _ in range(_MAX_ATTEMPTS):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import JsonValue
 
-from schemas.conversation import JsonObject
+from schemas.conversation import Call, JsonObject
 from schemas.tasks import TaskSpec
 
 _NAME = "answer"
@@ -22,6 +22,25 @@ def responses_format(spec: TaskSpec) -> JsonObject | None:
     if spec.answer_schema is None:
         return None
     return {"type": "json_schema", "name": _NAME, "schema": spec.answer_schema}
+
+
+def form_asked_for(call: Call) -> JsonObject | None:
+    """Return the JSON that an application itself asked an answer to be, as the chat API takes it.
+
+    None: free text, or the form that the gateway asks for, which is the task's.
+    """
+    wanted = None if call.constrained else json_asked_for(call.response_format)
+    if wanted is None or wanted["type"] != "json_schema" or "json_schema" in wanted:
+        return wanted
+    return {"type": "json_schema", "json_schema": {name: value for name, value in wanted.items() if name != "type"}}
+
+
+def tool_choice_asked_for(call: Call) -> JsonValue:
+    """Return which tool an application wants called, as the chat API takes it; None: as the model likes."""
+    choice = call.tool_choice
+    if isinstance(choice, dict) and choice.get("type") == "function" and "function" not in choice:
+        return {"type": "function", "function": {"name": choice.get("name")}}
+    return None if choice == "auto" else choice
 
 
 def json_asked_for(response_format: JsonValue) -> JsonObject | None:

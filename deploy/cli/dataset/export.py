@@ -44,7 +44,8 @@ def chat_row(example: Example) -> Row:
     """Return an example as training tools take it: its messages are those of OpenAI's chat API."""
     row = example.model_dump(mode="json", include=set(COLUMNS))
     chat = {"messages": chat_messages(example.messages), "tools": list(example.tools)}
-    return row | chat | {"author_hashes": list(example.author_hashes), "predicted_at": example.predicted_at}
+    asked = {"tool_choice": example.tool_choice, "response_format": example.response_format}
+    return row | chat | asked | {"author_hashes": list(example.author_hashes), "predicted_at": example.predicted_at}
 
 
 def _write_jsonl(rows: Iterable[Row], path: Path) -> int:
@@ -60,7 +61,7 @@ def _write_parquet(rows: Iterable[Row], path: Path) -> int:
     from datasets import Dataset, Features, Json, List, Value, disable_progress_bars
 
     disable_progress_bars()
-    kinds = {"list: json": List(Json()), "list: string": List(Value("string"))}
+    kinds = {"list: json": List(Json()), "dtype: json": Json(), "list: string": List(Value("string"))}
     features = Features(
         {name: kinds.get(kind) or Value(kind.removeprefix("dtype: ")) for name, kind in COLUMNS.items()}
     )

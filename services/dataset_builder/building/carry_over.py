@@ -126,15 +126,19 @@ class CurrentCalls:
         self._prompt = (Message(role=Role.SYSTEM, content=spec.system_prompt),) if spec.system_prompt else ()
         offered = chat_fields(spec)
         self._tools, self._choice = tuple(offered.get("tools", ())), offered.get("tool_choice")
+        self._has_form = spec.answer_schema is not None or bool(spec.tools)
 
     def __call__(self, call: Call) -> Call:
-        """Return the call with the task's current system prompt in the place of a former one, and its functions.
+        """Return the call with the task's current system prompt in the place of a former one, and its functions; the
+        form of its answer is the task's, where it has one.
 
         A system prompt that the application sent itself stays: it will send it again.
         """
         messages = self._messages(call) if self._former else call.messages
         if messages is not call.messages:
             call = call.model_copy(update={"messages": messages})
+        if self._has_form and call.response_format is not None:
+            call = call.model_copy(update={"response_format": None})
         if not self._tools or (call.tools == self._tools and call.tool_choice == self._choice):
             return call
         return call.model_copy(update={"tools": self._tools, "tool_choice": self._choice})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from schemas.conversation import Answer, Call, JsonObject, Message, input_text
 from schemas.datasets import Example, Fate, LeftOutExample, Origin
 from schemas.labels import Purpose
 from services.dataset_builder.building.chat_format import answer_message
-from shared.conversation import chat_tools
+from shared.conversation import chat_tools, form_asked_for, tool_choice_asked_for
 from shared.identity import content_hash
 from shared.model.texts import text_hash
 
@@ -82,6 +83,12 @@ class Row:
         return self._text_hash
 
     @property
+    def form(self) -> str:
+        """What its application itself asks of an answer's form: one text is answered by another in another form."""
+        asked = form_asked_for(self.call), tool_choice_asked_for(self.call), self.call.tools
+        return content_hash(json.dumps(asked, sort_keys=True)) if any(asked) else ""
+
+    @property
     def is_confirmed(self) -> bool:
         """True if a reviewer or an audit stands for the answer. A user's word alone is trained on, never held out."""
         return self.origin is not Origin.USER
@@ -116,6 +123,8 @@ class Row:
             example_id=f"ex-{content_hash(self.prediction_id, self.label)}",
             messages=self.messages,
             tools=self.tools,
+            tool_choice=tool_choice_asked_for(self.call) if self.tools else None,
+            response_format=form_asked_for(self.call),
             group=group,
             origin=self.origin,
             weight=self.weight,

@@ -10,6 +10,8 @@ COLUMNS = {
     "example_id": "dtype: string",
     "messages": "list: json",
     "tools": "list: json",
+    "tool_choice": "dtype: json",
+    "response_format": "dtype: json",
     "group": "dtype: string",
     "origin": "dtype: string",
     "weight": "dtype: float64",

@@ -7,9 +7,9 @@ from datetime import timedelta
 
 import pytest
 
-from schemas.conversation import Answer, Call, Message, Role
+from schemas.conversation import Answer, Api, Call, Message, Role
 from schemas.datasets import Fate
-from schemas.labels import Purpose
+from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.tasks import TaskKind
 from services.dataset_builder.building.votes import UserCorrection, votes_of
 from services.dataset_builder.pipeline import Build, Decisions, Inputs, build_dataset
@@ -107,6 +107,30 @@ def test_of_answers_to_the_same_question_the_newest_is_trained_on() -> None:
     build = Builds().build([*corrections(30), old, new], spec)
     assert fates(build)["old"] is Fate.SUPERSEDED
     assert "new" in trained(build) | held_out(build)
+
+
+def test_a_text_that_is_asked_for_two_forms_is_two_questions() -> None:
+    """One schema for the date of a contract, one for its fee: both answers are right, and neither is the other's."""
+
+    def asked(name: str, label: str, minute: int) -> CorrectionSubmitted:
+        schema = {"type": "object", "required": [name]}
+        given = correction(name, TEXT, label, minute=minute)
+        text = {"format": {"type": "json_schema", "name": name, "schema": schema}}
+        return given.model_copy(
+            update={"call": given.call.model_copy(update={"api": Api.RESPONSES, "response_format": text})}
+        )
+
+    rows = [*corrections(30), asked("date", '{"date": "2026-11-02"}', 0), asked("fee", '{"fee": 5}', 9)]
+    build = Builds().build(rows, task(TaskKind.GENERATION))
+    found = {
+        name: example.response_format
+        for example in (*build.dataset.train, *build.dataset.eval) for name in example.prediction_ids
+    }  # fmt: skip
+    assert {"date", "fee"} <= found.keys()
+    schema = {"type": "object", "required": ["fee"]}
+    assert found["fee"] == {"type": "json_schema", "json_schema": {"name": "fee", "schema": schema}}
+    newer = asked("fee", '{"fee": 6}', 12).model_copy(update={"prediction_id": "newer", "correction_id": "c-newer"})
+    assert fates(Builds().build([*rows, newer], task(TaskKind.GENERATION)))["fee"] is Fate.SUPERSEDED
 
 
 def test_a_newer_answer_takes_the_place_of_no_held_out_one() -> None:

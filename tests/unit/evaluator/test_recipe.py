@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from schemas.conversation import JsonObject, Message, Role, ToolCall
-from schemas.tasks import TaskSpec
+from schemas.tasks import TaskKind, TaskSpec
 from services.evaluator.domain import Question
 from services.evaluator.recipe import ask
 from shared.errors import DependencyUnavailable, InvalidMessage
@@ -72,6 +72,19 @@ async def test_an_extraction_is_asked_by_its_schema_as_the_gateway_asks() -> Non
     fields = engine.requests[0].fields
     assert fields["response_format"]["json_schema"]["schema"] == spec.output_schema
     assert fields["logprobs"] is True
+
+
+async def test_what_an_application_asked_for_itself_is_asked_of_both_arms_where_the_task_has_no_form() -> None:
+    """Production's answers were guided by it: in free text the arm that writes JSON unasked would look better."""
+    engine, wanted = letters(), {"type": "json_object"}
+    asked = Question(TALK, "{}", (FIND,), "required", wanted)
+    free = SPEC.model_copy(update={"kind": TaskKind.GENERATION, "labels": ()})
+    for spec in (free, SPEC, orders()):
+        await ask(engine, "adapter", [asked], spec, 1, lambda _: None)
+    of_text, of_labels, of_orders = (request.fields for request in engine.requests)
+    assert (of_text["response_format"], of_text["tool_choice"]) == (wanted, "required")
+    assert not {"response_format", "tool_choice"} & of_labels.keys()
+    assert of_orders["response_format"]["type"] == "json_schema"
 
 
 async def test_each_answer_is_measured_as_the_gateway_measures_it() -> None:

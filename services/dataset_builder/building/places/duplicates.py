@@ -46,9 +46,12 @@ def resolve_copies(rows: Sequence[Row], held_out: Collection[str], similar: Simi
 
 
 def _newest_answers(rows: Sequence[Row], held_out: Collection[str]) -> tuple[list[Row], list[LeftOutExample]]:
-    """Of different free texts in answer to the same question the weightiest is trained on, hence mostly the newest."""
+    """Of different free texts in answer to the same question the weightiest is trained on, hence mostly the newest.
+
+    What asks for another form (a JSON schema of the application's, tools) is another question about the text.
+    """
     kept, left_out = [], []
-    for copies in _by_text(rows):
+    for copies in _by_text(rows, of_one_form=True):
         best = _decided(copies, TaskKind.GENERATION, equal=True)
         for row in copies:
             if row.label == best or row.prediction_id in held_out:
@@ -101,10 +104,10 @@ def _decided(copies: Sequence[Row], kind: TaskKind, *, equal: bool) -> str | Non
     return agreed if agreed in labels else None
 
 
-def _by_text(rows: Iterable[Row]) -> list[list[Row]]:
-    by_text: dict[str, list[Row]] = defaultdict(list)
+def _by_text(rows: Iterable[Row], *, of_one_form: bool = False) -> list[list[Row]]:
+    by_text: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        by_text[row.text_hash].append(row)
+        by_text[row.text_hash, row.form if of_one_form else ""].append(row)
     return list(by_text.values())
 
 

@@ -211,15 +211,19 @@ def test_a_diff_says_which_rows_came_went_moved_weigh_otherwise_and_got_another_
 
 
 def mixed() -> list[CorrectionSubmitted]:
-    """Rows with and without tools, of one and several turns, whose contents are texts and parts."""
-    return [*(plain(n) for n in range(20)), *(with_tools(n) for n in range(30, 42))]
+    """Rows with and without tools and a form of their own, of one and several turns, whose contents are texts and
+    parts."""
+    forms = [{"tool_choice": "required"}, {"response_format": {"type": "json_object"}}, {}]
+    tools = [with_tools(n) for n in range(30, 42)]
+    tools = [row.model_copy(update={"call": row.call.model_copy(update=forms[n % 3])}) for n, row in enumerate(tools)]
+    return [*(plain(n) for n in range(20)), *tools]
 
 
 def expected(published: Published, part: str) -> list[dict[str, Any]]:
     examples = [Example.model_validate(row) for row in read(published.uri, part)]
     return [
         {"messages": chat_messages(e.messages), "tools": list(e.tools), "prediction_ids": list(e.prediction_ids),
-         "predicted_at": e.predicted_at}
+         "predicted_at": e.predicted_at, "tool_choice": e.tool_choice, "response_format": e.response_format}
         for e in examples
     ]  # fmt: skip
 
@@ -237,10 +241,7 @@ def test_an_export_loads_with_its_splits_and_every_shape_of_row(home: Home, form
         files = {part: str(target / f"{part}.{extension}") for part in ("train", "eval")}
         loaded = datasets.load_dataset(loader, data_files=files)
     for part in ("train", "eval"):
-        rows = [
-            {name: row[name] for name in ("messages", "tools", "prediction_ids", "predicted_at")}
-            for row in loaded[part]
-        ]
+        rows = [{name: row[name] for name in expected(published, part)[0]} for row in loaded[part]]
         if form != "jsonl":  # The JSON loader has a column for each field of any row's tools, empty in the others.
             assert rows == expected(published, part)
         assert [row["prediction_ids"] for row in rows] == [row["prediction_ids"] for row in expected(published, part)]
@@ -253,8 +254,9 @@ def test_the_folder_of_a_version_loads_as_it_is_published(home: Home) -> None:
     by_file = datasets.load_dataset(
         "json", data_files={part: f"{published.uri}/{part}.jsonl" for part in ("train", "eval")}
     )
+    absent = dict.fromkeys(("author_hashes", "tool_choice", "response_format"))
     for part in ("train", "eval"):
-        assert list(loaded[part]) == [{"author_hashes": None, **row} for row in read(published.uri, part)]
+        assert list(loaded[part]) == [{**absent, **row} for row in read(published.uri, part)]
         assert by_file[part].num_rows == len(read(published.uri, part))
 
 
@@ -267,7 +269,8 @@ def test_a_split_whose_shapes_the_other_lacks_loads_too(home: Home) -> None:
     gates = (Gate(name="min_examples", passed=True, measured=20, required=">= 1"),)
     published = home.publish_build(Inspected(Build(split), [], SPEC, gates, {}))
     loaded = datasets.load_dataset(published.uri)
-    assert list(loaded["eval"]) == read(published.uri, "eval")
+    absent = dict.fromkeys(("tool_choice", "response_format"))
+    assert list(loaded["eval"]) == [{**absent, **row} for row in read(published.uri, "eval")]
     assert {row["author_hashes"] for row in loaded["train"]} == {None}
     target = home.folder / "copy"
     assert home.run("export", published.dataset_id, "--format", "hf", "--output", str(target)).exit_code == 0
