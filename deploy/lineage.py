@@ -231,7 +231,9 @@ def _golden_uses(
             unknown[f"{GOLDEN}/{name}"] = f"its rows cannot be read: {error}"
             continue
         theirs = sum(
-            row.user_hash in subjects and (row.predicted_at is None or row.predicted_at <= until) for row in rows
+            not subjects.isdisjoint((row.user_hash, row.author_hash))
+            and (row.predicted_at is None or row.predicted_at <= until)
+            for row in rows
         )
         if theirs:
             uses.append(GoldenUse(name, task, store.address(GOLDEN, name), theirs))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Self
 
-from pydantic import AwareDatetime, Field, model_validator
+from pydantic import AwareDatetime, Field, JsonValue, model_validator
 
 from schemas.base import Frozen, Identifier, TaskName
 from schemas.conversation import JsonObject, Messages, Role
@@ -36,6 +36,10 @@ class GoldenRow(Frozen):
     row_id: Identifier = Field(description="Hash of what is asked: the same question has the same id.")
     messages: Messages
     tools: tuple[JsonObject, ...] = Field(default=(), description="The tools that the model can call.")
+    tool_choice: JsonValue = Field(default=None, description="Which of them must be called. None: any, or none.")
+    response_format: JsonObject | None = Field(
+        default=None, description="The JSON that the application asks for, as in OpenAI's chat API. None: the task's."
+    )
     part: GoldenPart = GoldenPart.SAMPLE
     must_pass: bool = Field(default=False, description="A candidate that gets it wrong, twice, is stopped.")
     prediction_id: Identifier | None = Field(default=None, description="The prediction that it was made from.")

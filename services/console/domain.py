@@ -19,6 +19,7 @@ from schemas.labels import CorrectionSubmitted, LabelRequested, Preference
 from schemas.rollouts import Stage
 from schemas.tasks import TaskSpec
 from shared.errors import InvalidMessage
+from shared.grading.labels import labels_of
 from shared.identity import content_hash, event_id
 from shared.privacy.erasure import ErasedSubjects
 from shared.privacy.redaction import Redacted, listed_surrogates
@@ -35,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ReviewAnswer:
-    """A reviewer's answer: a label or, for a pair of free texts, a preference; "cannot_tell" for any pair."""
+    """A reviewer's answer: a label or, for a pair of free texts, a preference; "cannot_tell" for any ticket."""
 
     label: str | None = None
     preference: Preference | None = None
@@ -227,8 +228,22 @@ def next_answer(
     return GivenAnswer(answer, before.edits + 1, max(now, before.at + timedelta(microseconds=1)), surrogates)
 
 
-def correction_of(request: LabelRequested, reviewer: str, given: GivenAnswer, redactions: int) -> CorrectionSubmitted:
-    """Return the event of an answer. Its ids derive from what it says, so a retry is the same event."""
+def may_be_taken(request: LabelRequested, label: str | None) -> bool:
+    """Return True if an answer may be what a user wrote: it is in words, and none that the model gave."""
+    if label is None or request.labels:
+        return False
+    return all(answer.plain.strip() != label.strip() for answer in request.answers)
+
+
+def correction_of(
+    request: LabelRequested, reviewer: str, given: GivenAnswer, redactions: int, spec: TaskSpec | None = None
+) -> CorrectionSubmitted:
+    """Return the event of an answer. Its ids derive from what it says, so a retry is the same event.
+
+    `spec`: the task's, whose labels are nobody's words, also several of them.
+    """
+    label = given.answer.label
+    is_labels = spec is not None and label is not None and labels_of(label, spec) is not None
     correction = correction_id(request.request_id, reviewer, given)
     return CorrectionSubmitted(
         event_id=event_id("correction", correction),
@@ -251,7 +266,7 @@ def correction_of(request: LabelRequested, reviewer: str, given: GivenAnswer, re
         app=request.app,
         ticket_id=request.ticket_id,
         user_hash=request.user_hash,
-        suggested_by=request.suggested_by if given.answer.label is not None and not request.labels else None,
+        suggested_by=request.suggested_by if may_be_taken(request, label) and not is_labels else None,
         predicted_at=request.predicted_at,
         redactions=redactions,
         surrogates=given.surrogates,

@@ -31,7 +31,7 @@ class Correction(BaseModel):
     reviewer: str = Field(description="The reviewer's name, the same every time.")
     label: Text | None = Field(default=None, description="What the answer should have been.")
     preference: Preference | None = Field(
-        default=None, description="For pairs of free texts: which side is better. `cannot_tell`: for all pairs."
+        default=None, description="For pairs of free texts: which side is better. `cannot_tell`: of all tickets."
     )
     seconds: float | None = Field(default=None, ge=0.0, le=86_400.0)
 

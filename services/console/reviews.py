@@ -148,7 +148,7 @@ class Reviews:
             if before is not None and before.says(answer):
                 return Receipt(correction_id(request_id, reviewer, before), counted=True)
             given = next_answer(request, answer, redacted, before, self._now())
-            await self._publisher.publish(correction_of(request, reviewer, given, redacted.count))
+            await self._publisher.publish(correction_of(request, reviewer, given, redacted.count, spec))
             if not await self._queue.record(request_id, reviewer, given):
                 # Its person was erased meanwhile; whoever reads the event drops it, too.
                 raise UnknownError(f"no question {request_id!r}")

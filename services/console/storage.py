@@ -44,6 +44,7 @@ from services.console.domain import (
     ReviewerCounts,
     RolloutState,
     comparisons_ended,
+    may_be_taken,
     with_suggestion,
     without_erased_suggestion,
     without_suggestion,
@@ -220,8 +221,8 @@ class PostgresQueue:
     async def erase(self, event: SubjectForgotten) -> None:
         """Delete a person's questions with their answers, and what they wrote on others' questions.
 
-        Of those a question with an answer in words goes as a whole: the reviewer may have taken theirs. A redelivery
-        does not add them again.
+        Of those a question with an answer in words goes as a whole: the reviewer may have taken theirs. No redelivery
+        adds theirs again.
         """
         async with transaction(self._engine) as connection:
             await record_erasure(connection, FORGOTTEN, event)
@@ -229,11 +230,10 @@ class PostgresQueue:
             # Their answers are deleted too: ON DELETE CASCADE.
             await connection.execute(delete(REQUESTS).where(theirs, REQUESTS.c.happened_at <= event.occurred_at))
             wrote = and_(REQUESTS.c.task == event.task, REQUESTS.c.suggested_by == event.subject_hash)
-            has_answer = exists().where(ANSWERS.c.request_id == REQUESTS.c.request_id).label("has_answer")
-            shown = select(REQUESTS.c.request, has_answer).where(wrote).with_for_update()
-            for row in (await connection.execute(shown)).all():
+            for row in (await connection.execute(select(REQUESTS.c.request).where(wrote).with_for_update())).all():
                 left = without_suggestion(LabelRequested.model_validate_json(row.request))
-                if row.has_answer and not left.labels:
+                given = select(ANSWERS.c.label).where(ANSWERS.c.request_id == left.request_id)
+                if any(may_be_taken(left, label) for label in await connection.scalars(given)):
                     await connection.execute(delete(REQUESTS).where(REQUESTS.c.request_id == left.request_id))
                 else:
                     await connection.execute(_of(left.request_id).values(_people_and_text(left)))
@@ -367,15 +367,21 @@ def _of(request_id: str) -> Update:
 
 
 async def _suggest(connection: AsyncConnection, request: LabelRequested) -> None:
-    """Give a stored question what a user wrote since it was asked. An audit stays blind."""
+    """Give a stored question what a user wrote since it was asked. An audit stays blind.
+
+    One with an answer in words keeps the suggestion that was shown: whoever wrote it may be forgotten.
+    """
     stored = select(REQUESTS.c.request).where(REQUESTS.c.request_id == request.request_id).with_for_update()
     if (text := (await connection.execute(stored)).scalar_one_or_none()) is None:
         return
     question = LabelRequested.model_validate_json(text)
+    given = select(ANSWERS.c.label).where(ANSWERS.c.request_id == request.request_id)
+    if any(may_be_taken(question, label) for label in await connection.scalars(given)):
+        return
     if question.purpose is not Purpose.AUDIT and question.suggestion != request.suggestion:
-        given = with_suggestion(question, request)
+        suggested = with_suggestion(question, request)
         priority = func.greatest(REQUESTS.c.priority, request.priority)
-        await connection.execute(_of(request.request_id).values(priority=priority, **_people_and_text(given)))
+        await connection.execute(_of(request.request_id).values(priority=priority, **_people_and_text(suggested)))
 
 
 def _given(row: Any) -> GivenAnswer:

@@ -43,6 +43,7 @@ from services.dataset_builder.publishing.publish import ArtifactWriter, StagedBu
 from services.dataset_builder.publishing.versions import ArtifactReader, read_parent
 from services.dataset_builder.storage.corrections import BuildStore, PostgresCorrectionStore, StoredCorrections
 from services.dataset_builder.storage.traffic import PostgresTrafficStore, TrafficStore
+from shared.conversation import has_own_form
 from shared.cycle_step import CycleStep
 from shared.errors import StepImpossible, StepSkipped
 from shared.files import write_atomically
@@ -250,7 +251,8 @@ async def _read_votes(
     spec, rules = job.spec, Rules.of(job.spec.redaction)
     prompts = (revision.system_prompt for revision in revisions.values())
     own_texts = (spec.system_prompt, *prompts, *spec.labels, *spec.renamed_labels)
-    search = PersonalDataPass(models or Redactor(_surrogate_key(job)), rules, own_texts)
+    redactor = models or Redactor(_surrogate_key(job))
+    search = PersonalDataPass(redactor, rules, own_texts, forms=not has_own_form(spec))
     clear = await store.clear(spec.name, rules_id(rules))
     votes, found, count, compact, withdrawn = list[Vote](), PersonalData(), 0, Compactor(), Withdrawals()
     preferences = Preferences()

@@ -135,9 +135,9 @@ def build_dataset(
     rows, overruled, questions = _resolve(votes, inputs, reliability)
     valid, invalid = _validate(rows, spec, count_tokens)
     guarded = hold_back_voters(valid, spec)
-    others = _other_questions(inputs, guarded.rows)
+    left_out_before = _left_out_with_place(inputs, guarded.rows)
     placed, similar = place(
-        guarded.rows, inputs.decisions.places, inputs.never_trained_on, spec, inputs.prompts, others
+        guarded.rows, inputs.decisions.places, inputs.never_trained_on, spec, inputs.prompts, left_out_before
     )
     finish_noise = _begin_noise(placed, inputs, score)
     # While the noise model is at work:
@@ -183,16 +183,30 @@ def _labels_of(votes: Sequence[Vote], spec: TaskSpec) -> list[Vote]:
     return [vote if vote.label in known else replace(vote, label=NO_LABEL) for vote in votes]
 
 
-def _other_questions(inputs: Inputs, rows: Iterable[Row]) -> dict[str, tuple[Message, ...]]:
-    """Return what is asked by predictions that are trained on or held out, and that this build has left out so far.
+def _left_out_with_place(inputs: Inputs, rows: Iterable[Row]) -> list[Row]:
+    """Return a row, by its oldest vote, of each prediction that is trained on or held out, and not among the rows.
 
-    A dispute about a label takes nothing back of what was trained on or held out: near-copies go where the row is.
+    A dispute about a label takes nothing back of what was trained on or held out: near-copies, and later turns, go
+    where the row is.
     """
     given = {row.prediction_id for row in rows}
     placed = {name for name, place in inputs.decisions.places.items() if place.fate in (Fate.TRAIN, Fate.EVAL)} - given
-    votes = sorted((vote for vote in inputs.votes if vote.prediction_id in placed), key=lambda vote: vote.order)
+    oldest: dict[str, Vote] = {}
+    for vote in sorted((vote for vote in inputs.votes if vote.prediction_id in placed), key=lambda vote: vote.order):
+        oldest.setdefault(vote.prediction_id, vote)
     current = CurrentCalls(inputs.spec, inputs.prompts)
-    return {vote.prediction_id: current(vote.call).messages for vote in votes}
+    return [
+        Row(
+            call=current(vote.call),
+            answers=vote.answers,
+            label=vote.label,
+            prediction_id=name,
+            correction_ids=(vote.correction_id,),
+            corrected_at=vote.occurred_at,
+            prompts=inputs.prompts,
+        )
+        for name, vote in oldest.items()
+    ]
 
 
 def _begin_noise(placed: Placed, inputs: Inputs, score: Scorer | None) -> Callable[[], LabelNoise]:

@@ -180,7 +180,7 @@ async def ask_persistently(
 async def _complete(client: CompletionClient, model: str, question: Question, spec: TaskSpec) -> Completion | None:
     """Return the answer; None without one. Raises InvalidMessage if the engine refuses the request for what it is."""
     messages, fields = chat_messages(question.messages), request_fields(spec)
-    # The task's own form comes first, as in the gateway.
+    # The task's own form comes first: its rows are right by it, whatever an application asks for.
     wanted = response_format(spec) or (None if spec.labels else question.response_format)
     if wanted is not None:
         fields["response_format"] = wanted

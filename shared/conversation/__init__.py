@@ -8,6 +8,7 @@ from shared.conversation.requests import ends_of as ends_of
 from shared.conversation.requests import replay_request as replay_request
 from shared.conversation.requests import template_messages as template_messages
 from shared.conversation.response_format import form_asked_for as form_asked_for
+from shared.conversation.response_format import has_own_form as has_own_form
 from shared.conversation.response_format import json_asked_for as json_asked_for
 from shared.conversation.response_format import tool_choice_asked_for as tool_choice_asked_for
 from shared.conversation.rows import answer_of_row as answer_of_row

@@ -24,6 +24,11 @@ def responses_format(spec: TaskSpec) -> JsonObject | None:
     return {"type": "json_schema", "name": _NAME, "schema": spec.answer_schema}
 
 
+def has_own_form(spec: TaskSpec) -> bool:
+    """Return True if a task says itself what form its answers have, by a schema or its functions."""
+    return spec.answer_schema is not None or bool(spec.tools)
+
+
 def form_asked_for(call: Call) -> JsonObject | None:
     """Return the JSON that an application itself asked an answer to be, as the chat API takes it.
 

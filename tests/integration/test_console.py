@@ -291,12 +291,16 @@ async def test_an_answer_in_an_erased_persons_words_goes_with_the_question(
     queue: PostgresQueue, task: str, labels: tuple[str, ...]
 ) -> None:
     """Reviewers take what a user wrote with a key. A label of the task is nobody's words."""
-    shown = question(task, "q", user_hash="h1", predicted_at=NOON, labels=labels)
+    shown = question(task, "q", user_hash="h1", predicted_at=NOON, labels=labels, answers=(Answer(text="no"),))
     shown = shown.model_copy(update={"suggestion": "refund", "suggested_by": "h2"})
     await queue.add_requests([shown])
     given = GivenAnswer(ReviewAnswer(label="refund"), 0, NOON)
     assert correction_of(shown, "ann", given, 0).suggested_by == (None if labels else "h2")
+    refuted = GivenAnswer(ReviewAnswer(label="no"), 0, NOON)
+    assert correction_of(shown, "ann", refuted, 0).suggested_by is None, "it is the model's own answer"
     await queue.record(shown.request_id, "ann", given)
+    if not labels:  # The answer may have been taken from the first one.
+        await queue.add_requests([shown.model_copy(update={"suggestion": "login", "suggested_by": "h3"})])
     await queue.erase(erasure(task, "h2", NOON + timedelta(hours=1)))
     answers = await queue.answers(task, "ann", 9, None)
     assert [answered.given.answer.label for answered in answers] == (["refund"] if labels else [])

@@ -168,3 +168,18 @@ async def test_no_place_is_stored_of_who_is_forgotten_during_a_build(
     })  # fmt: skip
     await save_outcome(store, outcome, built.decisions)
     assert (await store.decisions(spec.name)).places.keys() == built.decisions.places.keys() - {f"{spec.name}-p3"}
+
+
+@pytest.mark.stack
+async def test_a_place_stays_where_a_reviewer_took_the_words_of_somebody_who_is_erased(
+    store: PostgresCorrectionStore, spec: TaskSpec
+) -> None:
+    """The question is another person's, and was held out: its near-copies must not be trained on for that."""
+    taken = [delivered(spec, number) for number in range(12)]
+    taken = [d._replace(event=d.event.model_copy(update={"suggested_by": "wrote"})) for d in taken]
+    await store.save(taken)
+    places = (await build(store, spec, "1")).decisions.places
+    later = NOON + timedelta(days=100)
+    await store.forget(SubjectForgotten(task=spec.name, task_revision="r", subject_hash="wrote", occurred_at=later))
+    assert await votes(store, spec) == []
+    assert (await store.decisions(spec.name)).places == places

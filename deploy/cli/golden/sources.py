@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from schemas.base import utc_now
 from schemas.conversation import Answer, Call
@@ -13,7 +13,7 @@ from schemas.labels import CorrectionSubmitted
 from schemas.tasks import TaskSpec
 from services.dataset_builder.building.chat_format import answer_message
 from services.scheduler.golden.file import GoldenLine, row_problem
-from shared.conversation import chat_tools, never_trained
+from shared.conversation import chat_tools, form_asked_for, has_own_form, never_trained, tool_choice_asked_for
 from shared.errors import ConfigurationError
 from shared.grading.labels import labels_of
 from shared.privacy.redaction import Rules
@@ -97,10 +97,12 @@ def _row(
             f"{whose.prediction_id} cannot be asked again: {reason[1]}", "Choose another prediction."
         )
     tools = chat_tools(call.tools)
+    asked: dict[str, Any] = {}
+    if not has_own_form(spec) and not spec.labels:
+        choice = tool_choice_asked_for(call) if tools else None
+        asked = {"response_format": form_asked_for(call), "tool_choice": choice}
+    messages = (*call.messages, answer_message(label, answers, tools))
     try:
-        return GoldenLine(
-            messages=(*call.messages, answer_message(label, answers, tools)), tools=tools, part=part,
-            **whose._asdict(),
-        ).row(spec)  # fmt: skip
+        return GoldenLine(messages=messages, tools=tools, part=part, **asked, **whose._asdict()).row(spec)
     except ValueError as error:
         raise ConfigurationError(f"{whose.prediction_id} is no golden row: {row_problem(error)}", _WAY_OUT) from error

@@ -16,6 +16,7 @@ from schemas.conversation import INSTRUCTIONS, Api, Call, Message, Role
 from schemas.datasets import Fate, LeftOutExample, Origin
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.votes import Vote
+from shared.conversation import has_own_form
 from shared.conversation.task_tools import chat_fields
 from shared.grading.json_schema import canonical, read_answer
 from shared.grading.json_values import NOT_JSON, json_or_nothing
@@ -126,7 +127,7 @@ class CurrentCalls:
         self._prompt = (Message(role=Role.SYSTEM, content=spec.system_prompt),) if spec.system_prompt else ()
         offered = chat_fields(spec)
         self._tools, self._choice = tuple(offered.get("tools", ())), offered.get("tool_choice")
-        self._has_form = spec.answer_schema is not None or bool(spec.tools)
+        self._has_form = has_own_form(spec)
 
     def __call__(self, call: Call) -> Call:
         """Return the call with the task's current system prompt in the place of a former one, and its functions; the

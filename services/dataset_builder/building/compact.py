@@ -7,12 +7,14 @@ and answers that are labels, and all of them short texts such as labels and name
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel
 
-from schemas.conversation import Answer, Message, Role
+from schemas.conversation import Answer, JsonObject, Message, Role
+from schemas.datasets import Example
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T", str, str | None)
@@ -33,6 +35,7 @@ class Compactor:
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}
         self._field_sets: dict[frozenset[str], set[str]] = {}
+        self._forms: dict[str, JsonObject] = {}
         self._common: dict[tuple[object, ...], BaseModel] = {}
 
     def __call__(self, model: M) -> M:
@@ -45,6 +48,12 @@ class Compactor:
         fields = model.__pydantic_fields_set__
         object.__setattr__(model, "__pydantic_fields_set__", self._field_sets.setdefault(frozenset(fields), fields))
         return model
+
+    def share_form(self, example: Example) -> None:
+        """Share the form that an application asked for: it is the same in thousands of rows, each with a copy."""
+        if (form := example.response_format) is not None:
+            found = self._forms.setdefault(json.dumps(form, sort_keys=True), form)
+            example.__dict__["response_format"] = found
 
     def items(self, models: tuple[M, ...]) -> tuple[M, ...]:
         """Return equal objects, smaller and, where many are the same, shared."""

@@ -74,12 +74,18 @@ def rules_id(rules: Rules) -> str:
 
 
 class PersonalDataPass:
-    """The pass over a task's corrections. `own_texts`: its prompts and labels, which are nobody's."""
+    """The pass over a task's corrections. `own_texts`: its prompts and labels, which are nobody's.
 
-    def __init__(self, redactor: PersonalDataRedactor, rules: Rules, own_texts: Collection[str]) -> None:
+    `forms`: what applications ask for themselves (`response_format`, `tool_choice`) becomes part of a version.
+    """
+
+    def __init__(
+        self, redactor: PersonalDataRedactor, rules: Rules, own_texts: Collection[str], *, forms: bool = True
+    ) -> None:
         self._redactor = redactor
         self._rules = rules
         self._own_texts = frozenset(own_texts)
+        self._forms = forms
 
     def clean(self, words: Sequence[W], clear: Collection[str] = ()) -> tuple[list[W], PersonalData]:
         """Return the corrections with personal data replaced, in order, and what was found.
@@ -125,7 +131,7 @@ class PersonalDataPass:
             for result in redacted.values():
                 kinds.update(result.kinds)
                 surrogates.update(result.surrogates)
-            word = _rewritten(word, self._replace_by(redacted))
+            word = _rewritten(word, self._replace_by(redacted), forms=self._forms)
         return _Cleaned(word, kinds, remains=bool(self._redact(self._texts(word), surrogates)))
 
     def _redact(self, texts: Sequence[str], surrogates: Iterable[str]) -> dict[str, Redacted]:
@@ -141,7 +147,7 @@ class PersonalDataPass:
             found.setdefault(text)
             return text
 
-        _rewritten(word, self._unless_own(collect))
+        _rewritten(word, self._unless_own(collect), forms=self._forms)
         return list(found)
 
     def _replace_by(self, redacted: Mapping[str, Redacted]) -> Replace:
@@ -163,7 +169,7 @@ def _is_kept(word: CorrectionSubmitted | UserCorrection) -> bool:
     return word.label is not None or (isinstance(word, CorrectionSubmitted) and word.preference != "cannot_tell")
 
 
-def _rewritten(word: W, replace_text: Replace) -> W:
+def _rewritten(word: W, replace_text: Replace, *, forms: bool) -> W:
     """Return the correction with each text replaced. A label that repeats an answer still repeats it."""
     answers = tuple(_rewritten_answer(answer, replace_text) for answer in word.answers)
     said = (word.label or "").strip()
@@ -171,20 +177,22 @@ def _rewritten(word: W, replace_text: Replace) -> W:
     label = next(repeated, None)
     return word.model_copy(
         update={
-            "call": _rewritten_call(word.call, replace_text),
+            "call": _rewritten_call(word.call, replace_text, forms=forms),
             "answers": answers,
             "label": None if word.label is None else _in_json(said, replace_text) if label is None else label,
         }
     )
 
 
-def _rewritten_call(call: Call, replace_text: Replace) -> Call:
-    return call.model_copy(
-        update={
-            "messages": tuple(_rewritten_message(message, replace_text) for message in call.messages),
-            "tools": tuple(_rewritten_object(tool, replace_text) for tool in call.tools),
-        }
-    )
+def _rewritten_call(call: Call, replace_text: Replace, *, forms: bool) -> Call:
+    update: dict[str, Any] = {
+        "messages": tuple(_rewritten_message(message, replace_text) for message in call.messages),
+        "tools": tuple(_rewritten_object(tool, replace_text) for tool in call.tools),
+    }
+    for name in ("tool_choice", "response_format"):
+        if forms and isinstance(value := getattr(call, name), dict):  # A name such as "auto" is nobody's text.
+            update[name] = _rewritten_object(value, replace_text)
+    return call.model_copy(update=update)
 
 
 def _rewritten_answer(answer: Answer, replace_text: Replace) -> Answer:

@@ -60,6 +60,12 @@ def tie_break(labelled: Labelled, reviewers: Collection[str], spec: TaskSpec, at
     return _question(labelled, spec, request_id, Purpose.TIE_BREAK, _THIRD_OPINION, at)
 
 
+def _shown(answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
+    """Return the prediction's answer, which each of those who agree was shown, or the two of a pair, of which nobody
+    can tell which one it is."""
+    return tuple({answer.plain: answer for answer in reversed(answers)}.values())[::-1][:2]
+
+
 def _question(
     labelled: Labelled, spec: TaskSpec, request_id: str, purpose: Purpose, priority: float, at: datetime
 ) -> LabelRequested:
@@ -72,7 +78,7 @@ def _question(
         prediction_id=labelled.prediction_id,
         purpose=purpose,
         call=labelled.call,
-        answers=labelled.answers,  # Those of a pair are in no order that anyone could tell.
+        answers=_shown(labelled.answers) if spec.choices else labelled.answers[:1],
         labels=spec.choices,
         priority=priority,
         app=labelled.app,

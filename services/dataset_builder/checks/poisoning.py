@@ -285,7 +285,8 @@ def _sole_voters(row: Row) -> Iterator[Voter]:
 
 
 def _cell(row: Row) -> Cell:
-    answer = row.answers[0].plain.strip()[:200] if len(row.answers) == 1 else ""  # Not of a pair, in random order.
+    given = {answer.plain.strip()[:200] for answer in row.answers}
+    answer = given.pop() if len(given) == 1 else ""  # Of a pair nobody can tell which one production gave.
     return (row.mode_id, answer), row.label
 
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from schemas.datasets import Fate
+from schemas.datasets import Fate, Origin
 from services.dataset_builder.building.places.place import Place
 from services.dataset_builder.tables import CORRECTIONS, FORGOTTEN, PLACES
 from shared.privacy.erasure import ErasedSubjects, erased_among
@@ -71,7 +71,8 @@ async def forget_places(connection: AsyncConnection, task: str, person: str, unt
     """
     of_task = PLACES.c.task == task
     theirs = sa.and_(PLACES.c.user_hash == person, PLACES.c.happened_at <= until)
-    by_person = sa.and_(CORRECTIONS.c.author_hash == person, CORRECTIONS.c.given_at <= until)
+    by_user = CORRECTIONS.c.origin == Origin.USER.value  # What a reviewer took of them stands for the place.
+    by_person = sa.and_(by_user, CORRECTIONS.c.author_hash == person, CORRECTIONS.c.given_at <= until)
     written = sa.select(CORRECTIONS.c.prediction_id).where(CORRECTIONS.c.task == task, by_person)
     by_others = sa.select(CORRECTIONS.c.prediction_id).where(
         CORRECTIONS.c.task == task, sa.not_(sa.func.coalesce(by_person, sa.false()))

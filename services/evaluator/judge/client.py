@@ -16,6 +16,8 @@ MAX_ATTEMPTS = 3
 GIVE_UP_AFTER = 8
 """Comparisons in a row without an answer: the judge is away, and the others would only wait for it."""
 _BACKOFF_SECONDS = 1.0
+_SHORTENED = 3
+"""Comparisons in a row that a judge takes in a shorter form only, from which on it is asked in that form."""
 _REFUSED = (401, 403, 404)
 _BAD_REQUEST = (400, 422)
 
@@ -52,6 +54,8 @@ class JudgeClient:
         greedy: dict[str, Any] = {"temperature": 0.0, "max_tokens": settings.max_tokens}
         # It may not know structured output, or a field of these; what it says in words is read, too.
         self._forms: list[dict[str, Any]] = [{**greedy, "response_format": VERDICT_FORMAT}, greedy, {}]
+        self._is_known, self._shortened = False, 0
+        """Whether it takes the first of these forms, and how many comparisons in a row it took a shorter one of."""
         self._unanswered = self._cut = 0
         self._stopped: str | None = None
         self.requests = 0
@@ -103,13 +107,19 @@ class JudgeClient:
 
     async def _ask(self, messages: Sequence[dict[str, str]]) -> tuple[int, _Said | None]:
         """Return the status and the answer; None where there is none."""
-        forms = self._forms  # Another comparison may shorten it meanwhile.
+        forms, known = self._forms, self._is_known  # Another comparison may shorten them meanwhile.
         status, body = await self._post(messages, forms[0])
-        while status in _BAD_REQUEST and len(forms) > 1:  # If it refuses all forms, it is this comparison.
+        if status in _BAD_REQUEST and known and "max_tokens" in forms[0]:
+            # The form is right, so this comparison leaves too few tokens for so long a verdict.
+            shorter = {name: value for name, value in forms[0].items() if name != "max_tokens"}
+            status, body = await self._post(messages, shorter)
+        while status in _BAD_REQUEST and not known and len(forms) > 1:  # If it refuses all, it is this comparison.
             forms = forms[1:]
             status, body = await self._post(messages, forms[0])
-        if status == httpx.codes.OK:
-            self._forms = forms
+        if status == httpx.codes.OK and not self._is_known:
+            self._shortened = self._shortened + 1 if forms is not self._forms else 0
+            if not self._shortened or self._shortened == _SHORTENED:  # One comparison may just be long.
+                self._forms, self._is_known = forms, True
         if status in _REFUSED:
             raise JudgeStopped(f"The judge refuses requests with status {status}: check its url, model and key.")
         try:

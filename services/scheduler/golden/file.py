@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue, ValidationError, model_validator
 
 from schemas.base import MAX_SHORT_TEXT, Identifier, ShortText
 from schemas.conversation import JsonObject, Message, Messages, Role
@@ -49,6 +49,8 @@ class GoldenLine(BaseModel):
     label: ShortText | tuple[ShortText, ...] | None = None
     messages: Messages | None = None
     tools: tuple[JsonObject, ...] = ()
+    tool_choice: JsonValue = None
+    response_format: JsonObject | None = None
     part: GoldenPart = GoldenPart.SAMPLE
     must_pass: bool = False
     prediction_id: Identifier | None = None

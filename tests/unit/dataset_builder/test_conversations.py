@@ -193,3 +193,19 @@ def test_turns_of_one_conversation_are_one_group() -> None:
         groups[example.prediction_ids[0].split("-")[0]].add(example.group)
     assert {len(found) for found in groups.values()} == {1}
     assert len(set().union(*groups.values())) == len(groups)
+
+
+def test_a_later_turn_is_trained_on_with_an_earlier_one_that_is_in_dispute() -> None:
+    """The parent version was trained on it: as a held-out row the later turn would be asked with an unfair hint."""
+    builds = Builds()
+    first = [turn for number in range(40) for turn in conversation(number, turns=2)]
+    earlier, later = [row for row in first if row.prediction_id.endswith("-0")], first[1::2]
+    before = builds.build(earlier)
+    disputes = [
+        row.model_copy(update={"correction_id": f"{row.correction_id}-ben", "reviewer": "ben", "label": label})
+        for row in earlier for label in LABELS if label == LABELS[(LABELS.index(str(row.label)) + 1) % 3]
+    ]  # fmt: skip
+    after = builds.build([*earlier, *disputes, *later])
+    on_one_side = {f"{name.split('-')[0]}-1" for name in trained(before)}
+    assert len(on_one_side) > 20 and on_one_side <= trained(after)
+    assert not {f"{name.split('-')[0]}-1" for name in held_out(before)} & trained(after)

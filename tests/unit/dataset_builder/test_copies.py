@@ -55,6 +55,17 @@ def test_of_copies_with_two_labels_and_one_vote_each_none_stays_and_one_person_i
     assert question.event_id == Builds().build(rows).questions[0].event_id
 
 
+def test_a_question_about_a_row_that_three_people_confirmed_has_its_answer_once() -> None:
+    people = ("ana", "ben", "eva")
+    rows = [
+        *corrections(30),
+        *(correction("x", TEXT, "refund", reviewer=name) for name in people),
+        *(correction("y", TEXT, "delivery", reviewer=f"{name}2") for name in people),
+    ]
+    (question,) = Builds().build(rows).questions
+    assert question.answers == (Answer(text="other"),)
+
+
 def test_the_third_opinion_decides_between_copies() -> None:
     rows = [*corrections(30), correction("x", TEXT, "refund"), correction("y", TEXT, "delivery", reviewer="ben")]
     build = Builds().build([*rows, correction("x", TEXT, "refund", reviewer="eva", minute=50)])

@@ -65,6 +65,23 @@ def passed(
     return PersonalDataPass(redactor, rules, {PROMPT, "Jordan Miller"}).clean(words, clear)
 
 
+@pytest.mark.parametrize("forms", [True, False])
+def test_personal_data_in_a_form_is_replaced_where_the_form_becomes_part_of_a_version(
+    redactor: Redactor, forms: bool
+) -> None:
+    schema = {"type": "object", "properties": {"to": {"enum": [PLANTED["email"]]}}}
+    asked = word(user("To whom?"))
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    asked = asked.model_copy(update={"call": asked.call.model_copy(update={"response_format": form})})
+    search = PersonalDataPass(redactor, ALL, {PROMPT}, forms=forms)
+    (clean,), found = search.clean([asked])
+    assert (PLANTED["email"] in clean.model_dump_json()) is not forms
+    assert (found.kinds, found.left) == ({"email": 1} if forms else {}, 0)
+    if forms:
+        (reply,) = clean.call.response_format["json_schema"]["schema"]["properties"]["to"]["enum"]  # type: ignore
+        assert "@" in reply
+
+
 @pytest.mark.parametrize("kind", PLANTED)
 @pytest.mark.parametrize("place", ["message", "part", "earlier answer", "tool argument", "tool result", "label"])
 def test_planted_personal_data_is_replaced_and_counted_wherever_it_stands(

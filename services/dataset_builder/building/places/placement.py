@@ -54,10 +54,13 @@ class Placed:
     conversations: Conversations | None = None
 
 
-def place_rows(rows: Sequence[Row], places: Places, similar: SimilarRows, spec: TaskSpec) -> Placed:
+def place_rows(
+    rows: Sequence[Row], places: Places, similar: SimilarRows, spec: TaskSpec, others: Sequence[Row] = ()
+) -> Placed:
     """Place rows, which come oldest first. Those that have a place keep it.
 
-    `similar` knows these rows, those that were left out before, and the fingerprints of `places`.
+    `others`: rows that this build leaves out; where they have a place they attract. `similar` knows all of them, and
+    the fingerprints of `places`.
     """
     by_fate: dict[Fate | None, list[Row]] = {fate: [] for fate in (Fate.TRAIN, Fate.EVAL, Fate.EXCLUDED, None)}
     for row in rows:
@@ -67,10 +70,13 @@ def place_rows(rows: Sequence[Row], places: Places, similar: SimilarRows, spec: 
     near_trained = similar.near_any(new, similar.mask_of(places, Fate.TRAIN))
     _add_equal(near_held, (*trained, *new), _by_hash(places, (Fate.EVAL, Fate.EXCLUDED)))
     _add_equal(near_trained, new, _by_hash(places, (Fate.TRAIN,)))
-    conversations = Conversations(rows, places)
+    others = [row for row in others if row.prediction_id in places]
+    conversations = Conversations([*rows, *others], places)
     names_of_held = frozenset(name for name, place in places.items() if place.fate is Fate.EVAL)
     in_held = conversations.with_any([*trained, *excluded_before, *new], names_of_held)
-    in_trained = conversations.with_any(new, frozenset(row.prediction_id for row in trained))
+    names = (row.prediction_id for row in (*trained, *others))
+    names_of_trained = frozenset(name for name in names if places[name].fate is Fate.TRAIN)
+    in_trained = conversations.with_any(new, names_of_trained)
     with_trained = near_trained.keys() | in_trained.keys()
     apart = near_held.keys() | with_trained
     chosen = [row for row in new if row.prediction_id in in_held.keys() - apart and row.is_confirmed]
@@ -162,6 +168,7 @@ def make_examples(grouped: Iterable[tuple[Row, str]], placed: Placed) -> tuple[l
     for row, group in grouped:
         example = row.example(group)
         compact(example.messages[-1])  # Made for the example; the others are the call's, which are compact already.
+        compact.share_form(example)
         parts[row.prediction_id in held].append(compact.share_field_set(example))
     return parts
 

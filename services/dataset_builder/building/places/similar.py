@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from types import MappingProxyType
 
@@ -34,21 +34,19 @@ class SimilarRows:
         places: Places = MappingProxyType({}),
         frozen: Iterable[Sequence[Message]] = (),
         prompts: frozenset[str] = frozenset(),
-        left_out: Mapping[str, Sequence[Message]] = MappingProxyType({}),
+        left_out: Sequence[Row] = (),
     ) -> None:
-        """`places`: of earlier builds. `left_out`: the questions of predictions with a place that this build leaves
-        out, in dispute, say; they attract as before. Other held-out rows that are not in `rows` are here as
-        fingerprints.
+        """`places`: of earlier builds. `left_out`: rows with a place that this build leaves out, in dispute, say; they
+        attract as before. Other held-out rows that are not in `rows` are here as fingerprints.
 
         `frozen` are questions that no row may be like; `prompts`: the task's own system prompts. Questions are
         near-copies from the task's `near_copy_similarity` on, and copies of a held-out one from the lowest that any
         version had: each promised it to all that it held out.
         """
-        known_questions = [*(row.call.messages for row in rows), *left_out.values()]
-        questions = [*known_questions, *frozen]
+        known_rows = [*rows, *left_out]
+        questions = [*(row.call.messages for row in known_rows), *frozen]
         self._sketcher = QuestionSketcher(spec.dataset.user_part, prompts, questions)
-        names = chain((row.prediction_id for row in rows), left_out)
-        self._numbers = {name: number for number, name in enumerate(names)}
+        self._numbers = {row.prediction_id: number for number, row in enumerate(known_rows)}
         held_out = {name: place for name, place in places.items() if place.fate is Fate.EVAL}
         gone = [name for name, place in held_out.items() if name not in self._numbers and place.fingerprint]
         in_part = [name for name in gone if held_out[name].whole]
@@ -67,7 +65,7 @@ class SimilarRows:
         self.texts = NearTexts(chain(self._sketcher.sketch_all(questions), known), similarity)
         self._ids = {number: name for of in (self._wholes, self._numbers) for name, number in of.items()}
         self.frozen = np.zeros(len(self.texts), dtype=bool)
-        self.frozen[len(known_questions) : len(questions)] = True
+        self.frozen[len(known_rows) : len(questions)] = True
 
     def mask(self, predictions: Iterable[str]) -> Mask:
         """Return which numbers are those of these predictions."""

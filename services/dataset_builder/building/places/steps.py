@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from types import MappingProxyType
 
 from schemas.conversation import Message, input_text
 from schemas.datasets import Fate
@@ -24,12 +23,11 @@ def place(
     frozen: Sequence[tuple[Message, ...]],
     spec: TaskSpec,
     prompts: frozenset[str] = frozenset(),
-    others: Mapping[str, Sequence[Message]] = MappingProxyType({}),
+    others: Sequence[Row] = (),
 ) -> tuple[Placed, SimilarRows]:
     """Place rows, given the places of earlier builds and the questions of frozen sets. Their order is no matter.
 
-    `prompts`: the system prompts that the task has or had. `others`: what predictions with a place ask that are not
-    among the rows.
+    `prompts`: the system prompts that the task has or had. `others`: rows with a place that this build leaves out.
 
     Returns also which rows are alike, which is large, and is needed until the rows are examples.
     """
@@ -39,6 +37,12 @@ def place(
     texts = {text_hash(input_text(question, prompts)) for question in frozen}
     unfrozen, excluded = exclude_frozen(rows, similar, texts)
     resolved, conflicting, questions = resolve_copies(unfrozen, held_out, similar, spec)
-    placed = place_rows(resolved, places, similar, spec)
+    placed = place_rows(resolved, places, similar, spec, [*others, *_without(unfrozen, resolved)])
     left_out = [*excluded, *conflicting, *placed.left_out]
     return replace(placed, left_out=left_out, questions=tuple(questions)), similar
+
+
+def _without(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
+    """Return the rows that are not among the others."""
+    names = {row.prediction_id for row in others}
+    return [row for row in rows if row.prediction_id not in names]

@@ -189,10 +189,13 @@ def test_a_damaged_version_is_reported_and_the_others_are_still_found(artifacts:
     assert "cannot be read" in found.unknown["datasets/desk-2"]
 
 
-def test_golden_sets_with_rows_of_the_people_are_found(artifacts: Artifacts) -> None:
+@pytest.mark.parametrize("whose", ["user_hash", "author_hash"])
+def test_golden_sets_with_rows_of_the_people_are_found(artifacts: Artifacts, whose: str) -> None:
     turns = (Message(role=Role.USER, content="q"), Message(role=Role.ASSISTANT, content="a"))
     rows = [
-        GoldenRow(row_id=f"g-{who}-{day}", messages=turns, user_hash=who, predicted_at=NOON + timedelta(days=day))
+        GoldenRow.model_validate({
+            "row_id": f"g-{who}-{day}", "messages": turns, whose: who, "predicted_at": NOON + timedelta(days=day),
+        })
         for who in ("u1", "u2") for day in (0, 1)
     ]  # fmt: skip
     uri = publish_golden_set(artifacts.store, "desk", rows)
