@@ -82,13 +82,20 @@ class Cycles:
         await self._publisher.publish("evaluator", verdict.model_copy(update={"event_id": again}))
 
     async def play(self, task: str, kinds: Iterator[Kind]) -> None:
-        """Publish a task's candidates one after the other while some are left, and return when all are over."""
+        """Publish a task's candidates one after the other while some are left, and return when all are over.
+
+        A fragile one that is promoted is the task's last: production's answers are broken by then, and none of them can
+        be compared. Other tasks get those that are left.
+        """
         before = ""
         for position in itertools.count():
-            if before and position % _QUEUED_EVERY == _QUEUED_EVERY - 1:
+            is_fragile = before and self.kinds[before] is Kind.FRAGILE
+            if before and position % _QUEUED_EVERY == _QUEUED_EVERY - 1 and not is_fragile:
                 await self._wait(before, (Stage.SHADOW, Stage.CANARY, *ENDED))
             elif before:
                 await self._wait(before, ENDED)
+            if is_fragile and self.stages[before] is Stage.PROMOTED:
+                break
             if position >= _FEWEST and self._left <= 0:
                 break
             self._left -= 1

@@ -58,15 +58,22 @@ class PassedOn:
 
     async def state(self) -> tuple[float, dict[str, int]]:
         """Return since when it runs (now, while it is away), and how often each of its adapters was probed."""
+        started = await self._note_start()
+        if started is None:
+            return time.time(), {}
+        return started, {name: self._probes.get(name, 0) for name in await self.models() if name != VLLM_BASE}
+
+    async def _note_start(self) -> float | None:
+        """Return since when it runs, None while it is away; of one that started anew no earlier probe counts."""
         try:
             async with self._http.get(f"{self._url}/metrics") as answer:
                 found = _STARTED.search(await answer.text())
         except _AWAY:
-            return time.time(), {}
+            return None
         started = float(found[1]) if found else time.time()
         if started != self._started:
             self._started, self._probes = started, {}
-        return started, {name: self._probes.get(name, 0) for name in await self.models() if name != VLLM_BASE}
+        return started
 
     async def post(self, path: str, body: Object) -> web.Response:
         """Pass on a request whose answer is short. 503 while vLLM is away."""
@@ -82,6 +89,7 @@ class PassedOn:
         if not body.get("stream"):
             answer = await self.post(request.path, body)
             if is_probe(body) and answer.status == 200:
+                await self._note_start()  # Else the next look at an engine that just started would forget this probe.
                 self._probes[body["model"]] = self._probes.get(body["model"], 0) + 1
             return answer
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
