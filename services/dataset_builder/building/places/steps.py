@@ -37,7 +37,7 @@ def place(
     texts = {text_hash(input_text(question, prompts)) for question in frozen}
     unfrozen, excluded = exclude_frozen(rows, similar, texts)
     resolved, conflicting, questions = resolve_copies(unfrozen, held_out, similar, spec)
-    placed = place_rows(resolved, places, similar, spec, [*others, *_without(unfrozen, resolved)])
+    placed = place_rows(resolved, places, similar, spec, [*others, *_without(rows, resolved)])
     left_out = [*excluded, *conflicting, *placed.left_out]
     return replace(placed, left_out=left_out, questions=tuple(questions)), similar
 
