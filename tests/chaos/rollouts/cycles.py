@@ -7,6 +7,7 @@ import asyncio
 import itertools
 import json
 import shutil
+import string
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +26,7 @@ from shared.conversation import chat_messages
 from shared.identity import event_id
 from tests.chaos.rollouts.cut_model import LAYERS
 from tests.chaos.rollouts.engine import first_tokens, number
-from tests.chaos.rollouts.passing import probes_of_vllm
+from tests.chaos.rollouts.passing import answers_of_vllm, probes_of_vllm
 from tests.chaos.rollouts.system import RolloutSystem
 from tests.chaos.rollouts.tasks import VLLM_BASE, VLLM_MARK, Kind
 from tests.chaos.rollouts.topics import PatientPublisher
@@ -55,6 +56,7 @@ class Cycles:
         self._entered: set[str] = set()
         self._over: set[str] = set()
         self._primaries: dict[str, str | None] = {}
+        self._answers: dict[str, set[tuple[str, ...]]] = {}
         self._heard = asyncio.Condition()
         self._dataset_uri = ""
 
@@ -99,11 +101,7 @@ class Cycles:
             if position >= _FEWEST and self._left <= 0:
                 break
             self._left -= 1
-            kind = next(kinds)
-            name = f"{task}-{position:02d}-{kind.value}"
-            self.kinds[name] = kind
-            await self._publish(self._system.specs[task], name, kind)
-            before = name
+            before = await self._publish(self._system.specs[task], f"{task}-{position:02d}", next(kinds))
         names = {name for name in self.kinds if name.startswith(f"{task}-")}
         async with self._heard:
             await self._heard.wait_for(lambda: names <= self._over)
@@ -121,12 +119,33 @@ class Cycles:
         async with self._heard:
             await self._heard.wait_for(lambda: self.stages.get(candidate) in stages)
 
-    async def _publish(self, spec: TaskSpec, name: str, kind: Kind) -> None:
-        folder = self._system.home / "work" / name
-        await asyncio.to_thread(self._store_adapter, spec, name, kind, folder)
+    async def _publish(self, spec: TaskSpec, prefix: str, kind: Kind) -> str:
+        """Publish a candidate, and return its name. What random weights answer alike is no candidate."""
+        for letter in ("", *string.ascii_lowercase):
+            name = f"{prefix}{letter}-{kind.value}"
+            folder = self._system.home / "work" / name
+            await asyncio.to_thread(self._store_adapter, spec, name, kind, folder)
+            if VLLM_MARK not in name or await self._answers_anew(spec, name):
+                break
+        self.kinds[name] = kind
         await asyncio.to_thread(self._store_probes, name, await self._probe(spec, name))
         verdict = self._verdict(spec, name, datetime.now(UTC), self._primaries.get(spec.name))
         await self._publisher.publish("evaluator", verdict)
+        return name
+
+    async def _answers_anew(self, spec: TaskSpec, name: str) -> bool:
+        """Return True if vLLM answers by this adapter otherwise than by the base model and the task's earlier ones.
+
+        A small model with random weights mostly names one label whatever it is asked, so one in sixteen says the same
+        as another, and no pair of theirs would ever differ.
+        """
+        assert self._system.vllm_url is not None
+        if spec.name not in self._answers:
+            self._answers[spec.name] = {await answers_of_vllm(self._system.vllm_url, spec.base_model, spec)}
+        given = await answers_of_vllm(self._system.vllm_url, name, spec)
+        is_new = given not in self._answers[spec.name]
+        self._answers[spec.name].add(given)
+        return is_new
 
     def _store_adapter(self, spec: TaskSpec, name: str, kind: Kind, folder: Path) -> None:
         store = self._system.store

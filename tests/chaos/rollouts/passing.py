@@ -14,6 +14,9 @@ from aiohttp import web
 
 from schemas.adapters import Probes
 from schemas.conversation import Messages
+from schemas.tasks import TaskSpec
+from services.evaluator.domain import probe_prompts
+from shared.conversation import chat_messages
 from shared.errors import RatchetError
 from shared.model.inference import InferenceClient
 from shared.model.probes import measure_probes
@@ -112,6 +115,24 @@ class PassedOn:
         if request.transport is not None:
             request.transport.close()
         return response
+
+
+async def answers_of_vllm(url: str, model: str, spec: TaskSpec) -> tuple[str, ...]:
+    """Return what a model answers to the probes' prompts, once vLLM answers."""
+    client = InferenceClient([url])
+    try:
+        while True:
+            with contextlib.suppress(RatchetError):
+                answers = [
+                    await client.complete(
+                        model, chat_messages(prompt), choices=spec.choices, max_tokens=spec.max_answer_tokens
+                    )
+                    for prompt in probe_prompts(spec)
+                ]
+                return tuple(answer.text for answer in answers)
+            await asyncio.sleep(1.0)
+    finally:
+        await client.close()
 
 
 async def probes_of_vllm(url: str, adapter: str, base_model: str, prompts: Sequence[Messages]) -> Probes:
