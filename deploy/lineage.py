@@ -230,11 +230,7 @@ def _golden_uses(
         except (DependencyUnavailable, OSError, ValueError) as error:
             unknown[f"{GOLDEN}/{name}"] = f"its rows cannot be read: {error}"
             continue
-        theirs = sum(
-            not subjects.isdisjoint((row.user_hash, row.author_hash))
-            and (row.predicted_at is None or row.predicted_at <= until)
-            for row in rows
-        )
+        theirs = sum(row.is_of(subjects, until) for row in rows)
         if theirs:
             uses.append(GoldenUse(name, task, store.address(GOLDEN, name), theirs))
     return uses

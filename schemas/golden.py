@@ -8,6 +8,8 @@ A set is named after its rows and never changed: a task whose golden file change
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from datetime import datetime
 from enum import StrEnum
 from typing import Self
 
@@ -54,6 +56,11 @@ class GoldenRow(Frozen):
     @property
     def answer(self) -> str:
         return self.messages[-1].text
+
+    def is_of(self, subjects: Collection[str], until: datetime) -> bool:
+        """Return True if one of these people asked it, or may have worded its answer, up to a moment."""
+        is_theirs = self.user_hash in subjects or self.author_hash in subjects
+        return is_theirs and (self.predicted_at is None or self.predicted_at <= until)
 
     @model_validator(mode="after")
     def _asks_and_answers(self) -> Self:

@@ -108,7 +108,7 @@ class CorrectionSubmitted(Event):
     suggested_by: Identifier | None = Field(
         default=None,
         description="Who wrote the text that the reviewer was shown and may have taken, if another than `user_hash`: "
-        "for erasure. None where labels are chosen, which are nobody's words.",
+        "for erasure. None of labels, which are nobody's words, and of the model's own answer.",
     )
     predicted_at: AwareDatetime | None = Field(default=None, description="When the prediction was made, for erasure.")
     redactions: int = Field(default=0, ge=0, description="Personal data replaced in the reviewer's text.")

@@ -135,10 +135,8 @@ def build_dataset(
     rows, overruled, questions = _resolve(votes, inputs, reliability)
     valid, invalid = _validate(rows, spec, count_tokens)
     guarded = hold_back_voters(valid, spec)
-    left_out_before = _left_out_with_place(inputs, guarded.rows)
-    placed, similar = place(
-        guarded.rows, inputs.decisions.places, inputs.never_trained_on, spec, inputs.prompts, left_out_before
-    )
+    places, others = inputs.decisions.places, _left_out_with_place(inputs, guarded.rows)
+    placed, similar = place(guarded.rows, places, inputs.never_trained_on, spec, inputs.prompts, others)
     finish_noise = _begin_noise(placed, inputs, score)
     # While the noise model is at work:
     grouped = group_rows(placed, similar)

@@ -8,7 +8,7 @@ nobody looks at an answer that is surer than it should be. From 1,000 answers on
 (Zadrozny & Elkan 2002; Oron & Flournoy 2017): each of its steps becomes a knot at its mean, with lines between the
 knots, so that the map has no plateaus and preserves the order of answers. Of 240 texts with five copies each it would
 follow their accidents (simulated: a calibration error of 0.036, that of a temperature is 0.016), and of 1,300 suspects
-and 150 audits, each of which stands for fifty times as many answers, those of the few audits (0.040 and 0.017).
+and 150 audits, each of which stands for fifty times as many answers, those of the few audits (0.034 and 0.024).
 
 Reviewers make mistakes too. A share of the judgements is modelled as mistakes, which make a right answer look wrong
 and, of K possible answers, a wrong one look right one time in K - 1, of JSON and calls never. Without it, a few

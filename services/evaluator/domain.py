@@ -139,9 +139,8 @@ def golden_questions(rows: Sequence[GoldenRow], spec: TaskSpec) -> list[Question
     for row in rows:
         has_prompt = not spec.system_prompt or any(message.role in INSTRUCTIONS for message in row.prompt)
         messages = row.prompt if has_prompt else (system, *row.prompt)
-        questions.append(
-            Question(messages, row.answer, row.tools, row.tool_choice, row.response_format, row.must_pass, row.row_id)
-        )
+        asked = Question(messages, row.answer, row.tools, row.tool_choice, row.response_format)
+        questions.append(replace(asked, must_pass=row.must_pass, row_id=row.row_id))
     return questions
 
 

@@ -133,14 +133,15 @@ class NearTexts:
         """
         pairs = pairs[self._may_be_near(pairs)]
         near, count = [pairs[:0]], np.zeros(len(self), dtype=np.int64)
-        rank, first, last = _rank(pairs), 0, _MOST_PAIRS
+        rank, last, step = _rank(pairs), _MOST_PAIRS, _MOST_PAIRS
         while len(pairs):
             looked_at = pairs[rank < last]
             near.append(looked_at[self._pairs_are_near(looked_at)])
             count += np.bincount(near[-1][:, 0], minlength=len(self))
             is_left = (rank >= last) & (count[pairs[:, 0]] < _MOST_PAIRS)
             pairs, rank = pairs[is_left], rank[is_left]
-            first, last = last, 3 * last - 2 * first  # Twice as many each time, so that there are few rounds.
+            step *= 2  # So that there are few rounds.
+            last += step
         return np.concatenate(near)
 
     def groups(self, among: npt.NDArray[np.bool_] | None = None) -> list[int]:

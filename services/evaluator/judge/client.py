@@ -54,8 +54,8 @@ class JudgeClient:
         greedy: dict[str, Any] = {"temperature": 0.0, "max_tokens": settings.max_tokens}
         # It may not know structured output, or a field of these; what it says in words is read, too.
         self._forms: list[dict[str, Any]] = [{**greedy, "response_format": VERDICT_FORMAT}, greedy, {}]
-        self._is_known, self._shortened = False, 0
-        """Whether it takes the first of these forms, and how many comparisons in a row it took a shorter one of."""
+        self._is_known = False  # It takes the first of these forms.
+        self._shortened = 0  # Comparisons in a row that it took in a shorter one only.
         self._unanswered = self._cut = 0
         self._stopped: str | None = None
         self.requests = 0

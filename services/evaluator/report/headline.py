@@ -54,9 +54,8 @@ def _finding(verdict: Verdict, gain: Difference, p_worse: float) -> str:
         return "It is shown to be worse on the rows as they are." if rows_are_worse else ""
     if p_worse < NOT_WORSE:
         return f"It is shown to be worse{of_traffic}."
-    return (
-        f"It is probably worse{of_traffic} (p = {p_worse:.2g}){'' if verdict == 'failed' else ', not enough to stop'}."
-    )
+    yet = "" if verdict == "failed" else ", not enough to stop"
+    return f"It is probably worse{of_traffic} (p = {p_worse:.2g}){yet}."
 
 
 def _scores(arms: tuple[ArmScore, ArmScore], kind: TaskKind) -> str:

@@ -136,16 +136,11 @@ def forget_people(
             forgotten.append(ForgottenRows(task, 0, problem.reason))
             continue
         golden = files[task].golden if task in files else ()
-        if rows := [row.row_id for row in golden if _is_theirs(row, subjects, author.at)]:
+        if rows := [row.row_id for row in golden if row.is_of(subjects, author.at)]:
             if not dry_run:
                 remove_rows(folder, task, rows, author, "forgotten")
             forgotten.append(ForgottenRows(task, len(rows)))
     return forgotten
-
-
-def _is_theirs(row: GoldenRow, subjects: Collection[str], until: datetime) -> bool:
-    is_theirs = row.user_hash in subjects or row.author_hash in subjects
-    return is_theirs and (row.predicted_at is None or row.predicted_at <= until)
 
 
 def read_history(file: TaskFile) -> list[Change]:

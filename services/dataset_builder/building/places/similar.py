@@ -34,16 +34,16 @@ class SimilarRows:
         places: Places = MappingProxyType({}),
         frozen: Iterable[Sequence[Message]] = (),
         prompts: frozenset[str] = frozenset(),
-        left_out: Sequence[Row] = (),
+        others: Sequence[Row] = (),
     ) -> None:
-        """`places`: of earlier builds. `left_out`: rows with a place that this build leaves out, in dispute, say; they
+        """`places`: of earlier builds. `others`: rows with a place that this build leaves out, in dispute, say; they
         attract as before. Other held-out rows that are not in `rows` are here as fingerprints.
 
         `frozen` are questions that no row may be like; `prompts`: the task's own system prompts. Questions are
         near-copies from the task's `near_copy_similarity` on, and copies of a held-out one from the lowest that any
         version had: each promised it to all that it held out.
         """
-        known_rows = [*rows, *left_out]
+        known_rows = [*rows, *others]
         questions = [*(row.call.messages for row in known_rows), *frozen]
         self._sketcher = QuestionSketcher(spec.dataset.user_part, prompts, questions)
         self._numbers = {row.prediction_id: number for number, row in enumerate(known_rows)}
