@@ -384,3 +384,10 @@ def test_a_base_that_does_not_answer_is_an_error_and_not_an_empty_suggestion(
     result = desk.run("suggest", "desk", "--part", "kept")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "requests to the-base failed" in result.stderr
+
+
+def test_the_words_of_somebody_who_was_forgotten_are_suggested_to_no_golden_set() -> None:
+    """The topic still has what a reviewer took of them, on another person's answer."""
+    taken, own = correction("taken", "Their words.", suggested_by="wrote"), correction("own", "refund")
+    gone = SubjectForgotten(task="desk", task_revision="r", subject_hash="wrote", occurred_at=NOON)
+    assert without_erased([taken, own], [gone]) == [own]
