@@ -634,6 +634,38 @@ async def test_two_processes_that_get_the_same_pairs_at_once_draw_the_same_ticke
     assert len((await deployer.ledger.load(deployer.last.rollout_id)).tickets) == 5
 
 
+async def test_whoever_lost_the_tasks_lock_writes_nothing_more(real: Real) -> None:
+    """As after a kill of PostgreSQL: the next holder draws tickets, too, and a pair must keep its place among them."""
+    deployer = real.deployer
+    await deployer.handlers.on_evaluated(evaluated("a1", real.task))
+    rollouts, ledger = deployer.rollouts, deployer.ledger
+    new = [pair(deployer.last, number, ("refund", "delivery")) for number in range(3)]
+    rollout = await rollouts.get(deployer.last.rollout_id)
+    ended = rollout.with_stage(Stage.REJECTED, "by nobody", rollout.evidence, utc_now())
+    breaks = text(
+        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
+        " AND objid::bigint = hashtext(:key)::bigint & 4294967295"
+    )
+    with pytest.raises(DependencyUnavailable):
+        async with rollouts.locked(real.task):
+            await ledger.add_pairs(rollout, new[:1], [True])
+            async with rollouts._engine.begin() as connection:
+                await connection.execute(breaks, {"key": f"deployer {real.task}"})
+            for write in (
+                ledger.add_pairs(rollout, new[1:], [True, True]),
+                ledger.draw_tickets(rollout, 9),
+                rollouts.save(ended),
+            ):
+                with pytest.raises(DependencyUnavailable, match="the connection that held the task's lock broke"):
+                    await write
+    assert len((await ledger.load(rollout.rollout_id)).in_turn) == 1
+    assert deployer.last.stage is Stage.SHADOW
+    async with rollouts.locked(real.task):
+        await ledger.add_pairs(rollout, new, [True] * 3)
+        await ledger.draw_tickets(rollout, 9)
+    assert len(await ledger.unpublished_tickets(rollout.rollout_id)) == 3
+
+
 async def test_a_change_that_a_crash_left_unsettled_is_finished_by_another_process(real: Real) -> None:
     first = real.deployer
     first.publisher.is_away = True

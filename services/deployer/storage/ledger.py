@@ -32,6 +32,7 @@ from services.deployer.rollout import Rollout, max_tickets
 from services.deployer.statistics.canary import CanaryCounts, Observation
 from services.deployer.statistics.guards import Guard
 from services.deployer.storage import canaries
+from services.deployer.storage.task_locks import writing
 from services.deployer.tables import FORGOTTEN, LABELS, LATENCIES, LEDGER, ROLLOUTS
 from services.deployer.tickets import DrawnTicket, Label, Pair, ticket_id_of, ticket_outcome
 from shared.privacy.erasure import erased_among, record_erasure
@@ -95,7 +96,7 @@ class PostgresLedger:
         candidate may have answered otherwise the second time.
         """
         fresh = rollout.control
-        async with transaction(self._engine) as connection:
+        async with writing(self._engine) as connection:
             erased = await erased_among(connection, FORGOTTEN, ((rollout.task, pair.user_hash) for pair in pairs))
             new: dict[str, dict[str, Any]] = {}
             for pair, first in zip(pairs, candidate_first, strict=True):
@@ -128,7 +129,7 @@ class PostgresLedger:
     async def draw_tickets(self, rollout: Rollout, max_open: int) -> None:
         """Draw tickets for the oldest waiting pairs, as long as fewer than `max_open` are open and labels remain."""
         of_rollout = sa.and_(LEDGER.c.rollout_id == rollout.rollout_id, LEDGER.c.fresh.is_(rollout.control))
-        async with transaction(self._engine) as connection:
+        async with writing(self._engine) as connection:
             counts = sa.select(sa.func.count(), sa.func.count().filter(LEDGER.c.outcome.is_(None)))
             drawn, still_open = (await connection.execute(counts.where(of_rollout, LEDGER.c.asked))).one()
             room = max(0, min(max_open - still_open, max_tickets(rollout) - drawn))
@@ -144,7 +145,7 @@ class PostgresLedger:
         )
 
     async def set_published(self, ticket_id: str) -> None:
-        async with transaction(self._engine) as connection:
+        async with writing(self._engine) as connection:
             await connection.execute(sa.update(LEDGER).where(LEDGER.c.ticket_id == ticket_id).values(published=True))
 
     async def ticket(self, ticket_id: str) -> DrawnTicket | None:
@@ -167,7 +168,7 @@ class PostgresLedger:
             },
             where=LABELS.c.given_at < label.given_at,
         )  # fmt: skip
-        async with transaction(self._engine) as connection:
+        async with writing(self._engine) as connection:
             if (await connection.execute(newer.returning(LABELS.c.ticket_id))).first() is None:
                 return
             labels = await connection.execute(sa.select(LABELS.c.outcome).where(LABELS.c.ticket_id == ticket_id))
@@ -180,7 +181,7 @@ class PostgresLedger:
 
     async def add_observations(self, rollout: Rollout, observations: Sequence[Observation]) -> None:
         """Count requests for the guards of a canary; before there is one, measure the primary."""
-        async with transaction(self._engine) as connection:
+        async with writing(self._engine) as connection:
             erased = await erased_among(connection, FORGOTTEN, ((rollout.task, o.user_key) for o in observations))
             counted = [
                 dataclasses.replace(o, source=f"{self._incarnation}:{o.source}")
@@ -193,7 +194,7 @@ class PostgresLedger:
         self, rollout: Rollout, guard: Guard, prediction_id: str, user_hash: str | None, at: datetime
     ) -> None:
         """Count an answer that a user, or a reviewer who was asked by chance, found wrong."""
-        async with transaction(self._engine) as connection:
+        async with writing(self._engine) as connection:
             erased = await erased_among(connection, FORGOTTEN, [(rollout.task, user_hash)])
             if not erased.covers(rollout.task, user_hash, at):
                 await canaries.add_complaint(connection, rollout, guard, prediction_id, user_hash)
@@ -209,7 +210,7 @@ class PostgresLedger:
             LEDGER.c.user_hash == event.subject_hash,
             sa.func.coalesce(LEDGER.c.logged_at, event.occurred_at) <= event.occurred_at,
         )
-        async with transaction(self._engine) as connection:
+        async with writing(self._engine) as connection:
             if not await record_erasure(connection, FORGOTTEN, event):
                 return  # What is counted of a person does not say when it happened.
             void = {
@@ -236,7 +237,7 @@ class PostgresLedger:
         expired = sa.and_(
             LEDGER.c.rollout_id.in_(of_task), LEDGER.c.logged_at < before, sa.not_(sa.or_(sa.false(), *asked_about))
         )
-        async with transaction(self._engine) as connection:
+        async with writing(self._engine) as connection:
             blank = {"call": None, "production_answer": None, "candidate_answer": None}
             await connection.execute(sa.update(LEDGER).where(expired).values(blank))
             older = sa.and_(LATENCIES.c.rollout_id.in_(ended), LATENCIES.c.day < before.date())
@@ -272,7 +273,7 @@ async def _draw(
     last = sa.select(sa.func.coalesce(sa.func.max(LEDGER.c.ticket_order), 0)).where(LEDGER.c.rollout_id == rollout_id)
     await connection.execute(
         sa.update(LEDGER)
-        .where(LEDGER.c.rollout_id == rollout_id, LEDGER.c.pair_id == pair_id)
+        .where(LEDGER.c.rollout_id == rollout_id, LEDGER.c.pair_id == pair_id, LEDGER.c.ticket_id.is_(None))
         .values(
             ticket_id=ticket_id_of(rollout_id, pair_id),
             ticket_order=last.scalar_subquery() + 1,

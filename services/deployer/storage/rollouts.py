@@ -7,8 +7,8 @@ Any process that finds an unsettled change finishes it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Collection
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from services.deployer.rollout import ACTIVE, Move, Position, Rollout, has_prove
 from services.deployer.statistics.levels import Draw
 from services.deployer.statistics.non_inferiority import Promotion
 from services.deployer.storage import canaries
+from services.deployer.storage.task_locks import task_lock, writing
 from services.deployer.tables import LEDGER, MOVES, ROLLOUTS
 from shared.storage.database import transaction
 
@@ -85,13 +86,9 @@ class PostgresRollouts:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    @asynccontextmanager
-    async def locked(self, task: str) -> AsyncIterator[None]:
+    def locked(self, task: str) -> AbstractAsyncContextManager[None]:
         """Hold the task's lock, over all processes, so that its flags are written in the order of its decisions."""
-        async with transaction(self._engine) as connection:
-            key = sa.func.hashtext(f"deployer {task}")
-            await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
-            yield
+        return task_lock(self._engine, task)
 
     async def get(self, rollout_id: str) -> Rollout | None:
         return await self._newest(ROLLOUTS.c.rollout_id == rollout_id)
@@ -197,7 +194,7 @@ class PostgresRollouts:
 
     async def save(self, *rollouts: Rollout) -> None:
         """Write these in one transaction. Idempotent: a stored rollout of the same or a later version stays."""
-        async with transaction(self._engine) as connection:
+        async with writing(self._engine) as connection:
             for rollout in rollouts:
                 values = _to_row(rollout)
                 values["change"] = values["entry"] = sa.func.nextval("changes")
@@ -217,13 +214,13 @@ class PostgresRollouts:
     async def set_begun(self, rollout: Rollout) -> None:
         """Record where Unleash's log was before this version's flags are set."""
         same = sa.and_(ROLLOUTS.c.rollout_id == rollout.rollout_id, ROLLOUTS.c.version == rollout.version)
-        async with transaction(self._engine) as connection:
+        async with writing(self._engine) as connection:
             await connection.execute(sa.update(ROLLOUTS).where(same).values(log_entry=rollout.log_entry))
 
     async def set_written(self, rollout: Rollout) -> None:
         """Record that this version's flags are set: they are not set again, and what a hand does to them stays."""
         same = sa.and_(ROLLOUTS.c.rollout_id == rollout.rollout_id, ROLLOUTS.c.version == rollout.version)
-        async with transaction(self._engine) as connection:
+        async with writing(self._engine) as connection:
             written = rollout.with_flags_set(utc_now())
             values = {"moves_flags": False, "step_since": written.step_since, **_counted(written)}
             await connection.execute(sa.update(ROLLOUTS).where(same).values(values))
@@ -233,7 +230,7 @@ class PostgresRollouts:
         what was counted of single subjects of its canary.
         """
         same = sa.and_(ROLLOUTS.c.rollout_id == rollout.rollout_id, ROLLOUTS.c.version == rollout.version)
-        async with transaction(self._engine) as connection:
+        async with writing(self._engine) as connection:
             await connection.execute(sa.update(ROLLOUTS).where(same).values(settled=True))
             if not rollout.active:
                 ended = LEDGER.c.rollout_id == rollout.rollout_id
@@ -246,7 +243,7 @@ class PostgresRollouts:
     async def set_counted(self, rollout: Rollout) -> None:
         """Record at which share of users this version's guards count from now on, which is no move of its history."""
         same = sa.and_(ROLLOUTS.c.rollout_id == rollout.rollout_id, ROLLOUTS.c.version == rollout.version)
-        async with transaction(self._engine) as connection:
+        async with writing(self._engine) as connection:
             await connection.execute(sa.update(ROLLOUTS).where(same).values(**_counted(rollout)))
 
     async def history(self, task: str, limit: int) -> list[Move]:
@@ -261,7 +258,7 @@ class PostgresRollouts:
 
     async def set_posted(self, move: Move) -> None:
         same = sa.and_(MOVES.c.rollout_id == move.rollout_id, MOVES.c.version == move.version)
-        async with transaction(self._engine) as connection:
+        async with writing(self._engine) as connection:
             await connection.execute(sa.update(MOVES).where(same).values(posted=True))
 
     async def _moves(self, query: sa.Select[Any]) -> list[Move]:

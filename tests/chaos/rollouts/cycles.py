@@ -8,8 +8,10 @@ import itertools
 import json
 import shutil
 import string
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from operator import ne
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +58,7 @@ class Cycles:
         self._entered: set[str] = set()
         self._over: set[str] = set()
         self._primaries: dict[str, str | None] = {}
-        self._answers: dict[str, set[tuple[str, ...]]] = {}
+        self._answers: dict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)
         self._heard = asyncio.Condition()
         self._dataset_uri = ""
 
@@ -125,7 +127,7 @@ class Cycles:
             name = f"{prefix}{letter}-{kind.value}"
             folder = self._system.home / "work" / name
             await asyncio.to_thread(self._store_adapter, spec, name, kind, folder)
-            if VLLM_MARK not in name or await self._answers_anew(spec, name):
+            if VLLM_MARK not in name or await self._can_be_told_apart(spec, name):
                 break
         self.kinds[name] = kind
         await asyncio.to_thread(self._store_probes, name, await self._probe(spec, name))
@@ -133,19 +135,31 @@ class Cycles:
         await self._publisher.publish("evaluator", verdict)
         return name
 
-    async def _answers_anew(self, spec: TaskSpec, name: str) -> bool:
-        """Return True if vLLM answers by this adapter otherwise than by the base model and the task's earlier ones.
+    async def _can_be_told_apart(self, spec: TaskSpec, name: str) -> bool:
+        """Return True if a third of vLLM's answers by this adapter are others than those of whoever may serve by then.
 
-        A small model with random weights mostly names one label whatever it is asked, so one in sixteen says the same
-        as another, and no pair of theirs would ever differ.
+        A small model with random weights mostly names one label whatever it is asked. Of two that name the same one no
+        pair, or one in a hundred, would differ, and their comparison would go on for hours.
         """
+        serving = self._primaries.get(spec.name) or spec.base_model
+        waiting = (
+            other for other in self.kinds if other in self._answers[spec.name] and self.stages.get(other) not in ENDED
+        )
+        rivals = {serving, *waiting}
+        given = await self._answers_of(spec, name)
+        differing = [sum(map(ne, given, await self._answers_of(spec, rival))) for rival in rivals]
+        if all(count * 3 >= len(given) for count in differing):
+            return True
+        del self._answers[spec.name][name]
+        return False
+
+    async def _answers_of(self, spec: TaskSpec, model: str) -> tuple[str, ...]:
+        """Return what vLLM answers by a model to messages as traffic has them."""
         assert self._system.vllm_url is not None
-        if spec.name not in self._answers:
-            self._answers[spec.name] = {await answers_of_vllm(self._system.vllm_url, spec.base_model, spec)}
-        given = await answers_of_vllm(self._system.vllm_url, name, spec)
-        is_new = given not in self._answers[spec.name]
-        self._answers[spec.name].add(given)
-        return is_new
+        known = self._answers[spec.name]
+        if model not in known:
+            known[model] = await answers_of_vllm(self._system.vllm_url, model, spec)
+        return known[model]
 
     def _store_adapter(self, spec: TaskSpec, name: str, kind: Kind, folder: Path) -> None:
         store = self._system.store

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import re
 import time
 from collections.abc import Sequence
@@ -13,18 +14,20 @@ import aiohttp
 from aiohttp import web
 
 from schemas.adapters import Probes
-from schemas.conversation import Messages
+from schemas.conversation import Message, Messages, Role
 from schemas.tasks import TaskSpec
-from services.evaluator.domain import probe_prompts
 from shared.conversation import chat_messages
 from shared.errors import RatchetError
 from shared.model.inference import InferenceClient
 from shared.model.probes import measure_probes
 from tests.chaos.rollouts.tasks import VLLM_BASE, VLLM_MARK, Kind
+from tests.chaos.rollouts.traffic import message_of
 
 _STARTED = re.compile(r"^process_start_time_seconds (\S+)", re.MULTILINE)
 _SECONDS = aiohttp.ClientTimeout(60.0)
 _AWAY = (aiohttp.ClientError, TimeoutError)
+_ASKED = 24
+"""Messages by whose answers models are told apart."""
 Object = dict[str, Any]
 
 
@@ -118,16 +121,18 @@ class PassedOn:
 
 
 async def answers_of_vllm(url: str, model: str, spec: TaskSpec) -> tuple[str, ...]:
-    """Return what a model answers to the probes' prompts, once vLLM answers."""
-    client = InferenceClient([url])
+    """Return what a model answers to messages such as the traffic's, once vLLM answers."""
+    client, chance = InferenceClient([url]), random.Random(0)
+    system = Message(role=Role.SYSTEM, content=spec.system_prompt)
+    asked = [
+        chat_messages((system, Message(role=Role.USER, content=message_of(number, chance)))) for number in range(_ASKED)
+    ]
     try:
         while True:
             with contextlib.suppress(RatchetError):
                 answers = [
-                    await client.complete(
-                        model, chat_messages(prompt), choices=spec.choices, max_tokens=spec.max_answer_tokens
-                    )
-                    for prompt in probe_prompts(spec)
+                    await client.complete(model, messages, choices=spec.choices, max_tokens=spec.max_answer_tokens)
+                    for messages in asked
                 ]
                 return tuple(answer.text for answer in answers)
             await asyncio.sleep(1.0)

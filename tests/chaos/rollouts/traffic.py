@@ -14,6 +14,11 @@ _OFTEN, _OFTEN_SHARE = 20, 0.1
 _PAUSE = 0.3
 
 
+def message_of(number: int, chance: random.Random) -> str:
+    """Return what a user writes: no two messages are alike."""
+    return f"message {number}: {chance.getrandbits(64):x}"
+
+
 class Traffic:
     """Sends requests of each task until it is cancelled. `rates`: how many a second. `answers`: how they ended."""
 
@@ -47,7 +52,7 @@ class Traffic:
     async def _ask(self, http: httpx.AsyncClient, task: str, number: int) -> None:
         often = self._random.random() < _OFTEN_SHARE
         user = f"often-{self._random.randrange(_OFTEN)}" if often else f"user-{number}"
-        text = f"message {number}: {self._random.getrandbits(64):x}"
+        text = message_of(number, self._random)
         body = {
             "model": task, "user": user, "messages": [{"role": "user", "content": text}], "stream": number % 2 == 0,
             "temperature": 2.0,
