@@ -24,8 +24,9 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -197,7 +198,7 @@ def _came_further(job: Job) -> bool:
 def stop_running(folder: Path) -> list[str]:
     """Terminate the jobs that run below `folder` (a service's, or all services'); returns their names.
 
-    The next start resumes them, and the attempt does not count as a crash.
+    The next start resumes them, and the attempt does not count as a crash (`_end`).
     """
     stopped = []
     for lock in sorted(folder.glob("**/lock")):
@@ -205,7 +206,6 @@ def stop_running(folder: Path) -> list[str]:
         if job.running and (pid := (job.read("lock") or b"").decode().strip()).isdigit():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGTERM)
-            (job.folder / "attempts").unlink(missing_ok=True)
             stopped.append(job.name)
     return stopped
 
@@ -247,6 +247,7 @@ def run_job(work: Callable[[bytes, Path, Progress], Result], max_wait: float = M
         lock.flush()
         if (folder / "result.json").exists():
             return
+        signal.signal(signal.SIGTERM, partial(_end, folder))
         try:
             _call_with_retries(_storing_result(work), folder, max_wait)
         except RatchetError as error:
@@ -254,6 +255,12 @@ def run_job(work: Callable[[bytes, Path, Progress], Result], max_wait: float = M
         except Exception as error:  # noqa: BLE001 - the service must learn of any error
             traceback.print_exc()
             _fail(folder, JobFailure(reason=repr(error), way_out=f"Read {folder / 'log.txt'}."))
+
+
+def _end(folder: Path, *_: object) -> NoReturn:
+    """End this process on request, which is no crash: a service's manager ends its jobs with it at each restart."""
+    (folder / "attempts").unlink(missing_ok=True)
+    os._exit(128 + signal.SIGTERM)
 
 
 def _storing_result(work: Callable[[bytes, Path, Progress], Result]) -> Callable[[bytes, Path, Progress], None]:
@@ -316,14 +323,16 @@ def _fail(folder: Path, failure: JobFailure) -> None:
 
 
 @contextmanager
-def lease(folder: Path, count: int) -> Iterator[int]:
+def lease(folder: Path, count: int, progress: Progress | None = None) -> Iterator[int]:
     """Hold one of `count` leases (a GPU each, say) for the length of a `with`; waits for a free one. Gives its number,
     counted from 0.
 
-    The lease ends when the process ends, however it ends.
+    It reports each minute that it waits: a job is not late because another one takes long. The lease ends when the
+    process ends, however it ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = [(folder / f"{number}.lock").open("ab") for number in range(count)]
+    since = time.monotonic()
     try:
         while True:
             for number, file in enumerate(files):
@@ -333,6 +342,9 @@ def lease(folder: Path, count: int) -> Iterator[int]:
                     continue
                 yield number
                 return
+            if progress is not None:
+                minutes = int((time.monotonic() - since) / 60)
+                progress(0, 1, f"waiting for {minutes} min until another job ends")
             time.sleep(1.0)
     finally:
         for file in files:

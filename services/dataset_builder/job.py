@@ -123,8 +123,7 @@ def run_build(spec: bytes, folder: Path, progress: Progress) -> BuildResult:
     # (`gc.disable` does not last: loading a model of spaCy enables it again.)
     gc.set_threshold(0)
     job = BuildJob.model_validate_json(spec)
-    progress(0, 1, "waiting until another build ends")
-    with lease(job.slots_folder, 1):
+    with lease(job.slots_folder, 1, progress):
         return asyncio.run(_run_on_postgres(job, folder, progress))
 
 

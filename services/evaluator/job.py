@@ -84,8 +84,7 @@ def evaluate_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterEv
     dataset = store.fetch_whole(job.trained.dataset_uri)
     evaluation = with_languages(evaluation_questions(read_examples(dataset / "eval.jsonl")))
     golden = golden_questions(read_golden_set(store, job.trained.spec), job.trained.spec)
-    progress(0, 1, "waiting until another job ends")
-    with lease(job.slots_folder, job.slots):
+    with lease(job.slots_folder, job.slots, progress):
         asked, probes = asyncio.run(_ask_both(job, store, evaluation, golden, folder, progress))
         approaches = asyncio.run(compare_rivals(job, read_examples(dataset / "train.jsonl"), asked, folder, progress))
         asked = compare_texts(job, asked, dataset, folder, progress)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from schemas.adapters import AdapterTrained
 from schemas.datasets import DatasetBuilt
 from services.trainer.domain import check_servable, job_name
-from services.trainer.job import TrainingJob
+from services.trainer.job import TrainingJob, delete_weights
 from services.trainer.settings import TrainerSettings
 from shared.cycle_step import CycleStep
 from shared.errors import StepImpossible
@@ -55,9 +55,11 @@ class Handlers:
 
     async def on_done(self, job: Job, result: bytes) -> None:
         await self._publisher.publish(AdapterTrained.model_validate_json(result))
+        delete_weights(job.folder)
 
     async def on_failed(self, job: Job, failure: JobFailure) -> None:
         await self._publish_failure(_dataset(job), job.name, failure)
+        delete_weights(job.folder)
 
     async def on_progress(self, job: Job, progress: JobProgress) -> None:
         await self._publisher.publish(STEP.progressed(_dataset(job), job, progress))

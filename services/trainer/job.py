@@ -68,7 +68,6 @@ def train_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterTrain
     adapter = folder / "adapter"
     manifest = finished_manifest(adapter) or _train(job, store, folder, progress)
     uri = store.publish(adapter, "adapters", manifest.adapter)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # Their optimiser state is twice the adapter's size.
     return trained_event(job.dataset, folder.name, manifest, uri)
 
 
@@ -81,10 +80,15 @@ def finished_manifest(adapter: Path) -> AdapterManifest | None:
     return manifest if _hashes(adapter) == manifest.files else None
 
 
+def delete_weights(folder: Path) -> None:
+    """Delete what an ended job needed to go on after a kill: hundreds of megabytes a week, of a large model."""
+    for name in ("adapter", "checkpoints"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
 def _train(job: TrainingJob, store: ArtifactStore, folder: Path, progress: Progress) -> AdapterManifest:
     rows = read_examples(store.fetch_whole(job.dataset.uri) / "train.jsonl")
-    progress(0, 1, "waiting until another job ends")
-    with lease(job.slots_folder, job.slots) as slot:
+    with lease(job.slots_folder, job.slots, progress) as slot:
         gpus = gpus_of_slot(slot, job.slots, os.environ.get(VARIABLE), gpus_present())
         if gpus is not None:
             os.environ[VARIABLE] = gpus

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import textwrap
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydantic import BaseModel
@@ -417,3 +419,20 @@ def test_a_slot_is_held_by_one_process_and_freed_by_its_death(tmp_path: Path) ->
     holder.stdout.close()
     with lease(tmp_path, 1):
         assert time.monotonic() - started < PATIENCE_SECONDS
+
+
+def test_a_job_that_waits_for_another_one_is_heard_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(0.0, 60.0)
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda _: None))
+    reports: list[str] = []
+
+    class Waiting(Progress):
+        def __call__(self, done: float, total: float, message: str = "") -> None:
+            reports.append(message)
+            if len(reports) == 4:
+                held.close()
+
+    held = contextlib.ExitStack()
+    held.enter_context(lease(tmp_path / "slots", 1))
+    with lease(tmp_path / "slots", 1, Waiting(tmp_path)):
+        assert reports == [f"waiting for {minutes} min until another job ends" for minutes in (1, 2, 3, 4)]

@@ -16,7 +16,7 @@ from services.trainer.domain import SkippedRows, TrainingOutcome, job_name
 from services.trainer.handlers import Handlers
 from services.trainer.job import TrainingJob, base_model, build_manifest, read_examples, train_adapter, trained_event
 from services.trainer.settings import TrainerSettings
-from shared.errors import StepImpossible
+from shared.errors import DependencyUnavailable, StepImpossible
 from shared.jobs import Job, JobFailure, JobProgress, Jobs, Progress
 from shared.storage.artifacts import ArtifactStore
 
@@ -126,6 +126,33 @@ async def test_the_same_weights_have_the_same_name_and_the_event_one_id(
     assert (event.cycle_id, event.data_cutoff, event.rank) == (dataset.cycle_id, dataset.data_cutoff, 16)
 
 
+@pytest.mark.parametrize("failed", [False, True])
+async def test_what_a_job_needed_to_go_on_is_deleted_once_its_end_is_published(
+    settings: TrainerSettings, dataset: DatasetBuilt, tmp_path: Path, failed: bool
+) -> None:
+    class Away(Published):
+        async def publish(self, event: Event) -> None:
+            raise DependencyUnavailable("Kafka is away")
+
+    jobs = Jobs(settings.jobs_folder, "services.trainer.job")
+    handlers = Handlers(settings, jobs, Published())
+    await handlers.on_dataset(dataset)
+    job = job_of(settings, dataset)
+    manifest = build_manifest(dataset, adapter_folder(job.folder / "adapter"), OUTCOME)
+    (job.folder / "checkpoints" / "checkpoint-9").mkdir(parents=True)
+    result = trained_event(dataset, job.name, manifest, "/artifacts/adapters/x").model_dump_json().encode()
+
+    async def end(publisher: Published) -> None:
+        ended = Handlers(settings, jobs, publisher)
+        await (ended.on_failed(job, JobFailure(reason="diverged")) if failed else ended.on_done(job, result))
+
+    with pytest.raises(DependencyUnavailable):
+        await end(Away())
+    assert {path.name for path in job.folder.iterdir()} == {"adapter", "checkpoints", "spec.json"}
+    await end(Published())
+    assert {path.name for path in job.folder.iterdir()} == {"spec.json"}
+
+
 def test_a_manifest_left_by_a_killed_process_does_not_change_the_name(dataset: DatasetBuilt, tmp_path: Path) -> None:
     folder = adapter_folder(tmp_path / "a")
     before = build_manifest(dataset, folder, OUTCOME).adapter
@@ -161,16 +188,15 @@ def use_recipe(monkeypatch: pytest.MonkeyPatch, weights: bytes | None) -> None:
     monkeypatch.setattr("services.trainer.recipe", module, raising=False)
 
 
-@pytest.mark.parametrize("killed_in", ["ArtifactStore.publish", "shutil.rmtree", "trained_event"])
+@pytest.mark.parametrize("killed_in", ["ArtifactStore.publish", "trained_event"])
 def test_a_job_killed_after_its_training_publishes_that_adapter_and_trains_no_other(
     job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: str
 ) -> None:
     folder = tmp_path / "job"
     folder.mkdir()
 
-    def kill(path: Any, *_: Any, **__: Any) -> None:
-        if Path(path if killed_in == "shutil.rmtree" else "").name != "adapter":
-            raise KeyboardInterrupt
+    def kill(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
 
     use_recipe(monkeypatch, b"weights")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
