@@ -55,7 +55,7 @@ class UserFeedback:
             and (d.event.text or "").strip()
             and not erased.covers(d.event.task, d.event.user_hash, d.event.occurred_at)
         ]
-        predictions = await self._predictions.look_up([delivery.event for delivery in written])
+        predictions = await self._predictions.look_up(written)
         found = [
             (user_correction(d.event, predictions[d.event.prediction_id]), RecordPosition(*d[1:4])) for d in written
         ]

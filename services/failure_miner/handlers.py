@@ -140,7 +140,7 @@ class Handlers:
         nothing_new = {prediction_id for prediction_id in asked if not negative[prediction_id].event.text}
         known = await self._suspects.stored_ids(nothing_new) if nothing_new else set()
         wanted = {prediction_id: d for prediction_id, d in negative.items() if prediction_id not in known}
-        in_lake = await self._predictions.look_up([d.event for d in wanted.values()])
+        in_lake = await self._predictions.look_up(list(wanted.values()))
         found = [
             (looked_up_prediction(in_lake[prediction_id]), delivery)
             for prediction_id, delivery in wanted.items()

@@ -17,6 +17,7 @@ from schemas.lake import PREDICTIONS
 from schemas.predictions import FeedbackGiven
 from shared.conversation import answer_of_row, call_of_row
 from shared.errors import DependencyUnavailable, InvalidMessage
+from shared.kafka.delivery import Delivery
 from shared.storage.lake import check_columns
 
 _LOOK_BACK = timedelta(days=92)
@@ -42,6 +43,7 @@ class PredictionLookup(Protocol):
     """What handlers need of the lake."""
 
     def find(self, task: str, prediction_ids: Collection[str], around: date) -> dict[str, AnsweredPrediction]: ...
+    def newest(self, until: datetime) -> datetime | None: ...
 
 
 class LakePredictions:
@@ -81,6 +83,26 @@ class LakePredictions:
             raise DependencyUnavailable(f"the lake at {self._uri} does not answer: {error}") from error
         return {row["prediction_id"]: _prediction(row) for row in rows}
 
+    def newest(self, until: datetime) -> datetime | None:
+        """Return about when the newest prediction was made, of all tasks, which clocks do not put after `until`.
+
+        By what the table's log says of each of its files, so that none is read. None: there is none, or no log says it.
+        Blocking. Raises DependencyUnavailable if the lake does not answer.
+        """
+        import pyarrow as pa
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError, TableNotFoundError
+
+        try:
+            files = pa.table(DeltaTable(self._uri).get_add_actions(flatten=True))
+        except TableNotFoundError:
+            return None
+        except (DeltaError, OSError) as error:
+            raise DependencyUnavailable(f"the lake at {self._uri} does not answer: {error}") from error
+        known = [name for name in ("min.occurred_at", "max.occurred_at") if name in files.column_names]
+        moments = (moment for name in known for moment in files[name].to_pylist() if moment is not None)
+        return max((moment for moment in moments if moment <= until), default=None)
+
 
 @dataclass(frozen=True)
 class _Search:
@@ -99,13 +121,13 @@ class AwaitedPredictions:
         self._now = now
         self._missing: dict[str, _Search] = {}
 
-    async def look_up(self, feedback: Sequence[FeedbackGiven]) -> dict[str, AnsweredPrediction]:
+    async def look_up(self, feedback: Sequence[Delivery[FeedbackGiven]]) -> dict[str, AnsweredPrediction]:
         """Return the predictions that this feedback is about, all of them, by id.
 
         Raises DependencyUnavailable while one is missing, InvalidMessage once it is so for longer than the patience.
         """
         by_task: dict[str, list[FeedbackGiven]] = defaultdict(list)
-        for event in feedback:
+        for event in (delivery.event for delivery in feedback):
             by_task[event.task].append(event)
         found: dict[str, AnsweredPrediction] = {}
         for task, events in by_task.items():
@@ -114,21 +136,32 @@ class AwaitedPredictions:
             found |= await asyncio.to_thread(self._predictions.find, task, wanted, oldest)
         for prediction_id in found:
             self._missing.pop(prediction_id, None)
-        if missing := {event.prediction_id for event in feedback} - found.keys():
-            self._wait_or_give_up(missing)
+        missing = {d.event.prediction_id: _recorded_at(d) for d in feedback if d.event.prediction_id not in found}
+        if missing:
+            await self._wait_or_give_up(missing)
         return found
 
-    def _wait_or_give_up(self, missing: Collection[str]) -> NoReturn:
-        """Measure the wait from the first look-up, not from the feedback: after an outage both it and the lake lag."""
+    async def _wait_or_give_up(self, missing: Mapping[str, datetime | None]) -> NoReturn:
+        """Measure the wait from the feedback's record on where the lake has predictions of later, else from the first
+        look-up: after an outage both it and the lake lag. So whatever waits behind one that never comes waits with it.
+        """
         now = self._now()
-        for prediction_id in missing:  # All of a batch at once: they wait in parallel.
+        newest = await asyncio.to_thread(self._predictions.newest, now)
+        for prediction_id, recorded_at in missing.items():  # All of a batch at once: they wait in parallel.
             since = self._missing[prediction_id].since if prediction_id in self._missing else now
+            if recorded_at is not None and newest is not None and recorded_at <= newest:
+                since = min(since, recorded_at)
             self._missing[prediction_id] = _Search(since, now)
         recent = {key: search for key, search in self._missing.items() if now - search.last < 2 * self._patience}
         self._missing = recent
         if given_up := [key for key in missing if now - recent[key].since > self._patience]:
             raise InvalidMessage(f"feedback on {min(given_up)}, which the lake does not have")
         raise DependencyUnavailable(f"the lake does not have {min(missing)} yet")
+
+
+def _recorded_at(delivery: Delivery[FeedbackGiven]) -> datetime | None:
+    """Return when a record was written, by the clock of its producer or broker; None: it does not say."""
+    return datetime.fromtimestamp(delivery.timestamp / 1_000, UTC) if delivery.timestamp > 0 else None
 
 
 def _prediction(row: Mapping[str, Any]) -> AnsweredPrediction:

@@ -513,6 +513,9 @@ def test_a_prediction_is_found_in_the_lake(tmp_path: Path) -> None:
     found = both["p1"]
     assert (found.call, found.answer, found.confidence) == (call, answer, 0.9)
     assert LakePredictions(str(tmp_path)).find("other", ["p1"], date(2026, 11, 2)) == {}
+    assert LakePredictions(str(tmp_path)).newest(NOON) == found.occurred_at
+    assert LakePredictions(str(tmp_path)).newest(found.occurred_at - timedelta(seconds=1)) is None, "a clock is ahead"
+    assert LakePredictions(f"{tmp_path}/none").newest(NOON) is None
     DeltaTable(f"{tmp_path}/{PREDICTIONS}").delete("prediction_id = 'p2'")  # The rest of its file is written anew.
     assert LakePredictions(str(tmp_path)).find("desk", ["p1", "p2"], date(2026, 11, 2)) == {"p1": found}
 

@@ -55,6 +55,9 @@ class Lake:
         self.look_ups.append((task, set(prediction_ids), around))
         return {key: self.rows[key] for key in prediction_ids if key in self.rows}
 
+    def newest(self, until: datetime) -> datetime | None:
+        return None
+
     def add(self, prediction_id: str) -> None:
         self.rows[prediction_id] = AnsweredPrediction(
             prediction_id, "replies", "r-old", NOON - timedelta(hours=1), CALL, Answer(text="lost"), 0.9, "asked",

@@ -157,6 +157,9 @@ class MemoryLookup:
     def find(self, task: str, prediction_ids: Collection[str], around: date) -> dict[str, AnsweredPrediction]:
         return {key: self.rows[key] for key in prediction_ids if key in self.rows}
 
+    def newest(self, until: datetime) -> datetime | None:
+        return None
+
 
 REFUND = Answer(text="refund")
 
