@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from schemas.conversation import Answer, Call, FinishReason
+from schemas.conversation import Answer, Api, Call, FinishReason
 from shared.conversation.requests import TOKEN_IDS
 
-NEVER_TRAINED = frozenset({"truncated", "refused", "token_ids", "media", "custom_tool"})
+NEVER_TRAINED = frozenset({"truncated", "refused", "token_ids", "media", "custom_tool", "completions"})
 """The reasons of `never_trained`."""
 
 
@@ -34,4 +34,6 @@ def never_trained(call: Call, answers: Sequence[Answer]) -> tuple[str, str] | No
         for tool_call in made:
             if tool_call.type != "function":
                 return "custom_tool", "a call of a custom tool, which chat templates do not know"
+    if call.api is Api.COMPLETIONS:
+        return "completions", "a prompt that no chat template was put around, as it is around all that is trained on"
     return None

@@ -81,15 +81,16 @@ def exact_match(given: str, expected: str) -> bool:
 def same_answer(one: str, other: str, kind: TaskKind) -> bool:
     """Return True if two answers to one question differ in nothing but case, space and Unicode form.
 
-    Of JSON, in its layout and the Unicode form of its texts alone. Tool calls are compared by their arguments, several
-    labels as a set. It tells whether a person changed an answer, and whether two arms said the same: no punctuation is
-    passed over.
+    Of JSON, in its layout and the Unicode form of its texts alone. Tool calls are compared by their arguments, and
+    where they are what the task asks for, by them alone; several labels as a set. It tells whether a person changed an
+    answer, and whether two arms said the same: no punctuation is passed over.
     """
     if kind is TaskKind.MULTI_LABEL and (labels := label_set(one)) is not None:
         return labels == label_set(other)
     (text, calls), (other_text, other_calls) = split_calls(one), split_calls(other)
     if calls and len(calls) == len(other_calls):
-        return composed(text).split() == composed(other_text).split() and all(map(same_call, calls, other_calls))
+        same_text = kind is TaskKind.TOOLS or composed(text).split() == composed(other_text).split()
+        return same_text and all(map(same_call, calls, other_calls))
     values = json_or_nothing(one), json_or_nothing(other)
     if all(isinstance(value, dict | list) for value in values):
         return same_json(*values)

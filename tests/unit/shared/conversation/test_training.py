@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import JsonValue
 
-from schemas.conversation import Answer, Call, FinishReason, Media, Message, Part, Role, ToolCall
+from schemas.conversation import Answer, Api, Call, FinishReason, Media, Message, Part, Role, ToolCall
 from shared.conversation import NEVER_TRAINED, chat_tools, never_trained, template_messages
 from shared.conversation.requests import TOKEN_IDS
 
@@ -73,6 +73,7 @@ def user(part: Part) -> Call:
         (user(Part(type="thinking")), {"text": "x"}, "media"),
         (user(Part(type=TOKEN_IDS, text="[1, 2]")), {"text": "x"}, "token_ids"),
         (Call(messages=TALK), {"tool_calls": ({"name": "sh", "type": "custom"},)}, "custom_tool"),
+        (Call(messages=TALK[:1], api=Api.COMPLETIONS), {"text": "x"}, "completions"),
     ],
 )
 def test_what_is_not_whole_or_no_text_can_never_teach(call: Call, answer: dict[str, Any], reason: str) -> None:

@@ -162,6 +162,21 @@ def test_layout_and_case_do_not_make_an_answer_another_one(one: str, other: str,
 
 
 @pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (f"I will look.\n{CALL}", CALL, True),
+        (f"I will look.\n{CALL}", f"Let us see.\n{CALL}", True),
+        (f"I will look.\n{CALL}", CALL.replace("1", "7"), False),
+        (f"I will look.\n{CALL}", "I will look.", False),
+        ("I will look.", "Let us see.", False),
+    ],
+)
+def test_where_calls_are_asked_for_the_text_beside_them_makes_no_other_answer(one: str, other: str, same: bool) -> None:
+    assert same_answer(one, other, TaskKind.TOOLS) is same
+    assert not same_answer(one, other, TaskKind.GENERATION)
+
+
+@pytest.mark.parametrize(
     ("text", "separated"),
     [
         ("मैं घर जा रहा हूँ।", ["मैं", "घर", "जा", "रहा", "हूँ", "।"]),
