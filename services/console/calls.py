@@ -98,12 +98,14 @@ def _arguments(tool: FunctionTool, call: FormCall) -> dict[str, Any]:
             found[asked.name] = _value(text, properties[asked.name])
         elif "null" in _types(properties[asked.name]):
             found[asked.name] = None
+    if tool.parameters.get("additionalProperties") is not False:  # The form has no inputs for these.
+        found |= {name: value for name, value in call.given.items() if name not in properties}
     return found
 
 
 def _value(text: str, schema: Mapping[str, Any]) -> Any:
     """Return the value that a text stands for; the text itself where nothing else fits, which the schema refuses."""
-    for choice in schema.get("enum") or ():
+    for choice in _enum(schema):
         if _text(choice) == text.strip():
             return choice
     if (types := _types(schema)) and types <= {"string", "null"}:
@@ -121,12 +123,15 @@ def _text(value: Any) -> str:
 
 
 def _choices(schema: Mapping[str, Any]) -> tuple[str, ...]:
-    values = schema.get("enum") or ([True, False] if _types(schema) - {"null"} == {"boolean"} else [])
+    values = _enum(schema) or ([True, False] if _types(schema) - {"null"} == {"boolean"} else [])
     return tuple(_text(value) for value in values if value is not None)
 
 
 def _types(schema: Mapping[str, Any]) -> set[str]:
     """The types that a schema names; none: any."""
+    if parts := schema.get("anyOf"):
+        of_parts = [_types(part) for part in parts]
+        return set().union(*of_parts) if all(of_parts) else set()
     named = schema.get("type")
     if isinstance(named, list):
         return set(named)
@@ -135,7 +140,23 @@ def _types(schema: Mapping[str, Any]) -> set[str]:
     return {"null"} if None in (schema.get("enum") or ()) else set()
 
 
+def _enum(schema: Mapping[str, Any]) -> list[Any]:
+    """The only values that a schema allows; empty: it does not list them."""
+    if parts := schema.get("anyOf"):
+        listed = [[None] if part.get("type") == "null" else _enum(part) for part in parts]
+        return [value for values in listed for value in values] if all(listed) else []
+    return list(schema.get("enum") or ())
+
+
 def _properties(tool: FunctionTool) -> dict[str, Mapping[str, Any]]:
+    """The schemas of a function's arguments, with what references stand for."""
     schemas = tool.parameters.get("properties")
     known = schemas if isinstance(schemas, dict) else {}
-    return {name: resolved(schema, tool.parameters) for name, schema in known.items() if isinstance(schema, dict)}
+    return {name: _written_out(schema, tool.parameters) for name, schema in known.items() if isinstance(schema, dict)}
+
+
+def _written_out(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = resolved(schema, root)
+    if parts := found.get("anyOf"):
+        found = {**found, "anyOf": [_written_out(part, root) for part in parts]}
+    return found

@@ -15,6 +15,7 @@ from services.console.domain import (
     ReviewAnswer,
     ReviewerCounts,
     as_of_today,
+    asks_preference,
     check_answer,
     check_reviewer,
     correction_id,
@@ -26,7 +27,7 @@ from services.console.objects import as_object
 from services.console.open_pages import OpenPages
 from services.console.redaction import AnswerRedactor
 from services.console.storage import Queue
-from shared.errors import RatchetError
+from shared.errors import InvalidMessage, RatchetError
 from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import EventPublisher
 
@@ -147,6 +148,11 @@ class Reviews:
             answer = as_object(answer, spec)  # or be none of what a pattern of the schema allows.
             if before is not None and before.says(answer):
                 return Receipt(correction_id(request_id, reviewer, before), counted=True)
+            if before is not None and asks_preference(request) and not await self._queue.is_blind(request, reviewer):
+                raise InvalidMessage(
+                    "you have had another question about this prediction, which shows whose answer is whose",
+                    "Leave your answer as it is: it was given without knowing.",
+                )
             given = next_answer(request, answer, redacted, before, self._now())
             await self._publisher.publish(correction_of(request, reviewer, given, redacted.count, spec))
             if not await self._queue.record(request_id, reviewer, given):

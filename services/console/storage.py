@@ -79,6 +79,7 @@ class Queue(Protocol):
         self, task: str, reviewer: str, limit: int, before: datetime | None
     ) -> list[AnsweredQuestion]: ...
     async def record(self, request_id: str, reviewer: str, given: GivenAnswer) -> bool: ...
+    async def is_blind(self, request: LabelRequested, reviewer: str) -> bool: ...
     async def skip(self, request_id: str, reviewer: str, at: datetime) -> bool: ...
     async def tickets(self, task: str, spec: TaskSpec | None, reviewer: str, limit: int) -> list[LabelRequested]: ...
     async def other_questions(
@@ -168,6 +169,16 @@ class PostgresQueue:
                 await connection.execute(update(ANSWERS).where(theirs, ANSWERS.c.edits < given.edits).values(fields))
             return True
 
+    async def is_blind(self, request: LabelRequested, reviewer: str) -> bool:
+        """Return True if the reviewer had no other question about the prediction: each shows production's answer."""
+        deeds = _DEEDS.subquery()
+        others = exists().where(
+            deeds.c.task == request.task, deeds.c.prediction_id == request.prediction_id,
+            deeds.c.reviewer == reviewer, deeds.c.case_id != _case_of(request),
+        )  # fmt: skip
+        async with transaction(self._engine) as connection:
+            return not await connection.scalar(select(others))
+
     async def skip(self, request_id: str, reviewer: str, at: datetime) -> bool:
         """Store that a reviewer leaves a question to others. Idempotent. Returns False if there is no such question."""
         skipped = insert(SKIPS).values(request_id=request_id, reviewer=reviewer, skipped_at=at)
@@ -187,10 +198,13 @@ class PostgresQueue:
     async def other_questions(
         self, task: str, spec: TaskSpec | None, reviewer: str, limit: int, purpose: Purpose | None = None
     ) -> list[LabelRequested]:
-        """Return all other questions, by priority. A tie-break is never asked of one of the first two reviewers."""
+        """Return all other questions, by priority, of equal ones as chance has it: half of a sample is a random half.
+
+        A tie-break is never asked of one of the first two reviewers.
+        """
         where = ~_TICKET if purpose is None else REQUESTS.c.purpose == purpose.value
         query = _open(task, spec).where(where, self._is_for(reviewer), ~_asked_before(reviewer))
-        return await self._questions(query.order_by(REQUESTS.c.priority.desc(), REQUESTS.c.arrived), limit)
+        return await self._questions(query.order_by(REQUESTS.c.priority.desc(), func.md5(REQUESTS.c.request_id)), limit)
 
     async def reviewers(self, task: str) -> list[ReviewerCounts]:
         """Count what each reviewer did with the task's questions that are stored, by name."""
@@ -221,8 +235,8 @@ class PostgresQueue:
     async def erase(self, event: SubjectForgotten) -> None:
         """Delete a person's questions with their answers, and what they wrote on others' questions.
 
-        Of those a question with an answer in words goes as a whole: the reviewer may have taken theirs. No redelivery
-        adds theirs again.
+        Of those a question that is answered in words goes as a whole: a reviewer may have taken theirs, or take it from
+        a page that still shows it. No redelivery adds theirs again.
         """
         async with transaction(self._engine) as connection:
             await record_erasure(connection, FORGOTTEN, event)
@@ -232,11 +246,10 @@ class PostgresQueue:
             wrote = and_(REQUESTS.c.task == event.task, REQUESTS.c.suggested_by == event.subject_hash)
             for row in (await connection.execute(select(REQUESTS.c.request).where(wrote).with_for_update())).all():
                 left = without_suggestion(LabelRequested.model_validate_json(row.request))
-                given = select(ANSWERS.c.label).where(ANSWERS.c.request_id == left.request_id)
-                if any(may_be_taken(left, label) for label in await connection.scalars(given)):
-                    await connection.execute(delete(REQUESTS).where(REQUESTS.c.request_id == left.request_id))
-                else:
+                if left.labels:
                     await connection.execute(_of(left.request_id).values(_people_and_text(left)))
+                else:
+                    await connection.execute(delete(REQUESTS).where(REQUESTS.c.request_id == left.request_id))
 
     async def withdraw(self, event: RolloutChanged) -> None:
         """Close the tickets of comparisons that have ended, by this event, which is in the history, or others there.
@@ -297,7 +310,7 @@ def _left_to_others(reviewer: str, returns_after: timedelta) -> ColumnElement[bo
     other = _DEEDS.subquery("other")
     somebody_else = select(other.c.case_id).where(
         other.c.task == REQUESTS.c.task, other.c.reviewer != reviewer, other.c.at > since,
-        ~_has_left(other.c.reviewer, other),
+        ~_has_left(other.c.reviewer, other), ~_asked_before(other.c.reviewer, other),
     )  # fmt: skip
     lately = _has_left(reviewer, since=since)
     return and_(_has_left(reviewer), or_(lately, somebody_else.correlate(REQUESTS).exists()))
@@ -318,18 +331,16 @@ def _has_left(
     return or_(of_case, and_(_TICKET, ~REQUESTS.c.asks_label, of_prediction))
 
 
-def _asked_before(reviewer: str) -> Any:
+def _asked_before(reviewer: str | ColumnElement[str], *outer: FromClause) -> ColumnElement[bool]:
     """Select tie-breaks on predictions that the reviewer has answered a question about."""
-    other = REQUESTS.alias("other")
-    return and_(
-        REQUESTS.c.purpose == Purpose.TIE_BREAK.value,
-        exists().where(
-            other.c.prediction_id == REQUESTS.c.prediction_id,
-            other.c.task == REQUESTS.c.task,
-            ANSWERS.c.request_id == other.c.request_id,
-            ANSWERS.c.reviewer == reviewer,
-        ),
+    earlier = REQUESTS.alias("earlier")
+    answered = exists().where(
+        earlier.c.prediction_id == REQUESTS.c.prediction_id,
+        earlier.c.task == REQUESTS.c.task,
+        ANSWERS.c.request_id == earlier.c.request_id,
+        ANSWERS.c.reviewer == reviewer,
     )
+    return and_(REQUESTS.c.purpose == Purpose.TIE_BREAK.value, answered.correlate(REQUESTS, *outer))
 
 
 async def _lock(connection: AsyncConnection, request_id: str) -> bool:
@@ -347,13 +358,17 @@ def _row(request: LabelRequested) -> dict[str, Any]:
         "priority": request.priority,
         "needed": request.overlap,
         "prediction_id": request.prediction_id,
-        "case_id": request.ticket_id or request.request_id,
+        "case_id": _case_of(request),
         "cycle_id": request.cycle_id,
         "happened_at": request.happened_at,
         "asked_at": request.occurred_at,
         "asks_label": bool(request.labels),
         **_people_and_text(request),
     }
+
+
+def _case_of(request: LabelRequested) -> str:
+    return request.ticket_id or request.request_id
 
 
 def _people_and_text(request: LabelRequested) -> dict[str, Any]:
@@ -369,7 +384,8 @@ def _of(request_id: str) -> Update:
 async def _suggest(connection: AsyncConnection, request: LabelRequested) -> None:
     """Give a stored question what a user wrote since it was asked. An audit stays blind.
 
-    One with an answer in words keeps the suggestion that was shown: whoever wrote it may be forgotten.
+    One with an answer in words keeps the suggestion that was shown, and one that is answered in words that of its first
+    author: a page may show it, and whoever wrote it may be forgotten.
     """
     stored = select(REQUESTS.c.request).where(REQUESTS.c.request_id == request.request_id).with_for_update()
     if (text := (await connection.execute(stored)).scalar_one_or_none()) is None:
@@ -380,6 +396,8 @@ async def _suggest(connection: AsyncConnection, request: LabelRequested) -> None
         return
     if question.purpose is not Purpose.AUDIT and question.suggestion != request.suggestion:
         suggested = with_suggestion(question, request)
+        if question.suggestion and not question.labels and suggested.suggested_by != question.suggested_by:
+            return
         priority = func.greatest(REQUESTS.c.priority, request.priority)
         await connection.execute(_of(request.request_id).values(priority=priority, **_people_and_text(suggested)))
 

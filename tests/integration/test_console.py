@@ -100,6 +100,15 @@ async def test_questions_are_ordered_by_priority_and_tickets_by_arrival(queue: P
     assert await queue.open_by_purpose({task: None}) == {task: {"low_confidence": 2, "discordant_pair": 2}}
 
 
+async def test_half_of_a_sample_is_a_random_half_and_not_the_older_one(queue: PostgresQueue, task: str) -> None:
+    sample = [question(task, str(number), purpose=Purpose.AUDIT, priority=1.5) for number in range(40)]
+    await queue.add_requests([*sample, question(task, "complaint", 1.75)])
+    first, *half = names(task, await queue.other_questions(task, None, "ann", 21))
+    assert first == "complaint"
+    assert names(task, await queue.other_questions(task, None, "ben", 21)) == [first, *half], "overlap needs one order"
+    assert 1 <= sum(int(name) >= 20 for name in half) < 20
+
+
 async def test_a_question_is_open_until_enough_people_have_answered(queue: PostgresQueue, task: str) -> None:
     asked = question(task, "q", overlap=2)
     await queue.add_requests([asked])
@@ -168,6 +177,39 @@ async def test_a_skipped_question_comes_back_only_where_nobody_else_is_there(que
     assert names(task, await queue.tickets(task, None, "ann", 9)) == ["t2", "t4"], "he skipped it, too"
     await queue.skip(f"{task}-t2", "ann", ago(0))
     assert names(task, await queue.tickets(task, None, "ann", 9)) == ["t4"], "skipped anew, it waits anew"
+
+
+async def test_who_had_another_question_about_a_prediction_is_not_blind_to_its_pair(
+    queue: PostgresQueue, task: str
+) -> None:
+    pair, again = (
+        ticket(task, name, "t1").model_copy(update={"prediction_id": f"{task}.p"}) for name in ("t1", "t1.2")
+    )
+    shown = question(task, "q", prediction_id=f"{task}.p")
+    await queue.add_requests([pair, again, shown])
+    for request in (pair, again):
+        await queue.record(request.request_id, "ann", given(ReviewAnswer(preference="a"), ago(1)))
+    assert await queue.is_blind(pair, "ann")
+    await queue.skip(shown.request_id, "ann", ago(0))
+    assert not await queue.is_blind(pair, "ann")
+    assert await queue.is_blind(pair, "ben")
+
+
+async def test_a_skipped_tie_break_comes_back_though_those_are_there_who_disagreed(
+    queue: PostgresQueue, task: str
+) -> None:
+    asked = question(task, "q", overlap=2)
+    tie = question(task, "tie", purpose=Purpose.TIE_BREAK, prediction_id=asked.prediction_id)
+    await queue.add_requests([asked, tie])
+    for reviewer, label in (("ann", "refund"), ("ben", "delivery")):
+        await queue.record(asked.request_id, reviewer, given(ReviewAnswer(label=label), ago(1)))
+    await queue.skip(tie.request_id, "cleo", ago(12.1))
+    assert names(task, await queue.other_questions(task, None, "cleo", 9)) == ["tie"]
+    await queue.add_requests([question(task, "other")])
+    await queue.skip(f"{task}-other", "dan", ago(1))
+    assert names(task, await queue.other_questions(task, None, "cleo", 9)) == ["other"], (
+        "dan is there, and it is for him"
+    )
 
 
 async def test_what_one_person_could_not_tell_is_asked_of_a_second_one(queue: PostgresQueue, task: str) -> None:
@@ -286,9 +328,10 @@ async def test_what_an_erased_person_wrote_on_anothers_question_is_deleted(
     assert await queue.other_questions(task, None, "ann", 9) == [theirs]
 
 
+@pytest.mark.parametrize("is_answered", [True, False])
 @pytest.mark.parametrize("labels", [(), ("refund", "login")])
 async def test_an_answer_in_an_erased_persons_words_goes_with_the_question(
-    queue: PostgresQueue, task: str, labels: tuple[str, ...]
+    queue: PostgresQueue, task: str, labels: tuple[str, ...], is_answered: bool
 ) -> None:
     """Reviewers take what a user wrote with a key. A label of the task is nobody's words."""
     shown = question(task, "q", user_hash="h1", predicted_at=NOON, labels=labels, answers=(Answer(text="no"),))
@@ -298,12 +341,14 @@ async def test_an_answer_in_an_erased_persons_words_goes_with_the_question(
     assert correction_of(shown, "ann", given, 0).suggested_by == (None if labels else "h2")
     refuted = GivenAnswer(ReviewAnswer(label="no"), 0, NOON)
     assert correction_of(shown, "ann", refuted, 0).suggested_by is None, "it is the model's own answer"
-    await queue.record(shown.request_id, "ann", given)
-    if not labels:  # The answer may have been taken from the first one.
+    if is_answered:
+        await queue.record(shown.request_id, "ann", given)
+    if not labels:  # The answer may have been taken from the first one, or be taken from a page that shows it.
         await queue.add_requests([shown.model_copy(update={"suggestion": "login", "suggested_by": "h3"})])
     await queue.erase(erasure(task, "h2", NOON + timedelta(hours=1)))
+    assert (await queue.request(shown.request_id) is None) is (not labels)
     answers = await queue.answers(task, "ann", 9, None)
-    assert [answered.given.answer.label for answered in answers] == (["refund"] if labels else [])
+    assert [answered.given.answer.label for answered in answers] == (["refund"] if labels and is_answered else [])
     assert all(answered.request.suggested_by is None for answered in answers)
 
 

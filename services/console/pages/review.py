@@ -7,6 +7,7 @@ of free texts both are shown in the order of the event, without their models.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import time
@@ -97,11 +98,16 @@ class ReviewPage:
         self._questions_shown = 0
         self._answer_seconds = 0.0
         self._busy = False
+        self._drawing = asyncio.Lock()
         self._labels: LabelForm | None = None
         self._box = ui.element("div")
 
     async def draw(self) -> None:
         """Show the answer that the reviewer went back to, else the next question, or ask for the reviewer's name."""
+        async with self._drawing:  # Two at once would show two questions, and one's buttons would answer the other.
+            await self._draw()
+
+    async def _draw(self) -> None:
         self._box.clear()
         self._labels = None
         self.close()
@@ -142,10 +148,12 @@ class ReviewPage:
 
     async def refresh(self) -> None:
         """Redraw if the queue was empty, or if the question was deleted because its person was erased."""
-        if not self.reviewer or self._busy:
+        if not self.reviewer or self._busy or self._drawing.locked():
             return
+        shown = self._question
         with contextlib.suppress(RatchetError):  # The page stays as it is while the database is unavailable.
-            if self._question is None or await self._reviews.is_gone(self._question.request_id):
+            is_over = shown is None or await self._reviews.is_gone(shown.request_id)
+            if is_over and shown is self._question and not self._drawing.locked():
                 self._path.clear()
                 await self.draw()
 

@@ -77,6 +77,45 @@ def test_what_is_missing_or_wrong_is_named(values: dict[str, str], said: str) ->
     assert said in caught.value.reason
 
 
+LOOK_UP = {
+    "name": "look_up",
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "order": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None},
+            "code": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
+            "place": {"anyOf": [{"$ref": "#/$defs/Place"}, {"type": "null"}]},
+        },
+        "required": ["order", "place"],
+        "$defs": {"Place": {"enum": ["shelf", "lorry"], "type": "string"}},
+    },
+}
+
+
+def test_what_pydantic_writes_for_an_optional_argument_is_filled_in_as_any_other() -> None:
+    desk = home(tools=[LOOK_UP], comparators={})
+    assert [(asked.choices, asked.hint, asked.required) for asked in inputs_of(desk.functions["look_up"])] == [
+        ((), "string", False),
+        ((), "integer or string", False),
+        (("shelf", "lorry"), "string", False),
+    ]
+    filled = FormCall("look_up", {"order": "12346", "code": "", "place": ""})
+    assert answer_of_form([filled], "", desk) == calls(("look_up", {"order": "12346", "place": None}))
+    filled = FormCall("look_up", {"order": "", "place": "lorry"})
+    assert answer_of_form([filled], "", desk) == calls(("look_up", {"order": None, "place": "lorry"}))
+
+
+def test_arguments_that_the_schema_allows_without_listing_them_stay() -> None:
+    desk = home(
+        tools=[{"name": "note", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}}],
+        comparators={},
+    )
+    (call,) = form_calls(calls(("note", {"a": "q", "b": 2})), desk)
+    assert answer_of_form([call], "", desk) == calls(("note", {"a": "q", "b": 2}))
+    call.values["a"] = "r"
+    assert answer_of_form([call], "", desk) == calls(("note", {"a": "r", "b": 2}))
+
+
 async def test_a_correction_is_published_in_the_spelling_that_is_trained_on(scene: Scene) -> None:
     turned = '[{"name": "set_light", "arguments": "{\\"on\\":true,\\"room\\":\\"hall\\"}"}]'
     assert (await scene.correct(label=turned)).status_code == 200

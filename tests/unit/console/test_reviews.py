@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -347,6 +348,40 @@ async def opened(scene: Scene, reviewer: str) -> ReviewPage:
     review_page.reviewer = reviewer
     await review_page.draw()
     return review_page
+
+
+async def test_a_page_that_is_refreshed_while_it_draws_shows_one_question(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scene.queue.add_requests([question("q2"), ticket("t2")])
+    count = scene.reviews.count
+
+    async def slow(task: str) -> dict[str, int]:
+        await asyncio.sleep(0.01)
+        return await count(task)
+
+    monkeypatch.setattr(scene.reviews, "count", slow)
+    with Client(page("")) as client:
+        review_page = ReviewPage(scene.reviews, "desk")
+        review_page.reviewer = "ann"
+        await asyncio.gather(review_page.draw(), review_page.refresh())
+        assert len(keyboards(client)) == 1
+        await review_page.refresh()
+        assert len(keyboards(client)) == 1
+    assert review_page._questions_shown == 1
+
+
+async def test_a_pairs_answer_stays_once_its_reviewer_has_seen_which_one_is_productions(scene: Scene) -> None:
+    texts = {"labels": (), "prediction_id": "desk.9", "task_revision": "r9"}
+    await scene.queue.add_requests([ticket("t9", ticket_id="t9", **texts), question("q9", **texts)])
+    for preference in ("a", "b"):
+        assert (await scene.correct("t9", label=None, preference=preference)).status_code == 200
+    await scene.queue.skip("q9", "ann", NOON)
+    assert (await scene.correct("t9", label=None, preference="b")).status_code == 200, "it is the same answer"
+    refused = await scene.correct("t9", label=None, preference="a")
+    assert refused.status_code == 422
+    assert "whose answer is whose" in refused.text
+    assert [event.preference for event in scene.published] == ["a", "b"]
 
 
 async def test_reviewers_at_work_at_once_do_not_answer_the_same_questions(scene: Scene) -> None:
