@@ -39,7 +39,7 @@ from services.gateway.tasks.snapshot import TaskSnapshot
 from services.gateway.telemetry.correlation import CorrelationBuffer
 from services.gateway.telemetry.ingest import IngestOptions, TelemetryIngest
 from services.gateway.telemetry.otlp import build_router
-from services.gateway.upstreams.external import ExternalApi, base_url_of
+from services.gateway.upstreams.external import ExternalApi, api_url
 from services.gateway.upstreams.replicas import Replicas
 from services.gateway.upstreams.upstream import ServerKey
 from shared.http import with_cors
@@ -152,8 +152,8 @@ def _pass_through(
     if not settings.pass_models:
         return None
     key = ServerKey(settings.pass_key(), "the API for models that are no task", "RATCHET_GATEWAY_PASS_KEY")
-    urls = [base_url_of(settings.gateway_pass_url)]
-    api = Replicas(urls, settings.upstream_limits, metrics, key=key, obeys_pauses=False)
+    urls = [api_url(settings.gateway_pass_url)]
+    api = Replicas(urls, settings.upstream_limits, metrics, key=key, obeys_pauses=False, is_base_url=True)
     return PassThrough(api, models, tasks, ids, log, metrics)
 
 

@@ -22,6 +22,7 @@ from services.gateway.asgi.large_work import LargeWork
 from services.gateway.domain import Identifiers
 from services.gateway.formats.api import ApiAnswer, ApiRequest, StreamRelay
 from services.gateway.formats.identity import identity_of, remove_identity
+from services.gateway.formats.observed import ObservedRequest
 from services.gateway.formats.validation import read_object, text_field
 from services.gateway.json_codec import decode_json, encode_json
 from services.gateway.recording.recorder import Recorder
@@ -70,7 +71,7 @@ class Answerer:
         self._pass_through = pass_through
         self._large_work = LargeWork()
         self._refused: dict[str, set[str]] = {}
-        """By base model: fields that the gateway adds to requests and its server refuses."""
+        """By base model, or the external one: fields that the gateway adds to requests and its server refuses."""
         self.count_tokens = TokenCounter(tasks, sources.replicas, pass_through)
 
     def endpoint(self, api: type[ApiRequest]) -> Endpoint:
@@ -84,7 +85,9 @@ class Answerer:
             exchange.grant.require(name)
             task, exchange.body = self._tasks.get(name), b""  # Its memory is free while the model server answers.
             request, user = await self._large_work.run(exchange.size, self._accept, exchange, api, data, task)
-            arms = choose_arms(self._flags.read(name, user, request.caller.subject), self._external_model)
+            # A vector or a score of another model means another thing: those wait until our own servers are back.
+            external = None if issubclass(api, ObservedRequest) else self._external_model
+            arms = choose_arms(self._flags.read(name, user, request.caller.subject), external)
             relay = request.parsed.open_relay(request.prediction_ids)
             return await (self._answer_whole(request, arms) if relay is None else self._stream(request, relay, arms))
 
@@ -191,16 +194,21 @@ class Answerer:
 
         What the client asked for stays, and so does a refusal of that. Later requests do without from the start.
         """
-        field, base_model = error.refused_field, request.task.spec.base_model
-        if arm.variant is Variant.EXTERNAL or field is None or not request.parsed.do_without(field):
+        model, do_without = request.task.spec.base_model, request.parsed.do_without
+        if arm.variant is Variant.EXTERNAL:
+            model, do_without = self._external_model or "", request.parsed.do_without_outside
+        if (field := error.refused_field) is None or not do_without(field):
             return False
-        if field not in self._refused.setdefault(base_model, set()):
-            self._refused[base_model].add(field)
-            logger.info("%s is asked without what the gateway adds as %s: %s", base_model, field, error.message)
+        if field not in self._refused.setdefault(model, set()):
+            self._refused[model].add(field)
+            logger.info("%s is asked without what the gateway adds as %s: %s", model, field, error.message)
+        await self._encode_calls_again(request)
+        return True
+
+    async def _encode_calls_again(self, request: InFlightRequest) -> None:
         size, user_hash = request.exchange.size, request.caller.user_hash
         encoded = await self._large_work.run(size, self._recorder.encode_calls, request.parsed, user_hash)
         request.calls, request.media, _ = encoded
-        return True
 
     async def _fall_back(
         self, request: InFlightRequest, arms: tuple[Arm, ...], error: UpstreamFailed
@@ -217,6 +225,9 @@ class Answerer:
             self._recorder.count_fallback(request, failed)
         if remaining[0].variant is Variant.EXTERNAL:
             self._recorder.count_external(request, error)
+            refused = self._refused.get(self._external_model or "", ())
+            if any([request.parsed.do_without_outside(field) for field in refused]):
+                await self._encode_calls_again(request)
         request.instead_of = request.instead_of or failed
         return remaining
 

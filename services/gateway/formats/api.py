@@ -120,6 +120,10 @@ class ApiRequest(ABC):
         """
         return False
 
+    def do_without_outside(self, field: str) -> bool:
+        """Do so where the external API refuses it, also what only other servers than vLLM refuse."""
+        return self.do_without(field)
+
     def headers_of_bytes(self, headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]] | None:
         """Return what the client gets of the upstream's headers if its answer is no JSON, else None, as a rule.
 

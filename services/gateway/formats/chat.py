@@ -40,6 +40,7 @@ _OVERRULED_BY_LABELS = (
 
 _OWN_FORMATS = ("response_format", "structured_outputs")
 _OWN_TOOLS = ("tools", "functions")
+_LOGPROBS = ("logprobs", "top_logprobs")
 
 
 def constrain_to_labels(data: dict[str, Any], task: ServedTask) -> None:
@@ -64,7 +65,7 @@ def offer_task_tools(data: dict[str, Any], fields: Mapping[str, Any]) -> None:
     """
     if fields and not any(data.get(name) for name in (*_OWN_TOOLS, *_OWN_FORMATS)):
         for name, value in fields.items():
-            if data.get(name) is None:
+            if data.get(name) in (None, []):  # Agents without tools send an empty list.
                 data[name] = value
 
 
@@ -96,6 +97,18 @@ class ChatRequest(ChoicesRequest):
                 data.pop("top_logprobs", None)
         elif isinstance(self._top, int):
             data["top_logprobs"] = top_count(self._top, task.top_logprobs)
+
+    def do_without_outside(self, field: str) -> bool:
+        """OpenAI's models that reason have no log-probabilities, no temperature, and another name for the limit."""
+        data = self._data
+        if field in _LOGPROBS and not self._wants_logprobs:
+            return any([data.pop(name, None) is not None for name in _LOGPROBS])
+        if field == "temperature" and self.task.classifies:
+            return data.pop(field, None) is not None
+        if field == "max_tokens" and (limit := data.pop(field, None)) is not None:
+            data["max_completion_tokens"] = limit
+            return True
+        return self.do_without(field)
 
     def calls(self, media: MediaReferences) -> list[Object]:
         conversation = EventConversation(media).add_chat_messages(self._data["messages"], added=self._added_messages)

@@ -78,7 +78,11 @@ def bounded_metadata(metadata: dict[str, Any]) -> dict[str, str]:
 
 def _text(value: Any) -> str:
     text = value if isinstance(value, str) else encode_json(value).decode()
-    return text[:_MAX_VALUE].replace("\x00", "")
+    kept = text[:_MAX_VALUE]
+    if len(text) > _MAX_VALUE:  # Of half an address nobody could tell that it is one, so that it is to be redacted.
+        whole_words, space, _ = kept.rpartition(" ")
+        kept = whole_words if space else kept
+    return kept.replace("\x00", "")
 
 
 def _first(values: Iterable[Any]) -> str | None:

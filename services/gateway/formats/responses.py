@@ -93,9 +93,9 @@ class ResponsesRequest(ApiRequest):
             data["top_logprobs"] = top_count(self._top or 0, task.top_logprobs)
 
     def do_without(self, field: str) -> bool:
-        """vLLM has no log-probabilities of gpt-oss in this API."""
+        """vLLM has no log-probabilities of gpt-oss in this API, and OpenAI none of models that reason."""
         include = self._data.get("include") or []
-        if field != "logprobs" or self._wants_logprobs or _LOGPROBS not in include:
+        if field not in ("logprobs", "top_logprobs", "include") or self._wants_logprobs or _LOGPROBS not in include:
             return False
         self._data["include"] = [name for name in include if name != _LOGPROBS]
         self._data["top_logprobs"] = self._top

@@ -138,7 +138,11 @@ class Recorder:
             logged = _request(request, arm, call, answer.usage, latency_ms)
             if len(calls) > 1:
                 logged.request_id = f"{request.request_id}-{number}"
-                logged.usage = TokenUsage(answer_tokens=sum(a.tokens for a in answers))
+                logged.usage = TokenUsage(
+                    prompt_tokens=_share(answer.usage.prompt_tokens, number, len(calls)),
+                    answer_tokens=sum(a.tokens for a in answers),
+                    cached_tokens=_share(answer.usage.cached_tokens, number, len(calls)),
+                )
             records.append(prediction_logged(logged, answers, self._options.event_bytes))
         return records
 
@@ -170,6 +174,11 @@ def _request(request: InFlightRequest, arm: Arm, call: bytes, usage: TokenUsage,
         caller.metadata,
         trace=caller.trace,
     )  # fmt: skip
+
+
+def _share(total: int, number: int, count: int) -> int:
+    """Return the share of one of `count` prompts in tokens that were counted together."""
+    return total // count + (number < total % count)
 
 
 def _answer(

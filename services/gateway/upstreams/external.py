@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
+from urllib.parse import urlsplit
 
 from services.gateway.json_codec import decode_json, encode_json
 from services.gateway.observability.metrics import Metrics
@@ -43,7 +44,7 @@ class ExternalApi:
     def __init__(self, url: str, key: str, limits: UpstreamLimits, metrics: Metrics) -> None:
         name = "upstream unavailable, and the external API"
         server = ServerKey(key, name, "RATCHET_GATEWAY_FALLBACK_KEY")
-        self._api = Replicas([base_url_of(url)], limits, metrics, key=server)
+        self._api = Replicas([api_url(url)], limits, metrics, key=server, is_base_url=True)
 
     async def close(self) -> None:
         await self._api.close()
@@ -79,9 +80,9 @@ class _ExternalStream(AbstractAsyncContextManager[AsyncIterator[bytes]]):
         await self._stream.__aexit__(*raised)
 
 
-def base_url_of(url: str) -> str:
-    """Remove the `/v1` that OpenAI clients want in their `base_url`: every path here starts with it."""
-    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+def api_url(url: str) -> str:
+    """Return the `base_url` of an API as OpenAI clients take it; of a server's address alone that is its `/v1`."""
+    return url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/v1"
 
 
 def without_vllm_fields(body: bytes) -> bytes:

@@ -56,6 +56,7 @@ class UpstreamResponse(NamedTuple):
 class UpstreamClient:
     """The client of the server at `url`, whose path is the prefix of every request's path.
 
+    `is_base_url`: the prefix takes the place of `/v1`, as in what OpenAI clients call so: APIs have it at other paths.
     `connection_limit` limits the connections of all clients together; a request waits for one for `wait_seconds` at
     most. Raises ConfigurationError for an invalid address.
     """
@@ -67,12 +68,15 @@ class UpstreamClient:
         connect_seconds: float,
         connection_limit: asyncio.Semaphore,
         wait_seconds: float = 30.0,
+        *,
+        is_base_url: bool = False,
     ) -> None:
         address, port = _parse_url(url)
         self._tls = ssl.create_default_context() if address.scheme == "https" else None
         self._host = address.hostname or ""
         self._port = port or (443 if self._tls else 80)
         self._base_path = address.path.rstrip("/")
+        self._replaced = "/v1" if is_base_url else ""
         self._connect_seconds = connect_seconds
         self._connection_limit = connection_limit
         self._wait_seconds = wait_seconds
@@ -168,7 +172,8 @@ class UpstreamClient:
         """The head of a request. `lines`: its own header lines, which the caller has checked."""
         head = self._heads.get((method, path))
         if head is None:  # There are only as many heads as the gateway has routes.
-            text = f"{method} {self._base_path}{path} HTTP/1.1\r\n{self._header_lines}content-length: "
+            target = f"{self._base_path}{path.removeprefix(self._replaced)}"
+            text = f"{method} {target} HTTP/1.1\r\n{self._header_lines}content-length: "
             head = self._heads[method, path] = text.encode("latin-1")
         return b"%b%d\r\n%b\r\n" % (head, len(body), lines)
 

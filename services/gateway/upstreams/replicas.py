@@ -47,7 +47,7 @@ class Replicas:
     """An `Upstream` of replicas that are to serve the same models; one that restarted may lack adapters for a while.
 
     `last_resort`: send requests even with all circuits open. `key` is sent with every request. `obeys_pauses`: send
-    none while a replica has asked to wait, which means all that it serves.
+    none while a replica has asked to wait, which means all that it serves. `is_base_url`: see `UpstreamClient`.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Replicas:
         key: ServerKey | None = None,
         last_resort: bool = True,
         obeys_pauses: bool = True,
+        is_base_url: bool = False,
     ) -> None:
         shown = [without_credentials(url) for url in urls]
         self._pool = ReplicaPool(shown, limits.opens_after, last_resort=last_resort)
@@ -70,7 +71,7 @@ class Replicas:
         fields = {"content-type": "application/json", **self._key.headers}
         connection_limit = asyncio.Semaphore(limits.connections)
         self._clients = {
-            replica: UpstreamClient(url, fields, limits.connect, connection_limit, limits.wait)
+            replica: UpstreamClient(url, fields, limits.connect, connection_limit, limits.wait, is_base_url=is_base_url)
             for replica, url in zip(self._pool, urls, strict=True)
         }
         self.refuses_key = False
@@ -209,9 +210,10 @@ class Replicas:
             self._answered_at = now = time.monotonic()
             if status == 429 and retry_after and self._obeys_pauses:
                 self._pool.pause(replica, now + retry_after, now)
-        if status in (401, 403):
+        error = error_of_response(status, raw, retry_after)
+        if status in (401, 403) and error.refused_field is None:
             return self._refused(replica, status)
-        return error_of_response(status, raw, retry_after)
+        return error
 
     def _refused(self, replica: Replica, status: int) -> UpstreamFailed:
         self.refuses_key = True

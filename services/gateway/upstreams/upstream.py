@@ -15,6 +15,8 @@ from services.gateway.upstreams.http_client import UpstreamResponse
 _NO_ROUTE = "Not Found"
 _UNLOADABLE = re.compile(r"LoRA adapter '[^']*' was found but could not be loaded\.")
 """vLLM's whole message: others quote what a client sent."""
+_NO_LOGPROBS = re.compile(r"not allowed to request logprobs")
+"""OpenAI's words about a model that reasons."""
 
 
 class UpstreamFailed(Exception):
@@ -52,7 +54,9 @@ class UpstreamFailed(Exception):
 
     @property
     def refused_field(self) -> str | None:
-        """The field that a 400 says is refused, as vLLM and OpenAI do in `error.param`."""
+        """The field that is refused, as vLLM and OpenAI say in `error.param` of a 400, and OpenAI in words of a 403."""
+        if self.status == 403 and _NO_LOGPROBS.search(self.message):
+            return "logprobs"
         if self.status != 400:
             return None
         try:

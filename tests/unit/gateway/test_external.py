@@ -13,7 +13,7 @@ from aiohttp import web
 
 from services.gateway.observability.metrics import Metrics
 from services.gateway.settings import GatewaySettings, UpstreamLimits
-from services.gateway.upstreams.external import ExternalApi, base_url_of, without_vllm_fields
+from services.gateway.upstreams.external import ExternalApi, api_url, without_vllm_fields
 from services.gateway.upstreams.upstream import NotServed, UpstreamFailed
 from shared.errors import ConfigurationError
 
@@ -231,9 +231,20 @@ async def test_an_invalid_request_is_reported_as_the_clients_mistake(api: Api, e
     assert caught.value.status == 400
 
 
-def test_the_address_may_end_in_v1_as_openai_clients_want_it() -> None:
-    for url in ("https://api.example.com", "https://api.example.com/", "https://api.example.com/v1/"):
-        assert base_url_of(url) == "https://api.example.com"
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("", "/v1/chat/completions"), ("/", "/v1/chat/completions"), ("/v1/", "/v1/chat/completions"),
+        ("/v1beta/openai/", "/v1beta/openai/chat/completions"), ("/api/paas/v4", "/api/paas/v4/chat/completions"),
+    ],
+)  # fmt: skip
+async def test_the_address_is_the_base_url_of_openai_clients(api: Api, path: str, asked: str) -> None:
+    server = api.url.removesuffix("/openai/v1")
+    external = ExternalApi(f"{server}{path}", "sk-secret", UpstreamLimits(), Metrics())
+    await external.post(CHAT, b"{}")
+    await external.close()
+    assert api_url(f"{server}{path}").startswith(server)
+    assert [path for path, _, _ in api.asked] == [asked]
 
 
 def test_its_key_comes_from_a_setting_or_a_file_and_is_never_in_a_repr(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from services.gateway.observability.metrics import Metrics
@@ -44,6 +46,18 @@ async def test_no_prompt_leaves_because_a_request_fails_at_a_server_that_answers
         gateway.upstream.failure = error_of_response(status, b'{"error": {"message": "no picture there"}}')
         response = await gateway.ask(stream=stream)
         assert (response.status_code, response.json()["error"]["message"]) == (status, "no picture there")
+    assert external.asked == []
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [("embeddings", {"input": ["x"]}), ("rerank", {"query": "x", "documents": ["y"]}), ("score", {"queries": "x"})],
+)
+async def test_no_text_leaves_for_the_vector_or_the_score_of_another_model(path: str, fields: dict[str, Any]) -> None:
+    replicas, external = Replicas([NOBODY], UpstreamLimits(), Metrics(), last_resort=False), FakeUpstream()
+    async with serving(replicas=replicas, external=external) as gateway:
+        response = await gateway.http.post(f"/v1/{path}", json={"model": "haiku", **fields})
+        assert response.status_code == 503
     assert external.asked == []
 
 

@@ -292,14 +292,21 @@ def test_a_session_that_is_sent_on_is_hashed_all_the_same() -> None:
 
 
 async def test_metadata_is_logged_bounded_and_its_ids_as_hashes(gateway: Gateway) -> None:
-    metadata = {"user_id": 17, "session_id": "s1", "channel": "mail", "n": 3, "long": "x" * 600}
+    metadata = {
+        "user_id": 17,
+        "session_id": "s1",
+        "channel": "mail",
+        "n": 3,
+        "long": "x" * 600,
+        "note": "x " * 250 + "to ann@example.com",
+    }
     many = {f"k{number}": "v" for number in range(40)}
     await gateway.ask(metadata=metadata)
     await gateway.ask(metadata=many)
     body = {"model": "support", "messages": [{"role": "user", "content": "x"}]}
     await gateway.http.post("/v1/chat/completions", json=body, headers={"x-ratchet-session": "s1"})
     first, second, third = gateway.log.events
-    assert first.metadata == {"channel": "mail", "n": "3", "long": "x" * 512}
+    assert first.metadata == {"channel": "mail", "n": "3", "long": "x" * 512, "note": "x " * 250 + "to"}
     assert len(second.metadata) == 16
     assert first.session_hash == third.session_hash is not None
     assert first.user_hash is not None
@@ -336,7 +343,7 @@ async def test_a_prompt_is_a_user_message_and_each_of_its_answers_a_prediction(g
 
     gateway.upstream.answer = {
         "id": "cmpl-1", "object": "text_completion", "created": 1, "model": "small",
-        "choices": [choice(1, "B"), choice(0, "A")], "usage": {"prompt_tokens": 4, "completion_tokens": 4},
+        "choices": [choice(1, "B"), choice(0, "A")], "usage": {"prompt_tokens": 5, "completion_tokens": 4},
     }  # fmt: skip
     response = await gateway.http.post("/v1/completions", json={"model": "haiku", "prompt": ["first", [1, 2]]})
     assert gateway.upstream.paths == ["/v1/completions"]
@@ -350,6 +357,9 @@ async def test_a_prompt_is_a_user_message_and_each_of_its_answers_a_prediction(g
     ]  # fmt: skip
     assert [(e.answer, e.finish_reason) for e in events] == [("A", "length"), ("B", "length")]
     assert events[0].confidence.score == pytest.approx(math.exp(-0.2))
+    assert [(e.prompt_tokens, e.answer_tokens) for e in events] == [(3, 2), (2, 2)], (
+        "of five that were counted together"
+    )
 
 
 async def test_a_streamed_completion_is_logged_and_an_echo_has_no_confidence(gateway: Gateway) -> None:

@@ -250,15 +250,15 @@ def test_ids_enums_and_names_of_models_and_tools_are_never_redacted(
         (("model",), "4155550132"), (("user_hash",), "maria"), (("adapter",), "GB82WEST12345698765432"),
         (("answers", 0, "prediction_id"), "support-desk.maria"),
         (("call", "messages", 0, "tool_call_id"), "4111111111111111"), (("gateway_version",), "192.168.10.17"),
-        (("call", "messages", 0, "name"), "Maria"),
+        (("call", "messages", 0, "name"), "Maria"), (("call", "parameters", "seed"), ["maria@example.com"]),
     ],
 )  # fmt: skip
-async def test_what_does_not_match_the_pattern_of_its_place_is_redacted_as_a_text(path: Path_, value: str) -> None:
+async def test_what_does_not_match_the_pattern_of_its_place_is_redacted_as_a_text(path: Path_, value: Any) -> None:
     setup = await set_up(lambda _: Blanks())
     published: Any = await setup.redact_json(planted(next(golden(TOPICS[0])), path, value))
     for step in path:
         published = published[step]
-    assert published == BLANK
+    assert published == ([BLANK] if isinstance(value, list) else BLANK)
 
 
 def test_each_allowed_place_is_in_the_schema() -> None:

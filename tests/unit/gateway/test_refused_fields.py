@@ -9,8 +9,12 @@ from typing import Any
 import orjson
 import pytest
 
+from services.gateway.observability.metrics import Metrics
+from services.gateway.settings import UpstreamLimits
+from services.gateway.upstreams.replicas import Replicas
 from services.gateway.upstreams.upstream import error_of_response
 from tests.unit.gateway.conftest import FakeUpstream, Gateway, serving
+from tests.unit.gateway.test_fallback import NOBODY
 
 LOGPROBS = "message.output_text.logprobs"
 RESPONSE = {
@@ -59,6 +63,38 @@ async def test_a_model_without_log_probabilities_answers_without_a_confidence(st
         assert [event.answer for event in gateway.log.predictions] == ["pond", "pond"]
         assert [event.confidence.score for event in gateway.log.predictions] == [None, None]
         assert [observed.status for observed in gateway.log.observed] == [200, 200]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", ["haiku", "support"])
+async def test_an_external_model_that_reasons_is_asked_without_what_it_refuses(model: str, stream: bool) -> None:
+    """As OpenAI answers: it names the limit otherwise, and has no temperature and no log-probabilities for them."""
+
+    def refuses(asked: dict[str, Any]) -> str | None:
+        return next((name for name in ("max_tokens", "temperature", "top_logprobs", "logprobs") if name in asked), None)
+
+    external = ChoosyUpstream()
+    external.refuses = refuses
+    replicas = Replicas([NOBODY], UpstreamLimits(), Metrics(), last_resort=False)
+    async with serving(replicas=replicas, external=external) as gateway:
+        asked = {"model": model, "messages": [{"role": "user", "content": "a pond"}], "stream": stream}
+        needed = []
+        for _ in range(2):
+            before = len(external.asked)
+            response = await gateway.http.post("/v1/chat/completions", json=asked)
+            assert response.status_code == 200, response.text
+            needed.append(len(external.asked) - before)
+        assert needed == [4 if model == "support" else 3, 1], "the second request does without from the start"
+        assert external.asked[-1]["max_completion_tokens"] > 0
+        assert refuses(external.asked[-1]) is None
+        asked |= {"logprobs": True}
+        assert (await gateway.http.post("/v1/chat/completions", json=asked)).status_code == 400
+
+
+def test_openai_says_in_words_that_a_model_has_no_log_probabilities() -> None:
+    said = {"error": {"message": "You are not allowed to request logprobs from this model.", "param": None}}
+    assert error_of_response(403, orjson.dumps(said)).refused_field == "logprobs"
+    assert error_of_response(403, b'{"error": {"message": "no such project"}}').refused_field is None
 
 
 async def test_a_client_that_asks_for_log_probabilities_is_told_that_there_are_none() -> None:

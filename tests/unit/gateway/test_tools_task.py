@@ -61,6 +61,18 @@ async def test_the_responses_api_offers_them_in_its_own_form(gateway: Gateway) -
     assert asked["tools"][0]["name"] == "set_light"
 
 
+@pytest.mark.parametrize("path", ["chat/completions", "responses"])
+async def test_an_empty_list_of_tools_is_none_of_the_clients_own(gateway: Gateway, path: str) -> None:
+    """OpenAI's agents send it where an agent has no tools."""
+    if path == "responses":
+        gateway.upstream.answer = {
+            "id": "r", "object": "response", "model": "small", "status": "completed",
+            "output": [{"type": "function_call", "call_id": "c", "name": "stop", "arguments": "{}"}],
+        }  # fmt: skip
+    asked = await ask(gateway, path, tools=[], **({"input": "x"} if path == "responses" else {"messages": MESSAGES}))
+    assert offered(asked) == (responses_fields(HOME) if path == "responses" else chat_fields(HOME))
+
+
 @pytest.mark.parametrize("own", [{"tools": [OWN]}, {"response_format": {"type": "text"}}], ids=["tools", "format"])
 async def test_a_client_that_brings_tools_or_a_format_of_its_own_keeps_them(
     gateway: Gateway, own: dict[str, Any]

@@ -170,7 +170,7 @@ class TextFinder:
             if kind is str:
                 if not (callable(place) and len(value) <= _MAX_ALLOWED and place(value)):
                     self._text(data, name, value, place, name)
-            elif value and (kind is dict or place is not Kind.NUMBER):
+            elif value and (kind is dict or kind is list or place is not Kind.NUMBER):
                 self._value(data, name, value, place, name)
 
     def _free(self, data: dict[str, Any], name: str, value: Any, place: Place) -> None:
