@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -82,6 +82,7 @@ def forget(
     lineage = lineage_of(artifacts, subjects, [entry["task"] for entry in serving], at)
     report = _report(predictions, None if dry_run else at, subjects, serving, lineage)
     report["golden_rows"] = _golden_rows(answers)
+    report["next"] += _in_training({use.task for use in lineage.datasets})
     if as_json:
         typer.echo(json.dumps(report, indent=2))
     else:
@@ -209,6 +210,16 @@ def _next_steps(adapters: Sequence[dict[str, Any]]) -> list[str]:
     return steps
 
 
+def _in_training(tasks: Collection[str]) -> list[str]:
+    """What to do about adapters that no list has yet: a training has read the version that it began with."""
+    rows = ask_scheduler("GET", "/api/tasks")["tasks"]
+    return [
+        f"{row['name']} trains an adapter, in {row['cycle_id']}, maybe on them: ask again, with --dry-run, at its end."
+        for row in rows
+        if row["name"] in tasks and row["step"] == "training"
+    ]
+
+
 def _deletable(lineage: Lineage) -> list[str]:
     """What quotes these people and nothing needs: the inspections of stopped builds."""
     if not lineage.inspections:
@@ -218,8 +229,8 @@ def _deletable(lineage: Lineage) -> list[str]:
 
 
 _ROLES = {
-    "primary": "serves everyone", "previous": "serves after a rollback", "candidate": "is compared with production",
-    None: "not in use",
+    "primary": "serves everyone", "previous": "serves after a rollback",
+    "candidate": "is compared with production, or waits for that", None: "not in use",
 }  # fmt: skip
 
 

@@ -24,10 +24,12 @@ from shared.identity import event_id, keyed_hash
 from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import EventPublisher
 
+_ON_TRIAL = (Stage.QUEUED, Stage.SHADOW, Stage.CANARY)
+
 
 @dataclass(frozen=True)
 class AdaptersInUse:
-    """A task's adapters that serve or are on trial; None: the base model, or no such adapter."""
+    """A task's adapters that serve, are on trial or wait for it; None: the base model, or no such adapter."""
 
     task: str
     primary: str | None
@@ -99,5 +101,5 @@ class ErasureAnnouncer:
         last = self._rollouts.get(task)
         if last is None:
             return AdaptersInUse(task, None, None, None)
-        candidate = last.candidate_adapter if last.stage in (Stage.SHADOW, Stage.CANARY) else None
+        candidate = last.candidate_adapter if last.stage in _ON_TRIAL else None
         return AdaptersInUse(task, last.primary_adapter, last.previous_adapter, candidate)

@@ -97,7 +97,8 @@ class Handlers:
     async def stop(self, cycle_id: str) -> bool:
         """Stop following a cycle that can no longer finish. Return False if no such cycle is running.
 
-        Work in progress is not interrupted, but its results no longer count as this cycle's.
+        Work in progress is not interrupted: an adapter that comes of it is a candidate like others, whose end is no
+        longer this cycle's.
         """
         cycle = await self._cycles.get(cycle_id)
         by = event_id("stopped by an operator", cycle_id)

@@ -79,8 +79,9 @@ async def test_the_answer_lists_the_adapters_in_use(bench: SchedulerBench) -> No
     assert (await forget(bench, users=[USER])).json()["tasks"] == [
         {"task": "desk", "primary": "desk-2", "previous": "desk-1", "candidate": None}, {"task": "other", **nothing},
     ]  # fmt: skip
-    await bench.rollouts.put("desk", rollout("c", Stage.CANARY))
-    assert (await forget(bench, users=[USER], task="desk")).json()["tasks"][0]["candidate"] == "desk-1"
+    for stage, candidate in ((Stage.CANARY, "desk-1"), (Stage.QUEUED, "desk-1"), (Stage.REJECTED, None)):
+        await bench.rollouts.put("desk", rollout("c", stage))
+        assert (await forget(bench, users=[USER], task="desk")).json()["tasks"][0]["candidate"] == candidate
 
 
 @pytest.mark.parametrize(

@@ -220,11 +220,16 @@ class Scheduler:
     def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.golden: list[dict[str, Any]] = []
+        self.step = "dataset"
         monkeypatch.setenv("RATCHET_HOME", str(home))
         monkeypatch.delenv("RATCHET_ARTIFACTS", raising=False)
         monkeypatch.setattr(command, "ask_scheduler", self.answer)
 
-    def answer(self, method: str, path: str, json: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, method: str, path: str, json: dict[str, Any] | None = None) -> dict[str, Any]:
+        if json is None:
+            assert (method, path) == ("GET", "/api/tasks")
+            running = {"desk": self.step, "other": "training"}
+            return {"tasks": [{"name": name, "step": step, "cycle_id": f"{name}-9"} for name, step in running.items()]}
         assert (method, path) == ("POST", "/api/subjects/forget")
         self.bodies.append(json)
         subjects = [*(f"hash-of-{len(user)}" for user in json.get("users", ())), *json.get("hashes", ())]
@@ -285,6 +290,16 @@ def test_the_inspections_to_delete_are_named(scheduler: Scheduler, tmp_path: Pat
     assert [use["cycle_id"] for use in report["inspections"]] == ["cycle-7"]
     assert report["next"][-1].endswith(f"delete {tmp_path}/artifacts/inspections/cycle-7")
     assert "cycle-7" in scheduler.run("--hash", U1, "--yes").stdout
+
+
+def test_it_is_said_that_an_adapter_is_being_trained_perhaps_on_them(scheduler: Scheduler) -> None:
+    before = json.loads(scheduler.run("--hash", U1, "--yes", "--json").stdout)["next"]
+    assert not any("desk-9" in step or "other-9" in step for step in before)
+    scheduler.step = "training"
+    *steps, last = json.loads(scheduler.run("--hash", U1, "--yes", "--json").stdout)["next"]
+    assert steps == before
+    assert "desk trains an adapter, in desk-9" in last
+    assert "--dry-run" in last
 
 
 def test_nobody_is_forgotten_without_confirmation(scheduler: Scheduler) -> None:
