@@ -42,6 +42,8 @@ MAX_OUTAGES = 5
 """How often it does: one that works for hours each time and never ends must fail, too."""
 _FURTHER = 0.05
 """A job that dies this share of its work further than before does not die for the same reason."""
+_REPORTED_MINUTES = 24 * 60
+"""Of a wait for a lease: who holds it longer than a day hangs, and all that wait are late."""
 _POLL_SECONDS = 0.5
 _CALLBACK_PAUSE_SECONDS = 10.0
 _DISK_FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
@@ -327,8 +329,8 @@ def lease(folder: Path, count: int, progress: Progress | None = None) -> Iterato
     """Hold one of `count` leases (a GPU each, say) for the length of a `with`; waits for a free one. Gives its number,
     counted from 0.
 
-    It reports each minute that it waits: a job is not late because another one takes long. The lease ends when the
-    process ends, however it ends.
+    For a day it reports each minute that it waits: a job is not late because another one takes long. The lease ends
+    when the process ends, however it ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = [(folder / f"{number}.lock").open("ab") for number in range(count)]
@@ -342,8 +344,8 @@ def lease(folder: Path, count: int, progress: Progress | None = None) -> Iterato
                     continue
                 yield number
                 return
-            if progress is not None:
-                minutes = int((time.monotonic() - since) / 60)
+            minutes = int((time.monotonic() - since) / 60)
+            if progress is not None and minutes <= _REPORTED_MINUTES:
                 progress(0, 1, f"waiting for {minutes} min until another job ends")
             time.sleep(1.0)
     finally:

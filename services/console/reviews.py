@@ -148,10 +148,14 @@ class Reviews:
             answer = as_object(answer, spec)  # or be none of what a pattern of the schema allows.
             if before is not None and before.says(answer):
                 return Receipt(correction_id(request_id, reviewer, before), counted=True)
-            if before is not None and asks_preference(request) and not await self._queue.is_blind(request, reviewer):
+            if (
+                before is not None
+                and asks_preference(request)
+                and await self._queue.has_had_another(request, reviewer, before.at)
+            ):
                 raise InvalidMessage(
-                    "you have had another question about this prediction, which shows whose answer is whose",
-                    "Leave your answer as it is: it was given without knowing.",
+                    "you have had another question about this prediction since, which shows whose answer is whose",
+                    "Leave your answer as it is.",
                 )
             given = next_answer(request, answer, redacted, before, self._now())
             await self._publisher.publish(correction_of(request, reviewer, given, redacted.count, spec))

@@ -79,7 +79,7 @@ class Queue(Protocol):
         self, task: str, reviewer: str, limit: int, before: datetime | None
     ) -> list[AnsweredQuestion]: ...
     async def record(self, request_id: str, reviewer: str, given: GivenAnswer) -> bool: ...
-    async def is_blind(self, request: LabelRequested, reviewer: str) -> bool: ...
+    async def has_had_another(self, request: LabelRequested, reviewer: str, since: datetime) -> bool: ...
     async def skip(self, request_id: str, reviewer: str, at: datetime) -> bool: ...
     async def tickets(self, task: str, spec: TaskSpec | None, reviewer: str, limit: int) -> list[LabelRequested]: ...
     async def other_questions(
@@ -169,15 +169,16 @@ class PostgresQueue:
                 await connection.execute(update(ANSWERS).where(theirs, ANSWERS.c.edits < given.edits).values(fields))
             return True
 
-    async def is_blind(self, request: LabelRequested, reviewer: str) -> bool:
-        """Return True if the reviewer had no other question about the prediction: each shows production's answer."""
+    async def has_had_another(self, request: LabelRequested, reviewer: str, since: datetime) -> bool:
+        """Return True if the reviewer has had another question about the prediction since: each shows production's
+        answer."""
         deeds = _DEEDS.subquery()
         others = exists().where(
             deeds.c.task == request.task, deeds.c.prediction_id == request.prediction_id,
-            deeds.c.reviewer == reviewer, deeds.c.case_id != _case_of(request),
+            deeds.c.reviewer == reviewer, deeds.c.case_id != _case_of(request), deeds.c.at > since,
         )  # fmt: skip
         async with transaction(self._engine) as connection:
-            return not await connection.scalar(select(others))
+            return bool(await connection.scalar(select(others)))
 
     async def skip(self, request_id: str, reviewer: str, at: datetime) -> bool:
         """Store that a reviewer leaves a question to others. Idempotent. Returns False if there is no such question."""

@@ -142,14 +142,15 @@ class AwaitedPredictions:
         return found
 
     async def _wait_or_give_up(self, missing: Mapping[str, datetime | None]) -> NoReturn:
-        """Measure the wait from the feedback's record on where the lake has predictions of later, else from the first
-        look-up: after an outage both it and the lake lag. So whatever waits behind one that never comes waits with it.
+        """Measure the wait from the feedback's record on where the lake has predictions of so much later, else from the
+        first look-up: after an outage both it and the lake lag, and one partition more than another. So whatever waits
+        behind one that never comes waits with it.
         """
         now = self._now()
         newest = await asyncio.to_thread(self._predictions.newest, now)
         for prediction_id, recorded_at in missing.items():  # All of a batch at once: they wait in parallel.
             since = self._missing[prediction_id].since if prediction_id in self._missing else now
-            if recorded_at is not None and newest is not None and recorded_at <= newest:
+            if recorded_at is not None and newest is not None and recorded_at + self._patience <= newest:
                 since = min(since, recorded_at)
             self._missing[prediction_id] = _Search(since, now)
         recent = {key: search for key, search in self._missing.items() if now - search.last < 2 * self._patience}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -17,9 +18,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from shared.errors import DependencyUnavailable
 from shared.storage.database import transaction
 
-_BACKEND: ContextVar[int | None] = ContextVar("_BACKEND", default=None)
-"""PostgreSQL's process that holds the lock that this code has."""
-_HOLDS_A_LOCK = sa.text("SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = :pid AND granted)")
+_BACKEND: ContextVar[tuple[int, datetime] | None] = ContextVar("_BACKEND", default=None)
+"""PostgreSQL's process that holds the lock that this code has, and since when it runs: ids come again."""
+_OWN_BACKEND = sa.text("SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()")
+_IS_THERE = sa.text("SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE pid = :pid AND backend_start = :since)")
 
 
 @asynccontextmanager
@@ -28,7 +30,8 @@ async def task_lock(engine: AsyncEngine, task: str) -> AsyncIterator[None]:
     key = sa.func.hashtext(f"deployer {task}")
     async with transaction(engine) as connection:
         await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
-        token = _BACKEND.set(await connection.scalar(sa.select(sa.func.pg_backend_pid())))
+        pid, since = (await connection.execute(_OWN_BACKEND)).one()
+        token = _BACKEND.set((pid, since))
         try:
             yield
         finally:
@@ -39,7 +42,7 @@ async def task_lock(engine: AsyncEngine, task: str) -> AsyncIterator[None]:
 async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """Begin a transaction. Raises DependencyUnavailable where the task's lock, if this code took it, is lost by now."""
     async with transaction(engine) as connection:
-        pid = _BACKEND.get()
-        if pid is not None and not await connection.scalar(_HOLDS_A_LOCK, {"pid": pid}):
+        holder = _BACKEND.get()
+        if holder is not None and not await connection.scalar(_IS_THERE, {"pid": holder[0], "since": holder[1]}):
             raise DependencyUnavailable("the connection that held the task's lock broke", "It is tried again.")
         yield connection

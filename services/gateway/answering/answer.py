@@ -71,7 +71,9 @@ class Answerer:
         self._pass_through = pass_through
         self._large_work = LargeWork()
         self._refused: dict[str, set[str]] = {}
-        """By base model, or the external one: fields that the gateway adds to requests and its server refuses."""
+        """By base model: fields that the gateway adds to requests and its server refuses."""
+        self._refused_outside: set[str] = set()
+        """Those that the external model's server refuses."""
         self.count_tokens = TokenCounter(tasks, sources.replicas, pass_through)
 
     def endpoint(self, api: type[ApiRequest]) -> Endpoint:
@@ -195,12 +197,14 @@ class Answerer:
         What the client asked for stays, and so does a refusal of that. Later requests do without from the start.
         """
         model, do_without = request.task.spec.base_model, request.parsed.do_without
+        refused = self._refused.setdefault(model, set())
         if arm.variant is Variant.EXTERNAL:
-            model, do_without = self._external_model or "", request.parsed.do_without_outside
+            model, do_without = arm.model_name(model), request.parsed.do_without_outside
+            refused = self._refused_outside
         if (field := error.refused_field) is None or not do_without(field):
             return False
-        if field not in self._refused.setdefault(model, set()):
-            self._refused[model].add(field)
+        if field not in refused:
+            refused.add(field)
             logger.info("%s is asked without what the gateway adds as %s: %s", model, field, error.message)
         await self._encode_calls_again(request)
         return True
@@ -225,8 +229,7 @@ class Answerer:
             self._recorder.count_fallback(request, failed)
         if remaining[0].variant is Variant.EXTERNAL:
             self._recorder.count_external(request, error)
-            refused = self._refused.get(self._external_model or "", ())
-            if any([request.parsed.do_without_outside(field) for field in refused]):
+            if any([request.parsed.do_without_outside(field) for field in self._refused_outside]):
                 await self._encode_calls_again(request)
         request.instead_of = request.instead_of or failed
         return remaining

@@ -106,7 +106,7 @@ class ChatRequest(ChoicesRequest):
         if field == "temperature" and self.task.classifies:
             return data.pop(field, None) is not None
         if field == "max_tokens" and (limit := data.pop(field, None)) is not None:
-            data["max_completion_tokens"] = limit
+            data.setdefault("max_completion_tokens", limit)
             return True
         return self.do_without(field)
 

@@ -101,6 +101,12 @@ class ResponsesRequest(ApiRequest):
         self._data["top_logprobs"] = self._top
         return True
 
+    def do_without_outside(self, field: str) -> bool:
+        """OpenAI's models that reason have no temperature either."""
+        if field == "temperature" and self.task.classifies:
+            return self._data.pop(field, None) is not None
+        return self.do_without(field)
+
     def calls(self, media: MediaReferences) -> list[Object]:
         conversation = EventConversation(media)
         if instructions := self._data.get("instructions"):

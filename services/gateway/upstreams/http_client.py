@@ -57,6 +57,7 @@ class UpstreamClient:
     """The client of the server at `url`, whose path is the prefix of every request's path.
 
     `is_base_url`: the prefix takes the place of `/v1`, as in what OpenAI clients call so: APIs have it at other paths.
+    Paths that do not begin so, as `/v2/rerank`, come after what is before the prefix's own `/v1`.
     `connection_limit` limits the connections of all clients together; a request waits for one for `wait_seconds` at
     most. Raises ConfigurationError for an invalid address.
     """
@@ -76,7 +77,7 @@ class UpstreamClient:
         self._host = address.hostname or ""
         self._port = port or (443 if self._tls else 80)
         self._base_path = address.path.rstrip("/")
-        self._replaced = "/v1" if is_base_url else ""
+        self._is_base_url = is_base_url
         self._connect_seconds = connect_seconds
         self._connection_limit = connection_limit
         self._wait_seconds = wait_seconds
@@ -172,10 +173,16 @@ class UpstreamClient:
         """The head of a request. `lines`: its own header lines, which the caller has checked."""
         head = self._heads.get((method, path))
         if head is None:  # There are only as many heads as the gateway has routes.
-            target = f"{self._base_path}{path.removeprefix(self._replaced)}"
-            text = f"{method} {target} HTTP/1.1\r\n{self._header_lines}content-length: "
+            text = f"{method} {self._path(path)} HTTP/1.1\r\n{self._header_lines}content-length: "
             head = self._heads[method, path] = text.encode("latin-1")
         return b"%b%d\r\n%b\r\n" % (head, len(body), lines)
+
+    def _path(self, path: str) -> str:
+        if not self._is_base_url:
+            return f"{self._base_path}{path}"
+        if path.startswith("/v1/"):
+            return f"{self._base_path}{path.removeprefix('/v1')}"
+        return f"{self._base_path.removesuffix('/v1')}{path}"
 
     async def _connect(self, deadline: float) -> Connection:
         """Return an idle connection, or a new one. Raises NoFreeConnection, ConnectFailed."""

@@ -63,6 +63,8 @@ class UpstreamFailed(Exception):
             field = orjson.loads(self.raw)["error"]["param"]
         except (orjson.JSONDecodeError, KeyError, TypeError):
             return None
+        if field == "max_tokens" and "max_completion_tokens" not in self.message:
+            return None  # It is the number that is refused.
         return field if isinstance(field, str) else None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,9 @@ class LoggedPredictions:
 
     def find(self, task: str, prediction_ids: Collection[str], around: date) -> dict[str, AnsweredPrediction]:
         return {name: self.rows[name] for name in prediction_ids if name in self.rows}
+
+    def newest(self, until: datetime) -> datetime | None:
+        return max((row.occurred_at for row in self.rows.values() if row.occurred_at <= until), default=None)
 
 
 class Product:

@@ -107,9 +107,9 @@ class MemoryQueue:
             self.given_answers[(request_id, reviewer)] = given
         return request_id in self.requests
 
-    async def is_blind(self, request: LabelRequested, reviewer: str) -> bool:
-        had = [self.requests[name] for name, who in {*self.given_answers, *self.skips} if who == reviewer]
-        return not any(r.prediction_id == request.prediction_id and r.ticket_id != request.ticket_id for r in had)
+    async def has_had_another(self, request: LabelRequested, reviewer: str, since: datetime) -> bool:
+        had = [self.requests[name] for name, who in self.skips if who == reviewer]
+        return any(r.prediction_id == request.prediction_id and r.ticket_id != request.ticket_id for r in had)
 
     def open(self, tickets: bool, reviewer: str) -> list[LabelRequested]:
         return [

@@ -34,7 +34,8 @@ from tests.unit.gateway.conftest import SUPPORT, Gateway, serving
 from tests.waiting import PATIENCE_SECONDS
 
 CHAT = "/v1/chat/completions"
-PATHS = (CHAT, "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/messages", "/v1/messages/count_tokens")
+STREAMED = (CHAT, "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/messages")
+PATHS = (*STREAMED, "/v1/messages/count_tokens", "/v1/rerank", "/v2/rerank", "/rerank")
 SECRET = "the prompt that nobody may keep"
 BODY = (
     b'{ "model" : "gpt-4o",  "stream":false, "seed": 1.50, "user":"ann@example.com", "model2":"\\u0041",\n'
@@ -107,9 +108,9 @@ async def passing(folder: Path, *models: str, specs: tuple[TaskSpec, ...] = (SUP
     api = Api()
     api.says(ANSWER)
     server = await asyncio.start_server(api.serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/openai"
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/openai/v1"
     key = ServerKey("sk-own", "the API", "RATCHET_GATEWAY_PASS_KEY")
-    replicas = Replicas([url], UpstreamLimits(), Metrics(), key=key, obeys_pauses=False)
+    replicas = Replicas([url], UpstreamLimits(), Metrics(), key=key, obeys_pauses=False, is_base_url=True)
     passed = PassedModels(models or ("gpt-4o", "claude-*"))
     async with serving(access=access, passing=(replicas, passed), specs=specs) as gateway:
         yield Passing(gateway, api, {app: key for app, (key, _) in made.items()})
@@ -128,7 +129,7 @@ async def test_body_and_answer_pass_byte_for_byte(tmp_path: Path, path: str) -> 
         assert door.gateway.upstream.asked == []
 
 
-@pytest.mark.parametrize("path", PATHS[:-1])
+@pytest.mark.parametrize("path", STREAMED)
 async def test_a_stream_passes_byte_for_byte(tmp_path: Path, path: str) -> None:
     pieces = [b"event: a\ndata: {}\n", b'\ndata: {"x":  1}\r\n\r\n: comment\n\n', b"data: [DONE]\n\n"]
     async with passing(tmp_path) as door:

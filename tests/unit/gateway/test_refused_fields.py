@@ -32,7 +32,8 @@ class ChoosyUpstream(FakeUpstream):
     def _note(self, path: str, body: bytes, lines: bytes, model: str) -> None:
         super()._note(path, body, lines, model)
         if field := self.refuses(self.asked[-1]):
-            raise error_of_response(400, orjson.dumps({"error": {"message": f"no {field}", "param": field}}))
+            message = "use max_completion_tokens" if field == "max_tokens" else f"no {field}"
+            raise error_of_response(400, orjson.dumps({"error": {"message": message, "param": field}}))
 
 
 def no_logprobs(asked: dict[str, Any]) -> str | None:
@@ -89,6 +90,27 @@ async def test_an_external_model_that_reasons_is_asked_without_what_it_refuses(m
         assert refuses(external.asked[-1]) is None
         asked |= {"logprobs": True}
         assert (await gateway.http.post("/v1/chat/completions", json=asked)).status_code == 400
+
+
+@pytest.mark.parametrize("model", ["haiku", "support"])
+async def test_so_it_is_by_the_responses_api(model: str) -> None:
+    def refuses(asked: dict[str, Any]) -> str | None:
+        return "temperature" if "temperature" in asked else no_logprobs(asked)
+
+    external = ChoosyUpstream()
+    external.refuses, external.answer = refuses, RESPONSE
+    replicas = Replicas([NOBODY], UpstreamLimits(), Metrics(), last_resort=False)
+    async with serving(replicas=replicas, external=external) as gateway:
+        response = await gateway.http.post("/v1/responses", json={"model": model, "input": "a pond"})
+        assert response.status_code == 200, response.text
+        asked = {"model": "haiku", "input": "a pond", "temperature": 0.5}
+        refused = await gateway.http.post("/v1/responses", json=asked)
+        assert (refused.status_code, refused.json()["error"]["message"]) == (400, "no temperature")
+
+
+def test_a_limit_that_is_too_large_is_no_limit_of_another_name() -> None:
+    said = {"error": {"message": "max_tokens is too large", "param": "max_tokens"}}
+    assert error_of_response(400, orjson.dumps(said)).refused_field is None
 
 
 def test_openai_says_in_words_that_a_model_has_no_log_probabilities() -> None:
