@@ -94,7 +94,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic("cycles.started.v1", CycleStarted, ("scheduler",),
           ("failure_miner", "console"), "task", 1, _FOREVER),
     Topic("cycles.finished.v1", CycleFinished, ("scheduler",),
-          ("console", "dataset_builder"), "task", 1, _FOREVER),
+          ("console", "dataset_builder", "trainer", "evaluator"), "task", 1, _FOREVER),
     Topic("steps.failed.v1", StepFailed,
           ("failure_miner", "dataset_builder", "trainer", "evaluator", "scheduler"),
           ("scheduler", "console", "deployer"), "task", 1, _QUARTER),

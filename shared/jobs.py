@@ -44,6 +44,8 @@ _FURTHER = 0.05
 """A job that dies this share of its work further than before does not die for the same reason."""
 _REPORTED_MINUTES = 24 * 60
 """Of a wait for a lease: who holds it longer than a day hangs, and all that wait are late."""
+_END_SECONDS = 10.0
+"""How long a process that is asked to end may take."""
 _POLL_SECONDS = 0.5
 _CALLBACK_PAUSE_SECONDS = 10.0
 _DISK_FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
@@ -132,6 +134,21 @@ class Jobs:
                 f"job {name} was not stored: {error}", f"Is the disk of {self._folder} full?"
             ) from error
 
+    async def end(self, is_meant: Callable[[Job], bool]) -> list[Job]:
+        """End these of the jobs for good, running or not: nothing of them is announced. Returns those that it ended."""
+        jobs = (Job(path.parent.name, path.parent) for path in sorted(self._folder.glob("*/spec.json")))
+        ended = [job for job in jobs if not (job.folder / "announced").exists() and is_meant(job)]
+        for job in ended:
+            write_atomically(job.folder / "announced", b"")  # First: `watch` would start it again.
+            _signal(job, signal.SIGTERM)
+        deadline = time.monotonic() + _END_SECONDS
+        while any(job.running for job in ended) and time.monotonic() < deadline:
+            await asyncio.sleep(_POLL_SECONDS)
+        for job in ended:
+            _signal(job, signal.SIGKILL)  # One that hangs in a library hears nothing else.
+            logger.warning("job %s was ended", job.name)
+        return ended
+
     async def watch(self, on_done: OnDone, on_failed: OnFailed, on_progress: OnProgress | None = None) -> None:
         """Run and follow all jobs forever. After a cancellation their processes run on: the next `watch` attaches."""
         while True:
@@ -205,11 +222,18 @@ def stop_running(folder: Path) -> list[str]:
     stopped = []
     for lock in sorted(folder.glob("**/lock")):
         job = Job(lock.parent.name, lock.parent)
-        if job.running and (pid := (job.read("lock") or b"").decode().strip()).isdigit():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGTERM)
+        if _signal(job, signal.SIGTERM):
             stopped.append(job.name)
     return stopped
+
+
+def _signal(job: Job, number: signal.Signals) -> bool:
+    """Send a signal to a job's process. Returns False if it has none."""
+    if not job.running or not (pid := (job.read("lock") or b"").decode().strip()).isdigit():
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int(pid), number)
+    return True
 
 
 class Progress:

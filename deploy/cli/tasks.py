@@ -68,15 +68,15 @@ def list_tasks() -> None:
 
 def cycle(
     task: Annotated[str, typer.Argument(help="The task's name.")],
-    stop: Annotated[bool, typer.Option("--stop", help="Stop following the one that holds up the next.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="End the one that holds up the next.")] = False,
 ) -> None:
     """Start a cycle of a task now, instead of by its cron, and print its id. Follow it in the console.
 
     With fewer corrections than a data set needs (by default 50 rows to train on and 10 held out) it stops there, and
     the console says how many are missing.
 
-    A cycle whose step never answers holds up all later ones: `--stop` ends it as failed. Work in progress is not
-    interrupted.
+    A cycle whose step never answers holds up all later ones: `--stop` ends it as failed, with the job that works for
+    it.
 
     [bold]Examples[/bold]
 

@@ -71,7 +71,7 @@ class Handlers:
         consumers.on(PredictionsRolledUp, self.on_rolled_up)
         subscribe_erasures(consumers, self._settings, self._corrections, self.on_forgotten)
         consumers.on(FailuresClustered, self.on_clustered)
-        consumers.on(CycleFinished, self._corrections.save_end)
+        consumers.on(CycleFinished, self.on_finished)
 
     async def on_rolled_up(self, event: PredictionsRolledUp) -> None:
         """Store how often production gave each label; other answers are what people wrote, and nobody needs them.
@@ -129,6 +129,13 @@ class Handlers:
             traffic_hours=settings.dataset_builder_traffic_hours,
         )
         self._jobs.submit(job_name(event), job)
+
+    async def on_finished(self, event: CycleFinished) -> None:
+        """Note whether anything came of the cycle's version, and end its build if a person has ended the cycle."""
+        if event.outcome == "failed":
+            for job in await self._jobs.end(lambda job: _cycle(job).cycle_id == event.cycle_id):
+                delete_texts(job)
+        await self._corrections.save_end(event)
 
     async def follow_jobs(self) -> None:
         """Background: run the jobs and publish their progress, questions and outcomes."""

@@ -1,12 +1,14 @@
 """Kafka handlers of the evaluator: every trained adapter becomes an evaluation job, and one that waited another.
 
-consumes  adapters.trained · evaluations.requested · rollouts.changed (as a table, and for the promotions)
+consumes  adapters.trained · evaluations.requested · rollouts.changed (as a table, and for the promotions) ·
+          cycles.finished
 produces  adapters.evaluated · steps.progressed · steps.failed
 """
 
 from __future__ import annotations
 
 from schemas.adapters import AdapterEvaluated, AdapterTrained, EvaluationRequested
+from schemas.cycles import CycleFinished
 from schemas.rollouts import RolloutChanged, Stage
 from services.evaluator.domain import Candidate, job_name, production_of
 from services.evaluator.golden_history import record_promotion
@@ -45,6 +47,7 @@ class Handlers:
         consumers.on(AdapterTrained, self.on_adapter)
         consumers.on(EvaluationRequested, self.on_requested)
         consumers.on(RolloutChanged, self.on_rollout)
+        consumers.on(CycleFinished, self.on_finished)
 
     async def follow_jobs(self) -> None:
         """Background: run the jobs and publish their progress and results."""
@@ -71,6 +74,17 @@ class Handlers:
         if event.stage is Stage.PROMOTED and event.primary_adapter is not None:
             store = ArtifactStore(self._settings.artifacts_uri, self._settings.home / "cache")
             await in_thread(record_promotion, store, event.task, event.primary_adapter)
+
+    async def on_finished(self, event: CycleFinished) -> None:
+        """End the evaluation of a cycle that failed: a person has ended it. A candidate that waits for its turn is not
+        ended so, and its evaluation goes on."""
+
+        def is_meant(job: Job) -> bool:
+            trained = _trained(job)
+            return trained.cycle_id == event.cycle_id and isinstance(trained, AdapterTrained)
+
+        if event.outcome == "failed":
+            await self._jobs.end(is_meant)
 
     def _submit(self, event: Candidate, production: str | None) -> None:
         settings = self._settings

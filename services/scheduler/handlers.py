@@ -95,10 +95,9 @@ class Handlers:
         return started.cycle_id
 
     async def stop(self, cycle_id: str) -> bool:
-        """Stop following a cycle that can no longer finish. Return False if no such cycle is running.
+        """End a cycle that cannot finish, as failed. Return False if no such cycle is running.
 
-        Work in progress is not interrupted: an adapter that comes of it is a candidate like others, whose end is no
-        longer this cycle's.
+        The service of its step ends the job that works for it; a candidate that was evaluated by then goes on.
         """
         cycle = await self._cycles.get(cycle_id)
         by = event_id("stopped by an operator", cycle_id)

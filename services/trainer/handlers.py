@@ -1,12 +1,13 @@
 """Kafka handlers of the trainer: every built dataset becomes a training job.
 
-consumes  datasets.built
+consumes  datasets.built · cycles.finished
 produces  adapters.trained · steps.progressed · steps.failed
 """
 
 from __future__ import annotations
 
 from schemas.adapters import AdapterTrained
+from schemas.cycles import CycleFinished
 from schemas.datasets import DatasetBuilt
 from services.trainer.domain import check_servable, job_name
 from services.trainer.job import TrainingJob, delete_weights
@@ -29,6 +30,7 @@ class Handlers:
 
     def subscribe(self, consumers: Consumers) -> None:
         consumers.on(DatasetBuilt, self.on_dataset)
+        consumers.on(CycleFinished, self.on_finished)
 
     async def follow_jobs(self) -> None:
         """Background: run the jobs and publish their progress and results."""
@@ -52,6 +54,12 @@ class Handlers:
             threads=settings.trainer_threads,
         )
         self._jobs.submit(name, job)
+
+    async def on_finished(self, event: CycleFinished) -> None:
+        """End the training of a cycle that failed: a person has ended it, and its lease is for the next one."""
+        if event.outcome == "failed":
+            for job in await self._jobs.end(lambda job: _dataset(job).cycle_id == event.cycle_id):
+                delete_weights(job.folder)
 
     async def on_done(self, job: Job, result: bytes) -> None:
         await self._publisher.publish(AdapterTrained.model_validate_json(result))

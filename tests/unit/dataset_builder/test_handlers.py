@@ -400,6 +400,18 @@ async def test_a_cycle_after_one_that_failed_is_not_skipped(
     assert isinstance(published.events[-1], second)
 
 
+@pytest.mark.parametrize("outcome", ["failed", "rejected"])
+async def test_the_build_of_a_cycle_that_a_person_ended_ends(handlers: Handlers, tmp_path: Path, outcome: str) -> None:
+    await filled(handlers)
+    cycle = clustered("cycle-1")
+    await handlers.on_clustered(cycle)
+    ended = CycleFinished(
+        task=SPEC.name, task_revision=SPEC.revision, cycle_id="cycle-1", outcome=outcome, reason="r", seconds=1.0
+    )
+    await handlers.broker.publish(ended.model_dump_json().encode(), "cycles.finished.v1")  # type: ignore[attr-defined]
+    assert (job_of(tmp_path, cycle).folder / "announced").exists() is (outcome == "failed")
+
+
 async def test_a_version_whose_parent_was_deleted_is_built_and_compared_with_nothing(
     handlers: Handlers, run_cycle: RunCycle, published: Published
 ) -> None:

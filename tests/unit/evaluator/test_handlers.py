@@ -11,7 +11,7 @@ import pytest
 from schemas.adapters import AdapterEvaluated, AdapterTrained, Calibration, EvaluationRequested
 from schemas.base import Event
 from schemas.conversation import Media, Message, Part, Role
-from schemas.cycles import StepFailed, StepProgressed
+from schemas.cycles import CycleFinished, StepFailed, StepProgressed
 from schemas.datasets import Example
 from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskSpec
@@ -95,6 +95,25 @@ async def test_the_job_is_told_where_the_encoder_the_lake_and_the_prices_are(
     told = submitted(settings).rivals
     assert (told.rows, told.prices_file, told.lake) == (7, Path("own.yaml"), "s3://lake")
     assert told.embedder == settings.home / "models" / "all-MiniLM-L6-v2"
+
+
+@pytest.mark.parametrize("is_again", [False, True])
+async def test_the_evaluation_of_a_cycle_that_a_person_ended_ends_but_not_that_of_a_waiting_candidate(
+    handlers: Handlers, settings: EvaluatorSettings, trained: AdapterTrained, is_again: bool
+) -> None:
+    asked = EvaluationRequested.model_validate_json(REQUESTED)
+    await (handlers.on_requested(asked) if is_again else handlers.on_adapter(trained))
+    job = submitted(settings).trained
+    assert type(job) is (EvaluationRequested if is_again else AdapterTrained)
+    for outcome in ("rejected", "failed"):
+        assert not list(settings.jobs_folder.glob("*/announced"))
+        await handlers.on_finished(
+            CycleFinished(
+                task=job.task, task_revision=job.task_revision, cycle_id=job.cycle_id, outcome=outcome, reason="r",
+                seconds=9.0,
+            )
+        )  # fmt: skip
+    assert len(list(settings.jobs_folder.glob("*/announced"))) == (not is_again)
 
 
 async def test_the_opponent_is_the_current_primary(

@@ -25,7 +25,7 @@ from shared.jobs import Job, JobFailure, JobProgress, Jobs, Progress, lease, run
 from tests.waiting import PATIENCE_SECONDS, until
 
 WORK = """
-    import os, sys, time
+    import os, signal, sys, time
     from pathlib import Path
     from pydantic import BaseModel
     from shared.errors import DependencyUnavailable, StepImpossible
@@ -54,7 +54,9 @@ WORK = """
         if kind == "unavailable" and (folder / "starts").read_text().count("\\n") < 3:
             raise DependencyUnavailable("nobody answers")
         progress(1, 2, "half")
-        while kind == "slow" and not (folder / "go").exists():
+        if kind == "deaf":  # As one that hangs in a library, where no handler of Python's runs.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while kind in ("slow", "deaf") and not (folder / "go").exists():
             time.sleep(0.02)
         return Result(value=kind)
 
@@ -180,6 +182,33 @@ async def test_a_stopped_job_is_resumed_and_does_not_count_as_crashed(
         await until(lambda: not Job("a", folder / "a").running)
     assert jobs.stop_running(folder) == []
     assert callbacks.failed == []
+
+
+@pytest.mark.parametrize("kind", ["slow", "deaf", "impossible"])
+async def test_a_job_that_is_ended_is_neither_announced_nor_started_again(
+    folder: Path, environment: dict[str, str], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_END_SECONDS", 0.2 if kind == "deaf" else PATIENCE_SECONDS)
+    callbacks = Callbacks()
+    watcher = Jobs(folder, "job_for_test", environment)
+    watcher.submit("a", Spec(kind=kind))
+    watcher.submit("b", Spec(kind="slow"))
+    async with watched(watcher, callbacks):
+        await until(lambda: starts(folder, "a") and starts(folder, "b"))
+        if kind == "impossible":
+            await until(lambda: callbacks.failed)
+            assert await watcher.end(lambda job: job.name == "a") == [], "it had ended"
+        else:
+            await until(lambda: callbacks.progress)
+            assert [job.name for job in await watcher.end(lambda job: job.name == "a")] == ["a"]
+            await until(lambda: not Job("a", folder / "a").running)
+        (folder / "a" / "go").touch()
+        (folder / "b" / "go").touch()
+        await until(lambda: callbacks.done)
+        await asyncio.sleep(0.2)
+    assert callbacks.done == [("b", b'{"value":"slow"}')]
+    assert len(callbacks.failed) == (kind == "impossible")
+    assert len(starts(folder, "a")) == 1
 
 
 async def test_a_restarted_service_attaches_to_the_running_process(folder: Path, environment: dict[str, str]) -> None:

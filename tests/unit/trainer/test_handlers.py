@@ -10,7 +10,7 @@ import pytest
 
 from schemas.adapters import AdapterTrained
 from schemas.base import Event
-from schemas.cycles import StepFailed, StepProgressed
+from schemas.cycles import CycleFinished, StepFailed, StepProgressed
 from schemas.datasets import DatasetBuilt
 from services.trainer.domain import SkippedRows, TrainingOutcome, job_name
 from services.trainer.handlers import Handlers
@@ -151,6 +151,29 @@ async def test_what_a_job_needed_to_go_on_is_deleted_once_its_end_is_published(
     assert {path.name for path in job.folder.iterdir()} == {"adapter", "checkpoints", "spec.json"}
     await end(Published())
     assert {path.name for path in job.folder.iterdir()} == {"spec.json"}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "cycle", "is_ended"), [("failed", None, True), ("rejected", None, False), ("failed", "another", False)]
+)
+async def test_the_training_of_a_cycle_that_a_person_ended_ends(
+    handlers: Handlers,
+    settings: TrainerSettings,
+    dataset: DatasetBuilt,
+    outcome: Any,
+    cycle: str | None,
+    is_ended: bool,
+) -> None:
+    await handlers.on_dataset(dataset)
+    folder = job_of(settings, dataset).folder
+    (folder / "checkpoints").mkdir()
+    await handlers.on_finished(
+        CycleFinished(
+            task=dataset.task, task_revision=dataset.task_revision, cycle_id=cycle or dataset.cycle_id, outcome=outcome,
+            reason="stopped by an operator", seconds=9.0,
+        )
+    )  # fmt: skip
+    assert {path.name for path in folder.iterdir()} == {"spec.json", "announced" if is_ended else "checkpoints"}
 
 
 def test_a_manifest_left_by_a_killed_process_does_not_change_the_name(dataset: DatasetBuilt, tmp_path: Path) -> None:
