@@ -258,8 +258,6 @@ async def _read_votes(
     total = await store.count_below(spec.name, job.cycle.fence)
     if models is not None and total > len(clear):
         models.load_redactor(rules)
-        if spec.kind is TaskKind.CLASSIFICATION:
-            models.load_scorer()
     async for part in _known_first(store.corrections_below(spec.name, job.cycle.fence), clear):
         progress(2 * count / max(total, 1), 4, f"read {count} of {total} corrections, looking for personal data")
         reviewers, found_in_reviewers = search.clean(part.reviewers, clear)
@@ -269,6 +267,8 @@ async def _read_votes(
         preferences.add(reviewers)
         found += found_in_reviewers + found_in_users
         count += len(part)
+    if models is not None and spec.kind is TaskKind.CLASSIFICATION:
+        models.load_scorer()  # Not before: what is new would wait for it.
     await store.save_clear(rules_id(rules), found.clear)
     # They were read in no order, and their texts are embedded in this one: batches round alike in every build of them.
     left = sorted(withdrawn.left_of(votes), key=lambda vote: vote.order)

@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing.connection import Connection
@@ -117,6 +118,8 @@ class ModelProcess:
         self._process = context.Process(target=_serve, args=(theirs, models), daemon=True)
         self._process.start()
         theirs.close()
+        self._sender = ThreadPoolExecutor(1, "to the models")
+        self._sent: Future[None] = self._sender.submit(lambda: None)
 
     def __enter__(self) -> Self:
         return self
@@ -127,6 +130,7 @@ class ModelProcess:
         """End the process at once: it keeps nothing, and with models an interpreter takes a second to end by itself."""
         self._process.kill()
         self._process.join()
+        self._sender.shutdown()
         self._connection.close()
 
     def load_redactor(self, rules: Rules) -> None:
@@ -156,10 +160,8 @@ class ModelProcess:
         return received()
 
     def _send(self, method: str, *args: Any) -> None:
-        try:
-            self._connection.send((method, args))
-        except OSError as error:
-            raise self._died() from error
+        """Have a request sent, in its order. To wait for it would be to wait until a model that is loaded is there."""
+        self._sent = self._sender.submit(self._connection.send, (method, args))
 
     def _ask(self, method: str, *args: Any) -> Any:
         self._send(method, *args)
@@ -167,6 +169,7 @@ class ModelProcess:
 
     def _receive(self) -> Any:
         try:
+            self._sent.result()
             result, error = self._connection.recv()
         except (EOFError, OSError) as cause:
             raise self._died() from cause

@@ -71,12 +71,24 @@ class Templates:
         if not self.slots or not len(long):
             return {}
         found: dict[int, OwnPart] = {}
-        texts = _split(hashes[ranges(starts[long], lengths[long])], lengths[long])
-        for number, (own, windows) in zip(long.tolist(), texts, strict=True):
+        hashes = hashes[ranges(starts[long], lengths[long])]
+        texts = _split(hashes, lengths[long])
+        # Most texts have nothing that is beside a slot, which is seen of all of them at once.
+        for number in self._with_slots(_windows(hashes), lengths[long]):
+            (own, windows), number = texts[number], int(long[number])
             runs = self._runs_in_slots(own, windows, self) or self._runs_in_slots(own, windows, self.core(windows))
             if runs:
                 characters = np.concatenate([run.characters(len(own)) for run in runs])
                 found[number] = OwnPart(np.concatenate([run.of for run in runs]), starts[number] + characters)
+        return found
+
+    def _with_slots(self, windows: Windows, lengths: npt.NDArray[np.int64]) -> list[int]:
+        """Return which texts have a window that is beside a slot. `windows`: of all texts, one after the other."""
+        beside = np.unique(np.array([window for _, window in self.slots], dtype=np.uint64))
+        ends = np.cumsum(lengths)
+        places = np.flatnonzero(beside[np.minimum(np.searchsorted(beside, windows), len(beside) - 1)] == windows)
+        owners = np.searchsorted(ends, places, side="right")
+        found: list[int] = np.unique(owners[places <= ends[owners] - _SPAN]).tolist()  # The others are in two texts.
         return found
 
     def _runs_in_slots(self, hashes: Hashes, windows: Windows, shared: Templates) -> list[_Run]:

@@ -105,6 +105,30 @@ def test_a_process_that_died_is_away_and_may_come_back(tmp_path: Path) -> None:
             models.find(TEXTS, PATTERNS)
 
 
+@dataclass(frozen=True)
+class SlowModels(LocalModels):
+    """Models whose scorer is loaded once a file says so."""
+
+    def load_scorer(self) -> None:
+        (self.folder / "loading").touch()
+        while not (self.folder / "go").exists():
+            time.sleep(0.01)
+
+    def embed(self, texts: Sequence[str]) -> None:
+        (self.folder / "embedded").write_text(str(len(texts)))
+
+
+def test_whoever_asks_for_what_comes_later_does_not_wait_until_a_model_is_loaded(tmp_path: Path) -> None:
+    """The texts of a large task are more than a pipe holds."""
+    with ModelProcess(SlowModels(b"k" * 32, tmp_path, tmp_path, tmp_path)) as models:
+        models.load_scorer()
+        models.embed([f"{number:0100}" for number in range(50_000)])
+        assert not (tmp_path / "embedded").exists()
+        (tmp_path / "go").touch()
+        assert models.find(TEXTS, PATTERNS)[0], "requests are answered in their order"
+        assert (tmp_path / "embedded").read_text() == "50000"
+
+
 def test_the_process_is_ended_not_waited_for_once_nothing_more_is_asked(tmp_path: Path) -> None:
     with ModelProcess(local_models(tmp_path)) as models:
         models.find(TEXTS, PATTERNS)
