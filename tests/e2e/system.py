@@ -161,7 +161,14 @@ def _answered(answer: AnswerText, request: Request) -> Answer:
     return Answer(text=answer(request.body["messages"][-1]["content"]), finish_reason=FinishReason.STOP)
 
 
-class BuildJobs:
+class InlineJobs:
+    """Jobs in this process, which are done soon after they are submitted."""
+
+    async def end(self, is_meant: Callable[[Job], bool]) -> list[Job]:
+        return []
+
+
+class BuildJobs(InlineJobs):
     """Runs the dataset builder's job in this process."""
 
     def __init__(self, folder: Path, corrections: PostgresCorrectionStore, traffic: PostgresTrafficStore) -> None:
@@ -182,7 +189,7 @@ class BuildJobs:
         await self.handlers.on_done(Job(name, folder), result.model_dump_json().encode())
 
 
-class TrainingJobs:
+class TrainingJobs(InlineJobs):
     """Runs the trainer's job in this process, without the gradient steps."""
 
     def __init__(self, folder: Path) -> None:
@@ -207,7 +214,7 @@ class TrainingJobs:
         _later(self.handlers.on_done(Job(name, folder), result.model_dump_json().encode()))
 
 
-class EvaluationJobs:
+class EvaluationJobs(InlineJobs):
     """Runs the evaluator's job in this process, on the simulated models."""
 
     def __init__(self, folder: Path, models: Models) -> None:

@@ -29,6 +29,12 @@ class InlineJobs:
             write_atomically(path, spec.model_dump_json().encode())
             self._waiting.append(Job(name, path.parent))
 
+    async def end(self, is_meant: Callable[[Job], bool]) -> list[Job]:
+        """End those of the jobs that were not run yet."""
+        ended = [job for job in self._waiting if is_meant(job)]
+        self._waiting = [job for job in self._waiting if job not in ended]
+        return ended
+
     async def run(self, on_done: OnDone, on_failed: OnFailed) -> bool:
         """Run what was submitted. Returns False if there was nothing."""
         jobs, self._waiting = self._waiting, []
