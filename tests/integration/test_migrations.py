@@ -16,7 +16,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from schemas.labels import LabelRequested, Purpose
 from schemas.predictions import SubjectForgotten
 from services.console import tables as console
-from services.console.domain import without_suggestion
 from services.console.storage import PostgresQueue
 from services.dataset_builder import tables as dataset_builder
 from services.deployer import tables as deployer
@@ -137,4 +136,4 @@ async def test_what_a_person_wrote_on_a_question_of_an_earlier_checkout_is_erase
     queue = PostgresQueue(database.engine, timedelta(hours=1))
     await queue.erase(SubjectForgotten(task="desk", task_revision="r1", subject_hash="h2"))
     found = {question.request_id: question for question in await queue.other_questions("desk", None, "ann", 9)}
-    assert found == {"wrote": without_suggestion(wrote), "others": others, "asked": asked}
+    assert found == {"others": others, "asked": asked}, "a page may show what was written"

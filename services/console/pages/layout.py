@@ -14,6 +14,11 @@ from nicegui import ui
 _STYLE = Path(__file__).with_name("layout.css")
 
 
+RESPONSE_SECONDS = 60.0
+"""How long a page may take to be built: a browser waits, and an error after NiceGUI's 3 s helps nobody whose database
+is busy."""
+
+
 @contextmanager
 def frame(title: str, note: str = "") -> Iterator[None]:
     """Show a page's header, and its content in a column."""

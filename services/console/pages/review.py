@@ -31,7 +31,7 @@ from services.console.domain import (
 from services.console.objects import laid_out, object_problem
 from services.console.pages.conversation import answer, conversation, is_text_alone
 from services.console.pages.forms import CallForm, LabelForm
-from services.console.pages.layout import frame, html, muted
+from services.console.pages.layout import RESPONSE_SECONDS, frame, html, muted
 from services.console.pages.purposes import WORDS
 from services.console.reviews import Reviews, UnknownError
 from shared.errors import RatchetError
@@ -70,7 +70,7 @@ _ENDED = (
 def mount_review_page(reviews: Reviews) -> None:
     """Register `/review/{task}`."""
 
-    @ui.page("/review/{task}")
+    @ui.page("/review/{task}", response_timeout=RESPONSE_SECONDS)
     async def review(task: str) -> None:
         with frame(f"Review {task}", f"review · {task}"):
             await ui.context.client.connected()
