@@ -358,7 +358,7 @@ def lease(folder: Path, count: int, progress: Progress | None = None) -> Iterato
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = [(folder / f"{number}.lock").open("ab") for number in range(count)]
-    since = time.monotonic()
+    since, reported = time.monotonic(), -1
     try:
         while True:
             for number, file in enumerate(files):
@@ -369,8 +369,9 @@ def lease(folder: Path, count: int, progress: Progress | None = None) -> Iterato
                 yield number
                 return
             minutes = int((time.monotonic() - since) / 60)
-            if progress is not None and minutes <= _REPORTED_MINUTES:
+            if progress is not None and reported < minutes <= _REPORTED_MINUTES:
                 progress(0, 1, f"waiting for {minutes} min until another job ends")
+                reported = minutes
             time.sleep(1.0)
     finally:
         for file in files:

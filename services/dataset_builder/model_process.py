@@ -119,7 +119,7 @@ class ModelProcess:
         self._process.start()
         theirs.close()
         self._sender = ThreadPoolExecutor(1, "to the models")
-        self._sent: Future[None] = self._sender.submit(lambda: None)
+        self._sent: list[Future[None]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -161,7 +161,7 @@ class ModelProcess:
 
     def _send(self, method: str, *args: Any) -> None:
         """Have a request sent, in its order. To wait for it would be to wait until a model that is loaded is there."""
-        self._sent = self._sender.submit(self._connection.send, (method, args))
+        self._sent.append(self._sender.submit(self._connection.send, (method, args)))
 
     def _ask(self, method: str, *args: Any) -> Any:
         self._send(method, *args)
@@ -169,7 +169,8 @@ class ModelProcess:
 
     def _receive(self) -> Any:
         try:
-            self._sent.result()
+            while self._sent:
+                self._sent.pop(0).result()
             result, error = self._connection.recv()
         except (EOFError, OSError) as cause:
             raise self._died() from cause

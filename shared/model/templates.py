@@ -72,9 +72,10 @@ class Templates:
             return {}
         found: dict[int, OwnPart] = {}
         hashes = hashes[ranges(starts[long], lengths[long])]
-        texts = _split(hashes, lengths[long])
+        all_windows = _windows(hashes)
+        texts = _split(hashes, all_windows, lengths[long])
         # Most texts have nothing that is beside a slot, which is seen of all of them at once.
-        for number in self._with_slots(_windows(hashes), lengths[long]):
+        for number in self._with_slots(all_windows, lengths[long]):
             (own, windows), number = texts[number], int(long[number])
             runs = self._runs_in_slots(own, windows, self) or self._runs_in_slots(own, windows, self.core(windows))
             if runs:
@@ -86,7 +87,7 @@ class Templates:
         """Return which texts have a window that is beside a slot. `windows`: of all texts, one after the other."""
         beside = np.unique(np.array([window for _, window in self.slots], dtype=np.uint64))
         ends = np.cumsum(lengths)
-        places = np.flatnonzero(beside[np.minimum(np.searchsorted(beside, windows), len(beside) - 1)] == windows)
+        places = np.flatnonzero(_are_among(windows, beside))
         owners = np.searchsorted(ends, places, side="right")
         found: list[int] = np.unique(owners[places <= ends[owners] - _SPAN]).tolist()  # The others are in two texts.
         return found
@@ -215,8 +216,7 @@ def _own_runs(hashes: Hashes, found: Windows, shared: Templates) -> Iterator[_Ru
     """
     if not len(shared.windows):
         return
-    nearest = shared.windows[np.minimum(np.searchsorted(shared.windows, found), len(shared.windows) - 1)]
-    hits = np.flatnonzero(nearest == found)
+    hits = np.flatnonzero(_are_among(found, shared.windows))
     if not len(hits):
         return
     covered = np.zeros(len(hashes) + 1, dtype=np.int64)
@@ -254,13 +254,19 @@ def _portions(texts: Sequence[str]) -> Iterator[list[tuple[Hashes, Windows]]]:
             characters, starts = code_points(texts[start:number])
             hashes = rolling_hashes(characters)
             lengths = np.diff(starts) - SHINGLE + 1
-            yield _split(hashes[ranges(starts[:-1], lengths)], lengths)
+            together = hashes[ranges(starts[:-1], lengths)]
+            yield _split(together, _windows(together), lengths)
             start, size = number, 0
 
 
-def _split(hashes: Hashes, lengths: npt.NDArray[np.int64]) -> list[tuple[Hashes, Windows]]:
-    """Return the hashes and the windows of each of some texts, given the hashes of all, one text after the other."""
-    windows = _windows(hashes)
+def _are_among(windows: Windows, known: Windows) -> npt.NDArray[np.bool_]:
+    """Return which windows are among the known ones, of which there is at least one, sorted."""
+    found: npt.NDArray[np.bool_] = known[np.minimum(np.searchsorted(known, windows), len(known) - 1)] == windows
+    return found
+
+
+def _split(hashes: Hashes, windows: Windows, lengths: npt.NDArray[np.int64]) -> list[tuple[Hashes, Windows]]:
+    """Return the hashes and the windows of each of some texts, given those of all, one text after the other."""
     ends = np.cumsum(lengths)
     return [
         (hashes[start:end], windows[start : max(end - _SPAN + 1, start)])

@@ -80,7 +80,7 @@ class LakePredictions:
         except TableNotFoundError:
             return {}
         except (DeltaError, OSError) as error:
-            raise DependencyUnavailable(f"the lake at {self._uri} does not answer: {error}") from error
+            raise self._unavailable(error) from error
         return {row["prediction_id"]: _prediction(row) for row in rows}
 
     def newest(self, until: datetime) -> datetime | None:
@@ -98,10 +98,13 @@ class LakePredictions:
         except TableNotFoundError:
             return None
         except (DeltaError, OSError) as error:
-            raise DependencyUnavailable(f"the lake at {self._uri} does not answer: {error}") from error
+            raise self._unavailable(error) from error
         known = [name for name in ("min.occurred_at", "max.occurred_at") if name in files.column_names]
         moments = (moment for name in known for moment in files[name].to_pylist() if moment is not None)
         return max((moment for moment in moments if moment <= until), default=None)
+
+    def _unavailable(self, error: Exception) -> DependencyUnavailable:
+        return DependencyUnavailable(f"the lake at {self._uri} does not answer: {error}")
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,8 @@ class AwaitedPredictions:
         behind one that never comes waits with it.
         """
         now = self._now()
-        newest = await asyncio.to_thread(self._predictions.newest, now)
+        waited = [at for at in missing.values() if at is not None and now - at >= self._patience]
+        newest = await asyncio.to_thread(self._predictions.newest, now) if waited else None
         for prediction_id, recorded_at in missing.items():  # All of a batch at once: they wait in parallel.
             since = self._missing[prediction_id].since if prediction_id in self._missing else now
             if recorded_at is not None and newest is not None and recorded_at + self._patience <= newest:

@@ -14,9 +14,14 @@ from nicegui import ui
 _STYLE = Path(__file__).with_name("layout.css")
 
 
-RESPONSE_SECONDS = 60.0
+_RESPONSE_SECONDS = 60.0
 """How long a page may take to be built: a browser waits, and an error after NiceGUI's 3 s helps nobody whose database
 is busy."""
+
+
+def page(path: str) -> ui.page:
+    """Register the decorated function as the page at a path."""
+    return ui.page(path, response_timeout=_RESPONSE_SECONDS)
 
 
 @contextmanager

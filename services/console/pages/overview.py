@@ -19,7 +19,6 @@ from services.console.domain import ReviewerCounts
 from services.console.history import CycleHistory
 from services.console.pages.cycle import Json, outcome_of, outcome_tag, sections, timeline
 from services.console.pages.layout import (
-    RESPONSE_SECONDS,
     card,
     duration,
     figures,
@@ -29,6 +28,7 @@ from services.console.pages.layout import (
     moment,
     muted,
     number,
+    page,
     table,
 )
 from services.console.pages.purposes import WORDS, open_questions
@@ -50,19 +50,19 @@ def mount_pages(
     """Mount the pages on the API's application. They load nothing from the internet."""
     seconds = settings.console_refresh_seconds
 
-    @ui.page("/", response_timeout=RESPONSE_SECONDS)
+    @page("/")
     async def overview() -> None:
         with frame("Overview"):
             html("<h1>Tasks</h1>")
             await _live(seconds, lambda: _overview(reviews, history, tasks))
 
-    @ui.page("/tasks/{task}", response_timeout=RESPONSE_SECONDS)
+    @page("/tasks/{task}")
     async def task_page(task: str) -> None:
         with frame(task, "cycles"):
             html(f"<h1>{escape(task)}</h1>")
             await _live(seconds, lambda: _task(reviews, history, tasks.get(task), task))
 
-    @ui.page("/cycles/{cycle_id}", response_timeout=RESPONSE_SECONDS)
+    @page("/cycles/{cycle_id}")
     async def cycle_page(cycle_id: str) -> None:
         with frame(cycle_id, "cycle"):
             await _live(seconds, lambda: _cycle(history, cycle_id))

@@ -31,7 +31,7 @@ from services.console.domain import (
 from services.console.objects import laid_out, object_problem
 from services.console.pages.conversation import answer, conversation, is_text_alone
 from services.console.pages.forms import CallForm, LabelForm
-from services.console.pages.layout import RESPONSE_SECONDS, frame, html, muted
+from services.console.pages.layout import frame, html, muted, page
 from services.console.pages.purposes import WORDS
 from services.console.reviews import Reviews, UnknownError
 from shared.errors import RatchetError
@@ -70,17 +70,17 @@ _ENDED = (
 def mount_review_page(reviews: Reviews) -> None:
     """Register `/review/{task}`."""
 
-    @ui.page("/review/{task}", response_timeout=RESPONSE_SECONDS)
+    @page("/review/{task}")
     async def review(task: str) -> None:
         with frame(f"Review {task}", f"review · {task}"):
             await ui.context.client.connected()
-            page = ReviewPage(reviews, task)
+            review_page = ReviewPage(reviews, task)
             stored_name = await ui.run_javascript(f"localStorage.getItem({json.dumps(_REVIEWER_KEY)})")
-            ui.context.client.on_delete(page.close)
-            ui.timer(_REFRESH_SECONDS, page.refresh, immediate=False)
+            ui.context.client.on_delete(review_page.close)
+            ui.timer(_REFRESH_SECONDS, review_page.refresh, immediate=False)
             if isinstance(stored_name, str):
-                page.reviewer = stored_name
-            await page.draw()
+                review_page.reviewer = stored_name
+            await review_page.draw()
 
 
 class ReviewPage:

@@ -72,7 +72,7 @@ class Answerer:
         self._large_work = LargeWork()
         self._refused: dict[str, set[str]] = {}
         """By base model: fields that the gateway adds to requests and its server refuses."""
-        self._refused_outside: set[str] = set()
+        self._refused_by_external: set[str] = set()
         """Those that the external model's server refuses."""
         self.count_tokens = TokenCounter(tasks, sources.replicas, pass_through)
 
@@ -196,11 +196,11 @@ class Answerer:
 
         What the client asked for stays, and so does a refusal of that. Later requests do without from the start.
         """
-        model, do_without = request.task.spec.base_model, request.parsed.do_without
-        refused = self._refused.setdefault(model, set())
-        if arm.variant is Variant.EXTERNAL:
-            model, do_without = arm.model_name(model), request.parsed.do_without_outside
-            refused = self._refused_outside
+        model = arm.model_name(request.task.spec.base_model)
+        do_without, refused = request.parsed.adapt_to_external, self._refused_by_external
+        if arm.variant is not Variant.EXTERNAL:
+            model = request.task.spec.base_model
+            do_without, refused = request.parsed.do_without, self._refused.setdefault(model, set())
         if (field := error.refused_field) is None or not do_without(field):
             return False
         if field not in refused:
@@ -229,7 +229,7 @@ class Answerer:
             self._recorder.count_fallback(request, failed)
         if remaining[0].variant is Variant.EXTERNAL:
             self._recorder.count_external(request, error)
-            if any([request.parsed.do_without_outside(field) for field in self._refused_outside]):
+            if any([request.parsed.adapt_to_external(field) for field in self._refused_by_external]):
                 await self._encode_calls_again(request)
         request.instead_of = request.instead_of or failed
         return remaining

@@ -120,8 +120,8 @@ class ApiRequest(ABC):
         """
         return False
 
-    def do_without_outside(self, field: str) -> bool:
-        """Do so where the external API refuses it, also what only other servers than vLLM refuse."""
+    def adapt_to_external(self, field: str) -> bool:
+        """Leave out, or say otherwise, what the external API refuses, also where vLLM would take it."""
         return self.do_without(field)
 
     def headers_of_bytes(self, headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]] | None:

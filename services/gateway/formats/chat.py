@@ -98,7 +98,7 @@ class ChatRequest(ChoicesRequest):
         elif isinstance(self._top, int):
             data["top_logprobs"] = top_count(self._top, task.top_logprobs)
 
-    def do_without_outside(self, field: str) -> bool:
+    def adapt_to_external(self, field: str) -> bool:
         """OpenAI's models that reason have no log-probabilities, no temperature, and another name for the limit."""
         data = self._data
         if field in _LOGPROBS and not self._wants_logprobs:

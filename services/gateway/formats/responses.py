@@ -101,7 +101,7 @@ class ResponsesRequest(ApiRequest):
         self._data["top_logprobs"] = self._top
         return True
 
-    def do_without_outside(self, field: str) -> bool:
+    def adapt_to_external(self, field: str) -> bool:
         """OpenAI's models that reason have no temperature either."""
         if field == "temperature" and self.task.classifies:
             return self._data.pop(field, None) is not None
