@@ -25,8 +25,9 @@ from shared.privacy.redaction import Redactor
 from shared.privacy.retention import drop_expired_forever
 from shared.service import HttpServer, Service, run_alone
 from shared.storage.artifacts import ArtifactStore
-from shared.storage.database import build_engine, migrate
+from shared.storage.database import build_engine
 from shared.storage.erasures import subscribe_erasures
+from shared.storage.migration import migrate
 from shared.storage.offsets import PostgresOffsets
 
 NAME = "console"

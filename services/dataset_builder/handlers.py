@@ -16,15 +16,8 @@ from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from schemas.tasks import TaskChanged
 from services.dataset_builder.building.carry_over import carry_over
 from services.dataset_builder.building.votes import Withdrawals, by_prediction, newest_of_each, third_opinion, votes_of
-from services.dataset_builder.job import (
-    STEP,
-    BuildJob,
-    BuildResult,
-    delete_embeddings,
-    delete_texts,
-    job_name,
-    read_questions,
-)
+from services.dataset_builder.job import STEP, BuildResult, delete_texts, job_name, read_questions
+from services.dataset_builder.job_input import BuildJob, delete_embeddings
 from services.dataset_builder.settings import DatasetBuilderSettings
 from services.dataset_builder.storage.corrections import CorrectionStore
 from services.dataset_builder.storage.traffic import TrafficStore

@@ -8,7 +8,6 @@ are published: nothing of a person is left in a file that `ratchet forget` does 
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator, Container, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -24,20 +23,21 @@ from schemas.datasets import DatasetBuilt
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, LabelRequested
 from schemas.predictions import FeedbackGiven, SubjectForgotten
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskKind
 from services.dataset_builder.building.carry_over import Revision, prompts_of
 from services.dataset_builder.building.compact import Compactor
 from services.dataset_builder.building.length import TokenCounter
 from services.dataset_builder.building.personal_data import PersonalData, PersonalDataPass, rules_id
 from services.dataset_builder.building.preferences import Preferences
-from services.dataset_builder.building.votes import Vote, Withdrawals, votes_of
+from services.dataset_builder.building.votes import OLDEST_FIRST, Vote, Withdrawals, votes_of
 from services.dataset_builder.chat_tokens import ChatTokens
 from services.dataset_builder.checks.label_noise import scored_text
 from services.dataset_builder.inspection.changes import too_little_new
 from services.dataset_builder.inspection.gates import describe_failed_gates, evaluate_gates, way_out
 from services.dataset_builder.inspection.report import Inspected
 from services.dataset_builder.inspection.summaries import summaries
-from services.dataset_builder.model_process import LocalModels, ModelProcess, Models
+from services.dataset_builder.job_input import BuildJob
+from services.dataset_builder.model_process import Models
 from services.dataset_builder.pipeline import Inputs, build_dataset
 from services.dataset_builder.publishing.publish import ArtifactWriter, StagedBuild, delete_staged, staged_build
 from services.dataset_builder.publishing.versions import ArtifactReader, read_parent
@@ -48,8 +48,8 @@ from shared.cycle_step import CycleStep
 from shared.errors import StepImpossible, StepSkipped
 from shared.files import write_atomically
 from shared.grading.labels import counts_by_set
-from shared.identity import content_hash, event_id, load_or_create_key
-from shared.jobs import Job, Progress, lease
+from shared.identity import content_hash, event_id
+from shared.jobs import Job, Progress
 from shared.privacy.redaction import Redactor, Rules
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
@@ -62,10 +62,16 @@ INPUTS = (CorrectionSubmitted, FeedbackGiven, SubjectForgotten)
 STEP = CycleStep(NAME, "dataset", inputs=tuple(topic_of(event).name for event in INPUTS))
 POSTGRES_VARIABLE = "RATCHET_POSTGRES"
 """Has the database's address in a job's process: the password in it must not be in the job's file."""
-ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "4194304", "MALLOC_TRIM_THRESHOLD_": "4194304"}
+ENVIRONMENT = {
+    "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "4194304", "MALLOC_TRIM_THRESHOLD_": "4194304",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
+}  # fmt: skip
 """Makes glibc give memory back that a job's process has freed: most of a build's large arrays live for seconds.
 
-Those of a portion (`sketches.py`), of up to 4 MB, are used again: fresh pages took half of the time of sketching."""
+Those of a portion (`sketches.py`), of up to 4 MB, are used again: fresh pages took half of the time of sketching.
+
+oneDNN keeps what it has compiled for a length of texts. They are embedded by length, so no length comes again: those of
+a large task were 30 MB."""
 _SEARCHED_AT_ONCE = 2_000
 """Corrections that are searched for personal data together: more of them in memory cost a large task much."""
 _QUESTIONS = "questions.jsonl"
@@ -74,20 +80,6 @@ _SKIPPED_WAY_OUT = "Nothing is wrong. Answer more questions in the console, or l
 
 class Artifacts(ArtifactReader, ArtifactWriter, GoldenReader, ModesReader, Protocol):
     """What a build needs of the artifact store."""
-
-
-class BuildJob(BaseModel):
-    """The input of the job's process."""
-
-    cycle: FailuresClustered
-    spec: TaskSpec
-    artifacts: str
-    cache: Path
-    slots_folder: Path
-    embedder: Path
-    secrets_folder: Path
-    models_folder: Path
-    traffic_hours: int
 
 
 class BuildResult(BaseModel):
@@ -117,43 +109,19 @@ def _delete_texts(folder: Path) -> None:
     delete_staged(folder)
 
 
-def run_build(spec: bytes, folder: Path, progress: Progress) -> BuildResult:
-    """Build a cycle's dataset in this process. A killed job starts over; one that has stored its outcome returns it."""
-    # A large task's corrections are millions of objects and hardly a cycle: looking for cycles took a fifth of a build.
-    # (`gc.disable` does not last: loading a model of spaCy enables it again.)
-    gc.set_threshold(0)
-    job = BuildJob.model_validate_json(spec)
-    with lease(job.slots_folder, 1, progress):
-        return asyncio.run(_run_on_postgres(job, folder, progress))
+def build_on_postgres(job: BuildJob, folder: Path, progress: Progress, models: Models) -> BuildResult:
+    """Do as `build_version`, with the corrections in PostgreSQL."""
+    return asyncio.run(_build_on_postgres(job, folder, progress, models))
 
 
-async def _run_on_postgres(job: BuildJob, folder: Path, progress: Progress) -> BuildResult:
+async def _build_on_postgres(job: BuildJob, folder: Path, progress: Progress, models: Models) -> BuildResult:
     engine = build_engine(Settings(), NAME)
     try:
         store, traffic = PostgresCorrectionStore(engine), PostgresTrafficStore(engine)
         artifacts = ArtifactStore(job.artifacts, job.cache)
-        embeddings = embeddings_file(job.cache, job.spec.name)
-        local = LocalModels(_surrogate_key(job), job.embedder, embeddings, folder)
-        with ModelProcess(local) as models:
-            return await build_version(job, store, traffic, artifacts, folder, progress, models)
+        return await build_version(job, store, traffic, artifacts, folder, progress, models)
     finally:
         await engine.dispose()
-
-
-def embeddings_file(cache: Path, task: str) -> Path:
-    """Return the file that keeps the vectors of a task's texts from build to build."""
-    return cache / "embeddings" / f"{task}.npz"
-
-
-def delete_embeddings(cache: Path, task: str) -> None:
-    """Delete that file, and what a killed process has half written of it."""
-    file = embeddings_file(cache, task)
-    for path in (file, *file.parent.glob(f".{file.name}.*")):
-        path.unlink(missing_ok=True)
-
-
-def _surrogate_key(job: BuildJob) -> bytes:
-    return load_or_create_key(job.secrets_folder, "surrogates")
 
 
 def _token_counter(job: BuildJob) -> TokenCounter | None:
@@ -250,7 +218,7 @@ async def _read_votes(
     spec, rules = job.spec, Rules.of(job.spec.redaction)
     prompts = (revision.system_prompt for revision in revisions.values())
     own_texts = (spec.system_prompt, *prompts, *spec.labels, *spec.renamed_labels)
-    redactor = models or Redactor(_surrogate_key(job))
+    redactor = models or Redactor(job.surrogate_key)
     search = PersonalDataPass(redactor, rules, own_texts, forms=not has_own_form(spec))
     clear = await store.clear(spec.name, rules_id(rules))
     votes, found, count, compact, withdrawn = list[Vote](), PersonalData(), 0, Compactor(), Withdrawals()
@@ -271,7 +239,7 @@ async def _read_votes(
         models.load_scorer()  # Not before: what is new would wait for it.
     await store.save_clear(rules_id(rules), found.clear)
     # They were read in no order, and their texts are embedded in this one: batches round alike in every build of them.
-    left = sorted(withdrawn.left_of(votes), key=lambda vote: vote.order)
+    left = sorted(withdrawn.left_of(votes), key=OLDEST_FIRST)
     return left, found, count, preferences
 
 

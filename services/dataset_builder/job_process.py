@@ -1,27 +1,36 @@
 """A build's process: `python -m services.dataset_builder.job_process FOLDER` (shared.jobs).
 
-The process with the models, as every process that is spawned, begins with its parent's main module. So this one imports
-the build, a second of work, only where it runs it.
+It starts the process with the models first: those load while this one imports the build and reads corrections. As every
+process that is spawned, that one begins with its parent's main module, so what this one imports at once is little.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.jobs import Progress, run_job
+from shared.jobs import Progress, lease, run_job
 
 if TYPE_CHECKING:
     from services.dataset_builder.job import BuildResult
 
 
 def run_build(spec: bytes, folder: Path, progress: Progress) -> BuildResult:
-    """See `job.run_build`."""
-    from services.dataset_builder import job
+    """Build a cycle's dataset in this process. A killed job starts over; one that has stored its outcome returns it."""
+    from services.dataset_builder.job_input import BuildJob
+    from services.dataset_builder.model_process import ModelProcess
 
-    return job.run_build(spec, folder, progress)
+    # A large task's corrections are millions of objects and hardly a cycle: looking for cycles took a fifth of a build.
+    # (`gc.disable` does not last: loading a model of spaCy enables it again.)
+    gc.set_threshold(0)
+    job = BuildJob.model_validate_json(spec)
+    with lease(job.slots_folder, 1, progress), ModelProcess(job.models(folder)) as models:
+        from services.dataset_builder.job import build_on_postgres
+
+        return build_on_postgres(job, folder, progress, models)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
 from shared.service import Service, run_alone
-from shared.storage.database import build_engine, migrate
+from shared.storage.database import build_engine
+from shared.storage.migration import migrate
 from shared.storage.predictions import LakePredictions
 
 MIGRATIONS = Path(__file__).parent / "migrations"

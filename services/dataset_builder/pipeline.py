@@ -34,7 +34,7 @@ from services.dataset_builder.building.places.place import Place
 from services.dataset_builder.building.places.placement import Placed, group_rows, make_examples
 from services.dataset_builder.building.places.steps import place
 from services.dataset_builder.building.rows import Row
-from services.dataset_builder.building.votes import Vote, resolve_votes, reviewers_answers
+from services.dataset_builder.building.votes import OLDEST_FIRST, Vote, resolve_votes, reviewers_answers
 from services.dataset_builder.checks.agreement import WINDOW, blind_overlaps, measure_agreement
 from services.dataset_builder.checks.balance import balance
 from services.dataset_builder.checks.distribution import audited, measure_distribution
@@ -130,7 +130,7 @@ def build_dataset(
     model's tokenizer; None: nothing is too long.
     """
     spec = inputs.spec
-    votes, obsolete = carry_over(sorted(inputs.votes, key=lambda vote: vote.order), spec, inputs.revisions)
+    votes, obsolete = carry_over(sorted(inputs.votes, key=OLDEST_FIRST), spec, inputs.revisions)
     reliability = estimate_reliability(reviewers_answers(votes)) if spec.labels else {}
     rows, overruled, questions = _resolve(votes, inputs, reliability)
     valid, invalid = _validate(rows, spec, count_tokens)
@@ -177,7 +177,7 @@ def _labels_of(votes: Sequence[Vote], spec: TaskSpec) -> list[Vote]:
     """
     if not spec.labels:
         return []
-    known = {vote.label for vote in votes if labels_of(vote.label, spec) is not None}
+    known = {label for label in {vote.label for vote in votes} if labels_of(label, spec) is not None}
     return [vote if vote.label in known else replace(vote, label=NO_LABEL) for vote in votes]
 
 
@@ -190,7 +190,7 @@ def _left_out_with_place(inputs: Inputs, rows: Iterable[Row]) -> list[Row]:
     given = {row.prediction_id for row in rows}
     placed = {name for name, place in inputs.decisions.places.items() if place.fate in (Fate.TRAIN, Fate.EVAL)} - given
     oldest: dict[str, Vote] = {}
-    for vote in sorted((vote for vote in inputs.votes if vote.prediction_id in placed), key=lambda vote: vote.order):
+    for vote in sorted((vote for vote in inputs.votes if vote.prediction_id in placed), key=OLDEST_FIRST):
         oldest.setdefault(vote.prediction_id, vote)
     current = CurrentCalls(inputs.spec, inputs.prompts)
     return [

@@ -14,7 +14,8 @@ from shared.kafka.publisher import Publisher
 from shared.model.embedding import SentenceEmbedder
 from shared.service import Service, run_alone
 from shared.storage.artifacts import ArtifactStore
-from shared.storage.database import build_engine, migrate
+from shared.storage.database import build_engine
+from shared.storage.migration import migrate
 from shared.storage.predictions import LakePredictions
 
 MIGRATIONS = Path(__file__).parent / "migrations"

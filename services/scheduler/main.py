@@ -20,7 +20,8 @@ from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
 from shared.service import HttpServer, Service, run_alone
 from shared.storage.artifacts import ArtifactStore
-from shared.storage.database import build_engine, migrate
+from shared.storage.database import build_engine
+from shared.storage.migration import migrate
 
 NAME = "scheduler"
 MIGRATIONS = Path(__file__).parent / "migrations"

@@ -19,8 +19,9 @@ from shared.kafka.publisher import Publisher
 from shared.model.inference import InferenceClient
 from shared.service import Service, run_alone
 from shared.storage.artifacts import ArtifactStore
-from shared.storage.database import build_engine, migrate
+from shared.storage.database import build_engine
 from shared.storage.erasures import subscribe_erasures
+from shared.storage.migration import migrate
 from shared.storage.offsets import PostgresOffsets
 
 NAME = "shadow"

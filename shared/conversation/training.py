@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from schemas.conversation import Answer, Api, Call, FinishReason
+from schemas.conversation import Answer, Api, Call, FinishReason, Message
 from shared.conversation.requests import TOKEN_IDS
 
 NEVER_TRAINED = frozenset({"truncated", "refused", "token_ids", "media", "custom_tool", "completions"})
@@ -16,13 +16,17 @@ def never_trained(call: Call, answers: Sequence[Answer]) -> tuple[str, str] | No
 
     An answer that ran into its token limit is no reason: what a person writes instead is whole.
     """
-    # Lists, not generators: a build asks this of every row, and of one answer a list takes half the time.
-    if call.truncated or any([answer.truncated for answer in answers]):
+    # Loops, not `any`: a build asks this of every row, and nearly all have one answer.
+    truncated, refused = call.truncated, False
+    for answer in answers:
+        truncated = truncated or answer.truncated
+        refused = refused or answer.refusal is not None or answer.finish_reason is FinishReason.CONTENT_FILTER
+    if truncated:
         return (
             "truncated",
             "the conversation or its answer is too long for an event, or has something that none has",
         )
-    if any([a.refusal is not None or a.finish_reason is FinishReason.CONTENT_FILTER for a in answers]):
+    if refused:
         return "refused", "the model, or a filter of its server, refused to answer"
     for message in call.messages:
         for part in message.content if isinstance(message.content, tuple) else ():
@@ -30,8 +34,9 @@ def never_trained(call: Call, answers: Sequence[Answer]) -> tuple[str, str] | No
                 return "token_ids", "a prompt of token ids, which is no text"
             if part.media is not None or part.text is None:
                 return "media", f"a part of type {part.type}, which the event does not have"
-    for made in (*[message.tool_calls for message in call.messages], *[answer.tool_calls for answer in answers]):
-        for tool_call in made:
+    said: tuple[Message | Answer, ...] = (*call.messages, *answers)
+    for words in said:
+        for tool_call in words.tool_calls:
             if tool_call.type != "function":
                 return "custom_tool", "a call of a custom tool, which chat templates do not know"
     if call.api is Api.COMPLETIONS:

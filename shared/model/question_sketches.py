@@ -74,7 +74,7 @@ class QuestionSketcher:
 def _parts_of(messages: Question, not_compared: frozenset[str]) -> _Parts:
     """The last messages of the user in a row are what was asked. What is about a question follows from all the rest."""
     system = tuple([message for message in messages if message.role in INSTRUCTIONS])
-    others = [message for message in messages if message.role not in INSTRUCTIONS]
+    others = [message for message in messages if message.role not in INSTRUCTIONS] if system else messages
     last = len(others)
     while last and others[last - 1].role != Role.USER:
         last -= 1

@@ -24,12 +24,14 @@ from schemas.cycles import PartitionFence
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.tasks import TaskKind, TaskSpec
-from services.dataset_builder.job import ENVIRONMENT, POSTGRES_VARIABLE, BuildJob, BuildResult
+from services.dataset_builder.job import ENVIRONMENT, POSTGRES_VARIABLE, BuildResult
+from services.dataset_builder.job_input import BuildJob
 from services.dataset_builder.main import MIGRATIONS, NAME
 from services.dataset_builder.storage.corrections import PostgresCorrectionStore
 from shared.kafka.delivery import Delivery
 from shared.settings import Settings
-from shared.storage.database import build_engine, migrate
+from shared.storage.database import build_engine
+from shared.storage.migration import migrate
 from tests.conftest import ROOT
 
 BANKING77 = Path(os.environ.get("RATCHET_BANKING77") or ROOT.parent / "shared" / "data" / "banking77")

@@ -86,7 +86,8 @@ from shared.model.inference import Completion
 from shared.privacy.redaction import Redactor
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
-from shared.storage.database import build_engine, migrate
+from shared.storage.database import build_engine
+from shared.storage.migration import migrate
 from shared.storage.predictions import LakePredictions
 from tests.unit.deployer.fakes import MemoryAdmin
 

@@ -13,7 +13,8 @@ from services.dataset_builder.tables import OFFSETS as BUILDER_OFFSETS
 from services.failure_miner.tables import OFFSETS as MINER_OFFSETS
 from shared.kafka.delivery import RecordPosition
 from shared.settings import Settings
-from shared.storage.database import build_engine, migrate, transaction
+from shared.storage.database import build_engine, transaction
+from shared.storage.migration import migrate
 from shared.storage.offsets import advance_offsets
 
 _STORED: dict[str, tuple[Table, list[str]]] = {

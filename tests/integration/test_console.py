@@ -35,7 +35,8 @@ from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import Publisher
 from shared.service import running
 from shared.settings import Settings
-from shared.storage.database import build_engine, migrate
+from shared.storage.database import build_engine
+from shared.storage.migration import migrate
 from tests.unit.console.fakes import with_tools
 from tests.waiting import PATIENCE_SECONDS
 

@@ -26,13 +26,15 @@ from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import SubjectForgotten
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.checks.label_noise import LabelScore
-from services.dataset_builder.job import POSTGRES_VARIABLE, BuildJob, BuildResult
+from services.dataset_builder.job import POSTGRES_VARIABLE, BuildResult
+from services.dataset_builder.job_input import BuildJob
 from services.dataset_builder.main import MIGRATIONS, NAME
 from services.dataset_builder.pipeline import Decisions
 from services.dataset_builder.storage.corrections import PostgresCorrectionStore
 from shared.kafka.delivery import Delivery
 from shared.settings import Settings
-from shared.storage.database import build_engine, migrate
+from shared.storage.database import build_engine
+from shared.storage.migration import migrate
 from tests.integration.outcomes import save_outcome
 from tests.waiting import PATIENCE_SECONDS
 

@@ -39,7 +39,8 @@ from shared.kafka.delivery import Delivery, RecordPosition, TopicPartition
 from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import Publisher
 from shared.settings import Settings
-from shared.storage.database import build_engine, migrate, transaction
+from shared.storage.database import build_engine, transaction
+from shared.storage.migration import migrate
 from tests.integration.publishing import AbsentBroker, publish
 from tests.waiting import until
 

@@ -27,7 +27,8 @@ from services.deployer.storage.ledger import PostgresLedger
 from services.deployer.storage.rollouts import PostgresRollouts
 from shared.errors import DependencyUnavailable
 from shared.settings import Settings
-from shared.storage.database import build_engine, migrate
+from shared.storage.database import build_engine
+from shared.storage.migration import migrate
 from tests.unit.deployer.canaries import audited, feedback, in_canary, leave, see
 from tests.unit.deployer.fakes import CUTOFF, Deployer, answer, deliveries, evaluated, observed, pair, pair_with_tools
 

@@ -54,7 +54,8 @@ from shared.kafka.publisher import Publisher
 from shared.model.embedding import SentenceEmbedder
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
-from shared.storage.database import build_engine, migrate, transaction
+from shared.storage.database import build_engine, transaction
+from shared.storage.migration import migrate
 from shared.storage.predictions import LakePredictions
 from tests.integration.publishing import AbsentBroker
 from tests.unit.prediction_log.deliveries import delivery, prediction

@@ -24,7 +24,8 @@ from services.scheduler import tables as scheduler
 from services.shadow import tables as shadow
 from shared.errors import ConfigurationError
 from shared.settings import Settings
-from shared.storage.database import build_engine, migrate
+from shared.storage.database import build_engine
+from shared.storage.migration import migrate
 
 pytestmark = pytest.mark.stack
 

@@ -21,7 +21,8 @@ from services.dataset_builder.pipeline import Build, Decisions, Inputs, build_da
 from services.dataset_builder.storage.corrections import PostgresCorrectionStore
 from shared.kafka.delivery import Delivery
 from shared.settings import Settings
-from shared.storage.database import build_engine, migrate
+from shared.storage.database import build_engine
+from shared.storage.migration import migrate
 from tests.integration.outcomes import save_outcome
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)

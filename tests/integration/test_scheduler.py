@@ -25,7 +25,8 @@ from shared.kafka.broker import build_broker
 from shared.kafka.publisher import Publisher
 from shared.service import running
 from shared.settings import Settings
-from shared.storage.database import build_engine, migrate
+from shared.storage.database import build_engine
+from shared.storage.migration import migrate
 from tests.integration.publishing import publish
 from tests.waiting import PATIENCE_SECONDS, until
 

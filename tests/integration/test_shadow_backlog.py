@@ -36,7 +36,8 @@ from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
 from shared.service import Service, running
 from shared.settings import Settings
-from shared.storage.database import build_engine, migrate
+from shared.storage.database import build_engine
+from shared.storage.migration import migrate
 from tests.integration.consumer_groups import skip_backlog
 from tests.unit.shadow.fakes import SPEC, BothArms, Load, OneTrainingIndex, Published, Sampling, answer, prediction
 from tests.unit.shadow.fakes import rollout as any_rollout

@@ -22,7 +22,8 @@ from services.shadow.main import MIGRATIONS
 from services.shadow.storage import PostgresDecisions, Summary
 from shared.errors import DependencyUnavailable, Paused
 from shared.settings import Settings
-from shared.storage.database import build_engine, migrate
+from shared.storage.database import build_engine
+from shared.storage.migration import migrate
 from tests.unit.shadow.fakes import CUTOFF, SPEC, BothArms, Shadow, delivery, prediction, rollout
 from tests.waiting import PATIENCE_SECONDS
 

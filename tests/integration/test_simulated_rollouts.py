@@ -24,7 +24,8 @@ from services.deployer.storage.ledger import PostgresLedger
 from services.deployer.storage.rollouts import PostgresRollouts
 from services.deployer.tickets import ticket_id_of
 from shared.settings import Settings
-from shared.storage.database import build_engine, migrate
+from shared.storage.database import build_engine
+from shared.storage.migration import migrate
 from tests.benchmarks.promotion.decisions import PENDING, Next
 from tests.benchmarks.promotion.walk import BETTER, EQUAL, Truth
 from tests.benchmarks.promotion.year import NEVER, OPEN_TICKETS, SCENARIOS, Lanes, Scenario

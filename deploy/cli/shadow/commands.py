@@ -102,7 +102,8 @@ def replay(
 async def _summaries(settings: Settings) -> list[Summary]:
     from services.shadow.main import MIGRATIONS, NAME
     from services.shadow.storage import PostgresDecisions
-    from shared.storage.database import build_engine, migrate
+    from shared.storage.database import build_engine
+    from shared.storage.migration import migrate
 
     await migrate(settings, NAME, MIGRATIONS)
     engine = build_engine(settings, NAME)

@@ -30,6 +30,7 @@ _SHOWN_CHARS = 500
 _CALL_ID_LENGTH = 9
 """The only length that the strictest chat templates (Mistral's) accept."""
 _SHOWN_ROLES = 50
+_INSTRUCTIONS = frozenset(INSTRUCTIONS)
 _ONE_QUESTION = [Role.USER, Role.ASSISTANT]
 
 Rejection = tuple[str, str]
@@ -140,9 +141,9 @@ def _order_error(messages: Sequence[Message]) -> Rejection | None:
     A developer message may stand anywhere: it instructs, and is no turn.
     """
     roles = [message.role for message in messages]
-    start = next((number for number, role in enumerate(roles) if role not in INSTRUCTIONS), len(roles))
-    if roles[start:] == _ONE_QUESTION:  # Nearly all of them.
+    if roles[-2:] == _ONE_QUESTION and _INSTRUCTIONS.issuperset(roles[:-2]):  # Nearly all of them.
         return None
+    start = next((number for number, role in enumerate(roles) if role not in INSTRUCTIONS), len(roles))
     dialogue = [message for message in messages[start:] if message.role != DEVELOPER]
     if all(message.role == Role.ASSISTANT for message in dialogue):
         return "nothing_asked", _shown(roles)
@@ -177,7 +178,7 @@ def _answer_error(answer: Message, spec: TaskSpec) -> Rejection | None:
         return "answer_too_short", f"{len(text)} characters; at least {spec.min_answer_chars}"
     if len(text) > rules.max_answer_chars:
         return "answer_too_long", f"{len(text)} characters; at most {rules.max_answer_chars}"
-    if spec.choices and text not in spec.choices:
+    if (choices := spec.choices) and text not in choices:
         return "unknown_label", f"{text[:100]!r} is not a label of the task"
     return None
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import attrgetter
 from typing import NamedTuple
 
 from schemas.conversation import Answer, Call, JsonObject, Message, input_text
@@ -100,11 +102,6 @@ class Row:
             return ()
         return tuple((opinion.voter.removeprefix(USER_PREFIX), opinion.given_at) for opinion in self.opinions)
 
-    @property
-    def age(self) -> tuple[datetime, str]:
-        """Sorts rows from the oldest to the newest, the same way every time."""
-        return self.corrected_at, self.prediction_id
-
     def left_out(self, fate: Fate, reason: str, detail: str = "") -> LeftOutExample:
         """Return the line of rejected.jsonl for this row."""
         return LeftOutExample(
@@ -137,3 +134,7 @@ class Row:
             user_hash=self.user_hash,
             predicted_at=self.predicted_at,
         )
+
+
+BY_AGE: Callable[[Row], tuple[datetime, str]] = attrgetter("corrected_at", "prediction_id")
+"""Sorts rows from the oldest to the newest, the same way every time."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain
+from operator import attrgetter
 
 from pydantic import AwareDatetime
 
@@ -91,11 +92,6 @@ class Vote:
     drawn_probability: float | None = None
     author_hash: str | None = None
 
-    @property
-    def order(self) -> tuple[datetime, str]:
-        """Sorts votes from the oldest to the newest, the same way every time."""
-        return self.occurred_at, self.correction_id
-
     def left_out(self, fate: Fate, reason: str, detail: str = "") -> LeftOutExample:
         """Return the line of rejected.jsonl for this vote, whose prediction may still be a row."""
         return LeftOutExample(
@@ -107,6 +103,10 @@ class Vote:
             user_hash=self.user_hash,
             predicted_at=self.predicted_at,
         )
+
+
+OLDEST_FIRST: Callable[[Vote], tuple[datetime, str]] = attrgetter("occurred_at", "correction_id")
+"""Sorts votes from the oldest to the newest, the same way every time."""
 
 
 def votes_of(
@@ -126,7 +126,7 @@ def votes_of(
     for word in user_corrections:
         voter = f"{USER_PREFIX}{word.author_hash or word.user_hash or word.prediction_id}"
         votes.append(_vote(word, word.label, voter, Origin.USER, compact))
-    return sorted(votes, key=lambda vote: vote.order)
+    return sorted(votes, key=OLDEST_FIRST)
 
 
 class Withdrawals:
@@ -185,6 +185,7 @@ def resolve_votes(
     `reliability`: see `estimate_reliability`; whoever is not in it has the prior.
     """
     rows, left_out, questions = [], list[LeftOutExample](), list[LabelRequested]()
+    voters: dict[tuple[str, ...], tuple[str, ...]] = {}
     for prediction_id, cast in sorted(by_prediction(votes).items()):
         newest, older = newest_of_each(cast)
         left_out += [v.left_out(Fate.SUPERSEDED, "newer_opinion", f"{v.voter} answered again") for v in older]
@@ -194,7 +195,7 @@ def resolve_votes(
         agreed = decide(list(opinions.values()), spec.kind)
         label = deciding[-1].label if agreed is None else agreed
         supporting = [vote for vote in newest if agreed is None or vote.label == agreed]
-        row = _row(prediction_id, cast, label, supporting, opinions, spec, prompts)
+        row = _row(prediction_id, cast, label, supporting, opinions, spec, prompts, voters)
         if agreed is None and never_trained(row.call, row.answers) is None:
             reason = "reviewers_disagree" if reviewers else "users_disagree"
             left_out.append(row.left_out(Fate.REJECTED, reason, _tally(deciding)))
@@ -257,7 +258,7 @@ def opinion_of(vote: Vote, spec: TaskSpec, reliability: Mapping[str, float]) -> 
 def by_prediction(votes: Iterable[Vote]) -> dict[str, list[Vote]]:
     """Return the votes of each prediction, oldest first."""
     found: dict[str, list[Vote]] = defaultdict(list)
-    for vote in sorted(votes, key=lambda vote: vote.order):
+    for vote in sorted(votes, key=OLDEST_FIRST):
         found[vote.prediction_id].append(vote)
     return dict(found)
 
@@ -303,8 +304,10 @@ def _row(
     opinions: Mapping[str, Opinion],
     spec: TaskSpec,
     prompts: frozenset[str],
+    voters: dict[tuple[str, ...], tuple[str, ...]],
 ) -> Row:
     """`opinions`: of those who decide, by voter, of whom there are none but reviewers or none but users.
+    `voters`: those of other rows, to share what is equal.
 
     Whose word counts does not change that chance drew the prediction: any vote on it may say so.
     """
@@ -321,7 +324,7 @@ def _row(
         corrected_at=oldest.occurred_at,
         user_hash=oldest.user_hash or _first([vote.user_hash for vote in supporting]),
         predicted_at=oldest.predicted_at,
-        voters=tuple([vote.voter for vote in supporting]),
+        voters=voters.setdefault(names := tuple([vote.voter for vote in supporting]), names),
         origin=origin,
         app=first.app or _first([vote.app for vote in supporting]),
         weight=spec.dataset.user_weight if origin is Origin.USER else 1.0,

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.labels import Purpose
-from services.dataset_builder.building.votes import Vote
+from services.dataset_builder.building.votes import OLDEST_FIRST, Vote
 from services.dataset_builder.checks.intervals import Estimate, proportion, upper_bound
 
 WINDOW = 200
@@ -104,7 +104,7 @@ def blind_overlaps(votes: Iterable[Vote]) -> list[Overlap]:
     """Return the questions that two people answered, oldest second answer first: of each person the first answer."""
     first: dict[str, dict[str, str]] = {}
     overlaps = []
-    for vote in sorted(votes, key=lambda vote: vote.order):
+    for vote in sorted(votes, key=OLDEST_FIRST):
         if vote.request_id is None or vote.purpose in _CHOSEN_BY_ANSWER:
             continue
         answers = first.setdefault(vote.request_id, {})

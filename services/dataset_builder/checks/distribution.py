@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from schemas.datasets import Example
 from schemas.labels import Purpose
-from services.dataset_builder.building.votes import Vote
+from services.dataset_builder.building.votes import OLDEST_FIRST, Vote
 from services.dataset_builder.checks.intervals import chi_square_tail
 
 MIN_AUDITS = 10
@@ -80,7 +80,7 @@ def audited(votes: Iterable[Vote]) -> Audits:
     """Return what audits say: of each person the last label, and several labels of one prediction share its weight."""
     labels_of: dict[str, dict[str, str]] = {}
     weight_of: dict[str, float] = {}
-    for vote in sorted(votes, key=lambda vote: vote.order):
+    for vote in sorted(votes, key=OLDEST_FIRST):
         if vote.purpose is Purpose.AUDIT:
             labels_of.setdefault(vote.prediction_id, {})[vote.voter] = vote.label
             weight_of[vote.prediction_id] = 1.0 / vote.inclusion_probability

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import attrgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -204,17 +205,18 @@ def _found(
     known: Mapping[ScoreKey, LabelScore],
     scores: dict[ScoreKey, LabelScore],
 ) -> LabelNoise:
-    found = [row for row in ordered if _is_suspicious(row, scores) and not _is_settled(row)]
+    scored = [(row, score) for row in ordered if (score := scores.get(_key(row))) is not None]
+    found = [row for row, score in scored if score.is_suspicious and not _is_settled(row)]
     held = _bounded(found, Counter(row.label for row in ordered), scores)
     asked = _to_ask(held, held_out, spec, scores)
     scores.update({_key(row): replace(scores[_key(row)], asked=True) for row in asked})
-    judged = [row for row in ordered if _key(row) in scores and scores[_key(row)].is_issue is not None]
     return LabelNoise(
-        decided={key: score for key, score in scores.items() if known.get(key) != score},
+        # First, whether it is the same object: nearly all are, and to compare two by their fields takes a while.
+        decided={key: score for key, score in scores.items() if (old := known.get(key)) is not score and old != score},
         rows=len(ordered),
-        judged=len(judged),
-        issues=sum(bool(scores[_key(row)].is_issue) and not _is_settled(row) for row in judged),
-        recall=_recall(ordered, scores),
+        judged=sum(score.is_issue is not None for _, score in scored),
+        issues=sum(bool(score.is_issue) and not _is_settled(row) for row, score in scored),
+        recall=_recall(scored),
         held_back=tuple(row.left_out(Fate.HELD_BACK, SUSPICIOUS, _detail(row, scores[_key(row)])) for row in held),
         confused=_confused(held, scores),
         questions=tuple(
@@ -231,22 +233,23 @@ def _begin_scores(
 
     `rows`: in a random order.
     """
-    scores = {_key(row): known[_key(row)] for row in rows if _key(row) in known}
-    outdated = {key for key, old in scores.items() if 2 * old.rows <= len(rows)}
-    trusted = [row for row in rows if not _is_suspicious(row, scores) or _is_settled(row)]
-    model_rows = _model_rows(trusted)
+    with_old = [(row, known.get(_key(row))) for row in rows]
+    scores = {_key(row): old for row, old in with_old if old is not None}
+    trusted = [(row, old) for row, old in with_old if old is None or not old.is_suspicious or _is_settled(row)]
+    model_rows = _model_rows([row for row, _ in trusted])
     learned = {row.label for row in model_rows}
-    scored = _model_rows([row for row in trusted if _key(row) in scores and _key(row) not in outdated])
+    scored = _model_rows([row for row, old in trusted if old is not None and not _is_outdated(old, rows)])
     judge = len(scored) < ENOUGH_SCORED or learned != {row.label for row in scored}
     if not judge:
         model_rows = scored
     in_model = {row.prediction_id for row in model_rows}
-    wanted = [row for row in rows if row.label in learned and (_key(row) not in scores or _key(row) in outdated)]
+    wanted = [row for row, old in with_old if row.label in learned and (old is None or _is_outdated(old, rows))]
     others = [row for row in wanted if row.prediction_id not in in_model]
     if score is None or not wanted or len(model_rows) < MIN_ROWS or len(learned) < 2:
         return lambda: scores
     new = score(LabelsToScore([_labelled(r) for r in model_rows], [_labelled(r) for r in others], judge))
-    hold = {_key(row) for row in model_rows if _key(row) in scores} - outdated
+    with_score = ((key, scores.get(key)) for key in map(_key, model_rows))
+    hold = {key for key, old in with_score if old is not None and not _is_outdated(old, rows)}
 
     def with_new() -> dict[ScoreKey, LabelScore]:
         for row, found in zip((*model_rows, *others) if judge else others, new, strict=True):
@@ -306,12 +309,11 @@ def _priority(row: Row, held_out: Collection[str]) -> float:
     return _ASKED_IN_EVAL if row.prediction_id in held_out else _ASKED_IN_TRAIN
 
 
-def _recall(rows: Sequence[Row], scores: Mapping[ScoreKey, LabelScore]) -> dict[str, tuple[float, int]]:
+def _recall(scored: Iterable[tuple[Row, LabelScore]]) -> dict[str, tuple[float, int]]:
     right, total = Counter[str](), Counter[str]()
-    for row in rows:
-        if (score := scores.get(_key(row))) is not None:
-            total[row.label] += 1
-            right[row.label] += score.given >= score.rival_probability
+    for row, score in scored:
+        total[row.label] += 1
+        right[row.label] += score.given >= score.rival_probability
     return {label: (right[label] / n, n) for label, n in sorted(total.items())}
 
 
@@ -331,9 +333,8 @@ def _is_settled(row: Row) -> bool:
     return row.rechecked or len(reviewers) >= 2
 
 
-def _is_suspicious(row: Row, scores: Mapping[ScoreKey, LabelScore]) -> bool:
-    score = scores.get(_key(row))
-    return score is not None and score.is_suspicious
+def _is_outdated(score: LabelScore, rows: Sequence[Row]) -> bool:
+    return 2 * score.rows <= len(rows)
 
 
 def _labelled(row: Row) -> LabelledText:
@@ -345,5 +346,4 @@ def scored_text(text: str) -> str:
     return text[-_TEXT_CHARS:]
 
 
-def _key(row: Row) -> ScoreKey:
-    return row.prediction_id, row.label
+_key: Callable[[Row], ScoreKey] = attrgetter("prediction_id", "label")

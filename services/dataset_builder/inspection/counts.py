@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from schemas.base import Gate
 from schemas.conversation import input_text
@@ -84,11 +84,18 @@ def leakage(dataset: Dataset, frozen: Collection[str], exclusions: Exclusions, p
     `frozen`: hashes of texts that no row may have. `prompt`: the task's system prompt, which is in no text. Where
     near-copies of held-out rows are a good part of all rows, the detail names what causes it.
     """
-    golden = {_text_key(name) for name in frozen}
-    keys_of_eval = [_keys(example, prompt) for example in dataset.eval]
-    not_trained = golden.union(*keys_of_eval)
-    leaks = [e.example_id for e in dataset.train if not not_trained.isdisjoint(_keys(e, prompt))]
-    leaks += [e.example_id for e, keys in zip(dataset.eval, keys_of_eval, strict=True) if not golden.isdisjoint(keys)]
+    golden, prompts = frozenset(frozen), (prompt,)
+    texts_of_eval = [_text_hash(example, prompts) for example in dataset.eval]
+    predictions = {name for example in dataset.eval for name in example.prediction_ids}
+    groups, texts = {example.group for example in dataset.eval}, golden.union(texts_of_eval)
+    leaks = [
+        example.example_id
+        for example in dataset.train
+        if example.group in groups
+        or not predictions.isdisjoint(example.prediction_ids)
+        or _text_hash(example, prompts) in texts
+    ]
+    leaks += [e.example_id for e, text in zip(dataset.eval, texts_of_eval, strict=True) if text in golden]
     return Gate(
         name="leakage",
         passed=not leaks,
@@ -112,8 +119,8 @@ def labels_to_learn(dataset: Dataset, spec: TaskSpec) -> Gate:
     """A set that has only one label teaches to say it always. A rare label stops nothing: it is named and asked for."""
     minimum = spec.dataset.min_examples_per_label
     counts = Counter[str]()
-    for example in dataset.train:
-        counts.update(labels_of(example.answer, spec) or ())
+    for answer, count in Counter([example.answer for example in dataset.train]).items():
+        counts.update(dict.fromkeys(labels_of(answer, spec) or (), count))
     enough = sum(1 for label in spec.labels if counts[label] >= minimum)
     few = [f"{label} {counts[label]}" for label in spec.labels if 0 < counts[label] < minimum]
     missing = [label for label in spec.labels if not counts[label]]
@@ -158,11 +165,5 @@ def _share(name: str, count: int, total: int, maximum: float, detail: str) -> Ga
     )
 
 
-def _keys(example: Example, prompt: str) -> Sequence[str]:
-    """Names of what must be on one side only."""
-    text = text_hash(input_text(example.prompt, (prompt,)))
-    return (*(f"prediction {name}" for name in example.prediction_ids), f"group {example.group}", _text_key(text))
-
-
-def _text_key(name: str) -> str:
-    return f"text {name}"
+def _text_hash(example: Example, prompts: Collection[str]) -> str:
+    return text_hash(input_text(example.prompt, prompts))

@@ -1,4 +1,4 @@
-"""Alembic's environment for every service: the connection is handed in by `shared.storage.database.migrate`."""
+"""Alembic's environment for every service: the connection is handed in by `shared.storage.migration.migrate`."""
 
 from alembic import context
 

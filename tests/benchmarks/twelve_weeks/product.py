@@ -20,7 +20,8 @@ from schemas.tasks import TaskChanged
 from services.dataset_builder import handlers as builder_handlers
 from services.dataset_builder import main as builder_main
 from services.dataset_builder.feedback import UserFeedback
-from services.dataset_builder.job import BuildJob, BuildResult, build_version
+from services.dataset_builder.job import BuildResult, build_version
+from services.dataset_builder.job_input import BuildJob
 from services.dataset_builder.model_process import LocalModels
 from services.dataset_builder.settings import DatasetBuilderSettings
 from services.dataset_builder.storage.corrections import PostgresCorrectionStore
@@ -53,7 +54,8 @@ from shared.jobs import Progress
 from shared.model.embedding import Vectors
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
-from shared.storage.database import build_engine, database_url, migrate
+from shared.storage.database import build_engine, database_url
+from shared.storage.migration import migrate
 from shared.storage.predictions import AnsweredPrediction
 from tests.benchmarks.twelve_weeks.stand_ins.bus import Bus
 from tests.benchmarks.twelve_weeks.stand_ins.engine import Engine

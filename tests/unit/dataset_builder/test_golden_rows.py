@@ -14,7 +14,8 @@ from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.tasks import TaskSpec
 from services.dataset_builder.building.places.frozen import IN_FROZEN_SET
 from services.dataset_builder.building.votes import votes_of
-from services.dataset_builder.job import BuildJob, BuildResult, build_version
+from services.dataset_builder.job import BuildResult, build_version
+from services.dataset_builder.job_input import BuildJob
 from services.dataset_builder.pipeline import Build, Inputs, build_dataset
 from shared.errors import StepImpossible
 from shared.jobs import Progress

@@ -30,7 +30,8 @@ from services.dataset_builder.building.personal_data import rules_id
 from services.dataset_builder.checks.label_noise import Scorer
 from services.dataset_builder.handlers import Handlers
 from services.dataset_builder.inspection.gates import evaluate_gates
-from services.dataset_builder.job import BuildJob, build_version, embeddings_file, job_name, read_questions
+from services.dataset_builder.job import build_version, job_name, read_questions
+from services.dataset_builder.job_input import BuildJob, embeddings_file
 from services.dataset_builder.pipeline import Build, Decisions, Inputs, build_dataset
 from services.dataset_builder.publishing.versions import LastVersion
 from services.dataset_builder.settings import DatasetBuilderSettings

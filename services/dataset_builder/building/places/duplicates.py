@@ -19,7 +19,7 @@ from schemas.labels import LabelRequested
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.places.similar import SimilarRows
 from services.dataset_builder.building.questions import tie_break
-from services.dataset_builder.building.rows import Row
+from services.dataset_builder.building.rows import BY_AGE, Row
 from services.dataset_builder.building.votes import decide, joint
 from shared.model.near_duplicates import join_pairs
 
@@ -117,7 +117,7 @@ def _is_confirmed(row: Row) -> bool:
 
 def _joined(pairs: Sequence[tuple[Row, Row]]) -> list[list[Row]]:
     """Return the rows that chains of pairs join, each list from the oldest to the newest."""
-    rows = sorted({row.prediction_id: row for pair in pairs for row in pair}.values(), key=lambda row: row.age)
+    rows = sorted({row.prediction_id: row for pair in pairs for row in pair}.values(), key=BY_AGE)
     numbers = {row.prediction_id: number for number, row in enumerate(rows)}
     joined = join_pairs(
         len(rows), [(numbers[left.prediction_id], numbers[right.prediction_id]) for left, right in pairs]
@@ -130,7 +130,7 @@ def _joined(pairs: Sequence[tuple[Row, Row]]) -> list[list[Row]]:
 
 def _ask(rows: Sequence[Row], spec: TaskSpec, count: int) -> list[LabelRequested]:
     """Ask about the rows that the fewest reviewers have looked at, the oldest first."""
-    return [_question(row, spec) for row in sorted(rows, key=lambda row: (len(_reviewers(row)), row.age))[:count]]
+    return [_question(row, spec) for row in sorted(rows, key=lambda row: (len(_reviewers(row)), BY_AGE(row)))[:count]]
 
 
 def _question(row: Row, spec: TaskSpec) -> LabelRequested:

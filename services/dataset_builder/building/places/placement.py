@@ -19,7 +19,7 @@ what is compared. Who asks to be forgotten takes all of it with them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from schemas.datasets import Example, Fate, LeftOutExample
@@ -30,7 +30,7 @@ from services.dataset_builder.building.places.conversations import Conversations
 from services.dataset_builder.building.places.place import Exclusions, Place, Places
 from services.dataset_builder.building.places.similar import SimilarRows
 from services.dataset_builder.building.places.stratified import choose_held_out
-from services.dataset_builder.building.rows import Row
+from services.dataset_builder.building.rows import BY_AGE, Row
 from shared.model.near_duplicates import join_pairs
 
 NEAR_HELD_OUT = "near_held_out"
@@ -147,17 +147,17 @@ def _decide(row: Row, fate: Fate, similar: SimilarRows, spec: TaskSpec) -> Place
     )
 
 
-def group_rows(placed: Placed, similar: SimilarRows) -> list[tuple[Row, str]]:
+def group_rows(placed: Placed, similar: SimilarRows) -> Iterator[tuple[Row, str]]:
     """Return the rows to train on and the held-out ones, oldest first, each with its group.
 
     A group is named by the first text that near-copies, or turns of one conversation, join its rows with: what is said
     of so many rows counts both as one.
     """
-    rows = sorted((*placed.train, *placed.held_out), key=lambda row: row.age)
+    rows = sorted((*placed.train, *placed.held_out), key=BY_AGE)
     firsts = similar.groups(rows)
     if placed.conversations is not None and (turns := placed.conversations.pairs(rows)):
         firsts = join_pairs(len(rows), [*enumerate(firsts), *turns])
-    return [(row, rows[first].text_hash) for row, first in zip(rows, firsts, strict=True)]
+    return ((row, rows[first].text_hash) for row, first in zip(rows, firsts, strict=True))
 
 
 def make_examples(grouped: Iterable[tuple[Row, str]], placed: Placed) -> tuple[list[Example], list[Example]]:

@@ -63,7 +63,8 @@ class SimilarRows:
         similarity[promised] = min((place.similarity for place in places.values()), default=1.0)
         similarity = np.minimum(similarity, spec.dataset.near_copy_similarity)
         self.texts = NearTexts(chain(self._sketcher.sketch_all(questions), known), similarity)
-        self._ids = {number: name for of in (self._wholes, self._numbers) for name, number in of.items()}
+        self._ids = [*(row.prediction_id for row in known_rows), *([""] * (len(questions) - len(known_rows)))]
+        self._ids += [*gone, *in_part]
         self.frozen = np.zeros(len(self.texts), dtype=bool)
         self.frozen[len(known_rows) : len(questions)] = True
 
@@ -90,16 +91,16 @@ class SimilarRows:
     def crowds(self) -> dict[str, int]:
         """Return for each prediction an upper guess of the number of its near-copies."""
         sizes = self.texts.bucket_sizes().tolist()
-        return {name: sizes[number] - 1 for number, name in self._ids.items()}
+        return {name: sizes[number] - 1 for name, number in self._numbers.items()}
 
     def near(self, row: Row) -> list[str]:
         """Return the predictions whose questions are near-copies of a row's."""
-        return [self._ids[number] for number in self.texts.near(self.number(row)).tolist() if number in self._ids]
+        return [name for number in self.texts.near(self.number(row)).tolist() if (name := self._ids[number])]
 
     def near_any(self, rows: Iterable[Row], among: Mask) -> dict[str, str]:
         """Return for each row that has a near-copy among those of the mask one of them; "" for a frozen question."""
         found = self.texts.nearest_of((self.number(row) for row in rows), among)
-        return {self._ids[number]: self._ids.get(other, "") for number, other in found.items()}
+        return {self._ids[number]: self._ids[other] for number, other in found.items()}
 
     def groups(self, rows: Sequence[Row]) -> list[int]:
         """Return for each row the index of the first of these rows that a chain of near-copies joins it with."""

@@ -13,7 +13,7 @@ from services.dataset_builder.building.places.frozen import exclude_frozen
 from services.dataset_builder.building.places.place import Places
 from services.dataset_builder.building.places.placement import Placed, place_rows
 from services.dataset_builder.building.places.similar import SimilarRows
-from services.dataset_builder.building.rows import Row
+from services.dataset_builder.building.rows import BY_AGE, Row
 from shared.model.texts import text_hash
 
 
@@ -31,7 +31,7 @@ def place(
 
     Returns also which rows are alike, which is large, and is needed until the rows are examples.
     """
-    rows = sorted(rows, key=lambda row: row.age)
+    rows = sorted(rows, key=BY_AGE)
     held_out = {name for name, place in places.items() if place.fate is Fate.EVAL}
     similar = SimilarRows(rows, spec, places, frozen, prompts, others)
     texts = {text_hash(input_text(question, prompts)) for question in frozen}

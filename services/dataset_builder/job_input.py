@@ -1,0 +1,46 @@
+"""What a build's job is given, and the models that it asks: all that the process with the models needs to start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from schemas.failures import FailuresClustered
+from schemas.tasks import TaskSpec
+from services.dataset_builder.model_process import LocalModels
+from shared.identity import load_or_create_key
+
+
+class BuildJob(BaseModel):
+    """The input of the job's process."""
+
+    cycle: FailuresClustered
+    spec: TaskSpec
+    artifacts: str
+    cache: Path
+    slots_folder: Path
+    embedder: Path
+    secrets_folder: Path
+    models_folder: Path
+    traffic_hours: int
+
+    @property
+    def surrogate_key(self) -> bytes:
+        return load_or_create_key(self.secrets_folder, "surrogates")
+
+    def models(self, folder: Path) -> LocalModels:
+        """Return the models of a job with this folder; nothing is loaded."""
+        return LocalModels(self.surrogate_key, self.embedder, embeddings_file(self.cache, self.spec.name), folder)
+
+
+def embeddings_file(cache: Path, task: str) -> Path:
+    """Return the file that keeps the vectors of a task's texts from build to build."""
+    return cache / "embeddings" / f"{task}.npz"
+
+
+def delete_embeddings(cache: Path, task: str) -> None:
+    """Delete that file, and what a killed process has half written of it."""
+    file = embeddings_file(cache, task)
+    for path in (file, *file.parent.glob(f".{file.name}.*")):
+        path.unlink(missing_ok=True)
