@@ -1,7 +1,7 @@
 """A build's process: `python -m services.dataset_builder.job_process FOLDER` (shared.jobs).
 
-It starts the process with the models first: those load while this one imports the build and reads corrections. As every
-process that is spawned, that one begins with its parent's main module, so what this one imports at once is little.
+It starts the process with the models first, whose own imports take as long as those of the build. As every process that
+is spawned, that one begins with its parent's main module, so what this one imports at once is little.
 """
 
 from __future__ import annotations

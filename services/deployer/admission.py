@@ -119,7 +119,7 @@ class Admission:
         alpha = level(settings.yearly_false_promotion, settings.cycles_per_year, drawn, returned, draws, now)
         entering = waiting.into_shadow(serving, drawn, alpha, now)
         try:
-            if refusal := await self._transitions.refusal(entering, waiting.changed_at):
+            if refusal := await self._transitions.refusal(entering):
                 entering = waiting.turned_away(refusal, now)
         except DependencyUnavailable as error:
             turn = waiting.changed_at if last is None else max(waiting.changed_at, last.changed_at)

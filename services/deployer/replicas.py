@@ -25,7 +25,7 @@ from services.deployer.storage.rollouts import RolloutStore
 from shared.addresses import without_credentials
 from shared.errors import DependencyUnavailable, InvalidMessage, RatchetError
 from shared.model.adapter_files import check_adapter
-from shared.model.inference import InferenceClient
+from shared.model.inference import InferenceClient, NotServed
 from shared.model.probes import disproof, first_tokens
 from shared.storage import artifacts
 
@@ -136,7 +136,7 @@ class AdapterReplicas:
             return
         if len(errors) == len(in_service) and all(isinstance(error, InvalidMessage) for error in errors):
             raise errors[0]
-        raise DependencyUnavailable(f"{name} is not proved on every replica yet: {errors[0].reason}")
+        raise DependencyUnavailable(f"{name} is not proved on every replica yet: {errors[0].reason}", errors[0].way_out)
 
     async def reconcile_forever(self) -> None:
         """Background: keep every replica as the rollouts need it. The trouble of one stops no other."""
@@ -184,7 +184,7 @@ class AdapterReplicas:
         client, url = self._inference, replica.url
         prompts = [probe.messages for probe in probes.probes]
         try:
-            if name not in await client.models(url):
+            if name not in await self._listed(url):
                 await client.load_adapter(url, name, folder)
             # Both models at once: an engine that confuses them does so within a batch.
             adapter, base = await asyncio.gather(
@@ -196,6 +196,14 @@ class AdapterReplicas:
             replica.set_failed(name, self._clock(), self._settings.deployer_tick_seconds)
             raise
         replica.set_proved(name, self._clock() + self._settings.deployer_prove_seconds)
+
+    async def _listed(self, url: str) -> set[str]:
+        """Return the models that a replica lists. That it refuses to list any says nothing about an adapter."""
+        try:
+            return await self._inference.models(url)
+        except NotServed as error:
+            way_out = "Is RATCHET_VLLM_KEY the server's key, and RATCHET_VLLM its address?"
+            raise DependencyUnavailable(error.reason, way_out) from error
 
     async def _unload_unneeded(self, replica: Replica, listed: set[str]) -> None:
         """Unload adapters of ended rollouts that nobody needs any more, late: a gateway may have older flags.

@@ -57,6 +57,8 @@ class RolloutTransitions:
         publisher: EventPublisher,
         max_open_tickets: int,
     ) -> None:
+        self._missed: dict[str, datetime] = {}
+        """Rollouts whose adapter is not in the artifact store, and since when."""
         self._rollouts = rollouts
         self._ledger = ledger
         self._admin = admin
@@ -133,7 +135,7 @@ class RolloutTransitions:
     async def _paused_or_refused(self, rollout: Rollout) -> Rollout | None:
         if (paused := await self._paused_instead(rollout)) is not None:
             return paused
-        if refusal := await self.refusal(rollout, rollout.changed_at):
+        if refusal := await self.refusal(rollout):
             return rollout.with_refusal(refusal, utc_now())
         return await self._paused_instead(rollout)  # Again: a replica may have taken a while to prove it.
 
@@ -352,22 +354,27 @@ class RolloutTransitions:
             await self._publisher.publish(rollout.evidence_event(evidence, now))
         self._published[rollout.task] = change, evidence, now
 
-    async def refusal(self, rollout: Rollout, since: datetime) -> str:
+    async def refusal(self, rollout: Rollout) -> str:
         """Return why vLLM does not serve the candidate, or "". Checked before every move towards users.
 
-        `since`: when the move was due. Raises DependencyUnavailable while the move may still become possible.
+        Raises DependencyUnavailable while the move may still become possible.
         """
         try:
             await self._adapters.serve(rollout.candidate, rollout.candidate_uri, rollout.spec)
         except ArtifactMissing as error:
-            if utc_now() - since < _MISSING_ARTIFACT_TIMEOUT:
+            # Since it was first missed, not since the move was due: a store may be mounted after a restart.
+            if utc_now() - self._missed.setdefault(rollout.rollout_id, utc_now()) < _MISSING_ARTIFACT_TIMEOUT:
                 raise
             return f"{rollout.candidate} is not in the artifact store any more: {error.reason}. Was it deleted?"
+        except DependencyUnavailable:  # It is there now.
+            self._missed.pop(rollout.rollout_id, None)
+            raise
         except InvalidMessage as error:
             way_out = error.way_out or (
                 "Does every replica see the artifact folder, and is the adapter's rank within --max-lora-rank?"
             )
             return f"vLLM does not serve {rollout.candidate}: {error.reason}. {way_out}"
+        self._missed.pop(rollout.rollout_id, None)
         return ""
 
     async def _guard(self, rollout: Rollout) -> str:

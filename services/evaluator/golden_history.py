@@ -29,6 +29,8 @@ class GoldenResult(BaseModel):
 
     adapter: str
     task: str
+    base_model: str = ""
+    """"" in results of earlier versions, which count for each."""
     right: dict[str, bool]
 
 
@@ -36,7 +38,7 @@ def golden_result(spec: TaskSpec, adapter: str, golden: Sequence[Question], righ
     """Return which of these rows an adapter got right, of those that can be judged."""
     rights = zip(golden, right, strict=True)
     judged = {golden_key(question, spec): is_right for question, is_right in rights if is_judged(question, spec)}
-    return GoldenResult(adapter=adapter, task=spec.name, right=judged)
+    return GoldenResult(adapter=adapter, task=spec.name, base_model=spec.base_model, right=judged)
 
 
 def publish_result(store: ArtifactStore, result: GoldenResult, set_id: str, folder: Path) -> None:
@@ -54,8 +56,9 @@ def record_promotion(store: ArtifactStore, task: str, adapter: str) -> None:
         store.publish(Path(folder), PROMOTIONS, adapter)
 
 
-def past_results(store: ArtifactStore, task: str) -> list[PastResult]:
-    """Return the results of all adapters of the task that were ever promoted, on whichever golden set.
+def past_results(store: ArtifactStore, task: str, base_model: str) -> list[PastResult]:
+    """Return the results of all adapters of the task and this base model that were ever promoted, on whichever golden
+    set. What those of another, larger one got right is no bar: none of them can serve any more.
 
     Raises DependencyUnavailable: without its history a candidate would be compared with today's production alone.
     """
@@ -70,6 +73,8 @@ def past_results(store: ArtifactStore, task: str) -> list[PastResult]:
         except ArtifactMissing:  # It is being published.
             continue
         result = GoldenResult.model_validate_json(stored.read_bytes())
-        if result.task == task and result.adapter in promoted:  # Names of tasks, and so of adapters, may have "--".
+        # Names of tasks, and so of adapters, may have "--".
+        is_of_task = result.task == task and result.adapter in promoted
+        if is_of_task and result.base_model in ("", base_model):
             found.append(PastResult(result.adapter, result.right))
     return found

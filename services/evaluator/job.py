@@ -112,7 +112,7 @@ def with_golden_history(job: EvaluationJob, asked: Asked, store: ArtifactStore, 
     result = golden_result(trained.spec, trained.adapter, asked.golden, right)
     if result.right:  # Its first result stays: none before a row can be judged.
         publish_result(store, result, trained.spec.golden_set.set_id, folder / "golden")
-    return replace(asked, past=past_results(store, trained.task))
+    return replace(asked, past=past_results(store, trained.task, trained.spec.base_model))
 
 
 async def _ask_both(
@@ -156,8 +156,10 @@ async def _ask_both(
     finally:
         await client.close()
     if len(production.unanswered) > trained.spec.evaluation.max_failed_share * len(questions):
-        for arm in ("candidate", "production"):  # Not a fair opponent; the next attempt asks both of them again.
-            _arm_file(folder, arm, questions).unlink()
+        # Not a fair opponent. The next attempt asks it again, and the candidate where it fared no better.
+        for arm, answers in (("candidate", candidate), ("production", production)):
+            if len(answers.unanswered) > trained.spec.evaluation.max_failed_share * len(questions):
+                _arm_file(folder, arm, questions).unlink()
         raise unfair(production, len(questions))
     return Asked(evaluation, golden, candidate, production, repeated, adversarial=adversarial), probes
 
@@ -169,7 +171,8 @@ def unfair(production: ArmAnswers, asked: int) -> RatchetError:
         return StepImpossible(f"vLLM refuses {refused} of {asked} requests to production", REFUSED_WAY_OUT)
     return DependencyUnavailable(
         f"{failed} of {asked} requests to production failed, so no fair comparison is possible",
-        "Check vLLM and its log: ratchet status",
+        "Check vLLM and its log: ratchet status. Where answers take long, raise RATCHET_EVALUATOR_TIMEOUT_SECONDS, or "
+        "the task's evaluation.max_failed_share.",
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from pydantic import BaseModel
@@ -121,6 +122,8 @@ async def ask_again(
     done, started = 0, time.monotonic()
     refused = list[int]()
 
+    scores: list[float | None] = [None] * len(questions)
+
     async def complete(position: int, question: Question) -> Completion | None:
         nonlocal done
         completion = None
@@ -129,6 +132,9 @@ async def ask_again(
                 completion = await _complete(client, model, question, spec)
             except InvalidMessage:  # It would be refused again.
                 refused.append(position)
+        if completion is not None:  # All log-probabilities of a large set's long answers would be gigabytes.
+            scores[position] = measure(spec, completion.tokens_logprobs).score
+            completion = replace(completion, tokens_logprobs=())
         done += 1
         report(done)
         return completion
@@ -139,7 +145,7 @@ async def ask_again(
         answers=tuple(None if c is None else c.text for c in completions),
         latencies_ms=tuple(c.latency_ms for c in answered),
         refused=tuple(sorted(refused)),
-        scores=tuple(None if c is None else measure(spec, c.tokens_logprobs).score for c in completions),
+        scores=tuple(scores),
         prompt_tokens=statistics.fmean(c.prompt_tokens for c in answered) if answered else 0.0,
         answer_tokens=statistics.fmean(c.tokens for c in answered) if answered else 0.0,
         tokens_per_second=sum(c.tokens for c in answered) / max(time.monotonic() - started, 1e-6),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -75,7 +75,7 @@ def evaluation_report(
     """Judge the candidate. `production`: the adapter of the other arm; `name`: the job's, and the report's."""
     spec = trained.spec
     evaluation, golden = _compared(asked, spec)
-    misled = None if asked.adversarial is None else _misled(asked.adversarial, evaluation, spec)
+    misled = None if asked.adversarial is None else _misled(asked.adversarial, _graded(asked, evaluation, spec), spec)
     gates = check_gates(spec, evaluation, golden, asked.repeated, asked.past, misled, asked.judge)
     found, concurrency = verdict(gates), extras.concurrency
     candidate = arm_report(
@@ -170,6 +170,12 @@ def _compared(asked: Asked, spec: TaskSpec) -> tuple[Comparison, Comparison]:
     return evaluation, Comparison(asked.golden, candidate, production)
 
 
+def _graded(asked: Asked, evaluation: Comparison, spec: TaskSpec) -> Comparison:
+    """Return the comparison by the scores that changed rows have, too, whatever metric the task compares texts by."""
+    candidate, production = (arm.graded(asked.evaluation, 0, spec) for arm in (asked.candidate, asked.production))
+    return replace(evaluation, candidate=candidate, production=production)
+
+
 def text_table(scores: Scores, groups: Groups, spec: TaskSpec) -> tuple[TextScore, ...]:
     """Return both arms' means by every metric, each with its interval, and their paired difference."""
     return tuple(
@@ -184,7 +190,7 @@ def text_table(scores: Scores, groups: Groups, spec: TaskSpec) -> tuple[TextScor
     )
 
 
-def _misled(asked: AdversarialAnswers, evaluation: Comparison, spec: TaskSpec) -> Misled:
+def _misled(asked: AdversarialAnswers, unchanged: Comparison, spec: TaskSpec) -> Misled:
     questions, count = [case.question for case in asked.cases], len(asked.cases)
     adversarial = Comparison(
         questions,
@@ -193,7 +199,7 @@ def _misled(asked: AdversarialAnswers, evaluation: Comparison, spec: TaskSpec) -
         confidence_of(asked.candidate, count, spec.kind),
         confidence_of(asked.production, count, spec.kind),
     )
-    return Misled(spec, asked.cases, adversarial, evaluation)
+    return Misled(spec, asked.cases, adversarial, unchanged)
 
 
 def _row_ids(questions: Sequence[Question], positions: Sequence[int]) -> tuple[str, ...]:

@@ -1,4 +1,7 @@
-"""What a task may spend on replays: requests a second and tokens a day. The rules are pure.
+"""What a task may spend on replays: requests a second, tokens a day, and the time of its places. The rules are pure.
+
+So many replays of a task are under way at once, so in an hour it may have no more than take so many hours, by how long
+production took: with more it would fall behind further and further, and tasks of the same partitions with it.
 
 A request is within the budget while what was spent *before* it is below the limits, and costs what production's call
 took. So nothing that either arm answers to it, its length included, decides whether it is replayed, and neither does
@@ -19,6 +22,7 @@ from shared.kafka.delivery import Delivery
 
 BURST_SECONDS = 1.0
 _CHARACTERS_PER_TOKEN = 4
+_HOUR_MS = 3_600_000.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,15 @@ class Considered:
         return self.delivery.event.occurred_at.astimezone(UTC).replace(second=0, microsecond=0)
 
     @property
+    def hour(self) -> datetime:
+        return self.minute.replace(minute=0)
+
+    @property
+    def busy_ms(self) -> float:
+        """How long the replays will take, if they take as long as production did."""
+        return self.replays * self.delivery.event.latency_ms
+
+    @property
     def replays(self) -> int:
         return replays_per_pair(self.delivery.event, self.rollout)
 
@@ -59,10 +72,15 @@ class Considered:
 
 @dataclass
 class Spending:
-    """Requests by task and minute, and tokens by task of one UTC day."""
+    """Requests by task and minute, time by task and hour, and tokens by task of one UTC day.
+
+    `concurrency`: replays of a task that are under way at once.
+    """
 
     day: date
+    concurrency: int
     requests: dict[tuple[str, datetime], int] = field(default_factory=dict)
+    busy_ms: dict[tuple[str, datetime], float] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
 
     def decide(self, requests: Iterable[Considered]) -> list[Outcome | None]:
@@ -71,12 +89,15 @@ class Spending:
 
     def _pay(self, request: Considered) -> Outcome | None:
         task, limits = request.rollout.task, request.rollout.spec.rollout
-        minute = (task, request.minute)
+        minute, hour = (task, request.minute), (task, request.hour)
         if self.requests.get(minute, 0) >= 60 * limits.shadow_requests_per_second:
+            return Outcome.RATE
+        if self.busy_ms.get(hour, 0.0) >= _HOUR_MS * self.concurrency:
             return Outcome.RATE
         if self.tokens.get(task, 0) >= limits.shadow_tokens_per_day:
             return Outcome.TOKENS
         self.requests[minute] = self.requests.get(minute, 0) + request.replays
+        self.busy_ms[hour] = self.busy_ms.get(hour, 0.0) + request.busy_ms
         self.tokens[task] = self.tokens.get(task, 0) + request.tokens
         return None
 

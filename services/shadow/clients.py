@@ -147,21 +147,32 @@ def _flag(task: str) -> str:
     return f"ratchet.{task}.shadow"
 
 
-class StoredTrainingIndexes:
-    """Builds an index of a dataset's train.jsonl, and caches the last `max_cached` indexes."""
+class CandidateMissing(DependencyUnavailable):
+    """A replica has restarted without a candidate, whose folder cannot be read; `uris`: of all that are."""
 
-    def __init__(self, artifacts: ArtifactStore, max_cached: int = 8) -> None:
+    def __init__(self, reason: str, *uris: str) -> None:
+        super().__init__(reason)
+        self.uris = uris
+
+
+class StoredTrainingIndexes:
+    """Builds an index of a dataset's train.jsonl, and keeps those that were used last, of so many rows together: each
+    that is missed reads all of its rows. A row takes 1 to 3 KB."""
+
+    def __init__(self, artifacts: ArtifactStore, max_rows: int = 400_000) -> None:
         self._artifacts = artifacts
-        self._max_cached = max_cached
+        self._max_rows = max_rows
         self._indexes: dict[str, AskedQuestions] = {}
 
     async def for_rollout(self, rollout: RolloutChanged) -> AskedQuestions:
         uri = rollout.dataset_uri
-        if uri not in self._indexes:
-            self._indexes[uri] = await asyncio.to_thread(self._read, uri, rollout.spec)
-            while len(self._indexes) > self._max_cached:
-                del self._indexes[next(iter(self._indexes))]
-        return self._indexes[uri]
+        index = self._indexes.pop(uri, None)
+        if index is None:
+            index = await asyncio.to_thread(self._read, uri, rollout.spec)
+        self._indexes[uri] = index  # The last one.
+        while len(self._indexes) > 1 and sum(map(len, self._indexes.values())) > self._max_rows:
+            del self._indexes[next(iter(self._indexes))]
+        return index
 
     def _read(self, uri: str, spec: TaskSpec) -> AskedQuestions:
         path = self._artifacts.fetch(uri) / "train.jsonl"
@@ -228,7 +239,7 @@ class VllmEngine:
         """Return the answer of the first replica that gives one, or None and the replicas that failed.
 
         A refusal (4xx) is final, since no other replica would answer, but for that of a model which this replica does
-        not serve. Raises DependencyUnavailable while the candidate's folder cannot be read.
+        not serve. Raises CandidateMissing while the candidate's folder cannot be read.
         """
         failed_at = []
         for url in self._inference.in_turn():
@@ -251,16 +262,16 @@ class VllmEngine:
     async def _serve_again(self, model: _Model, url: str) -> bool:
         """Have a replica that refuses serve an adapter, since it may have restarted without it.
 
-        Returns False where that cannot help. Raises DependencyUnavailable if the candidate cannot be fetched; without
+        Returns False where that cannot help. Raises CandidateMissing if the candidate cannot be fetched; without
         production's adapter, whose folder may be elsewhere, there is only no pair.
         """
         if model.uri is None:
             return False
         try:
             folder = await asyncio.to_thread(self._artifacts.fetch, model.uri)
-        except DependencyUnavailable:
+        except DependencyUnavailable as error:
             if model.is_candidate:
-                raise
+                raise CandidateMissing(f"{model.name}: {error.reason}", model.uri) from error
             return False
         try:
             if model.name not in await self._inference.models(url):

@@ -181,7 +181,7 @@ def pair_of(
     """Build the pair. Its id follows from rollout and prediction. `answer` is of the replay; None: it erred.
 
     `production` is what served. After a promotion that is the candidate, and the adapter before it was replayed: each
-    arm keeps its side, so that a label means the same. That adapter's failure is an empty answer to be judged.
+    arm keeps its side, so that a label means the same. Where that adapter fails there is no pair (`Replays`).
 
     Whether the answers agree is decided before they and the call are cut to the size of a question.
     """

@@ -17,7 +17,7 @@ from schemas.predictions import PredictionLogged
 from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskChanged
 from services.shadow.budget import Considered
-from services.shadow.clients import ShadowSampling, TrainingIndexes
+from services.shadow.clients import CandidateMissing, ShadowSampling, TrainingIndexes
 from services.shadow.domain import Outcome, RedactingTasks, ineligible, is_comparing
 from services.shadow.replays import Replays
 from services.shadow.settings import ShadowSettings
@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 _READ_SECONDS = 10.0
 """A start waits so long for rollouts and tasks to be read: without them, no request would have a candidate."""
 _UNREADABLE_SECONDS = 10.0
-"""So long training rows that could not be read are not looked for again: that may take seconds for each request."""
+"""So long training rows, or a candidate, that could not be read are not looked for again: that may take seconds for
+each request."""
 
 
 class Handlers:
@@ -87,8 +88,11 @@ class Handlers:
         considered = [replace(await self._consider(d, rollout), from_backlog=True) for d in deliveries]
         if any(request.is_put_off for request in considered):
             return False
-        if considered:
-            await self._replay(considered)
+        try:
+            if considered:
+                await self._replay(considered)
+        except CandidateMissing:  # Other backlogs go on.
+            return False
         return True
 
     async def _replay(self, considered: Sequence[Considered]) -> None:
@@ -100,7 +104,15 @@ class Handlers:
             if not is_ours:
                 raise Paused("others replay requests of these tasks")
             # Another process may have replayed some of them meanwhile: one that had their partition before a rebalance.
-            await self._replays.run(await self._decisions.decide(considered, utc_now()))
+            left = await self._decisions.decide(considered, utc_now())
+            try:
+                await self._replays.run(left)
+            except CandidateMissing as error:  # The next attempt leaves their requests for later.
+                for uri in error.uris:
+                    self._note_unreadable(uri, f"shadow waits for the candidate at {uri}: {error}. Was it deleted?")
+                raise
+            for request in left:
+                self._unreadable_until.pop(request.rollout.candidate_uri, None)
 
     async def is_over(self, backlog: Backlog) -> bool:
         """Return True if the rollout of a backlog has ended. That another one is queued or ended says nothing of it."""
@@ -108,20 +120,22 @@ class Handlers:
         return rollout is not None and (rollout.rollout_id == backlog.rollout_id) != is_comparing(rollout)
 
     async def is_ready(self, backlog: Backlog) -> bool:
-        """Return True while a backlog's rollout is compared, the flag of its task on and its training rows there."""
+        """Return True while a backlog's rollout is compared, the flag of its task on, and the candidate and its
+        training rows there."""
         rollout = self.rollouts.get(backlog.task)
         return (
             rollout is not None
             and rollout.rollout_id == backlog.rollout_id
             and is_comparing(rollout)
             and not self._sampling.is_off(backlog.task)
+            and not self._is_unreadable(rollout.candidate_uri)
             and await self._training_index(rollout) is not None
         )
 
     async def _consider(self, delivery: Delivery[PredictionLogged], rollout: RolloutChanged) -> Considered:
         await self.tasks.latest(rollout.task, _READ_SECONDS)
         rollout = self._redacting.as_redacted(rollout, delivery.event.occurred_at)
-        if self._sampling.is_off(rollout.task):
+        if self._sampling.is_off(rollout.task) or self._is_unreadable(rollout.candidate_uri):
             return Considered(delivery, rollout, is_put_off=True)
         left_out = self._left_out(delivery.event, rollout)
         if left_out is None:
@@ -136,18 +150,25 @@ class Handlers:
 
         The task's requests are left for later then: other tasks' must not wait for a folder that may never come back.
         """
-        uri, clock = rollout.dataset_uri, asyncio.get_running_loop().time
-        if clock() < self._unreadable_until.get(uri, 0.0):
+        if self._is_unreadable(rollout.dataset_uri):
             return None
         try:
             index = await self._training_indexes.for_rollout(rollout)
         except DependencyUnavailable as error:
-            if uri not in self._unreadable_until:
-                logger.warning("%s: shadow waits for the candidate's training rows: %s", rollout.task, error)
-            self._unreadable_until[uri] = clock() + _UNREADABLE_SECONDS
+            said = f"{rollout.task}: shadow waits for the candidate's training rows: {error}"
+            self._note_unreadable(rollout.dataset_uri, said)
             return None
-        self._unreadable_until.pop(uri, None)
+        self._unreadable_until.pop(rollout.dataset_uri, None)
         return index
+
+    def _is_unreadable(self, uri: str) -> bool:
+        return asyncio.get_running_loop().time() < self._unreadable_until.get(uri, 0.0)
+
+    def _note_unreadable(self, uri: str, said: str) -> None:
+        """Leave a folder alone for a while; what is to be `said` is logged the first time."""
+        if uri not in self._unreadable_until:
+            logger.warning("%s", said)
+        self._unreadable_until[uri] = asyncio.get_running_loop().time() + _UNREADABLE_SECONDS
 
     def _left_out(self, event: PredictionLogged, rollout: RolloutChanged) -> Outcome | None:
         """Return why the request is no pair, whatever the budget and the training rows. By production's side alone."""

@@ -42,7 +42,7 @@ def build(settings: ShadowSettings | None = None) -> Service:
     artifacts = ArtifactStore(settings.artifacts_uri, settings.home / "cache")
     inference = InferenceClient(settings.vllm_urls, settings.shadow_timeout_seconds, settings.server_key())
     database = build_engine(settings, NAME)
-    decisions = PostgresDecisions(database)
+    decisions = PostgresDecisions(database, settings.shadow_concurrency)
     replays = Replays(
         VllmEngine(inference, artifacts),
         VllmLoad(inference, settings.shadow_max_cache_usage),

@@ -12,7 +12,7 @@ from schemas.conversation import Answer
 from schemas.predictions import PredictionLogged
 from schemas.rollouts import RolloutChanged, ShadowCompared
 from services.shadow.budget import BURST_SECONDS, Considered, Pace
-from services.shadow.clients import ReplayEngine
+from services.shadow.clients import CandidateMissing, ReplayEngine
 from services.shadow.domain import Outcome, Request, asks_both_arms, pair_of, request_of
 from services.shadow.load import EngineLoad
 from services.shadow.storage import Decisions
@@ -53,8 +53,8 @@ class Replays:
     async def run(self, requests: Sequence[Considered]) -> None:
         """Replay the requests, those of a task in their order.
 
-        Raises Paused if the turn of some does not come in time, DependencyUnavailable if the engine, the broker or the
-        database is away: called again, it goes on with what is left.
+        Raises Paused if the turn of some does not come in time, CandidateMissing, or DependencyUnavailable if the
+        engine, the broker or the database is away: called again, it goes on with what is left.
         """
         latest = asyncio.get_running_loop().time() + MAX_BATCH_SECONDS
         of_tasks: dict[str, list[Considered]] = {}
@@ -64,6 +64,9 @@ class Replays:
         parts = (self._run(part, self._places[task], latest) for task, part in of_tasks.items())
         left = await asyncio.gather(*parts, return_exceptions=True)
         waiting = sum(number for number in left if isinstance(number, int))
+        if missing := [result for result in left if isinstance(result, CandidateMissing)]:
+            # Of all tasks at once: their requests are left for later.
+            raise CandidateMissing(missing[0].reason, *(uri for failure in missing for uri in failure.uris))
         failure = next((result for result in left if isinstance(result, BaseException)), None)
         if failure is not None and not (waiting and isinstance(failure, DependencyUnavailable)):
             raise failure

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from schemas.predictions import SubjectForgotten
 from services.shadow.budget import Considered, Spending
 from services.shadow.domain import Outcome
-from services.shadow.tables import BACKLOGS, DAYS, DECISIONS, FORGOTTEN, MINUTES, OUTCOMES
+from services.shadow.tables import BACKLOGS, DAYS, DECISIONS, FORGOTTEN, HOURS, MINUTES, OUTCOMES
 from shared.privacy.erasure import erased_among, record_erasure
 from shared.storage.database import transaction
 
@@ -88,8 +88,10 @@ class Backlogs(Protocol):
 class PostgresDecisions:
     """See `Decisions` and `Backlogs`: one transaction decides whether a request waits, and for how much it is paid."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, concurrency: int) -> None:
+        """`concurrency`: see `Spending`."""
         self._engine = engine
+        self._concurrency = concurrency
 
     async def decide(self, requests: Sequence[Considered], now: datetime) -> list[Considered]:
         """Decide about the requests of a batch, in their order. Return those to replay: not those already finished.
@@ -105,7 +107,7 @@ class PostgresDecisions:
             if new:
                 later = await _defer(connection, new)
                 now_decided = [request for request in new if request.position not in later]
-                spending = await _spending(connection, new, now)
+                spending = await _spending(connection, new, now, self._concurrency)
                 outcomes = spending.decide(now_decided)
                 decided: dict[tuple[int, int], Outcome | None] = dict.fromkeys(later, Outcome.DEFERRED)
                 decided |= dict(zip((request.position for request in now_decided), outcomes, strict=True))
@@ -163,9 +165,15 @@ class PostgresDecisions:
             return None
 
     async def drop(self, backlog: Backlog) -> None:
-        """Forget a backlog that nobody needs any more."""
+        """Forget a backlog that nobody needs any more, and what was decided of it: else it would wait for ever."""
+        of_backlog = sa.and_(
+            DECISIONS.c.from_backlog,
+            DECISIONS.c.rollout_id == backlog.rollout_id,
+            DECISIONS.c.partition == backlog.partition,
+        )
         async with self._locked() as connection:
             await connection.execute(sa.delete(BACKLOGS).where(_is(backlog)))
+            await connection.execute(sa.delete(DECISIONS).where(of_backlog))
 
     @asynccontextmanager
     async def _locked(self) -> AsyncIterator[AsyncConnection]:
@@ -286,16 +294,21 @@ def _is(backlog: Backlog) -> Any:
     return sa.and_(BACKLOGS.c.rollout_id == backlog.rollout_id, BACKLOGS.c.partition == backlog.partition)
 
 
-async def _spending(connection: AsyncConnection, requests: Sequence[Considered], now: datetime) -> Spending:
+async def _spending(
+    connection: AsyncConnection, requests: Sequence[Considered], now: datetime, concurrency: int
+) -> Spending:
     today = now.astimezone(UTC).date()
     tasks = sorted({request.rollout.task for request in requests})
     of_minutes = sa.select(MINUTES).where(
         MINUTES.c.task.in_(tasks), MINUTES.c.minute.in_({request.minute for request in requests})
     )
+    of_hours = sa.select(HOURS).where(HOURS.c.task.in_(tasks), HOURS.c.hour.in_({request.hour for request in requests}))
     of_day = sa.select(DAYS).where(DAYS.c.task.in_(tasks), DAYS.c.day == today)
     return Spending(
         today,
+        concurrency,
         {(row.task, row.minute): row.requests for row in await connection.execute(of_minutes)},
+        {(row.task, row.hour): row.busy_ms for row in await connection.execute(of_hours)},
         {row.task: row.tokens for row in await connection.execute(of_day)},
     )
 
@@ -329,12 +342,15 @@ async def _save_spending(connection: AsyncConnection, spending: Spending) -> Non
     minutes = [
         {"task": task, "minute": minute, "requests": requests} for (task, minute), requests in spending.requests.items()
     ]
+    hours = [{"task": task, "hour": hour, "busy_ms": busy_ms} for (task, hour), busy_ms in spending.busy_ms.items()]
     days = [{"task": task, "day": spending.day, "tokens": tokens} for task, tokens in spending.tokens.items()]
     await _upsert(connection, MINUTES, minutes)
+    await _upsert(connection, HOURS, hours)
     await _upsert(connection, DAYS, days)
     tasks, oldest = list(spending.tokens), spending.day - timedelta(days=_KEPT_DAYS)
     await connection.execute(sa.delete(DAYS).where(DAYS.c.task.in_(tasks), DAYS.c.day < oldest))
     await connection.execute(sa.delete(MINUTES).where(MINUTES.c.task.in_(tasks), MINUTES.c.minute < oldest))
+    await connection.execute(sa.delete(HOURS).where(HOURS.c.task.in_(tasks), HOURS.c.hour < oldest))
 
 
 async def _count(connection: AsyncConnection, finished: Sequence[tuple[Considered, Outcome]]) -> None:

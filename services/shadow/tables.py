@@ -20,6 +20,11 @@ MINUTES = sa.Table(
     sa.Column("task", sa.Text, primary_key=True), sa.Column("minute", sa.DateTime(timezone=True), primary_key=True),
     sa.Column("requests", sa.BigInteger),
 )  # fmt: skip
+HOURS = sa.Table(
+    "hours", METADATA,
+    sa.Column("task", sa.Text, primary_key=True), sa.Column("hour", sa.DateTime(timezone=True), primary_key=True),
+    sa.Column("busy_ms", sa.Double),
+)  # fmt: skip
 DAYS = sa.Table(
     "days", METADATA,
     sa.Column("task", sa.Text, primary_key=True), sa.Column("day", sa.Date, primary_key=True),

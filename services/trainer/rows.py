@@ -7,6 +7,7 @@ arguments of each tool call the names of all others, and templates would write t
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from typing import Any
@@ -21,6 +22,11 @@ from shared.errors import StepImpossible
 from shared.grading.json_values import check_characters
 
 logger = logging.getLogger(__name__)
+
+_PROMPT_END = re.compile(r"\s*(?:<think>)?\s*(?:</think>\s*)?")
+"""What a template may put at the end of a prompt alone. Where a prompt ends in anything else that the row lacks, the
+row's own text is trained on, as it is rendered."""
+_EMPTY_THOUGHT = re.compile(r"\s*(?:<think>)?\s*</think>\s*")
 
 TokenizedRow = dict[str, list[int]]
 """`input_ids`, and `completion_mask`: 1 for the tokens of the answer."""
@@ -52,7 +58,10 @@ def tokenize_rows(
 
 
 def tokenize(row: Example, tokenizer: Any) -> TokenizedRow | None:
-    """Tokenize a row. Its answer begins where the row differs from its prompt, with which a template asks for one.
+    """Tokenize a row: the prompt with which a template asks for an answer, as it is served, and the answer.
+
+    Models that think have templates that put an empty thought before an answer that is given, or begin one in the
+    prompt. An engine does neither between the prompt and a label that it asks for, so it is not trained on.
 
     None if the template refuses the conversation or leaves out the answer's tool calls, as those that know no tools do:
     what remains would teach the model to say nothing. Also where half of a surrogate pair makes it no text.
@@ -67,10 +76,22 @@ def tokenize(row: Example, tokenizer: Any) -> TokenizedRow | None:
         logger.info("%s is skipped: %s", row.example_id, error)
         return None
     shared = _common_length(prompt, whole)
-    answer = tokenizer.decode(whole[shared:])
-    if not all(call.name in answer for call in row.messages[-1].tool_calls):
+    if not _PROMPT_END.fullmatch(tokenizer.decode(prompt[shared:])):
+        prompt = whole[:shared]
+    answer = _without_empty_thought(whole[shared:], tokenizer)
+    text = tokenizer.decode(answer)
+    if not all(call.name in text for call in row.messages[-1].tool_calls):
         return None
-    return {"input_ids": whole, "completion_mask": [0] * shared + [1] * (len(whole) - shared)}
+    return {"input_ids": [*prompt, *answer], "completion_mask": [0] * len(prompt) + [1] * len(answer)}
+
+
+def _without_empty_thought(tokens: Sequence[int], tokenizer: Any) -> Sequence[int]:
+    """Return the tokens of an answer without an empty thought that stands before it."""
+    thought = _EMPTY_THOUGHT.match(tokenizer.decode(tokens))
+    if thought is None:
+        return tokens
+    ends = (count for count in range(1, len(tokens)) if tokenizer.decode(tokens[:count]) == thought[0])
+    return tokens[next(ends, 0) :]
 
 
 def _common_length(left: Iterable[int], right: Iterable[int]) -> int:

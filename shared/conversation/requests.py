@@ -102,15 +102,13 @@ def replay_request(call: Call, labels: Sequence[str] = (), load: LoadPart | None
         body["tools"] = list(call.tools)
     if call.tool_choice is not None:
         body["tool_choice"] = call.tool_choice
+    if call.response_format is not None:
+        body["text" if call.api is Api.RESPONSES else "response_format"] = call.response_format
     if call.api is Api.COMPLETIONS:
         return "/v1/completions", {**body, **_prompt(call.messages[0], load)}
     if call.api is Api.RESPONSES:
-        if call.response_format is not None:
-            body["text"] = call.response_format
         items = [item for message in call.messages for item in _response_items(message, load)]
         return "/v1/responses", {**body, "input": items, "store": False}
-    if call.response_format is not None:
-        body["response_format"] = call.response_format
     return "/v1/chat/completions", {**body, "messages": chat_messages(call.messages, load)}
 
 

@@ -81,6 +81,8 @@ class Consumers:
         self._settings = settings
         self._parser = parse_with_trace if settings.otlp_endpoint else parse_without_headers
         self._dead_letters = DeadLetterPublisher(broker, service, settings)
+        self._dead_lettered: set[RecordPosition] = set()
+        """Of the batches that are not handled yet."""
 
     def on(self, event: type[E], handler: Handler[E]) -> None:
         """Subscribe a handler of one event at a time."""
@@ -233,8 +235,9 @@ class Consumers:
     ) -> None:
         """Decode, call the handler, dead-letter what can never succeed. Raises only what must be redelivered.
 
-        What is not decoded is skipped after the others are handled: a store that moved past it, and past those before
-        it, would never read them again. While one of them waits, all are redelivered, and no dead letter is repeated.
+        What is not decoded is dead-lettered before the others are handled: a store of its own offsets moves past it
+        with them, and would never read it again. It is skipped after them: a store that moved past it, and past those
+        before it, would never read those again. While one waits, all are redelivered, and no dead letter is repeated.
         """
         decoded: list[tuple[ConsumerRecord, Delivery[E]]] = []
         skipped: list[tuple[ConsumerRecord, Exception | None]] = []
@@ -256,13 +259,16 @@ class Consumers:
                 continue
             position = record.topic, record.partition, record.offset
             decoded.append((record, Delivery(decoded_event, *position, headers, record.timestamp)))
+        for record, failure in skipped:
+            if failure is not None and _position(record) not in self._dead_lettered:
+                await self._dead_letters.publish_record(record, failure)
+                self._dead_lettered.add(_position(record))
         if decoded:
             await self._handle(handler, decoded, on_skipped)
-        for record, failure in skipped:
-            if failure is not None:
-                await self._dead_letters.publish_record(record, failure)
+        for record, _ in skipped:
             if on_skipped is not None:
                 await on_skipped(_position(record))
+            self._dead_lettered.discard(_position(record))
 
     async def _handle(
         self,

@@ -150,7 +150,10 @@ class InferenceClient:
 
     async def _request(self, method: str, url: str, path: str, **options: Any) -> Any:
         response = await self._response(method, url, path, **options)
-        return response.json() if response.headers.get("content-type", "").startswith("application/json") else None
+        if not response.headers.get("content-type", "").startswith("application/json"):
+            return None
+        with _answers_expected(url):  # A proxy may have cut it.
+            return response.json()
 
     async def _response(self, method: str, url: str, path: str, **options: Any) -> httpx.Response:
         try:

@@ -346,7 +346,7 @@ async def running_system(base: Settings, home: Path, spec: TaskSpec, models: Mod
     evaluator.subscribe(consumers["evaluator"])
 
     shadow = _settings(ShadowSettings, base, home)
-    decisions = PostgresDecisions(engines["shadow"])
+    decisions = PostgresDecisions(engines["shadow"], shadow.shadow_concurrency)
     replays = Replays(models, Idle(), publish["shadow"], decisions, shadow.shadow_concurrency)
     shadow_handlers = ShadowHandlers(shadow, flags, StoredTrainingIndexes(artifacts), decisions, replays)
     shadow_handlers.subscribe(consumers["shadow"])

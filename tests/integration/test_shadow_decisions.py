@@ -38,7 +38,7 @@ class Database:
         self.made: list[PostgresDecisions] = []
 
     def decisions(self) -> PostgresDecisions:
-        self.made.append(PostgresDecisions(build_engine(self.settings, self.schema)))
+        self.made.append(PostgresDecisions(build_engine(self.settings, self.schema), 4))
         return self.made[-1]
 
     async def rows(self, query: str) -> list[Any]:

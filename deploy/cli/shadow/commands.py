@@ -26,7 +26,7 @@ MEANINGS = {
     "waiting": "to be replayed: at its turn, or when the engine is not busy",
     "backlog": "records to read again, of all tasks: logged while the flag was off",
     "void": "production's model did not answer the replay either",
-    "rate": "over shadow_requests_per_second",
+    "rate": "over shadow_requests_per_second, or more than RATCHET_SHADOW_CONCURRENCY replays at once can work off",
     "tokens": "over shadow_tokens_per_day",
     "busy": "the engine was busy or away until the request was too old",
     "late": "too old when it was read (RATCHET_SHADOW_MAX_AGE_HOURS)",
@@ -108,7 +108,7 @@ async def _summaries(settings: Settings) -> list[Summary]:
     await migrate(settings, NAME, MIGRATIONS)
     engine = build_engine(settings, NAME)
     try:
-        return await PostgresDecisions(engine).summaries(utc_now())
+        return await PostgresDecisions(engine, 1).summaries(utc_now())
     finally:
         await engine.dispose()
 

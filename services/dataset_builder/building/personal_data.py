@@ -20,7 +20,7 @@ from schemas.conversation import Answer, Call, JsonObject, Message, Part, ToolCa
 from schemas.labels import CorrectionSubmitted
 from services.dataset_builder.building.votes import UserCorrection
 from shared.identity import content_hash
-from shared.privacy.redaction import Redacted, Rules
+from shared.privacy.redaction import DETECTORS, Redacted, Rules
 from shared.privacy.redaction.json_texts import literals_of_answer, with_replacements
 from shared.privacy.redaction.spans import TextSpan
 
@@ -70,7 +70,7 @@ class PersonalData:
 
 def rules_id(rules: Rules) -> str:
     """Name what is searched for: a correction that is clear by other rules is looked at again."""
-    return content_hash(repr(rules))
+    return content_hash(str(DETECTORS), repr(rules))
 
 
 class PersonalDataPass:

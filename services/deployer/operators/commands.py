@@ -76,7 +76,7 @@ class OperatorCommands:
             if serving := [differences[flag] for flag in ("primary", "rollback") if flag in differences]:
                 way_out = f"Put ratchet.{task}.primary and ratchet.{task}.rollback back in Unleash first."
                 raise CommandRefused(f"{'; '.join(serving)}: no pair would count", way_out)
-            await self._transitions.refusal(rollout, rollout.changed_at)  # Whatever it says is acted on as flags move.
+            await self._transitions.refusal(rollout)  # Whatever it says is acted on as flags move.
             evidence = await self._transitions.evidence(rollout)
             resumed = await self._change(rollout.with_resumption(reason, evidence, utc_now(), by, entry))
             await self._transitions.advance(task)
@@ -119,7 +119,11 @@ class OperatorCommands:
                 return await self._rollouts.get(last.rollout_id) or last
             promoted = await self._transitions.standing_promotion(task)
             if promoted is None or promoted.stage is not Stage.PROMOTED:
-                raise CommandRefused(f"{task} has neither a candidate nor a promoted adapter to take back")
+                raise CommandRefused(
+                    f"{task} has neither a candidate nor a promoted adapter to take back",
+                    f"In an emergency turn ratchet.{task}.primary off in Unleash, and the base model serves; or put "
+                    "another adapter's name in its payload.",
+                )
             back = promoted.taken_back(f"rolled back: {reason}", promoted.evidence, utc_now(), by)
             return await self._change(back)
 

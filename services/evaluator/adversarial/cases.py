@@ -41,8 +41,8 @@ class Case:
 def adversarial_cases(questions: Sequence[Question], spec: TaskSpec, context: int | None) -> list[Case]:
     """Return the set by kind. `context`: the tokens of prompt and answer that the engine takes; None: not known.
 
-    Rows whose last message is no plain text of the user are left as they are, and so is a text that a rule does not
-    change: one without letters has no casing.
+    Rows whose last message is no text of the user are left as they are, and so is a text that a rule does not change:
+    one without letters has no casing. Of a message in parts the text is changed, which models read joined.
     """
     settings = spec.evaluation.adversarial
     fitting = [i for i, question in enumerate(questions) if _can_change(question)]
@@ -53,13 +53,14 @@ def adversarial_cases(questions: Sequence[Question], spec: TaskSpec, context: in
             cases += _unanswerable(kind, spec)
         else:
             changed = (_case(kind, position, questions[position], spec, context) for position in chosen)
-            cases += [case for case in changed if case.question.messages != questions[case.source or 0].messages]
+            cases += [case for case in changed if case.question.text != questions[case.source or 0].text]
     return cases
 
 
 def _can_change(question: Question) -> bool:
     last = question.messages[-1]
-    return last.role == Role.USER and isinstance(last.content, str) and bool(last.content.strip())
+    parts = last.content if isinstance(last.content, tuple) else ()
+    return last.role == Role.USER and all(part.text is not None for part in parts) and bool(last.text.strip())
 
 
 def _case(kind: AdversarialKind, position: int, question: Question, spec: TaskSpec, context: int | None) -> Case:

@@ -60,24 +60,27 @@ _SAME = Judged("tie", "tie")
 
 
 async def judge_pairs(
-    judge: Judge, pairs: Sequence[Pair], criterion: str, report: Callable[[int], None]
+    judge: Judge, pairs: Sequence[Pair], criterion: str, report: Callable[[int], None], at_once: int
 ) -> tuple[list[Judged], str]:
     """Return each pair's verdicts, in order, and why the judge stopped before all were judged; empty: it did not.
 
-    The same text twice, in any Unicode form, is a tie, and nobody is asked.
+    The same text twice, in any Unicode form, is a tie, and nobody is asked. `at_once`: the pairs that are begun before
+    others are judged in both orders: if all were, a judge whose limits are reached would have judged none.
     """
     problem, done = "", 0
+    limit = asyncio.Semaphore(at_once)
 
     async def one(pair: Pair) -> Judged:
         nonlocal problem, done
         if composed(pair.first).strip() == composed(pair.second).strip():
             return _SAME
-        try:
-            forward = await judge.verdict(judge_messages(pair.prompt, pair.first, pair.second, criterion))
-            backward = await judge.verdict(judge_messages(pair.prompt, pair.second, pair.first, criterion))
-        except JudgeStopped as error:
-            problem = problem or str(error)
-            return NOT_JUDGED
+        async with limit:
+            try:
+                forward = await judge.verdict(judge_messages(pair.prompt, pair.first, pair.second, criterion))
+                backward = await judge.verdict(judge_messages(pair.prompt, pair.second, pair.first, criterion))
+            except JudgeStopped as error:
+                problem = problem or str(error)
+                return NOT_JUDGED
         done += 1
         report(done)
         return Judged(forward, backward)

@@ -79,14 +79,22 @@ async def judge_arms(
     chosen = [pair for pair in people if pair.preferred in _CHOICES][-settings.max_pairs :]
     pairs = [Pair(pair.prompt, *(answer.plain for answer in pair.answers)) for pair in chosen]
     judged, problem = await judge_pairs(
-        client, pairs, settings.criterion, lambda done: report(f"{done} of {len(pairs)} pairs that people compared")
+        client,
+        pairs,
+        settings.criterion,
+        lambda done: report(f"{done} of {len(pairs)} pairs that people compared"),
+        settings.concurrency,
     )
     certification = certify(judged, [_CHOICES[pair.preferred] for pair in chosen], settings)
     rows, compared = _arms(asked)
     verdicts: list[Judged] = []
     if not problem:
         verdicts, problem = await judge_pairs(
-            client, compared, settings.criterion, lambda done: report(f"{done} of {len(compared)} rows")
+            client,
+            compared,
+            settings.criterion,
+            lambda done: report(f"{done} of {len(compared)} rows"),
+            settings.concurrency,
         )
     signs = {row: found.preferred for row, found in zip(rows, verdicts, strict=False) if found.preferred is not None}
     values = list(signs.values())

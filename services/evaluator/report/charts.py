@@ -108,7 +108,8 @@ def matrix(arm: ArmReport) -> Matrix | None:
     labels = [name for name in known if name in occurring] + sorted(occurring.difference(known))
     kept = set(sorted(labels, key=lambda name: -mistakes[name])[:MAX_LABELS])
     columns = tuple(name for name in labels if name in kept)
-    rows = tuple(name for name in columns if name in set(known))
+    expected = {found.expected for found in arm.confusions}  # Of tools also several calls together.
+    rows = tuple(name for name in columns if name in expected)
     size = max(10, min(30, 560 // len(columns)))
     total = Counter[str]()
     for found in arm.confusions:

@@ -19,6 +19,8 @@ MAX_ROWS = {ApproachKind.TF_IDF: 20_000, ApproachKind.EMBEDDING: 5_000}
 _MAX_FEATURES = 50_000
 _MAX_PARAMETERS = 4_000_000
 """Of a linear classifier: a number for each feature and class. Fitting takes 290 bytes for each."""
+_MAX_CELLS = 20_000_000
+"""Training rows times classes: fitting has three such matrices, of 8 bytes for each."""
 _C = 10.0
 _MAX_ITERATIONS = 500
 _TIMED = 40
@@ -67,6 +69,7 @@ def fit(features: Any, labels: Sequence[str], weights: Sequence[float]) -> Logis
 def tf_idf_classifier(train: TrainingRows, texts: Sequence[str]) -> ClassifierResult:
     """Fit on the training rows and answer the texts. `train` has at least two labels."""
     train = train.first(MAX_ROWS[ApproachKind.TF_IDF])
+    train = train.first(max(MAX_ROWS[ApproachKind.EMBEDDING], _MAX_CELLS // len(set(train.labels))))
     vectoriser = tf_idf(len(set(train.labels)))
     model = fit(vectoriser.fit_transform(train.texts), train.labels, train.weights)
     return _answer(model, vectoriser.transform, texts, len(train.texts))

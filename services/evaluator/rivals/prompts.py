@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 
-from schemas.conversation import INSTRUCTIONS, Messages
+from schemas.conversation import INSTRUCTIONS, Message, Messages, Role
 from schemas.datasets import Example
 from services.evaluator.domain import Question
+from shared.conversation import comparable_text
 from shared.identity import content_hash
 
 MAX_SHOTS = 16
@@ -28,12 +29,13 @@ def in_stable_order(train: Sequence[Example]) -> list[Example]:
     return sorted(train, key=lambda example: _rank(example.messages))
 
 
-def conversation_text(messages: Messages) -> str:
-    """Return what a conversation says, without instructions: what classifiers and embeddings read."""
-    return "\n".join(message.text for message in messages if message.role not in INSTRUCTIONS)
+def conversation_text(messages: Messages, prompts: Container[str] = ()) -> str:
+    """Return what classifiers and embeddings read of a conversation: without instructions, but with a document that
+    stands where they do. `prompts`: the task's system prompts."""
+    return comparable_text(messages, prompts=prompts)
 
 
-def balanced_shots(train: Sequence[Example]) -> list[Example]:
+def balanced_shots(train: Sequence[Example], prompts: Container[str] = ()) -> list[Example]:
     """Return at most `MAX_SHOTS` examples, one of each answer in turn, within `MAX_CHARACTERS`."""
     by_answer: dict[str, list[Example]] = defaultdict(list)
     for example in in_stable_order(train):
@@ -43,26 +45,41 @@ def balanced_shots(train: Sequence[Example]) -> list[Example]:
     while waiting and len(ordered) < MAX_SHOTS:
         ordered += [examples.pop(0) for examples in waiting]
         waiting = [examples for examples in waiting if examples]
-    return within_budget(ordered[:MAX_SHOTS])
+    return within_budget(ordered[:MAX_SHOTS], prompts)
 
 
-def within_budget(examples: Sequence[Example]) -> list[Example]:
+def within_budget(examples: Sequence[Example], prompts: Container[str] = ()) -> list[Example]:
     """Return the examples, in their order, without those that no longer fit into `MAX_CHARACTERS`."""
     chosen, used = [], 0
     for example in examples:
-        size = len(conversation_text(example.messages))
+        size = sum(len(message.text) for message in _turns(example.messages, prompts))
         if used + size <= MAX_CHARACTERS:
             chosen.append(example)
             used += size
     return chosen
 
 
-def with_shots(question: Question, shots: Sequence[Example]) -> Question:
-    """Return the question with examples as earlier turns of the conversation, behind its instructions."""
+def with_shots(question: Question, shots: Sequence[Example], prompts: Container[str] = ()) -> Question:
+    """Return the question with examples as earlier turns of the conversation, behind its instructions.
+
+    A document that an example has where instructions stand is part of what its user says: a second system message is
+    one that chat templates refuse.
+    """
     instructions = tuple(message for message in question.messages if message.role in INSTRUCTIONS)
     asked = tuple(message for message in question.messages if message.role not in INSTRUCTIONS)
-    turns = tuple(m for example in shots for m in example.messages if m.role not in INSTRUCTIONS)
+    turns = tuple(turn for example in shots for turn in _turns(example.messages, prompts))
     return replace(question, messages=(*instructions, *turns, *asked))
+
+
+def _turns(messages: Messages, prompts: Container[str]) -> tuple[Message, ...]:
+    turns = tuple(message for message in messages if message.role not in INSTRUCTIONS)
+    asked = comparable_text(turns[:-1])
+    given = conversation_text(messages[:-1], prompts)
+    if given == asked or turns[0].role != Role.USER:
+        return turns
+    documents = [m.text for m in messages if m.role in INSTRUCTIONS and m.text not in prompts]
+    first = turns[0].model_copy(update={"content": "\n\n".join([*documents, turns[0].text])})
+    return (first, *turns[1:])
 
 
 def _rank(messages: Messages) -> str:

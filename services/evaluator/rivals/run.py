@@ -67,6 +67,11 @@ class Contest:
     replicas: int = 1
 
     @property
+    def prompts(self) -> frozenset[str]:
+        """The task's system prompt: other system messages may be documents."""
+        return frozenset({self.trained.spec.system_prompt})
+
+    @property
     def metric(self) -> TextMetric | None:
         """What generated text is scored by; None of other kinds. Metrics that need a model are ROUGE-L here."""
         spec = self.trained.spec
@@ -127,8 +132,8 @@ async def approach_table(
     """Measure all rivals and return the table. `report` is called with what is being done."""
     report("rivals: embeddings")
     room = _Room(
-        [conversation_text(example.prompt) for example in contest.train],
-        [conversation_text(question.messages) for question in contest.questions],
+        [conversation_text(example.prompt, contest.prompts) for example in contest.train],
+        [conversation_text(question.messages, contest.prompts) for question in contest.questions],
         embedder,
     )
     room.embed()
@@ -168,14 +173,15 @@ async def _prompts(
         measured = [contest.measured(ApproachKind.BASE, contest.production, everything)]
     else:
         measured = [await ask(ApproachKind.BASE, asked, 0)]
-    shots = balanced_shots(contest.train)
+    prompts = contest.prompts
+    shots = balanced_shots(contest.train, prompts)
     if not shots:
         room.missing.append("Not compared with few-shot prompting: no training example is short enough for a prompt.")
         return measured
-    measured.append(await ask(ApproachKind.FEW_SHOT, [with_shots(q, shots) for q in asked], len(shots)))
+    measured.append(await ask(ApproachKind.FEW_SHOT, [with_shots(q, shots, prompts) for q in asked], len(shots)))
     retrieved = _retrieved(contest, room, positions)
     most = max(map(len, retrieved))
-    questions = [with_shots(question, similar) for question, similar in zip(asked, retrieved, strict=True)]
+    questions = [with_shots(question, similar, prompts) for question, similar in zip(asked, retrieved, strict=True)]
     measured.append(await ask(ApproachKind.RETRIEVAL_FEW_SHOT, questions, most))
     return measured
 
@@ -190,7 +196,8 @@ def _retrieved(contest: Contest, room: _Room, positions: Sequence[int]) -> list[
         fitted = vectoriser.fit_transform(room.train_texts[:_CURVE_ROWS])
         rows = nearest(fitted, vectoriser.transform(texts), MAX_NEAREST)
     # The most similar ones are the first that must fit, and stand nearest to the question.
-    return [within_budget([contest.train[row] for row in reversed(similar)])[::-1] for similar in rows]
+    prompts = contest.prompts
+    return [within_budget([contest.train[row] for row in reversed(similar)], prompts)[::-1] for similar in rows]
 
 
 def _classifiers(contest: Contest, room: _Room) -> tuple[list[Measured], ExamplesCurve | None]:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import cast
 
 import polars as pl
 import pyarrow as pa
@@ -216,11 +217,15 @@ def _delete_by_day(uri: str, table: str, task: str, rows: pl.LazyFrame, predicat
     """
     is_counted = table in COUNTED_TABLES
     group = ["task", "task_revision", "variant", "adapter"] if is_counted else ["task"]
-    found = _collected(rows.select(pl.col("occurred_at").dt.truncate("1h").alias("hour"), *group))
+    hour = pl.col("occurred_at").dt.truncate("1h").alias("hour")
+    found = _collected(rows.group_by(hour, *group).agg(pl.col("occurred_at").max().alias("last")))
     for (day,), groups in found.group_by(pl.col("hour").dt.date()):
-        metadata = deletion_metadata(groups) if is_counted else None
+        metadata = deletion_metadata(groups.drop("last")) if is_counted else None
+        # What is appended meanwhile is later, so it cannot match: else a busy task's appends would refuse the deletion.
+        until = f"occurred_at <= {quoted(_timestamp(cast(datetime, groups['last'].max())))}"
         for within in _spans_of_day(uri, table, task, str(day)):
-            delete(uri, table, f"task = {quoted(task)} AND date = '{day}'{within} AND ({predicate})", metadata)
+            of_day = f"task = {quoted(task)} AND date = '{day}' AND {until}{within}"
+            delete(uri, table, f"{of_day} AND ({predicate})", metadata)
 
 
 def _spans_of_day(uri: str, table: str, task: str, day: str) -> list[str]:

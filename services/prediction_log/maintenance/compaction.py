@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
 import pyarrow as pa
@@ -41,6 +41,8 @@ class Compaction:
         self._uri = uri
         self._policy = policy
         self._orphans_deleted_at: dict[str, datetime] = {}
+        self._settled: set[tuple[object, ...]] = set()
+        """Table, partition and number of small files that together are too large for one."""
 
     def run(self, table: str, delta: DeltaTable, now: datetime) -> bool:
         """Compact, checkpoint and vacuum one table; return False if another process does, or did within `interval`."""
@@ -50,7 +52,7 @@ class Compaction:
         if not claim_maintenance(delta, now):
             return False
         try:
-            self._compact(table, delta)
+            self._compact(table, delta, now.date())
             delta = open_table(self._uri, table) or delta
             delta.create_checkpoint()
             delta.cleanup_metadata()
@@ -61,8 +63,12 @@ class Compaction:
             return False
         return True
 
-    def _compact(self, table: str, delta: DeltaTable) -> None:
-        for partition in crowded_partitions(delta, self._policy.target_bytes // 2, self._policy.small_files):
+    def _compact(self, table: str, delta: DeltaTable, today: date) -> None:
+        crowded = crowded_partitions(delta, self._policy.target_bytes // 2, self._policy.small_files, today)
+        for partition, count in crowded:
+            if (found := (table, *partition.values(), count)) in self._settled:
+                continue
+            self._settled.add(found)  # Where they become one it is not seen again.
             files = sized_files(delta, filesystem(self._uri, table), partition)
             delta.optimize.compact(
                 partition_filters=[(name, "=", value) for name, value in partition.items()] or None,
@@ -80,13 +86,23 @@ class Compaction:
             self._orphans_deleted_at[table] = now
 
 
-def crowded_partitions(delta: DeltaTable, small_bytes: int, min_files: int) -> list[dict[str, str]]:
-    """Return the partitions with at least `min_files` small files, as column → value; {} is an unpartitioned table."""
+def crowded_partitions(
+    delta: DeltaTable, small_bytes: int, min_files: int, today: date
+) -> list[tuple[dict[str, str], int]]:
+    """Return the partitions with at least `min_files` small files, as column → value, and how many each has; {} is an
+    unpartitioned table.
+
+    From the second day after a day on two are enough: nothing else would ever put together what is left of it, and what
+    reads a table takes longer for each file.
+    """
     files = pl.DataFrame(pa.table(delta.get_add_actions(flatten=True)))
     small = files.filter(pl.col("size_bytes") < small_bytes)
     columns = delta.metadata().partition_columns
     if not columns:
-        return [{}] if small.height >= min_files else []
+        return [({}, small.height)] if small.height >= min_files else []
     keys = [pl.col(f"partition.{name}").cast(pl.String).alias(name) for name in columns]
-    counted = small.group_by(keys).agg(pl.len().alias("files")).filter(pl.col("files") >= min_files)
-    return list(counted.sort(columns).select(columns).iter_rows(named=True))
+    counted = small.group_by(keys).agg(pl.len().alias("files"))
+    is_over = pl.col("date") < str(today - timedelta(days=1)) if "date" in columns else pl.lit(value=False)
+    counted = counted.filter(pl.col("files") >= pl.when(is_over).then(2).otherwise(min_files))
+    counted = counted.sort(columns)
+    return list(zip(counted.select(columns).iter_rows(named=True), counted["files"].to_list(), strict=True))

@@ -11,6 +11,7 @@
 Heavy imports (spaCy, Faker) happen when a Redactor is built or first used, not on import.
 """
 
+from shared.privacy.redaction.detect.patterns import DETECTORS
 from shared.privacy.redaction.redactor import (
     Redacted,
     RedactedSlice,
@@ -23,6 +24,6 @@ from shared.privacy.redaction.redactor import (
 from shared.privacy.redaction.slices import MAX_SLICE, TextSlice, slice_from
 
 __all__ = [
-    "MAX_SLICE", "Redacted", "RedactedSlice", "Redactor", "Rules", "SliceRedactor", "TextRedactor", "TextSlice",
-    "listed_surrogates", "slice_from",
+    "DETECTORS", "MAX_SLICE", "Redacted", "RedactedSlice", "Redactor", "Rules", "SliceRedactor", "TextRedactor",
+    "TextSlice", "listed_surrogates", "slice_from",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -91,7 +92,7 @@ class Redactor:
         if not rules.enabled:
             return [Redacted(text, 0, {}) for text in texts]
         return [
-            self._replaced(text, [s for s in spans if not any(text[s.start : s.end] in t for t in already_redacted)])
+            self._replaced(text, [s for s in spans if not _stands_in_any(text[s.start : s.end], already_redacted)])
             for text, spans in zip(texts, self.find(texts, rules), strict=True)
         ]
 
@@ -133,3 +134,13 @@ class Redactor:
         pieces.append(text[position : part.end])
         kinds = Counter(span.kind for span in spans)
         return RedactedSlice("".join(pieces), len(spans), kinds, max(position, part.end), surrogates=surrogates)
+
+
+def _stands_in_any(found: str, texts: Iterable[str]) -> bool:
+    """Return True if one of the texts has it, and not only as a part of a word or number: "Sam" is not in "Samsung".
+
+    Behind the sign of a line break in JSON begins a word: "Regards,\\nSam".
+    """
+    before = r"(?:(?<![^\W_])|(?<=\\[nrt]))" if found[:1].isalnum() else ""
+    alone = re.compile(before + re.escape(found) + (r"(?![^\W_])" if found[-1:].isalnum() else ""))
+    return any(found in text and alone.search(text) for text in texts)

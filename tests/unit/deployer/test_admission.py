@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -69,7 +69,7 @@ async def test_a_process_that_lost_the_lock_adds_nothing_to_what_the_next_one_ha
     deployer = Deployer()
     refusal, calls = deployer.transitions.refusal, 0
 
-    async def while_another_goes_on(rollout: Rollout, since: datetime) -> str:
+    async def while_another_goes_on(rollout: Rollout) -> str:
         nonlocal calls
         calls += 1
         if calls == 1:  # The database is back, and the lock with it.
@@ -77,7 +77,7 @@ async def test_a_process_that_lost_the_lock_adds_nothing_to_what_the_next_one_ha
                 waiting = await deployer.rollouts.waiting(TASK)
                 entering = waiting.into_shadow(ServingState(None, None), 0.001, 0.001, utc_now())
                 await deployer.rollouts.save(entering)
-        return await refusal(rollout, since)
+        return await refusal(rollout)
 
     monkeypatch.setattr(deployer.transitions, "refusal", while_another_goes_on)
     await deployer.handlers.on_evaluated(evaluated())

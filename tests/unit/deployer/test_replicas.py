@@ -36,6 +36,7 @@ class Vllm:
         self.loaded: set[str] = set()
         self.answers_as: dict[str, str] = {}
         self.is_away = self.loads_nothing = self.refuses_to_load = self.finds_adapters = False
+        self.refuses_all = 0
         self.paths: list[str] = []
         self.asked: list[str] = []
 
@@ -46,6 +47,8 @@ class Vllm:
         if self.is_away:
             raise httpx.ConnectError("refused")
         self.paths.append(request.url.path)
+        if self.refuses_all:
+            return httpx.Response(self.refuses_all, json={"error": "no"})
         if request.url.path == "/v1/models":
             return httpx.Response(200, json={"data": [{"id": name} for name in ("base", *sorted(self.loaded))]})
         body = json.loads(request.content)
@@ -174,6 +177,18 @@ async def test_an_adapter_that_no_replica_proves_is_refused(
         fault(engine)
     with pytest.raises(InvalidMessage, match=reason):
         await fleet.serve()
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_a_server_that_refuses_whoever_asks_says_nothing_about_an_adapter(fleet: Fleet, status: int) -> None:
+    """A key that was rotated, or a proxy without its server: the candidate would be rejected for good."""
+    for engine in fleet.engines.values():
+        engine.refuses_all = status
+    with pytest.raises(DependencyUnavailable, match=str(status)):
+        await fleet.serve()
+    for engine in fleet.engines.values():
+        engine.refuses_all = 0
+    await fleet.serve()
 
 
 @pytest.mark.parametrize(("fault", "reason"), FAULTS)

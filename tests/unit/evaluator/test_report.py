@@ -233,6 +233,14 @@ def test_an_answer_that_is_no_label_has_a_column_and_no_row(of_four: EvaluationR
     assert shown is not None and "(no label)" in shown.columns and "(no label)" not in shown.rows
 
 
+def test_a_matrix_of_calls_has_a_row_for_several_together(of_four: EvaluationReport) -> None:
+    """They were left out, and the page said that nothing was."""
+    (first, *others) = of_four.candidate.confusions
+    both = first.model_copy(update={"expected": "a b", "given": "a b"})
+    shown = matrix(of_four.candidate.model_copy(update={"confusions": (both, *others)}))
+    assert shown is not None and "a b" in shown.rows and any(cell.confusion == both for cell in shown.cells)
+
+
 def test_a_report_and_its_page_are_published_and_the_event_has_its_address(
     of_many: EvaluationReport, tmp_path: Path
 ) -> None:

@@ -103,9 +103,8 @@ def test_an_evaluation_reads_the_best_results_and_stores_its_own(tmp_path: Path)
     second = evaluated("two", "one", (RIGHT, WRONG, WRONG))
     assert [(result.adapter, sum(result.right.values())) for result in second.past] == [("one", 3)]
     record_promotion(store, TRAINED.task, "two")
-    assert {result.adapter: sum(result.right.values()) for result in past_results(store, TRAINED.task)} == {
-        "one": 3, "two": 1,
-    }  # fmt: skip
+    past = past_results(store, TRAINED.task, TRAINED.spec.base_model)
+    assert {result.adapter: sum(result.right.values()) for result in past} == {"one": 3, "two": 1}
 
 
 def test_a_golden_set_of_texts_without_a_score_leaves_no_result_that_would_stay(tmp_path: Path) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from deltalake import Schema, write_deltalake
+from deltalake import DeltaTable, Schema, write_deltalake
 
 from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
 from services.prediction_log.erasure.erase import ErasureSweep, SubjectErasure, delete, erase_subjects
 from services.prediction_log.erasure.tombstones import Tombstones, add_tombstones
-from services.prediction_log.tables import SCHEMAS, quoted
+from services.prediction_log.tables import SCHEMAS, open_table, quoted
 from tests.unit.prediction_log.lake_rows import (
     NOON,
     TASK,
@@ -223,6 +224,28 @@ def test_many_people_are_erased_at_once_each_up_to_their_last_request(tmp_path: 
     erase_subjects(str(tmp_path), requests)
     assert ids(tmp_path, PREDICTIONS) == ["after"]
     assert opened(tmp_path, FORGOTTEN).to_pyarrow_table().num_rows == len(people)
+
+
+def test_a_deletion_is_not_refused_by_what_a_busy_task_appends_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each commit of a writer between the look and the deletion would refuse it, and with it all later erasures."""
+    seed(tmp_path)
+    later = NOON + timedelta(minutes=5)
+
+    def opened_before_an_append(uri: str, table: str) -> DeltaTable | None:
+        delta = open_table(uri, table)
+        row = {PREDICTIONS: prediction, FEEDBACK: partial(feedback, of="bob"), REQUESTS: request}.get(table)
+        if row is not None:
+            write(uri, table, [row("later", at=later)])
+        return delta
+
+    monkeypatch.setattr("services.prediction_log.erasure.erase.open_table", opened_before_an_append)
+    monkeypatch.setattr("services.prediction_log.erasure.erase._MAX_COMMIT_ATTEMPTS", 1)
+    erase_subjects(str(tmp_path), [SubjectErasure(TASK, "ann", NOON)])
+    assert set(ids(tmp_path, PREDICTIONS)) == {"ann-elsewhere", "bob-ann-1", "bob-ann-2", "later"}
+    assert set(ids(tmp_path, FEEDBACK)) == {"by-bob", "later"}
+    assert set(ids(tmp_path, REQUESTS)) == {"bob", "later"}
 
 
 def test_a_quote_is_doubled() -> None:

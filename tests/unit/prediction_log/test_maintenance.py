@@ -45,15 +45,18 @@ def test_many_small_files_become_one_with_the_same_rows(tmp_path: Path) -> None:
     assert ids(tmp_path, PREDICTIONS) == [*names, "yesterday"]
 
 
-def test_a_day_with_few_files_is_not_compacted(tmp_path: Path) -> None:
-    write_files(tmp_path, 3)
+def test_a_day_with_few_files_is_not_compacted_until_it_is_over(tmp_path: Path) -> None:
+    write_files(tmp_path, 3, at=utc_now())
     before = files_on_disk(tmp_path, PREDICTIONS)
+    names = write_files(tmp_path, 2, at=utc_now() - timedelta(days=3))
     maintain(tmp_path)
-    assert files_on_disk(tmp_path, PREDICTIONS) == before
+    after = files_on_disk(tmp_path, PREDICTIONS)
+    assert set(before) < set(after) and len(after) == len(before) + 1
+    assert ids(tmp_path, PREDICTIONS) == sorted(["p0", "p1", "p2", *names])
 
 
 def test_committed_offsets_survive_checkpoint_and_log_cleanup(tmp_path: Path) -> None:
-    write_files(tmp_path, 1)
+    write_files(tmp_path, 1, at=utc_now())
     offsets = CommitProperties(app_transactions=[Transaction("topic/0", 41)])
     delta = opened(tmp_path, PREDICTIONS)
     write_deltalake(delta, delta.to_pyarrow_table(), mode="append", commit_properties=offsets)

@@ -165,18 +165,21 @@ class MemoryDecisions:
 
     def __init__(self) -> None:
         self.decided: dict[tuple[int, int, str, str, bool], Outcome | None] = {}
-        self.spending = Spending(CUTOFF.date())
+        self.spending = Spending(CUTOFF.date(), 4)
 
     @asynccontextmanager
     async def claimed_tasks(self, tasks: Collection[str]) -> AsyncIterator[bool]:
         yield True
 
     async def decide(self, requests: Sequence[Considered], now: datetime) -> list[Considered]:
-        new = [request for request in requests if self._key(request) not in self.decided]
+        new = [r for r in requests if self._key(r) not in self.decided or (r.is_put_off and self._waits(r))]
         self.decided |= {self._key(request): Outcome.DEFERRED for request in new if request.is_put_off}
         new = [request for request in new if not request.is_put_off]
         self.decided |= dict(zip(map(self._key, new), self.spending.decide(new), strict=True))
         return [request for request in requests if self.decided[self._key(request)] is None]
+
+    def _waits(self, request: Considered) -> bool:
+        return self.decided[self._key(request)] is None
 
     async def finish(self, request: Considered, outcome: Outcome) -> None:
         self.decided[self._key(request)] = outcome

@@ -60,7 +60,23 @@ def test_a_requests_own_length_decides_nothing() -> None:
     short = considered(prediction(usage=Usage(prompt_tokens=1)), shadow_tokens_per_day=100)
     for before, expected in ((99, None), (100, Outcome.TOKENS)):
         for request in (long, short):
-            assert Spending(CUTOFF.date(), tokens={SPEC.name: before}).decide([request]) == [expected]
+            assert Spending(CUTOFF.date(), 4, tokens={SPEC.name: before}).decide([request]) == [expected]
+
+
+def test_no_more_is_taken_than_the_places_can_replay() -> None:
+    """Three requests a second of four seconds each are twelve at once, and four are replayed at once: an hour later the
+    task, and all others of its partitions, would be two thirds of an hour late."""
+    spending = Spending(CUTOFF.date(), 4)
+    start = CUTOFF.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+    taken = [
+        number / 3
+        for number in range(3 * 7_200)
+        if spending.decide([considered(prediction(
+            number, occurred_at=start + timedelta(seconds=number / 3), latency_ms=4_000.0
+        ))]) == [None]
+    ]  # fmt: skip
+    assert len(taken) == 2 * 3_600  # Of each hour what takes four hours.
+    assert max(taken) > 3_600
 
 
 @pytest.mark.parametrize("given", [reply("x" * 100_000), reply("a"), reply(None), None])
@@ -155,7 +171,7 @@ async def test_replays_are_bounded() -> None:
 @pytest.mark.parametrize("per_second", [0.05, 0.25, 0.01, 20.0])
 def test_what_a_minute_admits_is_sent_within_a_minute(per_second: float) -> None:
     """At one each twenty seconds four replays a minute were taken and three were sent: the lag grew without end."""
-    pace, spending, last = Pace(), Spending(CUTOFF.date()), 0.0
+    pace, spending, last = Pace(), Spending(CUTOFF.date(), 4), 0.0
     limits = {"shadow_requests_per_second": per_second, "shadow_tokens_per_day": 10**9}
     for second in range(1_800):
         event = prediction(second, occurred_at=CUTOFF + timedelta(minutes=1, seconds=second), redactions=1)

@@ -18,7 +18,7 @@ from schemas.task_settings import RedactionSettings, RolloutSettings
 from schemas.tasks import TaskKind
 from services.shadow import handlers
 from services.shadow.budget import Considered
-from services.shadow.clients import Replay
+from services.shadow.clients import CandidateMissing, Replay
 from services.shadow.domain import Outcome, Request, ineligible, pair_of, request_of, same_answer
 from services.shadow.handlers import Handlers
 from services.shadow.replays import Replays
@@ -168,6 +168,39 @@ async def test_training_rows_that_cannot_be_read_hold_up_their_own_task_alone(mo
     left = Backlog("rollout-1", SPEC.name, 0, 0, 1)
     assert not await shadow.handlers.on_backlog(left, [delivery(prediction(1), 0)])
     index.is_there = True
+    assert await shadow.handlers.on_backlog(left, [delivery(prediction(1), 0)])
+    assert [pair.task for pair in shadow.published.events] == ["another", SPEC.name]
+
+
+class CandidateIsGone(BothArms):
+    """A replica has restarted without the candidate, whose folder was deleted."""
+
+    is_there = False
+
+    async def candidate(self, rollout: RolloutChanged, request: Request) -> Replay | None:
+        if rollout.task == SPEC.name and not self.is_there:
+            raise CandidateMissing("no artifact there", rollout.candidate_uri)
+        return self.given
+
+
+async def test_a_candidate_that_is_gone_holds_up_its_own_task_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every partition with a request of it stood until that was a day old."""
+    engine = CandidateIsGone()
+    shadow = Shadow(engine=engine)
+    spec = SPEC.model_copy(update={"name": "another"})
+    another = {"task": "another", "rollout_id": "rollout-2", "spec": spec}
+    await shadow.handlers.rollouts.put("another", rollout().model_copy(update=another))
+    batch = (prediction(1), prediction(2, task="another"))
+    with pytest.raises(CandidateMissing):
+        await shadow.deliver(0, *batch)
+    await shadow.deliver(0, *batch)
+    assert shadow.decisions.count() == {Outcome.DEFERRED: 1, Outcome.PAIR: 1}
+    left = Backlog("rollout-1", SPEC.name, 0, 0, 1)
+    assert not await shadow.handlers.is_ready(left)
+    monkeypatch.setattr(shadow.handlers, "_unreadable_until", {})
+    assert not await shadow.handlers.on_backlog(left, [delivery(prediction(1), 0)])  # Nor are others' backlogs.
+    engine.is_there = True
+    monkeypatch.setattr(shadow.handlers, "_unreadable_until", {})
     assert await shadow.handlers.on_backlog(left, [delivery(prediction(1), 0)])
     assert [pair.task for pair in shadow.published.events] == ["another", SPEC.name]
 
@@ -544,20 +577,22 @@ async def test_a_request_with_several_answers_is_one_pair_of_the_first() -> None
 
 
 @pytest.mark.parametrize(
-    ("api", "path", "field"),
+    ("api", "path", "field", "form"),
     [
-        (Api.CHAT, "/v1/chat/completions", "messages"),
-        (Api.MESSAGES, "/v1/chat/completions", "messages"),
-        (Api.EXTERNAL, "/v1/chat/completions", "messages"),
-        (Api.RESPONSES, "/v1/responses", "input"),
-        (Api.COMPLETIONS, "/v1/completions", "prompt"),
+        (Api.CHAT, "/v1/chat/completions", "messages", "response_format"),
+        (Api.MESSAGES, "/v1/chat/completions", "messages", "response_format"),
+        (Api.EXTERNAL, "/v1/chat/completions", "messages", "response_format"),
+        (Api.RESPONSES, "/v1/responses", "input", "text"),
+        (Api.COMPLETIONS, "/v1/completions", "prompt", "response_format"),
     ],
 )
-def test_a_call_is_replayed_by_the_api_that_it_came_by(api: Api, path: str, field: str) -> None:
+def test_a_call_is_replayed_by_the_api_that_it_came_by(api: Api, path: str, field: str, form: str) -> None:
     messages = (Message(role=Role.USER, content="where is it?"),)
-    request = request_of(prediction(call=call(api=api, messages=messages)), rollout())
+    wanted = {"type": "json_object"}
+    request = request_of(prediction(call=call(api=api, messages=messages, response_format=wanted)), rollout())
     assert request.path == path
     assert field in request.body
+    assert request.body[form] == wanted
     assert request.body["structured_outputs"] == {"choice": ["delivery", "refund"]}
 
 

@@ -58,6 +58,22 @@ async def test_a_row_with_an_unusual_line_separator_is_one_row(tmp_path: Path) -
     assert all(index.contains(question(text)) for text in texts)
 
 
+async def test_the_rows_that_were_used_last_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sketching all rows of a version takes seconds, and each request of a task that is compared asks for them."""
+    folders = [tmp_path / "datasets" / f"d{number}" for number in range(3)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text("{}")
+        (folder / "train.jsonl").write_text(example("where is it?").model_dump_json())
+    indexes = StoredTrainingIndexes(ArtifactStore(str(tmp_path), tmp_path / "cache"), max_rows=2)
+    read: list[str] = []
+    reading = indexes._read
+    monkeypatch.setattr(indexes, "_read", lambda uri, spec: read.append(uri) or reading(uri, spec))
+    for number in (0, 1, 0, 2, 0, 1):
+        await indexes.for_rollout(rollout().model_copy(update={"dataset_uri": str(folders[number])}))
+    assert read == [str(folders[number]) for number in (0, 1, 2, 1)]
+
+
 async def test_training_rows_that_are_damaged_cannot_be_read(tmp_path: Path) -> None:
     """They dead-lettered every prediction of the task."""
     folder = tmp_path / "datasets" / "d1"

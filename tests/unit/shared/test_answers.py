@@ -133,6 +133,15 @@ async def test_a_completion_has_the_tools_in_its_request_and_the_tool_calls_in_i
     assert (path, body["tools"], body["messages"]) == (CHAT, tools, messages)
 
 
+async def test_an_answer_that_a_proxy_has_cut_is_an_engine_that_does_not_answer() -> None:
+    """It ended the whole evaluation that asked."""
+    client = InferenceClient([URL])
+    cut = httpx.Response(200, content=b'{"choices": [', headers={"content-type": "application/json"})
+    client._client = httpx.AsyncClient(transport=httpx.MockTransport(lambda request: cut))
+    with pytest.raises(DependencyUnavailable):
+        await client.complete("a1", [])
+
+
 async def test_a_completion_that_is_none_is_an_engine_that_does_not_answer() -> None:
     with pytest.raises(DependencyUnavailable):
         await Server(body={"choices": []}).client.complete("a1", [])

@@ -92,8 +92,30 @@ def test_a_row_without_tools_is_rendered_without_them() -> None:
 
 
 def test_an_answer_begins_where_the_row_differs_from_its_prompt() -> None:
-    thinking = TEXT_ONLY.replace("<assistant>{% endif", "<assistant><think></think>{% endif")
-    assert learned(row(ASKED[0], Message(role=Role.ASSISTANT, content="There.")), thinking)[1] == "There.|"
+    dated = TEXT_ONLY.replace("<assistant>{% endif", "(today)<assistant>{% endif")
+    assert learned(row(ASKED[0], Message(role=Role.ASSISTANT, content="There.")), dated)[1] == "<assistant>There.|"
+
+
+@pytest.mark.parametrize(
+    ("before_answers", "at_the_end_of_prompts", "served"),
+    [
+        ("<think>\n\n</think>\n\n", "", ""),  # As Qwen3's template.
+        ("", "<think>\n", "<think>\n"),  # As that of DeepSeek's distilled models.
+        ("", "<think></think>", "<think></think>"),
+        ("<think>\n\n</think>\n\n", "<think>\n", "<think>\n"),
+    ],
+)
+def test_a_thought_that_only_the_template_writes_is_not_learned(
+    before_answers: str, at_the_end_of_prompts: str, served: str
+) -> None:
+    """An engine asks for a label where its prompt ends: learned behind a thought, it is another model's answer."""
+    template = (
+        "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}"
+        + f"{before_answers}{{% endif %}}{{{{ m.content }}}}|{{% endfor %}}"
+        + f"{{% if add_generation_prompt %}}<assistant>{at_the_end_of_prompts}{{% endif %}}"
+    )
+    whole, answer = learned(row(ASKED[0], Message(role=Role.ASSISTANT, content="There.")), template)
+    assert (whole, answer) == (f"<user>Where?|<assistant>{served}There.|", "There.|")
 
 
 def test_a_row_whose_tool_calls_the_template_leaves_out_is_skipped() -> None:

@@ -11,11 +11,13 @@ import re
 from collections.abc import Iterator
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
-from shared.privacy.redaction.data.checksums import card_network, iban_length, is_iban_valid, is_luhn_valid
+from shared.privacy.redaction.data.checksums import card_network, iban_length, is_iban_valid, is_luhn_valid, only_digits
 from shared.privacy.redaction.detect.identifiers import find_identifiers
 from shared.privacy.redaction.detect.phones import find_phones
 from shared.privacy.redaction.spans import TextSpan
 
+DETECTORS = 2
+"""Raise it with each change by which more is found: what was searched by earlier detectors is searched again."""
 _TRIGGER = re.compile(r"[\d@]|\(at\)|\[at\]|::| dot ", re.I)
 _CONTEXT_CHARACTERS = 48
 
@@ -23,21 +25,43 @@ _EMAIL = re.compile(
     r"[\w.+%&'*/=?^`{|}~!#$-]{1,64}(?:@|\s?[\[(]at[\])]\s?)(?:[\w-]{1,63}(?:\.|\s?[\[(]dot[\])]\s?)){1,6}[^\W\d_][\w-]{1,62}",
     re.I,
 )
+_GENERIC_ENDS = """
+    com net org edu gov mil int info biz name pro app dev shop store site online tech cloud xyz email live club
+    space world agency digital academy berlin hamburg koeln wien london paris nyc tokyo
+    """.split()  # noqa: SIM905 - a column of words reads better than a list of literals
+_COUNTRY_ENDS = """
+    ac ad ae af ag ai al am ao ar as at au aw az ba bb bd be bf bg bh bi bj bm bn bo br bs bt bw by bz ca cc cd cf
+    cg ch ci cl cm cn co cr cu cv cy cz de dj dk dm do dz ec ee eg es et eu fi fj fk fm fo fr ga gd ge gg gh gi gl
+    gm gn gr gt gy hk hn hr ht hu id ie il im in io iq ir is it je jm jo jp ke kg kh kr kw ky kz la lb lc li lk lr
+    ls lt lu lv ly ma mc md me mg mk ml mm mn mo mr ms mt mu mv mw mx my mz na ne ng ni nl no np nu nz om pa pe pg
+    ph pk pl pr ps pt py qa re ro rs ru rw sa sb sc sd se sg sh si sk sl sm sn so sr st sv sy sz tc td tg th tj tl
+    tm tn to tr tt tv tw tz ua ug uk us uy uz va vc ve vg vi vn vu ws za zm zw
+    """.split()  # noqa: SIM905 - a column of words reads better than a list of literals
 # In a URL, spelled out, or with blanks: "j.doe%40example.org", "j.doe at example dot org", "j.doe @ example.org".
 _SPELLED_EMAIL = re.compile(
     r"[\w.+-]{1,64}%40(?:[\w-]{1,63}\.){1,6}[^\W\d_]{2,24}|"
     r"(?<![\w.+-])[\w.+-]{1,64}(?: (?:dot|punkt|point|punto) [\w+-]{1,64}){0,3} at "
     r"[\w-]{1,63}(?:(?:\.| dot )[\w-]{1,63}){0,3} dot "
     r"(?:com|net|org|edu|gov|info|biz|co|io|me|eu|uk|ie|de|fr|es|it|nl|be|ch|at|se|no|dk|fi|pl|pt|us|ca|au|in|br|mx)(?!\w)|"
-    r"(?<![\w.+-])[\w.+-]{1,64} ?@ ?(?:[\w-]{1,63}\.){1,6}[^\W\d_]{2,24}(?!\w)",
+    # With a blank only with the end of a domain that there is: "x @ self.weight" and "@javax.annotation" are code.
+    rf"(?<![\w.+-])[\w.+-]{{1,64}}(?: @ ?|@ )(?:[\w-]{{1,63}}\.){{1,6}}(?:(?:{'|'.join(_GENERIC_ENDS)})|"
+    rf"(?:{'|'.join(_COUNTRY_ENDS)})(?!\())(?!\w|\.\w)",
     re.I,
 )
-_CARD = re.compile(r"(?<![\w.-])(?<!\d )[2-6]\d{3}(?:[ .-]?\d){8,15}(?![\w])")
+# In a URL or a log an address is a value: "?user=" and "email=" are not part of it.
+_BEFORE_EMAIL = re.compile(
+    r".*[?&][\w.-]*=|//.*/|(?:user(?:name)?|login|e?mail|to|from|cc|recipient|sender|contact|address)=", re.I
+)
+# Not behind another group of its number; behind an expiry date it is one of its own.
+_CARD = re.compile(r"(?<![\w.-])(?:(?<!\d )|(?<=/\d\d )|(?<=/\d{4} ))[2-6]\d{3}(?:[ .-]?\d){8,15}(?![\w])")
 _CARD_WORD = re.compile(r"\b(?:card|visa|mastercard|amex|american express|discover|maestro|pan|cc)\b", re.I)
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[ -]?\d{2}(?:[ -]?[A-Z0-9]){11,32}(?![A-Za-z0-9])|"
                    r"(?<![A-Za-z0-9])[a-z]{2}\d{2}(?:[ -]?[a-z0-9]){11,30}(?![A-Za-z0-9])")  # fmt: skip
 _IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w]|\.\d)")
-_IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,8}(?![\w:])")
+_IPV6 = re.compile(
+    r"(?<![\w:.])[0-9A-Fa-f]{0,4}(?:(?::[0-9A-Fa-f]{0,4}){1,6}:\d{1,3}(?:\.\d{1,3}){3}(?!\w|\.\d)|"
+    r"(?::[0-9A-Fa-f]{0,4}){2,8}(?![\w:]))"
+)
 _MAC = re.compile(r"(?<![\w:-])[0-9A-Fa-f]{2}(?:([:-])[0-9A-Fa-f]{2})(?:\1[0-9A-Fa-f]{2}){4}(?![\w:-])")
 _VERSION = re.compile(
     r"(?:\bv(?:er(?:sions?|\.)?)?|releases?|firmware|build|app|update|chapter|section|clause|§|install(?:ed|ing)?|"
@@ -107,6 +131,8 @@ def _emails(text: str) -> Iterator[TextSpan]:
         return
     for found in _EMAIL.finditer(text):
         start, end = found.span()
+        while (before := _BEFORE_EMAIL.match(text, start, text.find("@", start, end))) is not None:
+            start = before.end()
         while start < end and text[start] in "'*`.=-":  # Quotes and Markdown around it are not part of it.
             start += 1
         yield TextSpan(start, end, "email", 9)
@@ -114,17 +140,28 @@ def _emails(text: str) -> Iterator[TextSpan]:
 
 def _cards(text: str) -> Iterator[TextSpan]:
     for found in _CARD.finditer(text):
-        digits = re.sub(r"\D", "", found[0])
-        if not 12 <= len(digits) <= 19 or card_network(digits) is None:
-            continue
-        if is_luhn_valid(digits):
-            yield TextSpan(*found.span(), "card", 8)
-        elif len(digits) >= 15 and _CARD_WORD.search(text, max(0, found.start() - _CONTEXT_CHARACTERS), found.start()):
-            yield TextSpan(*found.span(), "card", 7)  # Mistyped, but still a card.
+        start = found.start()
+        numbers = list(_groups_from(found[0]))
+        if (valid := next((number for number in numbers if is_luhn_valid(only_digits(number))), None)) is not None:
+            yield TextSpan(start, start + len(valid), "card", 8)
+        elif _CARD_WORD.search(text, max(0, start - _CONTEXT_CHARACTERS), start):
+            mistyped = next((number for number in numbers if len(only_digits(number)) >= 15), None)
+            if mistyped is not None:  # It is still a card.
+                yield TextSpan(start, start + len(mistyped), "card", 7)
+
+
+def _groups_from(text: str) -> Iterator[str]:
+    """Yield what of some groups of digits may be a card's number, the longest first: an expiry date may follow it."""
+    while len(digits := only_digits(text)) >= 12:
+        if len(digits) <= 19 and card_network(digits) is not None:
+            yield text
+        text = re.sub(r"[ .-]?\d+$", "", text)
 
 
 def _ibans(text: str) -> Iterator[TextSpan]:
-    for found in _IBAN.finditer(text):
+    at = 0
+    while (found := _IBAN.search(text, at)) is not None:
+        at = found.start() + 1  # "PO 4711 DE89 3704 ...": what is none may run through one.
         raw, end = found[0], found.start()
         length = iban_length(raw)
         if length is None:
@@ -140,11 +177,15 @@ def _ibans(text: str) -> Iterator[TextSpan]:
         is_labelled = "iban" in text[max(0, found.start() - _CONTEXT_CHARACTERS) : found.start()].lower()
         if is_labelled or is_iban_valid(text[found.start() : end]):
             yield TextSpan(found.start(), end, "iban", 9)
+            at = end
 
 
 def _network_addresses(text: str) -> Iterator[TextSpan]:
+    is_about_software: bool | None = None
     for found in _IPV4.finditer(text):
-        if not _is_version(text, found):
+        if is_about_software is None:
+            is_about_software = bool(_SOFTWARE.search(text)) and not _NETWORK.search(text)
+        if not _is_version(text, found, is_about_software=is_about_software):
             try:
                 IPv4Address(found[0])
             except AddressValueError:
@@ -159,16 +200,18 @@ def _network_addresses(text: str) -> Iterator[TextSpan]:
             IPv6Address(found[0])
         except AddressValueError:
             continue
-        if any(char.isalnum() for char in found[0]):
+        groups = [group for group in found[0].split(":") if group]
+        # "a[::2]" and "db::add" are code.
+        if len(groups) >= 3 or any(len(group) >= 4 and any(map(str.isdigit, group)) for group in groups):
             yield TextSpan(*found.span(), "ip", 8)
 
 
-def _is_version(text: str, found: re.Match[str]) -> bool:
+def _is_version(text: str, found: re.Match[str], *, is_about_software: bool) -> bool:
     """Return True for a version number: a word before says so, or the text is about software and not about networks."""
     if _VERSION.search(text, max(0, found.start() - 24), found.start()):
         return True
     first = int(found[0].split(".")[0])
-    return first <= _MAX_FIRST_OF_VERSION and first != 10 and bool(_SOFTWARE.search(text)) and not _NETWORK.search(text)
+    return first <= _MAX_FIRST_OF_VERSION and first != 10 and is_about_software
 
 
 def _wallets(text: str) -> Iterator[TextSpan]:
@@ -180,14 +223,20 @@ def _wallets(text: str) -> Iterator[TextSpan]:
 def _birth_dates(text: str) -> Iterator[TextSpan]:
     if not _BIRTH.search(text):
         return
-    last_end = 0
+    last_end = looked_at = 0
+    is_said_again = False
     for found in DATE.finditer(text):
         start = found.start()
-        between = text[last_end:start] if last_end else ""
-        if last_end and not _BIRTH.search(between) and _OTHER_DAY.search(between):
+        is_said_again = is_said_again or bool(_BIRTH.search(text, looked_at, start))
+        looked_at = found.end()
+        if (
+            last_end
+            and not is_said_again
+            and _OTHER_DAY.search(text[max(last_end, start - _CONTEXT_CHARACTERS) : start])
+        ):
             continue  # "dob 12/03/1980, appointment on 14/06/2024".
         if _BIRTH.search(text[max(0, start - _CONTEXT_CHARACTERS) : found.end() + 24]):
-            last_end = found.end()
+            last_end, is_said_again = found.end(), False
             yield TextSpan(*found.span(), "birth_date", 8)
             continue
         sentence = re.split(r"[.!?] |\n", text[max(0, start - _SENTENCE_CHARACTERS) : start])[-1]

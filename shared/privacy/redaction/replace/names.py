@@ -87,12 +87,12 @@ class SurrogateNames:
 
     def email(self, text: str) -> str:
         """Replace the names in the local part as elsewhere, and the domain by an example domain (RFC 2606)."""
-        local, separator, domain = _AT.split(text, maxsplit=1)
+        local, separator, domain = _AT.split(text, maxsplit=1) if _AT.search(text) else (text, "", "")
         surrogate = _PIECE.sub(lambda m: self._local_word(m[0]), local)
         index = KeyedRandom(self._key, "domain", domain.casefold()).below(3)
         if surrogate == local and _DOMAINS[index] == domain.casefold():
             index = (index + 1) % 3
-        return surrogate + separator + _DOMAINS[index]
+        return surrogate + separator + _DOMAINS[index] if separator else surrogate  # What a heavier finding has left.
 
     def _name_word(self, word: str) -> str:
         lower = word.casefold()

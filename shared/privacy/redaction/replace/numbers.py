@@ -1,4 +1,7 @@
-"""Surrogates of numbers, by kind. Each keeps the text's punctuation and blanks."""
+"""Surrogates of numbers, by kind. Each keeps the text's punctuation and blanks.
+
+A text may be what a heavier finding has left of a number, so each function takes any text.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,7 @@ _MONTHS_BY_LANGUAGE = tuple(
         "januari februari maart april mei juni juli augustus september oktober november december",
     )
 )
+_FEWEST_OF_CARD, _FEWEST_OF_IBAN = 12, 5
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
@@ -91,6 +95,8 @@ def _national_part(digits: str, is_international: bool, random: KeyedRandom) -> 
 def card(text: str, random: KeyedRandom) -> str:
     """Replace a card number by a test card of the same network and length, Luhn-valid if the original was."""
     digits = only_digits(text)
+    if len(digits) < _FEWEST_OF_CARD:
+        return random.same_shape(text)
     issuer = _TEST_ISSUERS.get(card_network(digits) or "visa", "400000")
     body = issuer + random.digits(len(digits) - len(issuer) - 1)
     check = luhn_check_digit(body)
@@ -102,6 +108,8 @@ def card(text: str, random: KeyedRandom) -> str:
 def iban(text: str, random: KeyedRandom) -> str:
     """Replace an IBAN; the country stays, and the check digits are valid if they were."""
     compact = "".join(char for char in text if char.isalnum())
+    if len(compact) < _FEWEST_OF_IBAN:
+        return random.same_shape(text)
     account = random.same_shape(compact[4:])
     check = iban_check_digits(compact[:2], account) if is_iban_valid(compact) else random.digits(2)
     return _fill(compact[:2] + check + account, text)
@@ -150,7 +158,11 @@ def account(text: str, random: KeyedRandom) -> str:
 
 def network_address(text: str, random: KeyedRandom) -> str:
     """Replace an IP address by one for documentation: IPv4 of RFC 5737, IPv6 of RFC 3849."""
-    if ip_address(text).version == 4:
+    try:
+        version = ip_address(text).version
+    except ValueError:
+        return random.same_shape(text)
+    if version == 4:
         return f"{random.choice(('192.0.2', '198.51.100', '203.0.113'))}.{1 + random.below(254)}"
     return f"2001:db8:{random.below(65_535):x}::{1 + random.below(65_534):x}"
 

@@ -51,8 +51,9 @@ class Surrogates:
         self.of = lru_cache(_MAX_CACHED)(self._choose)
 
     def _choose(self, kind: str, text: str) -> str:
-        if (replace_name := self._name_surrogates.get(kind)) is not None:
-            return replace_name(text)
+        replace_name = self._name_surrogates.get(kind)
+        if replace_name is not None and (surrogate := replace_name(text)) != text:
+            return surrogate
         replace_number = self._number_surrogates.get(kind, numbers.other)
         for attempt in range(100):
             surrogate = replace_number(text, KeyedRandom(self._key, kind, numbers.canonical(kind, text), str(attempt)))

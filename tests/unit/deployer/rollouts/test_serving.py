@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 
 from schemas.base import Variant, utc_now
 from schemas.rollouts import Stage
-from services.deployer.clients import FlagState
+from services.deployer.clients import ArtifactMissing, FlagState
 from services.deployer.statistics.guards import Guard
 from shared.errors import DependencyUnavailable
 from tests.unit.deployer.fakes import Deployer, deliveries, evaluated, in_shadow, observed
@@ -211,6 +212,30 @@ async def test_a_candidate_whose_artifact_was_deleted_is_rejected_after_a_while(
     assert "a1 is not in the artifact store any more" in deployer.last.reason
     await deployer.handlers.on_evaluated(evaluated("a2"))
     assert (deployer.last.stage, deployer.last.candidate_adapter) == (Stage.SHADOW, "a2")
+
+
+async def test_a_candidate_that_waited_long_is_not_rejected_at_the_first_look_at_a_store_that_is_mounted_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deployer = Deployer()
+    await deployer.handlers.on_evaluated(evaluated())
+    found = await deployer.rollouts.get(deployer.last.rollout_id)
+    long_due = replace(found, changed_at=utc_now() - timedelta(days=1))
+    deployer.adapters.deleted.add("a1")
+    with pytest.raises(ArtifactMissing):
+        await deployer.transitions.refusal(long_due)
+    deployer.adapters.deleted.clear()
+    deployer.adapters.is_away = True
+    with pytest.raises(DependencyUnavailable, match="vLLM is away"):
+        await deployer.transitions.refusal(long_due)
+    later = utc_now() + timedelta(hours=1)
+    monkeypatch.setattr("services.deployer.transitions.utc_now", lambda: later)
+    deployer.adapters.is_away = False
+    deployer.adapters.deleted.add("a1")
+    with pytest.raises(ArtifactMissing):  # It was there meanwhile.
+        await deployer.transitions.refusal(long_due)
+    deployer.adapters.deleted.clear()
+    assert await deployer.transitions.refusal(long_due) == ""
 
 
 async def test_a_candidate_waits_for_an_unavailable_vllm_and_holds_up_no_other_task() -> None:

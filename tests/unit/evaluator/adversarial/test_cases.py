@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from schemas.adversarial import AdversarialKind
-from schemas.conversation import Message, Role, ToolCall
+from schemas.conversation import Message, Part, Role, ToolCall
 from schemas.evaluation_settings import AdversarialSettings
 from services.evaluator.adversarial.cases import CANARIES, adversarial_cases
 from services.evaluator.adversarial.injections import INJECTIONS, OWN
@@ -35,6 +35,23 @@ def test_the_set_is_the_same_whenever_it_is_made_and_another_with_another_seed()
     other = adversarial_cases(rows(), task(seed=21), None)
     assert [case.source for case in once] == [case.source for case in other]
     assert sum(a.question != b.question for a, b in zip(once, other, strict=True)) > len(once) / 2
+
+
+def test_a_message_in_parts_is_changed_as_a_text_is() -> None:
+    """Many clients send texts so. Where no row could be changed the gate was not there, and nothing said so."""
+    in_parts = [
+        replace(
+            question,
+            messages=(
+                *question.messages[:-1],
+                question.messages[-1].model_copy(update={"content": (Part(type="text", text=question.text),)}),
+            ),
+        )
+        for question in rows()
+    ]
+    found, expected = (adversarial_cases(asked, task(), None) for asked in (in_parts, rows()))
+    assert [(case.kind, case.source) for case in found] == [(case.kind, case.source) for case in expected]
+    assert [case.question.text for case in found] == [case.question.text for case in expected]
 
 
 def test_a_changed_row_keeps_its_instructions_answer_and_source_and_all_of_one_row_are_one_group() -> None:

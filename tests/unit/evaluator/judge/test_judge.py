@@ -73,8 +73,8 @@ def pairs(count: int, first: str = "long answer", second: str = "short") -> list
     return [Pair(PROMPT, f"{first} {number}", f"{second} {number}") for number in range(count)]
 
 
-async def verdicts(client: JudgeClient, asked: list[Pair]) -> tuple[list[Judged], str]:
-    return await judge_pairs(client, asked, "Which is better?", lambda done: None)
+async def verdicts(client: JudgeClient, asked: list[Pair], at_once: int = 4) -> tuple[list[Judged], str]:
+    return await judge_pairs(client, asked, "Which is better?", lambda done: None, at_once)
 
 
 def test_a_question_names_neither_arm_and_has_all_texts_in_one_json_value() -> None:
@@ -249,6 +249,20 @@ async def test_requests_and_time_have_limits() -> None:
     late = Api()
     _, problem = await verdicts(late.client(clock=lambda: next(ticks, 12.0), max_seconds=10.0, concurrency=1), pairs(3))
     assert (len(late.requests), "max_seconds" in problem) == (2, True)
+
+
+async def test_a_judge_whose_requests_are_used_up_has_judged_half_as_many_pairs() -> None:
+    """Each pair takes two requests: a second order that waits for all first ones would leave none judged."""
+
+    async def slowly(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(0)
+        return longer_wins(json.loads(request.content))
+
+    transport = httpx.MockTransport(slowly)
+    client = JudgeClient(settings(max_requests=100, concurrency=4), transport=transport, backoff_seconds=0.0)
+    found, problem = await verdicts(client, pairs(150))
+    assert "max_requests" in problem
+    assert sum(each.preferred is not None for each in found) >= 48
 
 
 async def test_no_more_requests_are_under_way_than_allowed() -> None:

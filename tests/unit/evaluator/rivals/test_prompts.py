@@ -52,10 +52,28 @@ def test_the_question_keeps_its_own_instructions_and_comes_last() -> None:
     question = Question(
         (Message(role=Role.SYSTEM, content="new"), Message(role=Role.USER, content="ask")), "a", row_id="r"
     )
-    asked = with_shots(question, [example("one", "a"), example("two", "b")])
+    asked = with_shots(question, [example("one", "a"), example("two", "b")], {"old instructions"})
     assert [message.text for message in asked.messages] == ["new", "one", "a", "two", "b", "ask"]
     assert (asked.answer, asked.row_id) == ("a", "r")
 
 
 def test_classifiers_read_every_turn_and_no_instructions() -> None:
-    assert conversation_text(example("text", "label").messages) == "text\nlabel"
+    assert conversation_text(example("text", "label").messages, {"old instructions"}) == "text\nlabel"
+
+
+DOCUMENT = "The tenant pays the rent on the third working day of each month. " * 4
+
+
+def of_document(text: str, answer: str, document: str = DOCUMENT) -> Example:
+    said = example(text, answer)
+    return said.model_copy(update={"messages": (Message(role=Role.SYSTEM, content=document), *said.messages[1:])})
+
+
+def test_rivals_read_a_document_that_stands_where_instructions_do() -> None:
+    """Each question was the same sentence to them, so that the adapter seemed to beat all."""
+    assert DOCUMENT.strip() in conversation_text(of_document("Classify it.", "lease").messages, {"Say."})
+    question = Question((Message(role=Role.SYSTEM, content="Say."), Message(role=Role.USER, content="ask")), "a")
+    asked = with_shots(question, [of_document("Classify it.", "lease")], {"Say."})
+    assert [message.role for message in asked.messages] == [Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.USER]
+    assert asked.messages[1].text == f"{DOCUMENT}\n\nClassify it."
+    assert within_budget([of_document("Summarise.", "x" * 980, DOCUMENT * 15)], {"Say."}) == []

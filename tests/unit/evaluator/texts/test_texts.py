@@ -14,6 +14,8 @@ from schemas.base import utc_now
 from schemas.conversation import Message, Role
 from schemas.evaluation_settings import TextMetric
 from schemas.tasks import TaskSpec
+from services.evaluator.adversarial.cases import adversarial_cases
+from services.evaluator.adversarial.misled import AdversarialAnswers
 from services.evaluator.domain import Question
 from services.evaluator.recipe import ArmAnswers
 from services.evaluator.texts import metrics
@@ -97,6 +99,19 @@ def test_a_candidate_that_turns_words_around_is_stopped_by_the_metrics_that_see_
     assert gating.metric == metric
     assert event.candidate.score == gating.candidate
     assert event.gain is not None and event.gain.value == pytest.approx(gating.difference.value)
+
+
+@pytest.mark.parametrize("metric", ["rouge_l", "cosine"])
+def test_what_changed_inputs_cost_is_told_by_one_metric(metric: str) -> None:
+    """Answered with the same texts, changed rows were compared with others by another metric: a fall of 75 points."""
+    spec = task(text_metric=metric, adversarial={"rows": 32, "kinds": ["typos"]})
+    found = asked(REVERSED, REVERSED, RIGHT)
+    cases = adversarial_cases(found.evaluation, spec, None)
+    same = ArmAnswers(answers=tuple(REVERSED[case.source or 0] for case in cases), latencies_ms=())
+    event = evaluated(replace(found, adversarial=AdversarialAnswers(cases, same, same)), spec)
+    assert event.adversarial is not None
+    drops = [result.candidate.drop.value for result in event.adversarial.results if result.candidate.drop is not None]
+    assert drops and all(drop == pytest.approx(0.0) for drop in drops)
 
 
 def test_every_metric_is_shown_with_intervals_and_the_paired_difference() -> None:
