@@ -76,4 +76,5 @@ def test_rivals_read_a_document_that_stands_where_instructions_do() -> None:
     asked = with_shots(question, [of_document("Classify it.", "lease")], {"Say."})
     assert [message.role for message in asked.messages] == [Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.USER]
     assert asked.messages[1].text == f"{DOCUMENT}\n\nClassify it."
-    assert within_budget([of_document("Summarise.", "x" * 980, DOCUMENT * 15)], {"Say."}) == []
+    long_answers = [of_document("Summarise.", "x" * 980, "y" * 900)] * 4
+    assert len(within_budget(long_answers, {"Say."})) == MAX_CHARACTERS // 1_890
