@@ -22,6 +22,10 @@ from shared.kafka.delivery import Delivery, decode_event, record_headers
 
 logger = logging.getLogger(__name__)
 
+TURN_SECONDS = 60.0
+"""So long one is worked off before the others: that of a loud task takes hours, and what another task logs meanwhile
+joins its own."""
+
 Deliveries = list[Delivery[PredictionLogged]]
 _TOPIC = topic_of(PredictionLogged).name
 
@@ -35,12 +39,13 @@ class BacklogHandler(Protocol):
 
 
 class CatchUp:
-    """Works off the backlogs, one partition at a time, and each in one process at a time."""
+    """Works off the backlogs, one partition at a time and in turns, and each in one process at a time."""
 
     def __init__(self, settings: ShadowSettings, backlogs: Backlogs, handler: BacklogHandler) -> None:
         self._settings = settings
         self._backlogs = backlogs
         self._handler = handler
+        self._announced: set[tuple[str, int]] = set()
 
     async def run_forever(self) -> None:
         """Background, started when the broker answers."""
@@ -59,16 +64,23 @@ class CatchUp:
         if (await end_offsets(self._settings, [partition]))[partition] < backlog.end_offset:
             logger.warning("%s: the log of %s is shorter than it was: its backlog is gone", backlog.task, partition)
             return await self._backlogs.drop(backlog)
-        logger.info(
-            "%s: catches up with what was logged while shadow was off, from offset %d of partition %d",
-            backlog.task, backlog.next_offset, backlog.partition,
-        )  # fmt: skip
+        if (turn := (backlog.rollout_id, backlog.partition)) not in self._announced:
+            self._announced.add(turn)
+            logger.info(
+                "%s: catches up with what was logged while shadow was off, from offset %d of partition %d",
+                backlog.task, backlog.next_offset, backlog.partition,
+            )  # fmt: skip
         options = {"auto_offset_reset": "earliest", "max_partition_fetch_bytes": MAX_MESSAGE_BYTES}
         async with open_consumer(self._settings, group_id=None, **options) as consumer:
             consumer.assign([partition])
             consumer.seek(partition, backlog.next_offset)
             left: Backlog | None = backlog
-            while left is not None and await self._replay(left, await self._read(consumer, partition, left)):
+            clock = asyncio.get_running_loop().time
+            ends, is_begun = clock() + TURN_SECONDS, False
+            while left is not None and not (is_begun and clock() > ends):
+                is_begun = True
+                if not await self._replay(left, await self._read(consumer, partition, left)):
+                    break
                 done = min(await consumer.position(partition), left.end_offset)
                 left = await self._backlogs.advance(left, done)
                 consumer.seek(partition, done)  # What was read beyond the end may have joined the backlog meanwhile.

@@ -50,7 +50,7 @@ class Gated(PostgresDecisions):
     """What new requests are decided waits while `live` is not set."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        super().__init__(engine)
+        super().__init__(engine, 4)
         self.live = asyncio.Event()
         self.live.set()
 
@@ -198,6 +198,27 @@ async def test_what_is_logged_while_a_backlog_is_worked_off_is_not_lost(scene: S
         await until(lambda: has_no_backlog(scene))
     (summary,) = await scene.decisions.summaries(utc_now())
     assert summary.requests == {"pair": 20, "tokens": 92}
+
+
+async def test_backlogs_take_turns(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One task's backlog of a night held up those of all others for as long as it took."""
+    monkeypatch.setattr("services.shadow.backlog.TURN_SECONDS", 0.0)
+    scene.settings = scene.settings.model_copy(update={"shadow_batch": 1})
+    scene.sampling.on = False
+    async with scene.running():
+        await scene.log(*range(24))
+        await until(lambda: waits(scene, 24))
+        scene.sampling.on = True
+        await until(lambda: len(scene.pairs()) == 20)  # The day's tokens.
+        await until(lambda: has_no_backlog(scene))
+    async with scene.decisions._engine.begin() as connection:
+        rows = await connection.execute(text("SELECT request_id, partition FROM decisions"))
+        partitions: dict[str, int] = {row.request_id: row.partition for row in rows}
+    ids = [
+        event.prediction_id.replace(".", "-") for event in scene.published.events if isinstance(event, ShadowCompared)
+    ]
+    first = [partitions[request_id] for request_id in ids][: len(set(partitions.values()))]
+    assert len(set(first)) == len(first) > 1
 
 
 async def test_two_processes_ask_a_backlogs_requests_once(scene: Scene) -> None:
