@@ -94,6 +94,18 @@ async def test_one_rollouts_backlog_leaves_the_decisions_of_another_alone(databa
     assert numbers(await decisions.decide(behind, CUTOFF)) == [10_003, 10_004]
 
 
+async def test_what_a_dropped_backlog_had_to_replay_waits_no_more(database: Database) -> None:
+    """`ratchet shadow status` showed it for ever: of an ended rollout nothing is decided again."""
+    decisions = database.decisions()
+    await decisions.decide(deferred([1, 2]), CUTOFF)
+    await decisions.decide([replace(request, from_backlog=True) for request in requests([1, 2])], CUTOFF)
+    (backlog,) = await decisions.backlogs()
+    (before,) = await decisions.summaries(CUTOFF)
+    assert before.requests["waiting"] == 2
+    await decisions.drop(backlog)
+    assert all("waiting" not in summary.requests for summary in await decisions.summaries(CUTOFF))
+
+
 async def test_each_request_is_counted_once_by_what_became_of_it(database: Database) -> None:
     decisions = database.decisions()
     for _ in range(2):

@@ -201,8 +201,8 @@ def _network_addresses(text: str) -> Iterator[TextSpan]:
         except AddressValueError:
             continue
         groups = [group for group in found[0].split(":") if group]
-        # "a[::2]" and "db::add" are code.
-        if len(groups) >= 3 or any(len(group) >= 4 and any(map(str.isdigit, group)) for group in groups):
+        # "a[1024::2]" and "db::add" are code.
+        if len(groups) >= 3 or any(len(group) >= 4 and not group.isalpha() and not group.isdigit() for group in groups):
             yield TextSpan(*found.span(), "ip", 8)
 
 

@@ -131,7 +131,8 @@ def test_a_phone_number_in_pairs_is_no_date(redactor: Redactor, number: str) -> 
     [
         "call me 12.05.24", "+2024-01-15 10:00:00 INFO", "Balance +50 01/02/2024", "call log 2024-05-17-10-30-00",
         "release number 10.12.05.24", "x @ model.in.weight", "y @ w.to(device)", "closed 01/03/24-05/03/24",
-        "from 12/03/2024 14", "see 01.02.03.04", "y = x @ self.weight; z = a[::2]", "y[1::2]", "db::add(x)",
+        "from 12/03/2024 14", "see 01.02.03.04", "y = x @ self.weight; z = a[::2]", "y[1::2]", "y[1024::2]",
+        "db::add(x)",
         "private @javax.annotation.Nullable",
     ],
 )  # fmt: skip
