@@ -30,7 +30,7 @@ class GoldenResult(BaseModel):
     adapter: str
     task: str
     base_model: str = ""
-    """"" in results of earlier versions, which count for each."""
+    """Empty in results of earlier versions, which count for each."""
     right: dict[str, bool]
 
 
