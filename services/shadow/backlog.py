@@ -76,14 +76,13 @@ class CatchUp:
             consumer.seek(partition, backlog.next_offset)
             left: Backlog | None = backlog
             clock = asyncio.get_running_loop().time
-            ends, is_begun = clock() + TURN_SECONDS, False
-            while left is not None and not (is_begun and clock() > ends):
-                is_begun = True
-                if not await self._replay(left, await self._read(consumer, partition, left)):
-                    break
+            ends = clock() + TURN_SECONDS
+            while left is not None and await self._replay(left, await self._read(consumer, partition, left)):
                 done = min(await consumer.position(partition), left.end_offset)
                 left = await self._backlogs.advance(left, done)
                 consumer.seek(partition, done)  # What was read beyond the end may have joined the backlog meanwhile.
+                if clock() > ends:
+                    break
 
     async def _replay(self, backlog: Backlog, deliveries: Deliveries) -> bool:
         """Replay a batch, however late its turn comes. Return False if the flag is off, or the rollout has ended."""

@@ -108,7 +108,7 @@ async def _summaries(settings: Settings) -> list[Summary]:
     await migrate(settings, NAME, MIGRATIONS)
     engine = build_engine(settings, NAME)
     try:
-        return await PostgresDecisions(engine, 1).summaries(utc_now())
+        return await PostgresDecisions(engine, 1).summaries(utc_now())  # It decides nothing here.
     finally:
         await engine.dispose()
 

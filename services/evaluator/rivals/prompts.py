@@ -75,7 +75,7 @@ def _turns(messages: Messages, prompts: Container[str]) -> tuple[Message, ...]:
     turns = tuple(message for message in messages if message.role not in INSTRUCTIONS)
     asked = comparable_text(turns[:-1])
     given = conversation_text(messages[:-1], prompts)
-    if given == asked or turns[0].role != Role.USER:
+    if given == asked or turns[0].role != Role.USER:  # Equal where there is no document.
         return turns
     documents = [m.text for m in messages if m.role in INSTRUCTIONS and m.text not in prompts]
     first = turns[0].model_copy(update={"content": "\n\n".join([*documents, turns[0].text])})

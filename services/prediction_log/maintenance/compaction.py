@@ -68,13 +68,14 @@ class Compaction:
         for partition, count in crowded:
             if (found := (table, *partition.values(), count)) in self._settled:
                 continue
-            self._settled.add(found)  # Where they become one it is not seen again.
             files = sized_files(delta, filesystem(self._uri, table), partition)
-            delta.optimize.compact(
+            done = delta.optimize.compact(
                 partition_filters=[(name, "=", value) for name, value in partition.items()] or None,
                 target_size=compacted_bytes(files, self._policy.target_bytes),
                 max_concurrent_tasks=1,
             )
+            if not done["numFilesRemoved"]:
+                self._settled.add(found)
 
     def _vacuum(self, table: str, delta: DeltaTable, now: datetime) -> None:
         """Delete removed files after their readers' grace and, once in `orphan_hours`, orphans of that age."""

@@ -6,7 +6,7 @@
     json_texts the texts in JSON that is itself a text; cues: what the name of a value says about it
     detect/    finds it: patterns (with phones and identifiers), addresses, people, custom_patterns of a task
     replace/   surrogates: names and numbers, chosen by a keyed_random
-    data/      word lists, cues, checksums, formats of national numbers, the language model
+    data/      word lists, ends of domains, cues, checksums, formats of national numbers, the language model
 
 Heavy imports (spaCy, Faker) happen when a Redactor is built or first used, not on import.
 """

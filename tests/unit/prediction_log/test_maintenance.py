@@ -16,6 +16,7 @@ from deltalake.exceptions import CommitFailedError
 from schemas.base import utc_now
 from schemas.lake import FEEDBACK, PREDICTIONS, REQUESTS
 from services.prediction_log.erasure.erase import delete
+from services.prediction_log.maintenance import compaction
 from services.prediction_log.maintenance.maintenance import Maintenance
 from services.prediction_log.tables import claim_maintenance, maintained_at
 from shared.errors import DependencyUnavailable
@@ -53,6 +54,25 @@ def test_a_day_with_few_files_is_not_compacted_until_it_is_over(tmp_path: Path) 
     after = files_on_disk(tmp_path, PREDICTIONS)
     assert set(before) < set(after) and len(after) == len(before) + 1
     assert ids(tmp_path, PREDICTIONS) == sorted(["p0", "p1", "p2", *names])
+
+
+def test_as_many_small_files_as_before_are_compacted_again(tmp_path: Path) -> None:
+    maintenance = Maintenance(str(tmp_path), replace(POLICY, interval=timedelta(0)))
+    for files in (4, 3, 3):  # Beside the one that the others became.
+        write_files(tmp_path, files, at=utc_now())
+        maintenance.run({}, utc_now())
+        assert len(opened(tmp_path, PREDICTIONS).file_uris()) == 1
+
+
+def test_what_does_not_fit_together_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(tmp_path, 2, at=utc_now() - timedelta(days=3))
+    sized: list[object] = []
+    monkeypatch.setattr(compaction, "sized_files", lambda *found: sized.append(found) or [])
+    monkeypatch.setattr(compaction, "compacted_bytes", lambda files, target: 1)
+    maintenance = Maintenance(str(tmp_path), replace(POLICY, interval=timedelta(0)))
+    for _ in range(3):
+        maintenance.run({}, utc_now())
+    assert len(sized) == 1 and len(opened(tmp_path, PREDICTIONS).file_uris()) == 2
 
 
 def test_committed_offsets_survive_checkpoint_and_log_cleanup(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ class SimilarRows:
         similarity[promised] = min((place.similarity for place in places.values()), default=1.0)
         similarity = np.minimum(similarity, spec.dataset.near_copy_similarity)
         self.texts = NearTexts(chain(self._sketcher.sketch_all(questions), known), similarity)
+        # By number; a frozen question is no prediction.
         self._ids = [*(row.prediction_id for row in known_rows), *([""] * (len(questions) - len(known_rows)))]
         self._ids += [*gone, *in_part]
         self.frozen = np.zeros(len(self.texts), dtype=bool)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 from shared.privacy.redaction.data.checksums import card_network, iban_length, is_iban_valid, is_luhn_valid, only_digits
+from shared.privacy.redaction.data.domains import COUNTRY_ENDS, GENERIC_ENDS
 from shared.privacy.redaction.detect.identifiers import find_identifiers
 from shared.privacy.redaction.detect.phones import find_phones
 from shared.privacy.redaction.spans import TextSpan
@@ -25,18 +26,6 @@ _EMAIL = re.compile(
     r"[\w.+%&'*/=?^`{|}~!#$-]{1,64}(?:@|\s?[\[(]at[\])]\s?)(?:[\w-]{1,63}(?:\.|\s?[\[(]dot[\])]\s?)){1,6}[^\W\d_][\w-]{1,62}",
     re.I,
 )
-_GENERIC_ENDS = """
-    com net org edu gov mil int info biz name pro app dev shop store site online tech cloud xyz email live club
-    space world agency digital academy berlin hamburg koeln wien london paris nyc tokyo
-    """.split()  # noqa: SIM905 - a column of words reads better than a list of literals
-_COUNTRY_ENDS = """
-    ac ad ae af ag ai al am ao ar as at au aw az ba bb bd be bf bg bh bi bj bm bn bo br bs bt bw by bz ca cc cd cf
-    cg ch ci cl cm cn co cr cu cv cy cz de dj dk dm do dz ec ee eg es et eu fi fj fk fm fo fr ga gd ge gg gh gi gl
-    gm gn gr gt gy hk hn hr ht hu id ie il im in io iq ir is it je jm jo jp ke kg kh kr kw ky kz la lb lc li lk lr
-    ls lt lu lv ly ma mc md me mg mk ml mm mn mo mr ms mt mu mv mw mx my mz na ne ng ni nl no np nu nz om pa pe pg
-    ph pk pl pr ps pt py qa re ro rs ru rw sa sb sc sd se sg sh si sk sl sm sn so sr st sv sy sz tc td tg th tj tl
-    tm tn to tr tt tv tw tz ua ug uk us uy uz va vc ve vg vi vn vu ws za zm zw
-    """.split()  # noqa: SIM905 - a column of words reads better than a list of literals
 # In a URL, spelled out, or with blanks: "j.doe%40example.org", "j.doe at example dot org", "j.doe @ example.org".
 _SPELLED_EMAIL = re.compile(
     r"[\w.+-]{1,64}%40(?:[\w-]{1,63}\.){1,6}[^\W\d_]{2,24}|"
@@ -44,8 +33,8 @@ _SPELLED_EMAIL = re.compile(
     r"[\w-]{1,63}(?:(?:\.| dot )[\w-]{1,63}){0,3} dot "
     r"(?:com|net|org|edu|gov|info|biz|co|io|me|eu|uk|ie|de|fr|es|it|nl|be|ch|at|se|no|dk|fi|pl|pt|us|ca|au|in|br|mx)(?!\w)|"
     # With a blank only with the end of a domain that there is: "x @ self.weight" and "@javax.annotation" are code.
-    rf"(?<![\w.+-])[\w.+-]{{1,64}}(?: @ ?|@ )(?:[\w-]{{1,63}}\.){{1,6}}(?:(?:{'|'.join(_GENERIC_ENDS)})|"
-    rf"(?:{'|'.join(_COUNTRY_ENDS)})(?!\())(?!\w|\.\w)",
+    rf"(?<![\w.+-])[\w.+-]{{1,64}}(?: @ ?|@ )(?:[\w-]{{1,63}}\.){{1,6}}(?:(?:{'|'.join(GENERIC_ENDS)})|"
+    rf"(?:{'|'.join(COUNTRY_ENDS)})(?!\())(?!\w|\.\w)",
     re.I,
 )
 # In a URL or a log an address is a value: "?user=" and "email=" are not part of it.
