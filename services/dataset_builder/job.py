@@ -8,7 +8,7 @@ are published: nothing of a person is left in a file that `ratchet forget` does 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Container, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -41,7 +41,12 @@ from services.dataset_builder.model_process import Models
 from services.dataset_builder.pipeline import Inputs, build_dataset
 from services.dataset_builder.publishing.publish import ArtifactWriter, StagedBuild, delete_staged, staged_build
 from services.dataset_builder.publishing.versions import ArtifactReader, read_parent
-from services.dataset_builder.storage.corrections import BuildStore, PostgresCorrectionStore, StoredCorrections
+from services.dataset_builder.storage.corrections import (
+    BuildStore,
+    PostgresCorrectionStore,
+    SearchedCorrections,
+    StoredCorrections,
+)
 from services.dataset_builder.storage.traffic import PostgresTrafficStore, TrafficStore
 from shared.conversation import has_own_form
 from shared.cycle_step import CycleStep
@@ -220,45 +225,44 @@ async def _read_votes(
     own_texts = (spec.system_prompt, *prompts, *spec.labels, *spec.renamed_labels)
     redactor = models or Redactor(job.surrogate_key)
     search = PersonalDataPass(redactor, rules, own_texts, forms=not has_own_form(spec))
-    clear = await store.clear(spec.name, rules_id(rules))
     votes, found, count, compact, withdrawn = list[Vote](), PersonalData(), 0, Compactor(), Withdrawals()
     preferences = Preferences()
-    total = await store.count_below(spec.name, job.cycle.fence)
-    if models is not None and total > len(clear):
+    by = rules_id(rules)
+    total, clear = await store.count_below(spec.name, job.cycle.fence, by)
+    if models is not None and total > clear:
         models.load_redactor(rules)
-    async for part in _known_first(store.corrections_below(spec.name, job.cycle.fence), clear):
+    async for known, new in _known_first(store.corrections_below(spec.name, job.cycle.fence, by)):
         progress(2 * count / max(total, 1), 4, f"read {count} of {total} corrections, looking for personal data")
-        reviewers, found_in_reviewers = search.clean(part.reviewers, clear)
-        users, found_in_users = search.clean(part.users, clear)
-        votes += votes_of(reviewers, users, compact)
+        reviewers, found_in_reviewers = search.clean(new.reviewers)
+        users, found_in_users = search.clean(new.users)
+        reviewers += known.reviewers
+        votes += votes_of(reviewers, [*users, *known.users], compact)
         withdrawn.add(reviewers)
         preferences.add(reviewers)
         found += found_in_reviewers + found_in_users
-        count += len(part)
+        count += len(known) + len(new)
     if models is not None and spec.kind is TaskKind.CLASSIFICATION:
         models.load_scorer()  # Not before: what is new would wait for it.
-    await store.save_clear(rules_id(rules), found.clear)
+    await store.save_clear(by, found.clear)
     # They were read in no order, and their texts are embedded in this one: batches round alike in every build of them.
     left = sorted(withdrawn.left_of(votes), key=OLDEST_FIRST)
     return left, found, count, preferences
 
 
-async def _known_first(
-    parts: AsyncIterator[StoredCorrections], clear: Container[str]
-) -> AsyncIterator[StoredCorrections]:
+async def _known_first(parts: AsyncIterator[SearchedCorrections]) -> AsyncIterator[SearchedCorrections]:
     """Yield the corrections that are known to be clear as they are read, and the others together.
 
     Few are new to most builds: those that are known need not wait until the models that search the others are loaded.
     """
     new = StoredCorrections()
     async for part in parts:
-        known, unknown = part.split(clear)
-        yield known
-        new.add(unknown)
+        new.add(part.others)
         if len(new) >= _SEARCHED_AT_ONCE:
-            yield new
+            yield SearchedCorrections(part.clear, new)
             new = StoredCorrections()
-    yield new
+        else:
+            yield SearchedCorrections(part.clear, StoredCorrections())
+    yield SearchedCorrections(StoredCorrections(), new)
 
 
 def conclude(

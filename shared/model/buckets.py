@@ -103,6 +103,7 @@ class Buckets:
 
 _HALF, _LOW = np.int64(32), np.int64(0xFFFFFFFF)
 _MANY = 10_000_000
+_MARKED = np.uint64(2**22)
 
 
 def _distinct(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -139,8 +140,20 @@ def _shared_in_column(keys: npt.NDArray[np.uint32]) -> tuple[Owners, npt.NDArray
 
 def _shared(keys: npt.NDArray[np.uint64], owners: Owners) -> tuple[Owners, npt.NDArray[np.int64]]:
     """Return the owners of keys that several have, key by key, and the number of owners of each."""
+    taken = _occur_again(keys)
+    keys, owners = keys[taken], owners[taken]
     order = np.argsort(keys, kind="stable")
     return _shared_of_sorted(keys[order], owners[order])
+
+
+def _occur_again(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """Return which keys occur more than once, and a few others: of most texts only they are to be sorted with owners,
+    which takes five times as long as to sort keys alone."""
+    ordered = np.sort(keys)
+    marked = np.zeros(_MARKED, dtype=bool)
+    marked[ordered[1:][ordered[1:] == ordered[:-1]] % _MARKED] = True
+    found: npt.NDArray[np.bool_] = marked[keys % _MARKED]
+    return found
 
 
 def _shared_of_sorted(keys: npt.NDArray[np.uint64], owners: Owners) -> tuple[Owners, npt.NDArray[np.int64]]:

@@ -91,10 +91,18 @@ def fence(offset: int) -> tuple[PartitionFence, ...]:
 
 async def below(store: PostgresCorrectionStore, task: str, fence: Sequence[PartitionFence]) -> StoredCorrections:
     found = StoredCorrections()
-    async for part in store.corrections_below(task, fence):
-        found.reviewers += part.reviewers
-        found.users += part.users
+    async for part in store.corrections_below(task, fence, "rules"):
+        found.add(part.clear)
+        found.add(part.others)
     return found
+
+
+async def clear_by(store: PostgresCorrectionStore, task: str, rules: str) -> list[str]:
+    found = StoredCorrections()
+    async for part in store.corrections_below(task, fence(10), rules):
+        found.add(part.clear)
+    assert (await store.count_below(task, fence(10), rules))[1] == len(found)
+    return ids(found)
 
 
 def ids(found: StoredCorrections) -> list[str]:
@@ -114,13 +122,13 @@ async def test_what_is_clear_by_one_search_is_not_clear_by_another_and_goes_with
     store: PostgresCorrectionStore, task: str
 ) -> None:
     await store.save([delivered(task, number, user_hash=f"u{number}") for number in range(3)])
-    first, second, _ = (f"{task}-c{number}" for number in range(3))
-    await store.save_clear("rules", [first, second])
-    assert await store.clear(task, "rules") == {first, second}
-    assert await store.clear(task, "other rules") == set()
-    assert await store.clear("another-task", "rules") == set()
+    await store.save_clear("rules", [f"{task}-c0", f"{task}-c1"])
+    assert await clear_by(store, task, "rules") == ["c0", "c1"]
+    assert ids(await below(store, task, fence(10))) == ["c0", "c1", "c2"]
+    assert await clear_by(store, task, "other rules") == []
+    assert await clear_by(store, "another-task", "rules") == []
     await store.forget(forget(task, "u1", datetime.now(UTC)))
-    assert await store.clear(task, "rules") == {first}
+    assert await clear_by(store, task, "rules") == ["c0"]
 
 
 @pytest.mark.stack
@@ -150,7 +158,8 @@ async def test_a_build_sees_what_is_below_its_fence_of_every_revision(
 ) -> None:
     await store.save([delivered(task, 0), delivered(task, 1, revision="r2"), delivered(task, 5)])
     assert ids(await below(store, task, fence(5))) == ["c0", "c1"]
-    assert (await store.count_below(task, fence(5)), await store.count_below(task, ())) == (2, 0)
+    assert await store.count_below(task, fence(5), "rules") == (2, 0)
+    assert await store.count_below(task, (), "rules") == (0, 0)
     assert ids(await below(store, task, fence(6))) == ["c0", "c1", "c5"]
     assert ids(await below(store, task, ())) == []
 
@@ -188,7 +197,7 @@ async def test_what_users_wrote_has_a_fence_of_its_own(store: PostgresCorrection
     found = await below(store, task, both)
     assert found.users == [first[0]]
     assert ids(found) == ["c7", "f3"]
-    assert await store.count_below(task, both) == len(found) == 2
+    assert await store.count_below(task, both, "rules") == (len(found), 0) == (2, 0)
     assert await store.unread([PartitionFence(topic=FEEDBACK, partition=990, offset=10)]) == []
     assert await store.corrections_of([first[0].prediction_id]) == [], "a tie-break is between reviewers"
 

@@ -61,7 +61,8 @@ def delivered(spec: TaskSpec, number: int, name: str = "p", typo: bool = False) 
 
 
 async def votes(store: PostgresCorrectionStore, spec: TaskSpec) -> list[Vote]:
-    return [vote async for part in store.corrections_below(spec.name, FENCE) for vote in votes_of(part.reviewers)]
+    parts = store.corrections_below(spec.name, FENCE, "rules")
+    return [vote async for part in parts for vote in votes_of(part.others.reviewers)]
 
 
 async def build(store: PostgresCorrectionStore, spec: TaskSpec, cycle: str, fails: bool = False) -> Build:

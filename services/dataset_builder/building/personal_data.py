@@ -44,7 +44,7 @@ class PersonalDataRedactor(Protocol):
 class PersonalData:
     """What was found beside surrogates, by kind, in `changed` corrections, of which `left` still have some.
 
-    `clear`: the ids of those that had none, without those of which it was known.
+    `clear`: the ids of those that had none.
     """
 
     kinds: Mapping[str, int] = field(default_factory=dict)
@@ -87,24 +87,21 @@ class PersonalDataPass:
         self._own_texts = frozenset(own_texts)
         self._forms = forms
 
-    def clean(self, words: Sequence[W], clear: Collection[str] = ()) -> tuple[list[W], PersonalData]:
-        """Return the corrections with personal data replaced, in order, and what was found.
-
-        `clear`: the ids of those of which earlier builds know that they have none.
-        """
+    def clean(self, words: Sequence[W]) -> tuple[list[W], PersonalData]:
+        """Return the corrections with personal data replaced, in order, and what was found."""
         if not self._rules.enabled:
             return list(words), PersonalData()
-        new = [word for word in words if _is_kept(word) and word.correction_id not in clear]
+        kept = [word for word in words if _is_kept(word)]
         changed: dict[str, W] = {}
         kinds: Counter[str] = Counter()
         left = 0
-        for word in self._with_findings(new):
+        for word in self._with_findings(kept):
             clean = self._clean(word)
             if clean.kinds:
                 changed[word.correction_id] = clean.word
                 kinds.update(clean.kinds)
                 left += clean.remains
-        now_clear = tuple(word.correction_id for word in new if word.correction_id not in changed)
+        now_clear = tuple(word.correction_id for word in kept if word.correction_id not in changed)
         result = [changed.get(word.correction_id, word) for word in words]
         return result, PersonalData(dict(kinds), len(changed), left, now_clear)
 

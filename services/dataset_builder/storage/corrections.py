@@ -7,12 +7,12 @@ exactly what is below the cycle's fence. Nothing of an erased person is stored, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -37,7 +37,7 @@ from shared.privacy.erasure import ErasedSubjects, erased_among, put_off_erasure
 from shared.storage.database import transaction
 from shared.storage.offsets import adopt_incarnation, advance_offsets, next_offsets, unread
 
-_STORED = sa.select(CORRECTIONS.c.origin, CORRECTIONS.c.event)
+_STORED = sa.select(CORRECTIONS.c.origin, CORRECTIONS.c.event, CORRECTIONS.c.clear_by)
 _OF_REVIEWERS = CORRECTIONS.c.origin == Origin.REVIEWER.value
 _READ_AT_ONCE = 2_000
 
@@ -56,14 +56,12 @@ class StoredCorrections:
         self.reviewers += others.reviewers
         self.users += others.users
 
-    def split(self, correction_ids: Container[str]) -> tuple[StoredCorrections, StoredCorrections]:
-        """Return those with these ids, and the others."""
-        these, others = StoredCorrections(), StoredCorrections()
-        for given in self.reviewers:
-            (these if given.correction_id in correction_ids else others).reviewers.append(given)
-        for wrote in self.users:
-            (these if wrote.correction_id in correction_ids else others).users.append(wrote)
-        return these, others
+
+class SearchedCorrections(NamedTuple):
+    """`clear`: those in which an earlier search by the same rules found no personal data."""
+
+    clear: StoredCorrections
+    others: StoredCorrections
 
 
 class CorrectionStore(Protocol):
@@ -89,10 +87,11 @@ SaveOutcome = Callable[[Event, Decisions], Awaitable[None]]
 class BuildStore(Protocol):
     """What a build needs of the corrections and of what was built from them."""
 
-    def corrections_below(self, task: str, fence: Sequence[PartitionFence]) -> AsyncIterator[StoredCorrections]: ...
-    async def count_below(self, task: str, fence: Sequence[PartitionFence]) -> int: ...
+    def corrections_below(
+        self, task: str, fence: Sequence[PartitionFence], rules: str
+    ) -> AsyncIterator[SearchedCorrections]: ...
+    async def count_below(self, task: str, fence: Sequence[PartitionFence], rules: str) -> tuple[int, int]: ...
     async def revisions(self, task: str) -> dict[str, Revision]: ...
-    async def clear(self, task: str, rules: str) -> set[str]: ...
     async def save_clear(self, rules: str, correction_ids: Sequence[str]) -> None: ...
     async def last_version(self, task: str) -> LastVersion | None: ...
     async def decisions(self, task: str) -> Decisions: ...
@@ -161,7 +160,7 @@ class PostgresCorrectionStore:
         """Return all reviewers' corrections of these predictions."""
         query = _STORED.where(CORRECTIONS.c.prediction_id.in_(list(prediction_ids)), _OF_REVIEWERS)
         in_log_order = query.order_by(CORRECTIONS.c.topic, CORRECTIONS.c.partition, CORRECTIONS.c.offset)
-        return [correction async for part in self._read(in_log_order) for correction in part.reviewers]
+        return [correction async for part in self._read(in_log_order) for correction in part.others.reviewers]
 
     async def advance(self, deliveries: Sequence[Delivery[Any]]) -> None:
         """Advance the offsets over records that need not be read again."""
@@ -202,26 +201,26 @@ class PostgresCorrectionStore:
         async with transaction(self._engine) as connection:
             return await unread(connection, OFFSETS, fence)
 
-    def corrections_below(self, task: str, fence: Sequence[PartitionFence]) -> AsyncIterator[StoredCorrections]:
+    def corrections_below(
+        self, task: str, fence: Sequence[PartitionFence], rules: str
+    ) -> AsyncIterator[SearchedCorrections]:
         """Yield all corrections of the task below the fence, whatever revision they were made under.
+
+        `rules`: by which personal data is searched for.
 
         They come in parts, since all of them at once would be most of the memory of a build, and in no order: to sort
         those of a large task takes PostgreSQL four times as long as to read them.
         """
-        return self._read(_STORED.where(_below(task, fence)))
+        return self._read(_STORED.where(_below(task, fence)), rules)
 
-    async def count_below(self, task: str, fence: Sequence[PartitionFence]) -> int:
-        """Return the number of the task's corrections below the fence."""
+    async def count_below(self, task: str, fence: Sequence[PartitionFence], rules: str) -> tuple[int, int]:
+        """Return the number of the task's corrections below the fence, and of how many it is known that a search by
+        these rules finds no personal data in them."""
+        is_clear = CORRECTIONS.c.clear_by == rules
+        query = _count_below(task, fence).add_columns(sa.func.count().filter(is_clear))
         async with transaction(self._engine) as connection:
-            return int((await connection.execute(_count_below(task, fence))).scalar_one())
-
-    async def clear(self, task: str, rules: str) -> set[str]:
-        """Return the ids of the task's corrections in which a search by these rules found no personal data."""
-        query = sa.select(CORRECTIONS.c.correction_id).where(
-            CORRECTIONS.c.task == task, CORRECTIONS.c.clear_by == rules
-        )
-        async with transaction(self._engine) as connection:
-            return set((await connection.execute(query)).scalars())
+            total, clear = (await connection.execute(query)).one()
+        return total, clear
 
     async def save_clear(self, rules: str, correction_ids: Sequence[str]) -> None:
         """Store that a search by these rules found no personal data in these corrections."""
@@ -294,12 +293,12 @@ class PostgresCorrectionStore:
                 await connection.execute(insert(CORRECTIONS).on_conflict_do_nothing(), kept)
             await advance_offsets(connection, OFFSETS, deliveries)
 
-    async def _read(self, query: Any) -> AsyncIterator[StoredCorrections]:
+    async def _read(self, query: Any, rules: str | None = None) -> AsyncIterator[SearchedCorrections]:
         async with transaction(self._engine) as connection:
             # Without yield_per the driver fetches about ten rows at a time, whatever `partitions` is told.
             result = await connection.stream(query, execution_options={"yield_per": _READ_AT_ONCE})
             async for part in result.partitions():
-                yield await asyncio.to_thread(_parsed, part)
+                yield await asyncio.to_thread(_parsed, part, rules)
 
 
 async def _save_outcome(connection: AsyncConnection, event: Event, decisions: Decisions | None = None) -> None:
@@ -325,14 +324,15 @@ async def _delete_corrections(connection: AsyncConnection, chosen: Any) -> None:
     await connection.execute(sa.delete(CORRECTIONS).where(chosen))
 
 
-def _parsed(rows: Sequence[Any]) -> StoredCorrections:
+def _parsed(rows: Sequence[Any], rules: str | None) -> SearchedCorrections:
     """Parse rows of `_STORED`. It takes a while: call it in a thread."""
-    found = StoredCorrections()
-    for origin, event in rows:
+    found = SearchedCorrections(StoredCorrections(), StoredCorrections())
+    for origin, event, clear_by in rows:
+        part = found.clear if rules is not None and clear_by == rules else found.others
         if origin == Origin.USER.value:
-            found.users.append(UserCorrection.model_validate_json(event))
+            part.users.append(UserCorrection.model_validate_json(event))
         else:
-            found.reviewers.append(CorrectionSubmitted.model_validate_json(event))
+            part.reviewers.append(CorrectionSubmitted.model_validate_json(event))
     return found
 
 

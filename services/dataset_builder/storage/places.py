@@ -20,6 +20,7 @@ from services.dataset_builder.tables import CORRECTIONS, FORGOTTEN, PLACES
 from shared.privacy.erasure import ErasedSubjects, erased_among
 
 _AT_ONCE = 2_000
+_FATES = {fate.value: fate for fate in Fate}
 
 
 async def read_places(connection: AsyncConnection, task: str) -> dict[str, Place]:
@@ -32,7 +33,7 @@ async def read_places(connection: AsyncConnection, task: str) -> dict[str, Place
     found: dict[str, Place] = {}
     result = await connection.stream(query, execution_options={"yield_per": _AT_ONCE})
     async for rows in result.partitions():
-        found.update((prediction_id, Place(Fate(fate), *place)) for prediction_id, fate, *place in rows)
+        found.update((prediction_id, Place(_FATES[fate], *place)) for prediction_id, fate, *place in rows)
     return dict(sorted(found.items()))  # Databases sort texts differently.
 
 

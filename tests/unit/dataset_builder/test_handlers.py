@@ -35,7 +35,7 @@ from services.dataset_builder.job_input import BuildJob, embeddings_file
 from services.dataset_builder.pipeline import Build, Decisions, Inputs, build_dataset
 from services.dataset_builder.publishing.versions import LastVersion
 from services.dataset_builder.settings import DatasetBuilderSettings
-from services.dataset_builder.storage.corrections import SaveOutcome, StoredCorrections
+from services.dataset_builder.storage.corrections import SaveOutcome, SearchedCorrections, StoredCorrections
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.jobs import Job, JobFailure, JobProgress, Jobs, Progress
 from shared.kafka.broker import build_broker
@@ -98,9 +98,6 @@ class MemoryStore:
     async def revisions(self, task: str) -> dict[str, Revision]:
         return self.known
 
-    async def clear(self, task: str, rules: str) -> set[str]:
-        return {name for name, by in self.is_clear.items() if by == rules}
-
     async def save_clear(self, rules: str, correction_ids: Sequence[str]) -> None:
         self.is_clear |= dict.fromkeys(correction_ids, rules)
 
@@ -128,11 +125,18 @@ class MemoryStore:
     async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]:
         return [part for part in fence if part in self.not_read]
 
-    async def corrections_below(self, task: str, fence: Sequence[PartitionFence]) -> AsyncIterator[StoredCorrections]:
-        yield StoredCorrections(list(self.rows.values()))
+    async def corrections_below(
+        self, task: str, fence: Sequence[PartitionFence], rules: str
+    ) -> AsyncIterator[SearchedCorrections]:
+        yield self.searched(list(self.rows.values()), rules)
 
-    async def count_below(self, task: str, fence: Sequence[PartitionFence]) -> int:
-        return len(self.rows)
+    def searched(self, rows: Sequence[CorrectionSubmitted], rules: str) -> SearchedCorrections:
+        clear = [row for row in rows if self.is_clear.get(row.correction_id) == rules]
+        others = [row for row in rows if self.is_clear.get(row.correction_id) != rules]
+        return SearchedCorrections(StoredCorrections(clear), StoredCorrections(others))
+
+    async def count_below(self, task: str, fence: Sequence[PartitionFence], rules: str) -> tuple[int, int]:
+        return len(self.rows), sum(by == rules for by in self.is_clear.values())
 
     async def outcome(self, cycle_id: str) -> Event | None:
         return self.outcomes.get(cycle_id)
@@ -627,8 +631,10 @@ async def test_a_person_erased_during_a_build_is_not_in_it(
     await handlers.on_corrections(delivered(correction(77, "refund", user_hash="u1")))
     read = store.corrections_below
 
-    async def read_and_forget(task: str, fence: Sequence[PartitionFence]) -> AsyncIterator[StoredCorrections]:
-        async for part in read(task, fence):
+    async def read_and_forget(
+        task: str, fence: Sequence[PartitionFence], rules: str
+    ) -> AsyncIterator[SearchedCorrections]:
+        async for part in read(task, fence, rules):
             await store.forget(SubjectForgotten(task=task, task_revision=SPEC.revision, subject_hash="u1"))
             yield part
 
@@ -651,11 +657,13 @@ async def test_what_is_new_is_searched_for_personal_data_once_all_that_is_known_
     }
     happened, find = [], Redactor.find
 
-    async def read_in_parts(task: str, fence: Sequence[PartitionFence]) -> AsyncIterator[StoredCorrections]:
+    async def read_in_parts(
+        task: str, fence: Sequence[PartitionFence], rules: str
+    ) -> AsyncIterator[SearchedCorrections]:
         rows = list(store.rows.values())
         for start in range(0, 30, 10):
             happened.append("read")
-            yield StoredCorrections(rows[start : start + 10])
+            yield store.searched(rows[start : start + 10], rules)
 
     def find_noted(redactor: Redactor, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]:
         happened.append(f"searched {len(texts)}")
