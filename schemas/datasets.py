@@ -108,7 +108,8 @@ class Example(Frozen):
     drawn_probability: Probability | None = Field(
         default=None,
         gt=0.0,
-        description="How probable it was that chance drew its prediction for a question. None: it was not chance.",
+        description="How probable it was that chance drew its prediction for a question and that somebody answered it. "
+        "None: it was not chance.",
     )
     prediction_ids: tuple[Identifier, ...]
     correction_ids: tuple[Identifier, ...]

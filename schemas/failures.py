@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, NonNegativeInt
 
 from schemas.base import Event, Frozen, Identifier, Probability, ShortText
 from schemas.cycles import Fence
+from schemas.labels import Purpose
 
 FAILURES = "failures"
 """The artifacts' kind. A folder holds manifest.json and these two:"""
@@ -77,10 +78,10 @@ class FailuresClustered(Event):
         description="A folder in the artifact store: modes.jsonl (lines of `FailureMode`, without exemplars) and "
         "members.jsonl (lines of `ModeMember`).",
     )
-    audits_asked: int = Field(
-        default=0,
-        ge=0,
-        description="Questions of the audit about this revision's predictions up to the cut-off, answered or not.",
+    questions_drawn: dict[Purpose, NonNegativeInt] = Field(
+        default_factory=dict,
+        description="Questions that chance drew about the task's predictions up to the cut-off, by purpose, answered "
+        "or not.",
     )
     audit_share: Probability = Field(default=0.0, description="Share of all answers that the audit asks about now.")
     data_cutoff: AwareDatetime

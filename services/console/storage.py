@@ -383,7 +383,8 @@ def _of(request_id: str) -> Update:
 
 
 async def _suggest(connection: AsyncConnection, request: LabelRequested) -> None:
-    """Give a stored question what a user wrote since it was asked. An audit stays blind.
+    """Give a stored question what a user wrote since it was asked. An audit stays blind. A question of a sample stays
+    as urgent as the others: those that people get through must be a random part of it.
 
     One with an answer in words keeps the suggestion that was shown, and one that is answered in words that of its first
     author: a page may show it, and whoever wrote it may be forgotten.
@@ -399,8 +400,7 @@ async def _suggest(connection: AsyncConnection, request: LabelRequested) -> None
         suggested = with_suggestion(question, request)
         if question.suggestion and not question.labels and suggested.suggested_by != question.suggested_by:
             return
-        priority = func.greatest(REQUESTS.c.priority, request.priority)
-        await connection.execute(_of(request.request_id).values(priority=priority, **_people_and_text(suggested)))
+        await connection.execute(_of(request.request_id).values(**_people_and_text(suggested)))
 
 
 def _given(row: Any) -> GivenAnswer:

@@ -202,7 +202,7 @@ async def _inspected_build(
         revisions=revisions,
         frozen=frozen,
         modes=modes,
-        audits_asked=job.cycle.audits_asked,
+        questions_drawn=job.cycle.questions_drawn,
     )
     build = build_dataset(inputs, None if models is None else models.score, _token_counter(job))
     answers = await traffic.answer_counts(job.spec.name, job.cycle.task_revision, job.traffic_hours)

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from schemas.conversation import Message, input_text
 from schemas.datasets import Example, Fate, LeftOutCount, LeftOutExample
-from schemas.labels import LabelRequested
+from schemas.labels import LabelRequested, Purpose
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.augmentation import augment, shown_right
 from services.dataset_builder.building.authors import Authors
@@ -42,6 +42,7 @@ from services.dataset_builder.checks.label_noise import LabelNoise, LabelScore, 
 from services.dataset_builder.checks.measures import Measures
 from services.dataset_builder.checks.poisoning import hold_back_voters
 from services.dataset_builder.checks.reliability import estimate_reliability
+from services.dataset_builder.checks.response import response_rates
 from shared.conversation import never_trained
 from shared.grading.labels import labels_of
 from shared.model.texts import text_hash
@@ -83,7 +84,8 @@ class Inputs:
 
     `votes` are those of all revisions of the task; `revisions` are its former ones by id.
     `modes` has the failure mode of each prediction that is in one. `frozen`: the questions of the golden set, without
-    their answers; no row of a version may be one of them, or nearly. `audits_asked`: how many audits, answered or not.
+    their answers; no row of a version may be one of them, or nearly. `questions_drawn`: the questions that chance drew,
+    by purpose, answered or not.
     """
 
     votes: Sequence[Vote]
@@ -92,7 +94,7 @@ class Inputs:
     modes: Mapping[str, str] = field(default_factory=dict)
     frozen: Sequence[tuple[Message, ...]] = ()
     revisions: Mapping[str, Revision] = field(default_factory=dict)
-    audits_asked: int = 0
+    questions_drawn: Mapping[Purpose, int] = field(default_factory=dict)
 
     @property
     def never_trained_on(self) -> tuple[tuple[Message, ...], ...]:
@@ -159,7 +161,7 @@ def build_dataset(
         corrected=Counter(row.label for row in rows),
         measures=Measures(
             measure_agreement(overlaps, spec.dataset.seed, max(spec.dataset.min_overlaps, WINDOW)),
-            measure_distribution(train, audits, inputs.audits_asked),
+            measure_distribution(train, audits, inputs.questions_drawn.get(Purpose.AUDIT, 0)),
             guarded.shifts,
             noise,
             placed.exclusions,
@@ -219,7 +221,8 @@ def _resolve(
 ) -> tuple[list[Row], list[LeftOutExample], list[LabelRequested]]:
     """Choose one answer per prediction, for a model that is asked as it is today."""
     spec = inputs.spec
-    rows, overruled, questions = resolve_votes(votes, spec, reliability, inputs.prompts)
+    response = response_rates(inputs.votes, inputs.questions_drawn)
+    rows, overruled, questions = resolve_votes(votes, spec, reliability, inputs.prompts, response.probability)
     current = CurrentCalls(spec, inputs.prompts)
     for number, row in enumerate(rows):
         call, mode_id = current(row.call), inputs.modes.get(row.prediction_id)

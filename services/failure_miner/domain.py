@@ -14,7 +14,7 @@ from schemas.conversation import Answer, Call, FinishReason, input_text
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import Confidence, FeedbackGiven, LoggedAnswer, PredictionLogged
 from schemas.task_settings import FailureSettings
-from schemas.tasks import TaskSpec
+from schemas.tasks import TaskKind, TaskSpec
 from services.failure_miner.sampling import (
     BANDS,
     FEEDBACK,
@@ -25,6 +25,8 @@ from services.failure_miner.sampling import (
     stratum_of,
 )
 from shared.conversation import bounded_answer, bounded_call, never_trained
+from shared.grading.labels import set_of_one
+from shared.grading.text import same_answer
 from shared.identity import event_id
 from shared.kafka.delivery import Delivery
 from shared.storage.predictions import AnsweredPrediction
@@ -39,8 +41,9 @@ MAX_TEXT_CHARS = 2_000
 _UNREADABLE = frozenset({"truncated", "token_ids", "media"})
 """Reasons of `never_trained` for which a person cannot judge an answer: the question lacks a part of it."""
 
-_PRIORITY = {Purpose.FEEDBACK: 1.75, Purpose.AUDIT: 1.5, Purpose.UNCALIBRATED: 0.5}
-"""Pairs and third opinions have 2, doubts their confidence's distance from 1."""
+_PRIORITY = {Purpose.FEEDBACK: 1.75, Purpose.AUDIT: 1.5, Purpose.LOW_CONFIDENCE: 0.5, Purpose.UNCALIBRATED: 0.5}
+"""How urgent a question is; pairs and third opinions have 2. All questions of a random sample are equally urgent: if
+people get through half of them only, those are random, too, and labels are weighed by the share that was answered."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,17 @@ def is_suspect(confidence: Confidence, rules: FailureSettings) -> bool:
 def is_negative(feedback: FeedbackGiven) -> bool:
     """Return True if the feedback says that the answer was wrong."""
     return feedback.kind in ("edited", "label") or feedback.positive is False
+
+
+def is_same(label: str, answer: str, spec: TaskSpec) -> bool:
+    """Return True if what somebody said that an answer should have been is that answer."""
+    said = set_of_one(label, spec) if spec.kind is TaskKind.MULTI_LABEL else label
+    return same_answer(said, answer, spec.kind)
+
+
+def confirms(feedback: FeedbackGiven, answer: Answer, spec: TaskSpec) -> bool:
+    """Return True if what a user wrote is the answer itself, as where an application sends the label of every case."""
+    return feedback.text is not None and is_same(feedback.text, answer.plain, spec)
 
 
 def was_interrupted(answer: Answer) -> bool:
@@ -183,14 +197,6 @@ def suspect_of(prediction: AnsweredPrediction, delivery: Delivery[Any], embeddin
     )  # fmt: skip
 
 
-def priority(prediction: AnsweredPrediction, purpose: Purpose) -> float:
-    """Return how urgent a question is: a user's complaint, the audit, what is random, and doubts by their confidence.
-
-    All questions of a random sample are equally urgent: if people get through half of them only, those are random too.
-    """
-    return _PRIORITY.get(purpose, 1.0 - (prediction.confidence or 0.0))
-
-
 def review_question(
     spec: TaskSpec, prediction: AnsweredPrediction, question: Question, feedback: FeedbackGiven | None = None
 ) -> LabelRequested:
@@ -216,7 +222,7 @@ def review_question(
         call=prediction.call,
         answers=(prediction.answer,),
         labels=spec.choices,
-        priority=priority(prediction, question.purpose if wrote is None else Purpose.FEEDBACK),
+        priority=_PRIORITY[question.purpose],
         suggestion=wrote,
         suggestion_surrogates=feedback.surrogates if feedback is not None and wrote is not None else (),
         suggested_by=None if author == user_hash else author,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -25,10 +25,12 @@ from services.failure_miner.domain import (
     Vectors,
     called_wrong,
     chosen_predictions,
+    confirms,
     corrected_prediction,
     doubtful_predictions,
     embedded_text,
     is_negative,
+    is_same,
     looked_up_prediction,
     review_question,
     seen_by_sampling,
@@ -40,7 +42,6 @@ from services.failure_miner.sampling import Question, Sighting, Sightings
 from services.failure_miner.settings import FailureMinerSettings
 from services.failure_miner.storage import SuspectStore
 from shared.cycle_step import CycleStep, current_spec, cycle_spec
-from shared.grading.labels import set_of_one
 from shared.grading.text import same_answer
 from shared.identity import event_id
 from shared.kafka.clients import end_offsets
@@ -88,6 +89,7 @@ class Handlers:
         self._publisher = publisher
         self._now = now
         self._tasks: LatestByKey[TaskChanged] = LatestByKey(topic_of(TaskChanged).name)
+        self._seen: set[str] = set()  # The last batch: while its questions cannot be published, it comes again.
 
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""
@@ -112,8 +114,9 @@ class Handlers:
     async def on_predictions(self, deliveries: list[Delivery[PredictionLogged]]) -> None:
         """Store the suspects among them, and ask people about the predictions that the samples draw."""
         specs = await self._specs(deliveries)
-        suspicious, sightings = await asyncio.to_thread(_look_at, deliveries, specs)
+        suspicious, sightings = await asyncio.to_thread(_look_at, deliveries, specs, self._seen)
         questions = await self._save(suspicious, sightings, specs)
+        self._seen = {sighting.prediction_id for sighting in sightings}
         for prediction in await asyncio.to_thread(_drawn_predictions, deliveries, questions):
             for question in questions[prediction.prediction_id]:
                 await self._publisher.publish(review_question(specs[prediction.task], prediction, question))
@@ -124,7 +127,7 @@ class Handlers:
 
         Where they are asked already, the question is published again only with what the user wrote. So is the question
         of a complaint: this may be its redelivery, because the question was stored and then not published.
-        An answer that was broken off is none: the user saw only a part of it.
+        An answer that was broken off is none: the user saw only a part of it. Nor is one that the user's text confirms.
         Feedback of an erased person is dropped before it is looked up: the lake no longer has their predictions.
         Raises DependencyUnavailable while the lake does not have a prediction, InvalidMessage after waiting for it.
         """
@@ -135,26 +138,30 @@ class Handlers:
             if is_negative(d.event) and not erased.covers(d.event.task, d.event.user_hash, d.event.occurred_at)
         ]
         wrong.sort(key=lambda delivery: bool(delivery.event.text))  # A text says more than a thumb down.
-        negative = {delivery.event.prediction_id: delivery for delivery in wrong}
+        negative: dict[str, list[Delivery[FeedbackGiven]]] = {}
+        for delivery in wrong:
+            negative.setdefault(delivery.event.prediction_id, []).append(delivery)
         asked = await self._suspects.asked_otherwise(negative) if negative else set()
-        nothing_new = {prediction_id for prediction_id in asked if not negative[prediction_id].event.text}
+        nothing_new = {prediction_id for prediction_id in asked if not negative[prediction_id][-1].event.text}
         known = await self._suspects.stored_ids(nothing_new) if nothing_new else set()
-        wanted = {prediction_id: d for prediction_id, d in negative.items() if prediction_id not in known}
-        in_lake = await self._predictions.look_up(list(wanted.values()))
-        found = [
-            (looked_up_prediction(in_lake[prediction_id]), delivery)
-            for prediction_id, delivery in wanted.items()
-            if not was_interrupted(in_lake[prediction_id].answer)
-        ]
-        specs = await self._specs([d for _, d in found])
+        wanted = {prediction_id: given for prediction_id, given in negative.items() if prediction_id not in known}
+        in_lake = await self._predictions.look_up([given[-1] for given in wanted.values()])
+        specs = await self._specs([delivery for given in wanted.values() for delivery in given])
+        found = []
+        for prediction_id, given in wanted.items():
+            prediction = in_lake[prediction_id]
+            spec = specs[prediction.task]
+            denied = [d for d in given if not confirms(d.event, prediction.answer, spec)]
+            if denied and not was_interrupted(prediction.answer):
+                found.append((looked_up_prediction(prediction), denied[-1]))
         sightings = [s for prediction, _ in found for s in called_wrong(prediction, specs[prediction.task])]
         questions = await self._save(found, sightings, specs)
         for prediction, delivery in found:
             if prediction.prediction_id in nothing_new:
                 continue
-            spec = specs[prediction.task]
             for question in questions.get(prediction.prediction_id, ()):
-                await self._publisher.publish(review_question(spec, prediction, question, delivery.event))
+                asked_again = review_question(specs[prediction.task], prediction, question, delivery.event)
+                await self._publisher.publish(asked_again)
         await self._suspects.advance(deliveries)
 
     async def on_corrections(self, deliveries: list[Delivery[CorrectionSubmitted]]) -> None:
@@ -197,7 +204,7 @@ class Handlers:
         members |= {wrong[i].prediction_id: mode.mode.mode_id for mode in found for i in mode.members}
         modes = [mode.mode for mode in found]
         short = modes_for_event(modes)
-        audits, share = await self._suspects.audit_figures(event.task, event.task_revision, event.data_cutoff)
+        drawn, share = await self._suspects.sample_figures(event.task, event.data_cutoff)
         clustered = FailuresClustered(
             event_id=event_id("failures.clustered", cycle_id),
             occurred_at=self._now(),
@@ -209,7 +216,7 @@ class Handlers:
             modes=short,
             modes_left_out=len(modes) - len(short),
             uri=await asyncio.to_thread(publish_modes, self._artifacts, event.task, modes, members),
-            audits_asked=audits,
+            questions_drawn=drawn,
             audit_share=share,
             data_cutoff=event.data_cutoff,
             fence=event.fence,
@@ -262,16 +269,18 @@ class Handlers:
 
 
 def _look_at(
-    deliveries: Sequence[Delivery[PredictionLogged]], specs: Mapping[str, TaskSpec]
+    deliveries: Sequence[Delivery[PredictionLogged]], specs: Mapping[str, TaskSpec], seen: Container[str]
 ) -> tuple[list[tuple[AnsweredPrediction, Delivery[Any]]], list[Sighting]]:
-    """Return a batch's suspects, and what sampling sees of it. It takes a while where calls are long."""
+    """Return a batch's suspects, and what sampling sees of it: `seen` are predictions that were stored a moment ago. It
+    takes a while where calls are long."""
     suspicious: list[tuple[AnsweredPrediction, Delivery[Any]]] = []
     sightings: list[Sighting] = []
     for delivery in deliveries:
         spec = specs[delivery.event.task]
         doubtful = doubtful_predictions(delivery.event, spec.failures)
         suspicious += [(prediction, delivery) for prediction in doubtful]
-        sightings += seen_by_sampling(delivery.event, spec)
+        for sighting in seen_by_sampling(delivery.event, spec):
+            sightings.append(replace(sighting, is_new=sighting.prediction_id not in seen))
     return suspicious, sightings
 
 
@@ -285,10 +294,7 @@ def _drawn_predictions(
 
 def _is_right(suspect: Suspect, spec: TaskSpec) -> bool:
     """Return True if somebody said what the answer should have been, and it is that."""
-    label = suspect.label
-    if label is not None and spec.kind is TaskKind.MULTI_LABEL:
-        label = set_of_one(label, spec)
-    return label is not None and same_answer(label, suspect.answer, spec.kind)
+    return suspect.label is not None and is_same(suspect.label, suspect.answer, spec)
 
 
 def _find_modes(

@@ -45,7 +45,8 @@ _WEIGHT = {UNCALIBRATED: 1.0} | {band: 1.0 - (tenth + 0.5) / 10 for tenth, band 
 
 @dataclass(frozen=True)
 class Sighting:
-    """A prediction as sampling sees it. `stratum` is None where only the audit may ask about it."""
+    """A prediction as sampling sees it. `stratum` is None where only the audit may ask about it. One that is not new
+    has been drawn or not, and counted, before."""
 
     prediction_id: str
     task: str
@@ -54,6 +55,7 @@ class Sighting:
     user_hash: str | None
     stratum: str | None
     auditable: bool
+    is_new: bool = True
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ async def draw_questions(connection: AsyncConnection, seen: Sightings) -> list[Q
     """Draw which predictions people are asked about, none of an erased person. Returns the questions, earlier ones too.
 
     A redelivered prediction has its earlier questions. If it has none, it gets none: its point is the same, and rates
-    only fall within a day. (It is counted as seen twice, which makes tomorrow's plan a little more careful.)
+    only fall within a day. (Where the process was restarted in between, it is counted as seen twice, which makes
+    tomorrow's plan a little more careful.)
     """
     erased = await erased_among(connection, FORGOTTEN, ((s.task, s.user_hash) for s in seen.sightings))
     left = [s for s in seen.sightings if not erased.covers(s.task, s.user_hash, s.occurred_at)]
@@ -51,7 +52,7 @@ def _draw(
 ) -> Iterable[tuple[Sighting, Question]]:
     for sighting in sightings:
         asked = earlier.get(sighting.prediction_id, ())
-        if any(question.purpose is Purpose.AUDIT for question in asked):
+        if not sighting.is_new or any(question.purpose is Purpose.AUDIT for question in asked):
             continue
         # A complaint may be read before its prediction is. It is asked about once; the audit alone may ask again.
         drawn = today.draw(replace(sighting, stratum=None) if asked else sighting)
@@ -59,17 +60,19 @@ def _draw(
             yield sighting, drawn
 
 
-async def audit_figures(connection: AsyncConnection, task: str, revision: str, until: datetime) -> tuple[int, float]:
-    """Return how many of a revision's predictions up to a moment the audit asked about, and the audit's latest rate."""
-    audits = (ASKED.c.task == task, ASKED.c.task_revision == revision, ASKED.c.purpose == Purpose.AUDIT.value)
-    count = sa.select(sa.func.count()).select_from(ASKED).where(*audits, ASKED.c.predicted_at <= until)
+async def sample_figures(connection: AsyncConnection, task: str, until: datetime) -> tuple[dict[Purpose, int], float]:
+    """Return how many of a task's predictions up to a moment chance drew for each purpose, and the audit's latest
+    rate."""
+    is_drawn = sa.and_(ASKED.c.task == task, ASKED.c.predicted_at <= until, ASKED.c.drawn_probability.is_not(None))
+    counts = sa.select(ASKED.c.purpose, sa.func.count()).where(is_drawn).group_by(ASKED.c.purpose)
     rate = (
         sa.select(SAMPLING.c.rate)
         .where(SAMPLING.c.task == task, SAMPLING.c.stratum == AUDIT)
         .order_by(SAMPLING.c.day.desc())
         .limit(1)
     )
-    return (await connection.execute(count)).scalar_one(), (await connection.execute(rate)).scalar_one_or_none() or 0.0
+    drawn = {Purpose(purpose): count for purpose, count in await connection.execute(counts)}
+    return dict(sorted(drawn.items())), (await connection.execute(rate)).scalar_one_or_none() or 0.0
 
 
 async def _earlier_questions(connection: AsyncConnection, ids: Sequence[str]) -> dict[str, list[Question]]:

@@ -22,7 +22,7 @@ from services.failure_miner.clustering_storage import rewrite, save_clustering, 
 from services.failure_miner.domain import WORDS_OF_ANOTHER, Suspect
 from services.failure_miner.modes import FoundMode, StoredMode
 from services.failure_miner.sampling import Question, Sightings
-from services.failure_miner.sampling_storage import audit_figures, draw_questions
+from services.failure_miner.sampling_storage import draw_questions, sample_figures
 from services.failure_miner.tables import ASKED, CLUSTERINGS, FORGOTTEN, INCARNATION, MODES, OFFSETS, SUSPECTS
 from shared.kafka.delivery import Delivery, RecordPosition, TopicPartition
 from shared.privacy.erasure import ErasedSubjects, erased_among, record_erasure
@@ -52,7 +52,7 @@ class SuspectStore(Protocol):
     ) -> list[Suspect]: ...
     async def modes(self, task: str, revision: str) -> list[StoredMode]: ...
     async def labelled_members(self, task: str, revision: str) -> dict[str, str]: ...
-    async def audit_figures(self, task: str, revision: str, until: datetime) -> tuple[int, float]: ...
+    async def sample_figures(self, task: str, until: datetime) -> tuple[dict[Purpose, int], float]: ...
     async def save_clustering(
         self, event: FailuresClustered, suspects: Sequence[Suspect], found: Sequence[FoundMode]
     ) -> FailuresClustered: ...
@@ -103,10 +103,11 @@ class PostgresSuspectStore:
         async with transaction(self._engine) as connection:
             return set((await connection.execute(query)).scalars())
 
-    async def audit_figures(self, task: str, revision: str, until: datetime) -> tuple[int, float]:
-        """Return how many of a revision's predictions up to a moment the audit asked about, and its latest rate."""
+    async def sample_figures(self, task: str, until: datetime) -> tuple[dict[Purpose, int], float]:
+        """Return how many of a task's predictions up to a moment chance drew for each purpose, and the audit's latest
+        rate."""
         async with transaction(self._engine) as connection:
-            return await audit_figures(connection, task, revision, until)
+            return await sample_figures(connection, task, until)
 
     async def save_labels(
         self, deliveries: Sequence[Delivery[CorrectionSubmitted]], suspects: Sequence[Suspect]

@@ -283,10 +283,10 @@ async def test_of_an_older_revision_all_questions_of_the_tasks_kind_are_asked_bu
     assert await queue.open_by_purpose({task: spec}) == {task: {"low_confidence": 2, "discordant_pair": 1}}
 
 
-async def test_a_stored_question_is_given_what_the_user_wrote_but_an_audit_stays_blind(
+async def test_a_stored_question_is_given_what_the_user_wrote_and_its_turn_stays_but_an_audit_stays_blind(
     queue: PostgresQueue, task: str
 ) -> None:
-    asked = [question(task, "q", 0.2), question(task, "audit", 0.1, purpose=Purpose.AUDIT)]
+    asked = [question(task, "q", 0.2), question(task, "audit", 0.5, purpose=Purpose.AUDIT)]
     await queue.add_requests(asked)
     wrote = [request.model_copy(update={"suggestion": "refund", "purpose": Purpose.FEEDBACK}) for request in asked]
     for _ in range(2):
@@ -294,7 +294,7 @@ async def test_a_stored_question_is_given_what_the_user_wrote_but_an_audit_stays
         await queue.add_requests(asked)
     found = await queue.other_questions(task, None, "ann", 9)
     assert [(request.purpose, request.suggestion) for request in found] == [
-        (Purpose.LOW_CONFIDENCE, "refund"), (Purpose.AUDIT, None),
+        (Purpose.AUDIT, None), (Purpose.LOW_CONFIDENCE, "refund"),
     ]  # fmt: skip
 
 

@@ -40,8 +40,8 @@ class Row:
     of those who were outvoted (`votes.decide`). `prompts`: the system prompts that the task has or had, which are in no
     input of their own.
     `rechecked`: a reviewer gave it who was asked because it looked wrong. `purpose` and `drawn_probability`: by which
-    sample chance drew it, and how probable that was. `user_hash` and `predicted_at` say whose it
-    is and from when, so that a version can list the people in it.
+    sample chance drew it, and how probable it was that chance did, by whichever, and that somebody answered.
+    `user_hash` and `predicted_at` say whose it is and from when, so that a version can list the people in it.
     """
 
     call: Call

@@ -177,12 +177,16 @@ def _vote(
 
 
 def resolve_votes(
-    votes: Iterable[Vote], spec: TaskSpec, reliability: Mapping[str, float], prompts: frozenset[str] = frozenset()
+    votes: Iterable[Vote],
+    spec: TaskSpec,
+    reliability: Mapping[str, float],
+    prompts: frozenset[str] = frozenset(),
+    probability: Callable[[Vote], float | None] = attrgetter("drawn_probability"),
 ) -> tuple[list[Row], list[LeftOutExample], list[LabelRequested]]:
     """Choose one answer for each prediction. `prompts`: see `Row`.
 
     Returns the rows, the votes and the disputed predictions that are left out, and the questions to one more reviewer.
-    `reliability`: see `estimate_reliability`; whoever is not in it has the prior.
+    `reliability`: see `estimate_reliability`; whoever is not in it has the prior. `probability`: see `ResponseRates`.
     """
     rows, left_out, questions = [], list[LeftOutExample](), list[LabelRequested]()
     voters: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -195,7 +199,7 @@ def resolve_votes(
         agreed = decide(list(opinions.values()), spec.kind)
         label = deciding[-1].label if agreed is None else agreed
         supporting = [vote for vote in newest if agreed is None or vote.label == agreed]
-        row = _row(prediction_id, cast, label, supporting, opinions, spec, prompts, voters)
+        row = _row(prediction_id, cast, label, supporting, opinions, spec, prompts, voters, probability)
         if agreed is None and never_trained(row.call, row.answers) is None:
             reason = "reviewers_disagree" if reviewers else "users_disagree"
             left_out.append(row.left_out(Fate.REJECTED, reason, _tally(deciding)))
@@ -305,6 +309,7 @@ def _row(
     spec: TaskSpec,
     prompts: frozenset[str],
     voters: dict[tuple[str, ...], tuple[str, ...]],
+    probability: Callable[[Vote], float | None],
 ) -> Row:
     """`opinions`: of those who decide, by voter, of whom there are none but reviewers or none but users.
     `voters`: those of other rows, to share what is equal.
@@ -331,7 +336,7 @@ def _row(
         opinions=tuple(opinions.values()),
         rechecked=Purpose.SUSPICIOUS_LABEL in [vote.purpose for vote in supporting],
         purpose=drawn[0].purpose if drawn else None,
-        drawn_probability=drawn[0].drawn_probability if drawn else None,
+        drawn_probability=probability(drawn[0]) if drawn else None,
         prompts=prompts,
     )
 

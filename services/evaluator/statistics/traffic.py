@@ -2,8 +2,9 @@
 
 Most labelled rows are suspects, so accuracy on them is not production's. But the questions to people are Poisson
 samples whose probabilities were fixed beforehand: of all traffic (audits), and of answers that looked wrong. Each row
-weighs one over the probability that a person is asked about it by either sample (Horvitz & Thompson 1952). Rows that
-people chose themselves, users' complaints for example, have no such probability and say nothing of traffic.
+weighs one over the probability that either sample drew it (Horvitz & Thompson 1952) and that somebody answered, by the
+response rate of each sample. Rows that people chose themselves, users' complaints for example, have no such probability
+and say nothing of traffic.
 """
 
 from __future__ import annotations

@@ -77,7 +77,8 @@ class MemoryStore:
             rules = seen.rules[sighting.task]
             strata = {name: Stratum(self.rates.get(name, rate)) for name, rate in plan_rates(rules, {}).items()}
             day = self.days.setdefault(sighting.task, DayOfQuestions(strata, rules))
-            if sighting.prediction_id not in self.asked and (question := day.draw(sighting)) is not None:
+            is_new = sighting.is_new and sighting.prediction_id not in self.asked
+            if is_new and (question := day.draw(sighting)) is not None:
                 self.asked[sighting.prediction_id] = question
         return [self.asked[s.prediction_id] for s in seen.sightings if s.prediction_id in self.asked]
 
@@ -90,8 +91,8 @@ class MemoryStore:
     async def labelled_members(self, task: str, revision: str) -> dict[str, str]:
         return {"an-earlier-one": "mode-old"}
 
-    async def audit_figures(self, task: str, revision: str, until: datetime) -> tuple[int, float]:
-        return 12, 0.01
+    async def sample_figures(self, task: str, until: datetime) -> tuple[dict[Purpose, int], float]:
+        return {Purpose.AUDIT: 12, Purpose.LOW_CONFIDENCE: 30}, 0.01
 
     async def save_labels(
         self, deliveries: Sequence[Delivery[CorrectionSubmitted]], suspects: Sequence[Suspect]
@@ -443,6 +444,28 @@ async def test_a_text_says_more_than_a_thumb_down_that_comes_with_it(bench: Benc
     assert question.purpose is Purpose.FEEDBACK
 
 
+async def test_a_text_that_is_the_answer_itself_is_no_complaint(bench: Bench) -> None:
+    """As where an application sends the right label of every case: most of them are what was answered."""
+    in_lake(bench, "p8"), in_lake(bench, "p9")
+    await bench.handlers.on_feedback(delivered(edited("p8", " Refund"), edited("p9", "refund"), thumbs_down("p9")))
+    assert set(bench.store.suspects) == {"p9"}, "whose user has also put a thumb down"
+    assert [(question.prediction_id, question.suggestion) for question in bench.questions] == [("p9", None)]
+
+
+async def test_predictions_whose_questions_cannot_be_published_are_counted_once_however_often_they_come_again(
+    bench: Bench,
+) -> None:
+    batch = delivered(*(prediction(number, 0.1) for number in range(3)))
+    bench.published.away = True
+    for _ in range(5):
+        with pytest.raises(DependencyUnavailable):
+            await bench.handlers.on_predictions(batch)
+    bench.published.away = False
+    await bench.handlers.on_predictions(batch)
+    assert bench.store.days[SPEC.name].strata["audit"].seen == 3
+    assert {question.prediction_id for question in bench.questions} == {"p0", "p1", "p2"}
+
+
 async def test_a_question_that_is_asked_already_is_published_again_with_what_the_user_wrote(bench: Bench) -> None:
     in_lake(bench, "p1")
     await bench.handlers.on_predictions(delivered(prediction(1, 0.1, app="shop")))
@@ -452,7 +475,7 @@ async def test_a_question_that_is_asked_already_is_published_again_with_what_the
     assert (first.suggestion, again.suggestion, again.app) == (None, "cancel", first.app)
     assert again.request_id == first.request_id
     assert (again.purpose, again.inclusion_probability) == (first.purpose, first.inclusion_probability)
-    assert again.priority > first.priority
+    assert again.priority == first.priority, "the answered questions of a sample must be a random part of it"
     assert redelivered.event_id == again.event_id != first.event_id
 
 
@@ -589,7 +612,7 @@ async def test_a_cycle_clusters_and_a_redelivery_publishes_the_same(bench: Bench
     assert first == again
     assert first.suspects == 16
     assert {mode.words[0] for mode in first.modes} == {"parcel", "ab"}
-    assert (first.audits_asked, first.audit_share) == (12, 0.01)
+    assert (first.questions_drawn, first.audit_share) == ({Purpose.AUDIT: 12, Purpose.LOW_CONFIDENCE: 30}, 0.01)
 
 
 async def test_the_modes_and_the_members_of_a_cycle_are_in_the_artifact_store(bench: Bench) -> None:

@@ -1,0 +1,56 @@
+"""How many of the questions that chance drew were answered: a row is there only if somebody did. Pure.
+
+People get the questions of one sample in random order, so the answered ones are a random part of it. But audits come
+before doubts: where people get through a part of the questions only, nearly all audits are answered and few doubts. So
+a row is weighed by the probability of both, being drawn and being answered (response homogeneity groups: Särndal,
+Swensson & Wretman 1992, section 15.6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from schemas.labels import Purpose
+from services.dataset_builder.building.votes import Vote
+
+_DIGITS = 4
+_SMALLEST = 1e-9
+
+
+@dataclass(frozen=True)
+class ResponseRates:
+    """The shares of the audit's questions, and of all others that chance drew, that were answered; each above 0."""
+
+    audits: float = 1.0
+    doubts: float = 1.0
+
+    def probability(self, vote: Vote) -> float | None:
+        """Return how probable it was that chance drew the prediction and somebody answered; None: it was not chance.
+
+        A prediction that both samples draw is asked about as an audit.
+        """
+        if vote.drawn_probability is None:
+            return None
+        own, other = self.audits, self.doubts
+        if vote.purpose is not Purpose.AUDIT:
+            own, other = other, own
+        by_other = max(vote.drawn_probability - vote.inclusion_probability, 0.0)
+        return max(own * vote.inclusion_probability + other * by_other, _SMALLEST)
+
+
+def response_rates(votes: Iterable[Vote], drawn: Mapping[Purpose, int]) -> ResponseRates:
+    """Return the rates of a task. `drawn`: its questions by purpose, answered or not; of a purpose without any the rate
+    is 1."""
+    answered: dict[bool, set[str]] = {True: set(), False: set()}
+    for vote in votes:
+        if vote.drawn_probability is not None:
+            answered[vote.purpose is Purpose.AUDIT].add(vote.prediction_id)
+    audits = drawn.get(Purpose.AUDIT, 0)
+    doubts = sum(count for purpose, count in drawn.items() if purpose is not Purpose.AUDIT)
+    return ResponseRates(_rate(len(answered[True]), audits), _rate(len(answered[False]), doubts))
+
+
+def _rate(answered: int, drawn: int) -> float:
+    """Few digits: rows change their weights from version to version no oftener than that matters."""
+    return max(round(min(answered / drawn, 1.0), _DIGITS), 10.0**-_DIGITS) if answered and drawn else 1.0
