@@ -64,7 +64,9 @@ def right_share(votes: list[Vote], rates: ResponseRates) -> float:
 def test_a_prediction_counts_once_and_a_complaint_not_at_all() -> None:
     audit = answered(1, Purpose.AUDIT, 0.1, 0.4)
     votes = [audit, replace(audit, voter="ben", correction_id="c2"), answered(3, Purpose.FEEDBACK, 1.0, None)]
+    votes.insert(0, answered(4, Purpose.LOW_CONFIDENCE, 0.2, 0.4))
     assert response_rates(votes, {Purpose.AUDIT: 4}) == ResponseRates(0.25, 1.0)
+    assert response_rates(votes, {Purpose.AUDIT: 4, Purpose.LOW_CONFIDENCE: 10}) == ResponseRates(0.25, 0.1)
     assert response_rates(votes, {}) == ResponseRates(), "of an older miner nothing is known"
     assert response_rates(votes * 9, {Purpose.AUDIT: 0, Purpose.LOW_CONFIDENCE: 7}).audits == 1.0
     assert ResponseRates(0.5, 0.1).probability(votes[-1]) is None
