@@ -29,8 +29,7 @@ class GoldenResult(BaseModel):
 
     adapter: str
     task: str
-    base_model: str = ""
-    """Empty in results of earlier versions, which count for each."""
+    base_model: str
     right: dict[str, bool]
 
 
@@ -75,6 +74,6 @@ def past_results(store: ArtifactStore, task: str, base_model: str) -> list[PastR
         result = GoldenResult.model_validate_json(stored.read_bytes())
         # Names of tasks, and so of adapters, may have "--".
         is_of_task = result.task == task and result.adapter in promoted
-        if is_of_task and result.base_model in ("", base_model):
+        if is_of_task and result.base_model == base_model:
             found.append(PastResult(result.adapter, result.right))
     return found
