@@ -120,12 +120,15 @@ class Consumers:
         async def consume(body: Any, message: KafkaMessage) -> None:
             raw = message.raw_message
             records = raw if isinstance(raw, tuple | list) else (raw,)
-            if listener and not listener.expects(_last_offsets(records[::-1])):
+            generation = listener.generation if listener else 0
+            if listener and not listener.expects(first := _last_offsets(records[::-1])):
+                await message.nack()  # Its own seek, to these records: before the other, which it would undo.
+                listener.seek_again(first)
                 raise DependencyUnavailable("records arrived below the offset already read; seeking again")
             for part in split_records(records, batch.max_bytes):
                 await self._consume(event, handler, part, on_skipped, decode)
             if listener:
-                listener.handled(_last_offsets(records))
+                listener.handled(_last_offsets(records), generation)
 
         options = {
             "max_records": batch.max_records, "batch_timeout_ms": batch.wait_ms, "fetch_max_wait_ms": batch.wait_ms,

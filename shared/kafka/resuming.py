@@ -67,30 +67,39 @@ class ResumingListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiok
         self._seek_task: asyncio.Task[None] | None = None
         # The lowest offset to expect of each partition: a lower one means that the log was cut or made anew meanwhile.
         self._floors: dict[TopicPartition, int] = {}
+        self.generation = 0
+        """Counts assignments and seeks: what was delivered in an earlier generation says nothing of this one."""
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         self._reset()
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        self._reset()
-        self._start_seek(list(assigned))
+        self.seek_again(assigned)
 
-    def handled(self, last: Mapping[TopicPartition, int]) -> None:
-        """Note that these offsets, and all before them since the assignment, were handled."""
+    def handled(self, last: Mapping[TopicPartition, int], generation: int) -> None:
+        """Note that these offsets were handled, and all before them since the assignment.
+
+        `generation`: when they were delivered. After an assignment meanwhile the store may have been asked before it
+        had them: then the consumer reads them again, and they are to be expected.
+        """
         for partition, offset in last.items():
-            if partition in self._floors:
+            if generation == self.generation and partition in self._floors:
                 self._floors[partition] = max(self._floors[partition], offset + 1)
 
     def expects(self, first: Mapping[TopicPartition, int]) -> bool:
-        """Return True if records from these offsets on can be handled; otherwise, ask the store and seek again."""
+        """Return True if records from these offsets on can be handled; otherwise, call `seek_again`."""
         below = [partition for partition, offset in first.items() if offset < self._floors.get(partition, 0)]
         if below:
             logger.error("%s: %s restarts below what was read of it", self._name, below)
-            self._reset()
-            self._start_seek(list(first))
         return not below
 
+    def seek_again(self, partitions: Iterable[TopicPartition]) -> None:
+        """Ask the store of these partitions and seek, as after an assignment. Nothing may seek after this call."""
+        self._reset()
+        self._start_seek(list(partitions))
+
     def _reset(self) -> None:
+        self.generation += 1
         self._floors.clear()
         if self._seek_task is not None:
             self._seek_task.cancel()
