@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError
 from faststream.kafka import KafkaBroker, KafkaMessage
 
 from shared.errors import MustStop
-from shared.kafka.clients import broker_options, connection_error
+from shared.kafka.clients import broker_options, connection_error, stop_client
 from shared.settings import Settings
 from shared.tracing import consumer_middlewares, trace_headers_of
 
@@ -51,11 +51,21 @@ class Broker(KafkaBroker):
             await self.connect()
         except (KafkaError, OSError) as error:
             raise await connection_error(self.settings, error) from error
-        starting = [subscriber.start() for subscriber in self.subscribers if not subscriber.running]
+        starting = [_start_or_stop(subscriber) for subscriber in self.subscribers if not subscriber.running]
         for outcome in await asyncio.gather(*starting, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
         self.running = True
+
+
+async def _start_or_stop(subscriber: Any) -> None:
+    """Start a subscriber, or stop what has started of its consumer: FastStream makes another one at the next start."""
+    try:
+        await subscriber.start()
+    except Exception:
+        if subscriber.consumer is not None:
+            await stop_client(subscriber.consumer, ", ".join(subscriber.topic_names))
+        raise
 
 
 def build_broker(settings: Settings, service: str) -> Broker:

@@ -1,4 +1,4 @@
-"""A broker that is still starting: it answers but knows of no broker."""
+"""A broker that answers, and that no service can start with: one that knows of no broker yet, or refuses a topic."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any, ClassVar
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, client
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, TopicAuthorizationFailedError
 from aiokafka.protocol.metadata import MetadataResponse_v1
 
+from schemas.predictions import FeedbackGiven
 from shared.errors import DependencyUnavailable
 from shared.kafka import clients as kafka
 from shared.kafka.broker import build_broker
+from shared.kafka.consumers import Consumers
 from shared.settings import Settings
 
 ADDRESS = "127.0.0.1:9"
@@ -23,10 +25,11 @@ class Connection:
     """Answers every request for metadata with the brokers that are known now."""
 
     brokers: ClassVar[list[tuple[int, str, int, None]]] = []
-    closed = 0
+    topics: ClassVar[list[tuple[int, str, bool, list[Any]]]] = []
+    opened = closed = 0
 
     async def send(self, request: object) -> Any:
-        return MetadataResponse_v1(brokers=list(self.brokers), controller_id=-1, topics=[])
+        return MetadataResponse_v1(brokers=list(self.brokers), controller_id=-1, topics=list(self.topics))
 
     def connected(self) -> bool:
         return True
@@ -44,6 +47,7 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> type[Connection]:
         pass
 
     async def connect(*_: object, **__: object) -> Connection:
+        Fresh.opened += 1
         return Fresh()
 
     monkeypatch.setattr(client, "create_conn", connect)
@@ -79,3 +83,22 @@ async def test_a_service_that_tries_again_leaves_no_producer_behind_whose_start_
     gc.collect()
     assert "Unclosed" not in caplog.text
     await broker.stop()
+
+
+async def test_a_service_that_tries_again_leaves_no_consumer_behind_whose_start_failed(
+    broker: type[Connection],
+) -> None:
+    """The gateway tries for ever: connections to a broker that refuses it a topic would become thousands."""
+    broker.brokers = [(1, "127.0.0.1", 9, None)]
+    broker.topics = [(TopicAuthorizationFailedError.errno, "feedback.given.v1", False, [])]
+    settings = Settings(kafka=ADDRESS, kafka_idempotence=False)
+    refused = build_broker(settings, "prediction_log")
+
+    async def handle(event: FeedbackGiven) -> None: ...
+
+    Consumers(refused, "prediction_log", settings).on(FeedbackGiven, handle)
+    for _ in range(3):
+        with pytest.raises(TopicAuthorizationFailedError):
+            await refused.start()
+        assert broker.opened == broker.closed
+    await refused.stop()
