@@ -81,7 +81,7 @@ def _asyncapi(service: str) -> dict[str, Any]:
     dead_letters = dead_letter_topic(service)
     channels[dead_letters] = {
         "address": dead_letters,
-        "messages": {"record": {"summary": "The raw record, as it came."}},
+        "messages": {"record": {"summary": "The record as it came, encrypted, with its key and why it failed."}},
     }
     return {
         "asyncapi": "3.0.0",

@@ -1,9 +1,9 @@
 """Dead letters: records that a service could not handle, stored encrypted, read, and replayed to that service alone.
 
-A dead letter's value and error are encrypted (shared/privacy/encryption.py), since both may hold personal data that is
-not redacted yet. A replayed record goes back to its topic unchanged, with `x-ratchet-only`, so that the topic's other
-consumers, which handled it the first time, skip it. How far a service's dead letters are replayed is the committed
-offset of a consumer group.
+A dead letter's value, error and key are encrypted (shared/privacy/encryption.py), the latter two in headers: all may
+hold personal data that is not redacted yet, and applications choose keys. A replayed record goes back to its topic
+unchanged, with `x-ratchet-only`, so that the topic's other consumers, which handled it the first time, skip it. How far
+a service's dead letters are replayed is the committed offset of a consumer group.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ _READ_SECONDS = 30.0
 class DeadLetter:
     """One dead letter, decrypted. `offset` is its own in the dead-letter topic.
 
-    `broken` says why it could not be decrypted (another key, damage); value and error are empty then.
+    `key` is that of the record. `broken` says why it could not be decrypted (another key, damage): then `key` is None,
+    `value` empty.
     """
 
     offset: int
@@ -81,33 +82,40 @@ class PendingDeadLetters:
     last: DeadLetter | None
 
 
-def encrypt_dead_letter(cipher: Cipher, service: str, value: bytes, error: Exception) -> tuple[bytes, dict[str, str]]:
-    """Return the value and headers of a dead letter; the caller adds the record's position to the headers."""
+def encrypt_dead_letter(
+    cipher: Cipher, service: str, key: bytes | None, value: bytes, error: Exception
+) -> tuple[bytes, dict[str, str]]:
+    """Return the value and headers of a dead letter of a record; the caller adds the record's position to them."""
     encrypted = cipher.encrypt(value)
     reason = f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARS]
     headers = {
         catalog.HEADER_ENCRYPTED: encrypted[:4].hex(),
-        catalog.HEADER_ERROR: base64.b64encode(cipher.encrypt(reason.encode())).decode(),
+        catalog.HEADER_ERROR: _to_header(cipher, reason.encode()),
         catalog.HEADER_SERVICE: service,
         catalog.HEADER_FAILED_AT: utc_now().isoformat(),
         catalog.HEADER_REPLAYED: "0",
     }
-    return encrypted, headers
+    return encrypted, headers if key is None else headers | {catalog.HEADER_KEY: _to_header(cipher, key)}
 
 
-def decrypt_dead_letter(
-    cipher: Cipher, offset: int, key: bytes | None, value: bytes, headers: Mapping[str, str]
-) -> DeadLetter:
-    """Return the dead letter in a record of a dead-letter topic. Old ones, which are not encrypted, are read too."""
+def decrypt_dead_letter(cipher: Cipher, offset: int, value: bytes, headers: Mapping[str, str]) -> DeadLetter:
+    """Return the dead letter in a record of a dead-letter topic."""
     copied = dict(headers)
-    if catalog.HEADER_ENCRYPTED not in headers:
-        return DeadLetter(offset, key, value, headers.get(catalog.HEADER_ERROR, "?"), copied)
     try:
-        reason = cipher.decrypt(base64.b64decode(headers.get(catalog.HEADER_ERROR, ""))).decode(errors="replace")
+        key = _from_header(cipher, headers[catalog.HEADER_KEY]) if catalog.HEADER_KEY in headers else None
+        reason = _from_header(cipher, headers.get(catalog.HEADER_ERROR, "")).decode(errors="replace")
         return DeadLetter(offset, key, cipher.decrypt(value), reason, copied)
     except (DecryptionFailed, ValueError) as error:
         broken = error if isinstance(error, DecryptionFailed) else DecryptionFailed(f"a header is damaged: {error}")
-        return DeadLetter(offset, key, b"", f"cannot be decrypted: {broken.reason}", copied, broken)
+        return DeadLetter(offset, None, b"", f"cannot be decrypted: {broken.reason}", copied, broken)
+
+
+def _to_header(cipher: Cipher, data: bytes) -> str:
+    return base64.b64encode(cipher.encrypt(data)).decode()
+
+
+def _from_header(cipher: Cipher, text: str) -> bytes:
+    return cipher.decrypt(base64.b64decode(text))
 
 
 async def count_pending(settings: Settings, service: str) -> PendingDeadLetters:
@@ -202,9 +210,9 @@ def _replay_key(dead_letter: DeadLetter, service: str) -> bytes | None:
     Under the same key it would take the place of the newest value, for all services, which all but one skip. The key
     has the service and no number, so that of several replays the last one stays.
     """
-    if not catalog.topic_named(dead_letter.topic).compacted or dead_letter.key is None:
+    if not catalog.topic_named(dead_letter.topic).compacted:
         return dead_letter.key
-    return dead_letter.key.partition(_REPLAYED)[0] + _REPLAYED + service.encode()
+    return (dead_letter.key or b"").partition(_REPLAYED)[0] + _REPLAYED + service.encode()
 
 
 def _partition(service: str) -> TopicPartition:
@@ -241,7 +249,7 @@ async def _read(settings: Settings, service: str, consumer: AIOKafkaConsumer) ->
             if record.offset >= end:
                 return
             headers = {name: value.decode(errors="replace") for name, value in record.headers}
-            dead_letter = decrypt_dead_letter(cipher, record.offset, record.key, record.value or b"", headers)
+            dead_letter = decrypt_dead_letter(cipher, record.offset, record.value or b"", headers)
             yield dead_letter, dead_letter.origin in origins
             if "?" not in dead_letter.origin:
                 origins[dead_letter.origin] = None

@@ -94,15 +94,15 @@ class DeadLetterPublisher:
             if not isinstance(failure.__cause__, _TOO_LARGE):
                 raise
             reason = f"the record's {len(value)} bytes are too large for a dead letter; read it in its topic. {error}"
-            await self._publish(record.key, b"", InvalidMessage(reason), origin)
+            await self._publish(None, b"", InvalidMessage(reason), origin)  # Its key may be what is too large.
 
     async def _publish(self, key: bytes | None, value: bytes, error: Exception, origin: dict[str, str]) -> None:
         position = (catalog.HEADER_TOPIC, catalog.HEADER_PARTITION, catalog.HEADER_OFFSET)
         where = "/".join(origin[name] for name in position if name in origin)
         # The error's text may quote the message: it is for `ratchet dlq show`, not for a log.
         logger.error("%s: dead-lettered %s: %s", self._service, where, type(error).__name__)
-        encrypted, headers = encrypt_dead_letter(self._cipher, self._service, value, error)
-        await _send(self._broker, catalog.dead_letter_topic(self._service), key, encrypted, headers | origin)
+        encrypted, headers = encrypt_dead_letter(self._cipher, self._service, key, value, error)
+        await _send(self._broker, catalog.dead_letter_topic(self._service), None, encrypted, headers | origin)
 
     @cached_property
     def _cipher(self) -> Cipher:

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 from deploy.cli.app import app
 from schemas.catalog import (
-    HEADER_ERROR,
     HEADER_OFFSET,
     HEADER_PARTITION,
     HEADER_SENT_AT,
@@ -78,7 +77,7 @@ async def test_a_dead_lettered_event_is_replayed_to_its_service_alone(settings: 
     async with consuming(settings, lambda consumers: consumers.on(FeedbackGiven, handler)) as broker:
         gateway = Publisher(broker, "gateway")
         await gateway.publish(feedback(mark, 1))
-        await broker.publish(b"{poison " + mark.encode(), "feedback.given.v1", key=b"k")
+        await broker.publish(b"{poison " + mark.encode(), "feedback.given.v1", key=mark.encode())
         await gateway.publish(feedback(mark, 2))
         async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
@@ -90,7 +89,7 @@ async def test_a_dead_lettered_event_is_replayed_to_its_service_alone(settings: 
         assert any("not today" in letter.error for letter in letters)
         broken = False
         stored = await record_at(settings, letters[1].offset)
-        assert mark.encode() not in stored.value, "the broker has it encrypted only"
+        assert mark.encode() not in stored.value and stored.key is None, "the broker has it encrypted only"
         assert (await replay_dead_letters(settings, "prediction_log")).sent >= 3
         await until(lambda: len(seen) == 2)
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -103,7 +102,7 @@ async def test_a_dead_lettered_event_is_replayed_to_its_service_alone(settings: 
             ):
                 await asyncio.sleep(0.2)
     assert [letter.value[:7] for letter in failed] == [b"{poison"], "the replayed poison is dead-lettered again"
-    assert failed[0].headers["x-ratchet-replayed"] == "1"
+    assert (failed[0].headers["x-ratchet-replayed"], failed[0].key) == ("1", mark.encode())
 
 
 async def record_at(settings: Settings, offset: int) -> ConsumerRecord:
@@ -122,6 +121,7 @@ async def test_a_record_that_was_dead_lettered_twice_counts_and_is_replayed_once
     value, headers = encrypt_dead_letter(
         load_cipher(settings.secrets_folder, DEAD_LETTER_KEY),
         "failure_miner",
+        b"k",
         event.model_dump_json().encode(),
         KeyError("x"),
     )
@@ -152,18 +152,12 @@ async def test_a_record_that_was_dead_lettered_twice_counts_and_is_replayed_once
         await broker.stop()
 
 
-async def test_old_dead_letters_without_encryption_are_read(settings: Settings) -> None:
-    mark = uuid4().hex
-    headers = {HEADER_TOPIC: "feedback.given.v1", HEADER_ERROR: "InvalidMessage: old", HEADER_OFFSET: mark}
-    await _publish(settings, b"{plain", dead_letter_topic("failure_miner"), headers)
-    (found,) = [letter for letter in await read_dead_letters(settings, "failure_miner") if mark in letter.origin]
-    assert (found.value, found.error) == (b"{plain", "InvalidMessage: old")
-
-
 async def test_a_dead_letter_that_no_key_decrypts_stops_a_replay_unless_it_is_skipped(settings: Settings) -> None:
     mark = uuid4().hex
     await replay_dead_letters(settings, "shadow", skip_broken=True)
-    value, headers = encrypt_dead_letter(Cipher(b"another key, of another machine!"), "shadow", b"{}", KeyError("x"))
+    value, headers = encrypt_dead_letter(
+        Cipher(b"another key, of another machine!"), "shadow", b"k", b"{}", KeyError("x")
+    )
     origin = {HEADER_TOPIC: "feedback.given.v1", HEADER_PARTITION: "0", HEADER_OFFSET: mark}
     await _publish(settings, value, dead_letter_topic("shadow"), {**headers, **origin})
     (letter,) = await read_dead_letters(settings, "shadow")
@@ -182,7 +176,7 @@ def test_the_command_lists_shows_and_replays(settings: Settings, monkeypatch: py
     assert command.invoke(app, ["dlq", "replay", "trainer", "--skip-broken"]).exit_code == 0
     cipher = load_cipher(settings.secrets_folder, DEAD_LETTER_KEY)
     value, headers = encrypt_dead_letter(
-        cipher, "trainer", f"{{broken {mark}".encode(), InvalidMessage(f"no JSON: {mark}")
+        cipher, "trainer", b"k", f"{{broken {mark}".encode(), InvalidMessage(f"no JSON: {mark}")
     )
     origin = {HEADER_TOPIC: "datasets.built.v1", HEADER_PARTITION: "0", HEADER_OFFSET: mark}
     asyncio.run(_publish(settings, value, dead_letter_topic("trainer"), {**headers, **origin}))
@@ -203,7 +197,7 @@ async def _publish(settings: Settings, value: bytes, topic: str, headers: dict[s
     producer = build_producer(settings, "test")
     await producer.start()
     try:
-        await producer.send_and_wait(topic, value, key=b"k", headers=[(n, v.encode()) for n, v in headers.items()])
+        await producer.send_and_wait(topic, value, headers=[(n, v.encode()) for n, v in headers.items()])
     finally:
         await producer.stop()
 

@@ -158,7 +158,7 @@ def read_topics(scanner: Scanner, kafka: str, topics: Sequence[str], cipher: Cip
                 headers.get(HEADER_OFFSET, ""),
             )
             contents.dead_letters.setdefault(service, set()).add(position)
-            dead_letter = decrypt_dead_letter(cipher, message.offset() or 0, message.key(), value, headers)
+            dead_letter = decrypt_dead_letter(cipher, message.offset() or 0, value, headers)
             contents.errors[f"{service}: {dead_letter.topic}: {dead_letter.error[:_MAX_REASON]}"] += 1
         values[topic].append(value + b" " + " ".join(headers.values()).encode())
     for topic, found in values.items():

@@ -47,8 +47,8 @@ class InMemoryService:
         @self.broker.subscriber(catalog.dead_letter_topic("prediction_log"), group_id="test", decoder=self._undecoded)
         async def on_dead_letter(body: Any, message: KafkaMessage) -> None:
             raw = message.raw_message
-            self.stored.append(raw.value + b"".join(value for _, value in raw.headers))
-            self.dead_letters.append(decrypt_dead_letter(self._cipher, 0, raw.key, raw.value, message.headers))
+            self.stored.append((raw.key or b"") + raw.value + b"".join(value for _, value in raw.headers))
+            self.dead_letters.append(decrypt_dead_letter(self._cipher, 0, raw.value, message.headers))
 
     @staticmethod
     async def _undecoded(message: KafkaMessage) -> Any:
@@ -164,6 +164,26 @@ async def test_neither_a_dead_letter_nor_its_error_can_be_read_without_the_key(t
     assert b"Ann Example" in service.dead_letters[0].value
     assert service.dead_letters[0].error == "InvalidMessage: unknown customer Ann Example"
     assert b"Ann" not in service.stored[0]
+
+
+async def test_the_key_of_a_record_is_encrypted_in_its_dead_letter_and_restored_by_a_replay(tmp_path: Path) -> None:
+    """That of `predictions.submitted` is an application's own id, of which only a keyed hash is stored."""
+    service = InMemoryService(tmp_path)
+
+    async def handler(event: FeedbackGiven) -> None: ...
+
+    service.consumers.on(FeedbackGiven, handler)
+    async with TestKafkaBroker(service.broker):
+        await service.broker.publish(b"{broken", TOPIC, key=b"case-of-ann@example.org")
+    assert b"ann@example.org" not in service.stored[0]
+    replayed: dict[bytes, bytes] = {}
+
+    class Producer:
+        async def send_and_wait(self, topic: str, value: bytes, key: bytes, headers: object) -> None:
+            replayed[key] = value
+
+    await send_again(Producer(), service.dead_letters[0], "prediction_log")
+    assert replayed == {b"case-of-ann@example.org": b"{broken"}
 
 
 async def test_must_stop_is_tried_once_and_neither_dead_lettered_nor_acknowledged(tmp_path: Path) -> None:
