@@ -1,6 +1,7 @@
 """Jobs: long work in processes of their own, with deterministic names, resumable, with atomically written results.
 
     <home>/jobs/<service>/<name>/   spec.json · lock · log.txt · progress.json · result.json | failure.json · announced
+    <home>/jobs/<service>/ended/    a file for each of the last cycles that were ended
 
 A handler submits a job and returns; `Jobs.watch` starts processes, attaches to running ones after a restart, and calls
 the callback with the result until it has succeeded once. The process holds `lock` while it lives, so that a second run
@@ -32,6 +33,7 @@ from pydantic import BaseModel, ValidationError
 
 from shared.errors import DependencyUnavailable, RatchetError
 from shared.files import write_atomically
+from shared.identity import content_hash
 
 MAX_ATTEMPTS = 3
 """How often a job is started whose process dies without a result (killed, out of memory) and comes no further, before
@@ -46,6 +48,8 @@ _REPORTED_MINUTES = 24 * 60
 """Of a wait for a lease: who holds it longer than a day hangs, and all that wait are late."""
 _END_SECONDS = 10.0
 """How long a process that is asked to end may take."""
+_MAX_ENDED = 1_000
+"""How many cycles a service remembers that were ended: what asks for their jobs may be read after their end."""
 _POLL_SECONDS = 0.5
 _CALLBACK_PAUSE_SECONDS = 10.0
 _DISK_FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
@@ -120,34 +124,63 @@ class Jobs:
         self._reported: dict[str, JobProgress] = {}
         self._not_before: dict[str, float] = {}
 
-    def submit(self, name: str, spec: BaseModel) -> None:
-        """Store the job for `watch` to run. Idempotent for the same name. Raises DependencyUnavailable.
+    def submit(self, name: str, spec: BaseModel, cycle_id: str | None = None) -> None:
+        """Store the job for `watch` to run, unless `end` has ended its cycle. Idempotent for the same name.
 
-        A full disk is a dependency that is away: the event that asks for the job is delivered again.
+        Raises DependencyUnavailable on a full disk: the event that asks for the job is delivered again.
         """
         path = self._folder / name / "spec.json"
-        try:
-            if not path.exists():
-                write_atomically(path, spec.model_dump_json().encode())
-        except OSError as error:
-            raise DependencyUnavailable(
-                f"job {name} was not stored: {error}", f"Is the disk of {self._folder} full?"
-            ) from error
+        if cycle_id is not None and self._end_of(cycle_id).exists():
+            logger.warning("job %s is not run: its cycle %s was ended before", name, cycle_id)
+        elif not path.exists():
+            self._store(path, spec.model_dump_json().encode())
 
-    async def end(self, is_meant: Callable[[Job], bool]) -> list[Job]:
-        """End these of the jobs for good, running or not: nothing of them is announced. Returns those that it ended."""
+    async def end(self, cycle_id: str, is_meant: Callable[[Job], bool]) -> list[Job]:
+        """End a cycle for good: these of its jobs, running or not, of which nothing is announced, and all that are
+        submitted later. Returns those that it ended. Raises DependencyUnavailable on a full disk.
+        """
+        self._store(self._end_of(cycle_id), b"")
+        self._forget_oldest_ends()
         jobs = (Job(path.parent.name, path.parent) for path in sorted(self._folder.glob("*/spec.json")))
         ended = [job for job in jobs if not (job.folder / "announced").exists() and is_meant(job)]
         for job in ended:
-            write_atomically(job.folder / "announced", b"")  # First: `watch` would start it again.
-            _signal(job, signal.SIGTERM)
+            self._store(job.folder / "announced", b"")  # First: `watch` would start it again.
+            self._send(job, signal.SIGTERM)
         deadline = time.monotonic() + _END_SECONDS
-        while any(job.running for job in ended) and time.monotonic() < deadline:
+        while any(self._lives(job) for job in ended) and time.monotonic() < deadline:
             await asyncio.sleep(_POLL_SECONDS)
         for job in ended:
-            _signal(job, signal.SIGKILL)  # One that hangs in a library hears nothing else.
+            self._send(job, signal.SIGKILL)  # One that hangs in a library hears nothing else.
             logger.warning("job %s was ended", job.name)
         return ended
+
+    def _end_of(self, cycle_id: str) -> Path:
+        """Return the file that says that a cycle was ended."""
+        return self._folder / "ended" / content_hash(cycle_id)
+
+    def _forget_oldest_ends(self) -> None:
+        ends = sorted((self._folder / "ended").iterdir(), key=lambda path: path.stat().st_mtime)
+        for path in ends[:-_MAX_ENDED]:
+            path.unlink(missing_ok=True)
+
+    def _store(self, path: Path, data: bytes) -> None:
+        try:
+            write_atomically(path, data)
+        except OSError as error:
+            raise DependencyUnavailable(
+                f"{path} was not stored: {error}", f"Is the disk of {self._folder} full?"
+            ) from error
+
+    def _lives(self, job: Job) -> bool:
+        """Return True if the job has a process: one that holds its lock, or one that this service has started."""
+        process = self._processes.get(job.name)
+        return (process is not None and process.poll() is None) or job.running
+
+    def _send(self, job: Job, number: signal.Signals) -> None:
+        """Send a signal to the job's process, also to one that imports its libraries and has no lock yet."""
+        _signal(job, number)
+        if (process := self._processes.get(job.name)) is not None:
+            process.send_signal(number)
 
     async def watch(self, on_done: OnDone, on_failed: OnFailed, on_progress: OnProgress | None = None) -> None:
         """Run and follow all jobs forever. After a cancellation their processes run on: the next `watch` attaches."""
@@ -166,8 +199,7 @@ class Jobs:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _follow(self, job: Job, on_done: OnDone, on_failed: OnFailed, on_progress: OnProgress | None) -> None:
-        process = self._processes.get(job.name)
-        if (process is not None and process.poll() is None) or job.running:
+        if self._lives(job):
             progress = job.progress
             if on_progress is not None and progress is not None and self._reported.get(job.name) != progress:
                 self._reported[job.name] = progress
@@ -271,7 +303,7 @@ def run_job(work: Callable[[bytes, Path, Progress], Result], max_wait: float = M
         lock.truncate(0)
         lock.write(str(os.getpid()).encode())  # For people, and for `stop_running`.
         lock.flush()
-        if (folder / "result.json").exists():
+        if (folder / "result.json").exists() or (folder / "announced").exists():  # It was done, or ended, meanwhile.
             return
         signal.signal(signal.SIGTERM, partial(_end, folder))
         try:

@@ -121,12 +121,12 @@ class Handlers:
             models_folder=settings.models_folder,
             traffic_hours=settings.dataset_builder_traffic_hours,
         )
-        self._jobs.submit(job_name(event), job)
+        self._jobs.submit(job_name(event), job, event.cycle_id)
 
     async def on_finished(self, event: CycleFinished) -> None:
         """Note whether anything came of the cycle's version, and end its build if a person has ended the cycle."""
-        if event.outcome == "failed":
-            for job in await self._jobs.end(lambda job: _cycle(job).cycle_id == event.cycle_id):
+        if event.outcome == "failed" and event.cycle_id is not None:
+            for job in await self._jobs.end(event.cycle_id, lambda job: _cycle(job).cycle_id == event.cycle_id):
                 delete_texts(job)
         await self._corrections.save_end(event)
 

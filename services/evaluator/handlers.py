@@ -83,8 +83,8 @@ class Handlers:
             trained = _trained(job)
             return trained.cycle_id == event.cycle_id and isinstance(trained, AdapterTrained)
 
-        if event.outcome == "failed":
-            await self._jobs.end(is_meant)
+        if event.outcome == "failed" and event.cycle_id is not None:
+            await self._jobs.end(event.cycle_id, is_meant)
 
     def _submit(self, event: Candidate, production: str | None) -> None:
         settings = self._settings
@@ -106,7 +106,8 @@ class Handlers:
                 rows=settings.evaluator_rival_rows,
             ),
         )
-        self._jobs.submit(job_name(event, production), job)
+        cycle_id = event.cycle_id if isinstance(event, AdapterTrained) else None
+        self._jobs.submit(job_name(event, production), job, cycle_id)
 
     async def on_done(self, job: Job, result: bytes) -> None:
         await self._publisher.publish(AdapterEvaluated.model_validate_json(result))

@@ -53,12 +53,15 @@ class Handlers:
             slots=settings.trainer_slots,
             threads=settings.trainer_threads,
         )
-        self._jobs.submit(name, job)
+        self._jobs.submit(name, job, event.cycle_id)
 
     async def on_finished(self, event: CycleFinished) -> None:
-        """End the training of a cycle that failed: a person has ended it, and its lease is for the next one."""
-        if event.outcome == "failed":
-            for job in await self._jobs.end(lambda job: _dataset(job).cycle_id == event.cycle_id):
+        """End the training of a cycle that failed: a person has ended it, and its lease is for the next one.
+
+        Its dataset may be read after its end: the topics have no order between them.
+        """
+        if event.outcome == "failed" and event.cycle_id is not None:
+            for job in await self._jobs.end(event.cycle_id, lambda job: _dataset(job).cycle_id == event.cycle_id):
                 delete_weights(job.folder)
 
     async def on_done(self, job: Job, result: bytes) -> None:

@@ -165,7 +165,7 @@ def _answered(answer: AnswerText, request: Request) -> Answer:
 class InlineJobs:
     """Jobs in this process, which are done soon after they are submitted."""
 
-    async def end(self, is_meant: Callable[[Job], bool]) -> list[Job]:
+    async def end(self, cycle_id: str, is_meant: Callable[[Job], bool]) -> list[Job]:
         return []
 
 
@@ -178,7 +178,7 @@ class BuildJobs(InlineJobs):
         self._traffic = traffic
         self.handlers: BuilderHandlers | None = None
 
-    def submit(self, name: str, spec: building.BuildJob) -> None:
+    def submit(self, name: str, spec: building.BuildJob, cycle_id: str | None = None) -> None:
         _later(self._run(name, spec))
 
     async def _run(self, name: str, spec: building.BuildJob) -> None:
@@ -197,7 +197,7 @@ class TrainingJobs(InlineJobs):
         self._folder = folder
         self.handlers: TrainerHandlers | None = None
 
-    def submit(self, name: str, spec: training.TrainingJob) -> None:
+    def submit(self, name: str, spec: training.TrainingJob, cycle_id: str | None = None) -> None:
         folder = self._folder / name
         write_atomically(folder / "spec.json", spec.model_dump_json().encode())
         store = ArtifactStore(spec.artifacts, spec.cache)
@@ -223,7 +223,7 @@ class EvaluationJobs(InlineJobs):
         self._models = models
         self.handlers: EvaluatorHandlers | None = None
 
-    def submit(self, name: str, spec: evaluation.EvaluationJob) -> None:
+    def submit(self, name: str, spec: evaluation.EvaluationJob, cycle_id: str | None = None) -> None:
         _later(self._run(name, spec))
 
     async def _run(self, name: str, spec: evaluation.EvaluationJob) -> None:

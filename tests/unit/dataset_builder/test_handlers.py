@@ -417,6 +417,19 @@ async def test_the_build_of_a_cycle_that_a_person_ended_ends(handlers: Handlers,
     assert (job_of(tmp_path, cycle).folder / "announced").exists() is (outcome == "failed")
 
 
+async def test_failures_that_are_read_after_the_end_of_their_cycle_are_not_built_from(
+    handlers: Handlers, tmp_path: Path
+) -> None:
+    await filled(handlers)
+    cycle = clustered("cycle-1")
+    ended = CycleFinished(
+        task=SPEC.name, task_revision=SPEC.revision, cycle_id="cycle-1", outcome="failed", reason="r", seconds=1.0
+    )
+    await handlers.broker.publish(ended.model_dump_json().encode(), "cycles.finished.v1")  # type: ignore[attr-defined]
+    await handlers.on_clustered(cycle)
+    assert not job_of(tmp_path, cycle).folder.exists()
+
+
 async def test_a_version_whose_parent_was_deleted_is_built_and_compared_with_nothing(
     handlers: Handlers, run_cycle: RunCycle, published: Published
 ) -> None:

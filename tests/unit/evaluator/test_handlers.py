@@ -116,6 +116,22 @@ async def test_the_evaluation_of_a_cycle_that_a_person_ended_ends_but_not_that_o
     assert len(list(settings.jobs_folder.glob("*/announced"))) == (not is_again)
 
 
+async def test_an_adapter_that_is_read_after_the_end_of_its_cycle_is_not_evaluated_unless_its_turn_has_come(
+    handlers: Handlers, settings: EvaluatorSettings, trained: AdapterTrained
+) -> None:
+    await handlers.on_finished(
+        CycleFinished(
+            task=trained.task, task_revision=trained.task_revision, cycle_id=trained.cycle_id, outcome="failed",
+            reason="r", seconds=9.0,
+        )
+    )  # fmt: skip
+    await handlers.on_adapter(trained)
+    assert not list(settings.jobs_folder.glob("*/spec.json"))
+    asked = EvaluationRequested.model_validate_json(REQUESTED)
+    await handlers.on_requested(asked.model_copy(update={"cycle_id": trained.cycle_id}))
+    assert isinstance(submitted(settings).trained, EvaluationRequested)
+
+
 async def test_the_opponent_is_the_current_primary(
     handlers: Handlers, settings: EvaluatorSettings, trained: AdapterTrained, rollouts: LatestByKey[RolloutChanged]
 ) -> None:

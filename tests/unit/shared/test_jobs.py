@@ -197,10 +197,10 @@ async def test_a_job_that_is_ended_is_neither_announced_nor_started_again(
         await until(lambda: starts(folder, "a") and starts(folder, "b"))
         if kind == "impossible":
             await until(lambda: callbacks.failed)
-            assert await watcher.end(lambda job: job.name == "a") == [], "it had ended"
+            assert await watcher.end("c", lambda job: job.name == "a") == [], "it had ended"
         else:
             await until(lambda: callbacks.progress)
-            assert [job.name for job in await watcher.end(lambda job: job.name == "a")] == ["a"]
+            assert [job.name for job in await watcher.end("c", lambda job: job.name == "a")] == ["a"]
             await until(lambda: not Job("a", folder / "a").running)
         (folder / "a" / "go").touch()
         (folder / "b" / "go").touch()
@@ -209,6 +209,39 @@ async def test_a_job_that_is_ended_is_neither_announced_nor_started_again(
     assert callbacks.done == [("b", b'{"value":"slow"}')]
     assert len(callbacks.failed) == (kind == "impossible")
     assert len(starts(folder, "a")) == 1
+
+
+async def test_a_job_that_is_submitted_after_the_end_of_its_cycle_is_not_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_MAX_ENDED", 2)
+    for day, cycle in enumerate(("oldest", "c/1", "c/2")):
+        await Jobs(folder, "job_for_test").end(cycle, lambda job: False)
+        for path in (folder / "ended").iterdir():
+            if path.stat().st_mtime > 1_000:
+                os.utime(path, (day, day))
+    restarted = Jobs(folder, "job_for_test")
+    for name, ended in {"a": "c/1", "b": "c/2", "c": "c/3", "d": None, "e": "oldest"}.items():
+        restarted.submit(name, Spec(kind="quick"), ended)
+    assert {name for name in "abcde" if (folder / name).exists()} == {"c", "d", "e"}
+
+
+async def test_a_job_is_ended_whose_process_has_no_lock_yet(folder: Path, environment: dict[str, str]) -> None:
+    """It imports its libraries, for half a minute on a busy machine."""
+    imports, module = folder.parent / "imports", folder.parent / "code" / "slow_import.py"
+    module.write_text(
+        f"import os, time; from pathlib import Path\nPath({str(imports)!r}).write_text(str(os.getpid()))\n"
+        "time.sleep(3600)\nimport job_for_test"
+    )
+    watcher, callbacks = Jobs(folder, "slow_import", environment), Callbacks()
+    watcher.submit("a", Spec(kind="quick"))
+    async with watched(watcher, callbacks):
+        process = int(await until(lambda: imports.exists() and imports.read_text()))
+        assert not Job("a", folder / "a").running
+        assert [job.name for job in await watcher.end("c", lambda job: True)] == ["a"]
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    assert (callbacks.done, callbacks.failed) == ([], [])
 
 
 async def test_a_restarted_service_attaches_to_the_running_process(folder: Path, environment: dict[str, str]) -> None:
@@ -343,6 +376,21 @@ def test_what_was_away_hours_ago_takes_no_time_of_a_later_outage_and_a_job_ends_
 
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_process_that_the_service_does_not_know_does_no_work_of_a_job_that_was_ended_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was started before the service itself restarted, and had no lock yet either."""
+    worked = []
+
+    def work(spec: bytes, folder: Path, progress: Progress) -> Spec:
+        worked.append(spec)
+        return Spec(kind="trained")
+
+    (tmp_path / "announced").touch()
+    run_by([0.0], work, tmp_path, monkeypatch)
+    assert not worked and not (tmp_path / "result.json").exists()
 
 
 def wrapped(message: str) -> RuntimeError:

@@ -176,6 +176,22 @@ async def test_the_training_of_a_cycle_that_a_person_ended_ends(
     assert {path.name for path in folder.iterdir()} == {"spec.json", "announced" if is_ended else "checkpoints"}
 
 
+async def test_a_dataset_that_is_read_after_the_end_of_its_cycle_is_not_trained_on(
+    handlers: Handlers, settings: TrainerSettings, dataset: DatasetBuilt, published: Published
+) -> None:
+    """As where an operator stopped the cycle while the trainer was down: the topics have no order between them."""
+    await handlers.on_finished(
+        CycleFinished(
+            task=dataset.task, task_revision=dataset.task_revision, cycle_id=dataset.cycle_id, outcome="failed",
+            reason="stopped by an operator", seconds=9.0,
+        )
+    )  # fmt: skip
+    await handlers.on_dataset(dataset)
+    assert not list(settings.jobs_folder.glob("*/spec.json")) and not published.events
+    await handlers.on_dataset(dataset.model_copy(update={"cycle_id": "the-next"}))
+    assert list(settings.jobs_folder.glob("*/spec.json"))
+
+
 def test_a_manifest_left_by_a_killed_process_does_not_change_the_name(dataset: DatasetBuilt, tmp_path: Path) -> None:
     folder = adapter_folder(tmp_path / "a")
     before = build_manifest(dataset, folder, OUTCOME).adapter

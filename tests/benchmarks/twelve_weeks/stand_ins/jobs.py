@@ -23,13 +23,13 @@ class InlineJobs:
         self._folder, self._work = folder, work
         self._waiting: list[Job] = []
 
-    def submit(self, name: str, spec: BaseModel) -> None:
+    def submit(self, name: str, spec: BaseModel, cycle_id: str | None = None) -> None:
         path = self._folder / name / "spec.json"
         if not path.exists():
             write_atomically(path, spec.model_dump_json().encode())
             self._waiting.append(Job(name, path.parent))
 
-    async def end(self, is_meant: Callable[[Job], bool]) -> list[Job]:
+    async def end(self, cycle_id: str, is_meant: Callable[[Job], bool]) -> list[Job]:
         """End those of the jobs that were not run yet."""
         ended = [job for job in self._waiting if is_meant(job)]
         self._waiting = [job for job in self._waiting if job not in ended]
