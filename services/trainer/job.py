@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -58,15 +60,37 @@ class AdapterManifest(BaseModel):
     files: dict[str, str]
 
 
-def train_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterTrained:
+class Slot:
+    """The process's lease on its part of the machine's GPUs: taken once, and held until the process ends.
+
+    Until then it may hold memory of them, also while it waits for the store that is to have the adapter.
+    """
+
+    def __init__(self) -> None:
+        self._lease = ExitStack()
+        self._is_held = False
+
+    def take(self, job: TrainingJob, progress: Progress) -> None:
+        """Wait for a slot, and let PyTorch, which is not loaded yet, see its GPUs alone. Idempotent."""
+        if self._is_held:
+            return
+        number = self._lease.enter_context(lease(job.slots_folder, job.slots, progress))
+        self._is_held = True
+        gpus = gpus_of_slot(number, job.slots, os.environ.get(VARIABLE), gpus_present())
+        if gpus is not None:
+            os.environ[VARIABLE] = gpus
+
+
+def train_adapter(spec: bytes, folder: Path, progress: Progress, slot: Slot) -> AdapterTrained:
     """Train an adapter and publish it. Raises StepImpossible if the dataset or the base model cannot be used.
 
-    A process that was killed after its training left the manifest: then the adapter is only published.
+    A process that was killed after its training left the manifest: then the adapter is only published. One that tries
+    again, because something was away, has the `slot` still.
     """
     job = TrainingJob.model_validate_json(spec)
     store = ArtifactStore(job.artifacts, job.cache)
     adapter = folder / "adapter"
-    manifest = finished_manifest(adapter) or _train(job, store, folder, progress)
+    manifest = finished_manifest(adapter) or _train(job, store, folder, progress, slot)
     uri = store.publish(adapter, "adapters", manifest.adapter)
     return trained_event(job.dataset, folder.name, manifest, uri)
 
@@ -86,17 +110,14 @@ def delete_weights(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _train(job: TrainingJob, store: ArtifactStore, folder: Path, progress: Progress) -> AdapterManifest:
+def _train(job: TrainingJob, store: ArtifactStore, folder: Path, progress: Progress, slot: Slot) -> AdapterManifest:
     rows = read_examples(store.fetch_whole(job.dataset.uri) / "train.jsonl")
-    with lease(job.slots_folder, job.slots, progress) as slot:
-        gpus = gpus_of_slot(slot, job.slots, os.environ.get(VARIABLE), gpus_present())
-        if gpus is not None:
-            os.environ[VARIABLE] = gpus
-        from services.trainer import recipe  # Loads torch: only in this process, once it has a lease and its GPUs.
+    slot.take(job, progress)
+    from services.trainer import recipe  # Loads torch: only in this process, once it has its GPUs.
 
-        adapter = folder / "adapter"
-        shutil.rmtree(adapter, ignore_errors=True)  # A killed process may have left files, which would be published.
-        outcome = recipe.train(rows, job.dataset.spec, base_model(job), folder, progress, job.threads)
+    adapter = folder / "adapter"
+    shutil.rmtree(adapter, ignore_errors=True)  # A killed process may have left files, which would be published.
+    outcome = recipe.train(rows, job.dataset.spec, base_model(job), folder, progress, job.threads)
     manifest = build_manifest(job.dataset, adapter, outcome)
     write_atomically(adapter / MANIFEST, manifest.model_dump_json(indent=2).encode())
     return manifest
@@ -175,4 +196,4 @@ def read_examples(path: Path) -> list[Example]:
 
 
 if __name__ == "__main__":
-    run_job(train_adapter)
+    run_job(partial(train_adapter, slot=Slot()))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import sys
 from pathlib import Path
@@ -14,7 +15,15 @@ from schemas.cycles import CycleFinished, StepFailed, StepProgressed
 from schemas.datasets import DatasetBuilt
 from services.trainer.domain import SkippedRows, TrainingOutcome, job_name
 from services.trainer.handlers import Handlers
-from services.trainer.job import TrainingJob, base_model, build_manifest, read_examples, train_adapter, trained_event
+from services.trainer.job import (
+    Slot,
+    TrainingJob,
+    base_model,
+    build_manifest,
+    read_examples,
+    train_adapter,
+    trained_event,
+)
 from services.trainer.settings import TrainerSettings
 from shared.errors import DependencyUnavailable, StepImpossible
 from shared.jobs import Job, JobFailure, JobProgress, Jobs, Progress
@@ -240,11 +249,32 @@ def test_a_job_killed_after_its_training_publishes_that_adapter_and_trains_no_ot
     use_recipe(monkeypatch, b"weights")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(f"services.trainer.job.{killed_in}", kill)
-        train_adapter(job.model_dump_json().encode(), folder, Progress(folder))
+        train_adapter(job.model_dump_json().encode(), folder, Progress(folder), Slot())
     use_recipe(monkeypatch, None)
-    event = train_adapter(job.model_dump_json().encode(), folder, Progress(folder))
+    event = train_adapter(job.model_dump_json().encode(), folder, Progress(folder), Slot())
     assert ArtifactStore(job.artifacts, job.cache).names("adapters") == [event.adapter]
     assert (event.steps, event.train_loss) == (60, 0.1)
+
+
+@pytest.mark.parametrize("away", ["services.trainer.recipe.train", "services.trainer.job.ArtifactStore.publish"])
+def test_a_training_keeps_its_slot_while_it_waits_for_what_is_away(
+    job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, away: str
+) -> None:
+    """Its process holds the GPU's memory still: the next training took the slot and had none."""
+    slot, spec, folder = Slot(), job.model_dump_json().encode(), tmp_path / "job"
+    folder.mkdir()
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise DependencyUnavailable("the store is away")
+
+    use_recipe(monkeypatch, b"weights")
+    with monkeypatch.context() as patched, pytest.raises(DependencyUnavailable):
+        patched.setattr(away, fail)
+        train_adapter(spec, folder, Progress(folder), slot)
+    with (job.slots_folder / "0.lock").open("ab") as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    event = train_adapter(spec, folder, Progress(folder), slot)
+    assert ArtifactStore(job.artifacts, job.cache).names("adapters") == [event.adapter]
 
 
 @pytest.mark.parametrize("left", [".manifest.json.k2j", "manifest.json", "adapter_model.safetensors"])
@@ -252,12 +282,12 @@ def test_what_a_killed_process_left_beside_the_weights_is_not_published(
     job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str
 ) -> None:
     use_recipe(monkeypatch, b"weights")
-    adapters = set()
+    adapters, slot = set(), Slot()
     for folder in (tmp_path / "whole", tmp_path / "killed"):
         (folder / "adapter").mkdir(parents=True)
         if folder.name == "killed":
             (folder / "adapter" / left).write_bytes(b"{")
-        event = train_adapter(job.model_dump_json().encode(), folder, Progress(folder))
+        event = train_adapter(job.model_dump_json().encode(), folder, Progress(folder), slot)
         adapters.add(event.adapter)
         assert {path.name for path in Path(event.uri).iterdir()} == {"adapter_model.safetensors", "manifest.json"}
     assert len(adapters) == 1
