@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -23,9 +23,6 @@ from shared.grading.json_values import check_characters
 
 logger = logging.getLogger(__name__)
 
-_PROMPT_END = re.compile(r"\s*(?:<think>)?\s*(?:</think>\s*)?")
-"""What a template may put at the end of a prompt alone. Where a prompt ends in anything else that the row lacks, the
-row's own text is trained on, as it is rendered."""
 _EMPTY_THOUGHT = re.compile(r"\s*(?:<think>)?\s*</think>\s*")
 
 TokenizedRow = dict[str, list[int]]
@@ -63,8 +60,9 @@ def tokenize(row: Example, tokenizer: Any) -> TokenizedRow | None:
     Models that think have templates that put an empty thought before an answer that is given, or begin one in the
     prompt. An engine does neither between the prompt and a label that it asks for, so it is not trained on.
 
-    None if the template refuses the conversation or leaves out the answer's tool calls, as those that know no tools do:
-    what remains would teach the model to say nothing. Also where half of a surrogate pair makes it no text.
+    None if the template refuses the conversation, or leaves out the answer's tool calls, as those that know no tools
+    do: what remains would teach the model to say nothing. Also where half of a surrogate pair makes it no text, and
+    where it is not certain which part of the row is the answer.
     """
     options = {"tools": list(row.tools) or None, "return_dict": True}
     messages = template_messages(row.messages)
@@ -72,17 +70,50 @@ def tokenize(row: Example, tokenizer: Any) -> TokenizedRow | None:
         check_characters(messages)
         whole = tokenizer.apply_chat_template(messages, **options)["input_ids"]
         prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, **options)["input_ids"]
+        start: int | None = len(prompt)
+        if whole[:start] != prompt:
+            otherwise = [*messages[:-1], _another_answer(messages[-1])]
+            other = tokenizer.apply_chat_template(otherwise, **options)["input_ids"]
+            start = _answer_start(prompt, whole, _common_length(whole, other), tokenizer)
     except (TemplateError, UnicodeEncodeError) as error:
         logger.info("%s is skipped: %s", row.example_id, error)
         return None
-    shared = _common_length(prompt, whole)
-    if not _PROMPT_END.fullmatch(tokenizer.decode(prompt[shared:])):
-        prompt = whole[:shared]
-    answer = _without_empty_thought(whole[shared:], tokenizer)
+    if start is None:
+        logger.info("%s is skipped: the chat template does not show where its answer begins", row.example_id)
+        return None
+    answer = _without_empty_thought(whole[start:], tokenizer)
     text = tokenizer.decode(answer)
     if not all(call.name in text for call in row.messages[-1].tool_calls):
         return None
     return {"input_ids": [*prompt, *answer], "completion_mask": [0] * len(prompt) + [1] * len(answer)}
+
+
+def _another_answer(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an answer that differs from a message in its first character."""
+    return {"role": message["role"], "content": "1" if message["content"].lstrip().startswith("0") else "0"}
+
+
+def _answer_start(prompt: Sequence[int], whole: Sequence[int], differs: int, tokenizer: Any) -> int | None:
+    """Return at which token of the row its answer begins, where the row does not begin with the prompt.
+
+    A row may lack one stretch of the prompt: Mistral's templates write the system prompt only where a user's message is
+    the last, others end a prompt with a thought. What else is before the answer must be empty. `differs`: where the row
+    differs from the same row with another answer. None where the two differ in more.
+
+    Texts are compared: beside the stretch the same text may have other tokens.
+    """
+    if differs == len(whole):  # The template wrote no answer.
+        return None
+    served, head = tokenizer.decode(prompt), tokenizer.decode(whole[:differs])
+    stem = head.rstrip().removesuffix("</think>").rstrip().removesuffix("<think>").rstrip()
+    for start in range(differs, 0, -1):
+        text = tokenizer.decode(whole[:start])
+        if len(text) < len(stem):
+            break
+        common = _common_length(served, text)
+        if len(text) <= len(served) and served.endswith(text[common:]):
+            return start
+    return None
 
 
 def _without_empty_thought(tokens: Sequence[int], tokenizer: Any) -> Sequence[int]:
@@ -94,6 +125,6 @@ def _without_empty_thought(tokens: Sequence[int], tokenizer: Any) -> Sequence[in
     return tokens[next(ends, 0) :]
 
 
-def _common_length(left: Iterable[int], right: Iterable[int]) -> int:
-    """Return how many tokens both begin with: a few templates end a prompt otherwise when an answer follows."""
+def _common_length(left: Iterable[object], right: Iterable[object]) -> int:
+    """Return how many elements both begin with."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))

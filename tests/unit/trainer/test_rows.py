@@ -27,6 +27,17 @@ TEXT_ONLY = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}|{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+MISTRAL = (  # As of Mistral-7B-Instruct-v0.3, Nemo and Small.
+    "{% if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set turns = messages[1:] %}"
+    "{% else %}{% set turns = messages %}{% endif %}"
+    "{% set asked = turns | selectattr('role', 'equalto', 'user') | list %}<s>"
+    "{% for m in turns %}{% if m.role == 'user' %}"
+    "{% if tools and m == asked[-1] %}[AVAILABLE_TOOLS] [{{ tools[0].function.name }}][/AVAILABLE_TOOLS]{% endif %}"
+    "[INST] {% if loop.last and system is defined %}{{ system }}\n\n{% endif %}{{ m.content }}[/INST]"
+    "{% elif m.tool_calls %}[TOOL_CALLS] [{{ m.tool_calls[0].function | tojson }}]</s>"
+    "{% elif m.role == 'assistant' %} {{ m.content | trim }}</s>"
+    "{% else %}[TOOL_RESULTS] {{ m.content }}[/TOOL_RESULTS]{% endif %}{% endfor %}"
+)
 SPEC = TaskSpec(
     name="desk",
     kind=TaskKind.GENERATION,
@@ -91,9 +102,78 @@ def test_a_row_without_tools_is_rendered_without_them() -> None:
     assert (whole, answer) == ("<user>Where?|<assistant>There.|", "There.|")
 
 
-def test_an_answer_begins_where_the_row_differs_from_its_prompt() -> None:
+def test_a_prompt_that_ends_otherwise_without_its_answer_is_trained_on_as_it_is_served() -> None:
     dated = TEXT_ONLY.replace("<assistant>{% endif", "(today)<assistant>{% endif")
-    assert learned(row(ASKED[0], Message(role=Role.ASSISTANT, content="There.")), dated)[1] == "<assistant>There.|"
+    whole, answer = learned(row(ASKED[0], Message(role=Role.ASSISTANT, content="There.")), dated)
+    assert (whole, answer) == ("<user>Where?|(today)<assistant>There.|", "There.|")
+
+
+SYSTEM = Message(role=Role.SYSTEM, content="Label it.")
+REFUND = Message(role=Role.ASSISTANT, content="refund")
+
+
+@pytest.mark.parametrize(
+    ("messages", "tools", "prompt", "answer"),
+    [
+        ((ASKED[0], REFUND), (), "<s>[INST] Where?[/INST]", " refund</s>"),
+        ((SYSTEM, ASKED[0], REFUND), (), "<s>[INST] Label it.\n\nWhere?[/INST]", " refund</s>"),
+        (  # The user's words begin as the system prompt, and the answer is what the user says.
+            (SYSTEM, Message(role=Role.USER, content="Label"), Message(role=Role.ASSISTANT, content="Label")),
+            (),
+            "<s>[INST] Label it.\n\nLabel[/INST]",
+            " Label</s>",
+        ),
+        (
+            (SYSTEM, ASKED[0], REFUND, Message(role=Role.USER, content="And now?"), REFUND),
+            (),
+            "<s>[INST] Where?[/INST] refund</s>[INST] Label it.\n\nAnd now?[/INST]",
+            " refund</s>",
+        ),
+        (
+            (SYSTEM, ASKED[0], FIND),
+            TOOLS,
+            "<s>[AVAILABLE_TOOLS] [find][/AVAILABLE_TOOLS][INST] Label it.\n\nWhere?[/INST]",
+            '[TOOL_CALLS] [{"arguments": {"n": 4711}, "name": "find"}]</s>',
+        ),
+        (  # The prompt ends in a tool's result: it is served without the system prompt.
+            (SYSTEM, *ASKED, REFUND),
+            TOOLS,
+            "<s>[AVAILABLE_TOOLS] [find][/AVAILABLE_TOOLS][INST] Where?[/INST]"
+            '[TOOL_CALLS] [{"arguments": {"n": 4711}, "name": "find"}]</s>[TOOL_RESULTS] lost[/TOOL_RESULTS]',
+            " refund</s>",
+        ),
+    ],
+)
+def test_the_system_prompt_is_trained_on_where_a_template_leaves_it_out_once_an_answer_follows(
+    messages: tuple[Message, ...], tools: Any, prompt: str, answer: str
+) -> None:
+    assert learned(row(*messages, tools=tools), MISTRAL) == (prompt + answer, answer)
+
+
+@pytest.mark.parametrize("text", ["<ticket>1</ticket>", "0", "1", "(today)"])
+def test_an_answer_that_begins_as_the_prompt_ends_is_learned_whole(text: str) -> None:
+    for end in ("<think>\n", "(today)<assistant>"):
+        template = TEXT_ONLY.replace("<assistant>{% endif", f"<assistant>{end}{{% endif")
+        whole, answer = learned(row(ASKED[0], Message(role=Role.ASSISTANT, content=text)), template)
+        assert (whole, answer) == (f"<user>Where?|<assistant>{end}{text}|", f"{text}|")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        # The user's words stand otherwise once an answer follows.
+        "{% for m in messages %}<{{ m.role }}>{{ m.content | upper if loop.last else m.content }}|{% endfor %}",
+        # Something that is no part of the prompt is before the answer.
+        TEXT_ONLY.replace("<assistant>{% endif", "(today)<assistant>{% endif").replace(
+            "<{{ m.role }}>", "{% if m.role == 'assistant' %}(then){% endif %}<{{ m.role }}>"
+        ),
+        # The answer is left out.
+        "{% for m in messages if m.role == 'user' %}<user>{{ m.content }}|{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}",
+    ],
+)
+def test_a_row_whose_answer_cannot_be_told_from_its_prompt_is_skipped(template: str) -> None:
+    assert tokenize(row(ASKED[0], REFUND, tools=()), Characters(template)) is None
 
 
 @pytest.mark.parametrize(
