@@ -20,6 +20,23 @@ def without_credentials(url: str) -> str:
     return url if not netloc else f"{scheme}://{netloc.rpartition('@')[2]}{path}"
 
 
+def host_name(host: str) -> str:
+    """Return the name or the IP address, in small letters, of a `Host` header: without port; empty if it has none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def is_ip_address(host: str) -> bool:
+    """Return True for an IP address, without brackets."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def is_loopback(host: str) -> bool:
     """Return True if only this machine reaches the address. A name other than localhost may be anywhere: False."""
     try:

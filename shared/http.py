@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import DependencyUnavailable, InvalidMessage, RatchetError, describe_validation_error, field_path
 
+PROBED_PATHS = frozenset(("/healthz", "/readyz"))
 _RETRY_AFTER = {"retry-after": "2"}
 
 

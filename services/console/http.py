@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from schemas.base import TaskName, Text
@@ -17,7 +18,8 @@ from services.console.domain import AnsweredQuestion, ReviewAnswer, shown
 from services.console.history import CycleHistory
 from services.console.reviews import Reviews, UnknownError
 from services.console.settings import ConsoleSettings
-from shared.http import HttpError, build_http, error_body
+from shared.addresses import host_name, is_ip_address
+from shared.http import PROBED_PATHS, HttpError, build_http, error_body
 
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
 
@@ -60,9 +62,35 @@ class NotFramed:
         await self._app(scope, receive, with_header)
 
 
+class AllowedHosts:
+    """ASGI middleware: answers for the names by which the console is reached, and refuses others with 400.
+
+    A site whose name is made to point here once a browser has loaded its page (DNS rebinding) is, to the browser, the
+    console itself. Only `Host` tells: it has that site's name. An IP address is no name, and cannot be made to point
+    anywhere; probes ask for what no site gains by.
+    """
+
+    def __init__(self, app: ASGIApp, names: AbstractSet[str]) -> None:
+        self._app = app
+        self._names = names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or scope["path"] in PROBED_PATHS:
+            return await self._app(scope, receive, send)
+        host = Headers(scope=scope).get("host", "")
+        name = host_name(host)
+        if name in self._names or is_ip_address(name):
+            return await self._app(scope, receive, send)
+        reason = f"the console is not to be reached as {host[:200]!r}"
+        way_out = "If it is, set RATCHET_CONSOLE_ALLOWED_HOSTS to all such names, comma-separated"
+        body = error_body(f"{reason}. {way_out}", "host_not_allowed", 400)
+        await JSONResponse(body, status_code=400)(scope, receive, send)
+
+
 def build_app(settings: ConsoleSettings, reviews: Reviews, history: CycleHistory) -> FastAPI:
     """Build the API; `main` mounts the pages on it."""
     app = build_http("Ratchet console", list, settings.console_max_body_bytes)
+    app.add_middleware(AllowedHosts, names=settings.allowed_names)
     app.add_middleware(NotFramed)
 
     @app.exception_handler(UnknownError)

@@ -395,7 +395,7 @@ async def running_system(base: Settings, home: Path, spec: TaskSpec, models: Mod
 
     async with (
         TestKafkaBroker(broker),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://console") as client,
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client,
     ):
         await publish["scheduler"].publish(TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
         yield System(

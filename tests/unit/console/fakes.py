@@ -172,7 +172,7 @@ class Scene:
 
     async def call(self, method: str, path: str, **more: Any) -> httpx.Response:
         transport = httpx.ASGITransport(app=self.http)
-        async with httpx.AsyncClient(transport=transport, base_url="http://console") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.request(method, path, **more)
 
     async def correct(self, request_id: str = "q", reviewer: str = "ann", **answer: Any) -> httpx.Response:

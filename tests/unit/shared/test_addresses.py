@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.addresses import is_loopback, without_credentials
+from shared.addresses import host_name, is_ip_address, is_loopback, without_credentials
 from shared.errors import DependencyUnavailable
 from shared.model.inference import InferenceClient
 
@@ -38,6 +38,23 @@ def test_an_address_is_shown_without_user_and_password_however_it_is_written(url
 )  # fmt: skip
 def test_only_addresses_that_no_other_machine_reaches_are_loopback(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("Example.com:28090", "example.com"), ("127.0.0.1:80", "127.0.0.1"), ("[::1]:28090", "::1"), ("[::1]", "::1"),
+        ("", ""), ("[::1", ""), ("::1", ""), (":80", ""),
+    ],
+)  # fmt: skip
+def test_the_name_of_a_host_header_is_without_its_port(host: str, name: str) -> None:
+    assert host_name(host) == name
+
+
+def test_a_name_is_no_ip_address() -> None:
+    assert [is_ip_address(host) for host in ("10.0.0.1", "::1", "localhost", "10.0.0.1.example.com", "")] == [
+        True, True, False, False, False,
+    ]  # fmt: skip
 
 
 async def test_the_password_of_a_model_server_is_not_in_the_error_that_it_does_not_answer() -> None:
