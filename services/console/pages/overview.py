@@ -67,7 +67,7 @@ def mount_pages(
         with frame(cycle_id, "cycle"):
             await _live(seconds, lambda: _cycle(history, cycle_id))
 
-    mount_review_page(reviews)
+    mount_review_page(reviews, seconds)
     if core.app.middleware_stack is not None:  # A second console in the same process, as in tests.
         core.app.user_middleware.clear()
         core.app.middleware_stack = None

@@ -54,7 +54,6 @@ DONE_KEY = "."
 TAKE_KEY = "+"
 """Takes what the user wrote. Not Enter, which presses the button that has the focus."""
 _REVIEWER_KEY = "ratchet.reviewer"  # In the browser's local storage.
-_REFRESH_SECONDS = 2.0
 _NOTHING_OPEN = "New questions appear here by themselves."
 _FOR_OTHERS = (
     "The open questions are for others: you skipped them, could not tell, or have answered. What you skipped comes "
@@ -67,8 +66,8 @@ _ENDED = (
 )
 
 
-def mount_review_page(reviews: Reviews) -> None:
-    """Register `/review/{task}`."""
+def mount_review_page(reviews: Reviews, refresh_seconds: float) -> None:
+    """Register `/review/{task}`. An open page is refreshed at this interval."""
 
     @page("/review/{task}")
     async def review(task: str) -> None:
@@ -77,7 +76,7 @@ def mount_review_page(reviews: Reviews) -> None:
             review_page = ReviewPage(reviews, task)
             stored_name = await ui.run_javascript(f"localStorage.getItem({json.dumps(_REVIEWER_KEY)})")
             ui.context.client.on_delete(review_page.close)
-            ui.timer(_REFRESH_SECONDS, review_page.refresh, immediate=False)
+            ui.timer(refresh_seconds, review_page.refresh, immediate=False)
             if isinstance(stored_name, str):
                 review_page.reviewer = stored_name
             await review_page.draw()

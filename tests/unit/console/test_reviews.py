@@ -32,7 +32,7 @@ from services.console.domain import (
 )
 from services.console.open_pages import SHOWN_FOR
 from services.console.pages.overview import _overview
-from services.console.pages.review import ReviewPage
+from services.console.pages.review import ReviewPage, mount_review_page
 from shared.conversation import QUESTION_BYTES
 from shared.errors import InvalidMessage
 from shared.privacy.erasure import ErasedSubjects
@@ -348,6 +348,21 @@ async def opened(scene: Scene, reviewer: str) -> ReviewPage:
     review_page.reviewer = reviewer
     await review_page.draw()
     return review_page
+
+
+async def test_a_review_page_is_refreshed_at_the_interval_that_is_set(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stored_name(_: str) -> str:
+        return "ann"
+
+    mount_review_page(scene.reviews, 7.5)
+    show = next(show for show, path in Client.page_routes.items() if path == "/review/{task}")
+    monkeypatch.setattr(ui, "run_javascript", stored_name)
+    with Client(page("")) as client:
+        monkeypatch.setattr(client, "connected", lambda: asyncio.sleep(0))
+        await show("desk")
+        assert [e.interval for e in client.elements.values() if isinstance(e, ui.timer)] == [7.5]
 
 
 async def test_a_page_that_is_refreshed_while_it_draws_shows_one_question(
