@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from schemas.failures import FailuresClustered
 from services.failure_miner.domain import Suspect
 from services.failure_miner.modes import FoundMode
-from services.failure_miner.tables import CLUSTERINGS, FORGOTTEN, MODES, SUSPECTS
+from services.failure_miner.tables import CLUSTERINGS, FORGOTTEN, MODES, SUSPECTS, is_one_of
 from shared.privacy.erasure import ErasedSubjects, erased_among
 
 
@@ -29,7 +29,7 @@ async def save_clustering(
     for mode_id, members in groups.items():
         await connection.execute(
             sa.update(SUSPECTS)
-            .where(SUSPECTS.c.prediction_id.in_(members))
+            .where(is_one_of(SUSPECTS.c.prediction_id, members))
             .values(cycle_id=event.cycle_id, mode_id=mode_id)
         )
     for mode in found:

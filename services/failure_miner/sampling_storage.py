@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from schemas.labels import Purpose
 from schemas.task_settings import FailureSettings
 from services.failure_miner.sampling import AUDIT, DayOfQuestions, Question, Sighting, Sightings, Stratum, plan_rates
-from services.failure_miner.tables import ASKED, FORGOTTEN, SAMPLING
+from services.failure_miner.tables import ASKED, FORGOTTEN, SAMPLING, is_one_of
 from shared.privacy.erasure import erased_among
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ async def sample_figures(connection: AsyncConnection, task: str, until: datetime
 
 
 async def _earlier_questions(connection: AsyncConnection, ids: Sequence[str]) -> dict[str, list[Question]]:
-    rows = await connection.execute(sa.select(ASKED).where(ASKED.c.prediction_id.in_(ids)))
+    rows = await connection.execute(sa.select(ASKED).where(is_one_of(ASKED.c.prediction_id, ids)))
     found: dict[str, list[Question]] = {}
     for row in rows:
         question = Question(row.prediction_id, Purpose(row.purpose), row.probability, row.drawn_probability)

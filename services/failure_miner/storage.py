@@ -23,7 +23,16 @@ from services.failure_miner.domain import WORDS_OF_ANOTHER, Suspect
 from services.failure_miner.modes import FoundMode, StoredMode
 from services.failure_miner.sampling import Question, Sightings
 from services.failure_miner.sampling_storage import draw_questions, sample_figures
-from services.failure_miner.tables import ASKED, CLUSTERINGS, FORGOTTEN, INCARNATION, MODES, OFFSETS, SUSPECTS
+from services.failure_miner.tables import (
+    ASKED,
+    CLUSTERINGS,
+    FORGOTTEN,
+    INCARNATION,
+    MODES,
+    OFFSETS,
+    SUSPECTS,
+    is_one_of,
+)
 from shared.kafka.delivery import Delivery, RecordPosition, TopicPartition
 from shared.privacy.erasure import ErasedSubjects, erased_among, record_erasure
 from shared.storage.database import transaction
@@ -87,7 +96,7 @@ class PostgresSuspectStore:
 
     async def stored_ids(self, prediction_ids: Iterable[str]) -> set[str]:
         """Return those of the predictions that are stored as suspects."""
-        query = sa.select(SUSPECTS.c.prediction_id).where(SUSPECTS.c.prediction_id.in_(list(prediction_ids)))
+        query = sa.select(SUSPECTS.c.prediction_id).where(is_one_of(SUSPECTS.c.prediction_id, prediction_ids))
         async with transaction(self._engine) as connection:
             return set(await connection.scalars(query))
 
@@ -96,7 +105,7 @@ class PostgresSuspectStore:
         is_complaint = ASKED.c.purpose == Purpose.FEEDBACK.value
         query = (
             sa.select(ASKED.c.prediction_id)
-            .where(ASKED.c.prediction_id.in_(list(prediction_ids)))
+            .where(is_one_of(ASKED.c.prediction_id, prediction_ids))
             .group_by(ASKED.c.prediction_id)
             .having(~sa.func.bool_or(is_complaint))
         )

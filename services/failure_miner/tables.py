@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import sqlalchemy as sa
 from sqlalchemy import Column, Text
 
@@ -42,3 +44,8 @@ SAMPLING = sa.Table(
 CLUSTERINGS = sa.Table(
     "clusterings", METADATA, Column("cycle_id", Text, primary_key=True), Column("task", Text), Column("event", Text)
 )
+
+
+def is_one_of(column: Column[str], ids: Iterable[str]) -> sa.ColumnElement[bool]:
+    """Return the condition that a column has one of these ids. A statement may have 65,535 parameters: it is one."""
+    return column == sa.any_(sa.literal(list(ids), sa.ARRAY(Text)))

@@ -290,6 +290,21 @@ async def test_clustered_suspects_are_in_no_later_cycle_and_modes_are_found_agai
 
 
 @pytest.mark.stack
+async def test_a_cycle_takes_more_suspects_than_a_statement_may_have_parameters(
+    store: PostgresSuspectStore, task: str
+) -> None:
+    stored = suspect(task, 1)
+    await store.save([stored], NOTHING)
+    many = [replace(stored, prediction_id=f"{task}.{number}") for number in range(70_000)]
+    event = clustered(task, f"{task}-cycle-1")
+    assert await store.save_clustering(event, many, []) == event
+    assert await store.unclustered(task, "r1", NOON, fence(task), 10) == []
+    ids = [one.prediction_id for one in many]
+    assert await store.stored_ids(ids) == {stored.prediction_id}
+    assert await store.asked_otherwise(ids) == set()
+
+
+@pytest.mark.stack
 async def test_of_what_a_reviewer_took_of_another_user_no_word_is_kept(store: PostgresSuspectStore, task: str) -> None:
     await store.save([suspect(task, 1, user_hash="asked")], NOTHING)
     taken = correction(task, 1, "their words", 7)
