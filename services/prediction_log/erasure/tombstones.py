@@ -86,26 +86,28 @@ class Tombstones:
                 add_tombstones(self._uri, new)
 
     def _refresh(self) -> None:
-        if self._changed(FORGOTTEN):
-            self._erased_until = {}
-            for row in self._tables[FORGOTTEN].to_pyarrow_table().to_pylist():
+        """Read what changed. A version counts as read only then: else a failed reading would forget who was erased."""
+        if (forgotten := self._changed(FORGOTTEN)) is not None:
+            erased_until: dict[tuple[str, str], datetime] = {}
+            for row in forgotten.to_pyarrow_table().to_pylist():
                 person = (row["task"], row["subject_hash"])
-                self._erased_until[person] = max(row["occurred_at"], self._erased_until.get(person, row["occurred_at"]))
-        if self._changed(DROPPED):
-            self._dropped = set(_keys(self._tables[DROPPED].to_pyarrow_table()))
+                erased_until[person] = max(row["occurred_at"], erased_until.get(person, row["occurred_at"]))
+            self._erased_until, self._versions[FORGOTTEN] = erased_until, forgotten.version()
+        if (dropped := self._changed(DROPPED)) is not None:
+            self._dropped = set(_keys(dropped.to_pyarrow_table()))
+            self._versions[DROPPED] = dropped.version()
 
-    def _changed(self, table: str) -> bool:
+    def _changed(self, table: str) -> DeltaTable | None:
+        """Return the table at its newest version, or None if that version was read or there is no table yet."""
         if table not in self._tables:
             delta = open_table(self._uri, table)
             if delta is None:
-                return False
+                return None
             self._tables[table] = delta
         else:
             self._tables[table].update_incremental()
-        version = self._tables[table].version()
-        changed = bool(version != self._versions.get(table))
-        self._versions[table] = version
-        return changed
+        delta = self._tables[table]
+        return None if delta.version() == self._versions.get(table) else delta
 
 
 def _keys(rows: pa.Table) -> Iterator[PredictionKey]:

@@ -15,7 +15,7 @@ from deltalake import DeltaTable, Schema, write_deltalake
 from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
 from services.prediction_log.erasure.erase import ErasureSweep, SubjectErasure, delete, erase_subjects
 from services.prediction_log.erasure.tombstones import Tombstones, add_tombstones
-from services.prediction_log.tables import SCHEMAS, open_table, quoted
+from services.prediction_log.tables import DROPPED, SCHEMAS, open_table, quoted
 from tests.unit.prediction_log.lake_rows import (
     NOON,
     TASK,
@@ -171,6 +171,30 @@ def test_an_erased_prediction_stays_away_when_its_application_sends_it_again_und
     ]
     rows = pa.Table.from_pylist(again, schema=SCHEMAS[PREDICTIONS])
     assert Tombstones(str(tmp_path)).match(PREDICTIONS, rows).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("failing", [FORGOTTEN, DROPPED])
+def test_a_writer_whose_reading_of_who_was_erased_failed_reads_again_and_forgets_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """It took the version for read: a redelivery of an erased person's rows was stored."""
+    seed(tmp_path)
+    rows = [feedback("by-her", "bob-ann-1", user_hash="ann"), feedback("of-hers", "ann-1"), feedback("by-bob", "bob")]
+    batch = pa.Table.from_pylist(rows, schema=SCHEMAS[FEEDBACK])
+    tombstones = Tombstones(str(tmp_path))
+    assert tombstones.match(FEEDBACK, batch).tolist() == [False, False, False]
+    erase_subjects(str(tmp_path), [SubjectErasure(TASK, "ann", NOON)])
+    read = DeltaTable.to_pyarrow_table
+
+    def time_out(delta: DeltaTable) -> pa.Table:
+        if delta.metadata().name == failing:
+            raise OSError("the object store timed out")
+        return read(delta)
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="timed out"):
+        patched.setattr(DeltaTable, "to_pyarrow_table", time_out)
+        tombstones.match(FEEDBACK, batch)
+    assert tombstones.match(FEEDBACK, batch).tolist() == [True, True, False]
 
 
 def test_feedback_that_was_appended_after_its_prediction_was_deleted_is_swept(tmp_path: Path) -> None:
