@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from operator import attrgetter
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import DeltaTable
 from numpy.typing import NDArray
 from pyarrow.fs import FileSystem
@@ -15,7 +17,6 @@ from services.prediction_log.parquet_files import DataFile, data_files, read_col
 from services.prediction_log.tables import TablePartition
 
 _ALL_TIMES = (-(2**62), 2**62)
-_SLICE_ROWS = 100_000
 
 
 class DuplicateFinder:
@@ -83,8 +84,9 @@ class DuplicateFinder:
         found = np.zeros(rows.num_rows, np.bool_)
         for partition, part in split_by_partition(numbered):
             first, last = time_range(part)
-            stored = self._read_ids(self._overlapping(partition, first, last), first, last)
-            for number, row_id in zip(part["number"].to_pylist(), part[self._id_column].to_pylist(), strict=True):
+            ids = part[self._id_column].to_pylist()
+            stored = self._stored(ids, self._overlapping(partition, first, last), first, last)
+            for number, row_id in zip(part["number"].to_pylist(), ids, strict=True):
                 found[number] = row_id in stored
         unexplained: dict[str, dict[str, list[int]]] = {}
         for number in np.flatnonzero(hits & ~found):
@@ -93,7 +95,7 @@ class DuplicateFinder:
             unexplained.setdefault(task, {}).setdefault(row_id, []).append(int(number))
         for task, numbers in unexplained.items():
             files = [file for file in self._files.values() if file.partition[0] == task]
-            for row_id in self._read_ids(files, *_ALL_TIMES) & numbers.keys():
+            for row_id in self._stored(numbers, files, *_ALL_TIMES):
                 found[numbers[row_id]] = True
         return found
 
@@ -101,9 +103,20 @@ class DuplicateFinder:
         files = self._files.values()
         return [f for f in files if f.partition == partition and f.oldest <= last and f.newest >= first]
 
-    def _read_ids(self, files: list[DataFile], first: int, last: int) -> set[str]:
-        tables = read_columns(files, self._fs, [self._id_column], first, last)
-        return {row_id for table in tables for row_id in table[self._id_column].to_pylist()}
+    def _stored(self, ids: Collection[str], files: Iterable[DataFile], first: int, last: int) -> set[str]:
+        """Return which of the ids the files have within [first, last] (µs).
+
+        A task may have billions of other ids, so none of these becomes an object, and files that are older than those
+        with the ids are not read: what is sent again was mostly sent a short time ago.
+        """
+        wanted, found = pa.array(set(ids), pa.string()), set[str]()
+        for file in sorted(files, key=attrgetter("newest"), reverse=True):
+            for rows in read_columns(file, self._fs, [self._id_column], first, last):
+                stored = rows[self._id_column]
+                found.update(stored.filter(pc.is_in(stored, wanted)).to_pylist())
+            if len(found) == len(wanted):
+                break
+        return found
 
     def _rebuild(self, files: list[DataFile]) -> None:
         """Fill a new window with the newest files."""
@@ -125,12 +138,10 @@ class DuplicateFinder:
             return
         horizon = self._window.horizon.get(file.partition)
         first = _ALL_TIMES[0] if horizon is None else horizon + 1
-        for table in read_columns([file], self._fs, [self._id_column], first, _ALL_TIMES[1]):
-            for start in range(0, table.num_rows, _SLICE_ROWS):
-                rows = table.slice(start, _SLICE_ROWS)
-                hashes = self._hashes(file.partition, rows)
-                new = ~self._window.contains(hashes)
-                self._window.add(hashes[new], {file.partition: time_range(rows)[1]})
+        for rows in read_columns(file, self._fs, [self._id_column], first, _ALL_TIMES[1]):
+            hashes = self._hashes(file.partition, rows)
+            new = ~self._window.contains(hashes)
+            self._window.add(hashes[new], {file.partition: time_range(rows)[1]})
 
     def _is_beyond_horizon(self, file: DataFile) -> bool:
         return file.newest <= self._window.horizon.get(file.partition, _ALL_TIMES[0])

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
 from schemas.lake import PREDICTIONS
 from services.prediction_log.deduplication import duplicates
+from services.prediction_log.deduplication.duplicates import DuplicateFinder
 from services.prediction_log.deduplication.id_window import IdWindow, hash_ids
+from services.prediction_log.parquet_files import DataFile, data_files, filesystem, read_columns
 from services.prediction_log.storage import DeltaLake
+from services.prediction_log.tables import SCHEMAS
 from shared.kafka.delivery import Delivery
+from tests.unit.prediction_log import lake_rows
 from tests.unit.prediction_log.deliveries import NOON, delivery, prediction, stored_ids
+from tests.unit.prediction_log.lake_rows import opened, write
 
 SMALL = 10
 """A window too small for the tests' rows."""
@@ -49,6 +58,43 @@ def test_a_duplicate_that_is_older_than_the_window_is_found_by_its_time(
         lake = DeltaLake(str(tmp_path), window=SMALL)
     assert lake.append(PREDICTIONS, [duplicate(n, 100 + n) for n in range(60)]) == 0
     assert lake.append(PREDICTIONS, [minute(200)]) == 1
+
+
+def test_a_prediction_that_is_sent_again_with_another_time_is_looked_up_in_no_file_older_than_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An application sends it again under its own id, and it is dated anew."""
+    lake = fill(tmp_path, 20, window=1_000)
+    read = []
+
+    def recorded(file: DataFile, *options: Any) -> Iterator[pa.RecordBatch]:
+        read.append(file.path)
+        return read_columns(file, *options)
+
+    monkeypatch.setattr(duplicates, "read_columns", recorded)
+    again = [prediction(f"p{number}", NOON + timedelta(hours=1)) for number in (11, 18)]
+    assert lake.append(PREDICTIONS, [delivery(event, 100 + n) for n, event in enumerate(again)]) == 0
+    by_age = sorted(data_files(DeltaTable(tmp_path / PREDICTIONS)), key=lambda file: file.newest)
+    assert read == [file.path for file in reversed(by_age[2:])]
+
+
+def test_other_ids_take_no_memory_as_objects_while_one_is_looked_up(tmp_path: Path) -> None:
+    """All ids of a task became a set: gigabytes, at each attempt to commit."""
+    stored = 20_000
+    rows = [lake_rows.prediction(f"p{number}", NOON + timedelta(microseconds=number)) for number in range(stored)]
+    write(tmp_path, PREDICTIONS, rows)
+    finder = DuplicateFinder(filesystem(str(tmp_path), PREDICTIONS), "prediction_id", capacity=2 * stored)
+    finder.sync(opened(tmp_path, PREDICTIONS))
+    again, new = lake_rows.prediction("p7", NOON + timedelta(hours=1)), lake_rows.prediction("new", NOON)
+    batch = pa.Table.from_pylist([again, new], schema=SCHEMAS[PREDICTIONS])
+    finder.find(batch)  # What is imported at the first call is no part of it.
+    tracemalloc.start()
+    try:
+        assert finder.find(batch).tolist() == [True, False]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 30 * stored, "bytes: those read of the file, while an id as an object has 50 and more"
 
 
 def test_a_late_event_is_not_mistaken_for_a_duplicate(tmp_path: Path) -> None:
