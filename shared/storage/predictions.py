@@ -72,11 +72,15 @@ class LakePredictions:
 
         # Cast, because files that delta-rs rewrote (after an erasure) hold string views, which Arrow cannot compare.
         has_id = field("prediction_id").cast(pa.string()).isin(sorted(prediction_ids))
-        in_partitions = (field("task") == task) & (field("date") >= around - _LOOK_BACK)
+        is_wanted = (field("task") == task) & (field("date") >= around - _LOOK_BACK) & has_id
         try:
             delta = DeltaTable(self._uri)
             check_columns(self._lake, PREDICTIONS, [column.name for column in delta.schema().fields])
-            rows = delta.to_pyarrow_table(filters=in_partitions & has_id).to_pylist()
+            # First when they were made: files and row groups have statistics of times, while ids have no order. So of
+            # the 92 days the texts, which are nearly all of a file, are read only where these predictions are.
+            table = delta.to_pyarrow_dataset()
+            times = table.to_table(columns=["occurred_at"], filter=is_wanted)["occurred_at"].unique()
+            rows = table.to_table(filter=is_wanted & field("occurred_at").isin(times)).to_pylist() if times else []
         except TableNotFoundError:
             return {}
         except (DeltaError, OSError) as error:
