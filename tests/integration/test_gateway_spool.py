@@ -19,6 +19,8 @@ from schemas.tasks import TaskKind, TaskSpec
 from services.gateway.domain import unsigned_id
 from shared.identity import keyed_hash, load_or_create_key
 from shared.kafka.broker import build_broker
+from shared.kafka.dead_letters import read_dead_letters
+from shared.settings import Settings
 from tests.integration.gateway_clients import (
     PREDICTIONS,
     GatewayBackends,
@@ -156,7 +158,7 @@ async def test_a_direct_producers_prediction_is_redacted_and_is_the_one_that_cam
     assert event.task_revision != "current"
     arguments = json.loads(event.call.messages[1].tool_calls[0].arguments)
     assert "@" in arguments["email"] and len(arguments["phone"]) == len(PERSONAL_DATA[2])
-    await _is_dead_lettered(backends, unknown_task.prediction_id)
+    await _is_dead_lettered(redacting.settings, unknown_task.prediction_id)
 
 
 async def _submit(backends: GatewayBackends, *events: PredictionSubmitted) -> None:
@@ -170,17 +172,15 @@ async def _submit(backends: GatewayBackends, *events: PredictionSubmitted) -> No
         await broker.stop()
 
 
-async def _is_dead_lettered(backends: GatewayBackends, key: str) -> None:
-    """Wait for the dead letter, which is encrypted."""
-    dead_letters: list[bytes] = []
+async def _is_dead_lettered(settings: Settings, key: str) -> None:
+    """Wait for the dead letter, whose key and value are encrypted."""
 
     async def is_dead_lettered() -> bool:
-        found = await read_topic(backends.settings, "deadletters.gateway.v1")
-        dead_letters[:] = [value for name, value in found if name == key.encode()]
-        return bool(dead_letters)
+        return key.encode() in [letter.key for letter in await read_dead_letters(settings, "gateway")]
 
     await until(is_dead_lettered)
-    assert [word for word in PERSONAL_DATA if word.encode() in dead_letters[0]] == []
+    records = await read_topic(settings, "deadletters.gateway.v1")
+    assert [word for word in PERSONAL_DATA for name, value in records if word.encode() in name + value] == []
 
 
 async def test_a_killed_gateways_predictions_arrive_once_by_id_after_its_restart(
