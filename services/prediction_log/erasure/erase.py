@@ -3,7 +3,8 @@
 1. The request goes into the table `forgotten`. From then on no writer stores rows of that person that are not newer
    than the request (a redelivery, a late delivery).
 2. The ids of their predictions go into the table `dropped` (tombstones): feedback need not name its person.
-3. Their rows are deleted, of predictions those with a tombstone. The replaced files are vacuumed by the maintenance.
+3. Their rows are deleted, day by day, of predictions those with a tombstone. The replaced files are vacuumed by the
+   maintenance.
 
 After a crash all steps are repeated. A writer that read both tables just before step 1 may still append a row after
 step 2: `ErasureSweep` finds it. Deleted in step 3, such a prediction would leave its feedback behind for ever.
@@ -15,8 +16,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from typing import cast
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pyarrow as pa
@@ -24,8 +24,8 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 
 from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
 from services.prediction_log.erasure.tombstones import add_tombstones
-from services.prediction_log.parquet_files import filesystem, from_microseconds
-from services.prediction_log.rewrites import rewrite_spans, sized_files
+from services.prediction_log.parquet_files import STATISTICS_ERROR_MICROSECONDS, filesystem
+from services.prediction_log.rewrites import Span, rewrite_spans, sized_files
 from services.prediction_log.rollups.dirty_hours import COUNTED_TABLES, deletion_metadata
 from services.prediction_log.tables import (
     DROPPED,
@@ -41,8 +41,12 @@ from shared.errors import DependencyUnavailable
 
 _MAX_PREDICATE_TERMS = 500
 _MAX_COMMIT_ATTEMPTS = 20
+_STATISTICS_ERROR = timedelta(microseconds=STATISTICS_ERROR_MICROSECONDS)
+_NEVER = 2**62
+"""Microseconds since 1970, and before it."""
 _PERSON = ["task", "subject_hash"]
 _PREDICTION = ["task", "prediction_id"]
+_COUNTED_BY = ["task", "task_revision", "variant", "adapter"]
 
 
 @dataclass(frozen=True)
@@ -81,35 +85,29 @@ def stored_requests(delta: DeltaTable) -> pl.DataFrame:
 
 def delete_people(uri: str, people: pl.DataFrame) -> None:
     """Delete the rows of these people (columns of `stored_requests`). Raises DependencyUnavailable."""
-    for (task,), of_task in people.group_by("task"):
+    for (name,), of_task in people.group_by("task"):
+        task = str(name)
         for batch in _batches(of_task):
-            found = _collected(_rows_of_people(_rows(uri, PREDICTIONS), batch).select("prediction_id"))
-            predictions = found.select(pl.lit(task).alias("task"), "prediction_id")
-            for ids in _batches(predictions):
+            predictions = _found_of_people(uri, PREDICTIONS, task, batch)
+            ids = predictions.select("task", "prediction_id").unique(maintain_order=True)
+            if not ids.is_empty():
                 add_tombstones(uri, list(ids.iter_rows()))
-                delete_by_prediction(uri, ids)
+            delete_by_prediction(uri, ids)
             terms = " OR ".join(
                 f"(user_hash = {quoted(subject)} AND occurred_at <= {quoted(_timestamp(until))})"
                 for subject, until in batch.select("subject_hash", "occurred_at").iter_rows()
             )
             for table in (FEEDBACK, REQUESTS):
-                _delete_by_day(uri, table, str(task), _rows_of_people(_rows(uri, table), batch), terms)
-            for ids in _batches(predictions):
-                rows = _rows_of_predictions(_rows_of_people(_rows(uri, PREDICTIONS), batch), ids)
-                _delete_by_day(uri, PREDICTIONS, str(task), rows, f"({terms}) AND {_is_one_of(ids)}")
+                _delete_by_day(uri, table, task, _found_of_people(uri, table, task, batch), terms)
+            _delete_by_day(uri, PREDICTIONS, task, predictions, terms, by_id=True)
 
 
 def delete_by_prediction(uri: str, predictions: pl.DataFrame) -> None:
     """Delete the feedback and requests of these predictions (`task`, `prediction_id`). Raises DependencyUnavailable."""
     for (task,), of_task in predictions.group_by("task"):
-        for batch in _batches(of_task):
-            for table in (FEEDBACK, REQUESTS):
-                rows = _rows_of_predictions(_rows(uri, table), batch)
-                _delete_by_day(uri, table, str(task), rows, _is_one_of(batch))
-
-
-def _is_one_of(predictions: pl.DataFrame) -> str:
-    return f"prediction_id IN ({', '.join(quoted(prediction_id) for prediction_id in predictions['prediction_id'])})"
+        for table in (FEEDBACK, REQUESTS):
+            found = _found(table, _rows_of_predictions(_rows(uri, table, str(task)), of_task))
+            _delete_by_day(uri, table, str(task), found, by_id=True)
 
 
 def delete(uri: str, table: str, predicate: str, metadata: Mapping[str, str] | None = None) -> None:
@@ -186,9 +184,22 @@ def _no_rows(table: str) -> pl.LazyFrame:
     return pl.DataFrame(SCHEMAS[table].empty_table()).lazy()
 
 
-def _rows(uri: str, table: str) -> pl.LazyFrame:
+def _rows(uri: str, table: str, task: str) -> pl.LazyFrame:
     delta = open_table(uri, table)
-    return _no_rows(table) if delta is None else pl.scan_delta(delta, storage_options=polars_options(uri))
+    rows = _no_rows(table) if delta is None else pl.scan_delta(delta, storage_options=polars_options(uri))
+    return rows.filter(pl.col("task") == task)
+
+
+def _found_of_people(uri: str, table: str, task: str, people: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of people of the task, as `_found` does. Reads no file of a day after their requests."""
+    rows = _rows(uri, table, task).filter(pl.col("date") <= people["occurred_at"].dt.date().max())
+    return _found(table, _rows_of_people(rows, people))
+
+
+def _found(table: str, rows: pl.LazyFrame) -> pl.DataFrame:
+    """Return what a deletion must know of rows, in the order of their times: those of an hour lie in few files."""
+    columns = ["occurred_at", "prediction_id", *(_COUNTED_BY if table in COUNTED_TABLES else ["task"])]
+    return _collected(rows.select(columns)).sort("occurred_at", "prediction_id")
 
 
 def _rows_of_people(rows: pl.LazyFrame, people: pl.DataFrame) -> pl.LazyFrame:
@@ -209,37 +220,52 @@ def _collected(rows: pl.LazyFrame) -> pl.DataFrame:
         raise DependencyUnavailable(f"the rows of erased people were not read from the lake: {error}") from error
 
 
-def _delete_by_day(uri: str, table: str, task: str, rows: pl.LazyFrame, predicate: str) -> None:
-    """Delete `rows`, which are those of the predicate, and record in the commit which hours lost rows.
+def _delete_by_day(
+    uri: str, table: str, task: str, rows: pl.DataFrame, predicate: str = "", *, by_id: bool = False
+) -> None:
+    """Delete `rows` (of `_found`), and record in the commits which hours lost rows.
 
-    One commit per day, or more if its rows are large: a deletion conflicts with appends that it might match, and only
-    today has many writers.
+    They are those of the predicate, or, `by_id`, those of them with these ids. One commit per day, or more if its rows
+    are large or the ids many: a deletion conflicts with appends that it might match, and only today has many writers.
     """
-    is_counted = table in COUNTED_TABLES
-    group = ["task", "task_revision", "variant", "adapter"] if is_counted else ["task"]
     hour = pl.col("occurred_at").dt.truncate("1h").alias("hour")
-    found = _collected(rows.group_by(hour, *group).agg(pl.col("occurred_at").max().alias("last")))
-    for (day,), groups in found.group_by(pl.col("hour").dt.date()):
-        metadata = deletion_metadata(groups.drop("last")) if is_counted else None
-        # What is appended meanwhile is later, so it cannot match: else a busy task's appends would refuse the deletion.
-        until = f"occurred_at <= {quoted(_timestamp(cast(datetime, groups['last'].max())))}"
-        for within in _spans_of_day(uri, table, task, str(day)):
-            of_day = f"task = {quoted(task)} AND date = '{day}' AND {until}{within}"
-            delete(uri, table, f"{of_day} AND ({predicate})", metadata)
+    for (day,), of_day in rows.group_by(pl.col("occurred_at").dt.date(), maintain_order=True):
+        for span in _spans_of_day(uri, table, task, str(day)):
+            in_span = of_day.filter(_is_within(span))
+            for part in in_span.iter_slices(_MAX_PREDICATE_TERMS if by_id else rows.height):
+                # Not from the first row on: by its statistics the file that it is the last of may end before it.
+                first, last = part["occurred_at"][0] - _STATISTICS_ERROR, part["occurred_at"][-1]
+                conditions = [
+                    f"task = {quoted(task)} AND date = '{day}'",
+                    f"occurred_at >= {quoted(_timestamp(first))}",
+                    # What is appended meanwhile is later: else a busy task's appends would refuse the deletion.
+                    f"occurred_at <= {quoted(_timestamp(last))}",
+                    *([f"({predicate})"] if predicate else []),
+                    *([_is_one_of(part)] if by_id else []),
+                ]
+                metadata = deletion_metadata(part.select(hour, *_COUNTED_BY)) if table in COUNTED_TABLES else None
+                delete(uri, table, " AND ".join(conditions), metadata)
 
 
-def _spans_of_day(uri: str, table: str, task: str, day: str) -> list[str]:
-    """Return conditions that together select a whole day, and each no more than can be rewritten at once."""
+def _is_one_of(rows: pl.DataFrame) -> str:
+    ids = rows["prediction_id"].unique(maintain_order=True)
+    return f"prediction_id IN ({', '.join(map(quoted, ids))})"
+
+
+def _is_within(span: Span) -> pl.Expr:
+    first, after = span
+    time = pl.col("occurred_at").dt.epoch("us")
+    return time.is_between(-_NEVER if first is None else first, _NEVER if after is None else after, closed="left")
+
+
+def _spans_of_day(uri: str, table: str, task: str, day: str) -> list[Span]:
+    """Return spans that together are a whole day, and whose rows are each no more than can be rewritten at once."""
     delta = open_table(uri, table)
     try:
         files = sized_files(delta, filesystem(uri, table), {"task": task, "date": day}) if delta else []
     except STORE_ERRORS as error:
         raise DependencyUnavailable(f"the files of the lake's {table} were not read: {error}") from error
-    return [
-        (f" AND occurred_at >= {quoted(_timestamp(from_microseconds(first)))}" if first is not None else "")
-        + (f" AND occurred_at < {quoted(_timestamp(from_microseconds(after)))}" if after is not None else "")
-        for first, after in rewrite_spans(files)
-    ]
+    return list(rewrite_spans(files))
 
 
 def _timestamp(time: datetime) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, Schema, write_deltalake
+from pyarrow.dataset import field
 
 from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
 from services.prediction_log.erasure.erase import ErasureSweep, SubjectErasure, delete, erase_subjects
@@ -195,6 +197,47 @@ def test_a_writer_whose_reading_of_who_was_erased_failed_reads_again_and_forgets
         patched.setattr(DeltaTable, "to_pyarrow_table", time_out)
         tombstones.match(FEEDBACK, batch)
     assert tombstones.match(FEEDBACK, batch).tolist() == [True, True, False]
+
+
+def test_the_rows_of_a_heavy_user_are_deleted_day_by_day_and_each_file_is_rewritten_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each slice of ids was of many days, and made a commit for each of these."""
+    days, hours, rows = 4, 4, 10
+    for hour in range(hours):  # A file of each day in each commit, so that they have no order.
+        times = [NOON + timedelta(days=d, hours=hour, minutes=m) for d, m in product(range(days), range(rows))]
+        hers = {f"{hour}-{number}": at for number, at in enumerate(times)}
+        bobs = {f"bob-{hour}-{number}": at for number, at in enumerate(times[::rows])}
+        made = [prediction(name, at, user_hash="ann") for name, at in hers.items()]
+        write(tmp_path, PREDICTIONS, [*made, *(prediction(name, at) for name, at in bobs.items())])
+        write(tmp_path, REQUESTS, [request(name, at, user_hash=None) for name, at in (hers | bobs).items()])
+        write(tmp_path, FEEDBACK, [feedback(name, name, at) for name, at in (hers | bobs).items()])
+    monkeypatch.setattr("services.prediction_log.erasure.erase._MAX_PREDICATE_TERMS", 2 * rows)
+    erase_subjects(str(tmp_path), [SubjectErasure(TASK, "ann", NOON + timedelta(days=days))])
+    for table in (PREDICTIONS, REQUESTS, FEEDBACK):
+        assert ids(tmp_path, table) == [f"bob-{hour}-{day}" for hour, day in product(range(hours), range(days))]
+        deletions = [commit for commit in opened(tmp_path, table).history() if commit["operation"] == "DELETE"]
+        removed = [int(commit["operationMetrics"]["num_removed_files"]) for commit in deletions]
+        assert removed == [2] * (days * hours // 2), table
+    assert opened(tmp_path, DROPPED).version() == 1, "all tombstones are one commit"
+
+
+def test_no_file_of_another_task_or_of_a_day_after_the_request_is_read_to_erase_a_person(tmp_path: Path) -> None:
+    later = NOON + timedelta(days=1)
+    write(tmp_path, PREDICTIONS, [prediction("ann-1", user_hash="ann"), prediction("bob-1", user_hash="bob")])
+    write(tmp_path, FEEDBACK, [feedback("of-hers", "ann-1", later), feedback("by-her", "bob-1", user_hash="ann")])
+    write(tmp_path, PREDICTIONS, [prediction("elsewhere", user_hash="ann", task="other")])
+    write(tmp_path, FEEDBACK, [feedback("elsewhere", "ann-1", task="other")])
+    write(tmp_path, PREDICTIONS, [prediction("later", later, user_hash="ann")])
+    for pattern in ("*/task=other/**/*.parquet", f"{PREDICTIONS}/**/date={later.date()}/*.parquet"):
+        (*paths,) = tmp_path.glob(pattern)
+        assert paths
+        for path in paths:
+            path.write_bytes(b"unreadable")
+    erase_subjects(str(tmp_path), [SubjectErasure(TASK, "ann", NOON)])
+    of_task = (field("task") == TASK) & (field("date") == NOON.date())
+    assert opened(tmp_path, PREDICTIONS).to_pyarrow_table(filters=of_task)["prediction_id"].to_pylist() == ["bob-1"]
+    assert opened(tmp_path, FEEDBACK).to_pyarrow_table(filters=field("task") == TASK).num_rows == 0
 
 
 def test_feedback_that_was_appended_after_its_prediction_was_deleted_is_swept(tmp_path: Path) -> None:
