@@ -24,6 +24,7 @@ from deploy.devstack import stack
 from deploy.devstack.config import PORTS, StackConfig
 from deploy.devstack.install.models import ensure_embedding_model
 from deploy.devstack.part import tail
+from deploy.devstack.parts.postgres import data_folder, data_folder_record
 from deploy.devstack.ports import take_ports
 from deploy.devstack.supervision import records
 from shared.kafka.topics import create_topics
@@ -116,6 +117,14 @@ class TestStack:
             if record.restarts:
                 EXITED.append(f"{record.part}, {record.restarts} times:\n{tail(record.log, 40)}")
         stack.down(home=self.home, env=self.env)
+        remove_database(config)
+
+
+def remove_database(config: StackConfig) -> None:
+    """Delete the database of a home that is deleted next: it is elsewhere where PostgreSQL's user cannot enter it."""
+    data = data_folder(config)
+    shutil.rmtree(data if data.is_relative_to(config.home) else data.parent, ignore_errors=True)
+    data_folder_record(config).unlink(missing_ok=True)
 
 
 EXITED: list[str] = []

@@ -23,14 +23,14 @@ from deploy.devstack.credentials import Credentials
 from deploy.devstack.install.models import ensure_embedding_model
 from deploy.devstack.part import Launch, Part, tail
 from deploy.devstack.parts.kafka import is_tansu
-from deploy.devstack.parts.postgres import data_folder, probe_database
+from deploy.devstack.parts.postgres import probe_database
 from deploy.devstack.ports import take_ports
 from schemas.catalog import SERVICES
 from shared.kafka.topics import create_topics
 from shared.settings import Settings
 from tests.chaos.processes import Program, Programs
 from tests.chaos.tasks import task_names, write_tasks
-from tests.conftest import ROOT, shared_home
+from tests.conftest import ROOT, remove_database, shared_home
 
 WRITERS = ("prediction_log", "prediction_log-2")
 GATEWAYS = ("gateway", "gateway-2")
@@ -237,10 +237,7 @@ class System:
 
     def remove(self, *, everything: bool) -> None:
         """Delete the database, which may be outside `home`; with `everything` also logs, ledger and lake."""
-        data = data_folder(self.config)
-        shutil.rmtree(data, ignore_errors=True)
-        if not data.is_relative_to(self.home):
-            shutil.rmtree(data.parent, ignore_errors=True)
+        remove_database(self.config)
         if everything:
             shutil.rmtree(self.home, ignore_errors=True)
 

