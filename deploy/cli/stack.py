@@ -31,7 +31,8 @@ def up(
     """Start and health-check the broker, PostgreSQL, Unleash, vLLM and the services.
 
     What is missing is installed first, into RATCHET_TOOLS (default: tools/ in the home). What runs already is left
-    alone, so a second `up` is harmless. A part that crashes later is started again.
+    alone, so a second `up` is harmless. A part that crashes later is started again. Where services run in one process,
+    --split needs `ratchet down --only services` first, and so does the way back.
 
     [bold]Examples[/bold]
 
@@ -74,10 +75,11 @@ def down(only: Only = None) -> None:
     """
     from deploy.devstack import stack, view
 
+    names = _names(only)
     with view.LiveProgress(console, "Stopping Ratchet") as progress:
-        stopped = stack.down(_names(only), on_progress=progress)
+        stopped = stack.down(names, on_progress=progress)
     if not stopped:
-        say("Nothing of this home is running.")
+        say(f"{', '.join(names)}: not running." if names else "Nothing of this home is running.")
 
 
 def status() -> None:

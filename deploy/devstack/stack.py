@@ -105,7 +105,7 @@ def up(
     with file_lock(config.home / "state" / "up.lock"):
         Credentials.load(config.home)
         _refuse_other_storage(config)
-        _stop_other_arrangement(config, selected)
+        _refuse_other_arrangement(config, selected)
         _write_stack_env(config, {part.name for part in selected})
         startup = StackStartup(config, selected, installing, report)
         run_in_parallel(selected, startup.bring_up, report, startup.cancel)
@@ -119,7 +119,10 @@ def down(
     env: Mapping[str, str] | None = None,
     on_progress: Progress | None = None,
 ) -> list[str]:
-    """Stop what `up` started in this home, or only `parts` of it, services first. Returns the names stopped."""
+    """Stop what `up` started in this home, or only `parts` of it, services first. Returns the names stopped.
+
+    Raises PartError for a service that runs in one process with all others.
+    """
     config, report = StackConfig.load(home, env), on_progress or _ignore_progress
     names = with_split_services(parts or PARTS)
     if not config.records.exists():
@@ -134,7 +137,14 @@ def down(
         report(record.part, "stopped", "")
 
     with file_lock(config.home / "state" / "up.lock"):
-        started = {name: record for name, record in records.read_all(config).items() if name in names}
+        recorded = records.read_all(config)
+        shared = [name for name in SERVICES if name in names and ALL_SERVICES in recorded.keys() - names]
+        if shared:
+            raise PartError(
+                f"{', '.join(shared)}: no such part runs on its own, since all services run in one process",
+                "ratchet down --only services stops all of them; ratchet up --split then gives each its own process.",
+            )
+        started = {name: record for name, record in recorded.items() if name in names}
         for group in STOP_ORDER:
             if in_group := [record for name, record in started.items() if name in group]:
                 with ThreadPoolExecutor(len(in_group)) as pool:
@@ -165,9 +175,9 @@ def status(home: Path | None = None, *, env: Mapping[str, str] | None = None) ->
     """Probe every part and return its status. Starts and writes nothing."""
     config = StackConfig.load(home, env)
     started = records.read_all(config)
-    split = [name for name in SERVICES if name in started]
+    services = SERVICES if started.keys() & set(SERVICES) else (ALL_SERVICES,)
     infrastructure = [name for name in INFRASTRUCTURE if name != "s3" or name in started or needs_s3(config)]
-    names = [*infrastructure, *(split or [ALL_SERVICES])]
+    names = [*infrastructure, *services]
     with ThreadPoolExecutor(len(names)) as pool:
         return list(pool.map(lambda name: _status_of(config, part_named(name), started.get(name)), names))
 
@@ -179,7 +189,8 @@ def _status_of(config: StackConfig, part: Part, record: records.PartRecord | Non
         return PartStatus(part.name, state, "external", None, part.address(config), 0, None, problem or "", 0)
     if record is None:
         installed = part.installed(config)
-        state, hint = ("stopped", "ratchet up") if installed else ("not installed", install_command(config, part))
+        start = f"ratchet up --only {part.name}" if part.name in SERVICES else "ratchet up"
+        state, hint = ("stopped", start) if installed else ("not installed", install_command(config, part))
         return PartStatus(part.name, state, "own", None, part.address(config), 0, None, hint, 0)
     state, detail = _state_of(config, part, record)
     memory = memory_bytes(record.child) if record.child else 0
@@ -204,17 +215,26 @@ def free_ports() -> dict[str, str]:
     return {f"RATCHET_{name.upper()}_PORT": str(port) for name, port in zip(PORTS, take_ports(len(PORTS)), strict=True)}
 
 
-def _stop_other_arrangement(config: StackConfig, selected: Sequence[Part]) -> None:
-    """Stop the services that run in the other arrangement: all in one process, or each in its own.
+def _refuse_other_arrangement(config: StackConfig, selected: Sequence[Part]) -> None:
+    """Raise PartError if a service would run twice: in the process of all, and in its own. Both would do the work.
 
-    Both at once would do the work twice.
+    What died in the other arrangement leaves a record, which is deleted.
     """
     names = {part.name for part in selected}
+    alone = [name for name in SERVICES if name in names]
+    if alone and ALL_SERVICES in names:
+        raise PartError(f"{', '.join(alone)} would run twice: {ALL_SERVICES} are all of them", "Name only one of both.")
+    other = [ALL_SERVICES] if alone else SERVICES if ALL_SERVICES in names else ()
     started = records.read_all(config)
-    obsolete = [ALL_SERVICES] if names & set(SERVICES) else list(SERVICES) if ALL_SERVICES in names else []
-    for name in obsolete:
-        if name in started:
-            records.stop_part(config, started[name])
+    left = [started[name] for name in other if name in started]
+    if running := [record.part for record in left if record.supervised or record.running]:
+        if alone:
+            reason = f"all services run in one process, so {', '.join(alone)} cannot run in another one"
+            raise PartError(reason, "ratchet down --only services, then: ratchet up --split")
+        reason = f"services run in processes of their own ({', '.join(running)}), so they cannot run in one"
+        raise PartError(reason, "ratchet up --split, or: ratchet down --only services, then: ratchet up")
+    for record in left:
+        records.stop_part(config, record)
 
 
 def _refuse_other_storage(config: StackConfig) -> None:
