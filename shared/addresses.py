@@ -37,6 +37,22 @@ def is_ip_address(host: str) -> bool:
     return True
 
 
+def client_host(host: str) -> str:
+    """Return where clients on this machine reach a server that listens at `host`: a wildcard is not an address."""
+    match host:
+        case "" | "0.0.0.0":  # noqa: S104  # Nothing listens here.
+            return "127.0.0.1"
+        case "::":
+            return "localhost"  # Without IPv4 where asyncio listens: 127.0.0.1 may not answer.
+    return host
+
+
+def client_address(host: str, port: int) -> str:
+    """Return host:port, as in a URL, where clients on this machine reach a server that listens at `host`."""
+    reached = client_host(host)
+    return f"[{reached}]:{port}" if ":" in reached else f"{reached}:{port}"
+
+
 def is_loopback(host: str) -> bool:
     """Return True if only this machine reaches the address. A name other than localhost may be anywhere: False."""
     try:

@@ -9,29 +9,34 @@ from typing import Self
 
 from pydantic import Field
 
+from deploy.devstack.config import HOST, PORTS
 from schemas.tasks import TaskKind
+from shared.addresses import client_address
 from shared.settings import Settings
 
 
 class LoopSettings(Settings):
     """What `ratchet loop` needs to know beyond the stack."""
 
-    gateway_port: int = 28080
-    console_port: int = 28090
-    scheduler_port: int = 28091
+    gateway_host: str = HOST
+    gateway_port: int = PORTS["gateway"]
+    console_host: str = HOST
+    console_port: int = PORTS["console"]
+    scheduler_host: str = HOST
+    scheduler_port: int = PORTS["scheduler"]
     loop_time_limit_factor: float = Field(default=1.0, gt=0.0, description="Factor of every time limit of the loop.")
 
     @property
     def gateway_url(self) -> str:
-        return f"http://127.0.0.1:{self.gateway_port}"
+        return f"http://{client_address(self.gateway_host, self.gateway_port)}"
 
     @property
     def console_url(self) -> str:
-        return f"http://127.0.0.1:{self.console_port}"
+        return f"http://{client_address(self.console_host, self.console_port)}"
 
     @property
     def scheduler_url(self) -> str:
-        return f"http://127.0.0.1:{self.scheduler_port}"
+        return f"http://{client_address(self.scheduler_host, self.scheduler_port)}"
 
 
 @dataclass(frozen=True)

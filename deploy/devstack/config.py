@@ -14,6 +14,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from deploy.devstack.errors import PartError
+from schemas.catalog import SERVICES
+from shared.addresses import client_address, client_host
 
 CHECKOUT = Path(__file__).parents[2]
 DEFAULT_BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -46,13 +48,15 @@ PORTS = {
 class StackConfig:
     """Paths, ports and external servers of one home.
 
-    `externals`: part name → address of the user's own server. `storage`: where the lake and the artifacts are, `folder`
+    `hosts`: service → where it listens, if not on `HOST`. `externals`: part name → address of the user's own server.
+    `storage`: where the lake and the artifacts are, `folder`
     (in the home) or `s3` (in the stack's own S3 server).
     """
 
     home: Path
     tools: Path
     ports: Mapping[str, int]
+    hosts: Mapping[str, str] = field(default_factory=dict)
     externals: Mapping[str, str] = field(default_factory=dict)
     kafka_home: Path | None = None
     storage: str = "folder"
@@ -70,6 +74,7 @@ class StackConfig:
             home=folder,
             tools=Path(values.get("RATCHET_TOOLS") or folder / "tools").absolute(),
             ports=ports,
+            hosts=_hosts(values),
             externals=_externals(values, ports),
             kafka_home=_kafka_home(values),
             storage=_storage(values, folder),
@@ -79,8 +84,12 @@ class StackConfig:
         )
 
     def address(self, part: str) -> str:
-        """Return host:port where the stack's own `part` listens."""
-        return f"{HOST}:{self.ports[part]}"
+        """Return host:port where clients on this machine reach the stack's own `part`."""
+        return client_address(self.hosts.get(part, HOST), self.ports[part])
+
+    def host(self, port: str) -> str:
+        """Return the host at which clients on this machine reach what listens on the port of that name."""
+        return client_host(self.hosts.get(port, HOST))
 
     @property
     def base_model_name(self) -> str:
@@ -119,6 +128,11 @@ def _ports(env: Mapping[str, str]) -> dict[str, int]:
             raise PartError(f"{variable}={text!r} is not a port", f"Set {variable} to a number from 1 to 65535.")
         ports[name] = int(text)
     return ports
+
+
+def _hosts(env: Mapping[str, str]) -> dict[str, str]:
+    hosts = {name: env.get(f"RATCHET_{name.upper()}_HOST", HOST) for name in PORTS if name in SERVICES}
+    return {name: host for name, host in hosts.items() if host != HOST}
 
 
 def _externals(env: Mapping[str, str], ports: Mapping[str, int]) -> dict[str, str]:

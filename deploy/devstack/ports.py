@@ -23,13 +23,16 @@ one of these could be somebody else's by the time that a server which was stoppe
 _taken: set[int] = set()
 
 
-def port_is_free(port: int) -> bool:
-    """Return True if a process could listen on this port now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+def port_is_free(port: int, host: str = HOST) -> bool:
+    """Return True if a process could listen on this port now. Raises OSError if this machine has no such `host`."""
+    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((HOST, port))
-        except OSError:
+            listener.bind(address)
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise
             return False
     return True
 

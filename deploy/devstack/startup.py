@@ -128,8 +128,14 @@ class StackStartup:
 
     def _check_ports(self, part: Part) -> None:
         for name in part.ports:
-            port = self._config.ports[name]
-            if not port_is_free(port):
+            port, host = self._config.ports[name], self._config.host(name)
+            try:
+                free = port_is_free(port, host)
+            except OSError as error:
+                variable = f"RATCHET_{name.upper()}_HOST"
+                way_out = f"Set {variable} to an address of this machine, or to 0.0.0.0: all of them."
+                raise PartError(f"nothing can listen at {variable}={host}: {error.strerror}", way_out) from error
+            if not free:
                 raise PartError(
                     f"address already in use: port {port}, by a process that this home did not start",
                     f"Set RATCHET_{name.upper()}_PORT to a free port, or stop what listens there (ss -ltnp).",

@@ -58,7 +58,11 @@ class ServicesPart:
         return "\n".join(f"http://{config.address(service)}{PAGES[service]}" for service in self.ports)
 
     def environment(self, config: StackConfig) -> dict[str, str]:
-        return {f"RATCHET_{service.upper()}_PORT": str(config.ports[service]) for service in self.ports}
+        values = {f"RATCHET_{service.upper()}_PORT": str(config.ports[service]) for service in self.ports}
+        hosts = {service: config.hosts[service] for service in self.ports if service in config.hosts}
+        return values | {  # A wildcard is nothing that commands could ask.
+            f"RATCHET_{service.upper()}_HOST": host for service, host in hosts.items() if host == config.host(service)
+        }
 
     def note(self, config: StackConfig) -> str:
         return ""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.addresses import host_name, is_ip_address, is_loopback, without_credentials
+from shared.addresses import client_address, host_name, is_ip_address, is_loopback, without_credentials
 from shared.errors import DependencyUnavailable
 from shared.model.inference import InferenceClient
 
@@ -55,6 +55,19 @@ def test_a_name_is_no_ip_address() -> None:
     assert [is_ip_address(host) for host in ("10.0.0.1", "::1", "localhost", "10.0.0.1.example.com", "")] == [
         True, True, False, False, False,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("10.0.0.5", "10.0.0.5:80"), ("desk.example", "desk.example:80"), ("fd00::5", "[fd00::5]:80"),
+        ("0.0.0.0", "127.0.0.1:80"), ("", "127.0.0.1:80"), ("::", "localhost:80"),
+    ],
+)  # fmt: skip
+def test_a_server_is_asked_where_it_listens_and_on_this_machine_where_it_listens_everywhere(
+    host: str, address: str
+) -> None:
+    assert client_address(host, 80) == address
 
 
 async def test_the_password_of_a_model_server_is_not_in_the_error_that_it_does_not_answer() -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import http.server
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deploy.demo.settings import LoopSettings
 from deploy.devstack import stack
 from deploy.devstack.catalog import PARTS, select, with_split_services
 from deploy.devstack.config import StackConfig
 from deploy.devstack.errors import PartError
 from deploy.devstack.parts.s3 import S3Part
+from deploy.devstack.parts.services import ServicesPart
+from deploy.devstack.ports import port_is_free
 from schemas.catalog import SERVICES
 
 
@@ -58,6 +63,49 @@ def test_a_storage_that_does_not_exist_is_refused_with_the_known_ones(tmp_path: 
     assert StackConfig.load(tmp_path, {"RATCHET_STORAGE": "s3"}).storage == "s3"
     with pytest.raises(PartError, match="RATCHET_STORAGE='tape' is neither folder nor s3"):
         StackConfig.load(tmp_path, {"RATCHET_STORAGE": "tape"})
+
+
+def test_a_service_with_a_host_of_its_own_is_probed_shown_and_asked_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ready(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.2", 0), Ready)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    env = {"RATCHET_CONSOLE_HOST": "127.0.0.2", "RATCHET_CONSOLE_PORT": str(server.server_port)}
+    config, console = StackConfig.load(tmp_path, env), ServicesPart("console")
+    try:
+        assert console.probe(config) is None
+        assert not port_is_free(server.server_port, config.host("console"))
+    finally:
+        server.shutdown()
+        server.server_close()
+    url = f"http://127.0.0.2:{server.server_port}"
+    assert console.address(config) == f"{url}/"
+    assert console.environment(config) == env
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert LoopSettings.load(home=tmp_path).console_url == url
+
+
+def test_a_service_that_listens_everywhere_is_asked_on_this_machine(tmp_path: Path) -> None:
+    config = StackConfig.load(tmp_path, {"RATCHET_GATEWAY_HOST": "0.0.0.0", "RATCHET_GATEWAY_PORT": "41000"})
+    gateway = ServicesPart("gateway")
+    assert gateway.address(config) == "http://127.0.0.1:41000/v1"
+    assert gateway.environment(config) == {"RATCHET_GATEWAY_PORT": "41000"}
+
+
+def test_a_host_that_this_machine_does_not_have_is_an_error_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ServicesPart, "needs", lambda self, config: ())
+    monkeypatch.setattr(ServicesPart, "installed", lambda self, config: True)
+    with pytest.raises(stack.StackError, match=r"nothing can listen at RATCHET_CONSOLE_HOST=192\.0\.2\.1") as error:
+        stack.up(["console"], tmp_path, env={"RATCHET_CONSOLE_HOST": "192.0.2.1"}, installing=False)
+    assert "0.0.0.0" in error.value.way_out
 
 
 @pytest.mark.parametrize("text", ["0", "65536", "http", "-1"])
