@@ -136,26 +136,30 @@ def _hosts(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _externals(env: Mapping[str, str], ports: Mapping[str, int]) -> dict[str, str]:
-    """Return the addresses of the user's own servers.
+    """Return the addresses of the user's own servers. Raises PartError, without the address: a password may be in it.
 
     The stack's own address means that the user exported `stack.env`: that part is not external.
     """
     externals = {}
     for part in ("kafka", "postgres", "unleash", "vllm"):
-        value = env.get(f"RATCHET_{part.upper()}", "").strip()
-        addresses = [_host_port(address) for address in value.split(",") if address.strip()]
+        variable = f"RATCHET_{part.upper()}"
+        value = env.get(variable, "").strip()
+        listed = value.split(",") if part in ("kafka", "vllm") else [value]  # Elsewhere a comma may be in a password.
+        try:
+            addresses = [_host_port(address) for address in listed if address.strip()]
+        except ValueError:
+            way_out = "Write host:port, or a URL; in a user's name or password, / is %2F, ? is %3F, # is %23, [ is %5B."
+            raise PartError(f"{variable} is not an address", way_out) from None
         if addresses and addresses != [f"{HOST}:{ports[part]}"]:
             externals[part] = value.rstrip("/")
     return externals
 
 
 def _host_port(text: str) -> str:
+    """Return host:port of an address. Raises ValueError, whose text may have a part of a password."""
     address = text.strip()
     parts = urlsplit(address if "://" in address else f"tcp://{address}")
-    try:
-        return f"{parts.hostname}:{parts.port}"
-    except ValueError as error:
-        raise PartError(f"{address!r} is not an address: {error}", "Write host:port, or a URL.") from error
+    return f"{parts.hostname}:{parts.port}"
 
 
 def _storage(env: Mapping[str, str], home: Path) -> str:

@@ -51,6 +51,25 @@ def test_the_stacks_own_exported_addresses_are_not_external(tmp_path: Path) -> N
     assert StackConfig.load(tmp_path, env).externals == {}
 
 
+@pytest.mark.parametrize("password", ["s3/cret", "s3[cret", "s3#cret"])
+@pytest.mark.parametrize("part", ["postgres", "kafka"])
+def test_an_address_that_cannot_be_read_is_named_by_its_variable_without_its_password(
+    tmp_path: Path, part: str, password: str
+) -> None:
+    variable = f"RATCHET_{part.upper()}"
+    with pytest.raises(PartError) as error:
+        StackConfig.load(tmp_path, {variable: f"postgresql://ratchet:{password}@db:5432/ratchet"})
+    assert error.value.reason == f"{variable} is not an address"
+    assert "%2F" in error.value.way_out
+    assert not any(word in str(error.value) for word in ("s3", "cret", "db"))
+    assert error.value.__cause__ is None
+
+
+def test_a_password_may_have_a_comma(tmp_path: Path) -> None:
+    url = "postgresql://ratchet:s3,c:x@db:5432/ratchet"
+    assert StackConfig.load(tmp_path, {"RATCHET_POSTGRES": url}).externals == {"postgres": url}
+
+
 def test_inner_ports_follow_the_port_that_clients_use(tmp_path: Path) -> None:
     ports = StackConfig.load(tmp_path, {"RATCHET_S3_PORT": "41000", "RATCHET_S3_MASTER_PORT": "42000"}).ports
     assert [ports[name] for name in S3Part.ports] == [41000, 41001, 41002, 41003, 42000, 41005, 41006, 41007]
