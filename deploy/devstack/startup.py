@@ -68,6 +68,8 @@ class StackStartup:
             elif self._is_healthy(part):
                 self._report(part.name, "ready", f"was running, {part.address(self._config)}")
             else:
+                if records.read(self._config, part.name) is None:
+                    self._check_ports(part)  # Before an installation of some minutes.
                 self._install(part)
                 self._wait_for_needs(part)
                 self._start(part)
@@ -138,7 +140,8 @@ class StackStartup:
             if not free:
                 raise PartError(
                     f"address already in use: port {port}, by a process that this home did not start",
-                    f"Set RATCHET_{name.upper()}_PORT to a free port, or stop what listens there (ss -ltnp).",
+                    f"Set RATCHET_{name.upper()}_PORT to a free port, or stop what listens there (ss -ltnp); if it is "
+                    "another home's stack that you mean, set RATCHET_HOME to that home.",
                 )
 
     def _wait_until_healthy(self, part: Part) -> None:

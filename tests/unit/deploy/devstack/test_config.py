@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import socket
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from deploy.devstack import stack
 from deploy.devstack.catalog import PARTS, select, with_split_services
 from deploy.devstack.config import StackConfig
 from deploy.devstack.errors import PartError
+from deploy.devstack.parts.kafka import KafkaPart
 from deploy.devstack.parts.s3 import S3Part
 from deploy.devstack.parts.services import ServicesPart
 from deploy.devstack.ports import port_is_free
@@ -82,6 +84,21 @@ def test_a_storage_that_does_not_exist_is_refused_with_the_known_ones(tmp_path: 
     assert StackConfig.load(tmp_path, {"RATCHET_STORAGE": "s3"}).storage == "s3"
     with pytest.raises(PartError, match="RATCHET_STORAGE='tape' is neither folder nor s3"):
         StackConfig.load(tmp_path, {"RATCHET_STORAGE": "tape"})
+
+
+def test_a_port_that_is_taken_is_named_before_anything_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed: list[str] = []
+    monkeypatch.setattr(ServicesPart, "install", lambda self, config, say: installed.append(self.name))
+    monkeypatch.setattr(ServicesPart, "needs", lambda self, config: ("kafka",))
+    monkeypatch.setattr(KafkaPart, "probe", lambda self, config: "it does not run")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(stack.StackError, match=f"address already in use: port {port}") as error:
+            stack.up(["console"], tmp_path, env={"RATCHET_CONSOLE_PORT": str(port)})
+    assert installed == []
+    assert "RATCHET_CONSOLE_PORT" in error.value.way_out and "RATCHET_HOME" in error.value.way_out
 
 
 def test_a_service_with_a_host_of_its_own_is_probed_shown_and_asked_there(
