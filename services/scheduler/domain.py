@@ -32,7 +32,7 @@ class ScheduledRun:
 
 @dataclass(frozen=True)
 class Cycle:
-    """A stored cycle. `late_step`: the step that was reported late last. `waits`: its candidate waits for its turn."""
+    """A stored cycle. `late_step`: reported late, and silent since. `waits`: its candidate waits for its turn."""
 
     started: CycleStarted
     step: Step
@@ -151,24 +151,32 @@ def cycle_finished(started: CycleStarted, end: CycleEnd, at: datetime) -> CycleF
     )
 
 
-def silence(cycle: Cycle, now: datetime) -> timedelta:
-    """Return how long nothing was heard of the cycle's step."""
-    heard_at = max(cycle.step_since, cycle.progress_at or cycle.step_since)
-    return max(now - heard_at, timedelta(0))  # It was another machine's clock.
+def silence(cycle: Cycle, now: datetime, listening_since: datetime) -> timedelta:
+    """Return how long nothing was heard of the cycle's step.
+
+    `listening_since`: when this process started. Before, the step may have been down too, and its progress may still
+    have to be read from Kafka.
+    """
+    return max(now - max(_heard_at(cycle), listening_since), timedelta(0))  # It was another machine's clock.
 
 
-def is_late(cycle: Cycle, now: datetime) -> bool:
+def is_late(cycle: Cycle, now: datetime, listening_since: datetime) -> bool:
     """Return True for a step without progress for longer than its task allows.
 
     It may still finish. A candidate that waits for its turn, which may take weeks, is not late.
     """
-    return not cycle.waits and silence(cycle, now) > timedelta(minutes=cycle.timeout_minutes)
+    return not cycle.waits and silence(cycle, now, listening_since) > timedelta(minutes=cycle.timeout_minutes)
 
 
-def describe(cycle: Cycle, now: datetime) -> str:
+def describe(cycle: Cycle, now: datetime, listening_since: datetime) -> str:
     """Return which step a cycle is in, and how long nothing was heard of it."""
-    minutes = silence(cycle, now).total_seconds() / 60
-    return f"cycle {cycle.started.cycle_id} is in step {cycle.step}, without progress for {minutes:.0f} minutes"
+    minutes = silence(cycle, now, listening_since).total_seconds() / 60
+    since = ", since the scheduler started" if listening_since > _heard_at(cycle) else ""
+    return f"cycle {cycle.started.cycle_id} is in step {cycle.step}, without progress for {minutes:.0f} minutes{since}"
+
+
+def _heard_at(cycle: Cycle) -> datetime:
+    return max(cycle.step_since, cycle.progress_at or cycle.step_since)
 
 
 def way_to_end(cycle: Cycle) -> str:
@@ -177,20 +185,20 @@ def way_to_end(cycle: Cycle) -> str:
     return f"ratchet rollout rollback {task}" if cycle.step == "rollout" else f"ratchet cycle {task} --stop"
 
 
-def late_step_report(cycle: Cycle, now: datetime) -> StepFailed | None:
-    """Return the report of a late step, once per step; None while the step is on time. It does not end the cycle."""
-    if cycle.late_step == cycle.step or not is_late(cycle, now):
+def late_step_report(cycle: Cycle, now: datetime, listening_since: datetime) -> StepFailed | None:
+    """Return the report of a late step, once until it progresses; None while it is on time. The cycle goes on."""
+    if cycle.late_step == cycle.step or not is_late(cycle, now, listening_since):
         return None
     started = cycle.started
     return StepFailed(
-        event_id=event_id("late", started.cycle_id, cycle.step),
+        event_id=event_id("late", started.cycle_id, cycle.step, _heard_at(cycle).astimezone(UTC)),
         occurred_at=now,
         task=started.task,
         task_revision=started.task_revision,
         cycle_id=started.cycle_id,
         service=NAME,
         step=cycle.step,
-        reason=f"late: {describe(cycle, now)} (step_timeout_minutes is {cycle.timeout_minutes})",
+        reason=f"late: {describe(cycle, now, listening_since)} (step_timeout_minutes is {cycle.timeout_minutes})",
         way_out=f"{LATE_STEP_HINTS[cycle.step]} See `ratchet status`, `ratchet dlq list` and the log of that service. "
         f"If it cannot finish: {way_to_end(cycle)}",
     )

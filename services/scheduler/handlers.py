@@ -69,6 +69,8 @@ class Handlers:
         self._tasks = tasks
         self._ending = asyncio.Lock()
         self.now = now
+        self.listening_since = now()
+        """No step is late for what was not heard before: see `domain.silence`."""
 
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""
@@ -109,7 +111,7 @@ class Handlers:
         """Return which cycle of the task holds up the next one, where it is, and the command that ends it."""
         for cycle in await self._cycles.running():
             if cycle.started.task == task and cycle.step != "rollout":
-                return f"{describe(cycle, self.now())}. If it cannot finish: {way_to_end(cycle)}"
+                return f"{describe(cycle, self.now(), self.listening_since)}. If it cannot finish: {way_to_end(cycle)}"
         return f"a cycle of {task} is running"
 
     async def on_step(self, event: Event) -> None:
@@ -142,7 +144,7 @@ class Handlers:
             if valid_cron(spec.cron):
                 await self._start_if_due(spec)
         for cycle in await self._cycles.running():
-            if (late := late_step_report(cycle, self.now())) is not None:
+            if (late := late_step_report(cycle, self.now(), self.listening_since)) is not None:
                 await self._publisher.publish(late)
                 await self._cycles.save_late_step(str(late.cycle_id), late.step)
                 logger.warning("%s %s", late.reason, late.way_out)

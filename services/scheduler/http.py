@@ -90,13 +90,16 @@ def build_app(
                 "next_cycle_at": next_cycle_at(spec.cron, handlers.now()) if valid_cron(spec.cron) else None,
                 "cycle_id": cycle.started.cycle_id if cycle else None,
                 "step": cycle.step if cycle else None,
-                "late": cycle is not None and is_late(cycle, handlers.now()),
+                "late": cycle is not None and is_late(cycle, handlers.now(), handlers.listening_since),
             })  # fmt: skip
         return {"tasks": items, "broken": tasks.invalid_files}
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
-        return Response(step_metrics(await cycles.running(), handlers.now()), media_type=CONTENT_TYPE_LATEST)
+        return Response(
+            step_metrics(await cycles.running(), handlers.now(), handlers.listening_since),
+            media_type=CONTENT_TYPE_LATEST,
+        )
 
     @app.post("/api/subjects/forget", status_code=202)
     async def forget(body: ErasureRequest) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import Row, case, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -107,7 +107,7 @@ class PostgresCycleStore:
                 await connection.execute(_progress(cycle_id, at))
 
     async def save_progress(self, cycle_id: str, at: datetime) -> None:
-        """Record that the cycle's step made progress at `at`."""
+        """Record that the cycle's step made progress at `at`. If it was reported late, it can be reported again."""
         await self._write(_progress(cycle_id, at))
 
     async def save_late_step(self, cycle_id: str, step: Step) -> None:
@@ -191,8 +191,10 @@ def _announced_end(finished: CycleFinished) -> dict[str, Any]:
 
 
 def _progress(cycle_id: str, at: datetime) -> Any:
-    newest = func.greatest(func.coalesce(CYCLES.c.progress_at, at), at)
-    return update(CYCLES).where(CYCLES.c.cycle_id == cycle_id).values(progress_at=newest)
+    newest = func.greatest(CYCLES.c.progress_at, at)  # It ignores NULL.
+    is_new = at > func.greatest(CYCLES.c.step_since, CYCLES.c.progress_at)  # A redelivered one ends no silence.
+    late_step = case((is_new, None), else_=CYCLES.c.late_step)
+    return update(CYCLES).where(CYCLES.c.cycle_id == cycle_id).values(progress_at=newest, late_step=late_step)
 
 
 def _cycle(row: Row[Any]) -> Cycle:

@@ -84,6 +84,7 @@ async def test_a_cycle_is_stored_as_it_was(cycles: PostgresCycleStore, task: str
     await cycles.save_progress(name, NOON + timedelta(minutes=5))
     await cycles.save_progress(name, NOON + timedelta(minutes=4))
     await cycles.save_late_step(name, "training")
+    await cycles.save_progress(name, NOON + timedelta(minutes=5))  # Redelivered.
     await cycles.save_waiting(name, True)
     cycle = await cycles.get(name)
     assert cycle is not None
@@ -91,6 +92,19 @@ async def test_a_cycle_is_stored_as_it_was(cycles: PostgresCycleStore, task: str
     assert cycle.waits
     assert cycle.step_since == NOON + timedelta(minutes=2)
     assert cycle.progress_at == NOON + timedelta(minutes=5)
+
+
+async def test_a_late_step_may_be_reported_again_once_it_has_progressed(cycles: PostgresCycleStore, task: str) -> None:
+    name = str(started(task).cycle_id)
+    await cycles.start(started(task), 7)
+    late: list[str | None] = []
+    for minutes in (0, 1, 1, 2):
+        await cycles.save_late_step(name, "failures")
+        await cycles.save_progress(name, NOON + timedelta(minutes=minutes))
+        cycle = await cycles.get(name)
+        assert cycle is not None
+        late.append(cycle.late_step)
+    assert late == ["failures", None, "failures", None], "only what is new ends a silence"
 
 
 async def test_the_last_scheduled_run_is_stored(cycles: PostgresCycleStore, task: str) -> None:

@@ -77,11 +77,12 @@ class MemoryCycleStore:
         if is_later_step(step, c["step"]):
             c.update(step=step, since=at, progress=None)
         elif step == c["step"]:
-            c["progress"] = at
+            await self.save_progress(cycle_id, at)
 
     async def save_progress(self, cycle_id: str, at: datetime) -> None:
-        if cycle_id in self.cycles:
-            self.cycles[cycle_id]["progress"] = at
+        c = self.cycles.get(cycle_id)
+        if c is not None and at > max(c["since"], c["progress"] or c["since"]):
+            c.update(progress=at, late=None)
 
     async def save_late_step(self, cycle_id: str, step: Step) -> None:
         self.cycles[cycle_id]["late"] = step
@@ -113,8 +114,14 @@ class SchedulerBench:
         settings = SchedulerSettings(home=folder)
         self.table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
         self.tasks = TaskWatcher(settings, self, self.table, ArtifactStore(settings.artifacts_uri, folder / "cache"))
-        self.handlers = Handlers(settings, self.cycles, self, self, self.tasks, lambda: self.now)
         self.rollouts: LatestByKey[RolloutChanged] = LatestByKey("rollouts.changed.v1")
+        self._settings = settings
+        self.restart()
+
+    def restart(self) -> None:
+        """Let another process go on with the cycles that are stored. The tasks are as they were."""
+        settings = self._settings
+        self.handlers = Handlers(settings, self.cycles, self, self, self.tasks, lambda: self.now)
         erasures = ErasureAnnouncer(self, self.rollouts, b"k" * 32, settings.tasks_folder, lambda: self.now)
         self.http = build_app(settings, self.handlers, self.cycles, self.tasks, erasures, list)
 
@@ -378,6 +385,42 @@ async def test_a_late_step_is_reported_once_and_may_still_finish(bench: Schedule
     assert bench.of(CycleFinished) == []
     await bench.handlers.on_step(rollout(cycle_id, Stage.PROMOTED))
     assert [f.outcome for f in bench.of(CycleFinished)] == ["promoted"]
+
+
+async def test_a_step_is_not_late_for_the_time_in_which_the_scheduler_was_down(bench: SchedulerBench) -> None:
+    cycle_id = str(await bench.handlers.start(SPEC, "command"))
+    bench.now += timedelta(hours=10)
+    bench.restart()
+    await bench.handlers.tick()
+    bench.now += timedelta(minutes=30)
+    await bench.handlers.tick()
+    assert bench.of(StepFailed) == []
+    (task,) = (await bench.get("/api/tasks")).json()["tasks"]
+    assert not task["late"]
+    assert (
+        f'ratchet_scheduler_step_late{{cycle_id="{cycle_id}",step="failures",task="desk"}} 0.0'
+        in (await bench.get("/metrics")).text.splitlines()
+    )
+    bench.now += timedelta(minutes=1)
+    await bench.handlers.tick()
+    (late,) = bench.of(StepFailed)
+    assert "without progress for 31 minutes, since the scheduler started (" in late.reason
+
+
+async def test_a_step_that_progressed_after_it_was_late_is_reported_when_it_is_late_again(
+    bench: SchedulerBench,
+) -> None:
+    cycle_id = str(await bench.handlers.start(SPEC, "command"))
+    bench.now += timedelta(minutes=31)
+    await bench.handlers.tick()
+    progressed = StepProgressed(**envelope(cycle_id), occurred_at=bench.now, step="failures", done=1, total=2)
+    await bench.handlers.on_progress(progressed)
+    for _ in range(2):
+        bench.now += timedelta(minutes=31)
+        await bench.handlers.tick()
+        await bench.handlers.on_progress(progressed)  # Redelivered, it ends no silence.
+    first, second = bench.of(StepFailed)
+    assert first.event_id != second.event_id, "else a consumer takes it for the first one"
 
 
 async def test_a_candidate_that_waits_for_its_turn_is_not_late_but_one_that_is_compared_may_be(
