@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from deploy.cli.output import ask, console, say
+from deploy.cli.output import ask, console, say, warn
 from services.scheduler.settings import SchedulerSettings
 from shared.errors import RatchetError
 
@@ -57,13 +57,19 @@ def apply(file: File) -> None:
 
 @app.command("list")
 def list_tasks() -> None:
-    """Show the tasks that the scheduler has, when each one's next cycle starts (UTC), and where a cycle stands."""
+    """Show the tasks that the scheduler has, when each one's next cycle starts (UTC), and where a cycle stands.
+
+    A file that is invalid is named on standard error: its task stays as it was.
+    """
     columns = ("name", "kind", "base_model", "revision", "labels", "cron", "next_cycle_at", "cycle_id", "step")
     table = Table(*columns)
-    for row in ask_scheduler("GET", "/api/tasks")["tasks"]:
+    found = ask_scheduler("GET", "/api/tasks")
+    for row in found["tasks"]:
         row["step"] = f"{row['step']}, late" if row["late"] else row["step"]
         table.add_row(*(str(row.get(column) or "") for column in columns))
     console.print(table)
+    for fault in found["broken"].values():
+        warn(f"invalid, and its task stays as it was: {fault}", "yellow")
 
 
 def cycle(
@@ -76,7 +82,7 @@ def cycle(
     the console says how many are missing.
 
     A cycle whose step never answers holds up all later ones: `--stop` ends it as failed, with the job that works for
-    it.
+    it. While the task's file is invalid, none is started.
 
     [bold]Examples[/bold]
 

@@ -161,9 +161,12 @@ class Handlers:
     async def _start_if_due(self, spec: TaskSpec) -> None:
         last = await self._cycles.last_run(spec.name)
         is_due, run = check_schedule(spec.cron, last, self.now())
-        if is_due and await self.start(spec, "cron") is None:
+        if is_due and (cycle_id := await self.start(spec, "cron")) is None:
             held_up_by = await self.what_holds_up(spec.name)
             logger.warning("task %s: the run of %s is skipped: %s", spec.name, run.considered_at, held_up_by)
+        elif is_due and (fault := self._tasks.fault_of(spec.name)) is not None:
+            # A command is refused. Here nobody may look for a week, and this revision is what production serves.
+            logger.warning("cycle %s has the task as it was, for its file is invalid:\n%s", cycle_id, fault)
         if run != last:
             await self._cycles.save_run(spec.name, run)
 

@@ -59,6 +59,9 @@ def build_app(
     @app.post("/api/cycles", status_code=202)
     async def start(body: StartCycle) -> dict[str, str]:
         await tasks.scan()  # Whoever edits a task and then starts a cycle means the edited task.
+        if (fault := tasks.fault_of(body.task)) is not None:
+            message = f"no cycle of {body.task} is started while the task's file is invalid:\n{fault}"
+            raise HttpError(409, message, "invalid_task_file", "task")
         spec = _spec_of(tasks, body.task)
         cycle_id = await handlers.start(spec, "command")
         if cycle_id is None:

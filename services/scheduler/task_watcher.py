@@ -1,7 +1,7 @@
 """Watches the task files; publishes the tasks that changed, and before them their golden sets, to the artifact store.
 
-An invalid file is logged once and its task stays as it was. A file that is removed leaves its task in place: data and
-adapters outlive it.
+An invalid file is logged once and its task stays as it was; no command starts a cycle of it meanwhile. A file that is
+removed leaves its task in place: data and adapters outlive it.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class TaskWatcher:
         self._known: dict[Path, tuple[_Stamp, TaskFile]] = {}
         self.invalid_files: dict[str, str] = {}
         """File name to what is wrong with it."""
+        self._file_of: dict[str, str] = {}
+        self._task_in: dict[str, str] = {}
         self._scanning = asyncio.Lock()
         self.scanned = False
         """True once the files were read, and before them all tasks that are on the topic."""
@@ -65,6 +67,14 @@ class TaskWatcher:
         """Return one task: what this process published, else what is on the topic."""
         changed = self._table.get(name)
         return self._published.get(name) or (changed.spec if changed is not None else None)
+
+    def fault_of(self, name: str) -> str | None:
+        """Return what is wrong with the task's own file, for which it is still as it was; None: nothing.
+
+        An invalid file is that of the task that this process last read from it, else of the one it is named after,
+        unless another file defines that one. So one whose content cannot be read concerns no other task.
+        """
+        return self.invalid_files.get(self._file_of.get(name, ""))
 
     async def until_read(self) -> None:
         """Return when all tasks are known, those whose file was removed too. Raises DependencyUnavailable."""
@@ -93,11 +103,13 @@ class TaskWatcher:
                 invalid[path.name] = f"{path}: task {name} is already defined in {file_of[name]}"
             else:
                 file_of[task.spec.name] = path.name
+                self._task_in[path.name] = task.spec.name
                 await self._publish(task)
         for name, reason in invalid.items():
+            file_of.setdefault(self._task_in.get(name, Path(name).stem), name)
             if self.invalid_files.get(name) != reason:
                 logger.error("invalid task file, its task stays as it was:\n%s", reason)
-        self.invalid_files = invalid
+        self.invalid_files, self._file_of = invalid, file_of
         self.scanned = True
 
     async def scan_forever(self) -> None:

@@ -204,6 +204,63 @@ async def test_a_cycle_starts_with_the_task_as_its_file_says_now(bench: Schedule
     assert isinstance(started, CycleStarted)
 
 
+def write_task(folder: Path, file: str, name: str = "desk", labels: str = "[a, b]") -> None:
+    (folder / "tasks").mkdir(exist_ok=True)
+    text = f"name: {name}\nkind: classification\nsystem_prompt: p\nlabels: {labels}\ncron: '0 * * * *'\n"
+    (folder / "tasks" / file).write_text(text)
+
+
+@pytest.mark.parametrize("file", ["desk.yaml", "support.yaml"])
+async def test_no_command_starts_a_cycle_of_a_task_whose_file_is_invalid(
+    bench: SchedulerBench, tmp_path: Path, file: str
+) -> None:
+    write_task(tmp_path, file)
+    await bench.tasks.scan()
+    write_task(tmp_path, file, labels="[a, b")
+    refused = await bench.post("/api/cycles", {"task": "desk"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "invalid_task_file")
+    assert f"{file}:" in refused.json()["error"]["message"]
+    assert bench.of(CycleStarted) == []
+    write_task(tmp_path, file, labels="[a, b, c]")
+    assert (await bench.post("/api/cycles", {"task": "desk"})).status_code == 202
+
+
+async def test_no_command_starts_a_cycle_of_a_task_whose_golden_file_is_invalid(
+    bench: SchedulerBench, tmp_path: Path
+) -> None:
+    write_task(tmp_path, "desk.yaml", labels="[a, b]\ngolden_file: golden.jsonl")
+    (tmp_path / "tasks" / "golden.jsonl").write_text('{"text": "q", "label": "none of the task"}')
+    refused = await bench.post("/api/cycles", {"task": "desk"})
+    assert refused.status_code == 409
+    assert "golden.jsonl:1" in refused.json()["error"]["message"]
+
+
+async def test_another_invalid_file_holds_up_no_command(bench: SchedulerBench, tmp_path: Path) -> None:
+    """Neither one that nobody can tell the task of, nor a copy of the task's own."""
+    write_task(tmp_path, "desk.yaml")
+    write_task(tmp_path, "desk-copy.yaml")
+    write_task(tmp_path, "draft.yaml", name="[")
+    assert (await bench.post("/api/cycles", {"task": "desk"})).status_code == 202
+    assert sorted(bench.tasks.invalid_files) == ["desk-copy.yaml", "draft.yaml"]
+
+
+async def test_a_scheduled_cycle_starts_with_the_task_as_it_was_and_says_that_its_file_is_invalid(
+    bench: SchedulerBench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody may look for a week."""
+    write_task(tmp_path, "desk.yaml", labels="[a, b")
+    await bench.handlers.tick()
+    await bench.tasks.scan()
+    caplog.clear()
+    bench.now += timedelta(hours=1)
+    await bench.handlers.tick()
+    (started,) = bench.of(CycleStarted)
+    assert started.task_revision == SPEC.revision
+    (warned,) = [record.getMessage() for record in caplog.records if "invalid" in record.getMessage()]
+    assert str(started.cycle_id) in warned
+    assert "desk.yaml:" in warned
+
+
 async def test_one_cycle_of_a_task_runs_at_a_time(bench: SchedulerBench) -> None:
     await bench.post("/api/cycles", {"task": "desk"})
     bench.now += timedelta(seconds=5)

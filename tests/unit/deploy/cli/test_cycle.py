@@ -20,7 +20,8 @@ class Scheduler:
 
     def answer(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         if method == "GET":
-            return {"tasks": [{"name": "other", "cycle_id": "other-1", "step": "failures", "late": False}, self._task]}
+            other = {"name": "other", "cycle_id": "other-1", "step": "failures", "late": False}
+            return {"tasks": [other, self._task], "broken": {"desk.yaml": "/tasks/desk.yaml:3: found a typo"}}
         self.changes.append(path)
         return {"cycle_id": "desk-2"}
 
@@ -55,3 +56,10 @@ def test_the_list_of_tasks_says_which_step_is_late(monkeypatch: pytest.MonkeyPat
     result = CliRunner().invoke(app, ["tasks", "list"])
     assert "dataset, late" in result.output
     assert "failures, late" not in result.output
+
+
+def test_the_list_of_tasks_warns_of_every_invalid_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "ask_scheduler", Scheduler(None, None).answer)
+    result = CliRunner().invoke(app, ["tasks", "list"])
+    assert "/tasks/desk.yaml:3: found a typo" in result.stderr
+    assert "typo" not in result.stdout
