@@ -8,9 +8,8 @@ from collections.abc import Coroutine
 from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.table import Table
 
-from deploy.cli.output import console, say
+from deploy.cli.output import build_table, console, print_table, say
 from schemas.catalog import SERVICES
 from services.gateway.settings import GatewaySettings
 from shared.errors import InvalidMessage
@@ -52,13 +51,13 @@ Service = Annotated[str, typer.Argument(help=f"One of: {', '.join(SERVICES)}")]
 @app.command("list")
 def list_dead_letters() -> None:
     """Show how many dead letters wait, by service, and what kind of error the last one had."""
-    table = Table("service", "waiting", "last error", "at")
+    table = build_table("service", "waiting", "last error", "at", whole=("at",))
     for service, pending in zip(SERVICES, _run(_count_all(Settings.load())), strict=True):
         # Only the kind: the text of an error may quote the message, and nobody asked to see that here.
         last = pending.last
         kind, failed_at = (last.error.split(":")[0][:60], last.failed_at[:19]) if last else ("", "")
         table.add_row(service, str(pending.count), kind, failed_at)
-    console.print(table)
+    print_table(table)
 
 
 async def _count_all(settings: Settings) -> list[PendingDeadLetters]:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from deploy.cli.output import console, say, warn
+from deploy.cli.output import build_table, print_table, say, warn
 from deploy.cli.tasks import ask_scheduler
 from deploy.lineage import AdapterUse, Lineage, lineage_of, predictions_of
 from services.scheduler.settings import SchedulerSettings
@@ -246,24 +245,25 @@ def _show(report: dict[str, Any]) -> None:
     elif not report["datasets"]:
         say("No dataset version has an example of theirs, so no adapter was trained on one.")
     else:
-        versions = Table(
-            "dataset version", "task", "trained on", "held out", "rejected", "compared", title_justify="left"
+        versions = build_table(
+            "dataset version", "task", "trained on", "held out", "rejected", "compared", whole=("dataset version",)
         )
         for use in report["datasets"]:
             versions.add_row(
                 use["dataset_id"], use["task"], *(str(use[n]) for n in ("training", "held_out", "rejected", "compared"))
             )
-        console.print(versions)
+        print_table(versions)
     if report["inspections"]:
-        inspections = Table("inspection of a stopped build", "task", "left-out rows of theirs")
+        columns = ("inspection of a stopped build", "task", "left-out rows of theirs")
+        inspections = build_table(*columns, whole=columns[:1])
         for use in report["inspections"]:
             inspections.add_row(use["cycle_id"], use["task"], str(use["rejected"]))
-        console.print(inspections)
+        print_table(inspections)
     if report["adapters"]:
-        adapters = Table("adapter", "task", "examples of theirs", "now")
+        adapters = build_table("adapter", "task", "examples of theirs", "now", whole=("adapter",))
         for use in report["adapters"]:
             adapters.add_row(use["adapter"], use["task"], str(use["examples"]), _ROLES[use["in_use_as"]])
-        console.print(adapters)
+        print_table(adapters)
     verb = "has" if report["forgotten_until"] is None else "had"
     for task, rows in report["golden_rows"].items():
         say(f"{task}'s golden set {verb} {rows} rows of theirs.")

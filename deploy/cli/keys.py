@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
@@ -11,9 +12,8 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from rich.table import Table
 
-from deploy.cli.output import console, warn
+from deploy.cli.output import build_table, print_table, warn
 from services.gateway.auth.keys import ApiKey, locked_for_editing, new_key, read_keys, remember_keys, write_keys
 from services.gateway.settings import GatewaySettings
 from services.gateway.tasks.snapshot import read_snapshot
@@ -115,20 +115,31 @@ def create(
 
 
 @app.command("list")
-def list_keys() -> None:
-    """Show every key by its id: application, tasks, limits and expiry. The keys themselves are stored nowhere."""
+def list_keys(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show every key by its id: application, tasks, limits and expiry (UTC). The keys themselves are stored nowhere.
+
+    [bold]Examples[/bold]
+
+      ratchet keys list
+
+      ratchet keys list --json
+    """
     with _keys(changing=False) as (_, keys):
         pass
+    shown = sorted(keys or (), key=lambda key: (key.app, key.created_at))
+    if as_json:
+        found = [{"id": key.id, **key.model_dump(mode="json", exclude={"digest"})} for key in shown]
+        return typer.echo(json.dumps(found, indent=2))
     if not keys:
         state = "All keys are revoked."
         if keys is None:
             state = "No keys: a gateway on loopback that has never had one is open to anyone who reaches it."
         warn(f"{state} Create one: ratchet keys create APP")
         return
-    table = Table("id", "app", "tasks", "limits", "created", "expires")
-    for key in sorted(keys, key=lambda key: (key.app, key.created_at)):
+    table = build_table("id", "app", "tasks", "limits", "created", "expires", whole=("id", "created", "expires"))
+    for key in shown:
         table.add_row(key.id, key.app, _tasks(key), _limits(key), f"{key.created_at:%Y-%m-%d}", _expiry(key))
-    console.print(table)
+    print_table(table)
 
 
 @app.command()

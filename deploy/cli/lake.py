@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from deploy.cli.output import console, say
+from deploy.cli.output import build_table, print_table, say
 from shared.errors import RatchetError
 from shared.files import write_atomically
 from shared.settings import INCARNATION_FILE, Settings
@@ -135,10 +134,10 @@ def _write_incarnation(settings: Settings) -> None:
 
 
 def _show(settings: Settings, tables: Sequence[TopicLag]) -> None:
-    shown = Table("table", "rows", "topic", "read", "waiting", "")
+    shown = build_table("table", "rows", "topic", "read", "waiting", "", whole=("topic",))
     for table in tables:
         style = "red" if table.stops else "yellow" if table.problem else None
         counts = (f"{table.read:,}", f"{table.waiting:,}")
         shown.add_row(table.table, f"{table.rows:,}", table.topic, *counts, table.problem or "ok", style=style)
     say(f"{settings.lake_uri} and {settings.kafka}")
-    console.print(shown)
+    print_table(shown)

@@ -7,9 +7,8 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from deploy.cli.output import ask, check_had, console, say, user_name, warn
+from deploy.cli.output import ask, build_table, check_had, print_table, say, user_name, warn
 from services.deployer.settings import DeployerSettings
 
 app = typer.Typer(
@@ -118,7 +117,8 @@ def _ask(method: str, path: str, **options: Any) -> Any:
 
 
 def _show_rollouts(rollouts: list[dict[str, Any]]) -> None:
-    table = Table("task", "candidate", "stage", "since", "wealth", "to canary / to all", "labels", "serves")
+    columns = ("task", "candidate", "stage", "since", "wealth", "to canary / to all", "labels", "serves")
+    table = build_table(*columns, whole=("candidate", "since"))
     for rollout in rollouts:
         evidence = rollout["evidence"]
         table.add_row(
@@ -131,7 +131,7 @@ def _show_rollouts(rollouts: list[dict[str, Any]]) -> None:
             f"{evidence['wins']} wins, {evidence['losses']} losses, {evidence['pending']} pending",
             rollout["primary"] or "the base model",
         )
-    console.print(table)
+    print_table(table)
     for rollout in rollouts:
         say(f"{rollout['task']}: {rollout['reason']}")
         if rollout["evidence"].get("warning"):
@@ -163,7 +163,7 @@ def _control(rollout: dict[str, Any]) -> str:
 
 
 def _show_moves(moves: list[dict[str, Any]]) -> None:
-    table = Table("when", "candidate", "to", "by", "wealth", "why")
+    table = build_table("when", "candidate", "to", "by", "wealth", "why", whole=("when", "candidate"))
     for move in moves:
         table.add_row(
             _time(move["at"]),
@@ -173,7 +173,7 @@ def _show_moves(moves: list[dict[str, Any]]) -> None:
             f"{move['evidence']['wealth']:.1f}",
             move["reason"],
         )
-    console.print(table)
+    print_table(table)
 
 
 def _stage(move: dict[str, Any]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from deploy.cli.output import ask, console, say, warn
+from deploy.cli.output import ask, build_table, print_table, say, warn
 from services.scheduler.settings import SchedulerSettings
 from shared.errors import RatchetError
 
@@ -56,18 +56,28 @@ def apply(file: File) -> None:
 
 
 @app.command("list")
-def list_tasks() -> None:
+def list_tasks(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: tasks and invalid files.")] = False,
+) -> None:
     """Show the tasks that the scheduler has, when each one's next cycle starts (UTC), and where a cycle stands.
 
     A file that is invalid is named on standard error: its task stays as it was.
+
+    [bold]Examples[/bold]
+
+      ratchet tasks list
+
+      ratchet tasks list --json          also each invalid file, and what is wrong with it
     """
-    columns = ("name", "kind", "base_model", "revision", "labels", "cron", "next_cycle_at", "cycle_id", "step")
-    table = Table(*columns)
     found = ask_scheduler("GET", "/api/tasks")
+    if as_json:
+        return typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    columns = ("name", "kind", "base_model", "revision", "labels", "cron", "next_cycle_at", "cycle_id", "step")
+    table = build_table(*columns, whole=("name", "revision", "next_cycle_at", "cycle_id"))
     for row in found["tasks"]:
         row["step"] = f"{row['step']}, late" if row["late"] else row["step"]
         table.add_row(*(str(row.get(column) or "") for column in columns))
-    console.print(table)
+    print_table(table)
     for fault in found["broken"].values():
         warn(f"invalid, and its task stays as it was: {fault}", "yellow")
 

@@ -8,12 +8,11 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from deploy.cli.advice import rules
 from deploy.cli.advice.facts import Answers, Facts, Need
 from deploy.cli.advice.rules import SENTENCES, Advice, Condition, Reading, Source, needed
-from deploy.cli.output import console, say, warn
+from deploy.cli.output import build_table, print_table, say, warn
 from deploy.demo.report.approaches import COLUMNS, approach_rows, basis
 from schemas.base import utc_now
 
@@ -154,17 +153,17 @@ def _show(facts: Facts, given: Advice) -> None:
     say(SENTENCES[given.recommendation], "bold")
     for reason in given.reasons:
         say(f"  {reason}")
-    table = Table("condition", "", "by", "what", title="Conditions for fine-tuning", title_justify="left")
+    table = build_table("condition", "", "by", "what", title="Conditions for fine-tuning", title_justify="left")
     for reading in given.readings:
         name = reading.condition.replace("_", " ")
         by = "–" if reading.source is Source.UNKNOWN else reading.source.value
         table.add_row(name, _MARKS[reading.holds], by, reading.detail, style=_STYLES[reading.holds])
-    console.print(table)
+    print_table(table)
     if facts.approaches is not None:
-        measured = Table(*COLUMNS, title="What the last evaluation measured", title_justify="left")
+        measured = build_table(*COLUMNS, title="What the last evaluation measured", title_justify="left")
         for row in approach_rows(facts.approaches):
             measured.add_row(*row)
-        console.print(measured)
+        print_table(measured)
         say(basis(facts.approaches))
     say("What would change this:")
     for change in given.would_change:

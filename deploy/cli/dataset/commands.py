@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from deploy.cli.dataset.differing import DifferingRow, compare_versions
 from deploy.cli.dataset.export import export as export_version
 from deploy.cli.dataset.versions import open_store, read_manifest, read_report, versions_of
-from deploy.cli.output import console, say
+from deploy.cli.output import build_table, print_table, say
 from schemas.base import CheckResult
 from schemas.quality import QualityReport
 
@@ -49,7 +48,8 @@ def list_versions(
     if as_json:
         typer.echo(json.dumps([{"id": v.name, **_summary(v.report)} for v in found], indent=2))
         return
-    table = Table("version", "built", "cycle", "training", "held out", "left out", "checks")
+    columns = ("version", "built", "cycle", "training", "held out", "left out", "checks")
+    table = build_table(*columns, whole=columns[:3])
     for version in found:
         report = version.report
         counts = (f"{report.train_examples:,}", f"{report.eval_examples:,}", f"{_left_out(report):,}")
@@ -57,7 +57,7 @@ def list_versions(
         built = f"{report.created_at:%Y-%m-%d %H:%M}"
         style = None if report.passed else "yellow"
         table.add_row(name, built, report.cycle_id or "–", *counts, version.checks(), style=style)
-    console.print(table)
+    print_table(table)
 
 
 @app.command()
@@ -105,11 +105,11 @@ def diff(
     if as_json:
         typer.echo(json.dumps(found.body(), indent=2, ensure_ascii=False))
         return
-    table = Table("rows", "", "prediction", "before", "after", "asked")
+    table = build_table("rows", "", "prediction", "before", "after", "asked", whole=("prediction",))
     for kind, (count, rows) in found.kinds.items():
         for number, row in enumerate(rows or [None]):
             table.add_row(f"{count:,}" if number == 0 else "", kind if number == 0 else "", *_cells(row))
-    console.print(table)
+    print_table(table)
 
 
 @app.command()
@@ -153,18 +153,18 @@ def _show(report: QualityReport) -> None:
         say(f"{name}: passed", "green")
     else:
         say(f"{name}: stopped, nobody trains on it", "red")
-    checks = Table("check", "", "value", "limit", "what was found")
+    checks = build_table("check", "", "value", "limit", "what was found")
     for check in report.checks:
         value = "–" if check.measured is None else f"{check.measured:,.4g}"
         result = Text(check.result.value, style=_STYLES[check.result])
         checks.add_row(check.title, result, value, check.required, check.detail)
-    console.print(checks)
-    places = Table("rows", "end in", "because")
+    print_table(checks)
+    places = build_table("rows", "end in", "because")
     places.add_row(f"{report.train_examples:,}", "training", "")
     places.add_row(f"{report.eval_examples:,}", "held out", "")
     for count in report.left_out:
         places.add_row(f"{count.count:,}", count.fate.replace("_", " "), count.reason.replace("_", " "))
-    console.print(places)
+    print_table(places)
     for measure in report.measures:
         say(f"{measure.title}: {measure.summary}")
     if report.changes is not None:

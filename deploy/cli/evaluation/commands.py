@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from deploy.cli.dataset.versions import open_store
 from deploy.cli.evaluation.reports import evaluations_of, find_report, page_of, rows_named
-from deploy.cli.output import console, say
+from deploy.cli.output import build_table, print_table, say
 from deploy.demo.report.approaches import COLUMNS, approach_rows, basis
 from schemas.base import CheckResult
 from schemas.evaluation import EVALUATIONS, EvaluationReport
@@ -50,12 +49,12 @@ def list_evaluations(
         fields = {"evaluation", "adapter", "cycle_id", "created_at", "verdict", "headline"}
         typer.echo(json.dumps([report.model_dump(mode="json", include=fields) for report in found], indent=2))
         return
-    table = Table("evaluation", "judged", "candidate", "production", "verdict")
+    table = build_table("evaluation", "judged", "candidate", "production", "verdict", whole=("evaluation", "judged"))
     for report in found:
         scores = [f"{arm.score.accuracy.value:.1%}" for arm in (report.candidate, report.production)]
         verdict = Text(report.verdict, style=_VERDICTS[report.verdict])
         table.add_row(report.evaluation, f"{report.created_at:%Y-%m-%d %H:%M}", *scores, verdict)
-    console.print(table)
+    print_table(table)
 
 
 @app.command()
@@ -101,25 +100,25 @@ def show(
 
 def _show(report: EvaluationReport) -> None:
     say(report.headline, _VERDICTS[report.verdict])
-    gates = Table("gate", "", "value", "limit", "why")
+    gates = build_table("gate", "", "value", "limit", "why")
     for gate in report.gates:
         value = "–" if gate.measured is None else f"{gate.measured:,.4g}"
         gates.add_row(gate.name, Text(gate.result, style=_STYLES[gate.result]), value, gate.required, gate.detail)
-    console.print(gates)
-    approaches = Table(*COLUMNS)
+    print_table(gates)
+    approaches = build_table(*COLUMNS)
     for row in approach_rows(report.approaches):
         approaches.add_row(*row)
-    console.print(approaches)
+    print_table(approaches)
     say(basis(report.approaches))
     _show_texts(report)
     if report.parts:
-        parts = Table("part", "rows", "candidate", "production", "p, adjusted")
+        parts = build_table("part", "rows", "candidate", "production", "p, adjusted")
         for part in sorted(report.parts, key=lambda part: (not part.worse, part.gain.value))[:_MAX_PARTS]:
             shares = (f"{part.candidate.value:.1%}", f"{part.production.value:.1%}")
             p = "too few rows" if part.p_worse is None else f"{part.p_worse:.3g}"
             style = "red" if part.worse else None
             parts.add_row(f"{part.kind.replace('_', ' ')} {part.name}", f"{part.rows:,}", *shares, p, style=style)
-        console.print(parts)
+        print_table(parts)
         if len(report.parts) > _MAX_PARTS:
             say(f"Where the candidate loses most; the page has all {len(report.parts)} parts.")
     if (found := report.low_confidence) is not None:
@@ -132,25 +131,26 @@ def _show(report: EvaluationReport) -> None:
 
 def _show_texts(report: EvaluationReport) -> None:
     if report.texts:
-        texts = Table(*text_table.COLUMNS)
+        texts = build_table(*text_table.COLUMNS)
         for cells in text_table.text_rows(report.texts):
             texts.add_row(*cells)
-        console.print(texts)
+        print_table(texts)
     if report.judge is not None:
         say(text_table.judge_finding(report.judge))
-        certification = Table("the judge", "", show_header=False)
+        certification = build_table("the judge", "", show_header=False)
         for cells in text_table.judge_rows(report.judge):
             certification.add_row(*map(Text, cells))
-        console.print(certification)
+        print_table(certification)
 
 
 def _show_lost(store: ArtifactStore, report: EvaluationReport, count: int) -> None:
     if not report.lost or not count:
         return
     rows = rows_named(store, report, report.lost[:count])
-    table = Table(f"lost, of {len(report.lost):,}", "asked", "right is")
+    columns = (f"lost, of {len(report.lost):,}", "asked", "right is")
+    table = build_table(*columns, whole=columns[:1])
     for name in report.lost[:count]:
         row = rows.get(name)
         asked = ("", "") if row is None else (row.prompt[-1].text[:_QUOTED], row.answer[:_QUOTED])
         table.add_row(name, *map(Text, asked))
-    console.print(table)
+    print_table(table)

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from deploy.cli.output import console, say, user_name, warn
+from deploy.cli.output import build_table, print_table, say, user_name, warn
 from schemas.base import utc_now
 from schemas.golden import GoldenPart, GoldenRow
 from schemas.tasks import TaskSpec
@@ -64,7 +63,7 @@ def list_rows(
         typer.echo(json.dumps({"task": task, "rows": found, "history": changes}, ensure_ascii=False, indent=2))
         return
     added = {change.row_id: change for change in history if change.action == "added"}
-    table = Table("row", "part", "must pass", "question", "answer", "added", "reason")
+    table = build_table("row", "part", "must pass", "question", "answer", "added", "reason", whole=("row",))
     for row in rows:
         change = added.get(row.row_id)
         by = f"{change.at:%Y-%m-%d} {change.by}" if change else "with the task's file"
@@ -72,7 +71,7 @@ def list_rows(
             row.row_id, row.part, "yes" if row.must_pass else "", _short(row.prompt[-1].text), _short(row.answer), by,
             change.reason if change else "",
         )  # fmt: skip
-    console.print(table)
+    print_table(table)
     must_pass = sum(row.must_pass for row in rows)
     say(f"{_count(rows)}, {must_pass} of them must-pass; set {file.spec.golden_set and file.spec.golden_set.set_id}")
 

@@ -8,9 +8,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from deploy.cli.output import check_had, console, say
+from deploy.cli.output import build_table, check_had, print_table, say
 from schemas.base import utc_now
 from shared.settings import Settings
 
@@ -115,20 +114,20 @@ async def _summaries(settings: Settings) -> list[Summary]:
 
 def _show(summary: Summary) -> None:
     say(f"{summary.task}: {summary.rollout_id}; {summary.tokens_today:,} tokens of replays today (UTC)")
-    table = Table("requests", "", "what that means")
+    table = build_table("requests", "", "what that means")
     for name, requests in sorted(summary.requests.items(), key=lambda item: list(MEANINGS).index(item[0])):
         table.add_row(f"{requests:,}", name, MEANINGS[name])
-    console.print(table)
+    print_table(table)
 
 
 def _show_diagnosis(found: Diagnosis) -> None:
     differing = [comparison for comparison in found.comparisons if not comparison.agree]
-    table = Table("asked", found.production or "the base model", found.candidate, show_lines=True)
+    table = build_table("asked", found.production or "the base model", found.candidate, show_lines=True)
     for comparison in differing[:_SHOWN]:
         answer = "(no answer)" if comparison.candidate is None else comparison.candidate
         table.add_row(*(_cut(text) for text in (comparison.asked, comparison.production, answer)))
     if differing:
-        console.print(table)
+        print_table(table)
     erred = sum(comparison.candidate is None for comparison in differing)
     older = sum(comparison.before_cutoff for comparison in found.comparisons)
     say(

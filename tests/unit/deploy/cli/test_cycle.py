@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from deploy.cli import tasks
+from deploy.cli import output, tasks
 from deploy.cli.app import app
 
 
@@ -63,3 +64,18 @@ def test_the_list_of_tasks_warns_of_every_invalid_file(monkeypatch: pytest.Monke
     result = CliRunner().invoke(app, ["tasks", "list"])
     assert "/tasks/desk.yaml:3: found a typo" in result.stderr
     assert "typo" not in result.stdout
+
+
+def test_without_a_terminal_the_list_of_tasks_has_every_id_and_time_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe, or cron, is no terminal: Rich takes it for one of 80 columns."""
+    task = {
+        "name": "support-desk-of-the-north", "kind": "classification", "base_model": "Qwen/Qwen3-0.6B-Base",
+        "revision": "0123456789ab", "labels": 7, "cron": "0 3 * * 1", "next_cycle_at": "2026-11-30T03:00:00Z",
+        "cycle_id": "support-desk-of-the-north-20261123-030000", "step": "training", "late": False,
+    }  # fmt: skip
+    answer = {"tasks": [task], "broken": {"x.yaml": "x.yaml:1: found nothing"}}
+    monkeypatch.setattr(tasks, "ask_scheduler", lambda *_: json.loads(json.dumps(answer)))
+    monkeypatch.setattr(output.console, "width", 80)
+    shown = CliRunner().invoke(app, ["tasks", "list"])
+    assert all(str(value) in shown.stdout for value in task.values() if value)
+    assert json.loads(CliRunner().invoke(app, ["tasks", "list", "--json"]).stdout) == answer

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from deploy.cli import output
 from deploy.cli.app import app
 from deploy.cli.golden import corrections as reading
 from deploy.cli.golden.corrections import agreed_labels, without_erased
@@ -117,14 +118,16 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     return Desk(tmp_path, monkeypatch)
 
 
-def test_a_question_is_added_with_its_reason_and_listed(desk: Desk) -> None:
+def test_a_question_is_added_with_its_reason_and_listed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.added("--text", "I want my money back", "--label", "refund", "--must-pass")
     listed = json.loads(desk.run("list", "desk", "--json").stdout)
     (row,) = listed["rows"]
     assert (row["must_pass"], row["messages"][1]["content"]) == (True, "refund")
     (change,) = listed["history"]
     assert (change["by"], change["reason"], change["row_id"]) == ("ana", "asked daily", row["row_id"])
+    monkeypatch.setattr(output.console, "width", 80)  # As Rich takes a pipe for.
     shown = desk.run("list", "desk").output
+    assert row["row_id"] in shown, "whole, for `remove` and `mark`"
     assert "money back" in shown and "1 row, 1 of them must-pass" in shown
     assert "0 rows" in desk.run("list", "desk", "--part", "kept").output
     golden_set = read_task(desk.folder / "desk.yaml").golden_set

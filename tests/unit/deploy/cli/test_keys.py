@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from deploy.cli import output
 from deploy.cli.app import app
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.gateway.auth.grants import AccessControl, Grant
@@ -192,3 +194,19 @@ def test_a_broken_file_is_not_changed(file: Path, keys: Keys) -> None:
 def test_without_a_file_the_list_says_that_the_gateway_is_open(file: Path, keys: Keys) -> None:
     assert "open to anyone who reaches it" in keys("list").output
     assert not file.parent.exists()
+
+
+def test_without_a_terminal_the_list_of_keys_has_whole_ids_and_as_json_no_hash(
+    file: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for task in ("support-desk-of-the-north", "support-desk-of-the-south"):
+        keys(
+            "create", "nightly-import-of-the-warehouse", "--task", task, "--rate", "5", "--bytes-per-minute", "2000000"
+        )
+    stored = read_keys(file) or ()
+    monkeypatch.setattr(output.console, "width", 80)  # As Rich takes a pipe for.
+    shown = keys("list").stdout
+    assert all(key.id in shown for key in stored)
+    listed = json.loads(keys("list", "--json").stdout)
+    assert [key["id"] for key in listed] == [key.id for key in sorted(stored, key=lambda key: key.created_at)]
+    assert all(key.digest not in json.dumps(listed) for key in stored)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from deploy.cli import output
 from deploy.cli.app import app
 from deploy.devstack.parts.postgres import program_major
 from shared.errors import RatchetError, unusable_file
@@ -203,3 +206,20 @@ def test_a_misspelt_setting_is_named_once_before_anything_is_done(monkeypatch: p
     monkeypatch.setenv("RATCHET_KAFAK", "broker:9092")
     result = ratchet("dlq", "list")
     assert result.stderr.count("RATCHET_KAFAK is no setting, and does nothing. Did you mean RATCHET_KAFKA?") == 1
+
+
+@pytest.mark.parametrize("width", [30, 60, 200])
+def test_a_table_cuts_nothing_and_its_ids_stay_on_one_line_where_there_is_room(
+    monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    file = StringIO()
+    monkeypatch.setattr(output, "console", Console(file=file, width=width, force_terminal=True, color_system=None))
+    name, at, why = "desk-20261123-120000", "2026-11-23 12:00", "offline-gates-failed-" * 5
+    table = output.build_table("cycle", "at", "why", whole=("cycle", "at"))
+    table.add_row(name, at, why)
+    output.print_table(table)
+    lines = [line.split("│")[1:-1] for line in file.getvalue().splitlines() if "│" in line]
+    cells = ["".join(cell.strip() for cell in column) for column in zip(*lines, strict=True)]
+    assert cells == [name, at if width > 30 else at.replace(" ", ""), why]
+    assert (lines[0][0].strip() == name) == (width > 30)
+    assert (lines[0][2].strip() == why) == (width == 200)
