@@ -50,7 +50,10 @@ Service = Annotated[str, typer.Argument(help=f"One of: {', '.join(SERVICES)}")]
 
 @app.command("list")
 def list_dead_letters() -> None:
-    """Show how many dead letters wait, by service, and what kind of error the last one had."""
+    """Show how many dead letters wait, by service, and when (UTC) and with what kind of error the last one failed.
+
+    `ratchet dlq show SERVICE` has the rest; `ratchet dlq replay SERVICE` sends them again.
+    """
     table = build_table("service", "waiting", "last error", "at", whole=("at",))
     for service, pending in zip(SERVICES, _run(_count_all(Settings.load())), strict=True):
         # Only the kind: the text of an error may quote the message, and nobody asked to see that here.

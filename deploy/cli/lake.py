@@ -21,7 +21,8 @@ from shared.storage.media import MediaReader
 if TYPE_CHECKING:
     from services.prediction_log.offsets.lag import TopicLag
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help=__doc__)
+HELP = "The lake: how far it has read the topics, how to resume after a broker lost them, and kept media."
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help=HELP)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -32,7 +32,7 @@ def status(
 ) -> None:
     """Show where each task's candidate is, what it has proved, and what holds it back.
 
-    Exits with 1 for a task that has had no candidate.
+    Times are of this machine's time zone. Exits with 1 for a task that has had no candidate.
 
     [bold]Examples[/bold]
 

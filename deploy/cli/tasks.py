@@ -84,7 +84,7 @@ def list_tasks(
 
 def cycle(
     task: Annotated[str, typer.Argument(help="The task's name.")],
-    stop: Annotated[bool, typer.Option("--stop", help="End the one that holds up the next.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="End, as failed, the one that holds up the next.")] = False,
 ) -> None:
     """Start a cycle of a task now, instead of by its cron, and print its id. Follow it in the console.
 
@@ -92,7 +92,8 @@ def cycle(
     the console says how many are missing.
 
     A cycle whose step never answers holds up all later ones: `--stop` ends it as failed, with the job that works for
-    it. While the task's file is invalid, none is started.
+    it. One in its rollout holds up none: `ratchet rollout rollback TASK` ends its candidate. While the task's file is
+    invalid, none is started.
 
     [bold]Examples[/bold]
 

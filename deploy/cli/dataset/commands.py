@@ -38,7 +38,7 @@ class Form(StrEnum):
 def list_versions(
     task: Annotated[str, typer.Argument(help="The task.", show_default=False)], as_json: AsJson = False
 ) -> None:
-    """List a task's versions, oldest first, and the builds that a gate stopped.
+    """List a task's versions, oldest first, and the builds that a gate stopped. Times are in UTC.
 
     [bold]Example[/bold]
 

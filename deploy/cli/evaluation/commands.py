@@ -38,7 +38,7 @@ _QUOTED = 100
 def list_evaluations(
     task: Annotated[str, typer.Argument(help="The task.", show_default=False)], as_json: AsJson = False
 ) -> None:
-    """List a task's evaluations, oldest first.
+    """List a task's evaluations, oldest first. Times are in UTC.
 
     [bold]Example[/bold]
 

@@ -134,9 +134,9 @@ def mark(
 
     [bold]Examples[/bold]
 
-      ratchet golden mark support-desk 5f0c52d1a9be --reason "asked daily"
+      ratchet golden mark support-desk g-5f0c52d1a9be --reason "asked daily"
 
-      ratchet golden mark support-desk 5f0c52d1a9be --no-must-pass --reason "the offer has ended"
+      ratchet golden mark support-desk g-5f0c52d1a9be --no-must-pass --reason "the offer has ended"
     """
     from services.scheduler.golden.changes import mark_row
 
@@ -155,7 +155,7 @@ def remove(
 
     [bold]Example[/bold]
 
-      ratchet golden remove support-desk 5f0c52d1a9be --reason "we no longer sell it"
+      ratchet golden remove support-desk g-5f0c52d1a9be --reason "we no longer sell it"
     """
     from services.scheduler.golden.changes import remove_rows
 
@@ -168,7 +168,7 @@ def suggest(
     task: Task,
     part: Annotated[GoldenPart, typer.Option("--part", help="The part that the rows are for.", show_default=False)],
     count: Annotated[int, typer.Argument(min=1, max=10_000, help="Rows wanted, at most.")] = 20,
-    seed: Annotated[int, typer.Option("--seed", help="Decides which rows are drawn.")] = 20,
+    seed: Annotated[int, typer.Option("--seed", help="Another one draws other rows.")] = 20,
 ) -> None:
     """Print rows that a person may add, as JSON lines; nothing is changed.
 
