@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from html import escape
 from typing import Any, get_args
 
@@ -25,6 +25,7 @@ RESULT_OF: dict[Step, str] = {
     "rollout": "cycles.finished.v1",
 }
 MAX_MODES = 12
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,16 @@ class StepState:
     note: str
 
 
-def timeline(records: Sequence[Json], now: datetime) -> list[StepState]:
-    """Return the state of every step of a cycle. A step that the scheduler reported as late is still running."""
+def timeline(records: Sequence[Json], now: datetime, progress: Json | None = None) -> list[StepState]:
+    """Return the state of every step of a cycle. A step that the scheduler reported as late is still running, and late
+    until it progresses: `progress` is the cycle's newest.
+    """
     first_at = {record["topic"]: record["occurred_at"] for record in reversed(records)}
     outcome = outcome_of(records)
     failures = _events(records, "steps.failed.v1")
-    late = {event["step"] for event in failures if event["service"] == "scheduler"}
+    progressed = {} if progress is None else {progress["step"]: datetime.fromisoformat(progress["occurred_at"])}
+    reports = [r for r in records if r["topic"] == "steps.failed.v1" and r["event"]["service"] == "scheduler"]
+    late = {r["event"]["step"] for r in reports if r["occurred_at"] >= progressed.get(r["event"]["step"], _NEVER)}
     failed = {event["step"]: event.get("skipped", False) for event in failures if event["service"] != "scheduler"}
     has_rollout = bool(_events(records, "rollouts.changed.v1"))
     states: list[StepState] = []

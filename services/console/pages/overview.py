@@ -178,7 +178,8 @@ async def _cycle(history: CycleHistory, cycle_id: str) -> list[Card]:
     if not records:
         return [("No such cycle", [muted(f"The console has no events of {cycle_id}.")])]
     task = records[0]["event"]["task"]
-    states = timeline(records, utc_now())
+    progress = await history.progress(cycle_id)
+    states = timeline(records, utc_now(), progress)
     head = (
         f"<h1>{escape(cycle_id)}</h1>{outcome_tag(outcome_of(records))} &nbsp; "
         f"<span class=muted>started {moment(records[0]['occurred_at'])} UTC</span> &nbsp; "
@@ -189,7 +190,6 @@ async def _cycle(history: CycleHistory, cycle_id: str) -> list[Card]:
     )
     parts = [head, f"<div class=steps>{steps}</div>"]
     running = next((s.step for s in states if s.state == "go"), None)
-    progress = await history.progress(cycle_id)
     if progress is not None and progress["step"] == running:
         parts.append(_progress_bar(progress))
     return [("", parts), *sections(records)]

@@ -71,6 +71,14 @@ def test_a_late_step_is_still_running() -> None:
     assert (first.state, first.note) == ("go", "late, 1 h 0 min")
 
 
+@pytest.mark.parametrize(("minute", "note"), [(29, "late, 1 h 0 min"), (31, "1 h 0 min")])
+def test_a_step_that_progressed_after_it_was_reported_late_is_late_no_more(minute: int, note: str) -> None:
+    steps = [stored("cycles.started", 0), stored("steps.failed", 30, service="scheduler", step="failures")]
+    progress = {"step": "failures", "occurred_at": (NOON + timedelta(minutes=minute)).isoformat()}
+    (first, *_) = timeline(steps, NOON + timedelta(hours=1), progress)
+    assert first.note == note
+
+
 def test_a_cycle_with_too_little_new_is_skipped_in_words_and_is_no_problem() -> None:
     skipped = stored("steps.failed", 1, "too-little-new.json")
     steps = [stored("cycles.started", 0), stored("failures.clustered", 0), skipped]
