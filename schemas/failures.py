@@ -83,6 +83,9 @@ class FailuresClustered(Event):
         description="Questions that chance drew about the task's predictions up to the cut-off, by purpose, answered "
         "or not.",
     )
+    drawn_since: AwareDatetime | None = Field(
+        default=None, description="Those about predictions made since then; None: about all."
+    )
     audit_share: Probability = Field(default=0.0, description="Share of all answers that the audit asks about now.")
     data_cutoff: AwareDatetime
     fence: Fence = Field(description="Copied from `cycles.started`: corrections up to here are in the cycle.")

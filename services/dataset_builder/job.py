@@ -203,6 +203,7 @@ async def _inspected_build(
         frozen=frozen,
         modes=modes,
         questions_drawn=job.cycle.questions_drawn,
+        drawn_since=job.cycle.drawn_since,
     )
     build = build_dataset(inputs, None if models is None else models.score, _token_counter(job))
     answers = await traffic.answer_counts(job.spec.name, job.cycle.task_revision, job.traffic_hours)

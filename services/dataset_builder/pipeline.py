@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import cached_property
 
 from schemas.conversation import Message, input_text
@@ -42,7 +43,7 @@ from services.dataset_builder.checks.label_noise import LabelNoise, LabelScore, 
 from services.dataset_builder.checks.measures import Measures
 from services.dataset_builder.checks.poisoning import hold_back_voters
 from services.dataset_builder.checks.reliability import estimate_reliability
-from services.dataset_builder.checks.response import response_rates
+from services.dataset_builder.checks.response import ResponseRates, response_rates
 from shared.conversation import never_trained
 from shared.grading.labels import labels_of
 from shared.model.texts import text_hash
@@ -85,7 +86,7 @@ class Inputs:
     `votes` are those of all revisions of the task; `revisions` are its former ones by id.
     `modes` has the failure mode of each prediction that is in one. `frozen`: the questions of the golden set, without
     their answers; no row of a version may be one of them, or nearly. `questions_drawn`: the questions that chance drew,
-    by purpose, answered or not.
+    by purpose, answered or not, about predictions made since `drawn_since`.
     """
 
     votes: Sequence[Vote]
@@ -95,11 +96,16 @@ class Inputs:
     frozen: Sequence[tuple[Message, ...]] = ()
     revisions: Mapping[str, Revision] = field(default_factory=dict)
     questions_drawn: Mapping[Purpose, int] = field(default_factory=dict)
+    drawn_since: datetime | None = None
 
     @property
     def never_trained_on(self) -> tuple[tuple[Message, ...], ...]:
         """The questions of the golden set, and the task's own of the adversarial set."""
         return (*self.frozen, *adversarial_questions(self.spec))
+
+    @cached_property
+    def response(self) -> ResponseRates:
+        return response_rates(self.votes, self.questions_drawn, self.drawn_since)
 
     @cached_property
     def prompts(self) -> frozenset[str]:
@@ -161,7 +167,9 @@ def build_dataset(
         corrected=Counter(row.label for row in rows),
         measures=Measures(
             measure_agreement(overlaps, spec.dataset.seed, max(spec.dataset.min_overlaps, WINDOW)),
-            measure_distribution(train, audits, inputs.questions_drawn.get(Purpose.AUDIT, 0)),
+            measure_distribution(
+                train, audits, inputs.response.answered_audits, inputs.questions_drawn.get(Purpose.AUDIT, 0)
+            ),
             guarded.shifts,
             noise,
             placed.exclusions,
@@ -221,8 +229,7 @@ def _resolve(
 ) -> tuple[list[Row], list[LeftOutExample], list[LabelRequested]]:
     """Choose one answer per prediction, for a model that is asked as it is today."""
     spec = inputs.spec
-    response = response_rates(inputs.votes, inputs.questions_drawn)
-    rows, overruled, questions = resolve_votes(votes, spec, reliability, inputs.prompts, response.probability)
+    rows, overruled, questions = resolve_votes(votes, spec, reliability, inputs.prompts, inputs.response.probability)
     current = CurrentCalls(spec, inputs.prompts)
     for number, row in enumerate(rows):
         call, mode_id = current(row.call), inputs.modes.get(row.prediction_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -129,6 +129,12 @@ def seen_by_sampling(event: PredictionLogged, spec: TaskSpec) -> list[Sighting]:
                 )
             )
     return seen
+
+
+def counted_since(spec: TaskSpec, until: datetime) -> datetime | None:
+    """Return from when on both the questions and their answers are stored: each have an age limit of their own."""
+    limits = [days for days in (spec.retention_days, spec.dataset.max_age_days) if days is not None]
+    return until - timedelta(days=min(limits)) if limits else None
 
 
 def called_wrong(prediction: AnsweredPrediction, spec: TaskSpec) -> list[Sighting]:

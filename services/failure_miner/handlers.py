@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -27,6 +27,7 @@ from services.failure_miner.domain import (
     chosen_predictions,
     confirms,
     corrected_prediction,
+    counted_since,
     doubtful_predictions,
     embedded_text,
     is_negative,
@@ -38,7 +39,7 @@ from services.failure_miner.domain import (
     was_interrupted,
 )
 from services.failure_miner.modes import FoundMode, StoredMode, describe_modes, modes_for_event
-from services.failure_miner.sampling import Question, Sighting, Sightings
+from services.failure_miner.sampling import FEEDBACK, Question, Sighting, Sightings
 from services.failure_miner.settings import FailureMinerSettings
 from services.failure_miner.storage import SuspectStore
 from shared.cycle_step import CycleStep, current_spec, cycle_spec
@@ -59,6 +60,9 @@ NAME = "failure_miner"
 CORRECTIONS = topic_of(CorrectionSubmitted).name
 INPUTS = (PredictionLogged, FeedbackGiven, CorrectionSubmitted, SubjectForgotten)
 STEP = CycleStep(NAME, "failures", inputs=tuple(topic_of(event).name for event in INPUTS))
+
+_COUNTED = 50_000
+"""Predictions that are remembered as counted: some batches of each partition."""
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +93,8 @@ class Handlers:
         self._publisher = publisher
         self._now = now
         self._tasks: LatestByKey[TaskChanged] = LatestByKey(topic_of(TaskChanged).name)
-        self._seen: set[str] = set()  # The last batch: while its questions cannot be published, it comes again.
+        # While questions cannot be published, their predictions come again, of one partition after the other.
+        self._counted: dict[tuple[str, bool], None] = {}
 
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""
@@ -114,9 +119,8 @@ class Handlers:
     async def on_predictions(self, deliveries: list[Delivery[PredictionLogged]]) -> None:
         """Store the suspects among them, and ask people about the predictions that the samples draw."""
         specs = await self._specs(deliveries)
-        suspicious, sightings = await asyncio.to_thread(_look_at, deliveries, specs, self._seen)
+        suspicious, sightings = await asyncio.to_thread(_look_at, deliveries, specs)
         questions = await self._save(suspicious, sightings, specs)
-        self._seen = {sighting.prediction_id for sighting in sightings}
         for prediction in await asyncio.to_thread(_drawn_predictions, deliveries, questions):
             for question in questions[prediction.prediction_id]:
                 await self._publisher.publish(review_question(specs[prediction.task], prediction, question))
@@ -204,7 +208,8 @@ class Handlers:
         members |= {wrong[i].prediction_id: mode.mode.mode_id for mode in found for i in mode.members}
         modes = [mode.mode for mode in found]
         short = modes_for_event(modes)
-        drawn, share = await self._suspects.sample_figures(event.task, event.data_cutoff)
+        since = counted_since(spec, event.data_cutoff)
+        drawn, share = await self._suspects.sample_figures(event.task, event.data_cutoff, since)
         clustered = FailuresClustered(
             event_id=event_id("failures.clustered", cycle_id),
             occurred_at=self._now(),
@@ -217,6 +222,7 @@ class Handlers:
             modes_left_out=len(modes) - len(short),
             uri=await asyncio.to_thread(publish_modes, self._artifacts, event.task, modes, members),
             questions_drawn=drawn,
+            drawn_since=since,
             audit_share=share,
             data_cutoff=event.data_cutoff,
             fence=event.fence,
@@ -239,10 +245,15 @@ class Handlers:
     ) -> dict[str, list[Question]]:
         """Store suspects and draw questions, by prediction: a redelivery draws, and publishes, the same again."""
         rules = {task: spec.failures for task, spec in specs.items()}
-        seen = Sightings(sightings, rules, self._now().astimezone(UTC).date())
+        keys = [(sighting.prediction_id, sighting.stratum == FEEDBACK) for sighting in sightings]
+        counted = [replace(s, is_new=key not in self._counted) for s, key in zip(sightings, keys, strict=True)]
+        seen = Sightings(counted, rules, self._now().astimezone(UTC).date())
         drawn: dict[str, list[Question]] = {}
         for question in await self._suspects.save(await self._embed(found), seen):
             drawn.setdefault(question.prediction_id, []).append(question)
+        self._counted |= dict.fromkeys(keys)
+        for oldest in list(self._counted)[:-_COUNTED]:
+            del self._counted[oldest]
         return drawn
 
     async def _specs(self, deliveries: Sequence[Delivery[Any]]) -> dict[str, TaskSpec]:
@@ -269,18 +280,16 @@ class Handlers:
 
 
 def _look_at(
-    deliveries: Sequence[Delivery[PredictionLogged]], specs: Mapping[str, TaskSpec], seen: Container[str]
+    deliveries: Sequence[Delivery[PredictionLogged]], specs: Mapping[str, TaskSpec]
 ) -> tuple[list[tuple[AnsweredPrediction, Delivery[Any]]], list[Sighting]]:
-    """Return a batch's suspects, and what sampling sees of it: `seen` are predictions that were stored a moment ago. It
-    takes a while where calls are long."""
+    """Return a batch's suspects, and what sampling sees of it. It takes a while where calls are long."""
     suspicious: list[tuple[AnsweredPrediction, Delivery[Any]]] = []
     sightings: list[Sighting] = []
     for delivery in deliveries:
         spec = specs[delivery.event.task]
         doubtful = doubtful_predictions(delivery.event, spec.failures)
         suspicious += [(prediction, delivery) for prediction in doubtful]
-        for sighting in seen_by_sampling(delivery.event, spec):
-            sightings.append(replace(sighting, is_new=sighting.prediction_id not in seen))
+        sightings += seen_by_sampling(delivery.event, spec)
     return suspicious, sightings
 
 

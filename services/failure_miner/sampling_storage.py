@@ -60,10 +60,16 @@ def _draw(
             yield sighting, drawn
 
 
-async def sample_figures(connection: AsyncConnection, task: str, until: datetime) -> tuple[dict[Purpose, int], float]:
-    """Return how many of a task's predictions up to a moment chance drew for each purpose, and the audit's latest
-    rate."""
+async def sample_figures(
+    connection: AsyncConnection, task: str, until: datetime, since: datetime | None
+) -> tuple[dict[Purpose, int], float]:
+    """Return how many of a task's predictions of this time chance drew for each purpose, and the audit's latest rate.
+
+    `since`: None for all before `until`.
+    """
     is_drawn = sa.and_(ASKED.c.task == task, ASKED.c.predicted_at <= until, ASKED.c.drawn_probability.is_not(None))
+    if since is not None:
+        is_drawn &= ASKED.c.predicted_at >= since
     counts = sa.select(ASKED.c.purpose, sa.func.count()).where(is_drawn).group_by(ASKED.c.purpose)
     rate = (
         sa.select(SAMPLING.c.rate)

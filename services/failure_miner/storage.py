@@ -61,7 +61,9 @@ class SuspectStore(Protocol):
     ) -> list[Suspect]: ...
     async def modes(self, task: str, revision: str) -> list[StoredMode]: ...
     async def labelled_members(self, task: str, revision: str) -> dict[str, str]: ...
-    async def sample_figures(self, task: str, until: datetime) -> tuple[dict[Purpose, int], float]: ...
+    async def sample_figures(
+        self, task: str, until: datetime, since: datetime | None
+    ) -> tuple[dict[Purpose, int], float]: ...
     async def save_clustering(
         self, event: FailuresClustered, suspects: Sequence[Suspect], found: Sequence[FoundMode]
     ) -> FailuresClustered: ...
@@ -112,11 +114,13 @@ class PostgresSuspectStore:
         async with transaction(self._engine) as connection:
             return set((await connection.execute(query)).scalars())
 
-    async def sample_figures(self, task: str, until: datetime) -> tuple[dict[Purpose, int], float]:
-        """Return how many of a task's predictions up to a moment chance drew for each purpose, and the audit's latest
+    async def sample_figures(
+        self, task: str, until: datetime, since: datetime | None
+    ) -> tuple[dict[Purpose, int], float]:
+        """Return how many of a task's predictions of this time chance drew for each purpose, and the audit's latest
         rate."""
         async with transaction(self._engine) as connection:
-            return await sample_figures(connection, task, until)
+            return await sample_figures(connection, task, until, since)
 
     async def save_labels(
         self, deliveries: Sequence[Delivery[CorrectionSubmitted]], suspects: Sequence[Suspect]

@@ -236,12 +236,14 @@ async def test_the_rates_of_a_day_are_planned_from_the_day_before_and_fixed(
     audits = [q.inclusion_probability for q in questions if q.purpose is Purpose.AUDIT]
     assert set(audits) == {0.01}, "ten of the thousand that were seen yesterday"
     assert len(questions) - len(audits) <= 24
-    drawn, share = await store.sample_figures(task, NOON)
+    drawn, share = await store.sample_figures(task, NOON, None)
     assert share == 0.01
     assert drawn[Purpose.AUDIT] >= len(audits) + 10
     assert drawn[Purpose.LOW_CONFIDENCE] == len(questions) - len(audits)
-    assert await store.sample_figures(task, NOON - timedelta(hours=1)) == ({}, 0.01)
-    assert (await store.sample_figures("another-task", NOON))[0] == {}
+    assert (await store.sample_figures(task, NOON, NOON))[0] == drawn
+    assert (await store.sample_figures(task, NOON + timedelta(days=3), NOON + timedelta(days=2)))[0] == {}
+    assert await store.sample_figures(task, NOON - timedelta(hours=1), None) == ({}, 0.01)
+    assert (await store.sample_figures("another-task", NOON, None))[0] == {}
 
 
 @pytest.mark.stack

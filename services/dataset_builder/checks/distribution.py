@@ -61,13 +61,14 @@ class ClassShare:
 class Distribution:
     """The labels of the training rows against production's. The numbers are None where too little is audited.
 
-    `audits` were answered, of `asked` that were asked (0: not known).
+    `audits` have a label of today; of the task's questions `answered` are answered, of `asked` (0: not known).
 
     `psi` is corrected for its bias, so it may be slightly negative. `jensen_shannon` is in bits, 0 to 1. `p_value` is
     that of the chi-square test of equal shares, on effective sample sizes (Kish 1965).
     """
 
     audits: int = 0
+    answered: int = 0
     asked: int = 0
     classes: tuple[ClassShare, ...] = ()
     psi: float | None = None
@@ -92,12 +93,12 @@ def audited(votes: Iterable[Vote]) -> Audits:
     return Audits(dict(weights), dict(counts), len(weight_of), _effective(weight_of.values()))
 
 
-def measure_distribution(train: Sequence[Example], audits: Audits, asked: int = 0) -> Distribution:
-    """Compare the training rows, by their weights, with audited production. `asked`: audits, answered or not."""
+def measure_distribution(train: Sequence[Example], audits: Audits, answered: int = 0, asked: int = 0) -> Distribution:
+    """Compare the training rows, by their weights, with audited production. `answered`, `asked`: see `Distribution`."""
     weighted = weights_by_label(train)
     classes = audits.classes(weighted)
     if not weighted or not classes:
-        return Distribution(audits.total, asked)
+        return Distribution(audits.total, answered, asked)
     total = sum(weighted.values())
     shares = tuple(
         ClassShare(
@@ -114,6 +115,7 @@ def measure_distribution(train: Sequence[Example], audits: Audits, asked: int = 
     statistic = chi_square(production, training)
     return Distribution(
         audits=audits.total,
+        answered=answered,
         asked=asked,
         classes=shares,
         psi=round(corrected_psi(production, training), 4),

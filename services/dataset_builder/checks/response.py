@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from schemas.labels import Purpose
 from services.dataset_builder.building.votes import Vote
@@ -24,6 +25,7 @@ class ResponseRates:
 
     audits: float = 1.0
     doubts: float = 1.0
+    answered_audits: int = 0
 
     def probability(self, vote: Vote) -> float | None:
         """Return how probable it was that chance drew the prediction and somebody answered; None: it was not chance.
@@ -39,16 +41,19 @@ class ResponseRates:
         return max(own * vote.inclusion_probability + other * by_other, _SMALLEST)
 
 
-def response_rates(votes: Iterable[Vote], drawn: Mapping[Purpose, int]) -> ResponseRates:
+def response_rates(votes: Iterable[Vote], drawn: Mapping[Purpose, int], since: datetime | None = None) -> ResponseRates:
     """Return the rates of a task. `drawn`: its questions by purpose, answered or not; of a purpose without any the rate
-    is 1."""
+    is 1. They are about predictions made `since` then: questions and answers have age limits of their own.
+    """
     answered: dict[bool, set[str]] = {True: set(), False: set()}
     for vote in votes:
-        if vote.drawn_probability is not None:
+        is_counted = since is None or vote.predicted_at is None or vote.predicted_at >= since
+        if vote.drawn_probability is not None and is_counted:
             answered[vote.purpose is Purpose.AUDIT].add(vote.prediction_id)
     audits = drawn.get(Purpose.AUDIT, 0)
     doubts = sum(count for purpose, count in drawn.items() if purpose is not Purpose.AUDIT)
-    return ResponseRates(_rate(len(answered[True]), audits), _rate(len(answered[False]), doubts))
+    answered_audits = len(answered[True])
+    return ResponseRates(_rate(answered_audits, audits), _rate(len(answered[False]), doubts), answered_audits)
 
 
 def _rate(answered: int, drawn: int) -> float:

@@ -212,9 +212,9 @@ def _label_distribution(measured: Distribution, dataset: Dataset, spec: TaskSpec
 
 
 def _answered(measured: Distribution) -> str:
-    if measured.asked < measured.audits:  # Not known, or some are of an earlier revision of the task.
+    if not measured.asked or measured.asked < measured.answered:  # Not known.
         return f"{measured.audits} audits"
-    return f"{measured.audits} of {measured.asked} audits answered"
+    return f"{measured.audits} audits; {measured.answered} of {measured.asked} answered"
 
 
 def _collect(measured: Distribution, rows: int) -> str:

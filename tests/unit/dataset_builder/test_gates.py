@@ -253,8 +253,8 @@ def test_labels_without_audits_are_not_compared_with_production_and_production_s
 def test_audits_that_nobody_answered_are_counted() -> None:
     made = build(votes=audits_of({"a": 40, "b": 40, "c": 40}))
     audits = audited(audits_of({"a": 40, "b": 40, "c": 40}))
-    measures = Measures(distribution=measure_distribution(made.dataset.train, audits, asked=150))
-    assert "120 of 150 audits answered" in gate("label_distribution", replace(made, measures=measures)).detail
+    measures = Measures(distribution=measure_distribution(made.dataset.train, audits, 130, 150))
+    assert "120 audits; 130 of 150 answered" in gate("label_distribution", replace(made, measures=measures)).detail
 
 
 def test_a_generation_task_has_no_gates_of_labels() -> None:

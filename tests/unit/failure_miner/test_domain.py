@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from schemas.task_settings import FailureSettings
 from schemas.tasks import TaskKind, TaskSpec
 from services.failure_miner.domain import (
     called_wrong,
+    counted_since,
     doubtful_predictions,
     embedded_text,
     is_negative,
@@ -249,6 +250,17 @@ def test_the_overlap_share_of_questions_is_put_to_two_people() -> None:
     asked = [review_question(spec, answered(f"p{i}"), doubt(f"p{i}")) for i in range(2_000)]
     assert {q.overlap for q in asked} == {1, 2}
     assert sum(q.overlap == 2 for q in asked) / 2_000 == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("retention", "max_age", "days"), [(None, None, None), (30, None, 30), (None, 90, 90), (30, 90, 30)]
+)
+def test_questions_are_counted_as_far_back_as_their_answers_are_stored_too(
+    retention: int | None, max_age: int | None, days: int | None
+) -> None:
+    dataset = SPEC.dataset.model_copy(update={"max_age_days": max_age})
+    spec = SPEC.model_copy(update={"retention_days": retention, "dataset": dataset})
+    assert counted_since(spec, NOON) == (None if days is None else NOON - timedelta(days=days))
 
 
 @pytest.mark.parametrize("purpose", [Purpose.AUDIT, Purpose.LOW_CONFIDENCE, Purpose.UNCALIBRATED])

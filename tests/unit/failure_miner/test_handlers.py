@@ -91,7 +91,9 @@ class MemoryStore:
     async def labelled_members(self, task: str, revision: str) -> dict[str, str]:
         return {"an-earlier-one": "mode-old"}
 
-    async def sample_figures(self, task: str, until: datetime) -> tuple[dict[Purpose, int], float]:
+    async def sample_figures(
+        self, task: str, until: datetime, since: datetime | None
+    ) -> tuple[dict[Purpose, int], float]:
         return {Purpose.AUDIT: 12, Purpose.LOW_CONFIDENCE: 30}, 0.01
 
     async def save_labels(
@@ -455,15 +457,35 @@ async def test_a_text_that_is_the_answer_itself_is_no_complaint(bench: Bench) ->
 async def test_predictions_whose_questions_cannot_be_published_are_counted_once_however_often_they_come_again(
     bench: Bench,
 ) -> None:
-    batch = delivered(*(prediction(number, 0.99 if number else 0.1) for number in range(6)))
+    """They come again in turns: those of one partition, then those of the next."""
+    batches = [
+        delivered(*(prediction(10 * part + number, 0.99 if number else 0.1) for number in range(6)))
+        for part in range(3)
+    ]
     bench.published.away = True
-    for _ in range(5):
+    for batch in batches * 4:
         with pytest.raises(DependencyUnavailable):
             await bench.handlers.on_predictions(batch)
     bench.published.away = False
-    await bench.handlers.on_predictions(batch)
-    assert bench.store.days[SPEC.name].strata["audit"].seen == 6
-    assert [question.prediction_id for question in bench.questions] == ["p0"]
+    for batch in batches:
+        await bench.handlers.on_predictions(batch)
+    assert bench.store.days[SPEC.name].strata["audit"].seen == 18
+    assert [question.prediction_id for question in bench.questions] == ["p0", "p10", "p20"]
+
+
+async def test_a_complaint_that_the_budget_refused_is_counted_once_though_its_batch_comes_again(bench: Bench) -> None:
+    for number in range(5):
+        in_lake(bench, f"p{number}")
+    batch = delivered(*(thumbs_down(f"p{number}") for number in range(5)))
+    bench.published.away = True
+    for _ in range(4):
+        with pytest.raises(DependencyUnavailable):
+            await bench.handlers.on_feedback(batch)
+    bench.published.away = False
+    await bench.handlers.on_feedback(batch)
+    complaints = bench.store.days[SPEC.name].strata["feedback"]
+    assert (complaints.seen, complaints.asked, complaints.refused) == (5, 3, 2)
+    assert len(bench.questions) == 3
 
 
 async def test_a_question_that_is_asked_already_is_published_again_with_what_the_user_wrote(bench: Bench) -> None:
