@@ -94,5 +94,5 @@ chaos: $(INSTALLED)  ## A quarter of an hour of kills, outages and full disks; e
 
 clean:  ## Remove the environment and all local state (stops the stack first)
 	-$(BIN)/ratchet down
-	-cd $(RATCHET_HOME) && rm -rf "$$(cat config/postgres/data_folder)"  # Root's database may be outside.
+	-cd $(RATCHET_HOME) && case "$$(cat config/postgres/data_folder)" in /*) rm -rf "$$(dirname "$$(cat config/postgres/data_folder)")";; esac  # Root's database may be outside.
 	rm -rf $(VENV) $(RATCHET_HOME)

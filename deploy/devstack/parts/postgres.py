@@ -215,12 +215,15 @@ def ensure_cluster(config: StackConfig, programs: Path) -> None:
     """
     data, record = data_folder(config), data_folder_record(config)
     recorded, exists = record.exists(), (data / "PG_VERSION").exists()
+    password = Credentials.load(config.home).postgres_password
+    owner, digest = data.parent / "owner", hashlib.sha256(password.encode()).hexdigest()
     if recorded and not exists:
         raise PartError(
             f"the database of this home is missing: there is none in {data}",
             f"Restore that folder. To begin with an empty database instead: rm -rf {data} {record}",
         )
-    if exists and not recorded and not data.is_relative_to(config.home):
+    is_outside = not data.is_relative_to(config.home)
+    if exists and not recorded and is_outside and (not owner.exists() or owner.read_text() != digest):
         raise PartError(
             f"{data} is the database of an earlier home at {config.home}, and its password was deleted with that home",
             f"rm -rf {data}, then: ratchet up",
@@ -231,10 +234,11 @@ def ensure_cluster(config: StackConfig, programs: Path) -> None:
             f"Let all users enter it and each folder above it again: chmod o+x {data.parent}, and so on.",
         )
     if not exists:
-        initialise_cluster(programs, data, Credentials.load(config.home).postgres_password)
+        if is_outside:  # So that a home that has lost its record, or had none yet, knows its own cluster again.
+            write_atomically(owner, digest.encode())
+        initialise_cluster(programs, data, password)
     if not recorded:
-        place = data.relative_to(config.home) if data.is_relative_to(config.home) else data
-        write_atomically(record, str(place).encode())
+        write_atomically(record, str(data if is_outside else data.relative_to(config.home)).encode())
 
 
 def initialise_cluster(programs: Path, data: Path, password: str) -> None:

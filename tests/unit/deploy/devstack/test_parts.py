@@ -191,6 +191,17 @@ def test_a_recorded_cluster_that_is_missing_is_an_error_and_no_empty_one_takes_i
     assert f"rm -rf {data} {postgres.data_folder_record(config)}" in error.value.way_out
 
 
+def test_a_home_that_has_lost_the_record_of_its_database_knows_it_again(tmp_path: Path, root: set[Path]) -> None:
+    """As after a kill between its creation and the record."""
+    config = StackConfig.load(tmp_path / "home", {})
+    root.add(config.home)
+    postgres.ensure_cluster(config, tmp_path)
+    created = postgres.data_folder(config)
+    postgres.data_folder_record(config).unlink()
+    postgres.ensure_cluster(config, tmp_path)
+    assert postgres.data_folder_record(config).read_text() == str(created)
+
+
 def test_the_database_of_a_deleted_home_is_not_taken_for_the_new_homes(tmp_path: Path, root: set[Path]) -> None:
     config = StackConfig.load(tmp_path / "home", {})
     root.add(config.home)
