@@ -39,12 +39,14 @@ class StepState:
 
 def timeline(records: Sequence[Json], now: datetime, progress: Json | None = None) -> list[StepState]:
     """Return the state of every step of a cycle. A step that the scheduler reported as late is still running, and late
-    until it progresses: `progress` is the cycle's newest.
+    until it progresses: `progress` is the cycle's newest; a rollout's are its changes.
     """
     first_at = {record["topic"]: record["occurred_at"] for record in reversed(records)}
     outcome = outcome_of(records)
     failures = _events(records, "steps.failed.v1")
     progressed = {} if progress is None else {progress["step"]: datetime.fromisoformat(progress["occurred_at"])}
+    if moves := [record["occurred_at"] for record in records if record["topic"] == "rollouts.changed.v1"]:
+        progressed["rollout"] = max(moves)
     reports = [r for r in records if r["topic"] == "steps.failed.v1" and r["event"]["service"] == "scheduler"]
     late = {r["event"]["step"] for r in reports if r["occurred_at"] >= progressed.get(r["event"]["step"], _NEVER)}
     failed = {event["step"]: event.get("skipped", False) for event in failures if event["service"] != "scheduler"}

@@ -79,6 +79,16 @@ def test_a_step_that_progressed_after_it_was_reported_late_is_late_no_more(minut
     assert first.note == note
 
 
+def test_a_rollout_that_moved_on_after_it_was_reported_late_is_late_no_more() -> None:
+    steps = [stored(topic, minute) for minute, topic in enumerate(ORDER)]
+    steps.append(stored("rollouts.changed", 5, stage="shadow"))
+    steps.append(stored("steps.failed", 30, service="scheduler", step="rollout"))
+    now = NOON + timedelta(hours=1)
+    assert timeline(steps, now)[-1].note.startswith("late, ")
+    steps.append(stored("rollouts.changed", 40, stage="canary"))
+    assert not timeline(steps, now)[-1].note.startswith("late, ")
+
+
 def test_a_cycle_with_too_little_new_is_skipped_in_words_and_is_no_problem() -> None:
     skipped = stored("steps.failed", 1, "too-little-new.json")
     steps = [stored("cycles.started", 0), stored("failures.clustered", 0), skipped]
