@@ -644,7 +644,7 @@ async def test_whoever_lost_the_tasks_lock_writes_nothing_more(real: Real) -> No
     rollout = await rollouts.get(deployer.last.rollout_id)
     ended = rollout.with_stage(Stage.REJECTED, "by nobody", rollout.evidence, utc_now())
     breaks = text(
-        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE locktype = 'advisory'"
         " AND objid::bigint = hashtext(:key)::bigint & 4294967295"
     )
     with pytest.raises(DependencyUnavailable):
