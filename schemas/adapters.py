@@ -140,8 +140,16 @@ class LowConfidence(Frozen):
     errors: int = Field(ge=1, description="Wrong answers that it was found from.")
 
 
-CALIBRATIONS, CALIBRATION_FILE = "calibrations", "calibration.json"
+CALIBRATIONS, CALIBRATION_FILE, OPINION_FILE = "calibrations", "calibration.json", "opinion.npz"
 """Where the artifact store has an adapter's calibration: the kind of artifact, and the file in its folder."""
+
+
+class OpinionShare(Frozen):
+    """A score's log-odds are `own` times the model's, `other` times those of the second opinion, and `shift`."""
+
+    own: float = Field(gt=0.0)
+    other: float = Field(gt=0.0)
+    shift: float
 
 
 class Calibration(Frozen):
@@ -158,6 +166,11 @@ class Calibration(Frozen):
     temperature: float = Field(default=1.0, gt=0.0)
     knots: tuple[tuple[float, Probability], ...] = Field(
         default=(), max_length=200, description="Log-odds and probability, both ascending."
+    )
+    opinion: OpinionShare | None = Field(
+        default=None,
+        description="The share in the score of a second opinion on answers that are labels, `opinion.npz` beside this "
+        "file. None: there is no such file.",
     )
     answers: int = Field(ge=1, description="How many answers it was fitted on.")
     mistakes: Probability = Field(default=0.0, description="Estimated share of reviewers' wrong labels.")

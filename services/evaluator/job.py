@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from schemas.adapters import (
     CALIBRATION_FILE,
     CALIBRATIONS,
+    OPINION_FILE,
     PROBES,
     PROBES_FILE,
     AdapterEvaluated,
@@ -48,10 +49,12 @@ from shared.model.adapter_files import check_adapter
 from shared.model.inference import InferenceClient
 from shared.model.probes import measure_probes
 from shared.storage.artifacts import MANIFEST, ArtifactMissing, ArtifactStore
+from shared.storage.calibrations import AdapterCalibration, read_calibration
 from shared.storage.golden_sets import read_golden_set
 
 if TYPE_CHECKING:
     from services.evaluator.recipe import ArmAnswers, CompletionClient
+    from services.evaluator.second_opinion import FittedOpinion
     from services.evaluator.verdict import Asked
 
 
@@ -76,6 +79,7 @@ def evaluate_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterEv
     from services.evaluator.parts.languages import with_languages  # Load scikit-learn and SciPy: only in this process.
     from services.evaluator.report.publish import publish_report, read_report
     from services.evaluator.rivals.step import compare_rivals
+    from services.evaluator.second_opinion import with_second_opinions
     from services.evaluator.texts.step import compare_texts
     from services.evaluator.verdict import Extras, evaluated_event, evaluation_report
 
@@ -84,13 +88,15 @@ def evaluate_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterEv
     dataset = store.fetch_whole(job.trained.dataset_uri)
     evaluation = with_languages(evaluation_questions(read_examples(dataset / "eval.jsonl")))
     golden = golden_questions(read_golden_set(store, job.trained.spec), job.trained.spec)
+    train = read_examples(dataset / "train.jsonl")
     with lease(job.slots_folder, job.slots, progress):
         asked, probes = asyncio.run(_ask_both(job, store, evaluation, golden, folder, progress))
-        approaches = asyncio.run(compare_rivals(job, read_examples(dataset / "train.jsonl"), asked, folder, progress))
+        approaches = asyncio.run(compare_rivals(job, train, asked, folder, progress))
         asked = compare_texts(job, asked, dataset, folder, progress)
     publish_probes(probes, store, folder)
     asked = with_golden_history(job, asked, store, folder)
-    fitted = calibrate(job.trained, evaluation, asked.candidate, store, folder)
+    asked, opinion = with_second_opinions(asked, train, job.trained.spec, calibration_of(store, job.production))
+    fitted = calibrate(job.trained, evaluation, asked.candidate, store, folder, opinion)
     extras = Extras(approaches, *fitted, job.concurrency)
     report = evaluation_report(job.trained, job.production, folder.name, asked, extras, utc_now())
     uri = publish_report(report, store, folder / "report")
@@ -284,13 +290,29 @@ def _arm_file(folder: Path, arm: str, questions: Sequence[Question]) -> Path:
     return folder / f"{arm}-{content_hash(*asked, *forms)}.json"
 
 
+def calibration_of(store: ArtifactStore, adapter: str | None) -> AdapterCalibration | None:
+    """Return an adapter's calibration; None of the base model, and of one without. Raises DependencyUnavailable."""
+    if adapter is None:
+        return None
+    try:
+        return read_calibration(store, adapter)
+    except ArtifactMissing:
+        return None
+
+
 def calibrate(
-    trained: Candidate, evaluation: Sequence[Question], candidate: ArmAnswers, store: ArtifactStore, folder: Path
+    trained: Candidate,
+    evaluation: Sequence[Question],
+    candidate: ArmAnswers,
+    store: ArtifactStore,
+    folder: Path,
+    opinion: FittedOpinion | None = None,
 ) -> tuple[Calibration | None, Reliability | None]:
     """Fit and publish the candidate's calibration. Returns the one in the store: an adapter's first one stays.
 
-    With it comes how often these answers are right at each confidence. None for generated texts, and if too few
-    answers have a confidence.
+    `opinion`: the second one that the answers' scores are with, which is published beside it. With the calibration
+    comes how often these answers are right at each confidence. None for generated texts, and if too few answers have a
+    confidence.
     """
     from services.evaluator.calibration import chance_mistake_looks_right, fit
     from services.evaluator.comparison import traffic_of
@@ -305,8 +327,11 @@ def calibrate(
     fitted = fit(trained.adapter, scores, right, chance, recall, traffic_of(evaluation), groups)
     if fitted is None:
         return None, None
-    output = folder / "calibration"
-    write_atomically(output / CALIBRATION_FILE, fitted.calibration.model_dump_json(indent=2).encode())
+    output, calibration = folder / "calibration", fitted.calibration
+    if opinion is not None:
+        calibration = calibration.model_copy(update={"opinion": opinion.share})
+        write_atomically(output / OPINION_FILE, opinion.opinion.to_bytes())
+    write_atomically(output / CALIBRATION_FILE, calibration.model_dump_json(indent=2).encode())
     manifest = {"adapter": trained.adapter, "task_revision": trained.task_revision, "dataset_id": trained.dataset_id}
     write_atomically(output / MANIFEST, json.dumps(manifest, indent=2).encode())
     uri = store.publish(output, CALIBRATIONS, trained.adapter)

@@ -25,11 +25,11 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from schemas.adapters import Calibration
+from schemas.adapters import Calibration, OpinionShare
 from schemas.tasks import TaskKind, TaskSpec
 from shared.model.field_confidence import call_probabilities, field_probabilities, label_probabilities
 
@@ -80,8 +80,17 @@ def request_fields(spec: TaskSpec) -> dict[str, Any]:
     return {"logprobs": True}
 
 
-def measure(spec: TaskSpec, tokens: Tokens | None, calibration: Calibration | None = None) -> Measure:
-    """Return how sure the answer made of `tokens` is; `UNKNOWN` where the upstream reported nothing valid."""
+Opinion = Callable[[str], float | None]
+"""Returns a second opinion's log-odds of a label as the answer; None: it has none."""
+
+
+def measure(
+    spec: TaskSpec, tokens: Tokens | None, calibration: Calibration | None = None, opinion: Opinion | None = None
+) -> Measure:
+    """Return how sure the answer made of `tokens` is; `UNKNOWN` where the upstream reported nothing valid.
+
+    `opinion`: the one that the calibration was fitted with.
+    """
     if not tokens:
         return UNKNOWN
     try:
@@ -103,9 +112,21 @@ def measure(spec: TaskSpec, tokens: Tokens | None, calibration: Calibration | No
             return UNKNOWN
         if calibration is None or spec.kind is TaskKind.GENERATION:  # Texts are not right or wrong.
             return measured
-        return _calibrated(measured, measured.score, calibration)
+        score = measured.score
+        share = calibration.opinion
+        if opinion is not None and share is not None and spec.kind is TaskKind.CLASSIFICATION:
+            label, _ = _answer(_labels(spec.labels), tokens)
+            other = None if label is None else opinion(_labels(spec.labels).text(label))
+            score = score if other is None else joint_score(score, other, share)
+        return _calibrated(measured, score, calibration)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError):
         return UNKNOWN
+
+
+def joint_score(score: float, other: float, share: OpinionShare) -> float:
+    """Return the score of an answer with a second opinion, of these log-odds."""
+    x = share.own * log_odds(score) + share.other * other + share.shift
+    return 1.0 / (1.0 + math.exp(min(-x, _EXPONENT)))
 
 
 def log_odds(score: float) -> float:
@@ -155,6 +176,9 @@ class _Labels:
 
     def index(self, text: str) -> int | None:
         return self._index.get(text)
+
+    def text(self, index: int) -> str:
+        return self._sorted[index]
 
     def after(self, text: str) -> _Step | None:
         """Return what may follow `text`; None if no label begins with it. Prefixes of labels are cached."""

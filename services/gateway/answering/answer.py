@@ -107,7 +107,7 @@ class Answerer:
             remove_identity(data)
         user_hash = self._identifiers.user_hash(identity.user)
         session_hash = self._identifiers.session_hash(identity.session)
-        calls, media, opening = self._recorder.encode_calls(parsed, user_hash)
+        calls, media, opening, questions = self._recorder.encode_calls(parsed, user_hash)
         prediction_ids = [self._new_id(task.name, exchange.request_id)]
         prediction_ids += [self._new_id(task.name) for _ in range(parsed.prediction_count - 1)]
         caller = Caller(
@@ -119,7 +119,7 @@ class Answerer:
             self._identifiers.subject(user_hash, session_hash, exchange.grant.app, opening),
         )
         request = InFlightRequest(exchange, task, parsed, calls, prediction_ids, caller)
-        request.media = media
+        request.media, request.questions = media, questions
         return request, identity.user
 
     async def _answer_whole(self, request: InFlightRequest, arms: tuple[Arm, ...]) -> Reply:
@@ -212,7 +212,7 @@ class Answerer:
     async def _encode_calls_again(self, request: InFlightRequest) -> None:
         size, user_hash = request.exchange.size, request.caller.user_hash
         encoded = await self._large_work.run(size, self._recorder.encode_calls, request.parsed, user_hash)
-        request.calls, request.media, _ = encoded
+        request.calls, request.media, _, request.questions = encoded
 
     async def _fall_back(
         self, request: InFlightRequest, arms: tuple[Arm, ...], error: UpstreamFailed

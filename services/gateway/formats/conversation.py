@@ -13,6 +13,7 @@ from typing import Any
 from services.gateway.formats.media import MEDIA_KINDS, MediaReferences
 from services.gateway.formats.validation import bad_request, quoted
 from services.gateway.json_codec import decode_json, encode_json
+from shared.conversation.question_text import question_text
 
 Object = dict[str, Any]
 _ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
@@ -111,6 +112,11 @@ def opening_text(messages: Sequence[Object]) -> str:
     first = next((message for message in messages if message["role"] == "user"), messages[0]) if messages else {}
     content = first.get("content") or ""
     return content if isinstance(content, str) else encode_json(content).decode()
+
+
+def asked_text(messages: Sequence[Object]) -> str:
+    """What a second opinion reads of a conversation of an event (`question_text`)."""
+    return question_text((message["role"], message.get("content")) for message in messages)
 
 
 def role_of(role: Any, field: str) -> str:

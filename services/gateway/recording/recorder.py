@@ -10,11 +10,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from schemas.adapters import Calibration
 from schemas.base import MAX_EVENT_BYTES
 from schemas.conversation import FinishReason
 from services.gateway.formats.api import ApiAnswer, ApiRequest, Choice, TokenUsage
-from services.gateway.formats.conversation import opening_text
+from services.gateway.formats.conversation import asked_text, opening_text
 from services.gateway.formats.media import InlineMedia, MediaReferences
 from services.gateway.observability.metrics import Metrics
 from services.gateway.observability.rate_limited_log import RateLimitedWarning
@@ -24,14 +23,16 @@ from services.gateway.recording.events import request_observed
 from services.gateway.recording.request import InFlightRequest
 from services.gateway.routing.arms import Arm
 from services.gateway.upstreams.upstream import UpstreamFailed
+from shared.conversation.question_text import has_second_opinion
 from shared.model.confidence import Measure, measure
 from shared.spool import Record, SpoolUnavailable
+from shared.storage.calibrations import AdapterCalibration
 
 logger = logging.getLogger(__name__)
 
 
 class CalibrationLookup(Protocol):
-    def get(self, adapter: str | None) -> Calibration | None:
+    def get(self, adapter: str | None) -> AdapterCalibration | None:
         """The calibration published for the adapter, if it is in memory."""
 
 
@@ -46,11 +47,13 @@ class RecordingOptions:
 
 class EncodedCalls(NamedTuple):
     """What a request's events say was asked, cut to fit. `media`: what is to be kept of it. `opening`: what the first
-    of its conversations begins with, as it was sent; None for a request without one."""
+    of its conversations begins with, as it was sent; None for a request without one. `questions`: what a second opinion
+    reads of each conversation, where answers have one."""
 
     calls: list[bytes]
     media: Collection[InlineMedia] | None
     opening: str | None
+    questions: Sequence[str] = ()
 
 
 class Recorder:
@@ -77,12 +80,24 @@ class Recorder:
         media = self._media.keeping(task.name, user_hash) if task.keeps_media else self._media
         calls = parsed.calls(media)
         encoded = [encode_call(call, self._options.event_bytes) for call in calls]
-        return EncodedCalls(encoded, media.collected, opening_text(calls[0]["messages"]) if calls else None)
+        opening = opening_text(calls[0]["messages"]) if calls else None
+        questions = [asked_text(call["messages"]) for call in calls] if has_second_opinion(task.spec) else ()
+        return EncodedCalls(encoded, media.collected, opening, questions)
 
     def measure_confidence(self, request: InFlightRequest, arm: Arm, answer: ApiAnswer) -> list[Measure]:
         """The confidence of each choice."""
-        calibration = self._calibrations.get(arm.adapter) if self._calibrations is not None else None
-        return [measure(request.task.spec, choice.tokens, calibration) for choice in answer.choices]
+        found = self._calibrations.get(arm.adapter) if self._calibrations is not None else None
+        spec, choices = request.task.spec, answer.choices
+        if found is None:
+            return [measure(spec, choice.tokens) for choice in choices]
+        if found.opinion is None or not request.questions:
+            return [measure(spec, choice.tokens, found.calibration) for choice in choices]
+        each = max(request.parsed.prediction_count // len(request.questions), 1)
+        opinions = [found.opinion_on(question) for question in request.questions]
+        return [
+            measure(spec, choice.tokens, found.calibration, opinions[min(number // each, len(opinions) - 1)])
+            for number, choice in enumerate(choices)
+        ]
 
     async def record_answer(
         self,

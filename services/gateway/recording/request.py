@@ -35,10 +35,13 @@ class InFlightRequest:
 
     `prediction_ids`: one for each answer asked for; a request without predictions has one, for its observation.
     `calls`: what its events say was asked, one for each event. `instead_of`: the chosen arm, once another one had to
-    stand in. `media`: what is to be kept of it; None, as a rule.
+    stand in. `media`: what is to be kept of it; None, as a rule. `questions`: see `EncodedCalls`.
     """
 
-    __slots__ = ("caller", "calls", "exchange", "instead_of", "media", "parsed", "prediction_ids", "request_id", "task")
+    __slots__ = (
+        "caller", "calls", "exchange", "instead_of", "media", "parsed", "prediction_ids", "questions", "request_id",
+        "task",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -58,6 +61,7 @@ class InFlightRequest:
         self.request_id = unsigned_id(prediction_ids[0])
         self.instead_of: Arm | None = None
         self.media: Collection[InlineMedia] | None = None
+        self.questions: Sequence[str] = ()
 
     def attribution_headers(self, arm: Arm) -> Headers:
         """Response headers that tell the client who answered. The ids of several answers, in order, have their own."""

@@ -11,9 +11,9 @@ import asyncio
 import logging
 import time
 
-from schemas.adapters import CALIBRATION_FILE, CALIBRATIONS, Calibration
 from shared.errors import DependencyUnavailable
 from shared.storage.artifacts import ArtifactStore
+from shared.storage.calibrations import AdapterCalibration, read_calibration
 
 _POLL_SECONDS = 0.5
 _RETRY_SECONDS = 30.0
@@ -28,11 +28,11 @@ class CalibrationCache:
     def __init__(self, store: ArtifactStore, retry_seconds: float = _RETRY_SECONDS) -> None:
         self._store = store
         self._retry_seconds = retry_seconds
-        self._cached: dict[str, Calibration] = {}
+        self._cached: dict[str, AdapterCalibration] = {}
         self._look_up_at: dict[str, float] = {}
         """Adapters to look up, and when to do so next, in monotonic seconds."""
 
-    def get(self, adapter: str | None) -> Calibration | None:
+    def get(self, adapter: str | None) -> AdapterCalibration | None:
         """The adapter's calibration, if it is in the cache. No I/O, no lock."""
         if adapter is None:
             return None
@@ -53,7 +53,7 @@ class CalibrationCache:
         for adapter in [name for name, at in self._look_up_at.items() if at <= now]:
             self._look_up_at[adapter] = now + self._retry_seconds
             try:
-                found = await asyncio.to_thread(self._read, adapter)
+                found = await asyncio.to_thread(read_calibration, self._store, adapter)
             except DependencyUnavailable:
                 continue  # It has no calibration, or not yet.
             except (OSError, ValueError) as error:
@@ -61,8 +61,4 @@ class CalibrationCache:
                 continue
             self._cached[adapter] = found
             del self._look_up_at[adapter]
-            logger.info("%s is calibrated by %s (%s)", adapter, found.name, found.kind)
-
-    def _read(self, adapter: str) -> Calibration:
-        folder = self._store.fetch(self._store.address(CALIBRATIONS, adapter))
-        return Calibration.model_validate_json((folder / CALIBRATION_FILE).read_bytes())
+            logger.info("%s is calibrated by %s (%s)", adapter, found.calibration.name, found.calibration.kind)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.adapters import Calibration, LowConfidence
+from schemas.adapters import Calibration, LowConfidence, OpinionShare
 from schemas.predictions import Confidence
 from schemas.tasks import TaskSpec
 from shared.model.confidence import UNKNOWN, Measure, calibrated, log_odds, measure, request_fields
@@ -52,6 +52,26 @@ def test_a_labels_probability_is_relative_to_the_labels_and_the_rest_is_outside(
     assert measured.margin == pytest.approx(0.5)
     assert measured.entropy == pytest.approx((0.75 * math.log(4 / 3) + 0.25 * math.log(4)) / math.log(3))
     assert (measured.logprob, measured.tokens) == (pytest.approx(math.log(0.3 * 0.9)), 2)
+
+
+def test_a_second_opinion_has_a_share_in_the_score_that_is_calibrated() -> None:
+    answer = [token("login", 0.75, refund=0.25), token(END, 0.9)]
+    shared = temperature(1.0).model_copy(update={"opinion": OpinionShare(own=0.5, other=2.0, shift=0.1)})
+    asked: list[str] = []
+
+    def opinion(label: str) -> float | None:
+        asked.append(label)
+        return -1.0
+
+    measured = measure(DESK, answer, shared, opinion)
+    assert asked == ["login"]
+    assert measured.raw == pytest.approx(1.0 / (1.0 + math.exp(-(0.5 * math.log(3.0) - 2.0 + 0.1))))
+    assert measured.margin == pytest.approx(0.5), "which is the model's own"
+    assert measure(DESK, answer, shared, lambda label: None).raw == pytest.approx(0.75)
+    assert measure(DESK, answer, temperature(1.0), opinion).raw == pytest.approx(0.75), "it was calibrated without"
+    assert measure(DESK, answer, None, opinion).score == pytest.approx(0.75), "nothing is calibrated"
+    cut = [token("log", 0.75, refund=0.25)]
+    assert measure(DESK, cut, shared, opinion).raw == measure(DESK, cut).score, "no label, no opinion"
 
 
 def test_a_token_counts_only_where_labels_diverge() -> None:
