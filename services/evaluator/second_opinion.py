@@ -46,12 +46,19 @@ def with_second_opinions(
     """
     if not has_second_opinion(spec):
         return asked, None
-    ours = _fitted(train, asked)
-    if ours is not None:
-        asked = _with_candidates(asked, ours)
+    ours, theirs = _fitted(train, asked), None
     if production is not None and production.opinion is not None and production.calibration.opinion is not None:
-        asked = _with_productions(asked, FittedOpinion(production.opinion, production.calibration.opinion))
-    return asked, ours
+        theirs = FittedOpinion(production.opinion, production.calibration.opinion)
+    questions = [*asked.evaluation, *asked.golden]
+    candidate, opponent = _joint(asked.candidate, questions, ours), _joint(asked.production, questions, theirs)
+    if (attacked := asked.adversarial) is not None:
+        cases = [case.question for case in attacked.cases]
+        attacked = replace(
+            attacked,
+            candidate=_joint(attacked.candidate, cases, ours),
+            production=_joint(attacked.production, cases, theirs),
+        )
+    return replace(asked, candidate=candidate, production=opponent, adversarial=attacked), ours
 
 
 def _fitted(train: Sequence[Example], asked: Asked) -> FittedOpinion | None:
@@ -107,23 +114,10 @@ def _share(opinion: SecondOpinion, questions: Sequence[Question], arm: ArmAnswer
     return OpinionShare(own=round(of_own, _DIGITS), other=round(of_others, _DIGITS), shift=round(shift, _DIGITS))
 
 
-def _with_candidates(asked: Asked, opinion: FittedOpinion) -> Asked:
-    asked = replace(asked, candidate=_joint(asked.candidate, [*asked.evaluation, *asked.golden], opinion))
-    if (attacked := asked.adversarial) is None:
-        return asked
-    joint = _joint(attacked.candidate, [case.question for case in attacked.cases], opinion)
-    return replace(asked, adversarial=replace(attacked, candidate=joint))
-
-
-def _with_productions(asked: Asked, opinion: FittedOpinion) -> Asked:
-    asked = replace(asked, production=_joint(asked.production, [*asked.evaluation, *asked.golden], opinion))
-    if (attacked := asked.adversarial) is None:
-        return asked
-    joint = _joint(attacked.production, [case.question for case in attacked.cases], opinion)
-    return replace(asked, adversarial=replace(attacked, production=joint))
-
-
-def _joint(arm: ArmAnswers, questions: Sequence[Question], second: FittedOpinion) -> ArmAnswers:
+def _joint(arm: ArmAnswers, questions: Sequence[Question], second: FittedOpinion | None) -> ArmAnswers:
+    """Return an arm's answers with the scores that they have together with a second opinion, if there is one."""
+    if second is None:
+        return arm
     scores = list(arm.scores)
     for position, (question, answer, score) in enumerate(zip(questions, arm.answers, arm.scores, strict=False)):
         if answer is None or score is None:

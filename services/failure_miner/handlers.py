@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -94,7 +95,7 @@ class Handlers:
         self._now = now
         self._tasks: LatestByKey[TaskChanged] = LatestByKey(topic_of(TaskChanged).name)
         # While questions cannot be published, their predictions come again, of one partition after the other.
-        self._counted: dict[tuple[str, bool], None] = {}
+        self._counted: OrderedDict[tuple[str, bool], None] = OrderedDict()
 
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""
@@ -251,9 +252,9 @@ class Handlers:
         drawn: dict[str, list[Question]] = {}
         for question in await self._suspects.save(await self._embed(found), seen):
             drawn.setdefault(question.prediction_id, []).append(question)
-        self._counted |= dict.fromkeys(keys)
-        for oldest in list(self._counted)[:-_COUNTED]:
-            del self._counted[oldest]
+        self._counted.update(dict.fromkeys(keys))
+        while len(self._counted) > _COUNTED:
+            self._counted.popitem(last=False)
         return drawn
 
     async def _specs(self, deliveries: Sequence[Delivery[Any]]) -> dict[str, TaskSpec]:

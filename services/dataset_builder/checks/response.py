@@ -21,7 +21,10 @@ _SMALLEST = 1e-9
 
 @dataclass(frozen=True)
 class ResponseRates:
-    """The shares of the audit's questions, and of all others that chance drew, that were answered; each above 0."""
+    """The shares of the audit's questions, and of all others that chance drew, that were answered; each above 0.
+
+    `answered_audits`: how many of the audit's questions were.
+    """
 
     audits: float = 1.0
     doubts: float = 1.0

@@ -92,9 +92,9 @@ class Recorder:
             return [measure(spec, choice.tokens) for choice in choices]
         if found.opinion is None or not request.questions:
             return [measure(spec, choice.tokens, found.calibration) for choice in choices]
-        each = max(request.parsed.prediction_count // len(request.questions), 1)
+        each = request.parsed.prediction_count // len(request.questions)
         opinions = [found.opinion_on(question) for question in request.questions]
-        return [
+        return [  # An upstream may give more answers than it was asked for.
             measure(spec, choice.tokens, found.calibration, opinions[min(number // each, len(opinions) - 1)])
             for number, choice in enumerate(choices)
         ]
