@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
+from schemas.conversation import Call
+from shared.conversation import never_trained
 from tests.chaos.checks import leaks
 from tests.chaos.checks.checker import check, expected_questions
 from tests.chaos.checks.lake import ids_by_key, rows_hash
@@ -18,7 +20,9 @@ from tests.chaos.checks.planted import FAULTS, Row, drops, sets_message
 from tests.chaos.checks.predictions import Finding, PredictionComparison
 from tests.chaos.checks.scenario import TASK, Scenario, row_of, table_of
 from tests.chaos.faults import schedule, too_few
+from tests.chaos.load.answers import Special
 from tests.chaos.load.conversations import Conversations
+from tests.chaos.load.direct import event_messages
 from tests.chaos.load.people import PEOPLE, PLACES, Texts, personal_texts, plain_texts, seeded_values
 
 
@@ -252,3 +256,12 @@ def test_the_shortest_run_has_personal_data_in_each_place_of_a_conversation(seed
     for _ in range(30):
         conversations.next()
     assert texts.seeded.keys() >= set(PLACES) - {"metadata"}  # Requests draw the metadata.
+
+
+def test_a_low_confidence_is_given_only_to_what_people_can_be_asked_about() -> None:
+    """Otherwise a run whose random numbers draw one of the others fails."""
+    conversations = Conversations(Texts(1, 0.05), random.Random(1))
+    low = [call for call in (conversations.next() for _ in range(3_000)) if call.special is Special.LOW]
+    calls = [Call.model_validate({"api": call.api, "messages": event_messages(call.messages)}) for call in low]
+    assert len(low) > 50
+    assert [reason for call in calls if (reason := never_trained(call, []))] == []

@@ -27,6 +27,8 @@ _EVERY = {"long": 60, "too long": 90, "long answer": 90, "leaves": 25}
 """One in so many conversations, the first of them early."""
 _KINDS = {"tools": 45, "format": 15, "parts": 10, "several": 12, "completions": 8, "responses": 10, "messages": 12}
 _LOW_SHARE = 0.04
+_NEVER_ASKED = ("parts", "completions")
+"""Kinds of which no answer becomes a training row (`never_trained`), so that nobody is asked about a doubtful one."""
 _PICTURE = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(range(64)))
 
 
@@ -83,7 +85,7 @@ class Conversations:
                 return self._unusual(kind)
         kind = next(self._first_kinds, None) or self._random.choices(list(_KINDS), list(_KINDS.values()))[0]
         call = self._kinds[kind]()
-        if kind != "parts" and self._random.random() < _LOW_SHARE:
+        if kind not in _NEVER_ASKED and self._random.random() < _LOW_SHARE:
             call.special = Special.LOW
         if call.api in ("chat", "messages"):
             call.stream = self._random.random() < 0.4
