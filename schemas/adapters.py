@@ -145,11 +145,13 @@ CALIBRATIONS, CALIBRATION_FILE, OPINION_FILE = "calibrations", "calibration.json
 
 
 class OpinionShare(Frozen):
-    """A score's log-odds are `own` times the model's, `other` times those of the second opinion, and `shift`."""
+    """A score's log-odds are `own` times the model's and `other` times those of the second opinion.
+
+    Where it has none they are `own / other` times the model's.
+    """
 
     own: float = Field(gt=0.0)
     other: float = Field(gt=0.0)
-    shift: float
 
 
 class Calibration(Frozen):

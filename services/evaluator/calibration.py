@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,7 @@ ISOTONIC_FROM = 1_000
 FOLDS = 5
 _MAX_KNOTS = 150
 _PRIOR_DEVIATION_ABOVE, _PRIOR_DEVIATION_BELOW = 0.5, 0.25
+_NARROWNESS_IF_POOLED = 0.5
 _MISTAKE_SHARES = np.linspace(0.0, 0.1, 21)
 _MISTAKE_PRIOR = 18.0
 """The log prior of a share e of mistakes is this times ln(1 - e)."""
@@ -86,6 +88,8 @@ def fit(
     recall: float,
     traffic: TrafficSample | None = None,
     groups: Groups | None = None,
+    *,
+    pooled: bool = False,
 ) -> Fitted | None:
     """Fit the map to raw scores in [0, 1] and whether each answer was judged right.
 
@@ -95,6 +99,7 @@ def fit(
     Answers without a score are skipped. `traffic`: the answers that stand for all traffic. Where they suffice the map
     is fitted on them alone, by their weights: suspects are more often wrong at the same score than other answers are.
     `groups`: of the answers; those of one group are to near-copies of one text. None: there are none.
+    `pooled`: scores with a second opinion, of which both parts are calibrated: the prior is narrower.
     Returns None for fewer than `MIN_ANSWERS` answers.
     """
     raw = np.array([np.nan if score is None else score for score in scores], dtype=np.float64)
@@ -106,7 +111,8 @@ def fit(
     texts, group = np.unique(own, return_inverse=True)
     raw, judged = raw[chosen], judged[chosen]
     enough = min(len(texts), weights.sum()) >= ISOTONIC_FROM
-    fit_map = isotonic_map if enough else temperature_map
+    few = partial(temperature_map, narrowness=_NARROWNESS_IF_POOLED) if pooled else temperature_map
+    fit_map = isotonic_map if enough else few
     fields = fit_map(raw, judged, chance, weights)
     mapped = _cross_fitted(raw, judged, fit_map, chance, weights, group)
     calibration = Calibration.model_validate(
@@ -190,17 +196,23 @@ def believed_wrong(arms: Sequence[tuple[Floats, Floats]], chance: float) -> list
 
 
 def temperature_map(
-    scores: Floats, right: Floats, chance: float, weights: Floats, mistake_shares: Floats = _MISTAKE_SHARES
+    scores: Floats,
+    right: Floats,
+    chance: float,
+    weights: Floats,
+    mistake_shares: Floats = _MISTAKE_SHARES,
+    *,
+    narrowness: float = 1.0,
 ) -> dict[str, object]:
     """Return the posterior mode of the temperature and the posterior mean of the share of mistakes.
 
     A mean of the temperature would be above 1 without any answer, since the prior is wider there. `mistake_shares`:
-    those that there may be.
+    those that there may be. `narrowness`: the prior's deviations are this times as large.
     """
     x = np.array([log_odds(score) for score in scores])
     mapped = 1.0 / (1.0 + np.exp(-np.exp(-_LOG_TEMPERATURES)[:, None] * x))
     deviation = np.where(_LOG_TEMPERATURES > 0, _PRIOR_DEVIATION_ABOVE, _PRIOR_DEVIATION_BELOW)
-    prior = -((_LOG_TEMPERATURES / deviation) ** 2) / 2
+    prior = -((_LOG_TEMPERATURES / (narrowness * deviation)) ** 2) / 2
     log_posterior = np.empty((len(mistake_shares), len(_LOG_TEMPERATURES)))
     for row, mistakes in enumerate(mistake_shares):
         judged = np.clip(probability_judged_right(mapped, mistakes, chance), _MIN_PROBABILITY, 1.0 - _MIN_PROBABILITY)

@@ -324,7 +324,8 @@ def calibrate(
     scores = candidate.scores[: len(evaluation)] or (None,) * len(evaluation)
     recall = trained.spec.evaluation.low_confidence_recall
     groups = group_numbers([question.group for question in evaluation])
-    fitted = fit(trained.adapter, scores, right, chance, recall, traffic_of(evaluation), groups)
+    traffic, pooled = traffic_of(evaluation), opinion is not None
+    fitted = fit(trained.adapter, scores, right, chance, recall, traffic, groups, pooled=pooled)
     if fitted is None:
         return None, None
     output, calibration = folder / "calibration", fitted.calibration

@@ -117,15 +117,19 @@ def measure(
         if opinion is not None and share is not None and spec.kind is TaskKind.CLASSIFICATION:
             label, _ = _answer(_labels(spec.labels), tokens)
             other = None if label is None else opinion(_labels(spec.labels).text(label))
-            score = score if other is None else joint_score(score, other, share)
+            score = joint_score(score, other, share)
         return _calibrated(measured, score, calibration)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError):
         return UNKNOWN
 
 
-def joint_score(score: float, other: float, share: OpinionShare) -> float:
-    """Return the score of an answer with a second opinion, of these log-odds."""
-    x = share.own * log_odds(score) + share.other * other + share.shift
+def joint_score(score: float, other: float | None, share: OpinionShare) -> float:
+    """Return the score of an answer with a second opinion, of these log-odds.
+
+    None: it has none, say on a label that no training row has. Then the model's counts whole, at its own temperature.
+    """
+    own = log_odds(score)
+    x = own * share.own / share.other if other is None else share.own * own + share.other * other
     return 1.0 / (1.0 + math.exp(min(-x, _EXPONENT)))
 
 

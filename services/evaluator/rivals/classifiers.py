@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +61,7 @@ def tf_idf(classes: int = 1) -> TfidfVectorizer:
     return TfidfVectorizer(sublinear_tf=True, analyzer="char_wb", ngram_range=(2, 5), max_features=most)
 
 
-def fit(features: Any, labels: Sequence[str], weights: Sequence[float]) -> LogisticRegression:
+def fit(features: Any, labels: Iterable[str], weights: Iterable[float]) -> LogisticRegression:
     """Fit a logistic regression, regularised the same for every rival."""
     return LogisticRegression(C=_C, max_iter=_MAX_ITERATIONS).fit(features, list(labels), list(weights))
 

@@ -138,6 +138,15 @@ def test_few_answers_do_not_make_honest_confidence_surer() -> None:
     assert unsure.temperature > 1.8, "few answers may lower confidence"
 
 
+def test_few_answers_move_scores_less_whose_parts_are_calibrated_already() -> None:
+    """Eighty answers have eight errors: their temperature is mostly chance, which would be fitted twice."""
+    scores, right = simulated(80, 2.5)
+    own, pool = (fit_and_cross_fit("desk-1", list(scores), list(right), CHANCE, RECALL, pooled=pooled)
+                 for pooled in (False, True))  # fmt: skip
+    assert own is not None and pool is not None
+    assert 1.0 < pool.calibration.temperature < 0.85 * own.calibration.temperature
+
+
 def test_answers_without_a_score_do_not_count() -> None:
     scores, right = simulated(100, 2.0)
     with_gaps = [None if n % 2 else score for n, score in enumerate(scores)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
 import statistics
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +47,28 @@ def rows(count: int = 20) -> list[Example]:
     ]  # fmt: skip
 
 
+def example(name: str, text: str, label: str) -> Example:
+    messages = (*user(text), Message(role=Role.ASSISTANT, content=label))
+    return Example(
+        example_id=f"e{name}", group=name, prediction_ids=(f"p{name}",), correction_ids=(f"c{name}",), messages=messages
+    )
+
+
+def as_sure_as_the_words(alike: float) -> Asked:
+    """Questions of which a share of what the model is sure of is what their words say; the rest is chance."""
+    opinion = fit_opinion(rows())
+    assert opinion is not None
+    rng = random.Random(5)
+    texts = [f"{WORDS['delivery'][: 3 + number % 15]} {WORDS['refund'][: 20 - number % 20]}" for number in range(200)]
+    questions = [Question(user(text), "delivery") for text in texts]
+    others = [opinion.log_odds(text, "delivery") or 0.0 for text in texts]
+    noise = rng.sample(others, len(others))
+    scores = tuple(1 / (1 + math.exp(-(alike * own + (1 - alike) * by_chance)))
+                   for own, by_chance in zip(others, noise, strict=True))  # fmt: skip
+    arm = ArmAnswers(answers=("delivery",) * 200, latencies_ms=(1.0,) * 200, scores=scores)
+    return Asked(questions, (), arm, arm)
+
+
 def asked(score: float = 0.9, count: int = 30) -> Asked:
     """Questions about parcels, of which both arms take every third for a refund, as sure as of all others."""
     questions = [Question(user(f"Where is my parcel, number {n}?"), "delivery") for n in range(count)]
@@ -75,24 +99,59 @@ def wrong_in_lowest_third(arm: ArmAnswers) -> int:
 def test_productions_confidence_is_with_the_opinion_that_it_is_served_with() -> None:
     opinion = fit_opinion(rows())
     assert opinion is not None
-    share = OpinionShare(own=0.5, other=2.0, shift=0.25)
+    share = OpinionShare(own=0.5, other=2.0)
     found, _ = with_second_opinions(asked(), rows(), SPEC, AdapterCalibration(calibration(share), opinion))
     question, answer, score = (of[0] for of in (found.evaluation, found.production.answers, asked().production.scores))
     other = opinion.log_odds(question.messages[0].text, answer or "")
     assert other is not None
-    expected = 0.5 * log_odds(score or 0.0) + 2.0 * other + 0.25
+    expected = 0.5 * log_odds(score or 0.0) + 2.0 * other
     assert log_odds(found.production.scores[0] or 0.0) == pytest.approx(expected)
     alone, _ = with_second_opinions(asked(), rows(), SPEC, AdapterCalibration(calibration(None)))
     assert alone.production == asked().production
 
 
-def test_the_joint_log_odds_are_as_high_and_as_spread_as_the_models_own() -> None:
-    """Else a model whose confidence needed no calibration would need one, from few answers."""
-    before, after = asked(), with_second_opinions(asked(), rows(), SPEC, None)[0]
-    own, joint = ([log_odds(score or 0.0) for score in of.candidate.scores] for of in (before, after))
-    assert own != joint
-    assert statistics.fmean(joint) == pytest.approx(statistics.fmean(own), abs=0.01)
-    assert statistics.pstdev(joint) <= 1.01 * statistics.pstdev(own)
+@pytest.mark.parametrize("labels", [("refund", "delivery"), ("refund", "delivery", "login")])
+def test_the_classifier_is_right_as_often_as_it_says_on_rows_that_it_was_not_fitted_on(labels: Sequence[str]) -> None:
+    """As it is regularised it would be as sure of nearly everything as of nothing."""
+    rng = random.Random(3)
+    words = {label: [f"{label}{number}" for number in range(12)] for label in labels}
+
+    def drawn(label: str) -> str:
+        """Four words, each of which is of another label one time in three."""
+        return " ".join(rng.choice(words[label if rng.random() > 1 / 3 else rng.choice(labels)]) for _ in range(4))
+
+    train = [example(str(number), drawn(labels[number % len(labels)]), labels[number % len(labels)])
+             for number in range(400)]  # fmt: skip
+    opinion = fit_opinion(train)
+    assert opinion is not None
+    right, said = [], []
+    for number in range(800):
+        label = labels[number % len(labels)]
+        text = drawn(label)
+        odds = {each: opinion.log_odds(text, each) or 0.0 for each in labels}
+        likeliest = max(odds, key=odds.__getitem__)
+        right.append(likeliest == label)
+        said.append(1 / (1 + math.exp(-odds[likeliest])))
+    assert 0.7 < statistics.fmean(right) < 0.95
+    assert statistics.fmean(said) == pytest.approx(statistics.fmean(right), abs=0.04)
+
+
+@pytest.mark.parametrize(("alike", "weight"), [(0.0, 1.0), (1.0, 0.5)])
+def test_two_opinions_that_know_of_different_things_count_whole_and_two_that_are_one_count_half(
+    alike: float, weight: float
+) -> None:
+    what, ours = with_second_opinions(as_sure_as_the_words(alike), rows(), SPEC, None)
+    assert ours is not None
+    assert ours.share.other == pytest.approx(weight, abs=0.12)
+    assert what.candidate.scores != as_sure_as_the_words(alike).candidate.scores
+
+
+def test_what_the_model_says_counts_less_the_more_it_exaggerates() -> None:
+    """Its answers are right in two of three cases, however sure it is of them."""
+    modest, boastful = (with_second_opinions(asked(score), rows(), SPEC, None)[1] for score in (0.66, 0.99))
+    assert modest is not None and boastful is not None
+    assert modest.share.own / modest.share.other == pytest.approx(1.0, abs=0.1)
+    assert boastful.share.own / boastful.share.other < 0.6
 
 
 @pytest.mark.parametrize("change", ["few answers", "one label", "no labels", "no scores", "equal scores"])

@@ -56,7 +56,7 @@ def test_a_labels_probability_is_relative_to_the_labels_and_the_rest_is_outside(
 
 def test_a_second_opinion_has_a_share_in_the_score_that_is_calibrated() -> None:
     answer = [token("login", 0.75, refund=0.25), token(END, 0.9)]
-    shared = temperature(1.0).model_copy(update={"opinion": OpinionShare(own=0.5, other=2.0, shift=0.1)})
+    shared = temperature(1.0).model_copy(update={"opinion": OpinionShare(own=0.5, other=2.0)})
     asked: list[str] = []
 
     def opinion(label: str) -> float | None:
@@ -65,13 +65,15 @@ def test_a_second_opinion_has_a_share_in_the_score_that_is_calibrated() -> None:
 
     measured = measure(DESK, answer, shared, opinion)
     assert asked == ["login"]
-    assert measured.raw == pytest.approx(1.0 / (1.0 + math.exp(-(0.5 * math.log(3.0) - 2.0 + 0.1))))
+    assert measured.raw == pytest.approx(1.0 / (1.0 + math.exp(-(0.5 * math.log(3.0) - 2.0))))
     assert measured.margin == pytest.approx(0.5), "which is the model's own"
-    assert measure(DESK, answer, shared, lambda label: None).raw == pytest.approx(0.75)
+    silent = 1.0 / (1.0 + math.exp(-0.25 * math.log(3.0)))
+    assert measure(DESK, answer, shared, lambda label: None).raw == pytest.approx(silent), "at its own temperature"
     assert measure(DESK, answer, temperature(1.0), opinion).raw == pytest.approx(0.75), "it was calibrated without"
     assert measure(DESK, answer, None, opinion).score == pytest.approx(0.75), "nothing is calibrated"
     cut = [token("log", 0.75, refund=0.25)]
-    assert measure(DESK, cut, shared, opinion).raw == measure(DESK, cut).score, "no label, no opinion"
+    alone = measure(DESK, cut, shared, lambda label: None).raw
+    assert measure(DESK, cut, shared, opinion).raw == alone < (measure(DESK, cut).score or 0.0), "no label, no opinion"
 
 
 def test_a_token_counts_only_where_labels_diverge() -> None:
