@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
+import string
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -117,8 +118,9 @@ def test_the_classifier_is_right_as_often_as_it_says_on_rows_that_it_was_not_fit
     words = {label: [f"{label}{number}" for number in range(12)] for label in labels}
 
     def drawn(label: str) -> str:
-        """Four words, each of which is of another label one time in three."""
-        return " ".join(rng.choice(words[label if rng.random() > 1 / 3 else rng.choice(labels)]) for _ in range(4))
+        """Four words, each of which is of another label one time in three, among twelve that say nothing."""
+        said = [rng.choice(words[label if rng.random() > 1 / 3 else rng.choice(labels)]) for _ in range(4)]
+        return " ".join([*said, *("".join(rng.choices(string.ascii_lowercase, k=5)) for _ in range(12))])
 
     train = [example(str(number), drawn(labels[number % len(labels)]), labels[number % len(labels)])
              for number in range(400)]  # fmt: skip
@@ -184,6 +186,9 @@ def test_it_is_stored_beside_the_calibration_and_the_gateway_measures_as_the_eva
     candidate = trained.model_copy(update={"spec": SPEC})
     calibrated, _ = calibrate(candidate, found.evaluation, found.candidate, store, tmp_path / "job", ours)
     assert calibrated is not None and calibrated.opinion == ours.share
+    alone, _ = calibrate(renamed(candidate), found.evaluation, found.candidate, store, tmp_path / "other job")
+    assert alone is not None
+    assert abs(math.log(calibrated.temperature)) < abs(math.log(alone.temperature)), "both parts are calibrated already"
     served = calibration_of(store, trained.adapter)
     assert served is not None and served == (calibrated, served.opinion)
     question, score = found.evaluation[1], asked().candidate.scores[1] or 0.0
@@ -192,6 +197,23 @@ def test_it_is_stored_beside_the_calibration_and_the_gateway_measures_as_the_eva
     tokens = [{"token": "delivery", "logprob": math.log(score), "top_logprobs": listed}]
     measured = measure(SPEC, tokens, served.calibration, served.opinion_on(question.messages[0].text))
     assert measured.raw == pytest.approx(found.candidate.scores[1])
+
+
+def renamed(candidate: AdapterTrained) -> AdapterTrained:
+    return candidate.model_copy(update={"adapter": f"{candidate.adapter}-0"})
+
+
+def test_where_there_is_no_second_opinion_the_models_counts_whole_at_its_own_temperature() -> None:
+    """No training row has the label, so that the classifier does not know it."""
+    before = asked(0.99)
+    answers = ("login", *before.candidate.answers[1:])
+    before = replace(before, candidate=before.candidate.model_copy(update={"answers": answers}))
+    spec = SPEC.model_copy(update={"labels": (*SPEC.labels, "login")})
+    after, ours = with_second_opinions(before, rows(), spec, None)
+    assert ours is not None
+    own, alone = (log_odds(of.candidate.scores[0] or 0.0) for of in (before, after))
+    assert alone < own
+    assert alone == pytest.approx(own * ours.share.own / ours.share.other)
 
 
 def test_a_calibration_whose_opinion_is_gone_is_unreadable_rather_than_half_used(
