@@ -112,7 +112,8 @@ class Play:
             corpus, self._engine, self._bus, self._product.artifacts, folder, self._stream.golden, plan.faults,
             plan.seed,
         )  # fmt: skip
-        self._traffic = Traffic(corpus, self._stream, self._spec, self._engine, self._trainer)
+        store = self._product.artifacts
+        self._traffic = Traffic(corpus, self._stream, self._spec, self._engine, self._trainer, store)
         self._primary, self._first, self._state = BASE, "", ""
         self.played = Played(plan, GOLDEN_ROWS)
         self._subscribe()

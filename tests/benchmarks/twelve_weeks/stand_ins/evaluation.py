@@ -12,11 +12,13 @@ from services.evaluator.job import (
     EvaluationJob,
     ask_must_pass_again,
     calibrate,
+    calibration_of,
     read_examples,
     with_golden_history,
 )
 from services.evaluator.recipe import ask, ask_failed_again
 from services.evaluator.report.publish import publish_report
+from services.evaluator.second_opinion import with_second_opinions
 from services.evaluator.statistics.intervals import wilson
 from services.evaluator.verdict import Asked, Extras, evaluated_event, evaluation_report
 from shared.storage.artifacts import ArtifactStore
@@ -28,7 +30,8 @@ async def evaluate(spec: bytes, folder: Path, store: ArtifactStore, engine: Engi
     """Return the verdict, as `services.evaluator.job.evaluate_adapter` does."""
     job = EvaluationJob.model_validate_json(spec)
     trained = job.trained
-    evaluation = evaluation_questions(read_examples(store.fetch(trained.dataset_uri) / "eval.jsonl"))
+    dataset = store.fetch(trained.dataset_uri)
+    evaluation = evaluation_questions(read_examples(dataset / "eval.jsonl"))
     golden = golden_questions(read_golden_set(store, trained.spec), trained.spec)
     questions = [*evaluation, *golden]
     arms = []
@@ -37,7 +40,9 @@ async def evaluate(spec: bytes, folder: Path, store: ArtifactStore, engine: Engi
         arms.append(await ask_failed_again(engine, model, answers, questions, trained.spec, job.concurrency))
     repeated = await ask_must_pass_again(job, engine, golden, arms[0], len(evaluation))
     asked = with_golden_history(job, Asked(evaluation, golden, *arms, repeated), store, folder)
-    fitted = calibrate(trained, evaluation, asked.candidate, store, folder)
+    train, production = read_examples(dataset / "train.jsonl"), calibration_of(store, job.production)
+    asked, opinion = with_second_opinions(asked, train, trained.spec, production)
+    fitted = calibrate(trained, evaluation, asked.candidate, store, folder, opinion)
     extras = Extras(_alone(Asked(evaluation, golden, *arms), job), *fitted, job.concurrency)
     report = evaluation_report(trained, job.production, folder.name, asked, extras, utc_now())
     return evaluated_event(trained, report, publish_report(report, store, folder / "report"))

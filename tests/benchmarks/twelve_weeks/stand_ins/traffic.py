@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from datetime import datetime, timedelta
 
-from schemas.adapters import AdapterEvaluated, Calibration
+from schemas.adapters import AdapterEvaluated
 from schemas.base import Variant
 from schemas.conversation import Call, FinishReason, Message, Role
 from schemas.predictions import (
@@ -21,6 +21,8 @@ from schemas.tasks import TaskSpec
 from services.failure_miner.sampling import sampling_point
 from services.gateway.routing.arms import Arm
 from shared.model.confidence import measure
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.calibrations import AdapterCalibration, read_calibration
 from shared.storage.predictions import AnsweredPrediction
 from tests.benchmarks.twelve_weeks.product import Product
 from tests.benchmarks.twelve_weeks.stand_ins.engine import BASE, Engine
@@ -35,16 +37,18 @@ _LATENCY_MS = 50.0
 class Traffic:
     """Answers requests. `answered`: by week and model, how many; `right`: how many of those truly."""
 
-    def __init__(self, corpus: Corpus, stream: Stream, spec: TaskSpec, engine: Engine, trainer: Trainer) -> None:
+    def __init__(
+        self, corpus: Corpus, stream: Stream, spec: TaskSpec, engine: Engine, trainer: Trainer, store: ArtifactStore
+    ) -> None:
         self._corpus, self._stream, self._spec, self._engine = corpus, stream, spec, engine
-        self._trainer = trainer
-        self._calibrations: dict[str, Calibration] = {}
+        self._trainer, self._store = trainer, store
+        self._calibrations: dict[str, AdapterCalibration] = {}
         self.answered: Counter[tuple[int, str]] = Counter()
         self.right: Counter[tuple[int, str]] = Counter()
 
     async def on_verdict(self, event: AdapterEvaluated) -> None:
         if event.calibration is not None:
-            self._calibrations[event.adapter] = event.calibration
+            self._calibrations[event.adapter] = read_calibration(self._store, event.adapter)
 
     async def send(self, product: Product, week: int, begin: float, end: float, start: datetime) -> None:
         """Send the requests of a part of a week that begins at `start`."""
@@ -69,10 +73,12 @@ class Traffic:
     def _answered(self, name: str, question: int, user: str, arm: Arm, at: datetime) -> PredictionLogged:
         model = arm.model_name(BASE)
         text, tokens = self._engine.answer(model, question)
-        measured = measure(self._spec, tokens, self._calibrations.get(model))
+        found, asked = self._calibrations.get(model), self._corpus.texts[question]
+        calibration = None if found is None else found.calibration
+        measured = measure(self._spec, tokens, calibration, None if found is None else found.opinion_on(asked))
         messages = (
             Message(role=Role.SYSTEM, content=self._spec.system_prompt),
-            Message(role=Role.USER, content=self._corpus.texts[question]),
+            Message(role=Role.USER, content=asked),
         )
         answer = LoggedAnswer(
             prediction_id=f"{self._spec.name}.{name}", text=text, finish_reason=FinishReason.STOP, tokens=1,
