@@ -117,6 +117,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
         broker,
         prepare=[raise_file_limit, log.start, media.start, snapshot.load, access.start, flags.start],
         background=background,
+        connected=[functools.partial(table.read_to_end, settings)],
         close=[
             media.close, log.close, shipper.close, flags.close,
             *(api.close for api in (replicas, external, pass_through) if api is not None),

@@ -27,6 +27,9 @@ class LatestByKey(Generic[E]):
     def __init__(self, topic: str) -> None:
         self.topic = topic
         self._values: dict[str, E] = {}
+        self._remembered: dict[str, E] = {}
+        """Values of `remember` that the topic has not reached yet, and in `_older` its last ones before them."""
+        self._older: dict[str, E] = {}
         self._offsets: dict[int, int] = {}
         self._changed = asyncio.Condition()
         self._started = time.monotonic()
@@ -40,7 +43,22 @@ class LatestByKey(Generic[E]):
 
     async def put(self, key: str, value: E) -> None:
         async with self._changed:
+            remembered = self._remembered.get(key)
+            if remembered is not None and value.occurred_at < remembered.occurred_at:
+                self._older[key] = value
+                return
             self._values[key] = value
+            self._remembered.pop(key, None)
+            self._older.pop(key, None)
+            self._changed.notify_all()
+
+    async def remember(self, key: str, value: E) -> None:
+        """Put a value that an earlier process had read last: the topic, read from its start, has older ones before it.
+
+        They do not take its place until the topic is read to its end, and is found to have none as new.
+        """
+        async with self._changed:
+            self._values[key] = self._remembered[key] = value
             self._changed.notify_all()
 
     async def advance(self, partition: int, offset: int) -> None:
@@ -72,12 +90,21 @@ class LatestByKey(Generic[E]):
         ends = await end_offsets(settings, partitions)
         while (ends := await self._left_of(ends)) and (unread := await self._with_records(settings, ends)):
             logger.warning("not read to its end yet: %s", unread)
-        self._read.set()
+        await self._note_read()
 
     async def read_to(self, ends: Mapping[TopicPartition, int]) -> None:
         """Wait until the topic is read to these end offsets; from then on `latest` and `until_read` answer."""
         await self.wait_until_read(ends)
-        self._read.set()
+        await self._note_read()
+
+    async def _note_read(self) -> None:
+        """The topic decides now, also where it lost what was remembered of it, or a clock was wrong."""
+        async with self._changed:
+            self._values |= self._older
+            self._remembered.clear()
+            self._older.clear()
+            self._read.set()
+            self._changed.notify_all()
 
     async def _left_of(self, ends: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
         """Wait for these end offsets. Returns those that do not come in READ_SECONDS."""

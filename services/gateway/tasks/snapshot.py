@@ -41,7 +41,7 @@ class TaskSnapshot:
         """Fill the table from the file. A missing or broken file is skipped."""
         self._written = read_snapshot(self._path)
         for change in self._written:
-            await self._table.put(change.task, change)
+            await self._table.remember(change.task, change)
 
     async def sync_forever(self) -> None:
         """Background: write the file within a second of a change."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from services.gateway.main import build
 from services.gateway.processes.file_limit import raise_file_limit
 from services.gateway.settings import GatewaySettings
 from shared.errors import ConfigurationError, DependencyUnavailable
+from shared.kafka.latest_by_key import LatestByKey
 
 HEAVY = ("torch", "transformers", "numpy", "sqlalchemy", "deltalake", "sklearn", "spacy", "faker")
 
@@ -74,6 +76,12 @@ def test_the_settings_reach_the_protocol_and_the_upstreams_and_the_file_limit_is
     assert service.http.options["http"].keywords == {"write_seconds": 7.0}
     assert settings.upstream_limits.wait == 8.0
     assert raise_file_limit in service.prepare
+
+
+def test_the_gateway_learns_when_it_has_read_all_tasks_that_the_broker_has(tmp_path: Path) -> None:
+    (reading,) = build(GatewaySettings(home=tmp_path)).connected
+    assert isinstance(reading, functools.partial)
+    assert reading.func.__qualname__ == LatestByKey.read_to_end.__qualname__
 
 
 async def test_workers_do_not_start_on_a_port_of_another_process_and_say_which_it_is(tmp_path: Path) -> None:
