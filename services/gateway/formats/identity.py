@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
+
+import orjson
 
 from schemas.predictions import MAX_METADATA
 from services.gateway.formats.validation import text_field
@@ -22,6 +25,8 @@ SESSION_FIELD, XARGS = "session_id", "vllm_xargs"
 _PERSONAL_FIELDS = ("user", "safety_identifier", "metadata", CLIENT_METADATA, "prompt_cache_key", SESSION_FIELD)
 """Fields that do not reach the model server: each may name a person."""
 _MAX_NAME, _MAX_VALUE = 64, 512
+_CLAUDE_CODE = re.compile(r"user_([0-9a-f]+)_account_([0-9a-f-]*)_session_([0-9a-f-]+)")
+"""Claude Code's user up to version 2.1.77. Later ones write it as JSON: see `_of_claude_code`."""
 
 _NOTHING: dict[str, str] = {}
 
@@ -40,8 +45,8 @@ def identity_of(data: Mapping[str, Any], headers: Headers = ()) -> Identity:
     """Return who asks, of a body as the client sent it: a classification's loses fields that name the session.
 
     The user is the first of `user`, `safety_identifier`, `metadata.user_id` (Anthropic's) and the header; the session
-    that of `metadata`, of Codex's and vLLM's own fields, and of the header. Raises HttpError 400 for a user that is not
-    a text.
+    that of `metadata`, of Codex's and vLLM's own fields, of Claude Code's user, and of the header. Raises HttpError 400
+    for a user that is not a text.
     """
     user = text_field(data, "user") or text_field(data, "safety_identifier") or None
     session, kept = None, _NOTHING
@@ -54,6 +59,8 @@ def identity_of(data: Mapping[str, Any], headers: Headers = ()) -> Identity:
     session = session or _first([data.get(SESSION_FIELD)])
     if isinstance(xargs := data.get(XARGS), dict):
         session = session or _first([xargs.get(SESSION_FIELD)])
+    if user and (known := _of_claude_code(user)):
+        user, session = known.user, session or known.session
     for name, value in headers:
         if name == USER_HEADER:
             user = user or value.decode("utf-8", "replace")
@@ -74,6 +81,25 @@ def bounded_metadata(metadata: dict[str, Any]) -> dict[str, str]:
     """Return the entries that an event keeps: so many, so long, and without the ids, of which it has hashes."""
     kept = [(name, value) for name, value in metadata.items() if name not in _IDENTIFIERS and value is not None]
     return {name[:_MAX_NAME].replace("\x00", ""): _text(value) for name, value in kept[:MAX_METADATA]}
+
+
+def _of_claude_code(user: str) -> Identity | None:
+    """Return the person, who is an account or else a device, and the session that Claude Code calls its user together.
+
+    Taken as it is, each of a person's sessions would be another person. None: another application named the user.
+    """
+    if user.startswith("user_"):
+        match = _CLAUDE_CODE.fullmatch(user)
+        return Identity(match[2] or match[1], match[3]) if match else None
+    if not user.startswith("{"):
+        return None
+    try:
+        ids = orjson.loads(user)
+    except orjson.JSONDecodeError:
+        return None
+    session = _first([ids.get("session_id")])
+    person = _first([ids.get("account_uuid"), ids.get("device_id")])
+    return Identity(person, session) if person and session else None
 
 
 def _text(value: Any) -> str:

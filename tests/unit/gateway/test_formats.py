@@ -191,6 +191,28 @@ async def test_a_user_comes_from_the_first_field_that_names_one_or_from_a_header
     assert gateway.flags.users[-2:] == ["ann", "bob"]
 
 
+@pytest.mark.parametrize("account", ["", "1d0f9f2c-6a51-4f0e-9d8a-0c5a3d2b7e41"])
+async def test_a_person_of_claude_code_is_one_user_in_all_of_their_sessions(gateway: Gateway, account: str) -> None:
+    device, sessions = "5d" * 32, [f"{n}f3c2b1a-7a67-4d2e-9a4b-1d16d3f44752" for n in (1, 2)]
+    for session in sessions:
+        ids = {"device_id": device, "account_uuid": account, "session_id": session}
+        for user in (f"user_{device}_account_{account}_session_{session}", json.dumps(ids)):
+            asked = {"model": "haiku", "messages": [{"role": "user", "content": "x"}], "metadata": {"user_id": user}}
+            assert (await gateway.http.post("/v1/messages", json={**asked, "max_tokens": 5})).status_code == 200
+    assert gateway.flags.users == [account or device] * 4
+    assert len({event.user_hash for event in gateway.log.predictions}) == 1
+    older, newer, other, _ = [event.session_hash for event in gateway.log.predictions]
+    assert older == newer != other is not None
+
+
+async def test_a_user_that_only_looks_like_claude_codes_is_taken_as_it_is(gateway: Gateway) -> None:
+    users = ["user_4711", "user_ann_account_7_session_1", '{"id": 7}', '{"session_id": "s1"}', "{ann"]
+    for user in users:
+        await gateway.ask(user=user)
+    assert gateway.flags.users == users
+    assert {event.session_hash for event in gateway.log.predictions} == {None}
+
+
 async def test_a_subject_is_a_user_else_a_session_else_what_an_apps_conversation_began_with(gateway: Gateway) -> None:
     """Both events name it and the canary is sticky by it: traffic without users never entered one."""
     await gateway.ask(user="ann", metadata={"session_id": "s1"})
