@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from schemas.conversation import Answer, Api, Call, FinishReason, Message
+from schemas.conversation import Answer, Api, Call, FinishReason, Message, Role
 from shared.conversation.requests import TOKEN_IDS
 
-NEVER_TRAINED = frozenset({"truncated", "refused", "token_ids", "media", "custom_tool", "completions"})
+NEVER_TRAINED = frozenset({"truncated", "refused", "token_ids", "media", "custom_tool", "completions", "continued"})
 """The reasons of `never_trained`."""
 
 
@@ -41,4 +41,6 @@ def never_trained(call: Call, answers: Sequence[Answer]) -> tuple[str, str] | No
                 return "custom_tool", "a call of a custom tool, which chat templates do not know"
     if call.api is Api.COMPLETIONS:
         return "completions", "a prompt that no chat template was put around, as it is around all that is trained on"
+    if call.messages[-1].role == Role.ASSISTANT:
+        return "continued", "an answer behind a message of the assistant, which it goes on from: half of one"
     return None

@@ -74,6 +74,7 @@ def user(part: Part) -> Call:
         (user(Part(type=TOKEN_IDS, text="[1, 2]")), {"text": "x"}, "token_ids"),
         (Call(messages=TALK), {"tool_calls": ({"name": "sh", "type": "custom"},)}, "custom_tool"),
         (Call(messages=TALK[:1], api=Api.COMPLETIONS), {"text": "x"}, "completions"),
+        (Call(messages=(*TALK, Message(role=Role.ASSISTANT, content="{"))), {"text": '"n": 1}'}, "continued"),
     ],
 )
 def test_what_is_not_whole_or_no_text_can_never_teach(call: Call, answer: dict[str, Any], reason: str) -> None:
