@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -20,7 +23,7 @@ from shared.conversation.requests import TOKEN_IDS, replay_request
 from shared.errors import DependencyUnavailable
 from shared.kafka.delivery import TopicPartition
 from shared.kafka.latest_by_key import LatestByKey
-from shared.privacy.redaction import MAX_SLICE, Redactor, listed_surrogates
+from shared.privacy.redaction import MAX_SLICE, RedactedSlice, Redactor, Rules, TextSlice, listed_surrogates
 from shared.spool import Record
 from tests.unit.gateway.conftest import HAIKU, SUPPORT
 from tests.unit.gateway.redacting import OPEN, PLAIN, Blanks, Setup, Swaps, feedback, prediction, prediction_id, set_up
@@ -215,6 +218,38 @@ async def test_building_the_redactor_is_retried() -> None:
         await setup.redact(feedback(HAIKU, "Maria"))
     (clean,) = await setup.redact(feedback(HAIKU, "Maria"))
     assert clean["text"] == "Paula"
+
+
+class _Slow(Swaps):
+    """A redactor that is not done before it may be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began, self.may_end = threading.Event(), threading.Event()
+
+    def redact_slices(self, slices: Sequence[TextSlice], rules: Rules) -> list[RedactedSlice]:
+        found = super().redact_slices(slices, rules)
+        self.began.set()
+        self.may_end.wait(PATIENCE_SECONDS)
+        return found
+
+
+async def test_a_redaction_that_is_cancelled_ends_before_the_next_one_begins() -> None:
+    """Its thread goes on, and the redactor is for one thread at a time."""
+    slow = _Slow()
+    setup = await set_up(lambda _: slow)
+    first = asyncio.create_task(setup.redact(feedback(HAIKU, "Maria one")))
+    assert await asyncio.to_thread(slow.began.wait, PATIENCE_SECONDS)
+    first.cancel()
+    second = asyncio.create_task(setup.redact(feedback(HAIKU, "Maria two")))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert (first.done(), slow.texts) == (False, ["Maria one"])
+    slow.may_end.set()
+    with contextlib.suppress(asyncio.CancelledError):
+        await first
+    assert [event["text"] for event in await second] == ["Paula two"]
+    assert first.cancelled()
 
 
 async def test_a_redacted_record_keeps_its_headers(setup: Setup) -> None:

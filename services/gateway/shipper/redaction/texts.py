@@ -23,6 +23,7 @@ from shared.privacy.redaction import (
     TextSlice,
     slice_from,
 )
+from shared.threads import in_thread
 
 DEFAULT_RULES = Rules.of(RedactionSettings())
 _MAX_CACHED_LENGTH = 2_000
@@ -101,10 +102,11 @@ class TextQueue:
 
     async def _redact_piece(self, slices: Sequence[TextSlice], rules: Rules) -> list[RedactedSlice | Exception]:
         async with self._turn:
+            # A cancellation waits for the thread: the redactor is for one at a time, and whoever waits has it next.
             if self._redactor is None:
-                self._redactor = await asyncio.to_thread(self._build)
+                self._redactor = await in_thread(self._build)
             started = time.perf_counter()
-            results = await asyncio.to_thread(_redact_all, self._redactor, slices, rules)
+            results = await in_thread(_redact_all, self._redactor, slices, rules)
             self._status.redaction_seconds += time.perf_counter() - started
         return results
 
