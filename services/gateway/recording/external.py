@@ -74,14 +74,19 @@ class ExternalPredictions:
         self.now = now
         self._event_bytes = event_bytes
 
-    def check_time(self, occurred_at: datetime) -> None:
-        """Raises HttpError 400 for a time that no reader would take: before what Kafka keeps, or in the future."""
-        if not OLDEST <= occurred_at - self.now() <= NEWEST:
+    def time_of(self, occurred_at: datetime) -> datetime:
+        """The time, or now where a clock was ahead: by that one it would be of after an erasure.
+
+        Raises HttpError 400 for a time that no reader would take: before what Kafka keeps, or far in the future.
+        """
+        now = self.now()
+        if not OLDEST <= occurred_at - now <= NEWEST:
             raise bad_request(
                 f"`occurred_at` is {occurred_at.isoformat()}; it must be in the last {-OLDEST.days} days, and at most "
                 "an hour ahead: is the clock right?",
                 "occurred_at",
             )
+        return min(occurred_at, now)
 
     def caller(
         self, user: Any, session: str | None, metadata: Any, app: str | None = None, trace: TraceHeaders = ()
@@ -104,9 +109,7 @@ class ExternalPredictions:
 
     def record(self, report: Report) -> tuple[list[str], Record]:
         """The ids of the answers, and the record. Raises HttpError 400 for what an event cannot carry."""
-        occurred_at = report.occurred_at or self.now()
-        self.check_time(occurred_at)
-        occurred_at = min(occurred_at, self.now())  # By a clock that is ahead it would be of after an erasure.
+        occurred_at = self.time_of(report.occurred_at or self.now())
         prediction_ids = self.prediction_ids(report.task, report.own_id, len(report.answers))
         caller = report.caller
         request = LoggedRequest(

@@ -31,7 +31,6 @@ def records_of_span(
     trace = ((PARENT, f"00-{span.trace_id}-{span.span_id}-01".encode()),)
     caller = external.caller(user_of(span.attributes), session_of(span.attributes), None, app, trace)
     observed = _observed(span, task, external, caller)
-    external.check_time(observed.occurred_at)
     if span.failed:
         return [encode_event(observed, trace)]
     if (content := content_of(span)) is None:
@@ -49,7 +48,7 @@ def _observed(span: Span, task: ServedTask, external: ExternalPredictions, calle
     (prediction_id,) = external.prediction_ids(task.name, own_id(span))
     return RequestObserved(
         event_id=event_id("requests.observed", prediction_id, Variant.EXTERNAL),
-        occurred_at=_end_time(span) or external.now(),
+        occurred_at=external.time_of(_end_time(span) or external.now()),
         task=task.name,
         task_revision=task.revision,
         prediction_id=prediction_id,

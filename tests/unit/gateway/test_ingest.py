@@ -323,6 +323,17 @@ async def test_a_span_out_of_time_is_rejected_and_one_that_is_nearly_so_is_logge
     assert bool(gateway.log.records) is is_logged
 
 
+@pytest.mark.parametrize("status", [None, FAILED])
+async def test_a_span_dated_by_a_clock_that_is_ahead_is_of_now_in_each_of_its_events(
+    gateway: Receiver, status: Status | None
+) -> None:
+    """Else an erasure would leave the observation of what was asked up to an hour before it."""
+    ended = int((NOW + timedelta(minutes=50)).timestamp()) * 10**9
+    await gateway.accepted(traces(span(CHAT_WITH_MESSAGES, end_time_unix_nano=ended, status=status)))
+    events = [*gateway.log.predictions, *gateway.log.observed]
+    assert [event.occurred_at for event in events] == [NOW] * (2 if status is None else 1)
+
+
 async def test_an_agents_conversation_keeps_its_structure(gateway: Receiver) -> None:
     """Two calls at once with their results in one message, thoughts, tools, parameters, and two answers."""
     calls = [{"type": "tool_call", "id": f"call_{n}", "name": "find", "arguments": {"id": n}} for n in (1, 2)]
