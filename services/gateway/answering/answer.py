@@ -238,8 +238,8 @@ class Answerer:
 def _converted(request: InFlightRequest, raw: bytes) -> tuple[bytes, ApiAnswer]:
     """The upstream's answer, as the client gets it and as it is recorded. Raises ValueError."""
     body = decode_json(raw)
-    answer = request.parsed.parse_answer(body)
     try:
+        answer = request.parsed.parse_answer(body)
         return encode_json(request.parsed.rewrite_for_client(body, request.prediction_ids)), answer
     except (KeyError, TypeError, AttributeError, HttpError) as error:
         raise ValueError(f"malformed: {error!r}") from error

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from schemas.base import MAX_EVENT_BYTES, Variant
 from schemas.conversation import Part
 from services.gateway.routing.arms import Primary, ServingFlags
 from services.gateway.upstreams.upstream import UpstreamFailed
+from tests.unit.gateway.conftest import chat_completion
 
 if TYPE_CHECKING:
     from tests.unit.gateway.conftest import Gateway
@@ -105,6 +107,17 @@ async def test_with_spool_full_answer_feedback_and_predictions_are_still_refused
     feedback = {"prediction_id": answering_when_full.ids.new("support"), "kind": "thumbs", "positive": True}
     assert (await answering_when_full.http.post("/v1/predictions", json=elsewhere)).status_code == 503
     assert (await answering_when_full.http.post("/v1/feedback", json=feedback)).status_code == 503
+
+
+@pytest.mark.parametrize("arguments", [json.loads("[" * 300 + "]" * 300), 10**400], ids=["nested", "a large number"])
+async def test_an_answer_that_cannot_be_passed_on_is_the_model_servers_failure_not_the_clients(
+    gateway: Gateway, arguments: Any
+) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    gateway.upstream.answer = json.dumps(chat_completion("", [-0.1], tool_calls=[call])).encode()
+    response = await gateway.ask(model="haiku")
+    assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_garbled")
+    assert [event.status for event in gateway.log.observed] == [502]
 
 
 async def test_a_full_log_does_not_change_the_upstreams_error(gateway: Gateway) -> None:
