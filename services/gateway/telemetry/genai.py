@@ -88,12 +88,7 @@ def content_of(span: Span) -> Content | None:
         if messages and answers:
             return Content(
                 [chat_message for message in messages for chat_message in chat_messages_of(message)],
-                [
-                    answer_of_span_message(answer)._replace(
-                        finish_reason=_finish_reason(answer, number, span.attributes)
-                    )
-                    for number, answer in enumerate(answers[:MAX_PREDICTIONS])
-                ],
+                [_answer(answer, number, span.attributes) for number, answer in enumerate(answers[:MAX_PREDICTIONS])],
             )
     return None
 
