@@ -70,9 +70,9 @@ class Answerer:
         self._identifiers = identifiers
         self._pass_through = pass_through
         self._large_work = LargeWork()
-        self._refused: dict[str, set[str]] = {}
-        """By base model: fields that the gateway adds to requests and its server refuses."""
-        self._refused_by_external: set[str] = set()
+        self._refused: dict[str, frozenset[str]] = {}
+        """By base model: fields that the gateway adds to requests and its server refuses. Threads read them."""
+        self._refused_by_external: frozenset[str] = frozenset()
         """Those that the external model's server refuses."""
         self.count_tokens = TokenCounter(tasks, sources.replicas, pass_through)
 
@@ -196,15 +196,17 @@ class Answerer:
 
         What the client asked for stays, and so does a refusal of that. Later requests do without from the start.
         """
-        model = arm.model_name(request.task.spec.base_model)
-        do_without, refused = request.parsed.adapt_to_external, self._refused_by_external
-        if arm.variant is not Variant.EXTERNAL:
-            model = request.task.spec.base_model
-            do_without, refused = request.parsed.do_without, self._refused.setdefault(model, set())
+        is_external, base = arm.variant is Variant.EXTERNAL, request.task.spec.base_model
+        do_without = request.parsed.adapt_to_external if is_external else request.parsed.do_without
         if (field := error.refused_field) is None or not do_without(field):
             return False
+        refused = self._refused_by_external if is_external else self._refused.get(base, frozenset())
         if field not in refused:
-            refused.add(field)
+            if is_external:
+                self._refused_by_external = refused | {field}
+            else:
+                self._refused[base] = refused | {field}
+            model = arm.model_name(base) if is_external else base
             logger.info("%s is asked without what the gateway adds as %s: %s", model, field, error.message)
         await self._encode_calls_again(request)
         return True
