@@ -36,7 +36,7 @@ def min_examples(dataset: Dataset, spec: TaskSpec) -> Gate:
 def min_eval_examples(dataset: Dataset, spec: TaskSpec) -> Gate:
     count, minimum = len(dataset.eval), fewest_held_out(spec.dataset)
     unconfirmed = sum(1 for example in dataset.train if example.origin is Origin.USER)
-    detail = f"{unconfirmed} training rows are users' own corrections, which are held out once a reviewer confirms them"
+    detail = f"{unconfirmed} training rows are users' own corrections; only what a reviewer stands for is held out"
     return Gate(
         name="min_eval_examples",
         passed=count >= minimum,

@@ -12,7 +12,7 @@ from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.task_settings import DatasetSettings
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.places.place import Place
-from services.dataset_builder.building.votes import votes_of
+from services.dataset_builder.building.votes import UserCorrection, votes_of
 from services.dataset_builder.pipeline import Build, Decisions, Inputs, build_dataset
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
@@ -49,6 +49,13 @@ def correction(
         user_hash=user,
         predicted_at=NOON,
     )
+
+
+def user_word(given: CorrectionSubmitted, user: str = "u") -> UserCorrection:
+    """Return the same word about the same prediction as its user's."""
+    shared = ("correction_id", "task", "task_revision", "prediction_id", "occurred_at", "call", "answers", "label")
+    fields = {name: getattr(given, name) for name in shared}
+    return UserCorrection(**fields, author_hash=user, user_hash=user, predicted_at=NOON)
 
 
 def corrections(count: int, first: int = 0) -> list[CorrectionSubmitted]:

@@ -12,7 +12,7 @@ from schemas.conversation import Answer, Call, Message, Role
 from schemas.datasets import Fate
 from schemas.labels import CorrectionSubmitted
 from services.dataset_builder.building.places.place import Place
-from services.dataset_builder.building.votes import UserCorrection, votes_of
+from services.dataset_builder.building.votes import votes_of
 from services.dataset_builder.pipeline import Decisions, Inputs, build_dataset
 from tests.unit.dataset_builder.histories import (
     LABELS,
@@ -25,6 +25,7 @@ from tests.unit.dataset_builder.histories import (
     sentence,
     task,
     trained,
+    user_word,
 )
 
 ANSWER = "other"
@@ -112,12 +113,6 @@ def test_a_users_word_is_not_held_out_with_its_conversation_but_excluded() -> No
     build = build_dataset(Inputs(votes_of([rows[0] for rows in whole], words), task(), Decisions(places=builds.places)))
     assert held == held_out(build)
     assert {name for name, fate in fates(build).items() if fate is Fate.EXCLUDED} == {f"{n[:-2]}-1" for n in held}
-
-
-def user_word(given: CorrectionSubmitted) -> UserCorrection:
-    shared = ("correction_id", "task", "task_revision", "prediction_id", "occurred_at", "call", "answers", "label")
-    fields = {name: getattr(given, name) for name in shared}
-    return UserCorrection(**fields, author_hash="u", user_hash="u", predicted_at=NOON)
 
 
 def test_conversations_that_begin_alike_are_not_one() -> None:

@@ -9,9 +9,10 @@ import pytest
 from schemas.datasets import Fate
 from schemas.labels import CorrectionSubmitted
 from schemas.tasks import TaskKind
+from services.dataset_builder.building.places.place import Place
 from services.dataset_builder.building.votes import votes_of
 from services.dataset_builder.inspection.counts import leakage
-from services.dataset_builder.pipeline import Inputs, build_dataset
+from services.dataset_builder.pipeline import Decisions, Inputs, build_dataset
 from tests.unit.dataset_builder.histories import (
     LABELS,
     Builds,
@@ -22,6 +23,7 @@ from tests.unit.dataset_builder.histories import (
     sentence,
     task,
     trained,
+    user_word,
 )
 
 
@@ -44,6 +46,27 @@ def test_the_share_is_right_over_many_small_builds() -> None:
     for count in range(5, 305, 5):
         last = builds.build(corrections(count))
     assert len(last.dataset.eval) == pytest.approx(60, abs=3)
+
+
+@pytest.mark.parametrize("kind", [TaskKind.CLASSIFICATION, TaskKind.GENERATION])
+def test_however_much_users_write_the_share_is_held_out_of_what_reviewers_stand_for(kind: TaskKind) -> None:
+    """Of 60 reviewed texts beside 600 of users alone all were held out, so that only users' words were learned."""
+    rows = [
+        user_word(correction(f"u{n}", sentence(1_000 + n), LABELS[n % 3], minute=n), f"user{n}") for n in range(600)
+    ]
+    for words in ([], rows):
+        build = build_dataset(Inputs(votes_of(corrections(60), words), task(kind)))
+        assert len(held_out(build)) == 12
+        assert len([name for name in trained(build) if name.startswith("p")]) == 48
+
+
+def test_users_words_that_are_trained_on_round_no_later_share_up() -> None:
+    rows = [user_word(correction(f"u{n}", sentence(1_000 + n), LABELS[n % 3]), f"user{n}") for n in range(300)]
+    places: dict[str, Place] = {}
+    for count in range(5, 305, 5):
+        build = build_dataset(Inputs(votes_of(corrections(count), rows), task(), Decisions(places=places)))
+        places |= build.decisions.places
+    assert len(held_out(build)) == pytest.approx(60, abs=3)
 
 
 def test_a_row_that_joins_two_groups_moves_nothing() -> None:

@@ -1,9 +1,10 @@
 """Which of the rows that may be held out are. Pure, and the same in whatever order the rows arrived.
 
-Each label gives its share of what is new, rounded such that the sum is right over labels and builds. Rows are chosen by
-a hash of their id, those with few near-copies first: each near-copy of a held-out row is lost for training, and no
-more are lost than are held out. The turns of a conversation are chosen together. Where that finds too few, each text
-with its copies. A label with too few rows is left as it is: all of them are trained on.
+Each label gives its share of what is new and what a reviewer stands for, rounded such that the sum is right over labels
+and builds. What users alone wrote is never held out, and does not count: however much comes, it takes no reviewer's row
+out of training. Rows are chosen by a hash of their id, those with few near-copies first: each near-copy of a held-out
+row is lost for training, and no more are lost than are held out. The turns of a conversation are chosen together. Where
+that finds too few, each text with its copies. A label with too few rows is left as it is: all of them are trained on.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def choose_held_out(
     by_label: dict[str, list[Row]] = defaultdict(list)
     for row in sorted(free, key=rank):
         by_label[stratum(row)].append(row)
-    fresh, old, held = (Counter(map(stratum, rows)) for rows in (new, placed, held_out))
+    parts = (new, placed, held_out)
+    fresh, old, held = (Counter(stratum(row) for row in rows if row.is_confirmed) for rows in parts)
     wanted = _quotas(fresh, old, held, spec)
     by_name = {row.prediction_id: row for row in free}
     draw = _Draw(by_name, new_names, wanted, stratum, similar, conversations, largest=wanted.total() + 1)
@@ -64,9 +66,7 @@ def choose_held_out(
         if wanted[label] > 0:  # Nothing is lost where copies are held out with their text.
             draw.copies = _by_text(by_label[label])
             draw.choose(by_label[label], label, spare=1)
-    if (
-        not draw.chosen and not held and by_label and fresh.total() + old.total() > 1
-    ):  # Few rows: one of the commonest label.
+    if not draw.chosen and not held and by_label and len(new) + len(placed) > 1:  # One of the commonest label.
         label = max(sorted(by_label), key=lambda label: fresh[label] + old[label])
         draw.wanted[label], draw.largest = 1, len(new) // 2
         draw.choose(by_label[label], label, spare=0)
