@@ -124,7 +124,7 @@ class DatasetSettings(Section):
     )
     max_rejected_share: Probability = 0.5
     max_held_back_share: Probability = Field(
-        default=0.3, description="Of rows whose voter moves a class too far: they wait for a person."
+        default=0.3, description="Of rows whose reviewer moves a class too far: they wait for another person."
     )
     max_voter_shift: float = Field(
         default=0.3,

@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from schemas.base import Gate
 from schemas.conversation import input_text
-from schemas.datasets import Example, Fate, Origin
+from schemas.datasets import Example, Fate, LeftOutExample, Origin
 from schemas.task_settings import DatasetSettings
 from schemas.tasks import TaskSpec
 from services.dataset_builder.building.places.place import Exclusions
@@ -61,8 +61,7 @@ def max_rejected_share(dataset: Dataset, spec: TaskSpec) -> Gate:
     """
     bad = sum(
         1 for row in dataset.left_out
-        if row.fate is Fate.REJECTED and row.reason not in NEVER_TRAINED
-        and not all(name.startswith(USER_CORRECTION) for name in row.correction_ids)
+        if row.fate is Fate.REJECTED and row.reason not in NEVER_TRAINED and not _is_by_users(row)
     )  # fmt: skip
     total = bad + len(dataset.train) + len(dataset.eval)
     reasons = ", ".join(f"{reason} {count}" for reason, count in dataset.left_out_by_reason().items())
@@ -70,12 +69,15 @@ def max_rejected_share(dataset: Dataset, spec: TaskSpec) -> Gate:
 
 
 def max_held_back_share(dataset: Dataset, spec: TaskSpec) -> Gate:
-    """Only rows that are held back because of who labelled them."""
-    held = sorted(row.detail for row in dataset.left_out if (row.fate, row.reason) == (Fate.HELD_BACK, MOVES_CLASS))
-    total = len(held) + len(dataset.train) + len(dataset.eval)
-    return _share(
-        "max_held_back_share", len(held), total, spec.dataset.max_held_back_share, "; ".join(dict.fromkeys(held))
-    )
+    """Only rows that are held back because of the reviewer who labelled them.
+
+    What users alone wrote is named, and does not count: it waits, and one who floods a label would stop every cycle.
+    """
+    held = [row for row in dataset.left_out if (row.fate, row.reason) == (Fate.HELD_BACK, MOVES_CLASS)]
+    by_reviewers = sum(1 for row in held if not _is_by_users(row))
+    total = by_reviewers + len(dataset.train) + len(dataset.eval)
+    detail = "; ".join(dict.fromkeys(sorted(row.detail for row in held)))
+    return _share("max_held_back_share", by_reviewers, total, spec.dataset.max_held_back_share, detail)
 
 
 def leakage(dataset: Dataset, frozen: Collection[str], exclusions: Exclusions, prompt: str = "") -> Gate:
@@ -152,6 +154,11 @@ def max_label_share(dataset: Dataset, spec: TaskSpec) -> Gate:
         required=f"<= {maximum} of one label",
         detail=f"{loudest}: collect {missing} more examples without it" if missing else loudest,
     )
+
+
+def _is_by_users(row: LeftOutExample) -> bool:
+    """Return True for what no reviewer has given."""
+    return all(name.startswith(USER_CORRECTION) for name in row.correction_ids)
 
 
 def _share(name: str, count: int, total: int, maximum: float, detail: str) -> Gate:

@@ -187,6 +187,15 @@ def test_what_users_alone_wrote_stops_no_cycle_and_is_listed() -> None:
     assert failed(evaluate_gates(build(rejected=confirmed), spec(), {})) == ["max_rejected_share"]
 
 
+def test_what_waits_because_of_the_users_who_wrote_it_stops_no_cycle_and_is_named() -> None:
+    """One who gave a thousand wrong labels stopped every cycle until people had looked at all of them."""
+    flood = left_out(Fate.HELD_BACK, MOVES_CLASS, 1_000, "feedback-1")
+    assert failed(evaluate_gates(build(rejected=flood), spec(), {})) == []
+    assert gate("max_held_back_share", build(rejected=flood)).detail == "user u1"
+    taken = left_out(Fate.HELD_BACK, MOVES_CLASS, 1_000, "feedback-1", "c")
+    assert failed(evaluate_gates(build(rejected=taken), spec(), {})) == ["max_held_back_share"]
+
+
 @pytest.mark.parametrize(
     ("rules", "fewest"),
     [({}, 10), ({"min_examples": 20}, 5), ({"min_examples": 2}, 1), ({"min_eval_examples": 3}, 3)],

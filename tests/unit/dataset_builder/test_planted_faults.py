@@ -12,7 +12,7 @@ from schemas.datasets import Fate
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.task_settings import DatasetSettings
 from schemas.tasks import TaskKind, TaskSpec
-from services.dataset_builder.building.votes import UserCorrection, votes_of
+from services.dataset_builder.building.votes import USER_CORRECTION, UserCorrection, votes_of
 from services.dataset_builder.inspection.gates import evaluate_gates
 from services.dataset_builder.pipeline import Build, Inputs, build_dataset
 from shared.identity import content_hash
@@ -154,17 +154,20 @@ def test_labels_of_production_that_are_not_trained_on_stop_a_build_and_are_asked
     assert failed(inspected([*audits, *loud])[1]) == [], "with what audits showed right it passes"
 
 
-def test_200_wrong_labels_of_one_user_wait_for_a_person_and_the_rest_goes_on() -> None:
-    honest = clean()
-    poison = [
+def poison(count: int) -> list[UserCorrection]:
+    """Return as many corrections of one user, who always gives the same label."""
+    return [
         UserCorrection(
-            correction_id=f"u{n}", task="t", task_revision=SPEC.revision, prediction_id=f"x{n}", occurred_at=NOON,
-            call=call(50_000 + n), answers=(Answer(text=LABELS[n % 5]),), label="stock", author_hash="eve",
-            user_hash="eve", predicted_at=NOON,
+            correction_id=f"{USER_CORRECTION}{n}", task="t", task_revision=SPEC.revision, prediction_id=f"x{n}",
+            occurred_at=NOON, call=call(50_000 + n), answers=(Answer(text=LABELS[n % 5]),), label="stock",
+            author_hash="eve", user_hash="eve", predicted_at=NOON,
         )
-        for n in range(200)
+        for n in range(count)
     ]  # fmt: skip
-    build, gates = inspected(honest, poison)
+
+
+def test_200_wrong_labels_of_one_user_wait_for_a_person_and_the_rest_goes_on() -> None:
+    build, gates = inspected(clean(), poison(200))
     assert failed(gates) == []
     trained = [e for e in build.dataset.train if e.user_hash == "eve"]
     held = [e for e in build.dataset.left_out if e.fate is Fate.HELD_BACK]
@@ -174,6 +177,13 @@ def test_200_wrong_labels_of_one_user_wait_for_a_person_and_the_rest_goes_on() -
     assert all(e.detail.startswith("a user: ") for e in held)
     assert build.measures.shifts[0].voter.name == "eve"
     assert len(build.questions) >= 30
+
+
+def test_however_many_wrong_labels_a_user_gives_the_rest_goes_on() -> None:
+    build, gates = inspected(clean(), poison(2_000))
+    assert failed(gates) == []
+    assert gates["max_held_back_share"].detail.startswith("a user: ")
+    assert sum(example.user_hash == "eve" for example in build.dataset.train) <= 100
 
 
 def test_neither_the_order_of_votes_nor_their_arrival_changes_a_build() -> None:
