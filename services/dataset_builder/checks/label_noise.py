@@ -80,6 +80,11 @@ class LabelScore:
         return lead >= MIN_LEAD and self.rival_probability >= MIN_RATIO * self.given
 
     @property
+    def looks_wrong(self) -> bool:
+        """What is counted: cleanlab's judgement; of a row that it has not judged, whether the label is suspicious."""
+        return self.is_suspicious if self.is_issue is None else self.is_issue
+
+    @property
     def doubt(self) -> float:
         """The rival's share of both probabilities: 0.8 and more where the label is suspicious."""
         both = self.given + self.rival_probability
@@ -126,7 +131,8 @@ those of the others; what it returns may wait for them only when it is iterated.
 
 @dataclass(frozen=True)
 class LabelNoise:
-    """What was found. `decided` has the scores that are new or changed; `judged` and `issues` count cleanlab's.
+    """What was found. `decided` has the scores that are new or changed. `judged`: rows with a score, of which `issues`
+    have a label that looks wrong and that is not settled.
 
     `recall`: of each label, the share of its rows to which the model gives it, unseen; of so many rows. `confused`:
     label and rival of the rows that are held back, with their number, the commonest first.
@@ -214,8 +220,8 @@ def _found(
         # First, whether it is the same object: nearly all are, and to compare two by their fields takes a while.
         decided={key: score for key, score in scores.items() if (old := known.get(key)) is not score and old != score},
         rows=len(ordered),
-        judged=sum(score.is_issue is not None for _, score in scored),
-        issues=sum(bool(score.is_issue) and not _is_settled(row) for row, score in scored),
+        judged=len(scored),
+        issues=sum(score.looks_wrong and not _is_settled(row) for row, score in scored),
         recall=_recall(scored),
         held_back=tuple(row.left_out(Fate.HELD_BACK, SUSPICIOUS, _detail(row, scores[_key(row)])) for row in held),
         confused=_confused(held, scores),

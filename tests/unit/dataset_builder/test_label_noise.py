@@ -12,6 +12,7 @@ from schemas.task_settings import FailureSettings
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.votes import resolve_votes, votes_of
 from services.dataset_builder.checks.label_noise import (
+    ENOUGH_SCORED,
     MAX_MODEL_ROWS,
     SUSPICIOUS,
     LabelledText,
@@ -20,7 +21,9 @@ from services.dataset_builder.checks.label_noise import (
     Scorer,
     find_noise,
 )
-from services.dataset_builder.pipeline import Build, Decisions, Inputs, build_dataset
+from services.dataset_builder.checks.measures import Measures
+from services.dataset_builder.inspection.gates import evaluate_gates
+from services.dataset_builder.pipeline import Build, Dataset, Decisions, Inputs, build_dataset
 from tests.unit.dataset_builder.voting import correction
 
 SPEC = TaskSpec(name="t", kind=TaskKind.CLASSIFICATION, system_prompt="", labels=("a", "b", "c"))
@@ -202,7 +205,8 @@ def test_a_large_set_is_learned_from_a_bounded_sample_that_has_all_rows_of_rare_
     learned = [row.label for row in model.learned[0]]
     assert (len(learned), learned.count("c")) == (MAX_MODEL_ROWS, 50)
     assert len(model.scored_only[0]) == 2_000
-    assert (noise.judged, len(noise.decided)) == (MAX_MODEL_ROWS, MAX_MODEL_ROWS + 2_000)
+    assert noise.judged == len(noise.decided) == MAX_MODEL_ROWS + 2_000
+    assert [score.is_issue for score in noise.decided.values()].count(None) == 2_000
 
 
 def test_new_rows_of_a_large_set_are_scored_by_a_model_of_rows_that_have_a_score_which_are_not_judged_again() -> None:
@@ -215,7 +219,19 @@ def test_new_rows_of_a_large_set_are_scored_by_a_model_of_rows_that_have_a_score
     assert len(model.learned[1]) == MAX_MODEL_ROWS - 1, "3,333 of each of three labels"
     assert {key for key, _ in found.decided} == {row.prediction_id for row in rows[-500:]}
     assert {score.is_issue for score in found.decided.values()} == {None}
-    assert found.judged == MAX_MODEL_ROWS - 1
+
+
+def test_wrong_labels_of_a_large_set_count_whenever_they_came() -> None:
+    """Once 5,000 rows had a score, the gate counted among these alone until there were twice as many rows."""
+    right = resolve_votes(votes_of(corrections_of(3)), SPEC, {})[0]
+    old = [replace(right[n % 3], prediction_id=f"p{n}") for n in range(ENOUGH_SCORED)]
+    labels = {row.label: SPEC.labels[(number + 1) % 3] for number, row in enumerate(right)}
+    new = [replace(right[n % 3], prediction_id=f"new{n}", label=labels[right[n % 3].label]) for n in range(3_000)]
+    known = find_noise(old, (), SPEC, {}, WordModel()).decided
+    found = find_noise([*old, *new], (), SPEC, known, WordModel())
+    assert (found.judged, found.issues) == (ENOUGH_SCORED + 3_000, 3_000)
+    gates = evaluate_gates(Build(Dataset((), (), ()), measures=Measures(noise=found)), SPEC, {})
+    assert "label_noise" in {gate.name for gate in gates if not gate.passed}
 
 
 def test_a_label_that_no_scored_row_has_is_learned_with_its_new_rows() -> None:
