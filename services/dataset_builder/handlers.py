@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 
-from schemas.base import utc_now
+from schemas.base import Event, utc_now
 from schemas.catalog import topic_of
 from schemas.cycles import CycleFinished
 from schemas.failures import FailuresClustered
@@ -136,16 +136,26 @@ class Handlers:
 
     async def on_done(self, job: Job, result: bytes) -> None:
         """Publish what people are asked about the dataset, then the outcome that the job has stored."""
-        for question in read_questions(job):
-            await self._publisher.publish(question)
-        await self._publisher.publish(BuildResult.model_validate_json(result).outcome)
-        delete_texts(job)
+        await self._announce(job, BuildResult.model_validate_json(result).outcome)
 
     async def on_failed(self, job: Job, failure: JobFailure) -> None:
-        """Store and publish why there is no dataset: the process died, or the database was away for too long."""
-        failed = STEP.failed(_cycle(job), failure.reason, failure.way_out)
+        """Store and publish why there is no dataset: the process died, or the database was away for too long.
+
+        A process that came as far as to store the outcome, and then failed, failed at nothing but to say so.
+        """
+        cycle = _cycle(job)
+        if (stored := await self._corrections.outcome(cycle.cycle_id or "")) is not None:
+            await self._announce(job, stored)
+            return
+        failed = STEP.failed(cycle, failure.reason, failure.way_out)
         await self._corrections.save_outcome(failed)
         await self._publisher.publish(failed)
+        delete_texts(job)
+
+    async def _announce(self, job: Job, outcome: Event) -> None:
+        for question in read_questions(job):
+            await self._publisher.publish(question)
+        await self._publisher.publish(outcome)
         delete_texts(job)
 
     async def on_progress(self, job: Job, progress: JobProgress) -> None:

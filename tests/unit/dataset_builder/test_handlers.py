@@ -780,6 +780,24 @@ async def test_a_job_that_cannot_finish_ends_the_step_once_and_for_all(
     assert first == second == store.outcomes["cycle-1"]
 
 
+async def test_a_build_that_ended_before_its_process_failed_has_ended_as_it_did(
+    handlers: Handlers, store: MemoryStore, published: Published, tmp_path: Path
+) -> None:
+    """The database went away with its answer to the commit, say: the version is published, and its places decided."""
+    await filled(handlers)
+    await handlers.on_clustered(clustered())
+    job = job_of(tmp_path, clustered())
+    spec = BuildJob.model_validate_json(job.spec)
+    artifacts = ArtifactStore(spec.artifacts, spec.cache)
+    await build_version(spec, store, store, artifacts, job.folder, Progress(job.folder))
+    await handlers.on_failed(job, JobFailure(reason="the database is away"))
+    await handlers.on_clustered(clustered())
+    first, second = published.events
+    assert isinstance(first, DatasetBuilt)
+    assert first == second == store.outcomes["cycle-1"]
+    assert not (job.folder / "questions.jsonl").exists()
+
+
 async def test_of_production_only_labels_are_counted(handlers: Handlers, store: MemoryStore) -> None:
     """What a free text says is people's, and would outlive the task's retention."""
     written = TaskSpec(name="reply", kind=TaskKind.GENERATION, system_prompt="Write.")
