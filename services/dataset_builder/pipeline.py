@@ -147,7 +147,7 @@ def build_dataset(
     placed, similar = place(guarded.rows, places, inputs.never_trained_on, spec, inputs.prompts, others)
     finish_noise = _begin_noise(placed, inputs, score)
     # While the noise model is at work:
-    grouped = group_rows(placed, similar)
+    grouped, copies = group_rows(placed, similar)
     del similar  # It is large, and so are the examples.
     examples = make_examples(grouped, placed)
     labels, right = _labels_of(votes, spec), shown_right(votes, spec.kind)
@@ -155,7 +155,7 @@ def build_dataset(
     noise = finish_noise()
     to_train, held_out = ([e for e in part if e.prediction_ids[0] not in noise.held_ids] for part in examples)
     augmented, right_already = augment(to_train, right, spec.dataset.augmentation)
-    train, capped = balance(augmented, guarded.rows, spec, audits)
+    train, capped = balance(augmented, guarded.rows, spec, audits, copies)
     left_out = [*obsolete, *overruled, *invalid, *guarded.held_back, *placed.left_out]
     left_out += [*noise.held_back, *right_already, *capped]
     left_out.sort(key=lambda r: (r.fate, r.reason, r.correction_ids))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from schemas.datasets import Example, Fate, LeftOutExample
 from schemas.tasks import TaskSpec
@@ -32,11 +33,20 @@ Parts = tuple[list[Example], list[LeftOutExample]]
 """The rows that go on, and those that are left out."""
 
 
-def balance(train: Sequence[Example], rows: Iterable[Row], spec: TaskSpec, audits: Audits) -> Parts:
-    """Return the training rows with their weights, and those that are left out. `rows` say who gave them."""
+def balance(
+    train: Sequence[Example],
+    rows: Iterable[Row],
+    spec: TaskSpec,
+    audits: Audits,
+    copies: Mapping[str, str] = MappingProxyType({}),
+) -> Parts:
+    """Return the training rows with their weights, and those that are left out. `rows` say who gave them.
+
+    `copies`: the group of near-copies of a prediction, where its example is in a group with turns of its conversation.
+    """
     rules, by_prediction = spec.dataset.balance, {row.prediction_id: row for row in rows}
     within = [_weighted(example, 1.0) for example in train]
-    kept, left_out = _cap_copies(within, rules.max_copies, by_label=bool(spec.labels))
+    kept, left_out = _cap_copies(within, rules.max_copies, copies, by_label=bool(spec.labels))
     sources: tuple[tuple[str, float, Callable[[Example], str | None]], ...] = (
         ("per_user", rules.max_user_share, lambda example: example.user_hash),
         ("per_mode", rules.max_mode_share, lambda example: example.mode_id),
@@ -51,13 +61,14 @@ def balance(train: Sequence[Example], rows: Iterable[Row], spec: TaskSpec, audit
     return kept, left_out
 
 
-def _cap_copies(train: Sequence[Example], maximum: int, *, by_label: bool) -> Parts:
+def _cap_copies(train: Sequence[Example], maximum: int, copies: Mapping[str, str], *, by_label: bool) -> Parts:
     """Near-copies with another label are no copies: a word makes a difference there, and that is to be learned."""
-    sizes = Counter(example.group for example in train)
+    groups = [copies.get(example.prediction_ids[0], example.group) for example in train]
+    sizes = Counter(groups)
     by_group: dict[tuple[str, str], list[Example]] = defaultdict(list)
-    for example in train:
-        if sizes[example.group] > maximum:  # Hardly any: lists of all groups would be a good part of a build's memory.
-            by_group[example.group, example.answer if by_label else ""].append(example)
+    for example, group in zip(train, groups, strict=True):
+        if sizes[group] > maximum:  # Hardly any: lists of all groups would be a good part of a build's memory.
+            by_group[group, example.answer if by_label else ""].append(example)
     surplus = {}
     for members in by_group.values():
         for example in sorted(members, key=_rank)[maximum:] if len(members) > maximum else ():

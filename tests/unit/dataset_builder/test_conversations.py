@@ -190,6 +190,14 @@ def test_turns_of_one_conversation_are_one_group() -> None:
     assert len(set().union(*groups.values())) == len(groups)
 
 
+def test_turns_of_one_conversation_are_no_copies_of_each_other() -> None:
+    """Of 36 turns with three labels six were left out, each as one of twelve near-copies."""
+    turns, copies = conversation(7, 36), [correction(f"x{n}", sentence(5), "refund", minute=n) for n in range(12)]
+    build = Builds().build([*corrections(30, 100), *turns, *copies], task(eval_share=0.1))
+    assert {row.prediction_id for row in turns} <= trained(build)
+    assert [row.reason for row in build.dataset.left_out] == ["copies"] * 2
+
+
 def test_a_later_turn_is_trained_on_with_an_earlier_one_that_is_in_dispute() -> None:
     """The parent version was trained on it: as a held-out row the later turn would be asked with an unfair hint."""
     builds = Builds()

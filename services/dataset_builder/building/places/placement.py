@@ -147,17 +147,23 @@ def _decide(row: Row, fate: Fate, similar: SimilarRows, spec: TaskSpec) -> Place
     )
 
 
-def group_rows(placed: Placed, similar: SimilarRows) -> Iterator[tuple[Row, str]]:
-    """Return the rows to train on and the held-out ones, oldest first, each with its group.
+def group_rows(placed: Placed, similar: SimilarRows) -> tuple[Iterator[tuple[Row, str]], dict[str, str]]:
+    """Return the rows to train on and the held-out ones, oldest first, each with its group; and the groups of
+    near-copies alone, by prediction, where they are others.
 
     A group is named by the first text that near-copies, or turns of one conversation, join its rows with: what is said
     of so many rows counts both as one.
     """
     rows = sorted((*placed.train, *placed.held_out), key=BY_AGE)
-    firsts = similar.groups(rows)
+    copies = firsts = similar.groups(rows)
     if placed.conversations is not None and (turns := placed.conversations.pairs(rows)):
-        firsts = join_pairs(len(rows), [*enumerate(firsts), *turns])
-    return ((row, rows[first].text_hash) for row, first in zip(rows, firsts, strict=True))
+        firsts = join_pairs(len(rows), [*enumerate(copies), *turns])
+    others = {
+        row.prediction_id: rows[copy].text_hash
+        for row, copy, first in zip(rows, copies, firsts, strict=True)
+        if copy != first
+    }
+    return ((row, rows[first].text_hash) for row, first in zip(rows, firsts, strict=True)), others
 
 
 def make_examples(grouped: Iterable[tuple[Row, str]], placed: Placed) -> tuple[list[Example], list[Example]]:
