@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from schemas.datasets import Example
+from schemas.datasets import Example, Origin
 from schemas.labels import Purpose
 from services.dataset_builder.building.votes import OLDEST_FIRST, Vote
 from services.dataset_builder.checks.intervals import chi_square_tail
@@ -78,13 +78,17 @@ class Distribution:
 
 
 def audited(votes: Iterable[Vote]) -> Audits:
-    """Return what audits say: of each person the last label, and several labels of one prediction share its weight."""
-    labels_of: dict[str, dict[str, str]] = {}
-    weight_of: dict[str, float] = {}
-    for vote in sorted(votes, key=OLDEST_FIRST):
-        if vote.purpose is Purpose.AUDIT:
-            labels_of.setdefault(vote.prediction_id, {})[vote.voter] = vote.label
-            weight_of[vote.prediction_id] = 1.0 / vote.inclusion_probability
+    """Return what audits say: of each reviewer the last label, and several labels of one prediction share its weight.
+
+    What reviewers said of an audited prediction when they were asked again, because its label looked wrong or they
+    disagreed, counts as well: that it was audited is chance all the same.
+    """
+    ordered = sorted(votes, key=OLDEST_FIRST)
+    weight_of = {v.prediction_id: 1.0 / v.inclusion_probability for v in ordered if v.purpose is Purpose.AUDIT}
+    labels_of: dict[str, dict[str, str]] = {name: {} for name in weight_of}
+    for vote in ordered:
+        if vote.prediction_id in labels_of and vote.origin is not Origin.USER:
+            labels_of[vote.prediction_id][vote.voter] = vote.label
     weights, counts = defaultdict[str, float](float), defaultdict[str, float](float)
     for prediction_id, by_reviewer in sorted(labels_of.items()):
         for label in by_reviewer.values():

@@ -72,6 +72,21 @@ def test_two_labels_of_one_audit_count_half_each_and_a_person_s_last_word_counts
     assert audited(votes).counts == {"a": 0.5, "b": 0.5, "c": 1.0}
 
 
+def test_an_audit_that_was_asked_about_again_counts_as_it_was_answered_last() -> None:
+    """A mistake that its own reviewer had taken back was production's label all the same."""
+    votes = votes_of(
+        [
+            correction(1, "a", "ana", purpose=Purpose.AUDIT, inclusion_probability=0.1),
+            correction(1, "b", "ana", purpose=Purpose.SUSPICIOUS_LABEL, minute=1),
+            correction(2, "a", "ana", purpose=Purpose.AUDIT, inclusion_probability=0.1),
+            correction(2, "b", "ben", purpose=Purpose.TIE_BREAK, minute=1),
+            correction(3, "c", "ana", purpose=Purpose.SUSPICIOUS_LABEL, minute=1),
+        ]
+    )
+    audits = audited(votes)
+    assert (audits.weights, audits.counts, audits.total) == ({"a": 5.0, "b": 15.0}, {"a": 0.5, "b": 1.5}, 2)
+
+
 def test_weights_decide_what_is_compared() -> None:
     audits = audited(audits_of({"a": 50, "b": 50}))
     skewed = [example(n, "a") for n in range(80)] + [example(100 + n, "b") for n in range(20)]
