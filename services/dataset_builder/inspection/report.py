@@ -139,7 +139,10 @@ def _labels(inspected: Inspected) -> tuple[LabelBalance, ...]:
 
 
 def _samples(left_out: Iterable[LeftOutExample], votes: Iterable[Vote]) -> Iterable[LeftOutSample]:
-    """The first rows of each fate and reason, in the order of rejected.jsonl, with the texts that they have."""
+    """The first rows of each fate and reason, in the order of rejected.jsonl, with the texts that they have.
+
+    The label is that of the row, or of the word that was left out: another one may count for its prediction.
+    """
     chosen: dict[tuple[str, str], list[LeftOutExample]] = {}
     for row in left_out:
         key = (row.fate.value, row.reason)
@@ -147,11 +150,11 @@ def _samples(left_out: Iterable[LeftOutExample], votes: Iterable[Vote]) -> Itera
             rows = chosen.setdefault(key, [])
             if len(rows) < MAX_SAMPLES and row.prediction_ids:
                 rows.append(row)
-    wanted = {row.prediction_ids[0] for rows in chosen.values() for row in rows}
-    last = {vote.prediction_id: vote for vote in votes if vote.prediction_id in wanted}
+    wanted = {name for rows in chosen.values() for row in rows for name in row.correction_ids[-1:]}
+    newest = {vote.correction_id: vote for vote in votes if vote.correction_id in wanted}
     for rows in chosen.values():
         for row in rows:
-            yield _sample(row, last.get(row.prediction_ids[0]))
+            yield _sample(row, newest.get(row.correction_ids[-1]) if row.correction_ids else None)
 
 
 def _sample(row: LeftOutExample, vote: Vote | None) -> LeftOutSample:

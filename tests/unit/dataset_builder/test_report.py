@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 
 import pytest
@@ -106,6 +106,13 @@ def test_a_few_left_out_rows_of_each_reason_are_quoted_with_whose_they_are() -> 
     assert first.text.startswith("question 0")
     (quoted,) = report_of([long]).samples
     assert (len(quoted.text), quoted.text[-12:], len(quoted.label)) == (MAX_QUOTED, "the question", MAX_QUOTED)
+
+
+def test_a_word_that_does_not_count_is_quoted_itself_and_not_the_one_that_does() -> None:
+    changed = correction(1, "refund"), correction(1, "delivery").model_copy(update={"correction_id": "c1-first"})
+    first = changed[1].model_copy(update={"occurred_at": NOON - timedelta(minutes=1)})
+    (sample,) = report_of([changed[0], first]).samples
+    assert (sample.reason, sample.label, sample.detail) == ("newer_opinion", "delivery", "ana answered again")
 
 
 def lamp(number: int) -> str:
