@@ -45,7 +45,7 @@ _MIN_CLASS_ROWS = 20
 """Unconfirmed labels of one class that a user may always give."""
 _SHOWN_MOVES = 3
 _ASKED = 30
-"""Rows of a voter that a reviewer is asked about in one build."""
+"""Rows of a voter that a reviewer is asked about in one build, of all voters at most a day's budget of questions."""
 _PRIORITY = 1.9
 """Of a user's label: just under a third opinion."""
 
@@ -116,23 +116,29 @@ def hold_back_voters(rows: Sequence[Row], spec: TaskSpec) -> Guarded:
     """Hold back the rows of voters whose labels moved a class, and ask about some of them."""
     if not spec.labels:
         return Guarded(tuple(rows))
-    going_on, shifts, held, asked = list(rows), list[VoterShift](), dict[str, str](), list[Row]()
+    going_on, shifts, held = list(rows), list[VoterShift](), dict[str, str]()
+    waiting: dict[Voter, list[Row]] = defaultdict(list)
     while findings := _most_extreme(going_on, spec.dataset.max_voter_shift):
         for finding, taken in _moved_rows(going_on, findings):
             shift = _described(finding, taken, spec)
             shifts.append(shift)
-            asked += sorted(taken, key=_rank)[:_ASKED]
+            waiting[finding.voter] += taken
             held.update(dict.fromkeys((row.prediction_id for row in taken), str(shift)))
         going_on = [row for row in going_on if row.prediction_id not in held]
-    for surplus, detail in _over_class_share(going_on):
-        asked += surplus[:_ASKED]
+    for user, surplus, detail in _over_class_share(going_on):
+        waiting[user] += surplus
         held.update(dict.fromkeys((row.prediction_id for row in surplus), detail))
-    waiting = [row for row in rows if row.prediction_id in held]
+    asked = [row for theirs in waiting.values() for row in sorted(theirs, key=_rank)[:_ASKED]]
+    asked.sort(key=lambda row: (row.origin is Origin.USER, _rank(row)))  # Reviewers' first: users may be many.
     return Guarded(
         rows=tuple(row for row in rows if row.prediction_id not in held),
-        held_back=tuple(row.left_out(Fate.HELD_BACK, MOVES_CLASS, held[row.prediction_id]) for row in waiting),
+        held_back=tuple(
+            row.left_out(Fate.HELD_BACK, MOVES_CLASS, held[row.prediction_id])
+            for row in rows
+            if row.prediction_id in held
+        ),
         shifts=tuple(shifts),
-        questions=tuple(_question(row, spec) for row in sorted(asked, key=_rank)),
+        questions=tuple(_question(row, spec) for row in asked[: spec.failures.review_budget_per_day]),
     )
 
 
@@ -243,18 +249,18 @@ def _described(finding: _Finding, taken: Sequence[Row], spec: TaskSpec) -> Voter
     )
 
 
-def _over_class_share(rows: Sequence[Row]) -> Iterator[tuple[list[Row], str]]:
-    """Yield the unconfirmed rows of a user beyond a third of a class, with the reason. Others must have given rows.
+def _over_class_share(rows: Sequence[Row]) -> Iterator[tuple[Voter, list[Row], str]]:
+    """Yield a user, their unconfirmed rows beyond a third of a class, and the reason. Others must have given rows.
 
     Which of them wait follows from a hash of their ids.
     """
     by_class = Counter(row.label for row in rows)
-    by_user: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    by_user: dict[Voter, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in (row for row in rows if row.origin is Origin.USER):
         for voter in _sole_voters(row):
             if voter.kind == "user":
-                by_user[voter.name][row.label].append(row)
-    for _, by_label in sorted(by_user.items()):
+                by_user[voter][row.label].append(row)
+    for user, by_label in sorted(by_user.items()):
         if len(rows) - sum(map(len, by_label.values())) < _MIN_CLASS_ROWS:
             continue
         for label, theirs in sorted(by_label.items()):
@@ -262,7 +268,7 @@ def _over_class_share(rows: Sequence[Row]) -> Iterator[tuple[list[Row], str]]:
             limit = max(_MIN_CLASS_ROWS, round(others * _MAX_CLASS_SHARE / (1.0 - _MAX_CLASS_SHARE)))
             if len(theirs) > limit:
                 detail = f"a user: {len(theirs)} of {by_class[label]} rows of {label[:60]}, unconfirmed"
-                yield sorted(theirs, key=_rank)[limit:], detail
+                yield user, sorted(theirs, key=_rank)[limit:], detail
 
 
 def _sole_voters(row: Row) -> Iterator[Voter]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ import pytest
 from schemas.conversation import Answer, Call, Message, Role
 from schemas.datasets import Fate, Origin
 from schemas.labels import Purpose
+from schemas.task_settings import FailureSettings
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.questions import tie_break
 from services.dataset_builder.building.rows import Row
@@ -209,6 +211,20 @@ def test_one_user_s_unconfirmed_words_are_at_most_a_third_of_a_class() -> None:
     assert (len(ids), shifts) == (35, ())
     assert held([*reversed(loud), *reviewed])[0] == ids
     assert held(loud) == (set(), ()), "there is nobody else"
+
+
+def test_of_a_user_thirty_rows_are_asked_about_and_of_all_users_no_more_than_a_day_allows() -> None:
+    """Of a user who floods 77 labels thirty were asked about of each."""
+    reviewed = [row(n, LABELS[n % 10], f"answer {n}", "ana") for n in range(400)]
+    loud = [row(1_000 + n, LABELS[n % 10], f"other {n}", "user:eve") for n in range(1_000)]
+    guarded = hold_back_voters([*reviewed, *loud], SPEC)
+    assert len(guarded.held_back) == 10 * (100 - 20)
+    assert len(guarded.questions) == 30
+    swarm = [row(30_000 + n, LABELS[n % 9], f"more {n}", f"user:u{n % 9}") for n in range(9 * 400)]
+    busy = SPEC.model_copy(update={"failures": FailureSettings(review_budget_per_day=50)})
+    liar = rows_of("eve", 200, always_a, seed=9)
+    questions = hold_back_voters([*HONEST, *liar, *swarm], busy).questions
+    assert Counter(question.purpose for question in questions) == {Purpose.TIE_BREAK: 30, Purpose.SUSPICIOUS_LABEL: 20}
 
 
 def test_free_texts_are_not_compared() -> None:
