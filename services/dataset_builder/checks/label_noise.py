@@ -260,9 +260,7 @@ def _begin_scores(
     def with_new() -> dict[ScoreKey, LabelScore]:
         for row, found in zip((*model_rows, *others) if judge else others, new, strict=True):
             if (key := _key(row)) not in hold:
-                before = scores.get(key, found)
-                is_issue = before.is_issue if found.is_issue is None else found.is_issue
-                scores[key] = replace(found, is_issue=is_issue, rows=len(rows), asked=before.asked)
+                scores[key] = replace(found, rows=len(rows), asked=scores.get(key, found).asked)
         return scores
 
     return with_new

@@ -144,6 +144,18 @@ def test_scores_are_decided_once_and_again_when_the_rows_have_doubled() -> None:
     assert all(third.decisions.label_scores[key].rows == 260 for key in first.decisions.label_scores)
 
 
+def test_a_label_that_looks_right_once_more_is_learned_counts_as_wrong_no_longer() -> None:
+    def agrees(asked: LabelsToScore) -> list[LabelScore]:
+        judged = [LabelScore(0.9, "c", 0.05, is_issue=False) for _ in asked.learned if asked.judge]
+        return judged + [LabelScore(0.9, "c", 0.05, is_issue=None) for _ in asked.others]
+
+    rows = corrections_of(120, wrong=[4, 7])
+    first = built(rows, WordModel())
+    second = built([*rows, *corrections_of(140, first=120)], agrees, first)
+    assert (held(first), first.measures.noise.issues) == ({"p4", "p7"}, 2)
+    assert (held(second), second.measures.noise.issues) == (set(), 0)
+
+
 def test_the_same_inputs_and_stored_scores_give_the_same_build_on_a_machine_whose_model_differs() -> None:
     rows = corrections_of(120, wrong=[4, 7])
     first = built(rows, WordModel())
