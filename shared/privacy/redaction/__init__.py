@@ -4,7 +4,7 @@
     slices     parts of a long text, redacted one after the other
     spans      where in a text personal data stands; spelling: a text in plain characters, as detectors read it
     json_texts the texts in JSON that is itself a text; cues: what the name of a value says about it
-    detect/    finds it: patterns (with phones and identifiers), addresses, people, custom_patterns of a task
+    detect/    finds it: patterns (with phones, identifiers, named_values), addresses, people, custom_patterns of a task
     replace/   surrogates: names and numbers, chosen by a keyed_random
     data/      word lists, ends of domains, cues, checksums, formats of national numbers, the language model
 

@@ -14,10 +14,11 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from shared.privacy.redaction.data.checksums import card_network, iban_length, is_iban_valid, is_luhn_valid, only_digits
 from shared.privacy.redaction.data.domains import COUNTRY_ENDS, GENERIC_ENDS
 from shared.privacy.redaction.detect.identifiers import find_identifiers
+from shared.privacy.redaction.detect.named_values import named_values
 from shared.privacy.redaction.detect.phones import find_phones
 from shared.privacy.redaction.spans import TextSpan
 
-DETECTORS = 2
+DETECTORS = 3
 """Raise it with each change by which more is found: what was searched by earlier detectors is searched again."""
 _TRIGGER = re.compile(r"[\d@]|\(at\)|\[at\]|::| dot ", re.I)
 _CONTEXT_CHARACTERS = 48
@@ -102,6 +103,15 @@ def find_patterns(text: str) -> list[TextSpan]:
     """Find all personal data of a fixed format; spans may overlap, and the more certain one weighs more."""
     if not _TRIGGER.search(text):  # Each format has a digit or an @; most texts have neither.
         return []
+    spans = _find_formats(text)
+    for cue, value, start in named_values(text):
+        moved_by = start - len(cue)
+        found = (s for s in _find_formats(cue + value) if s.start >= len(cue))
+        spans.extend(TextSpan(s.start + moved_by, s.end + moved_by, s.kind, s.weight) for s in found)
+    return spans
+
+
+def _find_formats(text: str) -> list[TextSpan]:
     spans = list(_emails(text))
     if any(char.isdigit() for char in text):
         for find in (_cards, _ibans, _network_addresses, _wallets, _birth_dates, find_identifiers, find_phones):

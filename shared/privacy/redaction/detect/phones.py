@@ -26,13 +26,19 @@ _NATIONAL = re.compile(
 _TRUNK = re.compile(r"(?<![\w+-])(?<!\d[.,])0[1-9]\d{8,9}(?!\w)")
 _ANY = re.compile(rf"(?<![\w+])\(?\d{{1,5}}\)?(?:{_SEPARATOR}{{0,2}}\d{{1,5}}){{1,5}}{_EXTENSION}(?!\w)", re.I)
 _PHONE_WORD = re.compile(
-    r"\b(?:phone|telephone|tel|mobile|cell|cellphone|call|called|calling|callback|text|texted|sms|whatsapp|signal|"
+    r"\b(?:phone|telephone|tel|mobile|msisdn|cell|cellphone|call|called|calling|callback|text|texted|sms|whatsapp|signal|"
     r"telegram|fax|dial|ring|rang|reach(?:able)?|contact|handy|landline|voicemail|pin resent|resent to|number|numbers|"
     r"mob|cel|imessage|facetime|viber|zelle|venmo|cash ?app|bizum|hotline|helpline|switchboard|pager|extension|"
     r"rufnummer|handynummer|telefon\w*|mobil\w*|anrufen|erreichbar|erreichen|ruft?|t[ée]l[ée]phone|tél|portable|appel\w*|"
     r"joindre|rappel\w*|tel[ée]fono|m[óo]vil|ll[aá]m\w*|cellulare|celular|chiam\w*|num[ée]ro|telem[óo]vel|ligar|"
     r"telefoon\w*|mobiel|bellen|bel|ring på)\b"
     r"[^\d\n]{0,40}$",
+    re.I,
+)
+# Said last, it stands before any word for another number: "customer phone", but "phone order number".
+_PHONE_NAME = re.compile(
+    r"\b(?:(?:tele|cell)?phone|tel|mobile|mob|cell|msisdn|fax|whatsapp|handy|telefon|(?:telefon|handy|mobil|ruf)nummer|"
+    r"t[ée]l[ée]phone|tel[ée]fono|m[óo]vil|cellulare|celular|telem[óo]vel|telefoon)(?: (?:number|num|no|nr))?\W{0,4}$",
     re.I,
 )
 _OTHER_NUMBER_WORD = re.compile(
@@ -62,7 +68,7 @@ def find_phones(text: str) -> Iterator[TextSpan]:
     for pattern, weight in ((_INTERNATIONAL, 6), (_AMERICAN, 6), (_NATIONAL, 5), (_TRUNK, 4)):
         for found in pattern.finditer(text):
             before = text[max(0, found.start() - 48) : found.start()]
-            is_said = bool(_PHONE_WORD.search(before))
+            is_said = _is_said(before)
             if not _is_plausible(found[0], is_said=is_said):
                 continue
             if _CODE_BEFORE.search(before):
@@ -70,16 +76,20 @@ def find_phones(text: str) -> Iterator[TextSpan]:
             has_plus = found[0].startswith("+")
             if pattern is _INTERNATIONAL and not has_plus and len(only_digits(found[0])) < _MIN_DIGITS_WITH_ZEROS:
                 continue
-            if has_plus or is_said or not _OTHER_NUMBER_WORD.search(before):
+            if has_plus or is_said or not _is_other(before):
                 yield TextSpan(*found.span(), "phone", _PLUS_WEIGHT if has_plus else weight)
     for found in _ANY.finditer(text):
         before = text[max(0, found.start() - 48) : found.start()]
-        if (
-            _PHONE_WORD.search(before)
-            and _is_plausible(found[0], is_said=True)
-            and not _OTHER_NUMBER_WORD.search(before)
-        ):
+        if _is_said(before) and _is_plausible(found[0], is_said=True) and not _is_other(before):
             yield TextSpan(*found.span(), "phone", 3)
+
+
+def _is_said(before: str) -> bool:
+    return _PHONE_WORD.search(before) is not None
+
+
+def _is_other(before: str) -> bool:
+    return _OTHER_NUMBER_WORD.search(before) is not None and _PHONE_NAME.search(before) is None
 
 
 def _is_plausible(text: str, *, is_said: bool) -> bool:

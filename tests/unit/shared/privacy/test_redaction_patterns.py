@@ -118,3 +118,46 @@ def test_a_name_with_a_soft_hyphen_is_found_and_what_is_invisible_elsewhere_stay
     assert redacted.endswith(". Ship it to\u00admorrow.")
     assert "stavo" not in redacted
     assert "Fernandez" not in redacted
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            'Profile: {"phone_number": "9175550163", "date_of_birth": "1980-03-12", "account_number": 55031877}, help!',
+            [("phone", "9175550163"), ("birth_date", "1980-03-12"), ("account", "55031877")],
+        ),
+        (
+            'Profile: {"customerPhone": 9175550163, "nationalId": "12345678"}',
+            [("phone", "9175550163"), ("id", "12345678")],
+        ),
+        (
+            "<phoneNumber>9175550163</phoneNumber><DateOfBirth>12 March 1980</DateOfBirth>",
+            [("phone", "9175550163"), ("birth_date", "12 March 1980")],
+        ),
+        ("login ok phone_number=9175550163 order_id=12345678 bytes_sent=1234567", [("phone", "9175550163")]),
+        ("GET /pay?social_security_number=536228741&page_size=1000000", [("ssn", "536228741")]),
+        (r"{\"homePhone\": \"9175550163\"}", [("phone", "9175550163")]),
+    ],
+)
+def test_a_value_is_found_by_the_name_that_a_program_gave_it(
+    redactor: Redactor, text: str, expected: list[tuple[str, str]]
+) -> None:
+    assert found(redactor, text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "order_number: 4155550123", "phone_number_id=1234567890", '"account_created_at": 1700000000',
+        "max_number = 1234567", "number_of_rows=1234567", "account_balance: 1234567", '"passport_expiry": "2027-05-12"',
+        "documentVersion: 20240101", "call_count = 1234567", "def phone_number(self) -> int: return 1234567",
+    ],
+)  # fmt: skip
+def test_other_values_with_a_name_of_several_words_stay(redactor: Redactor, text: str) -> None:
+    assert found(redactor, text) == []
+
+
+def test_a_customers_phone_is_a_phone_and_a_phone_order_is_an_order(redactor: Redactor) -> None:
+    assert found(redactor, "customer phone: 9175550163") == [("phone", "9175550163")]
+    assert found(redactor, "phone order number 4155550123, customer 4155550123") == []
