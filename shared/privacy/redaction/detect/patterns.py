@@ -42,11 +42,15 @@ _SPELLED_EMAIL = re.compile(
 _BEFORE_EMAIL = re.compile(
     r".*[?&][\w.-]*=|//.*/|(?:user(?:name)?|login|e?mail|to|from|cc|recipient|sender|contact|address)=", re.I
 )
-# Not behind another group of its number; behind an expiry date it is one of its own.
-_CARD = re.compile(r"(?<![\w.-])(?:(?<!\d )|(?<=/\d\d )|(?<=/\d{4} ))[2-6]\d{3}(?:[ .-]?\d){8,15}(?![\w])")
+# Its groups not behind another group of its number; a date, a time or an amount is none. Unbroken, it is a whole.
+_CARD = re.compile(
+    r"(?<![\w.-])(?:(?<!\d )|(?<=[:/.-]\d\d )|(?<=[/.-]\d{4} )|(?=\d{12}))[2-6]\d{3}(?:[ \t.-]{0,2}\d){8,15}(?!\w)|"
+    r"(?:(?<=[^\W\d_]\.)|(?<=\W-))[2-6]\d{3}(?:[ \t.-]{0,2}\d){8,15}(?!\w)"
+)
 _CARD_WORD = re.compile(r"\b(?:card|visa|mastercard|amex|american express|discover|maestro|pan|cc)\b", re.I)
-_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[ -]?\d{2}(?:[ -]?[A-Z0-9]){11,32}(?![A-Za-z0-9])|"
-                   r"(?<![A-Za-z0-9])[a-z]{2}\d{2}(?:[ -]?[a-z0-9]){11,30}(?![A-Za-z0-9])")  # fmt: skip
+# "De89 3704 …" is what the keyboard of a phone makes of it.
+_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[ -]?\d{2}(?:[ \t.-]{0,2}[A-Z0-9]){11,32}(?![A-Za-z0-9])|"
+                   r"(?<![A-Za-z0-9])[A-Za-z][a-z]\d{2}(?:[ \t.-]{0,2}[A-Za-z0-9]){11,30}(?![A-Za-z0-9])")  # fmt: skip
 _IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w]|\.\d)")
 _IPV6 = re.compile(
     r"(?<![\w:.])[0-9A-Fa-f]{0,4}(?:(?::[0-9A-Fa-f]{0,4}){1,6}:\d{1,3}(?:\.\d{1,3}){3}(?!\w|\.\d)|"
@@ -138,15 +142,17 @@ def _emails(text: str) -> Iterator[TextSpan]:
 
 
 def _cards(text: str) -> Iterator[TextSpan]:
-    for found in _CARD.finditer(text):
+    at = 0
+    while (found := _CARD.search(text, at)) is not None:
         start = found.start()
+        at = start + 1  # A date before it looks like its first groups.
         numbers = list(_groups_from(found[0]))
-        if (valid := next((number for number in numbers if is_luhn_valid(only_digits(number))), None)) is not None:
-            yield TextSpan(start, start + len(valid), "card", 8)
-        elif _CARD_WORD.search(text, max(0, start - _CONTEXT_CHARACTERS), start):
-            mistyped = next((number for number in numbers if len(only_digits(number)) >= 15), None)
-            if mistyped is not None:  # It is still a card.
-                yield TextSpan(start, start + len(mistyped), "card", 7)
+        number, weight = next((number for number in numbers if is_luhn_valid(only_digits(number))), None), 8
+        if number is None and _CARD_WORD.search(text, max(0, start - _CONTEXT_CHARACTERS), start):
+            number, weight = next((number for number in numbers if len(only_digits(number)) >= 15), None), 7
+        if number is not None:  # Mistyped, it is still a card.
+            at = start + len(number)
+            yield TextSpan(start, at, "card", weight)
 
 
 def _groups_from(text: str) -> Iterator[str]:
@@ -154,7 +160,7 @@ def _groups_from(text: str) -> Iterator[str]:
     while len(digits := only_digits(text)) >= 12:
         if len(digits) <= 19 and card_network(digits) is not None:
             yield text
-        text = re.sub(r"[ .-]?\d+$", "", text)
+        text = re.sub(r"[ \t.-]{0,2}\d+$", "", text)
 
 
 def _ibans(text: str) -> Iterator[TextSpan]:
