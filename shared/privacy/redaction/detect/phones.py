@@ -9,10 +9,14 @@ from shared.privacy.redaction.data.checksums import only_digits
 from shared.privacy.redaction.spans import TextSpan
 
 _SEPARATOR = r"[ .\-/]"
+_WIDE_SEPARATOR = r"(?:(?:(?<=[ )]\d\d)|(?<=[ )]\d{3})|(?<=[ )]\d{4})|(?<=\d\))) [/-] |[ .\-/])"
+"""With blanks behind the area: in "+49 170 / 1234567", but not in "+1000 - 2000"."""
+_BEHIND_AREA = r"(?<=\d\d[\d)]) / (?!(?:19|20)\d\d(?! ?\d))"
+"""In "0170 / 1234567", but not in "012 / 2024"."""
 _EXTENSION = r"(?:,?\s?(?:x|ext\.?|extension)\s?\d{1,6})?"
 _INTERNATIONAL = re.compile(
-    rf"(?<![\w+])(?:\+|(?<![-.])00)\s?\d{{1,3}}{_SEPARATOR}?(?:\(0?\d{{1,4}}\){_SEPARATOR}?)?\d{{1,5}}"
-    rf"(?:{_SEPARATOR}?\d{{1,5}}){{1,5}}{_EXTENSION}(?!\w)",
+    rf"(?<![\w+])(?:\+|(?<![-.])00)\s?\d{{1,3}}{_WIDE_SEPARATOR}?(?:\(0?\d{{1,4}}\){_WIDE_SEPARATOR}?)?\d{{1,5}}"
+    rf"(?:{_WIDE_SEPARATOR}?\d{{1,5}}){{1,5}}{_EXTENSION}(?!\w)",
     re.I,
 )
 _AMERICAN = re.compile(
@@ -20,7 +24,8 @@ _AMERICAN = re.compile(
     re.I,
 )
 _NATIONAL = re.compile(
-    rf"(?<![\w+-])(?<!\d[.,])(?<!\b\d/)(?<!\b\d\d/)\(?0\d{{1,5}}\)?(?:{_SEPARATOR}{{1,2}}\d{{2,8}}){{1,5}}{_EXTENSION}(?!\w)",
+    rf"(?<![\w+-])(?<!\d[.,])(?<!\b\d/)(?<!\b\d\d/)\(?0\d{{1,5}}\)?"
+    rf"(?:{_BEHIND_AREA}|{_SEPARATOR}{{1,2}})\d{{2,8}}(?:{_SEPARATOR}{{1,2}}\d{{2,8}}){{0,4}}{_EXTENSION}(?!\w)",
     re.I,
 )
 _TRUNK = re.compile(r"(?<![\w+-])(?<!\d[.,])0[1-9]\d{8,9}(?!\w)")

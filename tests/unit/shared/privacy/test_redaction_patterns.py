@@ -26,6 +26,10 @@ def found(redactor: Redactor, text: str) -> list[tuple[str, str]]:
         ("zelle me at 9175550163", "phone", "9175550163"),
         ("appelez le 9175550163", "phone", "9175550163"),
         ("from 0044 20 7946 0633", "phone", "0044 20 7946 0633"),
+        ("ruf 0170 / 1234567 an", "phone", "0170 / 1234567"),
+        ("Tel. (0170) / 123 45 67", "phone", "(0170) / 123 45 67"),
+        ("+49 170 / 1234567", "phone", "+49 170 / 1234567"),
+        ("+49 (0) 170 - 12 34 567", "phone", "+49 (0) 170 - 12 34 567"),
         ("GET /users?mail=j.doe%40example.org&x=1", "email", "j.doe%40example.org"),
         ("john dot carter at example dot com", "email", "john dot carter at example dot com"),
         ("write to j.doe @ example.org", "email", "j.doe @ example.org"),
@@ -56,6 +60,10 @@ def test_personal_data_is_found_by_its_context(redactor: Redactor, text: str, ki
         "Upgrade from 4.2.0.9 to 4.2.1.0 failed",
         "look at example dot pages in the dot notation",
         "ordered on 14/06/2024",
+        "Az. 012 / 2024 vom Mai",
+        "01/2024 - 12/2024 and 01.2024 / 12.2024",
+        "it moved by +1000 - 2000",
+        "x = +5 - 10 - 2024",
     ],
 )
 def test_other_data_is_not_found_because_of_its_context(redactor: Redactor, text: str) -> None:
