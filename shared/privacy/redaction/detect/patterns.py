@@ -80,20 +80,29 @@ _MONTH = (
     r"ok?tober|octobre|novembre|de[zc]ember|décembre|janvier|février|mars|avril|"
     r"enero|febrero|marzo|abril|mayo|junio|julio|agosto|sep?tiembre|octubre|noviembre|diciembre|"
     r"gennaio|febbraio|aprile|maggio|giugno|luglio|settembre|ottobre|dicembre|"
-    r"janeiro|fevereiro|março|maio|junho|julho|setembro|outubro|novembro|dezembro)"
+    r"janeiro|fevereiro|março|maio|junho|julho|setembro|outubro|novembro|dezembro|"
+    r"marts|maj|augusti|desember|"
+    r"stycznia|lutego|marca|kwietnia|maja|czerwca|lipca|sierpnia|września|października|listopada|grudnia|"
+    r"ocak|şubat|mart|nisan|mayıs|haziran|temmuz|ağustos|eylül|ekim|kasım|aralık)"
 )
 DATE = re.compile(
-    rf"(?<![\w/.-])(?:\d{{4}}[-/.]\d{{1,2}}[-/.]\d{{1,2}}|\d{{1,2}}([-/.])\d{{1,2}}\1(?:\d{{4}}|\d{{2}})|"
+    rf"(?<![\w/.-])(?:\d{{4}}[-/.]\d{{1,2}}[-/.]\d{{1,2}}|\d{{1,2}}( ?[-/.] ?)\d{{1,2}}\1(?:\d{{4}}|\d{{2}})|"
     rf"\d{{1,2}}(?:st|nd|rd|th|er|\.)?(?: of| de)?[ -]{_MONTH}\.?,?(?: de)?[ -](?:\d{{4}}|'?\d{{2}})|"
-    rf"{_MONTH}\.? \d{{1,2}}(?:st|nd|rd|th)?,? \d{{4}})(?![\w/-])",
+    rf"{_MONTH}\.? \d{{1,2}}(?:st|nd|rd|th)?,? \d{{4}})(?:(?=T\d\d:)|(?![\w/-]))",
     re.I,
 )
-_BIRTH = re.compile(
+_DAY, _MONTH_NUMBER = r"(?:0[1-9]|[12]\d|3[01])", r"(?:0[1-9]|1[0-2])"
+_DATE_OF_DIGITS = (
+    rf"(?:(?:19|20)\d\d{_MONTH_NUMBER}{_DAY}|(?:{_DAY}{_MONTH_NUMBER}|{_MONTH_NUMBER}{_DAY})(?:19|20)\d\d)"
+)
+_BIRTH_WORD = (
     r"\b(?:born|birth|dob|d\.o\.b|birthday|birthdate|geboren|geb|geburts(?:datum|tag)|née?|naissance|"
     r"nacid[oa]|nacimiento|nat[oa]|nascita|nascid[oa]|nascimento|geboortedatum|född|født|fødselsdato|syntynyt|"
-    r"urodz(?:ony|ona|enia))\b",
-    re.I,
+    r"urodz(?:ony|ona|enia)|doğum|narozen[ýá]?)\b"
 )
+_BIRTH = re.compile(_BIRTH_WORD, re.I)
+_BIRTH_OF_DIGITS = re.compile(rf"{_BIRTH_WORD}[^\d\n]{{0,12}}(?<!\w)(?P<date>{_DATE_OF_DIGITS})(?!\w|[.,/-]\d)", re.I)
+"""Eight digits are a date only right behind the word: "dob: 19800312"."""
 # A word for another date, between the word for birth and a date far behind it.
 _OTHER_DAY = re.compile(
     r"\b(?:on|since|until|by|from|due|dated?|appointment|visit|admitted|seen|issued|expir\w+|valid|ordered|paid|booked|"
@@ -228,6 +237,8 @@ def _wallets(text: str) -> Iterator[TextSpan]:
 def _birth_dates(text: str) -> Iterator[TextSpan]:
     if not _BIRTH.search(text):
         return
+    for found in _BIRTH_OF_DIGITS.finditer(text):
+        yield TextSpan(*found.span("date"), "birth_date", 8)
     last_end = looked_at = 0
     is_said_again = False
     for found in DATE.finditer(text):

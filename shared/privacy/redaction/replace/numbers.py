@@ -45,9 +45,14 @@ _MONTHS_BY_LANGUAGE = tuple(
         "gennaio febbraio marzo aprile maggio giugno luglio agosto settembre ottobre novembre dicembre",
         "janeiro fevereiro março abril maio junho julho agosto setembro outubro novembro dezembro",
         "januari februari maart april mei juni juli augustus september oktober november december",
+        "januari februari mars april maj juni juli augusti september oktober november december",
+        "januar februar marts april maj juni juli august september oktober november december",
+        "stycznia lutego marca kwietnia maja czerwca lipca sierpnia września października listopada grudnia",
+        "ocak şubat mart nisan mayıs haziran temmuz ağustos eylül ekim kasım aralık",
     )
 )
 _FEWEST_OF_CARD, _FEWEST_OF_IBAN = 12, 5
+_EIGHT_DIGITS = re.compile(r"((?:19|20)\d\d)(0[1-9]|1[0-2])(\d\d)|(\d\d)(\d\d)(\d{4})")
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
@@ -169,6 +174,8 @@ def network_address(text: str, random: KeyedRandom) -> str:
 
 def date(text: str, random: KeyedRandom) -> str:
     """Replace a date by another of the same format, up to three years away, day and month in the same order."""
+    if (digits := _EIGHT_DIGITS.fullmatch(text)) is not None:
+        return date("-".join(filter(None, digits.groups())), random).replace("-", "")
 
     def replace_number(found: re.Match[str]) -> str:
         number, suffix = found[1], found[2] or ""

@@ -38,6 +38,15 @@ def found(redactor: Redactor, text: str) -> list[tuple[str, str]]:
         ("geb. 17.05.1947, wohnhaft", "birth_date", "17.05.1947"),
         ("née le 4 juillet 1990", "birth_date", "4 juillet 1990"),
         ("nato il 3 maggio 1971", "birth_date", "3 maggio 1971"),
+        ("date of birth: 1980-03-12T00:00:00Z", "birth_date", "1980-03-12"),
+        ('record: {"birthDate":"1980-03-12T00:00:00.000+01:00"}!', "birth_date", "1980-03-12"),
+        ("dob=19800312", "birth_date", "19800312"),
+        ("DOB: 12031980", "birth_date", "12031980"),
+        ("geboren am 12. 3. 1980", "birth_date", "12. 3. 1980"),
+        ("dob 12 / 03 / 1980", "birth_date", "12 / 03 / 1980"),
+        ("född 12 augusti 1980", "birth_date", "12 augusti 1980"),
+        ("født 12. maj 1980", "birth_date", "12. maj 1980"),
+        ("urodzony 12 marca 1980", "birth_date", "12 marca 1980"),
         ("they asked for my dob twice, had it wrong in the system, and it is in fact 1974-02-03", "birth_date",
          "1974-02-03"),
         ("to Unit 9, Heron Yard, Bristol BS1 9XX please", "address", "Unit 9, Heron Yard, Bristol BS1 9XX"),
@@ -60,6 +69,8 @@ def test_personal_data_is_found_by_its_context(redactor: Redactor, text: str, ki
         "Upgrade from 4.2.0.9 to 4.2.1.0 failed",
         "look at example dot pages in the dot notation",
         "ordered on 14/06/2024",
+        "seen 1980-03-12T00:00:00Z",
+        "dob unknown, appointment 19800312",
         "Az. 012 / 2024 vom Mai",
         "01/2024 - 12/2024 and 01.2024 / 12.2024",
         "it moved by +1000 - 2000",
@@ -78,6 +89,15 @@ def test_a_month_is_replaced_by_one_of_its_language(redactor: Redactor) -> None:
     (redacted,) = redactor.redact(["née le 4 juillet 1990"], PATTERNS)
     months = "janvier février mars avril mai juin juillet août septembre octobre novembre décembre".split()  # noqa: SIM905
     assert redacted.text.split()[3] in months
+
+
+@pytest.mark.parametrize(
+    ("text", "surrogate"),
+    [("dob=19800312", r"dob=(?:197[789]|198[123])(?:0[1-9]|1[0-2])(?:0[1-9]|1[0-2])"),
+     ("dob=20121980", r"dob=(?:1[3-9]|2[0-8])(?:0[1-9]|1[0-2])(?:197[789]|198[123])")],
+)  # fmt: skip
+def test_a_date_of_birth_without_signs_becomes_another_date(redactor: Redactor, text: str, surrogate: str) -> None:
+    assert re.fullmatch(surrogate, redactor.redact([text], PATTERNS)[0].text)
 
 
 def test_the_surrogate_of_an_email_in_a_url_keeps_its_encoding(redactor: Redactor) -> None:
