@@ -1,6 +1,7 @@
 """Redaction: finds personal data in texts and replaces it by surrogates of the same shape, before the texts are stored.
 
     redactor   Rules (what a task wants), Redactor, Redacted (the result)
+    repeats    numbers that are said again without the word that told what they are
     slices     parts of a long text, redacted one after the other
     spans      where in a text personal data stands; spelling: a text in plain characters, as detectors read it
     json_texts the texts in JSON that is itself a text; cues: what the name of a value says about it
@@ -21,9 +22,10 @@ from shared.privacy.redaction.redactor import (
     TextRedactor,
     listed_surrogates,
 )
+from shared.privacy.redaction.repeats import replace_repeats
 from shared.privacy.redaction.slices import MAX_SLICE, TextSlice, slice_from
 
 __all__ = [
     "DETECTORS", "MAX_SLICE", "Redacted", "RedactedSlice", "Redactor", "Rules", "SliceRedactor", "TextRedactor",
-    "TextSlice", "listed_surrogates", "slice_from",
+    "TextSlice", "listed_surrogates", "replace_repeats", "slice_from",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from shared.privacy.redaction.detect.addresses import find_addresses
 from shared.privacy.redaction.detect.custom_patterns import find_custom_patterns
 from shared.privacy.redaction.detect.patterns import find_patterns
 from shared.privacy.redaction.detect.people import People
+from shared.privacy.redaction.repeats import compact_number, find_repeats
 from shared.privacy.redaction.replace.surrogates import Surrogates
 from shared.privacy.redaction.slices import TextSlice
 from shared.privacy.redaction.spans import TextSpan, without_overlaps
@@ -38,13 +39,15 @@ class Rules:
 class Redacted:
     """A text without personal data, and how many pieces were replaced, in all and by kind.
 
-    `surrogates`: what stands in their place. Only by these can a later pass tell them from personal data.
+    `surrogates`: what stands in their place. Only by these can a later pass tell them from personal data. `numbers`: by
+    the original, both as one word, the surrogates of the numbers, which other texts may have, too.
     """
 
     text: str
     count: int
     kinds: Mapping[str, int]
     surrogates: tuple[str, ...] = field(default=(), kw_only=True)
+    numbers: Mapping[str, str] = field(default_factory=dict, kw_only=True, repr=False)
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ class Redactor:
             spans.extend(find_addresses(spelling.plain))
             for name, regex in rules.patterns:
                 spans.extend(find_custom_patterns(spelling.visible, name, regex))
+            spans.extend(list(find_repeats(spelling.plain, spans)))
         return [
             without_overlaps(text, spelling.in_text(spans)) if spans else []
             for text, spelling, spans in zip(texts, spellings, found, strict=True)
@@ -122,7 +126,9 @@ class Redactor:
 
     def _replaced(self, text: str, spans: Sequence[TextSpan]) -> Redacted:
         redacted = self._replaced_slice(TextSlice(text, 0, len(text)), spans)
-        return Redacted(redacted.text, redacted.count, redacted.kinds, surrogates=redacted.surrogates)
+        return Redacted(
+            redacted.text, redacted.count, redacted.kinds, surrogates=redacted.surrogates, numbers=redacted.numbers
+        )
 
     def _replaced_slice(self, part: TextSlice, spans: Sequence[TextSpan]) -> RedactedSlice:
         text, pieces, position = part.text, [], part.start
@@ -133,7 +139,13 @@ class Redactor:
             position = span.end
         pieces.append(text[position : part.end])
         kinds = Counter(span.kind for span in spans)
-        return RedactedSlice("".join(pieces), len(spans), kinds, max(position, part.end), surrogates=surrogates)
+        numbers = {
+            number: compact
+            for (kind, said), surrogate in zip(found, surrogates, strict=True)
+            if (number := compact_number(kind, said.plain)) and (compact := compact_number(kind, surrogate))
+        }
+        end = max(position, part.end)
+        return RedactedSlice("".join(pieces), len(spans), kinds, end, surrogates=surrogates, numbers=numbers)
 
 
 def _stands_in_any(found: str, texts: Iterable[str]) -> bool:

@@ -60,6 +60,24 @@ async def test_the_tasks_own_prompt_and_labels_are_not_redacted(setup: Setup) ->
     assert setup.swaps.texts == ["where is it"]
 
 
+async def test_a_number_that_an_answer_says_again_has_the_surrogate_that_it_has_in_the_question() -> None:
+    setup = await set_up(lambda _: Redactor(b"k" * 32))
+    asked, answered = "my account number is 55031877", "I have closed 55031877. Order 12345678 is on its way."
+    (clean,) = await setup.redact(prediction(PLAIN, asked, answered))
+    number = clean["call"]["messages"][1]["content"].removeprefix("my account number is ")
+    assert number != "55031877"
+    assert clean["answers"][0]["text"] == f"I have closed {number}. Order 12345678 is on its way."
+    assert (clean["redactions"], clean["call"]["surrogates"]) == (2, [number])
+    assert setup.status.redactions == {"account": 1, "repeat": 1}
+
+
+async def test_a_number_of_a_long_question_is_replaced_in_its_answer() -> None:
+    setup = await set_up(lambda _: Redactor(b"k" * 32))
+    asked = "It is late. " * (MAX_SLICE // 6) + "\nmy account number is 55031877"
+    (clean,) = await setup.redact(prediction(PLAIN, asked, '{"closed": 55031877}'))
+    assert "55031877" not in str(clean)
+
+
 async def test_an_applications_own_prompt_is_redacted(setup: Setup) -> None:
     (clean,) = await setup.redact(prediction(SUPPORT, "hello", "refund", system="The customer is Maria."))
     assert clean["call"]["messages"][0]["content"] == "The customer is Paula."

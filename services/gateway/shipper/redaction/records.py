@@ -18,7 +18,7 @@ from services.gateway.shipper.redaction.fitting import MAX_EVENT, PREDICTIONS, f
 from services.gateway.shipper.redaction.texts import DEFAULT_RULES, Query, Results, TextQueue
 from shared.errors import InvalidMessage
 from shared.kafka.latest_by_key import LatestByKey
-from shared.privacy.redaction import Rules, SliceRedactor, listed_surrogates
+from shared.privacy.redaction import Redacted, Rules, SliceRedactor, listed_surrogates, replace_repeats
 from shared.spool import Record
 
 _POLL_SECONDS = 0.5
@@ -124,15 +124,21 @@ class RecordRedactor:
         """The record with its texts replaced; unchanged, byte for byte, if nothing was found and it fits."""
         record, count = draft.record, 0
         surrogates: set[str] = set()
-        for query, text in zip(draft.queries, draft.finder.texts, strict=False):
+        redacted: list[Redacted] = []
+        for query in draft.queries:
             result = results[query]
             if isinstance(result, Exception):
                 return RefusedRecord(record, InvalidMessage(f"redaction failed: {result!r}"))
-            if result.count:
-                count += result.count
-                surrogates.update(result.surrogates)
-                text.put(result.text)
+            redacted.append(result)
+        numbers = {number: surrogate for result in redacted for number, surrogate in result.numbers.items()}
+        for result, text in zip(redacted, draft.finder.texts, strict=False):
+            written, repeats = replace_repeats(result.text, numbers) if numbers else (result.text, [])
+            if result.count or repeats:
+                count += result.count + len(repeats)
+                surrogates.update(result.surrogates, repeats)
+                text.put(written)
                 self._status.redactions.update(result.kinds)
+                self._status.redactions.update("repeat" for _ in repeats)
         try:
             value = self._encoded(draft, count, surrogates)
         except InvalidMessage as error:

@@ -89,6 +89,7 @@ class TextQueue:
         pieces: list[str] = []
         surrogates: list[str] = []
         kinds: Counter[str] = Counter()
+        numbers: dict[str, str] = {}
         number, text, position = query
         while position < len(text):
             (result,) = await self._redact_piece([slice_from(text, position)], self._rules[number])
@@ -97,8 +98,9 @@ class TextQueue:
             pieces.append(result.text)
             surrogates += result.surrogates
             kinds.update(result.kinds)
+            numbers.update(result.numbers)
             position = result.end
-        return Redacted("".join(pieces), kinds.total(), kinds, surrogates=tuple(surrogates))
+        return Redacted("".join(pieces), kinds.total(), kinds, surrogates=tuple(surrogates), numbers=numbers)
 
     async def _redact_piece(self, slices: Sequence[TextSlice], rules: Rules) -> list[RedactedSlice | Exception]:
         async with self._turn:

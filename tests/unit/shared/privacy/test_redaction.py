@@ -198,6 +198,26 @@ def test_a_person_has_the_same_surrogate_in_every_text(redactor: Redactor) -> No
     assert redact(Redactor(KEY), "Ask Maria Gonzalez").text == second.text  # As in another process, on another day.
 
 
+@pytest.mark.parametrize(
+    ("text", "surrogate"),
+    [
+        (
+            "My account is 55031877. Is 55031877 closed? 550318771 and 1.55031877 are not mine.",
+            r"My account is (?!55031877)(\d{8})\. Is \1 closed\? 550318771 and 1\.55031877 are not mine\.",
+        ),
+        (
+            "call me at 917 555 0163. Again: 9175550163!",
+            r"call me at (\d{3}) 555 (?!0163)(\d{4})\. Again: \1(?:555)\2!",
+        ),
+        ("Passport C01X00T47, not 2C01X00T47 but C01X00T47", r"Passport (?!C01)(\w{9}), not 2C01X00T47 but \1"),
+    ],
+)
+def test_a_number_is_found_wherever_its_text_says_it_again(redactor: Redactor, text: str, surrogate: str) -> None:
+    redacted = redact(redactor, text, PATTERNS)
+    assert re.fullmatch(surrogate, redacted.text)
+    assert redacted.count == 2
+
+
 def test_another_key_gives_other_surrogates() -> None:
     text = "Card 4111 1111 1111 1111, mail maria.gonzalez@example.com, call +44 7700 900123"
     assert redact(Redactor(b"a" * 32), text, PATTERNS).text != redact(Redactor(b"b" * 32), text, PATTERNS).text
