@@ -23,6 +23,18 @@ _SURE_TYPES = (
     r"street|road|avenue|lane|drive|terrace|parkway|boulevard|crescent|highway|mews|gardens|grove|rd|ave|blvd|ln|st|dr|"
     r"ct|close|court"
 )
+_EVERYDAY_TYPES = frozenset(
+    """
+    gateway path pass key keys point points run summit loop stream union track rest port field fields fork forks trace
+    route extension extensions tunnel
+    """.split()  # noqa: SIM905 - a column of words reads better than a list of literals
+)
+"""Behind a number and a word these are seldom a street: "502 Bad Gateway", "5 Key Points", "a 7 Day Pass"."""
+_HOME = re.compile(
+    r"\b(?:address\w*|live[sd]?|living|resid\w+|deliver\w*|ship\w*|send|sent|post(?:ed)?|mov(?:e|ed|ing))\b"
+    r"[^.!?\n\d]{0,24}$",
+    re.I,
+)
 _UNIT = (
     r"(?:(?:apt|apartment|flat|unit|suite|ste|room|floor|no|block|building|bldg|house)\.?,? ?#?\w{1,6},? ?(?:,? ?at )?)"
 )
@@ -47,7 +59,8 @@ _TAIL = (
 )
 _ENGLISH = re.compile(
     rf"(?<![\w.-])(?:(?i:{_UNIT}))?\d{{1,5}}(?:[A-Za-z]|[-/]\d{{1,4}}[A-Za-z]?)?,? (?:[NSEW]\.? |[NS][EW] )?"
-    rf"(?:(?:{_CAP}|of|the|de|\d{{1,3}}(?:st|nd|rd|th))[ -]){{1,4}}(?i:{_TYPES})\b\.?(?: [NSEW]{{1,2}}\b)?{_TAIL}"
+    rf"(?:(?:{_CAP}|of|the|de|\d{{1,3}}(?:st|nd|rd|th))[ -]){{1,4}}(?P<type>(?i:{_TYPES}))\b"
+    rf"\.?(?: [NSEW]{{1,2}}\b)?{_TAIL}"
 )
 _LOWER = re.compile(
     rf"(?<![\w.-])(?:{_UNIT})?\d{{1,5}}[a-z]? (?!(?:days?|weeks?|hours?|times?|minutes?|months?|years?|of|to|in|on|and|"
@@ -114,9 +127,21 @@ def find_addresses(text: str) -> Iterator[TextSpan]:
         for found in pattern.finditer(text):
             if pattern is _ROMANCE and not any(char.isdigit() for char in found[0]):
                 continue
+            if pattern is _ENGLISH and _is_everyday(text, found):
+                continue
             if pattern is _GERMANIC and _is_english(found[0].split()[0].casefold()):
                 continue
             yield TextSpan(found.start(), found.start() + len(found[0].rstrip(" ,.\n")), "address", weight)
+
+
+def _is_everyday(text: str, found: re.Match[str]) -> bool:
+    """Return True for a number of everyday things: no town stands behind it, and nothing before it says "at home"."""
+    return (
+        found["type"].lower() in _EVERYDAY_TYPES
+        and found.end("type") == found.end()
+        and found[0][0].isdigit()
+        and _HOME.search(text, max(0, found.start() - 48), found.start()) is None
+    )
 
 
 def _is_english(word: str) -> bool:

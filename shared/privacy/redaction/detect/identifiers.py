@@ -33,7 +33,8 @@ _PASSPORT_VALUE = re.compile(
     r"(?<![\w-])(?:[A-Z]{1,3}\d{6,9}|[A-Z]\d{2}[A-Z]\d{2}[A-Z]\d{1,3}|\d{2}[A-Z]{2}\d{5})(?![\w-])"
 )
 _BANK = re.compile(
-    r"\b(?:account|acct|a/c|acc|routing|aba|sort[ -]?code|bsb|bank code|blz|transit)\b(?!\s+(?:manager|team|since))",
+    r"\b(?:account|acct|a/c|acc|routing|aba|sort[ -]?code|bsb|bank code|blz|transit)\b"
+    r"(?!\s+(?:manager|team|since|balances?|limit|turnover))",
     re.I,
 )
 _VALUE = re.compile(

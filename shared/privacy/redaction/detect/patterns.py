@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address
 
 from shared.privacy.redaction.data.checksums import card_network, iban_length, is_iban_valid, is_luhn_valid, only_digits
 from shared.privacy.redaction.data.domains import COUNTRY_ENDS, GENERIC_ENDS
@@ -72,6 +72,7 @@ _NETWORK = re.compile(
     re.I,
 )
 _MAX_FIRST_OF_VERSION = 30
+_NETMASKS = IPv4Network("255.0.0.0/8")
 _CRYPTO = re.compile(r"(?<!\w)(?:[13][1-9A-HJ-NP-Za-km-z]{25,34}|bc1[02-9ac-hj-np-z]{11,71}|0x[0-9a-fA-F]{40})(?!\w)")
 
 _MONTH = (
@@ -201,10 +202,11 @@ def _network_addresses(text: str) -> Iterator[TextSpan]:
             is_about_software = bool(_SOFTWARE.search(text)) and not _NETWORK.search(text)
         if not _is_version(text, found, is_about_software=is_about_software):
             try:
-                IPv4Address(found[0])
+                address = IPv4Address(found[0])
             except AddressValueError:
                 continue
-            yield TextSpan(*found.span(), "ip", 7)
+            if not (address.is_loopback or address.is_unspecified or address in _NETMASKS):  # Those are nobody's.
+                yield TextSpan(*found.span(), "ip", 7)
     if ":" not in text and text.count("-") < 5:
         return
     for found in _MAC.finditer(text):

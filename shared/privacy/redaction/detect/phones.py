@@ -32,7 +32,8 @@ _TRUNK = re.compile(r"(?<![\w+-])(?<!\d[.,])0[1-9]\d{8,9}(?!\w)")
 _ANY = re.compile(rf"(?<![\w+])\(?\d{{1,5}}\)?(?:{_SEPARATOR}{{0,2}}\d{{1,5}}){{1,5}}{_EXTENSION}(?!\w)", re.I)
 _PHONE_WORD = re.compile(
     r"\b(?:phone|telephone|tel|mobile|msisdn|cell|cellphone|call|called|calling|callback|text|texted|sms|whatsapp|signal|"
-    r"telegram|fax|dial|ring|rang|reach(?:able)?|contact|handy|landline|voicemail|pin resent|resent to|number|numbers|"
+    r"telegram|fax|dial|ring|rang|reach(?:able)?|contact|handy|landline|voicemail|pin resent|resent to|"
+    r"numbers?(?! of\b(?! (?:my|his|her|our|their|the)\b))|"
     r"mob|cel|imessage|facetime|viber|zelle|venmo|cash ?app|bizum|hotline|helpline|switchboard|pager|extension|"
     r"rufnummer|handynummer|telefon\w*|mobil\w*|anrufen|erreichbar|erreichen|ruft?|t[ée]l[ée]phone|tél|portable|appel\w*|"
     r"joindre|rappel\w*|tel[ée]fono|m[óo]vil|ll[aá]m\w*|cellulare|celular|chiam\w*|num[ée]ro|telem[óo]vel|ligar|"
