@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 from uuid import UUID, uuid5
 
+from shared.errors import ConfigurationError
+
 NAMESPACE = UUID("6d1f3b1e-51a7-4c50-9a0c-3f4e8f4d7a10")
 
 logger = logging.getLogger(__name__)
@@ -23,6 +25,7 @@ def event_id(*parts: object) -> UUID:
 
 
 _BLOCK = 1 << 20
+_MIN_KEY_BYTES = 16
 
 
 def content_hash(*parts: bytes | str | Path, length: int = 12) -> str:
@@ -68,6 +71,8 @@ def keyed_hash(key: bytes, text: str, length: int = 24) -> str:
 def load_or_create_key(folder: Path, name: str) -> bytes:
     """Return the 32-byte secret in the file `name` (mode 0600), made on first use. Safe when two processes race.
 
+    Raises ConfigurationError for a file of under 16 bytes: by a hash with an empty key anybody finds out whose it is.
+
     The log says that one was made: a service whose home lacks its installation's secrets hashes people otherwise than
     the others do, and nothing else would tell.
     """
@@ -77,8 +82,17 @@ def load_or_create_key(folder: Path, name: str) -> bytes:
         descriptor, temporary = tempfile.mkstemp(dir=folder)  # Mode 0600.
         with os.fdopen(descriptor, "wb") as file:
             file.write(secrets.token_bytes(32))
+            file.flush()
+            os.fsync(file.fileno())  # A power cut would leave the name with nothing in it.
         with contextlib.suppress(FileExistsError):  # Another process was first: its key is used.
             os.link(temporary, path)
             logger.info("made a new key: %s. Services on other machines need a copy of this folder", path)
         Path(temporary).unlink()
-    return path.read_bytes()
+    key = path.read_bytes()
+    if len(key) < _MIN_KEY_BYTES:
+        raise ConfigurationError(
+            f"{path} has {len(key)} bytes, which is too short for a key",
+            "Restore it from a backup, or from another machine of this installation. Delete it only where nothing was "
+            "made with it: the next start makes another key.",
+        )
+    return key

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.errors import ConfigurationError
 from shared.identity import content_hash, event_id, folder_hash, keyed_hash, load_or_create_key
 
 
@@ -42,6 +43,16 @@ def test_the_log_says_that_a_key_was_made(tmp_path: Path, caplog: pytest.LogCapt
             load_or_create_key(tmp_path, "subjects")
     (said,) = caplog.messages
     assert said.startswith(f"made a new key: {tmp_path / 'subjects'}.")
+
+
+@pytest.mark.parametrize("content", [b"", b"changeme\n"])
+def test_a_key_that_could_be_guessed_is_refused_with_the_way_out(tmp_path: Path, content: bytes) -> None:
+    """A disk that was full or a template left it: with it the hash of a user is no secret."""
+    (tmp_path / "subjects").write_bytes(content)
+    with pytest.raises(ConfigurationError, match=f"subjects has {len(content)} bytes") as error:
+        load_or_create_key(tmp_path, "subjects")
+    assert "Restore it" in error.value.way_out
+    assert (tmp_path / "subjects").read_bytes() == content
 
 
 def test_a_user_has_the_same_hash_under_the_same_key_only() -> None:

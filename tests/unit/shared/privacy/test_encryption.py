@@ -80,6 +80,6 @@ def test_a_cipher_is_loaded_with_its_previous_keys(tmp_path: Path) -> None:
 
 
 def test_a_key_file_of_the_wrong_size_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "spool").write_bytes(b"short")
+    (tmp_path / "spool").write_bytes(b"one that is too long, by a few bytes")
     with pytest.raises(DecryptionFailed, match="32 bytes"):
         load_cipher(tmp_path, "spool")
