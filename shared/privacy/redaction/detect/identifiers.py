@@ -33,7 +33,10 @@ _PASSPORT_VALUE = re.compile(
     r"(?<![\w-])(?:[A-Z]{1,3}\d{6,9}|[A-Z]\d{2}[A-Z]\d{2}[A-Z]\d{1,3}|\d{2}[A-Z]{2}\d{5})(?![\w-])"
 )
 _BANK = re.compile(
-    r"\b(?:account|acct|a/c|acc|routing|aba|sort[ -]?code|bsb|bank code|blz|transit)\b"
+    r"\b(?:account|acct|a/c|acc|routing|aba|sort[ -]?code|bsb|bank code|blz|transit|"
+    r"konto(?:nummer|-?nr)|kto|konto(?=\W{0,4}\d)|(?:num[ée]ro|n[°º]|no) de compte|compte (?:bancaire|n[°º])|"
+    r"n(?:[úu]mero|\.?[°º]) de cuenta|cuenta (?:bancaria|n[°º])|numero di conto|conto corrente|rekeningnummer|"
+    r"rekening(?=\W{0,4}\d)|n[úu]mero da conta|(?:nr|numer) (?:konta|rachunku)|tilinumero)\b"
     r"(?!\s+(?:manager|team|since|balances?|limit|turnover))",
     re.I,
 )
