@@ -94,18 +94,27 @@ def _read_records(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]
             if missing:
                 raise DataError(
                     f"{path} has no column {', '.join(map(repr, missing))}; it has: {', '.join(present) or 'none'}",
-                    "Name the columns with --text and --label.",
+                    _way_out_of_columns(present),
                 )
             for number, record in enumerate(reader, start=1):
                 if number > MAX_ROWS:
                     raise DataError(f"{path} has more than {MAX_ROWS:,} rows", "Take a sample of it.")
                 yield record
     except UnicodeDecodeError as error:
+        encoding = "UTF-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "LATIN1"
         raise DataError(
-            f"{path} is not UTF-8 (byte {error.start})", f"Convert it: iconv -f LATIN1 -t UTF-8 {path} > utf8.csv"
+            f"{path} is not UTF-8 (byte {error.start})", f"Convert it: iconv -f {encoding} -t UTF-8 {path} > utf8.csv"
         ) from error
     except csv.Error as error:
         raise DataError(f"{path} is not a CSV file: {error}", "Is a quotation mark left open?") from error
+
+
+def _way_out_of_columns(present: Sequence[str]) -> str:
+    """Say what to do about a missing column: a spreadsheet of many countries separates them otherwise."""
+    for sign, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if len(present) == 1 and sign in present[0]:
+            return f"Its columns have {name} between them. Save it with commas."
+    return "Name the columns with --text and --label. The first line has their names."
 
 
 def without_duplicates(rows: Sequence[Row], dropped: Counter[str]) -> list[Row]:

@@ -84,6 +84,21 @@ def test_a_file_that_is_not_utf8_is_refused_with_the_way_to_convert_it(tmp_path:
     assert "iconv" in error.value.way_out
 
 
+def test_a_file_of_utf16_is_refused_with_the_conversion_that_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not UTF-8") as error:
+        read_rows(write(tmp_path, "text,label\na,b\n", "utf-16"), "text", "label")
+    assert "iconv -f UTF-16 " in error.value.way_out
+
+
+@pytest.mark.parametrize(("sign", "name"), [(";", "semicolons"), ("\t", "tabs")])
+def test_a_file_with_other_signs_between_its_columns_is_told_from_one_without_the_column(
+    tmp_path: Path, sign: str, name: str
+) -> None:
+    with pytest.raises(DataError, match="no column 'text', 'label'") as error:
+        read_rows(write(tmp_path, f"text{sign}label\none, two{sign}b\n"), "text", "label")
+    assert error.value.way_out == f"Its columns have {name} between them. Save it with commas."
+
+
 def test_a_byte_order_mark_is_not_part_of_a_column_name(tmp_path: Path) -> None:
     data = read_rows(write(tmp_path, "\ufefftext,label\none thing,a\nanother,b\n"), "text", "label")
     assert data.labels == ("a", "b")
