@@ -24,6 +24,7 @@ class LoopKind(StrEnum):
 
 
 def loop(
+    context: typer.Context,
     kind: Annotated[
         LoopKind,
         typer.Option(
@@ -58,8 +59,8 @@ def loop(
         int | None,
         typer.Option(
             min=12,
-            help="Questions put to people per label; default: 40, fewer for more than ten labels. Training takes about "
-            "a second for each: 40 labels with 30 each took half an hour on two cores.",
+            help="Questions put to people per label, of other kinds in all; default: 40 a label, fewer for more than "
+            "ten. Training takes about a second for each: 40 labels with 30 each took half an hour on two cores.",
         ),
     ] = None,
     task_name: Annotated[str | None, typer.Option(help="Name of the task; default: from the file.")] = None,
@@ -135,6 +136,9 @@ def loop(
         raise typer.BadParameter("--schema is of an extraction or of tools: give --kind, too")
     if schema is not None and data is None:
         raise typer.BadParameter("--schema is of your own data: give --data, too")
+    of_csv = [f"--{name}" for name in ("text", "label", "labels") if _is_given(context, name)]
+    if of_csv and (data is None or kind is not LoopKind.CLASSIFICATION):
+        raise typer.BadParameter(f"{', '.join(of_csv)}: of your own CSV file; give --data, and no other --kind")
     if fault is not None and turns > 1:
         raise typer.BadParameter("a fault stops the first turn: give --turns without one")
     options = LoopOptions(
@@ -150,6 +154,12 @@ def loop(
         warn("Interrupted. The stack keeps running: ratchet down stops it.")
         raise typer.Exit(130) from None
     raise typer.Exit(0 if result.as_expected else 2)
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Return True for an option that stands on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _chosen_fault(noise: float | None, shuffle_labels: bool, one_class: bool) -> Fault | None:

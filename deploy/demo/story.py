@@ -52,8 +52,12 @@ _SHIPPED = {TaskKind.CLASSIFICATION: "support-desk", TaskKind.EXTRACTION: "order
 
 
 def run(options: LoopOptions, terminal: Terminal, *, stop_stack: bool = False) -> LoopResult:
-    """Read the data, start what is not running, and play the loop on it. `stop_stack`: stop the stack afterwards."""
+    """Read the data, start what is not running, and play the loop on it. `stop_stack`: stop the stack afterwards.
+
+    Raises ConfigurationError for a file, or a folder for the report, that cannot be used, before anything is started.
+    """
     data, rows = read_data(options)
+    reports.make_folder(options.report)
     with terminal.step("set-up", "Broker, database, Unleash, vLLM and the ten services") as progress:
         settings = bring_up(lambda message: progress.update(message=message))
     try:

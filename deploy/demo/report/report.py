@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from deploy.demo.report.result import LoopResult, NextTurn
 from deploy.demo.reviewers import ReviewCounts
 from deploy.demo.terminal import Terminal
 from schemas.base import Interval
+from shared.errors import ConfigurationError
 from shared.grading.adversarial_table import COLUMNS as ADVERSARIAL_COLUMNS
 from shared.grading.adversarial_table import NOTE, adversarial_rows
 
@@ -96,10 +98,21 @@ def as_json(report: Report) -> dict[str, Any]:
     }
 
 
+def make_folder(folder: Path) -> None:
+    """Make the report's folder, if missing. Raises ConfigurationError if no report can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigurationError(
+            f"no report can be written into {folder}: {error.strerror}", "Name another folder with --report."
+        ) from error
+
+
 def write(report: Report, folder: Path) -> None:
     """Write `report.json` and `report.html` into `folder`, beside them the pages of inspection and evaluation."""
     data = as_json(report)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if (inspection := report.result.cycle.inspection_page) is not None:
         shutil.copyfile(inspection, folder / INSPECTION_PAGE)
     if (evaluation := report.result.cycle.evaluation_page) is not None:

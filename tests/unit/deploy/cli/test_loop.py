@@ -61,6 +61,25 @@ def test_two_faults_at_once_are_refused_since_either_might_have_stopped_it(
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--labels", "5"],
+        ["--text", "question", "--label", "class"],
+        ["--kind", "tools", "--data", "calls.jsonl", "--text", "question"],
+    ],
+)
+def test_an_option_of_a_csv_file_is_refused_where_there_is_none_for_it(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """It was left out of account: the loop with all ten labels took its ten minutes."""
+    runs = Runs(monkeypatch)
+    assert loop(*arguments) == 2
+    assert runs.asked == []
+    loop("--data", "questions.csv", "--text", "question", "--label", "class", "--labels", "5")
+    assert [asked.data.max_labels for asked in runs.asked] == [5]
+
+
+@pytest.mark.parametrize(
     ("arguments", "failed", "promoted", "code"),
     [
         ([], [], True, 0),

@@ -19,10 +19,10 @@ from deploy.demo.settings import Fault, LoopOptions, LoopSettings
 from deploy.demo.steps import live_test as live
 from deploy.demo.steps.rollback import prove_rollback
 from deploy.demo.steps.traffic import QUIET_SECONDS, STALL_SECONDS
-from deploy.demo.story import play, read_data
+from deploy.demo.story import play, read_data, run
 from deploy.demo.terminal import Terminal
 from schemas.base import utc_now
-from shared.errors import RatchetError
+from shared.errors import ConfigurationError, RatchetError
 from tests.unit.deploy.demo.inspections import inspection
 
 EVIDENCE = {"wins": 30, "losses": 0, "ties": 0, "pending": 0, "wealth": 2000.0, "alpha": 0.00096}
@@ -200,6 +200,17 @@ async def played(
     output = io.StringIO()
     terminal = Terminal(Console(file=output, width=160))
     return await play(options, settings, data, small, terminal), output.getvalue()
+
+
+def test_a_report_that_could_not_be_written_is_an_error_before_anything_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    monkeypatch.setattr("deploy.demo.story.bring_up", started.append)
+    (tmp_path / "report").write_text("no folder")
+    with pytest.raises(ConfigurationError, match=f"no report can be written into {tmp_path}/report") as error:
+        run(LoopOptions(report=tmp_path / "report"), Terminal(Console(file=io.StringIO())))
+    assert (error.value.way_out, started) == ("Name another folder with --report.", [])
 
 
 @pytest.mark.usefixtures("quick")
