@@ -78,6 +78,15 @@ KEYED = re.compile(
     r"[\"'](?:first|last|given|family|middle|sur|maiden)_?(?:name)?[\"']\s?:\s?[\"'](?=[^\W\d_][\w'’ -]{1,40}[\"'])",
     re.I,
 )
+# The field of a form or of a program, and a value in capitals or with one: "Nom : DUPONT", `<LastName>Okonkwo`. What
+# goes on as code does (`lastName: Text(40)`) is no name.
+FORM = re.compile(
+    r"(?:(?<![^\W_])|(?<=[a-z])(?=[A-Z]))(?i:(?:first|last|given|family|middle|maiden|full|sur)[ _]?name|"
+    r"(?:vor|nach|familien|geburts)name|(?:konto|karten)inhaber(?:in)?|pr[ée]nom|nom(?: de famille)?|nombre|apellidos?|"
+    r"cognome|nome|sobrenome|achternaam|voornaam|förnamn|efternamn|fornavn|etternavn|imi[ęe]|nazwisko|soyad[ıi])"
+    r"[\"'\\]{0,2}\s{0,2}[:=>]\s{0,2}[\"'\\]{0,2}"
+    r"(?=(?:[A-ZÀ-Þ][^\W\d_A-Z]+|[A-ZÀ-Þ]{2,})(?:['’-][^\W\d_]+)*(?![\w(\[]|\.\w))"
+)
 NAMED = re.compile(
     r"(?:\b(?:sur|first |last |middle |maiden |given |family |full )?name(?:s|'s|’s)?\b"
     r"(?:\s{1,8}on\s{1,8}(?:(?:the|my|this|that)\s{1,8}\w+|it|card))?"

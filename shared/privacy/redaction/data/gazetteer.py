@@ -64,6 +64,9 @@ _NOT_PEOPLE = frozenset(
     cordialement buenos buenas gracias saludos grazie saluti team support service desk customer agent bot god jesus
     doc folks everyone everybody guys estimado estimada estimados apreciado querido querida gentile gentilissimo
     egregio spettabile cher chère caro cara prezado prezada beste geachte kære hej username password login userid
+    vorname nachname familienname geburtsname kontoinhaber kontoinhaberin karteninhaber karteninhaberin kundennummer
+    kontonummer telefonnummer anschrift geburtsdatum nom prénom prenom apellido apellidos nombre cognome nome sobrenome
+    achternaam voornaam titulaire hallo firstname lastname fullname surname
     """.split()  # noqa: SIM905
 )
 ORGANISATION_WORDS = frozenset(

@@ -8,6 +8,7 @@ from shared.privacy.redaction.data.cues import (
     DOING,
     FIELD,
     FOREIGN,
+    FORM,
     INTRODUCED,
     JOINING,
     KEYED,
@@ -31,13 +32,13 @@ from shared.privacy.redaction.spans import TextSpan
 _CUES = (
     (TITLED, CueStrength.TITLE), (KEYED, CueStrength.TITLE), (RANKED, CueStrength.STRONG),
     (INTRODUCED, CueStrength.STRONG), (FIELD, CueStrength.FIELD), (RELATED, CueStrength.TITLE),
-    (DOING, CueStrength.DOING), (NAMED, CueStrength.NAMED), (STRONG, CueStrength.STRONG),
+    (DOING, CueStrength.DOING), (FORM, CueStrength.NAMED), (NAMED, CueStrength.NAMED), (STRONG, CueStrength.STRONG),
     (SIGN_OFF, CueStrength.STRONG), (SPEAKER, CueStrength.SPEAKER), (TOWARDS, CueStrength.TOWARDS),
     (SELF, CueStrength.SELF), (WEAK, CueStrength.WEAK),
 )  # fmt: skip
 _FOREIGN_CUES = ((FOREIGN, CueStrength.STRONG),)
-_REQUIRED_SIGN = {FIELD: ":", RELATED: "(", KEYED: ":"}
-"""The sign without which a text cannot contain a cue: a quick test before its expression runs."""
+_REQUIRED_SIGNS = {FIELD: ":", RELATED: "(", KEYED: ":", FORM: ":=>"}
+"""The signs without one of which a text cannot contain a cue: a quick test before its expression runs."""
 CERTAIN = frozenset(
     (CueStrength.TITLE, CueStrength.NAMED, CueStrength.STRONG, CueStrength.FIELD, CueStrength.SELF, CueStrength.DOING)
 )
@@ -55,7 +56,7 @@ class IntroducedNames:
     ) -> Iterator[tuple[TextSpan, CueStrength]]:
         """Yield each name with the strength of its cue; `index_at`: token indices by their start."""
         for cue, strength in (*_CUES, *_FOREIGN_CUES) if foreign else _CUES:
-            if (sign := _REQUIRED_SIGN.get(cue)) and sign not in text:
+            if (signs := _REQUIRED_SIGNS.get(cue)) and not any(sign in text for sign in signs):
                 continue
             for found in cue.finditer(text):
                 index = index_at.get(found.end())

@@ -36,6 +36,14 @@ def people(redactor: Redactor, text: str) -> list[str]:
         ("Hi there, it's Ignatius. The pump is broken", ["Ignatius"]),
         ('{"first_name": "Rose", "last": "Stubbs"}', ["Rose", "Stubbs"]),
         ("He reports to Bronwen Adeyemi-Cole now", ["Bronwen Adeyemi-Cole"]),
+        ("the form says LASTNAME: OKONKWO, FIRSTNAME: ADAEZE", ["OKONKWO", "ADAEZE"]),
+        ("Vorname: Jürgen\nNachname: Müller\nKontonummer: 7", ["Jürgen", "Müller"]),
+        ("Nom : DUPONT Prénom : Jean", ["DUPONT", "Jean"]),
+        ("Apellidos: García Lorca Nombre: Federico", ["García Lorca", "Federico"]),
+        ("Kontoinhaber: Jürgen Müller", ["Jürgen Müller"]),
+        ('Kunde: {"vorname": "Jürgen", "nachname": "Müller"}', ["Jürgen", "Müller"]),
+        ("<FirstName>Adaeze</FirstName><LastName>Okonkwo</LastName>", ["Adaeze", "Okonkwo"]),
+        ("Hallo Jürgen, wie geht es", ["Jürgen"]),
         ("she lied because emeka told them", ["emeka"]),
     ],
 )
@@ -62,6 +70,10 @@ def test_a_name_is_found_by_the_words_around_it(redactor: Redactor, text: str, n
         "Con DNI 50318467X. Quiero dar de baja la línea.",
         "Il mio ordine del 5 marzo non è arrivato. La Banca ha detto di aspettare.",
         "X-Request-Id: 77\nContent-Type: text",
+        "lastName: DataTypes.STRING, full_name = User.name",
+        "first_name: Optional[str] = None; last_name: VARCHAR(100)",
+        "Nachname:\nVorname:\nKontonummer:",
+        "Last name: Required",
     ],
 )
 def test_what_only_looks_like_a_name_is_not_found(redactor: Redactor, text: str) -> None:
