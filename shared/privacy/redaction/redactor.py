@@ -114,11 +114,11 @@ class Redactor:
             self._people = self._people or People()
             found = self._people.find([spelling.visible for spelling in spellings])
         for spelling, spans in zip(spellings, found, strict=True):
-            spans.extend(find_patterns(spelling.plain))
-            spans.extend(find_addresses(spelling.plain))
+            spans.extend(find_patterns(spelling.formats))
+            spans.extend(find_addresses(spelling.formats))
             for name, regex in rules.patterns:
                 spans.extend(find_custom_patterns(spelling.visible, name, regex))
-            spans.extend(list(find_repeats(spelling.plain, spans)))
+            spans.extend(list(find_repeats(spelling.formats, spans)))
         return [
             without_overlaps(text, spelling.in_text(spans)) if spans else []
             for text, spelling, spans in zip(texts, spellings, found, strict=True)

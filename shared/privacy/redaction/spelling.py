@@ -24,6 +24,9 @@ _BLANKS = (0x00A0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000)
 _HYPHENS = (*range(0x2010, 0x2014), 0x2212, 0xFE63)
 _ZEROS = (0x0660, 0x06F0, 0x0966)
 """Of the Arabic, the Persian and the Hindi digits."""
+_UNSPACED = re.compile("[\u0e00-\u0e7f\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]")
+"""Thai, Japanese, Chinese and Korean letters: no blank need stand between them and a number or an address of mail."""
+_IDEOGRAPHIC_COMMA = "\u3001"
 _PLAIN = (
     {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}
     | dict.fromkeys(_BLANKS, " ")
@@ -35,9 +38,9 @@ _PLAIN = (
 
 class Spelling:
     """A text as it is read: `visible` without what nobody sees, and `plain` in plain characters, too, of which each
-    stands where it stands in `visible`."""
+    stands where it stands in `visible`. `formats` is `plain` with a comma for each letter of scripts without blanks."""
 
-    __slots__ = ("_shifts", "_since", "_text", "plain", "visible")
+    __slots__ = ("_shifts", "_since", "_text", "formats", "plain", "visible")
 
     def __init__(self, text: str) -> None:
         self.visible = self.plain = self._text = text
@@ -48,6 +51,7 @@ class Spelling:
             self.visible = self.plain = _OTHERWISE.sub(self._read, text)
         if not is_ascii:
             self.plain = self.visible.translate(_PLAIN)
+        self.formats = self.plain if is_ascii else _UNSPACED.sub(_IDEOGRAPHIC_COMMA, self.plain)
 
     def in_text(self, spans: Iterable[TextSpan]) -> Iterator[TextSpan]:
         """Yield spans of `visible` as spans of the text."""

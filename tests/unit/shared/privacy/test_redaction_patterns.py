@@ -153,6 +153,22 @@ def test_blanks_hyphens_and_digits_of_other_spellings_hide_nothing(
     assert re.fullmatch(re.sub(words, lambda _: becomes, text), redactor.redact([text], PATTERNS)[0].text)
 
 
+@pytest.mark.parametrize(
+    ("text", "kind", "words"),
+    [
+        ("卡号4111111111111111已冻结", "card", "4111111111111111"),
+        ("我的邮箱是j.doe@example.org谢谢", "email", "j.doe@example.org"),
+        ("電話は+81 90-1234-5678です", "phone", "+81 90-1234-5678"),
+        ("계좌는DE89370400440532013000로", "iban", "DE89370400440532013000"),
+        ("身份证号11010519491231002X。", "id", "11010519491231002X"),
+    ],
+)
+def test_data_is_found_alone_beside_letters_of_a_script_without_blanks(
+    redactor: Redactor, text: str, kind: str, words: str
+) -> None:
+    assert found(redactor, text) == [(kind, words)]
+
+
 def test_one_number_has_one_surrogate_however_it_is_written(redactor: Redactor) -> None:
     spellings = ["DE89 3704 0044 0532 0130 00", "DE89\u00a03704\u00a00044\u00a00532\u00a00130\u00a000"]
     plain, copied = redactor.redact(spellings, PATTERNS)
