@@ -59,8 +59,9 @@ def loop(
         int | None,
         typer.Option(
             min=12,
-            help="Questions put to people per label, of other kinds in all; default: 40 a label, fewer for more than "
-            "ten. Training takes about a second for each: 40 labels with 30 each took half an hour on two cores.",
+            help="Questions put to people per label, of other kinds in all; at least 80 in all. Default: 40 a label, "
+            "fewer for more than ten. Training takes about a second for each: 40 labels with 30 each took half an hour "
+            "on two cores.",
         ),
     ] = None,
     task_name: Annotated[str | None, typer.Option(help="Name of the task; default: from the file.")] = None,

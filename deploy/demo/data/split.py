@@ -23,9 +23,11 @@ MAX_PER_LABEL = 300
 """Rows of a label that are used, drawn at random: finding near-duplicates among more would only cost time."""
 
 
+FEWEST_CORRECTIONS = 80
+"""In all: a fifth is held out of training, some are wrong on purpose, and 50 must be left to train on."""
 _POOLED = 2
 """Of a large file so many times the rows that are used are looked through for near-duplicates, drawn at random."""
-_AT_LEAST = 60, 40, 40
+_AT_LEAST = FEWEST_CORRECTIONS, 40, 40
 _OBJECTS_AT_MOST, _TEXTS_AT_MOST = (320, 100, 140), (200, 60, 300)
 """Rows of objects, and of generated texts, for traffic, held out, and live: 320 corrections of objects train in ten
 minutes on two cores, as do 200 of longer texts. Of two texts neither is simply right, so it takes more live ones."""
@@ -44,11 +46,13 @@ class Quota:
         """Return the quota for so many labels: at least 100 live rows and 100 to 150 held-out ones in all.
 
         `corrections`: the maximum per label; by default 40, fewer for many labels, so that a laptop can train on them.
+        Never fewer than a data set needs.
         """
+        fewest = max(12, ceil(FEWEST_CORRECTIONS / labels))
         share_of_100 = ceil(100 / labels)
         held_out = max(min(ceil(120 / labels), 150 // labels), 1)
         return cls(
-            traffic=(12, max(12, corrections or min(40, 400 // labels))),
+            traffic=(fewest, max(fewest, corrections or min(40, 400 // labels))),
             live=(share_of_100, 2 * share_of_100),
             held_out=(min(share_of_100, held_out), held_out),
         )
@@ -124,7 +128,7 @@ def _split_unlabelled(data: CsvData, seed: int, corrections: int | None, at_most
     sizes = zip(_AT_LEAST, at_most, strict=True)
     _, held_out, live = (max(least, int(most * share)) for least, most in sizes)
     parts = pool[:held_out], pool[held_out : held_out + live], pool[held_out + live :]
-    traffic = [row for group in parts[2] for row in group][: corrections or at_most[0]]
+    traffic = [row for group in parts[2] for row in group][: max(corrections or at_most[0], FEWEST_CORRECTIONS)]
     return Split(tuple(traffic), tuple(g[0] for g in parts[1]), tuple(g[0] for g in parts[0]))
 
 

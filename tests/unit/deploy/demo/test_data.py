@@ -139,7 +139,7 @@ def test_quoted_commas_and_line_breaks_are_read(tmp_path: Path) -> None:
 
 def test_too_few_rows_of_a_label_say_how_many_are_needed() -> None:
     data = CsvData(rows(2, 60), ("label-0", "label-1"), {})
-    with pytest.raises(DataError, match=r"112 are needed: 12 for corrections, 50 live, 50 held out"):
+    with pytest.raises(DataError, match=r"140 are needed: 40 for corrections, 50 live, 50 held out"):
         split_rows(data, seed=1)
 
 
@@ -155,10 +155,10 @@ def test_parts_are_disjoint_and_balanced_and_share_no_near_duplicate() -> None:
 
 
 def test_a_near_duplicate_of_a_held_out_row_is_in_no_other_part() -> None:
-    made = rows(2, 130)
-    marked = tuple(Row(row.text, row.label, "heldout" if n % 2 else "traffic") for n, row in enumerate(made))
+    made = rows(4, 100)
+    marked = tuple(Row(row.text, row.label, "heldout" if n % 4 == 1 else "traffic") for n, row in enumerate(made))
     copy = Row(marked[1].text + " !!", marked[1].label, "traffic")
-    parts = split_rows(CsvData((*marked, copy), ("label-0", "label-1"), {}), seed=3)
+    parts = split_rows(CsvData((*marked, copy), tuple(f"label-{n}" for n in range(4)), {}), seed=3)
     assert marked[1] in parts.held_out
     assert copy not in parts.traffic + parts.live
 
@@ -186,6 +186,19 @@ def test_a_higher_maximum_of_corrections_leaves_fewer_live_rows() -> None:
         assert max(Counter(row.label for row in parts.traffic).values()) == maximum
     assert len(more.live) < len(usual.live)
     assert len(more.held_out) == len(usual.held_out)
+
+
+@pytest.mark.parametrize(("labels", "corrections"), [(2, None), (2, 12), (4, None), (6, 12), (7, None), (10, None)])
+def test_the_fewest_rows_that_are_taken_are_enough_to_train_on(
+    labels: int, corrections: int | None, tmp_path: Path
+) -> None:
+    """Of two labels 24 rows were asked about, and the loop waited in vain for the 50 that a data set needs."""
+    rules = apply_task_file(tmp_path, "mine", [f"label-{n}" for n in range(labels)]).dataset
+    quota = Quota.of(labels, corrections)
+    corrected = labels * quota.traffic[0]
+    assert 0.9 * corrected * (1 - rules.eval_share) >= rules.min_examples
+    assert 0.9 * corrected * rules.eval_share >= 10
+    assert quota.traffic[0] <= quota.traffic[1]
 
 
 @pytest.mark.parametrize("labels", [2, 3, 10, 30, 77, 100])

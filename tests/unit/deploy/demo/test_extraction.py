@@ -54,7 +54,8 @@ def test_parts_have_no_row_in_common_and_are_as_large_as_the_loop_needs() -> Non
     assert [len(part) for part in parts] == [320, 100, 140]
     assert len(set.union(*parts)) == 560
     assert split_objects(data, seed=20) == split
-    assert len(split_objects(data, 20, corrections=80).traffic) == 80
+    assert len(split_objects(data, 20, corrections=90).traffic) == 90
+    assert len(split_objects(data, 20, corrections=12).traffic) == 80, "fewer are no data set"
 
 
 def test_the_shipped_task_is_applied_with_the_users_own_schema_or_as_it_is(tmp_path: Path) -> None:
@@ -108,7 +109,7 @@ def test_without_a_schema_the_error_says_where_to_write_it(tmp_path: Path) -> No
 
 
 def test_too_few_rows_say_how_many_are_needed(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"1 different texts .*; 140 are needed"):
+    with pytest.raises(DataError, match=r"1 different texts .*; 160 are needed"):
         split_objects(read_objects(write(tmp_path / "o.jsonl", ROW), SCHEMA), 20)
 
 
