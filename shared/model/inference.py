@@ -105,7 +105,10 @@ class InferenceClient:
     async def models(self, url: str) -> set[str]:
         """Return the models that a replica lists: the base model and the adapters loaded so far."""
         answer = await self._request("GET", url, "/v1/models")
-        return {model["id"] for model in answer["data"]}
+        try:
+            return {model["id"] for model in answer["data"]}
+        except (LookupError, TypeError) as error:  # A proxy's page, while the engine behind it starts.
+            raise DependencyUnavailable(f"{without_credentials(url)} does not list its models: {error!r}") from error
 
     async def context_tokens(self) -> int | None:
         """Return how many tokens of prompt and answer the first replica takes; None: it does not say (vLLM does)."""

@@ -142,6 +142,15 @@ async def test_an_answer_that_a_proxy_has_cut_is_an_engine_that_does_not_answer(
         await client.complete("a1", [])
 
 
+async def test_a_proxys_page_in_place_of_a_list_of_models_is_an_engine_that_does_not_answer() -> None:
+    """It ended the whole evaluation that asked, while the engine behind it started."""
+    client = InferenceClient([URL])
+    for page in (httpx.Response(200, html="<p>Starting</p>"), httpx.Response(200, json={"detail": "starting"})):
+        client._client = httpx.AsyncClient(transport=httpx.MockTransport(lambda request, page=page: page))
+        with pytest.raises(DependencyUnavailable, match="does not list its models"):
+            await client.models(URL)
+
+
 async def test_a_completion_that_is_none_is_an_engine_that_does_not_answer() -> None:
     with pytest.raises(DependencyUnavailable):
         await Server(body={"choices": []}).client.complete("a1", [])
