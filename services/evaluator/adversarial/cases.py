@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from services.evaluator.adversarial.injections import INJECTIONS, OWN, TARGET, I
 from services.evaluator.adversarial.texts import EMPTY, FOREIGN
 from services.evaluator.domain import Question
 from services.evaluator.rivals.prompts import sample_rows
+from shared.conversation.task_tools import chat_fields
 from shared.grading.labels import labels_of
 from shared.grading.text import WORD
 
@@ -98,7 +100,8 @@ def _room(question: Question, spec: TaskSpec, context: int | None) -> int:
     wanted = spec.evaluation.adversarial.long_characters
     if context is None:
         return wanted
-    before = sum(len(message.text) for message in question.messages[:-1])
+    tools = chat_fields(spec).get("tools") or (() if spec.labels else question.tools)
+    before = sum(len(message.text) for message in question.messages[:-1]) + len(json.dumps(tools))
     return min(wanted, _CHARACTERS_A_TOKEN * (context - spec.max_answer_tokens) - before)
 
 

@@ -11,10 +11,12 @@ import pytest
 from schemas.adversarial import AdversarialKind
 from schemas.conversation import Message, Part, Role, ToolCall
 from schemas.evaluation_settings import AdversarialSettings
+from schemas.tasks import TaskSpec
 from services.evaluator.adversarial.cases import CANARIES, adversarial_cases
 from services.evaluator.adversarial.injections import INJECTIONS, OWN
 from services.evaluator.adversarial.texts import DISTRACTORS, EMPTY, FOREIGN, SMALL_TALK
 from services.evaluator.domain import Question
+from shared.conversation.task_tools import chat_fields
 from tests.unit.evaluator.adversarial.inputs import rows, task
 from tests.unit.evaluator.arms import FREE, LABELS, ORDERS
 
@@ -109,6 +111,22 @@ def test_a_long_input_fits_the_engines_context() -> None:
         assert most - 200 < min(sizes)
         assert max(sizes) <= most + len("Say.")
     assert not [case for case in adversarial_cases(asked, task(), 200) if case.kind is K.LONG_INPUT]
+
+
+def test_a_long_input_leaves_room_for_the_functions_that_are_offered() -> None:
+    """An engine refused every long input of a task with large functions, to both arms: the gate saw none."""
+    function = {"name": "find", "description": "x" * 1_900, "parameters": {"type": "object", "properties": {}}}
+    tools = TaskSpec.model_validate(
+        {"name": "home", "kind": "tools", "system_prompt": "Say.", "tools": [function], "evaluation": task().evaluation}
+    )
+    offered = len(json.dumps(chat_fields(tools)["tools"]))
+    for spec, size in ((tools, offered), (FREE, len(json.dumps([{"type": "function", "function": function}])))):
+        asked = [replace(row, tools=({"type": "function", "function": function},)) for row in rows()]
+        long = [case for case in adversarial_cases(asked, spec, 2_048) if case.kind is K.LONG_INPUT]
+        longest = max(len(case.question.text) for case in long)
+        assert (
+            3 * (2_048 - spec.max_answer_tokens) - size - 200 < longest <= 3 * (2_048 - spec.max_answer_tokens) - size
+        )
 
 
 def test_rows_that_end_with_a_tool_or_without_text_are_left_as_they_are() -> None:
