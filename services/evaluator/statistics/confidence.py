@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 from scipy.stats import norm, rankdata
 
 from schemas.adapters import ConfidenceScore
@@ -16,6 +17,7 @@ MIN_OF_EACH = 10
 """Fewer errors, or right answers, say nothing of how they are told apart."""
 _CURVE_POINTS = 101
 _Z95 = 1.959963984540054
+_NEAR = 1e-9
 
 
 def expected_calibration_error(scores: Floats, right: Floats, bins: int = BINS, weights: Floats | None = None) -> float:
@@ -95,12 +97,35 @@ def auroc_influence(scores: Floats, right: Floats, error_weights: Floats | None 
 
 
 def auroc(scores: Floats, right: Floats, groups: Groups) -> Interval | None:
-    """Return AUROC with its interval; None for fewer than `MIN_OF_EACH` errors or right answers."""
+    """Return AUROC with its interval; None for fewer than `MIN_OF_EACH` errors or right answers.
+
+    DeLong's interval knows no spread where all errors are below all right answers, and too little of a few errors near
+    that. So it is joined with Newcombe's.
+    """
     if not tells_apart(right):
         return None
     value, influence = auroc_influence(scores, right)
     half = _Z95 * float(np.linalg.norm(np.bincount(groups, weights=influence)))
-    return Interval(value=value, low=max(0.0, value - half), high=min(1.0, value + half), n=len(scores))
+    low, high = _newcombe(value, *(len(np.unique(groups[right == kind])) for kind in (0, 1)))
+    return Interval(
+        value=value, low=max(0.0, min(low, value - half)), high=min(1.0, max(high, value + half)), n=len(scores)
+    )
+
+
+def _newcombe(value: float, errors: int, rights: int) -> tuple[float, float]:
+    """Return the interval of an AUROC whose ends are as far from it as chance takes it there (Newcombe 2006, method 5).
+
+    The variance is Hanley & McNeil's (1982) at the ends, each of the two numbers being taken for their mean.
+    """
+    mean = (errors + rights) / 2.0 - 1.0
+
+    def beyond(end: float) -> float:
+        share = (1.0 - end) / (2.0 - end) + end / (1.0 + end)
+        return (value - end) ** 2 - _Z95**2 * end * (1.0 - end) * (1.0 + mean * share) / (errors * rights)
+
+    low = brentq(beyond, 0.0, value - _NEAR) if value > _NEAR else 0.0
+    high = brentq(beyond, value + _NEAR, 1.0) if value < 1.0 - _NEAR else 1.0
+    return float(low), float(high)
 
 
 Arm = tuple[Floats, Floats, Floats | None]
