@@ -40,7 +40,7 @@ from services.evaluator.rivals.prompts import (
 )
 from services.evaluator.rivals.table import Measured, answer_cost, approach
 from services.evaluator.statistics.intervals import group_numbers
-from shared.errors import DependencyUnavailable
+from shared.errors import ConfigurationError, DependencyUnavailable
 from shared.grading.overlap import WORD_METRICS
 from shared.model.embedding import Embedder, Vectors
 from shared.model.prices import read_prices
@@ -235,11 +235,13 @@ def _table(
     options: RivalOptions,
     missing: Sequence[str],
 ) -> ApproachTable:
-    prices = read_prices(options.prices_file)
-    per_month = None
+    prices, per_month = read_prices(None), None
     try:
+        prices = read_prices(options.prices_file)
         volume = task_volume(options.lake, contest.trained.task, utc_now())
         per_month = volume.per_month if volume.answers else None
+    except ConfigurationError as error:  # The arms were asked for hours, and no gate reads a cost.
+        missing = (*missing, f"Without costs: {error.reason[:500]}")
     except DependencyUnavailable as error:
         # What a store says of itself may be long, and quote a request with its credentials: it is for the log.
         logger.warning("no volume, so no costs: %s", error.reason)

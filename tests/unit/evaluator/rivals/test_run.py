@@ -225,6 +225,17 @@ async def test_a_store_that_says_much_of_its_error_costs_the_costs_alone_and_is_
     assert made.answers_per_month is None and "secret" not in made.model_dump_json()
 
 
+async def test_a_broken_price_list_costs_the_costs_alone(tmp_path: Path) -> None:
+    """It ended an evaluation whose arms had all been asked."""
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("currency: EUR\n")
+    options = RivalOptions(embedder=tmp_path, lake=str(tmp_path / "lake"), prices_file=prices, rows=24)
+    made = await approach_table(copying(), WordEmbedder(), contest(), options, lambda said: None)
+    assert made.answers_per_month is None
+    assert all(row.cost_per_month is None for row in made.approaches)
+    assert any(said.startswith(f"Without costs: the prices in {prices} are not valid") for said in made.findings)
+
+
 async def test_an_engine_that_fails_for_a_rival_stops_nothing_and_its_answers_are_wrong(tmp_path: Path) -> None:
     found = rows(await table(tmp_path, contest(), FakeEngine(lambda request: DependencyUnavailable("away"))))
     few_shot = found[ApproachKind.FEW_SHOT]
