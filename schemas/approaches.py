@@ -58,9 +58,12 @@ class Approach(Frozen):
     kind: ApproachKind
     adapter: AdapterName | None = None
     accuracy: Interval = Field(description="`n`: the rows that it was asked; prompts are asked a fixed sample.")
-    failed: int = Field(default=0, ge=0, description="Requests that errored or timed out: counted as wrong.")
+    failed: int = Field(
+        default=0, ge=0, description="Requests that errored or timed out: counted as wrong, and in no gain."
+    )
     candidate_gain: Gain | None = Field(
-        default=None, description="The candidate's accuracy minus this one's, on the rows that both were asked."
+        default=None,
+        description="The candidate's accuracy minus this one's, on the rows that both were asked and it answered.",
     )
     examples: int = Field(default=0, ge=0, description="Training rows it was fitted on, or a prompt has at most.")
     latency_ms_p50: float = Field(ge=0.0)

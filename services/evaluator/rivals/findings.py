@@ -101,7 +101,7 @@ def _beaten(rival: Approach, candidate: Approach, right_on: str, *, all_compared
 
 
 def _failures(row: Approach) -> str:
-    return f", {row.failed} of them failed requests" if row.failed else ""
+    return f", {row.failed} of them failed requests, which count in no gain" if row.failed else ""
 
 
 def _curve(curve: ExamplesCurve) -> str:

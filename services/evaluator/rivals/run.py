@@ -95,7 +95,7 @@ class Contest:
             right=self.graded(answers, positions),
             latencies_ms=times,
             seconds=sum(times) / len(times) / 1000 / at_once if times else 0.0,
-            failed=sum(answer is None for answer in answers.answers[: len(positions)]),
+            unanswered=frozenset(positions[number] for number in answers.unanswered if number < len(positions)),
             prompt_tokens=answers.prompt_tokens,
             answer_tokens=answers.answer_tokens,
             **fields,

@@ -22,13 +22,14 @@ class Measured:
     """One approach's answers: position in the evaluation set → whether it is right, of generated text its score.
 
     `latencies_ms`: of the answers that came; `seconds`: how long an answer keeps a replica, or a core, busy.
+    `unanswered`: the positions whose requests failed.
     """
 
     kind: ApproachKind
     right: Mapping[int, float]
     latencies_ms: Sequence[float]
     seconds: float
-    failed: int = 0
+    unanswered: frozenset[int] = frozenset()
     adapter: str | None = None
     examples: int = 0
     prompt_tokens: float = 0.0
@@ -39,9 +40,12 @@ def approach(
     measured: Measured, candidate: Mapping[int, float], cost: Cost, answers_per_month: float | None, groups: Groups
 ) -> Approach:
     """Return the row. `candidate`: the candidate's answers, as `Measured.right`. `groups`: of the evaluation set's
-    rows, by their positions: near-copies count as one."""
+    rows, by their positions: near-copies count as one.
+
+    Where a request of the approach failed, which is wrong of its answers, the candidate gains nothing by it.
+    """
     right = measured.right
-    both = [position for position in right if position in candidate]
+    both = [position for position in right if position in candidate and position not in measured.unanswered]
     pairs = [(candidate[position], right[position]) for position in both]
     is_candidate = measured.kind is ApproachKind.CANDIDATE
     scores = np.array(list(right.values()), dtype=np.float64)
@@ -50,7 +54,7 @@ def approach(
         kind=measured.kind,
         adapter=measured.adapter,
         accuracy=mean_interval(scores, of_rows),
-        failed=measured.failed,
+        failed=len(measured.unanswered),
         candidate_gain=None if is_candidate or not pairs else _gain(pairs, groups[both]),
         examples=measured.examples,
         latency_ms_p50=statistics.median(measured.latencies_ms) if measured.latencies_ms else 0.0,

@@ -111,15 +111,22 @@ def test_an_adapter_that_beats_all_says_over_which_rival_and_by_how_much() -> No
 
 def test_nobody_is_beaten_who_was_hardly_asked() -> None:
     """The engine refused all prompts with examples, as for their length: no answer of theirs was worse."""
-    refused = approach(
-        Measured(ApproachKind.FEW_SHOT, dict.fromkeys(range(40), 0.0), [], 0.0, failed=40), CANDIDATE, Cost(0.1, DAY),
-        None, ALONE,
-    )  # fmt: skip
+    none = Measured(ApproachKind.FEW_SHOT, dict.fromkeys(range(40), 0.0), [], 0.0, unanswered=frozenset(range(40)))
+    refused = approach(none, CANDIDATE, Cost(0.1, DAY), None, ALONE)
     said = findings([row(ApproachKind.CANDIDATE, 80), refused], None, "USD")
     assert said == ("Not compared with few-shot prompting: 40 of 40 requests failed.",)
     beaten, named = findings([row(ApproachKind.CANDIDATE, 80), row(ApproachKind.TF_IDF, 40), refused], None, "USD")
     assert beaten.startswith("The adapter beats every cheap rival that was compared") and "TF-IDF" in beaten
     assert named == said[0]
+
+
+def test_the_candidate_gains_nothing_by_a_rivals_requests_that_failed() -> None:
+    """Four of 40: the adapter beat a rival by ten points that had answered everything else as rightly."""
+    right = dict.fromkeys(range(40), 1.0) | dict.fromkeys(range(4), 0.0)
+    measured = Measured(ApproachKind.FEW_SHOT, right, [10.0], 0.0, unanswered=frozenset(range(4)))
+    rival = approach(measured, CANDIDATE, Cost(0.1, DAY), None, ALONE)
+    assert (rival.failed, rival.accuracy.value) == (4, 0.9)
+    assert rival.candidate_gain is not None and rival.candidate_gain.value == 0.0
 
 
 def test_a_rival_some_of_whose_requests_failed_is_said_to_have() -> None:
@@ -128,12 +135,12 @@ def test_a_rival_some_of_whose_requests_failed_is_said_to_have() -> None:
 
     def asked(failed: int) -> tuple[str, ...]:
         answers = right | dict.fromkeys(range(failed), 0.0)
-        measured = Measured(ApproachKind.FEW_SHOT, answers, [10.0], 0.0, failed=failed)
+        measured = Measured(ApproachKind.FEW_SHOT, answers, [10.0], 0.0, unanswered=frozenset(range(failed)))
         rival = approach(measured, CANDIDATE, Cost(0.1, DAY), None, ALONE)
         return findings([row(ApproachKind.CANDIDATE, 80), rival], None, "USD")
 
     assert asked(19) == ("Not compared with few-shot prompting: 19 of 40 requests failed.",)
-    assert "90.0% of 40 held-out rows, 4 of them failed requests, where" in asked(4)[0]
+    assert "90.0% of 40 held-out rows, 4 of them failed requests, which count in no gain, where" in asked(4)[0]
     assert "failed" not in asked(0)[0]
 
 
