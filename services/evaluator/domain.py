@@ -208,7 +208,8 @@ def golden_grades(golden: Sequence[Question], answers: GradedAnswers, spec: Task
 class Repeated(NamedTuple):
     """The positions of must-pass rows that the candidate got wrong at first, and when they were asked once more.
 
-    `wrong`: wrong again, or never answered; they count. `unanswered`: the repeat had no answer, which confirms nothing.
+    `wrong`: wrong twice, or never answered; they count. `unanswered`: wrong once, and the other time without an answer,
+    which confirms nothing.
     """
 
     wrong: Sequence[int] = ()

@@ -89,7 +89,7 @@ def _stops(lost: int, rows: int, bar: float) -> bool:
 def must_pass(spec: TaskSpec, golden: Comparison, repeated: Repeated) -> Gate:
     """A row that a person marked counts by itself: no gain elsewhere outweighs it, nor that production loses it too.
 
-    A row whose repeat was not answered stops nothing. If no other one is wrong, the gate is unknown.
+    A row that was answered but once stops nothing. If no other one is wrong, the gate is unknown.
     """
     name, required = "must_pass", "0 must-pass rows of the golden set wrong, and wrong again when repeated"
     total = sum(question.must_pass and is_judged(question, spec) for question in golden.questions)
@@ -97,7 +97,7 @@ def must_pass(spec: TaskSpec, golden: Comparison, repeated: Repeated) -> Gate:
     other = [position for position in repeated.wrong if position not in wrong]
     once = [position for position in repeated.unanswered if is_judged(golden.questions[position], spec)]
     not_equal = f" Answered in other words{_rows(spec, golden.questions, other)}." if other else ""
-    unconfirmed = f" Wrong once, and not answered when repeated{_rows(spec, golden.questions, once)}." if once else ""
+    unconfirmed = f" Wrong once, and once not answered{_rows(spec, golden.questions, once)}." if once else ""
     said = unconfirmed + not_equal + _not_judged(spec, golden)
     if not total or (once and not wrong):
         return Gate(name=name, passed=True, required=required, detail=f"Unknown.{said}")

@@ -203,7 +203,7 @@ async def ask_must_pass_again(
     """Ask the candidate again the must-pass rows that it got wrong; returns the positions of those not right now.
 
     `start`: the position of the first golden answer. One wrong answer may be an accident of how requests were batched,
-    and a repeat that fails, as often as any request may, is no second one.
+    and a request that fails, as often as any may, first or when it is repeated, is no second one.
     """
     from services.evaluator.recipe import ask_persistently
 
@@ -212,10 +212,14 @@ async def ask_must_pass_again(
     questions = [golden[position] for position in wrong]
     repeated = await ask_persistently(client, model, questions, spec, job.concurrency)
     right_now = golden_grades(questions, repeated.graded(questions, 0, spec), spec).right
-    had_answer = {position for position in wrong if candidate.answers[start + position] is not None}
-    unanswered = [wrong[number] for number in repeated.unanswered if wrong[number] in had_answer]
-    stays = (position for position, right in zip(wrong, right_now, strict=True) if not right)
-    return Repeated([position for position in stays if position not in unanswered], unanswered)
+    failures = {
+        position: (candidate.answers[start + position] is None) + (answer is None)
+        for position, is_right, answer in zip(wrong, right_now, repeated.answers, strict=True)
+        if not is_right
+    }
+    return Repeated(
+        [p for p, count in failures.items() if count != 1], [p for p, count in failures.items() if count == 1]
+    )
 
 
 async def ask_probes(client: InferenceClient, trained: Candidate) -> Probes:

@@ -319,7 +319,7 @@ def test_a_must_pass_row_that_was_wrong_once_and_then_not_answered_is_unknown_an
     rows = compared(60, range(60), ())
     unknown = gate(check_gates(spec(), rows, golden, Repeated([], [7])), "must_pass")
     assert unknown.result is CheckResult.UNKNOWN
-    unanswered = "Wrong once, and not answered when repeated: g-7 (ratchet golden list desk)."
+    unanswered = "Wrong once, and once not answered: g-7 (ratchet golden list desk)."
     assert unknown.detail == f"Unknown. {unanswered}"
     stopped = gate(check_gates(spec(), rows, golden, Repeated([3], [7])), "must_pass")
     assert (stopped.passed, stopped.measured) == (False, 1)

@@ -82,6 +82,15 @@ async def test_a_repeat_that_is_not_answered_is_asked_as_often_as_any_request_an
     assert [request.text for request in candidate.requests].count("away") == 2 * (1 + RETRY_ROUNDS)
 
 
+async def test_one_wrong_answer_after_a_request_that_failed_confirms_nothing(tmp_path: Path) -> None:
+    questions, first = golden(was_away=True, twice=True), ArmAnswers(answers=(None, WRONG), latencies_ms=())
+    repeated = await ask_must_pass_again(
+        job(tmp_path), candidate_of(was_away=WRONG, twice=WRONG), questions, first, start=0
+    )
+    assert [questions[position].text for position in repeated.wrong] == ["twice"]
+    assert [questions[position].text for position in repeated.unanswered] == ["was_away"]
+
+
 async def test_without_a_wrong_must_pass_row_nothing_is_asked_again(tmp_path: Path) -> None:
     candidate = candidate_of()
     first = ArmAnswers(answers=(RIGHT, WRONG), latencies_ms=())
