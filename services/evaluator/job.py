@@ -157,6 +157,7 @@ async def _ask_both(
             evaluation,
             trained.spec,
             partial(_ask_attacked, job, client, folder, progress),
+            partial(ask_failed_again, client, spec=trained.spec, concurrency=job.concurrency),
         )
         probes = await ask_probes(client, trained)
     finally:
@@ -191,10 +192,7 @@ async def _ask_attacked(
     model: str,
     questions: Sequence[Question],
 ) -> ArmAnswers:
-    from services.evaluator.recipe import ask_failed_again
-
-    answers = await ask_arm(job, client, model, name, 0, questions, folder, progress)
-    return await ask_failed_again(client, model, answers, questions, job.trained.spec, job.concurrency)
+    return await ask_arm(job, client, model, name, 0, questions, folder, progress)
 
 
 async def ask_must_pass_again(

@@ -13,6 +13,8 @@ from services.evaluator.recipe import ArmAnswers
 
 AskArm = Callable[[str, str, Sequence[Question]], Awaitable[ArmAnswers]]
 """Asks a model questions: takes the name to store the answers by, the model and the questions."""
+RepeatFailed = Callable[[str, ArmAnswers, Sequence[Question]], Awaitable[ArmAnswers]]
+"""Repeats the requests to a model that failed: takes the model, its answers and the questions."""
 
 
 class Engine(Protocol):
@@ -22,9 +24,18 @@ class Engine(Protocol):
 
 
 async def ask_adversarial(
-    engine: Engine, candidate: str, production: str, evaluation: Sequence[Question], spec: TaskSpec, ask_arm: AskArm
+    engine: Engine,
+    candidate: str,
+    production: str,
+    evaluation: Sequence[Question],
+    spec: TaskSpec,
+    ask_arm: AskArm,
+    repeat_failed: RepeatFailed,
 ) -> AdversarialAnswers | None:
     """Return both models' answers to the set made from `evaluation`; None if the task wants none or no row serves.
+
+    What failed is repeated when both were asked, as of the evaluation's rows: at once, a repeat finds an engine that
+    restarts as it was, and the failures would be those of one arm.
 
     Raises DependencyUnavailable if most requests fail, StepImpossible if the engine refuses most. Single ones may: what
     an engine refuses, for its length for example, is a wrong answer of that arm.
@@ -36,4 +47,6 @@ async def ask_adversarial(
         return None
     questions = [case.question for case in cases]
     ours = await ask_arm("adversarial_candidate", candidate, questions)
-    return AdversarialAnswers(cases, ours, await ask_arm("adversarial_production", production, questions))
+    theirs = await ask_arm("adversarial_production", production, questions)
+    ours = await repeat_failed(candidate, ours, questions)
+    return AdversarialAnswers(cases, ours, await repeat_failed(production, theirs, questions))

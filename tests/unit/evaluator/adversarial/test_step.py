@@ -31,6 +31,9 @@ class Engine:
     async def context_tokens(self) -> int | None:
         return self.context
 
+    async def repeat(self, model: str, answers: ArmAnswers, questions: Sequence[Question]) -> ArmAnswers:
+        return answers
+
     async def ask(self, name: str, model: str, questions: Sequence[Question]) -> ArmAnswers:
         self.asked.append((name, model))
         self.longest = max(len(question.text) for question in questions)
@@ -43,7 +46,7 @@ async def test_both_arms_are_asked_the_same_set_and_the_verdict_stops_the_one_th
     asked, engine = rows(), Engine()
     right = ArmAnswers(answers=tuple(row.answer for row in asked), latencies_ms=(), scores=(0.5,) * len(asked))
     for candidate, production in (("robust", "brittle"), ("brittle", "robust")):
-        found = await ask_adversarial(engine, candidate, production, asked, task(), engine.ask)
+        found = await ask_adversarial(engine, candidate, production, asked, task(), engine.ask, engine.repeat)
         assert found is not None
         trained = TRAINED.model_copy(update={"spec": task()})
         event = event_of(trained, Asked(asked, [], right, right, adversarial=found))
@@ -54,16 +57,38 @@ async def test_both_arms_are_asked_the_same_set_and_the_verdict_stops_the_one_th
     assert engine.asked[:2] == [("adversarial_candidate", "robust"), ("adversarial_production", "brittle")]
 
 
+async def test_what_failed_is_repeated_when_both_arms_were_asked() -> None:
+    """An engine that restarts is away for a minute: at once, a repeat fails as well, and one arm has all failures."""
+
+    class Restarting(Engine):
+        async def ask(self, name: str, model: str, questions: Sequence[Question]) -> ArmAnswers:
+            found = await super().ask(name, model, questions)
+            answers = (None, *found.answers[1:]) if model == "candidate" else found.answers
+            return found.model_copy(update={"answers": answers})
+
+        async def repeat(self, model: str, answers: ArmAnswers, questions: Sequence[Question]) -> ArmAnswers:
+            is_back = ("adversarial_production", "production") in self.asked
+            return (await Engine.ask(self, "repeated", model, questions)) if is_back else answers
+
+    found = await ask_adversarial(
+        (engine := Restarting()), "candidate", "production", rows(), task(), engine.ask, engine.repeat
+    )
+    assert found is not None
+    assert found.candidate.unanswered == []
+
+
 async def test_the_engines_context_bounds_a_long_input() -> None:
     engine = Engine(context=1_000)
-    await ask_adversarial(engine, "robust", "robust", rows(), task(), engine.ask)
+    await ask_adversarial(engine, "robust", "robust", rows(), task(), engine.ask, engine.repeat)
     assert 2_000 < engine.longest <= 3 * (1_000 - 256)
 
 
 async def test_a_task_without_a_set_and_rows_that_cannot_be_changed_ask_nothing() -> None:
     engine = Engine()
-    assert await ask_adversarial(engine, "robust", "robust", rows(), task(rows=0), engine.ask) is None
-    assert await ask_adversarial(engine, "robust", "robust", [], task(kinds=["typos"]), engine.ask) is None
+    assert await ask_adversarial(engine, "robust", "robust", rows(), task(rows=0), engine.ask, engine.repeat) is None
+    assert (
+        await ask_adversarial(engine, "robust", "robust", [], task(kinds=["typos"]), engine.ask, engine.repeat) is None
+    )
     assert engine.asked == []
 
 
