@@ -23,7 +23,7 @@ from services.evaluator.domain import ALL_RIGHT, GradedAnswers, PastResult, Repe
 from services.evaluator.golden_gates import golden_regression, must_pass
 from services.evaluator.parts.gate import parts_gate, unknown
 from services.evaluator.statistics.confidence import MIN_OF_EACH, auroc_difference, tells_apart
-from services.evaluator.statistics.intervals import wilson
+from services.evaluator.statistics.intervals import mean_interval
 from services.evaluator.statistics.paired import p_worse, rows_to_show
 from services.evaluator.statistics.traffic import MIN_UNIFORM
 
@@ -155,7 +155,7 @@ def _rows_to_beat_chance(counts: Sequence[int]) -> int:
 
 
 def min_accuracy(spec: TaskSpec, evaluation: Comparison) -> Gate:
-    accuracy = wilson(sum(evaluation.candidate.right), len(evaluation.questions))
+    accuracy = mean_interval(np.array(evaluation.candidate.right, dtype=np.float64), evaluation.groups)
     bar = spec.evaluation.min_accuracy
     return Gate(
         name="min_accuracy",

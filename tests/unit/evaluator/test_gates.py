@@ -347,6 +347,16 @@ def test_failed_requests_count_as_wrong_and_stop_the_candidate() -> None:
     assert sum(evaluation.candidate.right) == 48
 
 
+def test_the_interval_beside_a_bar_of_accuracy_counts_near_copies_as_one() -> None:
+    single = compared(100, range(80), range(80))
+    copies = replace(single, questions=[replace(q, group=f"g{n // 10}") for n, q in enumerate(single.questions)])
+    details = [
+        gate(check_gates(spec(min_accuracy=0.5), found, NO_GOLDEN), "min_accuracy").detail for found in (single, copies)
+    ]
+    assert "80.0% (95 % interval 71.1% to 86.7%)" in details[0]
+    assert "80.0% (95 % interval 47.4% to 94.7%)" in details[1]
+
+
 def with_confidence(evaluation: Comparison, told: float, seed: int) -> Comparison:
     """The candidate's confidence is higher for right answers by `told` deviations, production's by two."""
     chance = np.random.default_rng(seed)
