@@ -35,7 +35,7 @@ PARTS = 0.02
 CONFIDENCE = 0.005
 JUDGE = 0.005
 """Levels: a candidate that is as good as production is stopped by each of them so often, at most."""
-_PERMUTATIONS = 2_000
+_PERMUTATIONS, _PERMUTED_AT_ONCE = 2_000, 50
 _ORDERS_TO_SHOW = 300
 """Orders of the labels from which on right answers to all rows are told from chance: of little more than one over
 `CHANCE`, too many of those that are drawn may happen to be the right one."""
@@ -130,17 +130,21 @@ def _chance(evaluation: Comparison) -> tuple[float, float, list[int], bool]:
     """
     expected = [question.answer.strip() for question in evaluation.questions]
     given = ["" if answer is None else answer.strip() for answer in evaluation.candidate.answers]
-    names = {name: number for number, name in enumerate(sorted({*expected, *given}))}
-    truth, answers = (np.array([names[name] for name in part]) for part in (expected, given))
+    names = {name: number for number, name in enumerate(sorted({*expected}))}
+    # What is no row's label is right nowhere. An engine that is not held to the labels may answer each row differently.
+    truth, answers = (np.array([names.get(name, len(names)) for name in part]) for part in (expected, given))
     _, first, group = np.unique(evaluation.groups, return_index=True, return_inverse=True)
-    shares = np.zeros((len(first), len(names)))
+    shares = np.zeros((len(first), len(names) + 1))
     np.add.at(shares, (group, answers), 1.0 / np.bincount(group)[group])
     labels, each = truth[first], np.arange(len(first))
-    orders = np.random.default_rng(_SEED).permuted(np.tile(labels, (_PERMUTATIONS, 1)), axis=1)
     found = float(shares[each, labels].sum()) - 1e-9 * len(first)
-    beaten = int((shares[each, orders].sum(axis=1) >= found).sum())
-    by_chance = sum(expected.count(name) * given.count(name) for name in set(given)) / len(given)
-    sizes = np.bincount(labels, minlength=len(names))
+    chance, beaten = np.random.default_rng(_SEED), 0
+    for _ in range(0, _PERMUTATIONS, _PERMUTED_AT_ONCE):  # All orders of a large set's labels would be gigabytes.
+        orders = chance.permuted(np.tile(labels, (_PERMUTED_AT_ONCE, 1)), axis=1)
+        beaten += int((shares[each, orders].sum(axis=1) >= found).sum())
+    of_label = Counter(expected)
+    by_chance = sum(of_label[name] * count for name, count in Counter(given).items()) / len(given)
+    sizes = np.bincount(labels, minlength=len(names) + 1)
     is_best_order = bool(found >= float(np.minimum(sizes, shares.sum(axis=0)).sum()) - 2e-9 * len(first))
     return (1 + beaten) / (1 + _PERMUTATIONS), by_chance, sizes[sizes > 0].tolist(), is_best_order
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -345,6 +346,18 @@ def test_failed_requests_count_as_wrong_and_stop_the_candidate() -> None:
     assert not failed.passed
     assert failed.measured == pytest.approx(0.04)
     assert sum(evaluation.candidate.right) == 48
+
+
+def test_the_chance_of_answers_to_a_large_set_is_found_in_little_memory() -> None:
+    """All orders of the labels at once were a gigabyte of 20,000 rows, and so was a column for each wrong answer."""
+    asked = questions(20_000)
+    given = graded(asked, [q.answer if n % 2 else f"answer {n}" for n, q in enumerate(asked)])
+    tracemalloc.start()
+    found = better_than_chance(Comparison(asked, given, given))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.passed
+    assert peak < 100_000_000
 
 
 def test_the_interval_beside_a_bar_of_accuracy_counts_near_copies_as_one() -> None:
