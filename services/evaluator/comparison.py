@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
 
@@ -49,14 +49,23 @@ class Comparison:
     candidate_confidence: Floats | None = None
     production_confidence: Floats | None = None
 
+    @cached_property
+    def opponent(self) -> GradedAnswers:
+        """What the candidate is compared with: production's answers, graded as the candidate's where it gave none.
+
+        A request that failed says nothing of the candidate, which must not gain by it: as in a pair on live traffic.
+        """
+        arms = zip(self.candidate.grades, self.production.grades, self.production.answers, strict=True)
+        return replace(self.production, grades=tuple(c if answer is None else p for c, p, answer in arms))
+
     @property
     def lost(self) -> list[int]:
         """The positions of questions that production answers right and the candidate does not."""
-        return [i for i, (c, p) in enumerate(zip(self.candidate.right, self.production.right, strict=True)) if p > c]
+        return [i for i, (c, p) in enumerate(zip(self.candidate.right, self.opponent.right, strict=True)) if p > c]
 
     @property
     def gained(self) -> list[int]:
-        return [i for i, (c, p) in enumerate(zip(self.candidate.right, self.production.right, strict=True)) if c > p]
+        return [i for i, (c, p) in enumerate(zip(self.candidate.right, self.opponent.right, strict=True)) if c > p]
 
     @cached_property
     def groups(self) -> Groups:
@@ -64,8 +73,8 @@ class Comparison:
 
     @cached_property
     def scores(self) -> tuple[Floats, Floats]:
-        """The candidate's and production's scores by row, in [0, 1]."""
-        return np.array(self.candidate.scores, dtype=np.float64), np.array(self.production.scores, dtype=np.float64)
+        """The candidate's and its opponent's scores by row, in [0, 1]."""
+        return np.array(self.candidate.scores, dtype=np.float64), np.array(self.opponent.scores, dtype=np.float64)
 
     @cached_property
     def apart(self) -> Floats:
@@ -111,7 +120,7 @@ class Comparison:
         expected or given: its F1 on each of them."""
         arms = [
             [{field.path: field for field in grade.fields} for grade in arm.grades]
-            for arm in (self.candidate, self.production)
+            for arm in (self.candidate, self.opponent)
         ]
         rows: dict[str, list[int]] = defaultdict(list)
         for position, (ours, theirs) in enumerate(zip(*arms, strict=True)):

@@ -185,9 +185,10 @@ def not_worse(spec: TaskSpec, evaluation: Comparison) -> Gate:
         finding = f"{finding}; on the rows as they are it is shown to be worse"
     source = "all traffic, weighed by the samples" if gain.basis == "traffic" else f"the rows as they are, {OF_ROWS}"
     detail = (
-        f"Candidate {_mean(evaluation, 0)}, production {_mean(evaluation, 1)} of {len(evaluation.questions)} rows; the "
-        f"candidate wins {len(evaluation.gained)} and loses {len(evaluation.lost)}. Gain {gain.value:+.1%} (95 % "
-        f"interval {gain.low:+.1%} to {gain.high:+.1%}; {source}): {finding}.{_named_rows(evaluation)}"
+        f"Candidate {_mean(evaluation.candidate)}, production {_mean(evaluation.production)} of "
+        f"{len(evaluation.questions)} rows{_unanswered(evaluation.production)}; the candidate wins "
+        f"{len(evaluation.gained)} and loses {len(evaluation.lost)}. Gain {gain.value:+.1%} (95 % interval "
+        f"{gain.low:+.1%} to {gain.high:+.1%}; {source}): {finding}.{_named_rows(evaluation)}"
     )
     if bar is not None:
         required = f">= {bar:g} over production, and not shown to be worse (p >= {NOT_WORSE})"
@@ -298,8 +299,12 @@ def failed_share(spec: TaskSpec, evaluation: Comparison, golden: Comparison) -> 
     )
 
 
-def _mean(evaluation: Comparison, arm: int) -> str:
-    return f"{float(evaluation.scores[arm].mean()):.1%}"
+def _mean(arm: GradedAnswers) -> str:
+    return f"{float(np.mean(arm.scores)):.1%}"
+
+
+def _unanswered(production: GradedAnswers) -> str:
+    return f" ({production.failed} of them without an answer, on which nothing is gained)" if production.failed else ""
 
 
 def _right_count(arm: GradedAnswers) -> str:

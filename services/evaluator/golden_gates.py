@@ -52,7 +52,7 @@ def golden_regression(spec: TaskSpec, golden: Comparison, past: Sequence[PastRes
     if not judged.questions:
         return Gate(name=name, passed=True, required=required, detail=f"Unknown.{not_judged}")
     keys = [golden_key(question, spec) for question in judged.questions]
-    results = [PastResult("production", dict(zip(keys, judged.production.right, strict=True))), *past]
+    results = [PastResult("production", dict(zip(keys, judged.opponent.right, strict=True))), *past]
     right = judged.candidate.right
     worst, detail = (False, -1.0), ""
     for result in results:
@@ -115,7 +115,7 @@ def _not_judged(spec: TaskSpec, golden: Comparison) -> str:
     texts = [i for i, question in enumerate(golden.questions) if not is_judged(question, spec)]
     if not texts:
         return ""
-    low, middle, high = np.percentile(golden.scores[1][texts], (0, 50, 100))
+    low, middle, high = np.percentile([golden.production.scores[i] for i in texts], (0, 50, 100))
     return (
         f" {len(texts)} golden texts are not judged: hardly any is answered in the same words. Set "
         f"evaluation.golden_score, from which on an answer counts as right; production's have {golden_metric(spec)} "

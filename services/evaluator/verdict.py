@@ -24,7 +24,7 @@ from services.evaluator.golden_gates import judged_part
 from services.evaluator.report.arms import arm_report, confidence_of
 from services.evaluator.report.headline import headline
 from services.evaluator.report.parts import part_scores
-from services.evaluator.statistics.intervals import Groups, mean_interval
+from services.evaluator.statistics.intervals import mean_interval
 from services.evaluator.statistics.low_confidence import low_confidence
 from services.evaluator.statistics.paired import difference
 from services.evaluator.texts.metrics import Scores
@@ -104,7 +104,7 @@ def evaluation_report(
         candidate=candidate,
         production=opponent,
         gain=evaluation.gain,
-        texts=text_table(asked.texts, evaluation.groups, spec),
+        texts=text_table(asked.texts, evaluation, spec),
         judge=asked.judge,
         parts=part_scores(evaluation, spec.kind),
         lost=_row_ids(asked.evaluation, evaluation.lost),
@@ -176,14 +176,15 @@ def _graded(asked: Asked, evaluation: Comparison, spec: TaskSpec) -> Comparison:
     return replace(evaluation, candidate=candidate, production=production)
 
 
-def text_table(scores: Scores, groups: Groups, spec: TaskSpec) -> tuple[TextScore, ...]:
+def text_table(scores: Scores, evaluation: Comparison, spec: TaskSpec) -> tuple[TextScore, ...]:
     """Return both arms' means by every metric, each with its interval, and their paired difference."""
+    groups, unanswered = evaluation.groups, [answer is None for answer in evaluation.production.answers]
     return tuple(
         TextScore(
             metric=metric,
             candidate=mean_interval(candidate, groups),
             production=mean_interval(production, groups),
-            difference=difference(candidate, production, groups, None, "rows"),
+            difference=difference(candidate, np.where(unanswered, candidate, production), groups, None, "rows"),
             gates=metric is spec.evaluation.text_metric,
         )
         for metric, (candidate, production) in scores.items()

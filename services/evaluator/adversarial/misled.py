@@ -109,7 +109,13 @@ class Misled:
         sources = ((row, self.cases[row].source) for row in rows)
         return np.array([row for row, at in sources if at is not None and ours[at] and theirs[at]], dtype=np.intp)
 
+    def compared(self, rows: Positions) -> Positions:
+        """Return those of some inputs that production answered: a request that failed is nothing to be better than."""
+        answers = self.adversarial.production.answers
+        return np.array([row for row in rows if answers[row] is not None], dtype=np.intp)
+
     def _part(self, rows: Positions, ours: Floats, theirs: Floats) -> Part:
+        rows = self.compared(rows)
         known = rows[~np.isnan(ours[rows]) & ~np.isnan(theirs[rows])]
         return Part(known, ours[known], theirs[known])
 

@@ -34,7 +34,8 @@ def adversarial_report(misled: Misled) -> AdversarialReport | None:
 def _result(misled: Misled, kind: AdversarialKind) -> AdversarialResult:
     rows = misled.of(kind)
     ours, theirs = misled.arms
-    groups = misled.groups(rows)
+    both = misled.compared(rows)
+    groups = misled.groups(both)
     clean = (misled.evaluation.candidate_confidence, misled.evaluation.production_confidence)
     candidate, production = (_arm(misled, kind, rows, arm, sure) for arm, sure in zip(misled.arms, clean, strict=True))
     return AdversarialResult(
@@ -42,9 +43,9 @@ def _result(misled: Misled, kind: AdversarialKind) -> AdversarialResult:
         inputs=len(rows),
         candidate=candidate,
         production=production,
-        score=None if kind in UNANSWERABLE else _gain(ours.scores[rows], theirs.scores[rows], groups),
-        confident_wrong=_gain(ours.confident_wrong[rows], theirs.confident_wrong[rows], groups),
-        obeyed=_gain(ours.obeyed[rows], theirs.obeyed[rows], groups),
+        score=None if kind in UNANSWERABLE else _gain(ours.scores[both], theirs.scores[both], groups),
+        confident_wrong=_gain(ours.confident_wrong[both], theirs.confident_wrong[both], groups),
+        obeyed=_gain(ours.obeyed[both], theirs.obeyed[both], groups),
     )
 
 

@@ -348,6 +348,27 @@ def test_failed_requests_count_as_wrong_and_stop_the_candidate() -> None:
     assert sum(evaluation.candidate.right) == 48
 
 
+def test_what_production_left_unanswered_is_no_gain_of_the_candidate() -> None:
+    """Eight of 400 requests, as many as an evaluation may have: by them alone an equal candidate was shown to be
+    better, and met a bar of a gain."""
+    asked = [replace(q, drawn=0.5, is_uniform=True) for q in questions(400)]
+    evaluation = Comparison(asked, arm(asked, range(320)), arm(asked, range(320), range(8)))
+    assert (evaluation.gain.value, evaluation.gain.finding, evaluation.gained) == (0.0, "not_shown", [])
+    found = gate(check_gates(spec(min_gain=0.01), evaluation, NO_GOLDEN), "min_gain")
+    assert not found.passed
+    said = "Candidate 80.0%, production 78.0% of 400 rows (8 of them without an answer, on which nothing is gained)"
+    assert found.detail.startswith(said)
+
+
+def test_what_production_left_unanswered_makes_up_for_no_loss() -> None:
+    asked = questions(400)
+    evaluation = Comparison(asked, arm(asked, set(range(320)) - set(range(100, 108))), arm(asked, range(320), range(8)))
+    golden = marked(Comparison(asked[:40], arm(asked[:40], range(37)), arm(asked[:40], range(40), range(3))))
+    assert stopped_by(check_gates(spec(), evaluation, golden)) == ["not_worse", "golden_regression"]
+    named = "Lost against production: 3, gained: 0"
+    assert named in gate(check_gates(spec(), evaluation, golden), "golden_regression").detail
+
+
 def test_the_chance_of_answers_to_a_large_set_is_found_in_little_memory() -> None:
     """All orders of the labels at once were a gigabyte of 20,000 rows, and so was a column for each wrong answer."""
     asked = questions(20_000)

@@ -284,3 +284,16 @@ def test_injections_are_counted_by_technique_the_most_obeyed_first() -> None:
     assert all(technique.candidate == technique.inputs for technique in found.techniques)
     assert all(technique.production == 0 for technique in found.techniques)
     assert {technique.name for technique in found.techniques} <= {case.technique for case in CASES}
+
+
+def test_inputs_that_production_left_unanswered_make_up_for_no_other() -> None:
+    """Its engine restarted while it was asked: the failures hid what misleads the candidate."""
+    of_typos = [i for i, case in enumerate(CASES) if case.kind is K.TYPOS]
+    failed = [None if i in of_typos[18:] else answer for i, answer in enumerate(RIGHT)]
+    found = misled(task(), spoiled(K.TYPOS, 14), failed)
+    decided, report = adversarial_not_worse(task(), found), adversarial_report(found)
+    assert not decided.passed
+    assert "Worse: typos: 100% → 22% of 18 rows (14 lost, 0 gained)." in decided.detail
+    assert report is not None and report.results[0].score is not None
+    assert report.results[0].score.value == pytest.approx(-14 / 18)
+    assert report.results[0].production.failed == 14

@@ -131,6 +131,14 @@ def test_a_request_that_failed_is_worth_nothing_by_any_metric() -> None:
     assert [float(production[0]) for _, production in scores.values()] == pytest.approx([1.0] * len(TextMetric))
 
 
+def test_texts_that_production_left_unanswered_make_no_metric_better() -> None:
+    event = evaluated(asked(NEAR, [None] * 8 + NEAR[8:], RIGHT), task())
+    assert len(event.texts) == len(TextMetric)
+    for row in event.texts:
+        assert row.candidate.value >= row.production.value
+        assert (row.difference.value, row.difference.finding) == (0.0, "not_shown")
+
+
 def test_text_beside_other_calls_is_worth_nothing_by_any_metric() -> None:
     call = '[{"name":"refund","arguments":"{}"}]'
     expected = f"parcel refund\n{call}"
