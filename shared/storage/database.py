@@ -15,11 +15,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from shared.errors import DependencyUnavailable
 from shared.settings import Settings
 
+_OF_THE_SERVER = {
+    "tcp_keepalives_idle": 30, "tcp_keepalives_interval": 10, "tcp_keepalives_count": 3, "tcp_user_timeout": 60_000,
+}  # fmt: skip
 CONNECTING = {
     "connect_timeout": 5, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3,
-    "tcp_user_timeout": 60_000,
+    "tcp_user_timeout": 60_000, "options": " ".join(f"-c{name}={value}" for name, value in _OF_THE_SERVER.items()),
 }  # fmt: skip
-"""libpq's: in seconds, the last in milliseconds. A server that vanished without a word is noticed within a minute."""
+"""libpq's: in seconds, the timeout in milliseconds. A server that vanished without a word is noticed within a minute,
+and so is a client by the server, which would else keep its locks for two hours (Linux's default)."""
 _AWAY_FOR_NOW = {"25006", "25P03"}
 """SQLSTATEs of a server that takes no writes (it is a replica, or its disk is full), and that ended a transaction which
 was idle. SQLAlchemy calls both internal errors."""
@@ -41,7 +45,7 @@ def build_engine(settings: Settings, service: str, connections: int = 15) -> Asy
         pool_size=5,
         max_overflow=connections - 5,
         pool_pre_ping=True,
-        connect_args={"options": f"-csearch_path={service}", **CONNECTING},
+        connect_args={**CONNECTING, "options": f"-csearch_path={service} {CONNECTING['options']}"},
     )
 
 

@@ -667,6 +667,16 @@ async def test_whoever_lost_the_tasks_lock_writes_nothing_more(real: Real) -> No
     assert len(await ledger.unpublished_tickets(rollout.rollout_id)) == 3
 
 
+async def test_the_lock_of_a_process_whose_machine_vanished_is_free_within_a_minute(real: Real) -> None:
+    """PostgreSQL asked a silent client after two hours: so long no guard could end the canary of that task."""
+    names = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count", "tcp_user_timeout")
+    columns = ", ".join(f"current_setting('{name}')" for name in names)
+    async with real.deployer.rollouts._engine.begin() as connection:
+        idle, interval, count, unanswered = (await connection.execute(text(f"SELECT {columns}"))).one()
+    assert int(idle) + int(interval) * int(count) <= 60
+    assert 0 < int(unanswered) <= 60_000, "milliseconds"
+
+
 async def test_a_change_that_a_crash_left_unsettled_is_finished_by_another_process(real: Real) -> None:
     first = real.deployer
     first.publisher.is_away = True
