@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -168,12 +168,24 @@ class Replicas(Protocol):
 
 
 class UnleashAdmin:
-    """Flags of one project and environment, over Unleash's admin API. Raises DependencyUnavailable."""
+    """Flags of one project and environment, over Unleash's admin API. Raises DependencyUnavailable.
 
-    def __init__(self, url: str, token: str, project: str = "default", environment: str = "development") -> None:
+    `confirm` is called before each write, and raises where it must not be made: by whoever has lost the task's lock. A
+    write may hang for as long as PostgreSQL, which has both, is away, and another process decides meanwhile.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        project: str = "default",
+        environment: str = "development",
+        confirm: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._features = f"{url.rstrip('/')}/api/admin/projects/{project}/features"
         self._events = f"{url.rstrip('/')}/api/admin/search/events"
         self._project, self._environment = project, environment
+        self._confirm = confirm
         self._client = httpx.AsyncClient(timeout=10.0, headers={"Authorization": token})
 
     async def close(self) -> None:
@@ -289,6 +301,8 @@ class UnleashAdmin:
         missing_ok: bool = False,
         conflict_ok: bool = False,
     ) -> Any:
+        if method != "GET" and self._confirm is not None:
+            await self._confirm()
         try:
             response = await self._client.request(method, url, json=json, params=params)
         except httpx.HTTPError as error:
@@ -301,7 +315,14 @@ class UnleashAdmin:
                 f"Unleash refused {method} {without_credentials(url)}: {response.status_code} {response.text[:300]}",
                 hint,
             )
-        return response.json() if response.content else None
+        try:
+            if response.is_redirect:
+                raise ValueError("a redirection")
+            return response.json() if response.content else None
+        except ValueError as error:  # It comes from a proxy: its login, or its page of a maintenance.
+            shown = f"{method} {without_credentials(url)}: {response.status_code}, {error}"
+            way_out = "Is RATCHET_UNLEASH the address of Unleash itself?"
+            raise DependencyUnavailable(f"what answered is not Unleash: {shown}", way_out) from error
 
 
 class ArtifactMissing(DependencyUnavailable):

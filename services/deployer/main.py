@@ -44,6 +44,7 @@ def build(settings: DeployerSettings | None = None) -> Service:
         settings.unleash_admin_token,
         settings.deployer_unleash_project,
         settings.deployer_unleash_environment,
+        rollouts.confirm_lock,
     )
     inference = InferenceClient(settings.vllm_urls, key=settings.server_key())
     artifacts = ArtifactStore(settings.artifacts_uri, settings.home / "cache")

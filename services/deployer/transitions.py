@@ -82,7 +82,6 @@ class RolloutTransitions:
                 if (instead := await self._instead_of(current)) is not None:
                     await self._rollouts.save(instead)
                     current = await self._begun(instead)
-                await self._rollouts.confirm_lock()
                 await apply_flags(self._admin, current)
                 await self._rollouts.set_written(current)
         for rollout in await self._rollouts.unsettled(task):

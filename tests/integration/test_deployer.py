@@ -66,8 +66,10 @@ async def real(stack_settings: Settings) -> AsyncIterator[Real]:
     schema = f"deployer_{uuid4().hex[:8]}"
     await migrate(stack_settings, schema, MIGRATIONS)
     engine = build_engine(stack_settings, schema)
-    admin = UnleashAdmin(stack_settings.unleash, stack_settings.unleash_admin_token)
-    deployer = Deployer(PostgresRollouts(engine), PostgresLedger(engine), admin)
+    rollouts = PostgresRollouts(engine)
+    token = stack_settings.unleash_admin_token
+    admin = UnleashAdmin(stack_settings.unleash, token, confirm=rollouts.confirm_lock)
+    deployer = Deployer(rollouts, PostgresLedger(engine), admin)
     yield Real(deployer, admin, stack_settings, f"task-{uuid4().hex[:8]}")
     async with engine.begin() as connection:
         await connection.execute(text(f'DROP SCHEMA "{schema}" CASCADE'))
@@ -656,10 +658,14 @@ async def test_whoever_lost_the_tasks_lock_writes_nothing_more(real: Real) -> No
                 ledger.add_pairs(rollout, new[1:], [True, True]),
                 ledger.draw_tickets(rollout, 9),
                 rollouts.save(ended),
+                real.admin.switch(real.flag("canary"), True),
+                real.admin.set_strategy(real.flag("canary"), Strategy(percent=50)),
             ):
                 with pytest.raises(DependencyUnavailable, match="the connection that held the task's lock broke"):
                     await write
     assert len((await ledger.load(rollout.rollout_id)).in_turn) == 1
+    canary = await real.admin.read(real.flag("canary"))
+    assert canary is not None and (canary.enabled, canary.percent) == (False, 5)
     assert deployer.last.stage is Stage.SHADOW
     async with rollouts.locked(real.task):
         await ledger.add_pairs(rollout, new, [True] * 3)

@@ -316,8 +316,6 @@ class MemoryRollouts:
     async def locked(self, task: str) -> AsyncIterator[None]:
         yield
 
-    async def confirm_lock(self) -> None: ...
-
     async def get(self, rollout_id: str) -> Rollout | None:
         return self.rollouts.get(rollout_id)
 
