@@ -1,4 +1,4 @@
-"""When the deployer writes to Unleash."""
+"""What the deployer takes for an answer of Unleash."""
 
 from __future__ import annotations
 
@@ -7,6 +7,29 @@ import pytest
 
 from services.deployer.clients import Strategy, UnleashAdmin
 from shared.errors import DependencyUnavailable
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        httpx.Response(302, headers={"location": "https://login.example/"}, text="<a href='https://login.example/'>"),
+        httpx.Response(307, headers={"location": "https://login.example/"}),
+        httpx.Response(200, text="<html>We are back soon.</html>"),
+        httpx.Response(200, text='{"name": "f", "environ'),
+    ],
+    ids=["a login", "a login without a page", "a maintenance", "cut"],
+)
+async def test_a_proxy_that_answers_in_the_place_of_unleash_is_an_unleash_that_is_away(
+    response: httpx.Response,
+) -> None:
+    """It was an internal error: what a decision was about became a dead letter, a task's first verdict unread."""
+    admin = UnleashAdmin("http://unleash", "token")
+    admin._client = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: response))
+    for asked in (admin.read("f"), admin.switch("f", True), admin.newest_changes(20)):
+        with pytest.raises(DependencyUnavailable, match="what answered is not Unleash") as raised:
+            await asked
+        assert "RATCHET_UNLEASH" in raised.value.way_out
+    await admin.close()
 
 
 async def test_whoever_may_not_write_any_more_makes_no_further_write_of_a_change() -> None:
