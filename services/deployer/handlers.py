@@ -100,6 +100,7 @@ class Handlers:
         async with self._rollouts.locked(event.task):
             await self._admission.fail_evaluation(event)
             async with self._later_if_away(event.task):
+                await self.end_outdated(event.task)  # A move may wait that is not to be made any more.
                 await self._transitions.settle(event.task)
 
     async def on_compared(self, deliveries: list[Delivery[ShadowCompared]]) -> None:

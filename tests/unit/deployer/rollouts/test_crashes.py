@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from schemas.base import utc_now
+from schemas.cycles import StepFailed
 from schemas.rollouts import Stage
 from schemas.tasks import TaskChanged
 from services.deployer.rollout import Rollout
@@ -192,6 +193,25 @@ async def test_a_rise_that_a_crash_left_stored_waits_until_the_tasks_are_read(mo
     with pytest.raises(DependencyUnavailable, match="not read to its end yet"):
         await again.handlers.tick(TASK)
     assert (again.publisher.changes, again.admin.serves(TASK)) == ([], None)
+
+
+async def test_a_step_that_failed_makes_no_move_of_a_task_that_has_changed_or_is_not_read_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a crash left stored was made at once: for another prompt, and without the approval that was asked for."""
+    monkeypatch.setattr("services.deployer.handlers._READ_SECONDS", 0.0)
+    again, rollout = await _restarted_unread(await in_canary())
+    await again.rollouts.save(rollout.with_promotion("it is better", rollout.evidence, utc_now()))
+    failed = StepFailed(
+        task=TASK, task_revision=rollout.task_revision, service="trainer", step="training", reason="no GPU", way_out=""
+    )
+    await again.handlers.on_step_failed(failed)
+    assert (again.publisher.changes, again.admin.serves(TASK)) == ([], None)
+    changed = spec().model_copy(update={"system_prompt": "Another one."})
+    await again.handlers.tasks.put(TASK, TaskChanged(task=TASK, task_revision=changed.revision, spec=changed))
+    await again.handlers.tasks.read_to({})
+    await again.handlers.on_step_failed(failed)
+    assert (again.last.stage, again.admin.serves(TASK)) == (Stage.INCONCLUSIVE, None)
 
 
 async def test_while_the_tasks_are_not_read_no_decision_waits_with_its_tasks_lock(
