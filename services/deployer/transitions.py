@@ -179,7 +179,8 @@ class RolloutTransitions:
             return []
         reason = f"stays in {rollout.stage.value}: {why}"
         evidence = await self.evidence(rollout) if rollout.active else rollout.evidence
-        return [rollout.with_stage(rollout.stage, reason, evidence, utc_now(), moves_flags=False)]
+        moved_by = rollout.moved_by if rollout.rises else RATCHET  # A promotion that waits stays the person's.
+        return [rollout.with_stage(rollout.stage, reason, evidence, utc_now(), moves_flags=False, moved_by=moved_by)]
 
     async def evidence(self, rollout: Rollout) -> Evidence:
         """Return what a candidate's labels say by now."""

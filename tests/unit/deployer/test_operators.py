@@ -271,6 +271,23 @@ async def test_an_approval_that_is_asked_for_while_a_promotion_waits_holds_for_i
     assert (deployer.last.stage, deployer.last.moved_by) == (Stage.PROMOTED, "ben")
 
 
+@pytest.mark.parametrize("passed", [True, False])
+async def test_a_newer_candidate_that_comes_while_an_approved_promotion_waits_takes_no_approval_back(
+    passed: bool,
+) -> None:
+    deployer = await in_canary(25, approval=True)
+    await deployer.see_canary(5)
+    deployer.adapters.is_away = True
+    with pytest.raises(DependencyUnavailable, match="vLLM is away"):
+        await deployer.commands.promote(TASK, "ben", "good")
+    await deployer.handlers.on_evaluated(evaluated("a2", passed=passed, approval=True))
+    deployer.adapters.is_away = False
+    await deployer.handlers.tick(TASK)
+    (promotion,) = [change for change in deployer.publisher.changes if change.stage is Stage.PROMOTED]
+    assert (promotion.candidate_adapter, promotion.moved_by) == ("a1", "ben")
+    assert deployer.admin.serves(TASK) == "a1"
+
+
 @pytest.mark.parametrize("flag", FLAGS)
 async def test_an_approval_overrules_no_hand_on_a_flag(flag: str) -> None:
     deployer = await in_canary(25, approval=True)
