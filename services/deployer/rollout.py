@@ -60,11 +60,12 @@ class Rollout:
     not all set, it is that rise; of a resumption, which changes none of its fields, what it is. `canary_percent`: the
     share of users in the canary, of its last step once it is over, 0 before it; `step_since`: since when it has that.
     `control`: it is promoted, and some users stay on `previous` for a while; `canary_percent` is then the share of all
-    others. `counted_percent`: the share at which guards that compare arms count: `canary_percent` but for a promotion
-    that is not settled, while the last step's share is still in force, and while the flag has another share by hand;
-    None: they count nothing, since that share is not known. `counted_since`: from when requests count at it, where the
-    share before it was greater or not known. `resets`: the adapter of another base model that the primary flag named as
-    it entered; no engine serves it any more once all serve the candidate, so the flag is set to the base model.
+    others. `counted_percent`: the share at which guards that compare arms count: `canary_percent` but while a rise
+    waits, and for a promotion until it is settled, since the share before is still in force then, and while the flag
+    has another share by hand; None: they count nothing, since nobody is in the canary yet, or that share is not known.
+    `counted_since`: from when requests count at it, where the share before it was greater or None. `resets`: the
+    adapter of another base model that the primary flag named as it entered; no engine serves it any more once all serve
+    the candidate, so the flag is set to the base model.
     `log_entry`: the newest of Unleash's log before any flag of the last change was set: what the log has of these flags
     since, and is no part of the change, is of a hand. None: no flag was set yet, or the log was away.
     """
@@ -249,7 +250,8 @@ class Rollout:
     def with_canary(self, percent: int, reason: str, evidence: Evidence, now: datetime) -> Rollout:
         """Return the rollout with so many of 100 users in its canary."""
         canary = self.with_stage(Stage.CANARY, reason, evidence, now)
-        return replace(canary, canary_percent=percent, counted_percent=percent, step_since=now, before=self.position)
+        counted = self.counted_percent if self.stage is Stage.CANARY else None
+        return replace(canary, canary_percent=percent, counted_percent=counted, step_since=now, before=self.position)
 
     def with_promotion(self, reason: str, evidence: Evidence, now: datetime, moved_by: str = RATCHET) -> Rollout:
         """Return the rollout with the candidate as the primary of everyone, or of all but the control."""
@@ -299,6 +301,17 @@ class Rollout:
     def with_refusal(self, reason: str, now: datetime) -> Rollout:
         """Return the rollout rejected before its change was settled; whoever served before the change serves on."""
         return self.standing.with_stage(Stage.REJECTED, reason, self.standing.evidence, now)
+
+    def with_flags_begun(self, now: datetime) -> Rollout:
+        """Return the rollout before the first of its flags is set: from then on a canary counts at its new share.
+
+        What was before the first canary does not count at all. Whoever failed while it waited would be of the primary's
+        arm, and would not count again when the canary fails them.
+        """
+        if not (self.rises and self.stage is Stage.CANARY):
+            return self
+        since = now if self.counted_percent is None else self.counted_since
+        return replace(self, counted_percent=self.canary_percent, counted_since=since)
 
     def with_flags_set(self, now: datetime) -> Rollout:
         """Return the rollout once the flags of its last change are set: a step of the canary, or a control, begins."""

@@ -82,8 +82,10 @@ class RolloutTransitions:
                 if (instead := await self._instead_of(current)) is not None:
                     await self._rollouts.save(instead)
                     current = await self._begun(instead)
-                await apply_flags(self._admin, current)
-                await self._rollouts.set_written(current)
+                if (counting := current.with_flags_begun(utc_now())) != current:
+                    await self._rollouts.set_counted(counting)
+                await apply_flags(self._admin, counting)
+                await self._rollouts.set_written(counting)
         for rollout in await self._rollouts.unsettled(task):
             await self._publisher.publish(rollout.event())
             await self._rollouts.settle(rollout)

@@ -240,6 +240,42 @@ async def test_a_rise_that_waits_for_a_replica_is_guarded() -> None:
     assert "the canary fails too often: 30 of the 30 users" in deployer.last.reason
 
 
+async def test_whoever_failed_while_the_first_canary_waited_counts_when_it_fails_them() -> None:
+    """They were the primary's, and not counted again: a canary that failed everybody went on."""
+    deployer = await fakes.in_shadow(canary_steps=(5,))
+    before = [observed(deployer.last, number, Variant.BASE, 502) for number in range(100)]
+    deployer.adapters.is_away = True
+    await deployer.compare_and_label(range(10), "delivery")
+    waiting = {"occurred_at": utc_now()}
+    while_it_waits = deliveries(event.model_copy(update=waiting) for event in before)
+    await deployer.handlers.on_observed(while_it_waits[:50])
+    deployer.adapters.is_away = False
+    await deployer.handlers.tick(TASK)
+    assert share(deployer) == (Stage.CANARY, 5, "5")
+    await deployer.handlers.on_observed(while_it_waits[50:])  # Read late.
+    assert await errors(deployer) == []
+    await deployer.see_canary(4, status=502)
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.REJECTED
+    assert "the canary fails too often: 4 of the 4 users" in deployer.last.reason
+
+
+async def test_while_a_step_waits_failures_count_at_the_share_before_until_its_first_flag_may_be_set() -> None:
+    deployer = await in_canary()
+    await see(deployer, range(5), Variant.CANARY)
+    deployer.adapters.is_away = True
+    with pytest.raises(DependencyUnavailable):
+        await deployer.handlers.tick(TASK)
+    failed = [observed(deployer.last, number, Variant.BASE, 502) for number in range(100, 104)]
+    await deployer.handlers.on_observed(deliveries(failed[:2]))
+    assert await errors(deployer) == [Arms(5, 0, 2)]
+    deployer.adapters.is_away, deployer.admin.crash_at = False, 0
+    with pytest.raises(DependencyUnavailable, match="Unleash is away"):
+        await deployer.handlers.tick(TASK)
+    await deployer.handlers.on_observed(deliveries(failed[2:]))
+    assert await errors(deployer) == [Arms(5, 0, 2), Arms(25, 0, 2)]
+
+
 @pytest.mark.parametrize("is_read_late", [False, True])
 async def test_users_served_while_a_rise_waits_are_of_the_step_before(is_read_late: bool) -> None:
     deployer = await in_canary()
