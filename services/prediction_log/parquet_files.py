@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -25,8 +27,11 @@ from deltalake.transaction import AddAction
 from numpy.typing import NDArray
 from pyarrow.fs import FileSystem, PyFileSystem
 
-from services.prediction_log.tables import TablePartition, storage_options
+from services.prediction_log.tables import STORE_ERRORS, TablePartition, storage_options
 
+SCAN_ERRORS = (*STORE_ERRORS, pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""Errors of Polars when it reads a table. It panics where a file is shorter than the table says, which is no Exception:
+whatever goes on after each of those would end."""
 _DICTIONARY_COLUMNS = {
     "task_revision", "api", "parameters", "answer", "finish_reason", "model", "adapter", "variant", "calibration",
     "app", "metadata", "gateway_version", "kind", "status",
@@ -49,6 +54,18 @@ def microseconds(time: datetime) -> int:
 def from_microseconds(time: int) -> datetime:
     """Return the time of `microseconds`."""
     return _EPOCH + timedelta(microseconds=time)
+
+
+@contextmanager
+def damage_as_os_error(path: str) -> Iterator[None]:
+    """Raise OSError where a file is not whole: to Arrow it is a wrong value, like one of a record.
+
+    After a power cut a file may be shorter than it was, or empty. That is no fault of what is being stored.
+    """
+    try:
+        yield
+    except pa.ArrowInvalid as error:
+        raise OSError(f"{path} is damaged: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -123,13 +140,20 @@ def read_columns(
 ) -> Iterator[pa.RecordBatch]:
     """Yield a file's rows that occurred within [first, last] (µs): these text columns and `occurred_at`.
 
-    Some 100,000 rows at a time. Raises OSError.
+    Some 100,000 rows at a time. Raises OSError, also for a file that is damaged.
     """
     # The types are explicit because files rewritten by delta-rs declare string views, which Arrow cannot filter.
     schema = pa.schema([*((name, pa.string()) for name in columns), ("occurred_at", _TIME)])
     within = (ds.field("occurred_at") >= _instant(first)) & (ds.field("occurred_at") <= _instant(last))
     batches = ds.dataset(file.path, schema=schema, format="parquet", filesystem=fs).to_batches(filter=within)
-    return (batch for batch in batches if batch.num_rows)
+    with damage_as_os_error(file.path):
+        yield from (batch for batch in batches if batch.num_rows)
+
+
+def read_table(delta: DeltaTable) -> pa.Table:
+    """Return all rows of a small table. Raises delta-rs' errors and OSError, also for a file that is damaged."""
+    with damage_as_os_error(delta.table_uri):
+        return delta.to_pyarrow_table()
 
 
 def _instant(time: int) -> pa.Scalar:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from pyarrow.fs import FileSystem
 
-from services.prediction_log.parquet_files import microseconds
+from services.prediction_log.parquet_files import damage_as_os_error, microseconds
 
 MAX_REWRITE_BYTES = 256 * 1024 * 1024
 """Rows, uncompressed, that one rewrite may hold."""
@@ -42,7 +42,8 @@ def sized_files(delta: DeltaTable, fs: FileSystem, partition: Mapping[str, str])
     files = []
     for action in pa.table(delta.get_add_actions(flatten=True)).to_pylist():
         if all(str(action[f"partition.{name}"]) == value for name, value in partition.items()):
-            metadata = pq.read_metadata(action["path"], filesystem=fs)
+            with damage_as_os_error(action["path"]):
+                metadata = pq.read_metadata(action["path"], filesystem=fs)
             size = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
             oldest = action.get("min.occurred_at")
             files.append(

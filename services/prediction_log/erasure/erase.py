@@ -24,7 +24,7 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 
 from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
 from services.prediction_log.erasure.tombstones import add_tombstones
-from services.prediction_log.parquet_files import STATISTICS_ERROR_MICROSECONDS, filesystem
+from services.prediction_log.parquet_files import SCAN_ERRORS, STATISTICS_ERROR_MICROSECONDS, filesystem, read_table
 from services.prediction_log.rewrites import Span, rewrite_spans, sized_files
 from services.prediction_log.rollups.dirty_hours import COUNTED_TABLES, deletion_metadata
 from services.prediction_log.tables import (
@@ -80,7 +80,7 @@ def erase_subjects(uri: str, requests: Sequence[SubjectErasure]) -> None:
 
 def stored_requests(delta: DeltaTable) -> pl.DataFrame:
     """Return all erased people: `task`, `subject_hash`, and `occurred_at`, the time of their last request."""
-    return pl.DataFrame(delta.to_pyarrow_table()).group_by(_PERSON).agg(pl.col("occurred_at").max()).sort(_PERSON)
+    return pl.DataFrame(read_table(delta)).group_by(_PERSON).agg(pl.col("occurred_at").max()).sort(_PERSON)
 
 
 def delete_people(uri: str, people: pl.DataFrame) -> None:
@@ -146,7 +146,7 @@ class ErasureSweep:
             people = stored_requests(delta)
             dropped = pl.DataFrame(schema={column: pl.String() for column in _PREDICTION})
             if dropped_delta is not None:
-                dropped = pl.DataFrame(dropped_delta.to_pyarrow_table()).unique().sort(_PREDICTION)
+                dropped = pl.DataFrame(read_table(dropped_delta)).unique().sort(_PREDICTION)
         except STORE_ERRORS as error:
             raise DependencyUnavailable(f"the erased people were not read from the lake: {error}") from error
         if self._erased is None or not (people.equals(self._erased[0]) and dropped.equals(self._erased[1])):
@@ -216,7 +216,7 @@ def _rows_of_predictions(rows: pl.LazyFrame, predictions: pl.DataFrame) -> pl.La
 def _collected(rows: pl.LazyFrame) -> pl.DataFrame:
     try:
         return rows.unique().collect(engine="streaming")
-    except (*STORE_ERRORS, pl.exceptions.PolarsError) as error:
+    except SCAN_ERRORS as error:
         raise DependencyUnavailable(f"the rows of erased people were not read from the lake: {error}") from error
 
 

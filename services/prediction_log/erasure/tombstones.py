@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from schemas.base import Variant
 from schemas.lake import FORGOTTEN, PREDICTIONS
+from services.prediction_log.parquet_files import read_table
 from services.prediction_log.tables import DROPPED, SCHEMAS, STORE_ERRORS, create_table, open_table
 from shared.errors import DependencyUnavailable
 
@@ -89,12 +90,12 @@ class Tombstones:
         """Read what changed. A version counts as read only then: else a failed reading would forget who was erased."""
         if (forgotten := self._changed(FORGOTTEN)) is not None:
             erased_until: dict[tuple[str, str], datetime] = {}
-            for row in forgotten.to_pyarrow_table().to_pylist():
+            for row in read_table(forgotten).to_pylist():
                 person = (row["task"], row["subject_hash"])
                 erased_until[person] = max(row["occurred_at"], erased_until.get(person, row["occurred_at"]))
             self._erased_until, self._versions[FORGOTTEN] = erased_until, forgotten.version()
         if (dropped := self._changed(DROPPED)) is not None:
-            self._dropped = set(_keys(dropped.to_pyarrow_table()))
+            self._dropped = set(_keys(read_table(dropped)))
             self._versions[DROPPED] = dropped.version()
 
     def _changed(self, table: str) -> DeltaTable | None:

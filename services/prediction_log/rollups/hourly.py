@@ -16,8 +16,9 @@ import polars as pl
 from schemas.base import Variant
 from schemas.lake import PREDICTIONS, REQUESTS
 from schemas.predictions import LabelCount, LatencySketch, PredictionsRolledUp, sketch_quantile
+from services.prediction_log.parquet_files import SCAN_ERRORS
 from services.prediction_log.rollups.dirty_hours import HOUR, DirtyHours, TaskHour
-from services.prediction_log.tables import STORE_ERRORS, open_table, polars_options
+from services.prediction_log.tables import open_table, polars_options
 from shared.errors import DependencyUnavailable
 from shared.identity import content_hash, event_id
 
@@ -56,7 +57,7 @@ class RollUps:
         """
         try:
             return self._count(hour, now)
-        except (*STORE_ERRORS, pl.exceptions.PolarsError) as error:
+        except SCAN_ERRORS as error:
             # A file may have been vacuumed after the table's log was read; the next attempt reads a newer log.
             raise DependencyUnavailable(f"the lake's hour {hour.start:%Y-%m-%d %H} was not counted: {error}") from error
 

@@ -174,6 +174,25 @@ def test_an_unreachable_lake_has_the_records_redelivered(tmp_path: Path) -> None
     assert lake.append(PREDICTIONS, [numbered(0, 0), numbered(0, 1)]) == 1
 
 
+@pytest.mark.parametrize("left", [0, 100])
+@pytest.mark.parametrize("table", [PREDICTIONS, FORGOTTEN])
+def test_a_file_that_a_power_cut_left_shorter_has_the_records_redelivered(
+    tmp_path: Path, table: str, left: int
+) -> None:
+    """It was taken for a fault of each record: all that was logged became dead letters."""
+    DeltaLake(str(tmp_path)).append(PREDICTIONS, [numbered(0, 0)])
+    erase_subjects(str(tmp_path), [SubjectErasure(TASK, "somebody else", NOON)])
+    (file,) = (tmp_path / table).rglob("*.parquet")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:left])
+    with pytest.raises(DependencyUnavailable, match=f"{tmp_path}/{PREDICTIONS}"):
+        DeltaLake(str(tmp_path)).append(PREDICTIONS, [numbered(0, 1)])
+    with pytest.raises(DependencyUnavailable):
+        erase_subjects(str(tmp_path), [SubjectErasure(TASK, "another", NOON)])
+    file.write_bytes(whole)
+    assert DeltaLake(str(tmp_path)).append(PREDICTIONS, [numbered(0, 1)]) == 1
+
+
 def test_earlier_events_of_an_erased_person_are_skipped_and_later_ones_are_stored(tmp_path: Path) -> None:
     lake = DeltaLake(str(tmp_path))
     lake.append(PREDICTIONS, [delivery(prediction("a1", user="ann"), 0), delivery(prediction("b1", user="bob"), 1)])
