@@ -94,7 +94,12 @@ class Handlers:
     async def roll_up_once(self) -> None:
         """Publish the hours that changed. Raises DependencyUnavailable; hours not published yet stay pending."""
         for hour in await in_thread(self._roll_ups.pending):
-            for event in await in_thread(self._roll_ups.count, hour, self._now()):
+            try:
+                events = await in_thread(self._roll_ups.count, hour, self._now())
+            except Exception:  # One with a damaged file must not hold up those of all tasks for good.
+                self._roll_ups.put_off(hour)
+                raise
+            for event in events:
                 await self._publisher.publish(event)
             self._roll_ups.published(hour)
 

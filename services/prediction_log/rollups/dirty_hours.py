@@ -72,9 +72,13 @@ class DirtyHours:
         self._watermarks: dict[str, _Watermark] = {}
         self._stored: dict[str, _Watermark | None] = {}
         self._dirty: dict[TaskHour, set[GroupKey]] = {}
+        self._put_off: set[TaskHour] = set()
 
     def pending(self) -> list[TaskHour]:
-        """Read the logs; return the hours to publish, oldest first. Blocks. Raises DependencyUnavailable."""
+        """Read the logs; return the hours to publish, oldest first, those put off last.
+
+        Blocks. Raises DependencyUnavailable.
+        """
         try:
             if not self._dirty:  # All hours up to the watermarks are published.
                 self._store_watermarks()
@@ -82,11 +86,16 @@ class DirtyHours:
                 self._read_log(table)
         except STORE_ERRORS as error:
             raise DependencyUnavailable(f"the logs of the lake at {self._uri} were not read: {error}") from error
-        return sorted(self._dirty, key=lambda hour: (hour.start, hour.task))
+        return sorted(self._dirty, key=lambda hour: (hour in self._put_off, hour.start, hour.task))
 
     def published(self, hour: TaskHour) -> None:
         """Record that an hour was published as of the last call of `pending`."""
         self._dirty.pop(hour, None)
+        self._put_off.discard(hour)
+
+    def put_off(self, hour: TaskHour) -> None:
+        """Record that an hour could not be counted: the others go first, since it may never be."""
+        self._put_off.add(hour)
 
     def groups_with_deletions(self, hour: TaskHour) -> frozenset[GroupKey]:
         """Return the groups of a pending hour that lost rows: they may have none left."""

@@ -50,6 +50,10 @@ class RollUps:
         """Record that the hour's events are published."""
         self._dirty.published(hour)
 
+    def put_off(self, hour: TaskHour) -> None:
+        """Record that the hour could not be counted: it is the last of the pending ones from now on."""
+        self._dirty.put_off(hour)
+
     def count(self, hour: TaskHour, now: datetime) -> list[PredictionsRolledUp]:
         """Return an event per revision, variant and adapter of the hour, with count 0 if its last row was deleted.
 

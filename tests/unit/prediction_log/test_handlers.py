@@ -89,6 +89,25 @@ async def test_an_hour_that_could_not_be_published_is_published_later(
     assert [event.hour for event in broker.events] == [NOON, NOON + timedelta(hours=1)]
 
 
+async def test_an_hour_that_cannot_be_counted_holds_up_no_other(
+    tmp_path: Path, broker: Broker, handlers: Handlers
+) -> None:
+    """The roll-ups of all tasks ended with the first one whose file a power cut had left shorter."""
+    write(tmp_path, PREDICTIONS, [prediction("p0")])
+    (damaged,) = (tmp_path / PREDICTIONS).rglob("*.parquet")
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:100])
+    hours = [NOON + timedelta(days=days) for days in (1, 2)]
+    write(tmp_path, PREDICTIONS, [prediction(f"p{hour.day}", hour) for hour in hours])
+    for _ in range(2):
+        with pytest.raises(DependencyUnavailable, match="was not counted"):
+            await handlers.roll_up_once()
+    assert [event.hour for event in broker.events] == hours
+    damaged.write_bytes(whole)
+    await handlers.roll_up_once()
+    assert [event.hour for event in broker.events] == [*hours, NOON]
+
+
 async def test_rows_are_deleted_after_the_current_retention_of_their_task(
     tmp_path: Path, broker: Broker, handlers: Handlers
 ) -> None:
