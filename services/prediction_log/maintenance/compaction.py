@@ -51,17 +51,23 @@ class Compaction:
             return False
         if not claim_maintenance(delta, now):
             return False
+        failed: Exception | None = None
         try:
             self._compact(table, delta, now.date())
+        except STORE_ERRORS as error:  # A damaged file fails in every round, and what was erased must not wait for it.
+            failed = error
+        try:
             delta = open_table(self._uri, table) or delta
             delta.create_checkpoint()
             delta.cleanup_metadata()
             self._vacuum(table, delta, now)
         except STORE_ERRORS as error:
+            failed = failed or error
+        if failed is not None:
             # A deletion or another claim was first, or the store is unavailable. Every step is complete or not done.
-            logger.info("maintenance of %s stopped, retrying in the next round: %s", table, error)
-            return False
-        return True
+            level = logging.WARNING if isinstance(failed, OSError) else logging.INFO
+            logger.log(level, "maintenance of %s stopped, retrying in the next round: %s", table, failed)
+        return failed is None
 
     def _compact(self, table: str, delta: DeltaTable, today: date) -> None:
         crowded = crowded_partitions(delta, self._policy.target_bytes // 2, self._policy.small_files, today)

@@ -102,6 +102,19 @@ def test_a_vacuum_deletes_an_old_orphan_and_no_file_that_a_writer_may_still_comm
     assert not crashed.exists()
 
 
+def test_what_was_erased_leaves_the_disk_although_a_damaged_file_cannot_be_compacted(tmp_path: Path) -> None:
+    write_files(tmp_path, 6)
+    write(tmp_path, PREDICTIONS, [prediction("erased", NOON - timedelta(days=1))])
+    (of_erased,) = (
+        path for path in files_on_disk(tmp_path, PREDICTIONS) if f"{NOON - timedelta(days=1):%F}" in str(path)
+    )
+    delete(str(tmp_path), PREDICTIONS, "prediction_id = 'erased'")
+    damaged = next(path for path in files_on_disk(tmp_path, PREDICTIONS) if path != of_erased)
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    maintain(tmp_path)
+    assert not of_erased.exists()
+
+
 def test_a_replaced_file_stays_for_its_readers_until_their_grace_is_over(tmp_path: Path) -> None:
     write_files(tmp_path, 6)
     before = files_on_disk(tmp_path, PREDICTIONS)
