@@ -276,7 +276,9 @@ async def _run_forever(name: str, work: Background) -> None:
             return await work()
         except DependencyUnavailable as error:  # Expected: a stack trace would look like a bug.
             logger.warning("%s: background work failed, retrying in %.0f s: %s", name, pause, error)
-        except Exception:  # A bug must not end the work; it is logged with its stack trace.
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # A bug must not end the work, nor a panic of Rust, which is no Exception.
             logger.exception("%s: internal error in background work, retrying in %.0f s", name, pause)
         await asyncio.sleep(pause)
         pause = min(pause * 2, 30.0)

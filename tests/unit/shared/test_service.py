@@ -15,6 +15,7 @@ from typing import Any
 import aiokafka
 import httpx
 import pytest
+from polars.exceptions import PanicException
 
 import shared.service
 from deploy.devstack.ports import take_ports
@@ -162,16 +163,19 @@ async def test_an_application_that_fails_at_its_start_ends_the_service(
     assert "no pages" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("error", "traced"), [(DependencyUnavailable("Kafka is away"), False), (KeyError("x"), True)])
+@pytest.mark.parametrize(
+    ("error", "traced"),
+    [(DependencyUnavailable("Kafka is away"), False), (KeyError("x"), True), (PanicException("out of bounds"), True)],
+)
 async def test_background_work_is_retried_and_only_a_bug_leaves_a_stack_trace(
-    error: Exception, traced: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    error: BaseException, traced: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    failures: Iterator[Exception] = iter([error] * 7)
+    failures: Iterator[BaseException] = iter([error] * 7)
 
     async def work() -> None:
         for failure in failures:
