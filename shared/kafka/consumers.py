@@ -305,7 +305,7 @@ class Consumers:
         while True:
             attempt += 1
             try:
-                return await handler(deliveries)
+                return await _called(handler, deliveries)
             except (InvalidMessage, MustStop, Paused):
                 raise
             except Exception as error:  # Raised again below after the last attempt.
@@ -324,6 +324,16 @@ class Consumers:
         else:
             trace = "".join(traceback.format_tb(error.__traceback__))
             logger.error("%s: %s: %s\n%s", self._service, what, type(error).__name__, trace)
+
+
+async def _called(handler: BatchHandler[E], deliveries: list[Delivery[E]]) -> None:
+    """Call the handler. A panic of Rust is an error like another: it is no Exception, and would end the consumer."""
+    try:
+        await handler(deliveries)
+    except (Exception, asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as panic:
+        raise RuntimeError(f"{type(panic).__name__}: {panic}") from panic
 
 
 def _position(record: ConsumerRecord) -> RecordPosition:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from aiokafka.errors import MessageSizeTooLargeError
 from faststream.kafka import KafkaBroker, KafkaMessage, TestKafkaBroker
+from polars.exceptions import PanicException
 
 from schemas import catalog
 from schemas.predictions import FeedbackGiven, RequestObserved
@@ -136,20 +137,23 @@ async def test_a_message_is_redelivered_and_never_dead_lettered_while_a_dependen
     assert service.dead_letters == []
 
 
-async def test_a_bug_is_tried_three_times_and_then_dead_lettered_with_its_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bug", [KeyError, PanicException])
+async def test_a_bug_is_tried_three_times_and_then_dead_lettered_with_its_error(
+    bug: type[BaseException], tmp_path: Path
+) -> None:
     service = InMemoryService(tmp_path)
     attempts = 0
 
     async def handler(event: FeedbackGiven) -> None:
         nonlocal attempts
         attempts += 1
-        raise KeyError("oops")
+        raise bug("oops")
 
     service.consumers.on(FeedbackGiven, handler)
     async with TestKafkaBroker(service.broker):
         await Publisher(service.broker, "gateway").publish(feedback())
     assert attempts == 3
-    assert "KeyError" in service.dead_letters[0].error
+    assert bug.__name__ in service.dead_letters[0].error
 
 
 async def test_neither_a_dead_letter_nor_its_error_can_be_read_without_the_key(tmp_path: Path) -> None:
