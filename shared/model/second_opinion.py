@@ -1,4 +1,4 @@
-"""A second opinion on an answer that is a label: how probable a linear classifier finds it.
+"""A second opinion on an answer that is a label: how much more probable a linear classifier finds it than any other.
 
 A model's own log-probabilities say what it doubts itself, and a small one is often sure of a mistake. A classifier of
 parts of words, fitted on the rows that the adapter was trained on, errs elsewhere: together they find more of the
@@ -12,7 +12,6 @@ wherever an answer is measured.)
 from __future__ import annotations
 
 import io
-import math
 from dataclasses import dataclass
 from zipfile import BadZipFile
 
@@ -24,8 +23,8 @@ BUCKETS = 1 << _BITS
 _LENGTHS = (2, 3, 4, 5)
 _SHIFT = np.uint64(64 - _BITS)
 _FACTORS = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F), np.uint64(0x165667B19E3779F9))
-_LEAST = 1e-6
-"""A probability nearer to 0 or 1 is none that so simple a classifier could know."""
+_MAX_LOG_ODDS = 13.8
+"""A million to one: more is nothing that so simple a classifier could know."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,15 +41,19 @@ class SecondOpinion:
     rarity: npt.NDArray[np.float32]
 
     def log_odds(self, text: str, label: str) -> float | None:
-        """Return ln(p / (1 - p)) of the label as the answer to a text; None for a label that it does not know."""
+        """Return ln(p / q) of the label as the answer to a text, q being the likeliest other label's; None for a label
+        that it does not know.
+
+        Against all others together, a label among many would seem improbable wherever nothing speaks for another one.
+        """
         if label not in self.labels:
             return None
         buckets, counts = features(text)
         values = unit(counts * self.rarity[buckets])
         logits = self.weights[:, buckets].astype(np.float64) @ values + self.intercepts
-        odds = np.exp(logits - logits.max())
-        p = min(max(float(odds[self.labels.index(label)] / odds.sum()), _LEAST), 1.0 - _LEAST)
-        return math.log(p) - math.log1p(-p)
+        at = self.labels.index(label)
+        odds = float(logits[at] - max(logits[:at].max(initial=-np.inf), logits[at + 1 :].max(initial=-np.inf)))
+        return max(-_MAX_LOG_ODDS, min(_MAX_LOG_ODDS, odds))
 
     def to_bytes(self) -> bytes:
         """Return it as an .npz file."""

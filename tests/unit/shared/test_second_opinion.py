@@ -27,6 +27,12 @@ def test_a_label_is_the_more_probable_the_more_its_words_are_in_the_text() -> No
     assert found.log_odds("", "refund") == pytest.approx(0.0), "nothing of the text is known"
 
 
+def test_a_label_is_compared_with_the_likeliest_other_one_however_many_there_are() -> None:
+    few, many = opinion(refund=3.0, delivery=1.0), opinion(refund=3.0, delivery=1.0, **{f"{n}": 0.0 for n in range(90)})
+    refund = few.log_odds("I want a refund for the delivery", "refund") or 0.0
+    assert many.log_odds("I want a refund for the delivery", "refund") == pytest.approx(refund) and refund > 0.5
+
+
 def test_the_log_odds_of_what_it_finds_certain_are_bounded() -> None:
     certain = opinion(refund=3_000.0, delivery=0.0)
     assert certain.log_odds("refund", "refund") == pytest.approx(-(certain.log_odds("refund", "delivery") or 0.0))
