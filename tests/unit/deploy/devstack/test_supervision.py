@@ -294,7 +294,7 @@ def test_services_that_died_do_not_keep_the_others_from_starting(config: StackCo
     record.child.signal(signal.SIGKILL)
     wait_until(lambda: not record.supervised and not record.running)
     with pytest.raises(stack.StackError, match="console is not installed"):
-        stack.up(["console"], config.home, env={}, installing=False)
+        stack.up(["console"], config.home, env=stack.free_ports(), installing=False)
     assert records.read(config, "services") is None
 
 
