@@ -8,8 +8,8 @@ as in Fisher's linear discriminant: if they said the same they would be one, and
 log-odds would add up.
 
 Nothing else is fitted, since eighty held-out answers have eight errors. On Banking77's ten intents the calibration
-error on 1,328 other answers was .023 in the mean of 60 draws of 76 and .040 at most, that of a regression of both on
-those answers .035 and .084 (docs/decisions/0020-a-second-opinion-on-labels.md).
+error on 1,328 other answers was .023 in the mean of 60 draws of 76 and .040 at most, that of a regression on those
+answers .035 and .084 (docs/decisions/0020-a-second-opinion-on-labels.md).
 """
 
 from __future__ import annotations
