@@ -15,6 +15,7 @@ from uuid import uuid4
 import pytest
 from aiokafka import AIOKafkaConsumer
 
+from deploy.devstack.ports import take_ports
 from schemas.adapters import AdapterTrained
 from schemas.base import Event, Variant, utc_now
 from schemas.catalog import topic_of
@@ -236,7 +237,7 @@ async def test_a_candidate_goes_from_its_verdict_to_promotion_on_the_real_stack(
     values = stack_settings.model_dump()
     await skip_backlog(stack_settings, "deployer", "shadow")
     services = [
-        build_deployer(DeployerSettings(**values, deployer_tick_seconds=0.5)),
+        build_deployer(DeployerSettings(**values | {"deployer_port": take_ports(1)[0]}, deployer_tick_seconds=0.5)),
         build_shadow(ShadowSettings(**values)),
     ]
     broker = build_broker(stack_settings, "test")
