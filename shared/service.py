@@ -24,7 +24,7 @@ from starlette.types import ASGIApp
 from shared.errors import ConfigurationError, DependencyUnavailable, MustStop, RatchetError, unusable_file
 from shared.kafka.broker import Broker
 from shared.kafka.clients import stop_client
-from shared.tasks import end_tasks
+from shared.tasks import ENDINGS, end_tasks
 
 logger = logging.getLogger(__name__)
 _START_SECONDS = 120.0
@@ -276,7 +276,7 @@ async def _run_forever(name: str, work: Background) -> None:
             return await work()
         except DependencyUnavailable as error:  # Expected: a stack trace would look like a bug.
             logger.warning("%s: background work failed, retrying in %.0f s: %s", name, pause, error)
-        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+        except ENDINGS:
             raise
         except BaseException:  # A bug must not end the work, nor a panic of Rust, which is no Exception.
             logger.exception("%s: internal error in background work, retrying in %.0f s", name, pause)

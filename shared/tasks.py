@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
+ENDINGS = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
+"""What ends a task on purpose. Whatever else is no Exception is a panic of Rust, and an error like others."""
+
 
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]], again_seconds: float = 2.0) -> None:
     """Cancel tasks, and wait until all have ended; what they raise is dropped.

@@ -39,6 +39,7 @@ from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import DeadLetterPublisher
 from shared.kafka.resuming import Resume, ResumingListener
 from shared.settings import Settings
+from shared.tasks import ENDINGS
 
 MAX_PAUSE_SECONDS = 10.0
 # How often a message is tried whose handler raises an unexpected error, before it is dead-lettered.
@@ -330,7 +331,7 @@ async def _called(handler: BatchHandler[E], deliveries: list[Delivery[E]]) -> No
     """Call the handler. A panic of Rust is an error like another: it is no Exception, and would end the consumer."""
     try:
         await handler(deliveries)
-    except (Exception, asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+    except (Exception, *ENDINGS):
         raise
     except BaseException as panic:
         raise RuntimeError(f"{type(panic).__name__}: {panic}") from panic
