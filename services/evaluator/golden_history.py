@@ -33,10 +33,18 @@ class GoldenResult(BaseModel):
     right: dict[str, bool]
 
 
-def golden_result(spec: TaskSpec, adapter: str, golden: Sequence[Question], right: Sequence[bool]) -> GoldenResult:
-    """Return which of these rows an adapter got right, of those that can be judged."""
-    rights = zip(golden, right, strict=True)
-    judged = {golden_key(question, spec): is_right for question, is_right in rights if is_judged(question, spec)}
+def golden_result(
+    spec: TaskSpec, adapter: str, golden: Sequence[Question], right: Sequence[bool | None]
+) -> GoldenResult:
+    """Return which of these rows an adapter got right, of those that can be judged. `right`: None without an answer.
+
+    A result stays for good, and a request that failed on the day says nothing of the adapter.
+    """
+    judged = {
+        golden_key(question, spec): is_right
+        for question, is_right in zip(golden, right, strict=True)
+        if is_right is not None and is_judged(question, spec)
+    }
     return GoldenResult(adapter=adapter, task=spec.name, base_model=spec.base_model, right=judged)
 
 

@@ -114,7 +114,8 @@ def with_golden_history(job: EvaluationJob, asked: Asked, store: ArtifactStore, 
     if trained.spec.golden_set is None:
         return asked
     graded = asked.candidate.graded(asked.golden, len(asked.evaluation), trained.spec)
-    right = golden_grades(asked.golden, graded, trained.spec).right
+    grades = golden_grades(asked.golden, graded, trained.spec).right
+    right = [None if answer is None else grade for answer, grade in zip(graded.answers, grades, strict=True)]
     result = golden_result(trained.spec, trained.adapter, asked.golden, right)
     if result.right:  # Its first result stays: none before a row can be judged.
         publish_result(store, result, trained.spec.golden_set.set_id, folder / "golden")

@@ -17,7 +17,7 @@ from schemas.datasets import PREFERENCES, PreferredAnswer
 from schemas.evaluation_settings import JudgeSettings
 from schemas.judging import JudgeReport
 from services.evaluator.judge.certification import certify
-from services.evaluator.judge.client import JudgeClient
+from services.evaluator.judge.client import JudgeClient, StoredVerdicts
 from services.evaluator.judge.pairs import Judged, Pair, judge_pairs
 from services.evaluator.statistics.intervals import group_numbers
 from services.evaluator.statistics.paired import p_worse
@@ -40,7 +40,8 @@ def ask_judge(
     path = folder / "judge.json"
     if path.exists():
         return JudgeReport.model_validate_json(path.read_bytes())
-    client = JudgeClient(settings, os.environ.get(settings.key_variable or "", ""))
+    stored = StoredVerdicts(folder / "verdicts.jsonl")
+    client = JudgeClient(settings, os.environ.get(settings.key_variable or "", ""), stored=stored)
     people = read_preferences(dataset / PREFERENCES)
     report = asyncio.run(_ask(client, settings, people, asked, lambda said: progress(1, 1, f"judge: {said}")))
     write_atomically(path, report.model_dump_json().encode())

@@ -91,11 +91,15 @@ def _part_scores(
     rows = len(matched)
     if not rows or not names:
         return (), ()
-    resamples = resampled(groups, _RESAMPLES)
-    found = _scores(np.ones((1, rows)), matched, given, expected)
-    samples = _sampled(resamples, matched, given, expected)
-    support, count = expected.sum(axis=0), int(groups.max()) + 1
-    precision, recall = (_shares(matched, whole, resamples, groups) for whole in (given, expected))
+    counts = matched, given, expected
+    sums = [values.sum(axis=0, keepdims=True) for values in counts]
+    resampled_sums = np.hsplit(resampled(np.hstack(counts), groups, _RESAMPLES), 3)
+    support, count = sums[2][0], int(groups.max()) + 1
+    found, samples = _scores(*sums), _sampled(resampled_sums, support)
+    precision, recall = (
+        _shares(matched, whole, resampled_sums[0], resampled_sums[of], groups)
+        for of, whole in ((1, given), (2, expected))
+    )
     low, high = percentiles(found[2][0], samples[2])
     f1 = [
         _interval(found[2][0, k], low[k], high[k], int(support[k]), _groups_of(expected[:, k], groups))
@@ -120,8 +124,10 @@ def _part_scores(
     )
     if not micro:
         return classes, averages
-    together = [counts.sum(axis=1, keepdims=True) for counts in (matched, given, expected)]
-    pooled, of_samples = _scores(np.ones((1, rows)), *together), _sampled(resamples, *together)
+    together, resampled_together = (
+        [values.sum(axis=1, keepdims=True) for values in each] for each in (sums, resampled_sums)
+    )
+    pooled, of_samples = _scores(*together), _sampled(resampled_together, together[2][0])
     return classes, (*averages, _average("micro", pooled, of_samples, np.ones(1), rows, count))
 
 
@@ -133,33 +139,34 @@ def _one_hot(values: Sequence[str], number: dict[str, int]) -> Floats:
     return matrix
 
 
-def _scores(counts: Floats, matched: Floats, given: Floats, expected: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return precision, recall and F1 of each sample and name; 0 where there is nothing to divide by."""
-    hits, predicted, support = counts @ matched, counts @ given, counts @ expected
+def _scores(matched: Floats, given: Floats, expected: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return precision, recall and F1 of sums (samples × names); 0 where there is nothing to divide by."""
     return (
-        hits / np.maximum(predicted, 1.0),
-        hits / np.maximum(support, 1.0),
-        2.0 * hits / np.maximum(predicted + support, 1.0),
+        matched / np.maximum(given, 1.0),
+        matched / np.maximum(expected, 1.0),
+        2.0 * matched / np.maximum(given + expected, 1.0),
     )
 
 
-def _sampled(counts: Floats, matched: Floats, given: Floats, expected: Floats) -> tuple[Floats, Floats, Floats]:
+def _sampled(sums: Sequence[Floats], support: Floats) -> tuple[Floats, Floats, Floats]:
     """Return the same of resamples; NaN where a sample drew no row of a name that has some: it says nothing of it."""
-    precision, recall, f1 = _scores(counts, matched, given, expected)
-    absent = (counts @ expected == 0.0) & (expected.sum(axis=0) > 0.0)
+    precision, recall, f1 = _scores(*sums)
+    absent = (sums[2] == 0.0) & (support > 0.0)
     return precision, np.where(absent, np.nan, recall), np.where(absent, np.nan, f1)
 
 
-def _shares(matched: Floats, whole: Floats, resamples: Floats, groups: Groups) -> list[Interval]:
+def _shares(
+    matched: Floats, whole: Floats, resampled_hits: Floats, resampled_values: Floats, groups: Groups
+) -> list[Interval]:
     """Return the share of each name's values that match, with its interval. `whole`: those given, or expected."""
     found = []
-    for hits, values in zip(matched.T, whole.T, strict=True):
+    columns = zip(matched.T, whole.T, resampled_hits.T, resampled_values.T, strict=True)
+    for hits, values, sampled_hits, drawn in columns:
         total, of_name = float(values.sum()), _groups_of(values, groups)
         if values.max() <= 1.0 and of_name == np.count_nonzero(values):
             found.append(wilson(float(hits.sum()), total))
             continue
-        drawn = resamples @ values
-        samples = (resamples @ hits)[drawn > 0.0] / drawn[drawn > 0.0]
+        samples = sampled_hits[drawn > 0.0] / drawn[drawn > 0.0]
         share = float(hits.sum()) / total
         low, high = percentiles(np.array(share), samples)
         found.append(_interval(share, float(low), float(high), round(total), of_name))

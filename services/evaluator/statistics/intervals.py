@@ -17,6 +17,8 @@ Groups = NDArray[np.intp]
 
 RESAMPLES = 1_000
 _SEED = 20
+_COUNTS_AT_ONCE = 4_000_000
+"""How often each group is drawn into each sample, of so many groups and samples at once: 64 MB."""
 _Z95 = 1.959963984540054
 _NO_SPREAD = 1e-12
 """A variance below this is one of rounding."""
@@ -66,11 +68,18 @@ def weighted_share(right: Floats, weights: Floats, groups: Groups) -> Interval:
     return found.model_copy(update={"value": share, "n": len(right)})
 
 
-def resampled(groups: Groups, resamples: int = RESAMPLES) -> Floats:
-    """Return how often each row is in each of the bootstrap's samples, which draw groups: resamples × rows."""
+def resampled(values: Floats, groups: Groups, resamples: int = RESAMPLES) -> Floats:
+    """Return the sums of values (rows × columns) in the bootstrap's samples, which draw groups: resamples × columns."""
     count = int(groups.max()) + 1
-    drawn = np.random.default_rng(_SEED).multinomial(count, np.full(count, 1.0 / count), size=resamples)
-    return drawn[:, groups].astype(np.float64)
+    of_groups = np.zeros((count, values.shape[1]))
+    np.add.at(of_groups, groups, values)
+    chance, equal = np.random.default_rng(_SEED), np.full(count, 1.0 / count)
+    sums, at_once = np.empty((resamples, values.shape[1])), max(1, _COUNTS_AT_ONCE // count)
+    for start in range(0, resamples, at_once):
+        part = slice(start, min(start + at_once, resamples))
+        drawn = chance.multinomial(count, equal, size=part.stop - part.start)
+        sums[part] = drawn.astype(np.float64) @ of_groups
+    return sums
 
 
 def percentiles(values: Floats, samples: Floats) -> tuple[Floats, Floats]:
@@ -98,9 +107,9 @@ def mean_interval(scores: Floats, groups: Groups) -> Interval:
         if count == len(groups):
             return wilson(float(scores.sum()), len(scores))
         return weighted_share(scores, np.ones_like(scores), groups)
-    counts = resampled(groups)
+    sums, sizes = resampled(np.column_stack([scores, np.ones_like(scores)]), groups).T
     mean = min(1.0, float(scores.mean()))
-    low, high = percentiles(np.array(mean), counts @ scores / counts.sum(axis=1))
+    low, high = percentiles(np.array(mean), sums / sizes)
     skewed = _wilson_of_mean(mean, scores, groups)
     return Interval(
         value=mean,

@@ -109,9 +109,9 @@ def difference(
     by_group, last = np.bincount(groups, weights=weighed), int(groups.max())
     added = float(by_group.mean() if weights is None else by_group.max())
     drawn = np.append(groups, [last + 1, last + 2])
-    sums, sizes = np.append(weighed * apart, [added, -added]), np.append(weighed, [added, added])
-    counts = resampled(drawn)
-    low, high = percentiles(np.array(value), counts @ sums / (counts @ sizes))
+    each = np.append(weighed * apart, [added, -added]), np.append(weighed, [added, added])
+    sums, sizes = resampled(np.column_stack(each), drawn).T
+    low, high = percentiles(np.array(value), sums / sizes)
     worse, better = p_worse(apart, groups, weights), p_worse(-apart, groups, weights)
     return Difference(
         value=value,

@@ -91,7 +91,7 @@ def test_an_evaluation_reads_the_best_results_and_stores_its_own(tmp_path: Path)
     assert len(set(rows)) == 3
     spec = SPEC.model_copy(update={"golden_set": SPEC.golden_set or golden_set(TRAINED.task, [])})
 
-    def evaluated(adapter: str, production: str | None, answers: tuple[str, ...]) -> Asked:
+    def evaluated(adapter: str, production: str | None, answers: tuple[str | None, ...]) -> Asked:
         trained = TRAINED.model_copy(update={"adapter": adapter, "spec": spec})
         the_job = EvaluationJob.model_validate(
             {**job(tmp_path).model_dump(), "trained": trained, "production": production}
@@ -105,6 +105,9 @@ def test_an_evaluation_reads_the_best_results_and_stores_its_own(tmp_path: Path)
     record_promotion(store, TRAINED.task, "two")
     past = past_results(store, TRAINED.task, TRAINED.spec.base_model)
     assert {result.adapter: sum(result.right.values()) for result in past} == {"one": 3, "two": 1}
+    record_promotion(store, TRAINED.task, "three")
+    past = evaluated("three", "two", (RIGHT, None, WRONG)).past  # One request failed: that stays in no history.
+    assert [sorted(result.right.values()) for result in past if result.adapter == "three"] == [[False, True]]
 
 
 def test_a_golden_set_of_texts_without_a_score_leaves_no_result_that_would_stay(tmp_path: Path) -> None:

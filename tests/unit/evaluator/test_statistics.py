@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, false_discovery_control, norm
 from sklearn.metrics import brier_score_loss, precision_recall_fscore_support, roc_auc_score
 
+from services.evaluator.statistics import intervals
 from services.evaluator.statistics.classes import NO_LABEL, class_scores, confusions, field_scores
 from services.evaluator.statistics.confidence import (
     auroc,
@@ -22,7 +24,7 @@ from services.evaluator.statistics.confidence import (
     risk_coverage,
     risk_points,
 )
-from services.evaluator.statistics.intervals import group_numbers, mean_interval, weighted_share, wilson
+from services.evaluator.statistics.intervals import group_numbers, mean_interval, resampled, weighted_share, wilson
 from services.evaluator.statistics.low_confidence import low_confidence
 from services.evaluator.statistics.paired import difference, holm, mcnemar_worse, p_worse, rows_to_show
 from services.evaluator.statistics.traffic import MIN_UNIFORM, traffic_sample
@@ -451,3 +453,21 @@ def test_where_arms_differ_on_all_rows_no_weights_round_the_difference_and_the_e
             assert found.value == pytest.approx(value)
         assert expected_calibration_error(right, wrong, weights=weights) <= 1.0
         assert brier(right, wrong, weights) <= 1.0
+
+
+def test_a_bootstrap_in_portions_is_that_of_all_samples_at_once_and_never_has_a_number_for_each_row_of_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chance = np.random.default_rng(3)
+    values, groups = chance.random((5_000, 2)), chance.integers(0, 700, 5_000)
+    at_once = resampled(values, groups)
+    monkeypatch.setattr(intervals, "_COUNTS_AT_ONCE", 30_000)
+    tracemalloc.start()
+    in_portions = resampled(values, groups)
+    largest = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert in_portions == pytest.approx(at_once)
+    assert largest < 2_000_000, "5,000 rows × 1,000 samples would be 40 MB"
+    count = int(groups.max()) + 1
+    drawn = np.random.default_rng(20).multinomial(count, np.full(count, 1.0 / count), size=1_000)
+    assert in_portions == pytest.approx(drawn[:, groups] @ values)
