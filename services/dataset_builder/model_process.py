@@ -73,6 +73,7 @@ class LocalModels:
 
     def embed(self, texts: Sequence[str]) -> None:
         self._embedder.store(texts)
+        self._encoder.unload()  # While rows are scored it would only take memory.
 
     def find(self, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]:
         """See `Redactor.find`."""

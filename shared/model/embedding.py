@@ -6,6 +6,7 @@ texts, and just those of the last use, so that nothing of a text stays that is u
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import zipfile
@@ -88,6 +89,12 @@ class SentenceEmbedder:
         """Load the model now, not on first use. Raises DependencyUnavailable if it is missing."""
         with self._lock:
             self._model = self._model or self._loaded()
+
+    def unload(self) -> None:
+        """Give the model's memory back. It is loaded again on its next use."""
+        with self._lock:
+            self._model = None
+        gc.collect()  # Its modules refer to each other.
 
     def _loaded(self) -> Any:
         if not (self._folder / "config.json").exists():

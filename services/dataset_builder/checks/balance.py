@@ -44,9 +44,10 @@ def balance(
 
     `copies`: the group of near-copies of a prediction, where its example is in a group with turns of its conversation.
     """
-    rules, by_prediction = spec.dataset.balance, {row.prediction_id: row for row in rows}
+    rules = spec.dataset.balance
     within = [_weighted(example, 1.0) for example in train]
     kept, left_out = _cap_copies(within, rules.max_copies, copies, by_label=bool(spec.labels))
+    by_prediction = {row.prediction_id: row for row in rows}
     sources: tuple[tuple[str, float, Callable[[Example], str | None]], ...] = (
         ("per_user", rules.max_user_share, lambda example: example.user_hash),
         ("per_mode", rules.max_mode_share, lambda example: example.mode_id),

@@ -211,18 +211,18 @@ def _found(
     known: Mapping[ScoreKey, LabelScore],
     scores: dict[ScoreKey, LabelScore],
 ) -> LabelNoise:
-    scored = [(row, score) for row in ordered if (score := scores.get(_key(row))) is not None]
-    found = [row for row, score in scored if score.is_suspicious and not _is_settled(row)]
+    judged = [row for row in ordered if _key(row) in scores]
+    of_judged = [scores[_key(row)] for row in judged]  # Two lists: pairs of all rows would be 6 MB of a large task.
+    found = [row for row, score in zip(judged, of_judged, strict=True) if score.is_suspicious and not _is_settled(row)]
     held = _bounded(found, Counter(row.label for row in ordered), scores)
     asked = _to_ask(held, held_out, spec, scores)
     scores.update({_key(row): replace(scores[_key(row)], asked=True) for row in asked})
     return LabelNoise(
-        # First, whether it is the same object: nearly all are, and to compare two by their fields takes a while.
-        decided={key: score for key, score in scores.items() if (old := known.get(key)) is not score and old != score},
+        decided=_changed(scores, known) if known else scores,
         rows=len(ordered),
-        judged=len(scored),
-        issues=sum(score.looks_wrong and not _is_settled(row) for row, score in scored),
-        recall=_recall(scored),
+        judged=len(judged),
+        issues=sum(score.looks_wrong and not _is_settled(row) for row, score in zip(judged, of_judged, strict=True)),
+        recall=_recall(judged, of_judged),
         held_back=tuple(row.left_out(Fate.HELD_BACK, SUSPICIOUS, _detail(row, scores[_key(row)])) for row in held),
         confused=_confused(held, scores),
         questions=tuple(
@@ -230,6 +230,11 @@ def _found(
             for row in asked
         ),
     )
+
+
+def _changed(scores: Mapping[ScoreKey, LabelScore], known: Mapping[ScoreKey, LabelScore]) -> dict[ScoreKey, LabelScore]:
+    # First, whether it is the same object: nearly all are, and to compare two by their fields takes a while.
+    return {key: score for key, score in scores.items() if (old := known.get(key)) is not score and old != score}
 
 
 def _begin_scores(
@@ -313,9 +318,9 @@ def _priority(row: Row, held_out: Collection[str]) -> float:
     return _ASKED_IN_EVAL if row.prediction_id in held_out else _ASKED_IN_TRAIN
 
 
-def _recall(scored: Iterable[tuple[Row, LabelScore]]) -> dict[str, tuple[float, int]]:
+def _recall(rows: Sequence[Row], scores: Sequence[LabelScore]) -> dict[str, tuple[float, int]]:
     right, total = Counter[str](), Counter[str]()
-    for row, score in scored:
+    for row, score in zip(rows, scores, strict=True):
         total[row.label] += 1
         right[row.label] += score.given >= score.rival_probability
     return {label: (right[label] / n, n) for label, n in sorted(total.items())}

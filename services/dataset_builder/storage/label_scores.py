@@ -41,13 +41,13 @@ async def read_scores(connection: AsyncConnection, task: str) -> dict[ScoreKey, 
 
 async def save_scores(connection: AsyncConnection, task: str, scores: Mapping[ScoreKey, LabelScore]) -> None:
     """Store new and changed scores, but none of a prediction whose corrections were erased meanwhile."""
-    items = sorted(scores.items())
-    for start in range(0, len(items), _AT_ONCE):
-        part = items[start : start + _AT_ONCE]
-        ids = {prediction_id for (prediction_id, _), _ in part}
+    keys = sorted(scores)
+    for start in range(0, len(keys), _AT_ONCE):
+        part = keys[start : start + _AT_ONCE]
+        ids = {prediction_id for prediction_id, _ in part}
         is_present = sa.and_(CORRECTIONS.c.task == task, CORRECTIONS.c.prediction_id.in_(ids))
         present = set((await connection.execute(sa.select(CORRECTIONS.c.prediction_id).where(is_present))).scalars())
-        rows = [_row(task, key, score) for key, score in part if key[0] in present]
+        rows = [_row(task, key, scores[key]) for key in part if key[0] in present]
         if rows:
             await connection.execute(_UPSERT, rows)
 

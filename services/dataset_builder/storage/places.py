@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -43,26 +44,28 @@ async def save_places(
     """Store places that were decided; the first one of a row stays. None of who was erased meanwhile."""
     people = {(task, person) for place in places.values() for person in (place.user_hash, *dict(place.writers))}
     erased = await erased_among(connection, FORGOTTEN, people)
-    rows = [
-        {
-            "task": task, "prediction_id": name, "fate": place.fate.value, "similarity": place.similarity,
-            "user_hash": place.user_hash, "happened_at": place.happened_at, "text_hash": place.text_hash,
-            "fingerprint": place.fingerprint, "whole": place.whole, "turn": place.turn, "cycle_id": cycle_id,
-        }
-        for name, place in sorted(without_erased(task, places, erased).items())
-    ]  # fmt: skip
-    for start in range(0, len(rows), _AT_ONCE):
-        await connection.execute(insert(PLACES).on_conflict_do_nothing(), rows[start : start + _AT_ONCE])
+    names = sorted(without_erased(task, places, erased))
+    for start in range(0, len(names), _AT_ONCE):  # Parameters of all at once would be 30 MB of a large task.
+        rows = [_row(task, cycle_id, name, places[name]) for name in names[start : start + _AT_ONCE]]
+        await connection.execute(insert(PLACES).on_conflict_do_nothing(), rows)
 
 
-def without_erased(task: str, places: Mapping[str, Place], erased: ErasedSubjects) -> dict[str, Place]:
-    """Return the places of predictions of nobody who is erased, but those that only erased people corrected."""
+def _row(task: str, cycle_id: str | None, name: str, place: Place) -> dict[str, Any]:
+    return {
+        "task": task, "prediction_id": name, "fate": place.fate.value, "similarity": place.similarity,
+        "user_hash": place.user_hash, "happened_at": place.happened_at, "text_hash": place.text_hash,
+        "fingerprint": place.fingerprint, "whole": place.whole, "turn": place.turn, "cycle_id": cycle_id,
+    }  # fmt: skip
+
+
+def without_erased(task: str, places: Mapping[str, Place], erased: ErasedSubjects) -> list[str]:
+    """Return the predictions of nobody who is erased, but those that only erased people corrected."""
 
     def is_erased(place: Place) -> bool:
         by_erased = [erased.covers(task, person, at) for person, at in place.writers]
         return erased.covers(task, place.user_hash, place.happened_at) or (bool(by_erased) and all(by_erased))
 
-    return {name: place for name, place in places.items() if not is_erased(place)}
+    return [name for name, place in places.items() if not is_erased(place)]
 
 
 async def forget_places(connection: AsyncConnection, task: str, person: str, until: datetime) -> None:

@@ -23,7 +23,7 @@ def left(*words: UserCorrection, reviewed: tuple[str, ...] = (), **forgotten: da
     reviews = [correction(name, "it never came", "refund", minute=9, user="answered") for name in reviewed]
     places = build_dataset(Inputs(votes_of([*corrections(9), *reviews], words), task())).decisions.places
     erased = ErasedSubjects({("desk", person): at for person, at in forgotten.items()})
-    return without_erased("desk", places, erased).keys() - {row.prediction_id for row in corrections(9)}
+    return set(without_erased("desk", places, erased)) - {row.prediction_id for row in corrections(9)}
 
 
 def test_a_row_that_only_a_forgotten_person_wrote_leaves_no_place() -> None:

@@ -54,15 +54,21 @@ def test_what_a_model_raises_is_raised_here_with_its_way_out_and_what_could_not_
         assert models.find(TEXTS, PATTERNS)[0]
 
 
-def _encoder(embedded: list[str]) -> type:
-    """A sentence encoder's class. It notes what it embeds."""
+def _encoder(embedded: list[str], loaded: list[bool] | None = None) -> type:
+    """A sentence encoder's class. It notes what it embeds, and that it has been loaded and unloaded."""
+    states = [] if loaded is None else loaded
 
     class Encoder:
         def __init__(self, folder: Path, fast: bool) -> None: ...
 
-        def load(self) -> None: ...
+        def load(self) -> None:
+            states.append(True)
+
+        def unload(self) -> None:
+            states.append(False)
 
         def embed(self, texts: Sequence[str]) -> Vectors:
+            self.load()
             embedded.extend(texts)
             return np.eye(len(texts), DIMENSIONS, dtype=np.float32)
 
@@ -78,6 +84,17 @@ def test_what_is_embedded_beforehand_is_not_embedded_again(tmp_path: Path, monke
     assert sorted(embedded) == sorted(row.text for row in rows[:39])
     models.score(LabelsToScore(rows))
     assert embedded[39:] == [rows[39].text]
+
+
+def test_the_encoder_takes_no_memory_while_labels_are_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[bool] = []
+    monkeypatch.setattr("services.dataset_builder.model_process.SentenceEmbedder", _encoder([], loaded))
+    rows = [LabelledText(f"text {number}", "ab"[number % 2]) for number in range(40)]
+    models = local_models(tmp_path)
+    models.load_scorer()
+    models.embed([row.text for row in rows])
+    models.score(LabelsToScore(rows))
+    assert loaded == [True, True, False], "while labels are scored"
 
 
 def test_what_no_score_is_asked_for_is_not_embedded_in_each_build_and_what_was_erased_is_gone(
