@@ -39,8 +39,8 @@ def config(tmp_path: Path) -> Iterator[StackConfig]:
         records.stop_part(config, record)
 
 
-def start_sleeping(*argv: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(argv or ("sleep", "60"), start_new_session=True)
+def start_sleeping() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(("sleep", "60"), start_new_session=True)
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -97,10 +97,9 @@ def test_a_signal_to_a_reused_pid_is_not_sent() -> None:
 
 
 def test_a_process_that_ignores_its_stop_signal_is_killed() -> None:
-    process = start_sleeping(
-        sys.executable, "-c", "import signal,time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
-    )
-    time.sleep(0.3)
+    script = "import signal,time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(3_600)"
+    process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True, stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"1\n", "it ignores the signal"
     stop(ProcessIdentity.of(process.pid), signal.SIGTERM, 0.5)
     assert process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
 
