@@ -28,6 +28,7 @@ from shared.storage.media import MediaReader, MediaStore
 from shared.storage.media_files import pack, unpack
 from tests.unit.gateway.conftest import HAIKU, SUPPORT, Gateway, serving
 from tests.unit.gateway.redacting import Blanks, set_up
+from tests.waiting import until
 
 KEEPING = HAIKU.model_copy(update={"name": "keeping", "media": MediaPolicy.KEEP})
 PNG = b"\x89PNG a picture of Maria Gonzalez" * 100
@@ -302,6 +303,7 @@ async def test_media_are_synced_to_the_disk_when_events_are(
         await ask(gateway, PARTS[0])
         assert len(disk.synced) == at_once  # The file and its folder.
         background = asyncio.create_task(gateway.media.sync_forever())
+        await until(lambda: len(disk.synced) >= later)
         await asyncio.sleep(0.1)
         assert len(disk.synced) == later
         background.cancel()
