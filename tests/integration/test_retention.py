@@ -97,12 +97,12 @@ def tansu() -> Iterator[Tansu]:
 
 
 async def test_expired_batches_are_deleted_and_what_is_younger_is_read_from_the_start(tansu: Tansu) -> None:
-    topic = tansu.create_topic(SECOND)
+    topic, began = tansu.create_topic(SECOND), datetime.now(UTC)
     await tansu.produce(topic, "a", "b", "c")
     expired = datetime.now(UTC)
     await asyncio.sleep(2.5)  # The store dates objects in whole seconds.
     await tansu.produce(topic, "d", "e")
-    assert tansu.delete_expired(topic, expired) == 0
+    assert tansu.delete_expired(topic, began) == 0
     assert tansu.delete_expired(topic, expired + timedelta(seconds=1)) == 3
     assert await tansu.read(topic) == [(3, "d"), (4, "e")]
     assert await tansu.produce(topic, "f") == [5]
