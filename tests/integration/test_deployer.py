@@ -483,7 +483,7 @@ async def test_what_guards_count_is_the_same_in_postgresql_and_in_the_rules(real
         await in_canary(deployer)
         assert deployer.last.stage is Stage.CANARY
         await deployer.handlers.on_feedback(feedback(deployer.last, 3_000))
-        await deployer.see_canary(5)
+        await see(deployer, range(5), Variant.CANARY, latency_ms=1.0)
         await deployer.compare_and_label(range(10, 25), "delivery")
         assert (deployer.last.stage, deployer.last.canary_percent) == (Stage.CANARY, 25)
         for _ in range(2):
@@ -503,7 +503,7 @@ async def test_what_guards_count_is_the_same_in_postgresql_and_in_the_rules(real
     ]
     assert counted == expected
     assert counted.latencies.limit_ms == 1.2 * 197
-    assert counted.arms[Guard.LATENCY] == [Arms(25, 29, 129)], "five had their first answer of the day before"
+    assert counted.arms[Guard.LATENCY] == [Arms(25, 29, 129)], "five had their first answer earlier that day"
     assert counted.confidences.count > 20
     assert 0.4 < counted.confidences.mean < 0.6
     assert [(arms.percent, arms.canary, arms.bad) for arms in counted.arms[Guard.FEEDBACK]] == [(5, 0, 1), (25, 2, 3)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from schemas.base import Variant
+from schemas.base import Variant, utc_now
 from schemas.conversation import Answer, Call, Message, Role
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.predictions import FeedbackGiven
@@ -14,6 +14,8 @@ from tests.unit.deployer.fakes import Deployer, deliveries, observed
 
 BEFORE = range(1_000, 1_200)
 """Numbers of the primary's requests in shadow."""
+NOON = utc_now().replace(hour=12, minute=0, second=0, microsecond=0) + timedelta(days=2)
+"""When the requests are: after all that a test does, and on one day, also where it runs at midnight."""
 
 
 async def see(
@@ -25,8 +27,7 @@ async def see(
     confidence: float | None = None,
 ) -> None:
     """One request of each number, of a user of that number, some days later."""
-    at = deployer.last.occurred_at + timedelta(days=day, minutes=1)
-    later = {"latency_ms": latency_ms, "confidence": confidence, "occurred_at": at}
+    later = {"latency_ms": latency_ms, "confidence": confidence, "occurred_at": NOON + timedelta(days=day)}
     events = [observed(deployer.last, number, variant).model_copy(update=later) for number in numbers]
     await deployer.handlers.on_observed(deliveries(events))
 
@@ -36,8 +37,7 @@ async def leave(
 ) -> None:
     """Requests whose clients leave after a while, before the whole answer is there: after as long as the primary's 95th
     percentile."""
-    at = deployer.last.occurred_at + timedelta(days=day, minutes=1)
-    left = {"status": 499, "latency_ms": after_ms, "occurred_at": at}
+    left = {"status": 499, "latency_ms": after_ms, "occurred_at": NOON + timedelta(days=day)}
     events = [observed(deployer.last, number, variant).model_copy(update=left) for number in numbers]
     await deployer.handlers.on_observed(deliveries(events))
 
