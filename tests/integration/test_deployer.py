@@ -20,7 +20,7 @@ from schemas.rollouts import Stage
 from services.deployer.clients import Strategy, UnleashAdmin
 from services.deployer.main import MIGRATIONS
 from services.deployer.rollout import Rollout
-from services.deployer.statistics.canary import Arms
+from services.deployer.statistics.canary import Arms, rank_of
 from services.deployer.statistics.guards import Guard
 from services.deployer.storage import canaries
 from services.deployer.storage.ledger import PostgresLedger
@@ -29,7 +29,7 @@ from shared.errors import DependencyUnavailable
 from shared.settings import Settings
 from shared.storage.database import build_engine
 from shared.storage.migration import migrate
-from tests.unit.deployer.canaries import audited, feedback, in_canary, leave, see
+from tests.unit.deployer.canaries import NOON, audited, feedback, in_canary, leave, see
 from tests.unit.deployer.fakes import CUTOFF, Deployer, answer, deliveries, evaluated, observed, pair, pair_with_tools
 
 pytestmark = pytest.mark.stack
@@ -537,7 +537,7 @@ async def test_complaints_after_a_promotion_count_in_the_arm_that_answered_since
 async def test_a_canary_leaves_numbers_a_sample_of_its_answers_and_as_many_users_as_it_needs(
     real: Real, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A row for each request would be gigabytes for a busy task."""
+    """A row for each request would be gigabytes for a busy task. Both arms are sampled alike, by one rank."""
     monkeypatch.setattr(canaries, "SAMPLED_ANSWERS", 40)
     deployer = real.deployer
     await deployer.handlers.on_evaluated(evaluated("a1", real.task))
@@ -554,9 +554,11 @@ async def test_a_canary_leaves_numbers_a_sample_of_its_answers_and_as_many_users
 
     for number in range(2_400):  # 400 of the canary, 2,000 of others.
         await deployer.handlers.on_feedback(feedback(deployer.last, number))
+    ranks = [rank_of(deployer.last.rollout_id, f"{real.task}.seen-{number}") for number in range(2_400)]
+    answered, others = [*ranks[:7], *ranks[8:400]], [ranks[7], *ranks[400:]]
+    last = sorted(answered)[39]
     canary, bad = (await deployer.ledger.load(deployer.last.rollout_id)).canary.bad(Guard.FEEDBACK)
-    assert canary == 40
-    assert 120 < bad - canary < 290, "a tenth of the others: both arms are sampled alike"
+    assert (canary, bad - canary) == (40, sum(rank <= last for rank in others))
 
     await see(deployer, [7_777], Variant.BASE, latency_ms=9_000.0)
     assert "LATENCY" in await real.dump("bad_users")
@@ -574,10 +576,10 @@ async def test_the_primary_is_measured_by_a_random_sample_of_subjects_and_days(
     for batch in range(10):
         await see(real.deployer, range(100 * batch, 100 * batch + 100), Variant.BASE, latency_ms=float(batch))
     rows = (await real.dump("latencies")).splitlines()
-    latencies = [row.rsplit(",", 2)[1] for row in rows]  # Before the confidence.
+    rollout, day = real.deployer.last.rollout_id, NOON.date().isoformat()
+    chosen = sorted(range(1_000), key=lambda number: rank_of(rollout, f"user-{number}", day))[:100]
+    assert {row.split(",")[1] for row in rows} == {f"user-{number}" for number in chosen}
     assert len(rows) == 100
-    assert len(set(latencies)) == 10
-    assert max(map(latencies.count, latencies)) < 30
 
 
 async def test_requests_are_counted_until_a_promotion_is_settled(real: Real) -> None:
