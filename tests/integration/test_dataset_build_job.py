@@ -71,10 +71,14 @@ def spec_of(rows: list[tuple[str, str]]) -> TaskSpec:
 
 
 def correction(spec: TaskSpec, number: int, text: str, label: str, user_hash: str = "u") -> CorrectionSubmitted:
+    """A correction of a prediction whose id does not have the task's random name in it.
+
+    Hashes of the ids decide which rows are held out, and in which order the noise model gets them.
+    """
     return CorrectionSubmitted(
         occurred_at=NOON + timedelta(seconds=number), task=spec.name, task_revision=spec.revision,
         correction_id=f"{spec.name}-c{number}", request_id=f"{spec.name}-r{number}",
-        prediction_id=f"{spec.name}-p{number}", purpose=Purpose.LOW_CONFIDENCE, reviewer=f"reviewer-{number % 3}",
+        prediction_id=f"desk-p{number}", purpose=Purpose.LOW_CONFIDENCE, reviewer=f"reviewer-{number % 3}",
         call=Call(messages=(Message(role=Role.USER, content=text),)), answers=(Answer(text=spec.labels[0]),),
         label=label, user_hash=user_hash,
     )  # fmt: skip
@@ -191,7 +195,7 @@ async def test_scores_are_stored_with_the_outcome_change_later_and_go_with_the_c
 ) -> None:
     spec = TaskSpec(name=f"desk-{uuid4().hex[:8]}", kind=TaskKind.CLASSIFICATION, system_prompt="", labels=("a", "b"))
     await save(store, [correction(spec, n, f"text {n}", "a", f"u{n}") for n in range(3)])
-    key = (f"{spec.name}-p0", "a"), (f"{spec.name}-p1", "a"), (f"{spec.name}-p2", "a")
+    key = ("desk-p0", "a"), ("desk-p1", "a"), ("desk-p2", "a")
     score = LabelScore(0.1234, "b", 0.8, is_issue=True, rows=3)
     failed = StepFailed(
         task=spec.name, task_revision="r1", cycle_id=f"{spec.name}-1", service=NAME, step="dataset", reason="r",
