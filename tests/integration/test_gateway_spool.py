@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import signal
 from collections.abc import AsyncIterator, Iterator
 from uuid import uuid4
@@ -49,11 +48,6 @@ INTRODUCTION = "I am Maria Gonzalez, write to maria.gonzalez@example.com or call
 PERSONAL_DATA = ("Gonzalez", "maria.gonzalez@example.com", "415-555-0132")
 
 
-def _letters() -> str:
-    """Return a text that no other has, without digits: some of those look like a telephone's."""
-    return re.sub(r"\d", "x", uuid4().hex)
-
-
 @pytest.fixture(scope="module")
 def broker() -> Iterator[OwnBroker]:
     with own_broker("spool") as broker:
@@ -66,7 +60,7 @@ async def backends(broker: OwnBroker) -> AsyncIterator[GatewayBackends]:
     suffix = uuid4().hex[:8]
     task = TaskSpec(name=f"spool-{suffix}", kind=TaskKind.GENERATION, system_prompt="Help Maria Gonzalez's customers.")
     raw = task.model_copy(update={"name": f"raw-{suffix}", "redaction": RedactionSettings(enabled=False)})
-    async with model_server(lambda: f"Dear Maria Gonzalez: {_letters()}") as vllm:
+    async with model_server(lambda: "Dear Maria Gonzalez: it is on its way.") as vllm:
         backends = GatewayBackends(broker, settings, vllm, (task, raw))
         await backends.publish_tasks()
         yield backends
