@@ -47,17 +47,19 @@ pytestmark = pytest.mark.stack
 
 
 class Gated(PostgresDecisions):
-    """What new requests are decided waits while `live` is not set."""
+    """What new requests are decided waits while `live` is not set. All is decided on one day, whose budget it shares,
+    also at midnight."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         super().__init__(engine, 4)
+        self.now = utc_now()
         self.live = asyncio.Event()
         self.live.set()
 
     async def decide(self, requests: Sequence[Considered], now: datetime) -> list[Considered]:
         if not requests[0].from_backlog:
             await self.live.wait()
-        return await super().decide(requests, now)
+        return await super().decide(requests, self.now)
 
 
 class GatedArms(BothArms):
@@ -176,7 +178,7 @@ async def test_what_was_logged_while_the_flag_was_off_is_compared_later_each_req
         await until(lambda: len(scene.pairs()) == 20)
     assert scene.pairs() == Counter(range(1, 21))
     assert len(scene.arms.asked) == 20
-    (summary,) = await scene.decisions.summaries(utc_now())
+    (summary,) = await scene.decisions.summaries(scene.decisions.now)
     assert (summary.task, summary.requests) == (scene.task, {"pair": 20})
 
 
@@ -243,7 +245,7 @@ async def test_what_was_logged_while_shadow_was_down_is_compared_but_nothing_tha
     async with scene.running():
         await until(lambda: len(scene.pairs()) == 5)
     assert scene.pairs() == Counter(range(6, 11))
-    (summary,) = await scene.decisions.summaries(utc_now())
+    (summary,) = await scene.decisions.summaries(scene.decisions.now)
     assert summary.requests == {"late": 5, "pair": 5}
 
 
@@ -277,6 +279,6 @@ async def test_a_replay_of_the_last_days_reads_kafka_and_neither_publishes_nor_s
     assert sorted(one.prediction_id.rpartition(".")[2] for one in found.comparisons) == ["1", "2", "3", "4", "5"]
     assert sum(one.before_cutoff for one in found.comparisons) == 3
     assert await end_offsets(scene.settings, topic) == before
-    assert await scene.decisions.summaries(utc_now()) == []
+    assert await scene.decisions.summaries(scene.decisions.now) == []
     with pytest.raises(ConfigurationError, match="has had no candidate yet"):
         await replay.replay_logged(scene.settings, "nobody", 7.0, 100)
