@@ -212,6 +212,11 @@ async def publish_task(settings: Settings, spec: TaskSpec) -> None:
 
 async def read_topic(settings: Settings, topic: str) -> list[tuple[bytes, bytes]]:
     """Return the keys and values of all records that are on the topic now."""
+    return [(record.key or b"", record.value) for record in await read_records(settings, topic)]
+
+
+async def read_records(settings: Settings, topic: str) -> list[Any]:
+    """Return all records that are on the topic now, however long the broker takes to send them."""
     consumer = AIOKafkaConsumer(
         topic, **client_options(settings), enable_auto_commit=False, auto_offset_reset="earliest"
     )
@@ -219,11 +224,11 @@ async def read_topic(settings: Settings, topic: str) -> list[tuple[bytes, bytes]
     try:
         ends = await end_offsets(settings, list(consumer.assignment()))
         assert ends, f"no partition of {topic} is known"
-        found: list[tuple[bytes, bytes]] = []
+        found: list[Any] = []
         async with asyncio.timeout(PATIENCE_SECONDS):
             while any([await consumer.position(partition) < end for partition, end in ends.items()]):
                 batches = await consumer.getmany(timeout_ms=500)
-                found += [(record.key or b"", record.value) for batch in batches.values() for record in batch]
+                found += [record for batch in batches.values() for record in batch]
         return found
     finally:
         await consumer.stop()

@@ -12,7 +12,6 @@ from uuid import uuid4
 import httpx
 import pytest
 import sqlalchemy as sa
-from aiokafka import AIOKafkaConsumer
 
 from schemas.base import Variant, utc_now
 from schemas.conversation import Answer, Call, Message, Role
@@ -37,8 +36,9 @@ from shared.service import running
 from shared.settings import Settings
 from shared.storage.database import build_engine
 from shared.storage.migration import migrate
+from tests.integration.gateway_process import read_topic
 from tests.unit.console.fakes import with_tools
-from tests.waiting import PATIENCE_SECONDS
+from tests.waiting import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.stack
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -652,19 +652,8 @@ async def console(stack_settings: Settings, port: int) -> AsyncIterator[httpx.As
 
 
 async def corrections_of(settings: Settings, task: str) -> list[CorrectionSubmitted]:
-    topic = "corrections.submitted.v1"
-    consumer = AIOKafkaConsumer(topic, bootstrap_servers=settings.kafka, auto_offset_reset="earliest")
-    await consumer.start()
-    try:
-        found: list[CorrectionSubmitted] = []
-        while batches := await consumer.getmany(timeout_ms=1_500):
-            records = [record for batch in batches.values() for record in batch]
-            found += [
-                CorrectionSubmitted.model_validate_json(r.value) for r in records if r.key.startswith(task.encode())
-            ]
-        return found
-    finally:
-        await consumer.stop()
+    records = await read_topic(settings, "corrections.submitted.v1")
+    return [CorrectionSubmitted.model_validate_json(value) for key, value in records if key.startswith(task.encode())]
 
 
 async def test_a_question_from_kafka_is_answered_over_http_and_published_once(
@@ -681,14 +670,12 @@ async def test_a_question_from_kafka_is_answered_over_http_and_published_once(
 
     async with console(stack_settings, unused_tcp_port_factory()) as client:
 
-        async def items() -> list[dict[str, Any]]:
+        async def items() -> list[dict[str, Any]] | None:
             answer = await client.get("/api/queue", params={"task": task, "reviewer": "ann", "limit": 10})
-            return answer.json()["items"] if answer.status_code == 200 else []  # type: ignore[no-any-return]
+            found = answer.json()["items"] if answer.status_code == 200 else []
+            return found if len(found) == 3 else None
 
-        for _ in range(200):
-            if len(found := await items()) == 3:
-                break
-            await asyncio.sleep(0.1)
+        found = await until(items)
         assert [item["request_id"] for item in found] == [f"{task}-t1", f"{task}-q2", f"{task}-q1"]
         assert Call.model_validate(found[1]["call"]) == asked[2].call
         body = {"request_id": f"{task}-t1", "reviewer": "ann", "label": "delivery", "seconds": 1.5}

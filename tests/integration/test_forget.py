@@ -60,6 +60,8 @@ from shared.settings import Settings
 from shared.storage.database import database_url
 from tests.integration.consumer_groups import skip_backlog
 from tests.integration.test_shadow import following
+from tests.integration.gateway_process import read_records
+from tests.integration.test_scheduler import SELDOM
 from tests.unit.deployer.fakes import evaluated
 from tests.unit.shared.adapter_folders import first_tokens, write_adapter, write_probes
 from tests.unit.shared.storage.kept_media import upload
@@ -169,13 +171,7 @@ class Services:
 
     async def records(self, topic: str) -> list[Any]:
         """Return the task's records of a topic."""
-        consumer = AIOKafkaConsumer(topic, bootstrap_servers=self.settings.kafka, auto_offset_reset="earliest")
-        await consumer.start()
-        found: list[Any] = []
-        while batches := await consumer.getmany(timeout_ms=1_000):
-            found += [r for batch in batches.values() for r in batch if self.task.encode() in (r.value or b"")]
-        await consumer.stop()
-        return found
+        return [r for r in await read_records(self.settings, topic) if self.task.encode() in (r.value or b"")]
 
     async def send_again(self) -> None:
         """Send every record of the task once more, unchanged, except the request to erase."""

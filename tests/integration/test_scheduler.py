@@ -12,8 +12,8 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from aiokafka import AIOKafkaConsumer
 
+from deploy.devstack.ports import take_ports
 from schemas.cycles import CycleFinished, CycleStarted, StepFailed
 from services.scheduler.clients import KafkaFenceReader
 from services.scheduler.domain import CycleEnd, ScheduledRun, cycle_finished
@@ -27,6 +27,7 @@ from shared.service import running
 from shared.settings import Settings
 from shared.storage.database import build_engine
 from shared.storage.migration import migrate
+from tests.integration.gateway_process import read_topic
 from tests.integration.publishing import publish
 from tests.waiting import PATIENCE_SECONDS, until
 
@@ -174,14 +175,8 @@ async def scheduler(stack_settings: Settings, tasks: Path, port: int) -> AsyncIt
 
 
 async def events_of(settings: Settings, topic: str, task: str) -> list[bytes]:
-    """All records of a task on a topic with one partition."""
-    consumer = AIOKafkaConsumer(topic, bootstrap_servers=settings.kafka, auto_offset_reset="earliest")
-    await consumer.start()
-    try:
-        batches = await consumer.getmany(timeout_ms=1_500, max_records=100_000)
-        return [record.value for batch in batches.values() for record in batch if record.key == task.encode()]
-    finally:
-        await consumer.stop()
+    """All records of a task that are on a topic now."""
+    return [value for key, value in await read_topic(settings, topic) if key == task.encode()]
 
 
 async def test_a_cycle_runs_from_its_file_to_its_end_across_a_restart(
