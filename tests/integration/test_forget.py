@@ -83,6 +83,7 @@ kind: classification
 system_prompt: Which queue?
 labels: [delivery, refund]
 dataset: {{max_age_days: {days}, min_examples: 2, min_examples_per_label: 1, eval_share: 0.4}}
+cron: {cron}
 failures: {{overlap_share: 0.0, audit_share: 0.0}}
 retention_days: {days}
 """
@@ -260,7 +261,7 @@ async def scene(
     task = f"forget-{uuid4().hex[:8]}"
     (tmp_path / "tasks").mkdir()
     file = tmp_path / "tasks" / f"{task}.yaml"
-    file.write_text(TASK.format(name=task, days=RETENTION_DAYS))
+    file.write_text(TASK.format(name=task, days=RETENTION_DAYS, cron=SELDOM))
     folder = tmp_path / "artifacts" / "adapters" / "lora"
     base = TaskSpec.model_fields["base_model"].default
     write_adapter(folder, base)

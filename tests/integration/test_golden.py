@@ -24,7 +24,7 @@ from shared.model.inference import InferenceClient
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.golden_sets import read_golden_set
-from tests.integration.test_scheduler import events_of, scheduler
+from tests.integration.test_scheduler import SELDOM, events_of, scheduler
 from tests.waiting import until
 
 pytestmark = pytest.mark.stack
@@ -45,6 +45,7 @@ async def test_a_golden_file_of_20_000_rows_is_published_and_named_by_its_event(
     assert golden.stat().st_size > 5 * 1024 * 1024  # More than any record of Kafka may have.
     (tmp_path / f"{task}.yaml").write_text(
         f"name: {task}\nkind: classification\nsystem_prompt: p\nlabels: [a, b]\ngolden_file: golden.jsonl\n"
+        f"cron: {SELDOM}\n"
     )
     async with scheduler(stack_settings, tmp_path, unused_tcp_port_factory()):
         (value,) = await until(lambda: events_of(stack_settings, "tasks.changed.v1", task))

@@ -33,6 +33,8 @@ from tests.waiting import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.stack
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+SELDOM = "0 0 29 2 *"
+"""When the cron of a task whose cycles a test starts itself is due: else one begins on a Monday at three."""
 
 
 @pytest.fixture
@@ -182,7 +184,9 @@ async def events_of(settings: Settings, topic: str, task: str) -> list[bytes]:
 async def test_a_cycle_runs_from_its_file_to_its_end_across_a_restart(
     stack_settings: Settings, task: str, tmp_path: Path, unused_tcp_port_factory: Callable[[], int]
 ) -> None:
-    (tmp_path / f"{task}.yaml").write_text(f"name: {task}\nkind: classification\nsystem_prompt: p\nlabels: [a, b]\n")
+    (tmp_path / f"{task}.yaml").write_text(
+        f"name: {task}\nkind: classification\nsystem_prompt: p\nlabels: [a, b]\ncron: {SELDOM}\n"
+    )
     (tmp_path / "broken.yaml").write_text("name: [\n")
     port = unused_tcp_port_factory()
 
