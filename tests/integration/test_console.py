@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,6 +12,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from deploy.devstack.ports import take_ports
 from schemas.base import Variant, utc_now
 from schemas.conversation import Answer, Call, Message, Role
 from schemas.cycles import CycleFinished, CycleStarted, StepProgressed
@@ -657,7 +657,7 @@ async def corrections_of(settings: Settings, task: str) -> list[CorrectionSubmit
 
 
 async def test_a_question_from_kafka_is_answered_over_http_and_published_once(
-    stack_settings: Settings, task: str, unused_tcp_port_factory: Callable[[], int]
+    stack_settings: Settings, task: str
 ) -> None:
     broker = build_broker(stack_settings, "deployer")
     await broker.start()
@@ -668,7 +668,7 @@ async def test_a_question_from_kafka_is_answered_over_http_and_published_once(
         await publisher.publish(event)
     await broker.stop()
 
-    async with console(stack_settings, unused_tcp_port_factory()) as client:
+    async with console(stack_settings, take_ports(1)[0]) as client:
 
         async def items() -> list[dict[str, Any]] | None:
             answer = await client.get("/api/queue", params={"task": task, "reviewer": "ann", "limit": 10})

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -26,6 +26,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from typer.testing import CliRunner
 
 from deploy.cli.app import app
+from deploy.devstack.ports import take_ports
 from schemas.adapters import PROBES
 from schemas.base import Variant, utc_now
 from schemas.catalog import topics_consumed_by
@@ -59,9 +60,9 @@ from shared.service import running
 from shared.settings import Settings
 from shared.storage.database import database_url
 from tests.integration.consumer_groups import skip_backlog
-from tests.integration.test_shadow import following
 from tests.integration.gateway_process import read_records
 from tests.integration.test_scheduler import SELDOM
+from tests.integration.test_shadow import following
 from tests.unit.deployer.fakes import evaluated
 from tests.unit.shared.adapter_folders import first_tokens, write_adapter, write_probes
 from tests.unit.shared.storage.kept_media import upload
@@ -82,8 +83,8 @@ name: {name}
 kind: classification
 system_prompt: Which queue?
 labels: [delivery, refund]
-dataset: {{max_age_days: {days}, min_examples: 2, min_examples_per_label: 1, eval_share: 0.4}}
 cron: {cron}
+dataset: {{max_age_days: {days}, min_examples: 2, min_examples_per_label: 1, eval_share: 0.4}}
 failures: {{overlap_share: 0.0, audit_share: 0.0}}
 retention_days: {days}
 """
@@ -254,10 +255,7 @@ async def vllm_that_serves(adapter: str) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def scene(
-    stack_settings: Settings, tmp_path: Path, unused_tcp_port_factory: Callable[[], int],
-    monkeypatch: pytest.MonkeyPatch,
-) -> AsyncIterator[Services]:  # fmt: skip
+async def scene(stack_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Services]:
     task = f"forget-{uuid4().hex[:8]}"
     (tmp_path / "tasks").mkdir()
     file = tmp_path / "tasks" / f"{task}.yaml"
@@ -269,7 +267,7 @@ async def scene(
     await skip_backlog(stack_settings, "scheduler", *STORES)
     monkeypatch.setattr(retention, "_ROUND_SECONDS", 0.5)
     async with vllm_that_serves("lora") as engine:
-        ports = [unused_tcp_port_factory() for _ in range(3)]
+        ports = take_ports(3)
         values = {
             **stack_settings.model_dump(), "artifacts": str(tmp_path / "artifacts"), "vllm": engine,
             "lake": str(tmp_path / "lake"), "prediction_log_maintenance_seconds": 1.0, "prediction_log_grace_hours": 0,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,6 +12,7 @@ import pytest
 
 from deploy.cli.golden.corrections import read_corrections
 from deploy.cli.golden.suggestions import ask_base, right_twice
+from deploy.devstack.ports import take_ports
 from schemas.conversation import Answer, Call, Message, Role
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.predictions import SubjectForgotten
@@ -37,7 +37,7 @@ def task() -> str:
 
 
 async def test_a_golden_file_of_20_000_rows_is_published_and_named_by_its_event(
-    stack_settings: Settings, task: str, tmp_path: Path, unused_tcp_port_factory: Callable[[], int]
+    stack_settings: Settings, task: str, tmp_path: Path
 ) -> None:
     golden = tmp_path / "golden.jsonl"
     words = "a question of several hundred characters, as long as people write them, " * 5
@@ -47,7 +47,7 @@ async def test_a_golden_file_of_20_000_rows_is_published_and_named_by_its_event(
         f"name: {task}\nkind: classification\nsystem_prompt: p\nlabels: [a, b]\ngolden_file: golden.jsonl\n"
         f"cron: {SELDOM}\n"
     )
-    async with scheduler(stack_settings, tmp_path, unused_tcp_port_factory()):
+    async with scheduler(stack_settings, tmp_path, take_ports(1)[0]):
         (value,) = await until(lambda: events_of(stack_settings, "tasks.changed.v1", task))
     assert len(value) < 10_000
     spec = TaskChanged.model_validate_json(value).spec

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -182,13 +182,13 @@ async def events_of(settings: Settings, topic: str, task: str) -> list[bytes]:
 
 
 async def test_a_cycle_runs_from_its_file_to_its_end_across_a_restart(
-    stack_settings: Settings, task: str, tmp_path: Path, unused_tcp_port_factory: Callable[[], int]
+    stack_settings: Settings, task: str, tmp_path: Path
 ) -> None:
     (tmp_path / f"{task}.yaml").write_text(
         f"name: {task}\nkind: classification\nsystem_prompt: p\nlabels: [a, b]\ncron: {SELDOM}\n"
     )
     (tmp_path / "broken.yaml").write_text("name: [\n")
-    port = unused_tcp_port_factory()
+    (port,) = take_ports(1)
 
     async with scheduler(stack_settings, tmp_path, port) as client:
 
