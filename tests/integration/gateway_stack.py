@@ -42,7 +42,9 @@ class UnleashAdmin:
 
     def __init__(self, settings: Settings) -> None:
         self._http = httpx.AsyncClient(
-            base_url=f"{settings.unleash}/api/admin/", headers={"Authorization": settings.unleash_admin_token}
+            base_url=f"{settings.unleash}/api/admin/",
+            headers={"Authorization": settings.unleash_admin_token},
+            timeout=PATIENCE_SECONDS,
         )
         self._features = "projects/default/features"
         self._created: list[str] = []
@@ -108,7 +110,7 @@ class Gateway:
         (event,) = await self.event(PredictionLogged, prediction_id)
         return event, next(answer for answer in event.answers if answer.prediction_id == prediction_id)
 
-    async def event(self, kind: type[Event], prediction_id: str, count: int = 1, seconds: float = 120.0) -> list[Any]:
+    async def event(self, kind: type[Event], prediction_id: str, count: int = 1) -> list[Any]:
         """Wait for `count` events of this kind about this prediction, and return them."""
         consumer = AIOKafkaConsumer(
             topic_of(kind).name, bootstrap_servers=self.settings.kafka.split(","), auto_offset_reset="earliest"
@@ -116,7 +118,7 @@ class Gateway:
         await consumer.start()
         found: list[Any] = []
         try:
-            deadline = time.monotonic() + seconds
+            deadline = time.monotonic() + PATIENCE_SECONDS
             while len(found) < count and time.monotonic() < deadline:
                 for records in (await consumer.getmany(timeout_ms=500)).values():
                     found += [
@@ -147,7 +149,7 @@ async def gateway(
     values = {**stack_settings.model_dump(), "home": home, "gateway_port": take_ports(1)[0]}
     settings = GatewaySettings(**values)
     await asyncio.to_thread(create_topics, settings)
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as http:
         served = (await http.get(f"{settings.vllm_urls[0]}/v1/models")).json()["data"]
     base_model = next(model["id"] for model in served if model.get("parent") is None)
     spec = TaskSpec(

@@ -73,7 +73,7 @@ class ModelProcess:
     async def start(self) -> None:
         """Start the server and wait until it answers."""
         self.launch()
-        async with httpx.AsyncClient() as http, asyncio.timeout(PATIENCE_SECONDS):
+        async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as http, asyncio.timeout(PATIENCE_SECONDS):
             while True:
                 with contextlib.suppress(httpx.TransportError):
                     await http.get(f"{self.url}/v1/models")

@@ -42,7 +42,7 @@ from shared.settings import Settings
 from shared.storage.database import build_engine, transaction
 from shared.storage.migration import migrate
 from tests.integration.publishing import AbsentBroker, publish
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 TOPIC, FEEDBACK = "corrections.submitted.v1", "feedback.given.v1"
@@ -381,7 +381,7 @@ async def test_an_erasure_waits_until_what_is_built_without_it_is_published_and_
         await asyncio.sleep(0.2)
         assert not erasure.done()
         await save(version, Decisions())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await erasure
     assert await store.outcome(f"{task}-1") == version
 

@@ -31,6 +31,7 @@ from shared.storage.database import build_engine
 from shared.storage.migration import migrate
 from tests.unit.deployer.canaries import NOON, audited, feedback, in_canary, leave, see
 from tests.unit.deployer.fakes import CUTOFF, Deployer, answer, deliveries, evaluated, observed, pair, pair_with_tools
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.stack
 
@@ -56,7 +57,7 @@ class Real:
     async def seen_by_clients(self) -> dict[str, dict[str, object]]:
         """The flags as SDKs poll them."""
         headers = {"Authorization": self.settings.unleash_client_token}
-        async with httpx.AsyncClient(headers=headers) as client:
+        async with httpx.AsyncClient(headers=headers, timeout=PATIENCE_SECONDS) as client:
             answer = await client.get(f"{self.settings.unleash}/api/client/features")
         return {feature["name"]: feature for feature in answer.json()["features"]}
 

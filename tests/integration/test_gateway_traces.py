@@ -154,7 +154,7 @@ async def test_what_the_ratchet_package_logs_is_in_the_lake_with_its_feedback(
     messages = [{"role": "user", "content": "Where is my parcel?"}]
     name = client.log(backends.task, messages, answer, latency_ms=12.5, model="claude", user="ann")
     client.feedback(name, "edited", text="It is on its way.")
-    assert await asyncio.to_thread(client.flush, 20.0)
+    assert await asyncio.to_thread(client.flush, PATIENCE_SECONDS)
     client.close()
     assert client.dropped == 0
     (row,) = await _rows(lake, PREDICTIONS, answer=answer)

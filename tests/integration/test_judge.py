@@ -14,6 +14,7 @@ from services.evaluator.judge.client import JudgeClient
 from services.evaluator.judge.step import judge_arms
 from services.evaluator.recipe import ArmAnswers
 from services.evaluator.verdict import Asked
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.stack
 
@@ -44,7 +45,7 @@ GOOD_AND_BAD = (
 
 @pytest.fixture
 def base(vllm: str) -> str:
-    models = httpx.get(f"{vllm}/v1/models").json()["data"]
+    models = httpx.get(f"{vllm}/v1/models", timeout=PATIENCE_SECONDS).json()["data"]
     return str(next(model["id"] for model in models if model["parent"] is None))
 
 

@@ -83,7 +83,9 @@ def test_parts_answer_at_the_addresses_in_stack_env(home: Home) -> None:
     with psycopg.connect(values["RATCHET_POSTGRES"]) as connection:
         assert connection.execute("SHOW fsync").fetchone() == ("on",)
     url, admin = values["RATCHET_UNLEASH"], values["RATCHET_UNLEASH_ADMIN_TOKEN"]
-    features = httpx.get(f"{url}/api/admin/projects/default/features", headers={"Authorization": admin})
+    features = httpx.get(
+        f"{url}/api/admin/projects/default/features", headers={"Authorization": admin}, timeout=PATIENCE_SECONDS
+    )
     assert features.status_code == 200
     assert [home.status()[part].state for part in FAST_PARTS] == ["ready"] * 3
 

@@ -48,7 +48,7 @@ def write_adapter(folder: Path, base: Path, base_name: str, seed: int) -> None:
 @pytest.fixture
 def adapters(vllm: str, stack_settings: Settings) -> Iterator[dict[str, str]]:
     """The names of the served base, two adapters of it, and one of another base (`foreign`)."""
-    models = httpx.get(f"{vllm}/v1/models").json()["data"]
+    models = httpx.get(f"{vllm}/v1/models", timeout=PATIENCE_SECONDS).json()["data"]
     base = next(model["id"] for model in models if model["parent"] is None)
     folder, suffix = stack_settings.home / "artifacts" / "adapters", uuid.uuid4().hex[:8]
     names = {"base": base, **{kind: f"{kind}-{suffix}" for kind in ("first", "second", "foreign")}}
@@ -57,7 +57,7 @@ def adapters(vllm: str, stack_settings: Settings) -> Iterator[dict[str, str]]:
         write_adapter(folder / names[kind], stack_settings.models_folder / base, base_name, seed)
     yield names
     for kind in ("first", "second", "foreign"):
-        httpx.post(f"{vllm}/v1/unload_lora_adapter", json={"lora_name": names[kind]})
+        httpx.post(f"{vllm}/v1/unload_lora_adapter", json={"lora_name": names[kind]}, timeout=PATIENCE_SECONDS)
         shutil.rmtree(folder / names[kind])
 
 
@@ -83,7 +83,7 @@ def distance(first: dict[str, float], second: dict[str, float]) -> float:
 
 def test_an_adapter_in_the_folder_is_served_under_its_name(vllm: str, adapters: dict[str, str]) -> None:
     assert distance(first_token(ask(vllm, adapters["first"])), first_token(ask(vllm, adapters["base"]))) > 0.5
-    listed = {model["id"] for model in httpx.get(f"{vllm}/v1/models").json()["data"]}
+    listed = {model["id"] for model in httpx.get(f"{vllm}/v1/models", timeout=PATIENCE_SECONDS).json()["data"]}
     assert adapters["first"] in listed
 
 

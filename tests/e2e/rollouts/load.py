@@ -15,6 +15,7 @@ import aiohttp
 import orjson
 
 from tests.e2e.rollouts.engine import text_of
+from tests.waiting import PATIENCE_SECONDS
 
 _DONE = b"data: [DONE]"
 
@@ -96,7 +97,7 @@ async def load_on(
     url: str, task: str, labels: Sequence[str], paces: Sequence[float] = (0.05,) * 12
 ) -> AsyncIterator[Load]:
     """Send requests for the length of a `with`; what is under way at its end is not counted."""
-    timeout = aiohttp.ClientTimeout(total=30.0)
+    timeout = aiohttp.ClientTimeout(total=PATIENCE_SECONDS)
     async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as http:
         load = Load(http, url, task, labels, paces)
         running = asyncio.create_task(load.run_forever())

@@ -53,7 +53,7 @@ async def test_a_disconnect_within_a_stream_logs_the_partial_answer_as_client_le
     gateway.upstream.pieces = [*REFUND[:2], asyncio.Event()]
     asked = {**ASKED, "stream": True}
     async with (
-        httpx.AsyncClient() as http,
+        httpx.AsyncClient(timeout=PATIENCE_SECONDS) as http,
         http.stream("POST", f"{address}/chat/completions", json=asked) as response,
     ):
         seen = b""
@@ -79,7 +79,7 @@ async def test_a_disconnect_before_the_first_piece_of_a_stream_is_observed(gatew
 
 async def test_one_connection_serves_answers_streams_errors_and_the_rest(gateway: Gateway, address: str) -> None:
     limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
-    async with httpx.AsyncClient(limits=limits) as http:
+    async with httpx.AsyncClient(limits=limits, timeout=PATIENCE_SECONDS) as http:
         for _ in range(2):
             assert (await http.post(f"{address}/chat/completions", json=ASKED)).status_code == 200
             streamed = await http.post(f"{address}/chat/completions", json={**ASKED, "stream": True})
@@ -92,7 +92,7 @@ async def test_one_connection_serves_answers_streams_errors_and_the_rest(gateway
 async def test_a_slow_answer_is_delivered(gateway: Gateway, address: str) -> None:
     gateway.upstream.waits_for = asyncio.Event()
     asyncio.get_running_loop().call_later(0.3, gateway.upstream.waits_for.set)
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as http:
         assert (await http.post(f"{address}/chat/completions", json=ASKED)).status_code == 200
     assert [event.status for event in gateway.log.observed] == [200]
 

@@ -309,7 +309,7 @@ async def test_a_declared_body_is_charged_to_its_key_before_it_has_come(tmp_path
 
 async def test_nothing_of_a_slow_request_waits_for_the_garbage_collector(gateway: Gateway) -> None:
     """Its full run is rare, and until then the body of each request would stay."""
-    async with listening(gateway.app) as (port, _), httpx.AsyncClient() as http:
+    async with listening(gateway.app) as (port, _), httpx.AsyncClient(timeout=PATIENCE_SECONDS) as http:
         before = {id(exchange) for exchange in _exchanges()}
         gc.disable()
         try:

@@ -113,7 +113,10 @@ def test_a_body_over_the_limit_is_refused_and_the_client_sees_the_413(
     tmp_path: Path, run: Loop, lines: tuple[str, ...]
 ) -> None:
     async def scenario() -> None:
-        async with guarded(tmp_path, body=1_000_000) as (_, key, port), httpx.AsyncClient() as http:
+        async with (
+            guarded(tmp_path, body=1_000_000) as (_, key, port),
+            httpx.AsyncClient(timeout=PATIENCE_SECONDS) as http,
+        ):
             headers = {"authorization": f"Bearer {key}", **dict(line.split(": ") for line in lines)}
 
             async def undeclared() -> AsyncIterator[bytes]:

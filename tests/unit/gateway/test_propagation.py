@@ -13,6 +13,7 @@ from services.gateway.asgi.propagation import sent_request_id, upstream_lines
 from services.gateway.upstreams.upstream import UpstreamFailed
 from tests.unit.gateway.conftest import serving
 from tests.unit.gateway.real_sockets import listening
+from tests.waiting import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from tests.unit.gateway.conftest import Gateway
@@ -134,7 +135,11 @@ def test_lines_of_a_request_end_as_header_lines_do() -> None:
 
 def test_a_real_client_gets_the_id_on_one_connection_for_answer_stream_and_error() -> None:
     async def scenario() -> None:
-        async with serving() as gateway, listening(gateway.app) as (port, _), httpx.AsyncClient() as http:
+        async with (
+            serving() as gateway,
+            listening(gateway.app) as (port, _),
+            httpx.AsyncClient(timeout=PATIENCE_SECONDS) as http,
+        ):
             url = f"http://127.0.0.1:{port}/v1/chat/completions"
             for number, body in enumerate((CHAT, {**CHAT, "stream": True}, {})):
                 response = await http.post(url, json=body, headers={"x-request-id": f"mine-{number}"})

@@ -23,7 +23,7 @@ from services.gateway.settings import UpstreamLimits
 from services.gateway.upstreams.replicas import Replicas
 from shared.service import HttpServer, Service, running
 from tests.unit.gateway.conftest import REFUND, serving
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 
 if TYPE_CHECKING:
     from tests.unit.gateway.conftest import Gateway
@@ -81,7 +81,10 @@ class Stack:
 
     async def read(self, events: int | None = None) -> bytes:
         """Ask for a stream on a connection of its own, which closes after this many events or the last one."""
-        async with httpx.AsyncClient() as http, http.stream("POST", self.url, json=STREAMED) as response:
+        async with (
+            httpx.AsyncClient(timeout=PATIENCE_SECONDS) as http,
+            http.stream("POST", self.url, json=STREAMED) as response,
+        ):
             read = b""
             async for piece in response.aiter_raw():
                 read += piece
@@ -122,7 +125,7 @@ async def test_streams_of_any_length_share_one_upstream_connection(
     stack: Stack, between: float, before_end: float
 ) -> None:
     stack.model_server.between, stack.model_server.before_end = between, before_end
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as http:
         for _ in range(10):
             assert (await http.post(stack.url, json=STREAMED)).content.endswith(b"data: [DONE]\n\n")
             await until(lambda: stack.outstanding == 0)
@@ -186,7 +189,7 @@ def test_tcp_nodelay_is_set_on_both_sides_of_the_gateway(loop: Any, share_port: 
 
 async def nodelay_on_both_sides(share_port: bool) -> tuple[list[bool], list[bool]]:
     """TCP_NODELAY of the gateway's sockets after a stream: those to clients, those to the model server."""
-    async with running_stack(share_port) as stack, httpx.AsyncClient() as http:
+    async with running_stack(share_port) as stack, httpx.AsyncClient(timeout=PATIENCE_SECONDS) as http:
         await http.post(stack.url, json=STREAMED)
         await until(lambda: stack.outstanding == 0)
         with open_sockets() as sockets:

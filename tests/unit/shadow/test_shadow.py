@@ -46,6 +46,7 @@ from tests.unit.shadow.fakes import (
     texts,
     with_tools,
 )
+from tests.waiting import PATIENCE_SECONDS
 
 
 async def test_an_eligible_prediction_becomes_a_pair() -> None:
@@ -413,7 +414,7 @@ async def test_a_task_whose_replays_are_slow_or_fail_holds_up_no_other_task(fail
     ours = [Considered(delivery(prediction(n), n), rollout()) for n in range(9)]
     under = rollout().model_copy(update={"task": "other", "rollout_id": "rollout-other"})
     other = [Considered(delivery(prediction(n, task="other"), n), under) for n in range(9, 18)]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         if fails:
             with pytest.raises(DependencyUnavailable):
                 await shadow.replays.run([*other, *ours])

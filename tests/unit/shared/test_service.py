@@ -55,7 +55,7 @@ async def hello(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def get(port: int) -> str:
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as http:
         for _ in range(100):
             try:
                 return (await http.get(f"http://127.0.0.1:{port}/")).text

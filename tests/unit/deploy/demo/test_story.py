@@ -24,6 +24,7 @@ from deploy.demo.terminal import Terminal
 from schemas.base import utc_now
 from shared.errors import ConfigurationError, RatchetError
 from tests.unit.deploy.demo.inspections import inspection
+from tests.waiting import PATIENCE_SECONDS
 
 EVIDENCE = {"wins": 30, "losses": 0, "ties": 0, "pending": 0, "wealth": 2000.0, "alpha": 0.00096}
 ARM = {
@@ -381,7 +382,7 @@ async def test_flags_are_put_back_if_the_gateway_does_not_obey(monkeypatch: pyte
     async def ask() -> Any:
         raise RatchetError("nobody answers")
 
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as http:
         with pytest.raises(RatchetError):
             await prove_rollback(Recorded(http, LoopSettings(home=Path("/nowhere")), "t"), ask)
     assert moves == [("rollback", True), ("rollback", False)]
