@@ -18,7 +18,7 @@ from pathlib import Path
 from traceback import walk_tb
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from deploy.devstack import stack
 from deploy.devstack.config import PORTS, StackConfig
@@ -31,7 +31,9 @@ from shared.kafka.topics import create_topics
 from shared.settings import Settings
 
 ROOT = Path(__file__).parent.parent
-settings.register_profile("ratchet", deadline=None)  # How long an example takes says how busy the machine is.
+# The same examples in each run, however busy the machine is; `--hypothesis-profile explore` draws others.
+settings.register_profile("ratchet", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", settings.get_profile("ratchet"), derandomize=False)
 settings.load_profile("ratchet")
 os.environ["COLUMNS"] = "200"  # Of the terminal that the command prints to, also where a worker of xdist names another.
 
