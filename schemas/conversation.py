@@ -139,7 +139,8 @@ class Call(Frozen):
 
 
 class FinishReason(StrEnum):
-    """Why an answer ended. `client_left`: the client disconnected. `upstream_cut`: the model server broke it off."""
+    """Why an answer ended. `client_left`: the client disconnected. `upstream_cut`: the model server broke it off.
+    `gateway_stopped`: the gateway did, because it had to stop."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -147,6 +148,7 @@ class FinishReason(StrEnum):
     CONTENT_FILTER = "content_filter"
     CLIENT_LEFT = "client_left"
     UPSTREAM_CUT = "upstream_cut"
+    GATEWAY_STOPPED = "gateway_stopped"
     OTHER = "other"
 
 

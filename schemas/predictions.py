@@ -156,6 +156,8 @@ class FeedbackGiven(Event):
 
 CLIENT_LEFT = 499
 """The status, as in nginx, of a request whose client disconnected before its answer had ended."""
+GATEWAY_STOPPED = 503
+"""The status of a request that the gateway broke off, because it had to stop. See `RequestObserved.gateway_stopped`."""
 
 
 class RequestObserved(Event):
@@ -167,6 +169,11 @@ class RequestObserved(Event):
     user_hash: Identifier | None = None
     subject: Identifier | None = Field(default=None, description="Whom it is taken to be from, as `PredictionLogged`.")
     status: int = Field(ge=100, le=599)
+    gateway_stopped: bool = Field(
+        default=False,
+        description="The gateway broke it off, because it had to stop: an error for its user, which says nothing "
+        "about the arm.",
+    )
     latency_ms: float = Field(ge=0.0)
     confidence: Probability | None = None
 

@@ -38,6 +38,7 @@ WORDS_OF_ANOTHER = "(words of another user)"
 """The label of a suspect that a reviewer has given it in what may be the words of somebody else than its user."""
 MAX_TEXT_CHARS = 2_000
 """The sentence encoder reads 256 tokens and ignores the rest."""
+_INTERRUPTIONS = (FinishReason.CLIENT_LEFT, FinishReason.UPSTREAM_CUT, FinishReason.GATEWAY_STOPPED)
 _UNREADABLE = frozenset({"truncated", "token_ids", "media"})
 """Reasons of `never_trained` for which a person cannot judge an answer: the question lacks a part of it."""
 
@@ -97,8 +98,8 @@ def confirms(feedback: FeedbackGiven, answer: Answer, spec: TaskSpec) -> bool:
 
 
 def was_interrupted(answer: Answer) -> bool:
-    """Return True if the client left or the model server broke off. That is nobody's mistake, so it is no suspect."""
-    return answer.finish_reason in (FinishReason.CLIENT_LEFT, FinishReason.UPSTREAM_CUT)
+    """Return True if the client left, or a server broke off. That is no mistake of the model, so it is no suspect."""
+    return answer.finish_reason in _INTERRUPTIONS
 
 
 def seen_by_sampling(event: PredictionLogged, spec: TaskSpec) -> list[Sighting]:

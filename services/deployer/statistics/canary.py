@@ -216,9 +216,12 @@ class Observation:
 
 
 def observation(delivery: Delivery[RequestObserved], candidate: str, primary: str | None) -> Observation:
-    """Return what a request says about a rollout of these adapters. 404: a replica does not serve the adapter."""
+    """Return what a request says about a rollout of these adapters. 404: a replica does not serve the adapter.
+
+    What the gateway's own stop broke off is nobody's failure.
+    """
     event = delivery.event
-    failed = event.status >= 500 or event.status == 404
+    failed = not event.gateway_stopped and (event.status >= 500 or event.status == 404)
     is_candidate = event.variant in (Variant.CANARY, Variant.PRIMARY) and event.adapter == candidate
     return Observation(
         event.prediction_id,

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemas.base import Variant
-from schemas.predictions import CLIENT_LEFT
-from services.gateway.answering.failures import client_error
+from services.gateway.answering.failures import client_error, cut_of
 from services.gateway.answering.pass_through import PassThrough
 from services.gateway.answering.stream import StreamAnswerer
 from services.gateway.answering.tokens import TokenCounter
@@ -140,7 +139,7 @@ class Answerer:
                     arms = await self._fall_back(request, arms, error)
                     arm = arms[0]
             except asyncio.CancelledError:
-                await self._recorder.record_observation(request, arm, CLIENT_LEFT)
+                await self._recorder.record_observation(request, arm, *cut_of(request.exchange))
                 raise
             except ValueError as error:  # Includes malformed JSON.
                 await self._recorder.record_observation(request, arm, 502)
@@ -183,7 +182,7 @@ class Answerer:
                     arms = await self._fall_back(request, arms, error)
             except asyncio.CancelledError:
                 if not request.exchange.stream_started:
-                    await self._recorder.record_observation(request, arm, CLIENT_LEFT)
+                    await self._recorder.record_observation(request, arm, *cut_of(request.exchange))
                 raise
 
     def _source(self, arm: Arm) -> Upstream:

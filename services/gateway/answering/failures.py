@@ -1,4 +1,4 @@
-"""What a client is told of a model server's failure."""
+"""What ended a request without its answer, and what a client is told of a model server's failure."""
 
 from __future__ import annotations
 
@@ -6,8 +6,18 @@ from typing import Any
 
 import orjson
 
+from schemas.conversation import FinishReason
+from schemas.predictions import CLIENT_LEFT, GATEWAY_STOPPED
+from services.gateway.asgi.exchange import Exchange
 from services.gateway.upstreams.upstream import NotServed, UpstreamFailed
 from shared.http import HttpError
+
+
+def cut_of(exchange: Exchange) -> tuple[int, FinishReason]:
+    """Return the status and the finish reason of a request whose task was cancelled."""
+    if exchange.client_left:
+        return CLIENT_LEFT, FinishReason.CLIENT_LEFT
+    return GATEWAY_STOPPED, FinishReason.GATEWAY_STOPPED
 
 
 def client_error(error: UpstreamFailed, model: str) -> HttpError:

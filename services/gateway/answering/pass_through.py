@@ -6,13 +6,16 @@ produces  requests.observed, all of one reserved task
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable
 from typing import Any
 
 from schemas.base import Variant
-from schemas.predictions import CLIENT_LEFT, RequestObserved
+from schemas.conversation import FinishReason
+from schemas.predictions import RequestObserved
 from schemas.tasks import NO_TASK
+from services.gateway.answering.failures import cut_of
 from services.gateway.asgi.exchange import Exchange, Headers, Reply
 from services.gateway.auth.grants import Grant
 from services.gateway.domain import PredictionIds
@@ -62,7 +65,7 @@ class PassThrough:
 
     async def answer(self, exchange: Exchange, path: str, data: dict[str, Any]) -> Reply | None:
         """Pass a request on; `data` is its decoded body. Raises HttpError."""
-        status = CLIENT_LEFT
+        status, cut_by = 500, None
         lines = exchange.upstream_headers + b"".join(_forwarded_lines(exchange.headers))
         try:
             if data.get("stream") is True:
@@ -75,9 +78,12 @@ class PassThrough:
         except UpstreamFailed as error:
             status = error.status
             return await _failed(exchange, error)
+        except asyncio.CancelledError:
+            status, cut_by = cut_of(exchange)
+            raise
         finally:
             if not exchange.stream_ended:
-                await self._observe(exchange, status)
+                await self._observe(exchange, status, cut_by)
 
     async def _stream(self, exchange: Exchange, path: str, lines: bytes) -> None:
         stream = self._api.stream(path, exchange.body, lines)
@@ -88,7 +94,7 @@ class PassThrough:
         await self._observe(exchange, 200)
         await exchange.write(b"", last=True)
 
-    async def _observe(self, exchange: Exchange, status: int) -> None:
+    async def _observe(self, exchange: Exchange, status: int, cut_by: FinishReason | None = None) -> None:
         """Record the request, before the end of its answer leaves. Never raises."""
         prediction_id = self._new_id(NO_TASK, exchange.request_id)
         event = RequestObserved(
@@ -98,6 +104,7 @@ class PassThrough:
             prediction_id=prediction_id,
             variant=Variant.EXTERNAL,
             status=status,
+            gateway_stopped=cut_by is FinishReason.GATEWAY_STOPPED,
             latency_ms=exchange.seconds * 1000.0,
         )
         if status == 200:

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from schemas.conversation import FinishReason
-from schemas.predictions import CLIENT_LEFT
+from services.gateway.answering.failures import cut_of
 from services.gateway.asgi.exchange import Exchange
 from services.gateway.formats.api import StreamFailed, StreamRelay
 from services.gateway.formats.chunks import ServerSentEventParser
@@ -57,7 +57,7 @@ class StreamAnswerer:
             await exchange.write(ending, last=True)
         except asyncio.CancelledError:
             if not recording:
-                await self._record_cut(request, arm, relay, CLIENT_LEFT, FinishReason.CLIENT_LEFT)
+                await self._record_cut(request, arm, relay, *cut_of(exchange))
             raise
         except StreamFailed as error:
             await self._fail(request, arm, relay, *_upstream_error(error.raw))
@@ -81,7 +81,7 @@ class StreamAnswerer:
     async def _record_cut(
         self, request: InFlightRequest, arm: Arm, relay: StreamRelay, status: int, cut_by: FinishReason
     ) -> None:
-        """Record as much of the answer as had arrived when the client left, or the model server broke it off."""
+        """Record as much of the answer as had arrived when it was cut."""
         answer = relay.answer_so_far()
         confidences = self._recorder.measure_confidence(request, arm, answer)
         with contextlib.suppress(SpoolUnavailable):

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from prometheus_client import Counter, Histogram
 from starlette.types import Scope
 
-from schemas.predictions import CLIENT_LEFT
+from schemas.predictions import CLIENT_LEFT, GATEWAY_STOPPED
 from services.gateway.asgi.admission import Admission
 from services.gateway.asgi.exchange import Endpoint, ErrorFormat, Exchange, Headers, Receive, Reply, Send
 from services.gateway.asgi.in_flight import HeldBytes
@@ -60,7 +60,7 @@ class AsgiApp:
             return await self.app(scope, receive, _with_ids(scope, send))
         exchange = Exchange(scope["headers"], send, route.error_format)
         held = self._admission.hold()
-        status = CLIENT_LEFT
+        status = GATEWAY_STOPPED  # What cancels it but the client is the end of the process.
         try:
             status = await self._serve(route, scope["method"], exchange, held, receive, send)
         finally:
@@ -125,13 +125,12 @@ class _DisconnectWatch:
     still be reading the end of the model server's response.
     """
 
-    __slots__ = ("_disconnected", "_exchange", "_receive", "_task", "_timer", "_watching")
+    __slots__ = ("_exchange", "_receive", "_task", "_timer", "_watching")
 
     def __init__(self, receive: Receive, exchange: Exchange) -> None:
         self._receive = receive
         self._exchange = exchange
         self._task = asyncio.current_task()
-        self._disconnected = False
         self._watching: asyncio.Task[None] | None = None
         self._timer = asyncio.get_running_loop().call_later(_DISCONNECT_WATCH_DELAY_SECONDS, self._start)
 
@@ -142,14 +141,14 @@ class _DisconnectWatch:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         if self._task is not None and not self._exchange.stream_ended:
-            self._disconnected = True
+            self._exchange.client_left = True
             self._task.cancel()
 
     def cancelled_task(self) -> bool:
         """Return True, and clear the cancellation, if this watch caused the one that was caught."""
-        if self._disconnected and self._task is not None:
+        if self._exchange.client_left and self._task is not None:
             self._task.uncancel()
-        return self._disconnected
+        return self._exchange.client_left
 
     def stop(self) -> None:
         """End the watch. A cancelled task holds its traceback, and that this watch: without the reference to the task

@@ -39,12 +39,13 @@ class Exchange:
 
     `grant`: what its key may do. `request_id`: the gateway's own, unique. `shown_id`: the `x-request-id` of the answer
     and of the request to the model server: the client's, or else the gateway's. `size`: bytes of the body, which may
-    have been let go. `error_format`: None for OpenAI's.
+    have been let go. `error_format`: None for OpenAI's. `client_left`: the client disconnected before its answer had
+    ended, which cancels the task that answers; what else cancels it is the gateway's stop.
     """
 
     __slots__ = (
-        "_error_format", "_send", "_started_at", "_trace", "body", "grant", "headers", "request_id", "shown_id", "size",
-        "stream_ended", "stream_started",
+        "_error_format", "_send", "_started_at", "_trace", "body", "client_left", "grant", "headers", "request_id",
+        "shown_id", "size", "stream_ended", "stream_started",
     )  # fmt: skip
 
     def __init__(self, headers: Headers, send: Send, error_format: ErrorFormat | None = None) -> None:
@@ -58,6 +59,7 @@ class Exchange:
         self.shown_id = sent_request_id(headers) or self.request_id.encode()
         self._trace: TraceHeaders | None = None
         self._started_at = time.perf_counter()
+        self.client_left = False
         self.stream_started = False
         self.stream_ended = False
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import orjson
 
 from schemas.catalog import topic_of
+from schemas.conversation import FinishReason
 from schemas.predictions import RequestObserved
 from services.gateway.recording.builder import event_id_text
 from services.gateway.recording.request import InFlightRequest
@@ -20,9 +21,14 @@ _OBSERVATIONS = topic_of(RequestObserved).name
 
 
 def request_observed(
-    request: InFlightRequest, arm: Arm, status: int, latency_ms: float, confidence: float | None = None
+    request: InFlightRequest,
+    arm: Arm,
+    status: int,
+    latency_ms: float,
+    confidence: float | None = None,
+    cut_by: FinishReason | None = None,
 ) -> Record:
-    """The record of the request's RequestObserved."""
+    """The record of the request's RequestObserved. `cut_by`: who ended it before its answer had ended."""
     prediction_id = request.prediction_ids[0]
     event = {
         "event_id": event_id_text("requests.observed", prediction_id, arm.variant),
@@ -36,6 +42,7 @@ def request_observed(
         "user_hash": request.caller.user_hash,
         "subject": request.caller.subject,
         "status": status,
+        "gateway_stopped": cut_by is FinishReason.GATEWAY_STOPPED,
         "latency_ms": latency_ms,
         "confidence": confidence,
     }

@@ -117,9 +117,8 @@ class Recorder:
         """
         latency_ms = request.exchange.seconds * 1000.0
         records = self._predictions(request, arm, answer, confidences, latency_ms, cut_by)
-        records.append(
-            request_observed(request, arm, status, latency_ms, confidences[0].score if confidences else None)
-        )
+        score = confidences[0].score if confidences else None
+        records.append(request_observed(request, arm, status, latency_ms, score, cut_by))
         try:
             await self._log.append(records, request.media)
         except SpoolUnavailable:
@@ -161,11 +160,14 @@ class Recorder:
             records.append(prediction_logged(logged, answers, self._options.event_bytes))
         return records
 
-    async def record_observation(self, request: InFlightRequest, arm: Arm, status: int) -> None:
+    async def record_observation(
+        self, request: InFlightRequest, arm: Arm, status: int, cut_by: FinishReason | None = None
+    ) -> None:
         """Record an attempt without predictions: a failure, or embeddings. Never raises, so that the client gets its
         own error, not the spool's."""
+        latency_ms = request.exchange.seconds * 1000.0
         try:
-            await self._log.append([request_observed(request, arm, status, request.exchange.seconds * 1000.0)])
+            await self._log.append([request_observed(request, arm, status, latency_ms, cut_by=cut_by)])
         except SpoolUnavailable:
             self._metrics.observations_dropped.inc()
 

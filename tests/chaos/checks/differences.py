@@ -15,7 +15,7 @@ from typing import Any
 from tests.chaos.checks.rows import Facts, is_equal_number
 from tests.chaos.load.people import seeded_values
 
-CUT = ("client_left", "upstream_cut")
+CUT = ("client_left", "upstream_cut", "gateway_stopped")
 """The finish reasons of an answer that nobody got whole."""
 _KEPT = 32
 _MARK = "characters left out"

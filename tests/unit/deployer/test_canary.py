@@ -155,6 +155,17 @@ async def test_who_leaves_at_once_hides_no_answer_that_is_waited_for(deployer: D
     assert deployer.last.stage is Stage.REJECTED
 
 
+async def test_what_the_gateways_stop_broke_off_is_nobodys_failure_and_no_answer(deployer: Deployer) -> None:
+    failed = {"status": 503, "latency_ms": 5_000.0, "occurred_at": deployer.last.occurred_at + timedelta(minutes=1)}
+    events = [observed(deployer.last, number, Variant.CANARY).model_copy(update=failed) for number in range(40)]
+    stopped = [event.model_copy(update={"gateway_stopped": True}) for event in events[:39]]
+    before = await counts(deployer)
+    await deployer.handlers.on_observed(deliveries(stopped))
+    assert await counts(deployer) == before
+    await deployer.handlers.on_observed(deliveries(events[39:]))
+    assert (await counts(deployer)).errors == before.errors + 1
+
+
 async def test_who_leaves_before_the_canary_does_not_move_the_limit() -> None:
     deployer = Deployer()
     await deployer.handlers.on_evaluated(evaluated())

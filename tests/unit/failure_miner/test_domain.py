@@ -155,12 +155,15 @@ def test_each_answer_of_a_request_is_a_prediction_of_its_own() -> None:
     assert embedded_text(first.call).splitlines()[-1] == "And 4712?"
 
 
-@pytest.mark.parametrize("reason", [FinishReason.CLIENT_LEFT, FinishReason.UPSTREAM_CUT])
+BROKEN_OFF = (FinishReason.CLIENT_LEFT, FinishReason.UPSTREAM_CUT, FinishReason.GATEWAY_STOPPED)
+
+
+@pytest.mark.parametrize("reason", BROKEN_OFF)
 def test_an_answer_that_was_broken_off_is_no_suspect(reason: FinishReason) -> None:
     assert doubtful_predictions(logged(CALL, doubted(1, finish_reason=reason)), RULES) == []
 
 
-@pytest.mark.parametrize("reason", [FinishReason.CLIENT_LEFT, FinishReason.UPSTREAM_CUT])
+@pytest.mark.parametrize("reason", BROKEN_OFF)
 def test_nobody_is_asked_about_an_answer_that_was_broken_off(reason: FinishReason) -> None:
     assert seen(CALL, doubted(1, finish_reason=reason)) is None
 

@@ -77,6 +77,20 @@ async def test_a_disconnect_before_the_first_piece_of_a_stream_is_observed(gatew
     assert [event.status for event in gateway.log.observed] == [499]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_that_the_gateways_stop_breaks_off_before_its_answer_is_no_choice_of_its_client(
+    gateway: Gateway, stream: bool
+) -> None:
+    gateway.upstream.waits_for = asyncio.Event()
+    gateway.upstream.pieces = [asyncio.Event()]
+    request = asyncio.create_task(gateway.ask(stream=stream))
+    await _until(lambda: gateway.upstream.asked)
+    request.cancel()
+    await asyncio.gather(request, return_exceptions=True)
+    assert [(event.status, event.gateway_stopped) for event in gateway.log.observed] == [(503, True)]
+    assert [event.finish_reason for event in gateway.log.predictions] == ["gateway_stopped"] * stream
+
+
 async def test_one_connection_serves_answers_streams_errors_and_the_rest(gateway: Gateway, address: str) -> None:
     limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
     async with httpx.AsyncClient(limits=limits, timeout=PATIENCE_SECONDS) as http:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import httpx
 import orjson
@@ -31,7 +32,7 @@ from services.gateway.upstreams.replicas import Replicas
 from services.gateway.upstreams.upstream import ServerKey
 from shared.errors import ConfigurationError
 from tests.unit.gateway.conftest import SUPPORT, Gateway, serving
-from tests.waiting import PATIENCE_SECONDS
+from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 STREAMED = (CHAT, "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/messages")
@@ -258,14 +259,33 @@ async def test_a_stream_that_breaks_off_ends_with_an_error(tmp_path: Path) -> No
 async def test_a_client_that_leaves_is_observed_and_its_bytes_are_released(tmp_path: Path) -> None:
     async with passing(tmp_path) as door:
         door.api.answer = b""
-        request = asyncio.create_task(door.post())
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while not door.api.bodies:
-                await asyncio.sleep(0.01)
+        body = iter([{"type": "http.request", "body": BODY}])
+        left = asyncio.Event()
+
+        async def receive() -> Any:
+            if (message := next(body, None)) is None:
+                await left.wait()
+            return message or {"type": "http.disconnect"}
+
+        headers = [(b"authorization", f"Bearer {door.keys['agents']}".encode())]
+        scope = {"type": "http", "method": "POST", "path": CHAT, "headers": headers}
+        request = asyncio.create_task(door.gateway.app(scope, receive, AsyncMock()))
+        await until(lambda: door.api.bodies)
         assert door.gateway.in_flight.total == len(BODY)
+        left.set()
+        await request
+        assert [(event.status, event.gateway_stopped) for event in door.gateway.log.observed] == [(499, False)]
+        assert door.gateway.in_flight.total == 0
+
+
+async def test_a_request_that_the_gateways_stop_breaks_off_is_observed_as_that(tmp_path: Path) -> None:
+    async with passing(tmp_path) as door:
+        door.api.answer = b""
+        request = asyncio.create_task(door.post())
+        await until(lambda: door.api.bodies)
         request.cancel()
         await asyncio.gather(request, return_exceptions=True)
-        assert [event.status for event in door.gateway.log.observed] == [499]
+        assert [(event.status, event.gateway_stopped) for event in door.gateway.log.observed] == [(503, True)]
         assert door.gateway.in_flight.total == 0
 
 

@@ -94,8 +94,9 @@ class Stack:
 
 
 @contextlib.asynccontextmanager
-async def running_stack(share_port: bool = False) -> AsyncIterator[Stack]:
-    """A gateway between real sockets. `share_port`: it listens as one of several workers does."""
+async def running_stack(share_port: bool = False, stop_seconds: int = 5) -> AsyncIterator[Stack]:
+    """A gateway between real sockets. `share_port`: it listens as one of several workers does. `stop_seconds`: for how
+    long its stop waits for the answers in progress."""
     model_server = ModelServer()
     app = web.Application()
     app.router.add_post("/v1/chat/completions", model_server.answer)
@@ -106,7 +107,8 @@ async def running_stack(share_port: bool = False) -> AsyncIterator[Stack]:
     replicas = Replicas([f"http://127.0.0.1:{model_server.port}"], UpstreamLimits(), Metrics())
     (port,) = take_ports(1)
     async with serving(replicas=replicas) as gateway:
-        service = Service("gateway", None, http=HttpServer(gateway.app, "127.0.0.1", port, share_port, _HTTP))
+        options = {**_HTTP, "timeout_graceful_shutdown": stop_seconds}
+        service = Service("gateway", None, http=HttpServer(gateway.app, "127.0.0.1", port, share_port, options))
         async with running([service]):
             await until(lambda: service.servers[0][0].started)
             yield Stack(gateway, model_server, replicas, port)
@@ -166,6 +168,23 @@ async def test_a_client_that_leaves_in_the_middle_stops_the_generation_and_its_c
     stack.model_server.pieces = list(REFUND)
     assert (await stack.read()).endswith(b"data: [DONE]\n\n")
     assert len(stack.model_server.connections) == 2
+
+
+async def test_a_stream_that_the_gateways_stop_breaks_off_says_that_and_not_that_its_client_left() -> None:
+    async with httpx.AsyncClient() as http, contextlib.AsyncExitStack() as open_streams:
+        async with running_stack(stop_seconds=0) as stack:
+            stack.model_server.pieces = [*REFUND[:2], *REFUND[2:3] * 100_000]
+            asked = http.stream("POST", stack.url, json=STREAMED)
+            response = await open_streams.enter_async_context(asked)
+            pieces = response.aiter_raw()  # Without a reference to it, it would be closed.
+            await anext(pieces)
+        ((answer,), (observed,)) = stack.gateway.log.predictions, stack.gateway.log.observed
+        assert answer.finish_reason == "gateway_stopped"
+        assert answer.prediction_id == response.headers["x-ratchet-prediction-id"]
+        assert (observed.status, observed.gateway_stopped) == (503, True)
+        labels = {"route": "/v1/chat/completions", "status": "503"}
+        registry = stack.gateway.metrics.registry
+        assert registry.get_sample_value("ratchet_gateway_requests_total", labels) == 1.0
 
 
 async def test_an_upstream_that_does_not_end_a_complete_answer_loses_its_connection_not_its_good_name(
