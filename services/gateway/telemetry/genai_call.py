@@ -27,6 +27,7 @@ _MODELS = ("gen_ai.response.model", "gen_ai.request.model", "llm.model_name", "l
 _USERS = ("enduser.id", "user.id", "enduser.pseudo.id", "gen_ai.user", "llm.user")
 _SESSIONS = ("gen_ai.conversation.id", "session.id")
 _MAX_NAME, _MAX_OWN_ID = 200, 500
+_RUN_IDS = ("run-", "lc_run-")
 _PARAMETERS = {
     "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "max_tokens": "max_tokens", "seed": "seed",
     "frequency_penalty": "frequency_penalty", "presence_penalty": "presence_penalty", "stop_sequences": "stop",
@@ -53,7 +54,9 @@ def session_of(attributes: Attributes) -> str | None:
 
 
 def response_id_of(attributes: Attributes) -> str | None:
-    return _first_text(attributes, ("gen_ai.response.id", "llm.response.id"), _MAX_NAME)
+    """The id that the model's API gave the response. LangChain has an id of its own run there, where it streams."""
+    response_id = _first_text(attributes, ("gen_ai.response.id", "llm.response.id"), _MAX_NAME)
+    return None if response_id is None or response_id.startswith(_RUN_IDS) else response_id
 
 
 def usage_of(attributes: Attributes) -> TokenUsage:

@@ -167,14 +167,29 @@ class TelemetryIngest:
         return found
 
     def _is_new_generation(self, span: Span) -> bool:
-        """Return True for a model call, unless it went through this gateway and is logged already."""
+        """Return True for a model call, unless it went through this gateway and is logged or observed already.
+
+        Raises HttpError 503 while no task is known.
+        """
         if not is_generation(span.attributes):
             return False
-        response_id = response_id_of(span.attributes)
-        is_own = response_id is not None and self._external.identifiers.predictions.task_of(response_id) is not None
+        is_own = self._is_own(span)
         if is_own:
             self._metrics.spans.labels("known").inc()
         return not is_own
+
+    def _is_own(self, span: Span) -> bool:
+        """A failed call has no response whose id would tell, and OpenInference has no ids: the model does, since the
+        gateway's clients name a task there; LiteLLM's with a provider in front."""
+        if (response_id := response_id_of(span.attributes)) is not None:
+            return self._external.identifiers.predictions.task_of(response_id) is not None
+        try:
+            self._tasks.get((model_of(span.attributes) or "").rpartition("/")[2])
+        except HttpError as error:
+            if error.status == 503:
+                raise
+            return False
+        return True
 
     def _task(self, span: Span, grant: Grant) -> ServedTask:
         """Raises _Rejected for no task, or one that the key does not allow; HttpError 503 while no task is known."""

@@ -275,6 +275,28 @@ async def test_an_answer_of_the_gateway_itself_is_not_logged_again(gateway: Rece
     assert gateway.counted("known") == 1
 
 
+@pytest.mark.parametrize("model", ["support", "openai/support"])
+async def test_a_call_that_failed_through_the_gateway_is_not_observed_again(gateway: Receiver, model: str) -> None:
+    failed = {"gen_ai.operation.name": "chat", "gen_ai.request.model": model, "error.type": "InternalServerError"}
+    await gateway.accepted(traces(span(failed, status=FAILED)))
+    assert gateway.log.records == []
+    assert gateway.counted("known") == 1
+
+
+async def test_an_answer_of_the_gateway_is_not_logged_again_where_its_span_has_no_id(gateway: Receiver) -> None:
+    values = {
+        "openinference.span.kind": "LLM", "llm.model_name": "support",
+        "llm.input_messages.0.message.role": "user", "llm.input_messages.0.message.content": "Where is my parcel?",
+        "llm.output_messages.0.message.role": "assistant", "llm.output_messages.0.message.content": "delivery",
+    }  # fmt: skip
+    await gateway.accepted(traces(span(values)))
+    langchain = {**CHAT_WITH_MESSAGES, "gen_ai.response.id": "run--0c1f", "gen_ai.response.model": "support"}
+    await gateway.accepted(traces(span(langchain)))
+    assert gateway.log.records == []
+    await gateway.accepted(traces(span({**values, "llm.model_name": "gpt-4o"})))
+    assert len(gateway.log.predictions) == 1
+
+
 @pytest.mark.parametrize(
     ("values", "why"),
     [
