@@ -59,23 +59,28 @@ class BatchPublisher:
     async def publish_once(self, records: Sequence[Record | RefusedRecord]) -> list[Record | RefusedRecord]:
         """Try once; return the records to retry. Raises DependencyUnavailable if none was published.
 
+        Dead letters come once all records are published: a consumer whose batch is redelivered does not repeat them.
         One batch at a time: a batch that fails closes the producer.
         """
         async with self._publishing:
             return await self._publish_once(records)
 
     async def _publish_once(self, records: Sequence[Record | RefusedRecord]) -> list[Record | RefusedRecord]:
-        for record in records:
-            if isinstance(record, RefusedRecord):
-                await self._publish_dead_letter(record)
-        failed, error = await self._send_batch([record for record in records if isinstance(record, Record)])
-        if error is not None:
-            if len(failed) == len(records):
-                raise DependencyUnavailable(f"Kafka unavailable: {error!r}", "Check the broker: ratchet status")
-            logger.warning("Kafka did not accept %d of %d events: %r", len(failed), len(records), error)
-        else:
+        refused = [record for record in records if isinstance(record, RefusedRecord)]
+        failed, too_large, error = await self._send([record for record in records if isinstance(record, Record)])
+        refused += too_large
+        if error is None:
+            refused, error = await self._publish_dead_letters(refused)
+        left: list[Record | RefusedRecord] = [*failed, *refused]
+        if error is None:
             self._status.error = ""
-        return failed
+        elif len(left) < len(records):
+            logger.warning("Kafka did not accept %d of %d events: %r", len(left), len(records), error)
+        elif isinstance(error, DependencyUnavailable):
+            raise error
+        else:
+            raise DependencyUnavailable(f"Kafka unavailable: {error!r}", "Check the broker: ratchet status")
+        return left
 
     async def close(self) -> None:
         """Close the connections. Records that were not acknowledged are still in the spool."""
@@ -85,13 +90,19 @@ class BatchPublisher:
                 async with asyncio.timeout(_CLOSE_TIMEOUT_SECONDS):
                     await producer.stop()
 
-    async def _send_batch(self, records: Sequence[Record]) -> tuple[list[Record | RefusedRecord], BaseException | None]:
-        """Send the records; return those that failed, those of a partition in order, and the error."""
+    async def _send(
+        self, records: Sequence[Record]
+    ) -> tuple[list[Record], list[RefusedRecord], BaseException | None]:
+        """Send the records; return those that failed, those of a partition in order, those that are too large, and the
+        error of the former."""
         if not records:
-            return [], None
-        batches, unsent, error = await send_batches(await self._started_producer(), records)
+            return [], [], None
+        try:
+            batches, unsent, error = await send_batches(await self._started_producer(), records)
+        except DependencyUnavailable as unavailable:
+            return list(records), [], unavailable
         await self._wait_until_acknowledged([batch.acknowledged for batch in batches])
-        failed: list[Record | RefusedRecord] = []
+        failed: list[Record] = []
         too_large: list[SentBatch] = []
         for batch in batches:
             if (reason := batch.acknowledged.exception()) is None:
@@ -103,28 +114,47 @@ class BatchPublisher:
                 failed += batch.records
             else:
                 raise reason
+        refused: list[RefusedRecord] = []
         for batch in too_large:
             for record in batch.records:
-                await self._send_alone(record, len(batch.records) == 1)
+                if error is None:
+                    error = await self._send_alone(record, len(batch.records) == 1, refused)
+                if error is not None:
+                    failed.append(record)
         if error is not None:
             await self.close()  # An idempotent producer cannot continue after a failure; a new one is started.
-        return [*failed, *unsent], error
+        return [*failed, *unsent], refused, error
 
-    async def _send_alone(self, record: Record, was_alone: bool) -> None:
-        """Send a record of a batch that was too large on its own; dead-letter it if it alone is too large."""
-        if not was_alone:
-            producer = await self._started_producer()
-            with contextlib.suppress(*_TOO_LARGE):
-                headers = headers_of(record)
+    async def _send_alone(
+        self, record: Record, was_alone: bool, refused: list[RefusedRecord]
+    ) -> KafkaError | OSError | DependencyUnavailable | None:
+        """Send a record of a batch that was too large on its own; if it alone is, it is added to `refused`. Returns
+        another error of Kafka."""
+        try:
+            if not was_alone:
+                producer, headers = await self._started_producer(), headers_of(record)
                 await producer.send_and_wait(record.topic, record.value, key=record.key, headers=headers)
                 self._status.shipped[record.topic] += 1
-                return
+                return None
+        except _TOO_LARGE:
+            pass
+        except (KafkaError, OSError, DependencyUnavailable) as error:
+            return error
         reason = f"an event of {len(record.value)} bytes is too large for {record.topic}"
-        await self._publish_dead_letter(RefusedRecord(record, InvalidMessage(reason)))
+        refused.append(RefusedRecord(record, InvalidMessage(reason)))
+        return None
 
-    async def _publish_dead_letter(self, refused: RefusedRecord) -> None:
-        await self._dead_letter(refused.record, refused.error)
-        self._status.dead_lettered += 1
+    async def _publish_dead_letters(
+        self, refused: Sequence[RefusedRecord]
+    ) -> tuple[list[RefusedRecord], DependencyUnavailable | None]:
+        """Publish dead letters in order; return those that are left, and the error."""
+        for number, each in enumerate(refused):
+            try:
+                await self._dead_letter(each.record, each.error)
+            except DependencyUnavailable as error:
+                return list(refused[number:]), error
+            self._status.dead_lettered += 1
+        return [], None
 
     async def _wait_until_acknowledged(self, futures: Sequence[asyncio.Future[object]]) -> None:
         """Wait until every future is done. aiokafka settles each in the end, even after hours without a broker."""

@@ -16,6 +16,8 @@ from aiokafka.record.default_records import DefaultRecordBatch
 
 from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.shipper.publisher import BatchPublisher
+from services.gateway.shipper.redaction import RefusedRecord
+from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.kafka.clients import COMPRESSION
 from shared.settings import Settings
 from shared.spool import Record
@@ -75,6 +77,7 @@ def partition_of(key: bytes) -> int:
 class Publishing:
     def __init__(self, producer: Producer, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.status, self.dead = ShipperStatus(), list[bytes]()
+        self.refuses_dead_letter: Any = lambda key: False
         self.publisher = BatchPublisher(Settings(home=home), self._dead_letter, self.status)
 
         async def started(publisher: BatchPublisher) -> Producer:
@@ -84,6 +87,8 @@ class Publishing:
         monkeypatch.setattr(BatchPublisher, "_started_producer", started)
 
     async def _dead_letter(self, record: Record, error: Exception) -> None:
+        if self.refuses_dead_letter(record.key):
+            raise DependencyUnavailable("Kafka is away")
         self.dead.append(record.key)
 
 
@@ -175,6 +180,67 @@ async def test_a_batch_too_large_for_the_broker_is_sent_one_by_one_and_only_what
     stored = [record.key for _, batch in producer.batches for record in batch]
     assert sorted([*stored, b"key 7"]) == sorted(record.key for record in sent)
     assert publishing.dead == [b"key 7"]
+
+
+def refused(*keys: bytes) -> list[RefusedRecord]:
+    return [RefusedRecord(Record("t", key, b"x"), InvalidMessage("no JSON")) for key in keys]
+
+
+async def test_a_dead_letter_is_published_once_though_a_later_one_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publishing = Publishing(Producer(), tmp_path, monkeypatch)
+    fails = iter([False, True, False])
+    publishing.refuses_dead_letter = lambda key: next(fails)
+    await publishing.publisher.publish([*refused(b"a", b"b"), *records(1)])
+    assert publishing.dead == [b"a", b"b"]
+    assert (publishing.status.dead_lettered, publishing.status.shipped["t"]) == (2, 1)
+
+
+async def test_dead_letters_wait_for_the_records_so_that_a_redelivered_batch_does_not_repeat_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(partition: int, keys: list[bytes]) -> KafkaError | None:
+        return NotLeaderForPartitionError() if partition == 1 else None
+
+    publishing = Publishing(Producer(refuse=refuse), tmp_path, monkeypatch)
+    sent = records(40)
+    left = await publishing.publisher.publish_once([*refused(b"a"), *sent])
+    assert left[:-1] == [record for record in sent if partition_of(record.key) == 1]
+    assert isinstance(left[-1], RefusedRecord)
+    assert publishing.dead == []
+
+
+async def test_no_dead_letter_is_published_while_no_producer_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publishing = Publishing(Producer(), tmp_path, monkeypatch)
+
+    async def unstarted(publisher: BatchPublisher) -> Producer:
+        raise DependencyUnavailable("Kafka is away")
+
+    monkeypatch.setattr(BatchPublisher, "_started_producer", unstarted)
+    with pytest.raises(DependencyUnavailable):
+        await publishing.publisher.publish_once([*refused(b"a"), *records(1)])
+    assert publishing.dead == []
+
+
+async def test_a_record_that_fails_on_its_own_is_returned_and_what_came_before_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(partition: int, keys: list[bytes]) -> KafkaError | None:
+        if len(keys) > 1:
+            return MessageSizeTooLargeError()
+        return {b"key 1": MessageSizeTooLargeError(), b"key 2": NotLeaderForPartitionError()}.get(keys[0])
+
+    producer = Producer(batch_bytes=100_000, refuse=refuse)
+    publishing = Publishing(producer, tmp_path, monkeypatch)
+    monkeypatch.setattr("tests.unit.gateway.test_sent_batches.PARTITIONS", (0,))
+    left = await publishing.publisher.publish_once(records(4))
+    assert [each.record.key if isinstance(each, RefusedRecord) else each.key for each in left] == [
+        b"key 2", b"key 3", b"key 1",
+    ]  # fmt: skip
+    assert producer.keys(0) == [b"key 0"]
 
 
 def test_batches_are_compressed_at_the_level_that_is_cheapest() -> None:
