@@ -23,7 +23,8 @@ MAX_PREDICTIONS = 128
 class Choice(NamedTuple):
     """One answer, with its tokens if the upstream sent their log-probabilities. `tool_calls`: as events have them.
 
-    `truncated`: it has something that an event cannot say, such as sound.
+    `truncated`: it has something that an event cannot say, such as sound. `number`: among the answers that the client
+    wants, of which an upstream may leave some out.
     """
 
     text: str
@@ -33,6 +34,7 @@ class Choice(NamedTuple):
     refusal: str | None = None
     reasoning: str | None = None
     truncated: bool = False
+    number: int = 0
 
 
 class TokenUsage(NamedTuple):
@@ -45,7 +47,7 @@ class TokenUsage(NamedTuple):
 
 
 class ApiAnswer(NamedTuple):
-    """All answers to one request, in order."""
+    """All answers to one request, by their number."""
 
     choices: Sequence[Choice]
     usage: TokenUsage = TokenUsage()

@@ -71,9 +71,11 @@ def parse_event(data: bytes) -> dict[str, Any]:
 class PartialChoice:
     """One answer while its chunks arrive."""
 
-    __slots__ = ("calls", "finish_reason", "reasoning", "refusal", "text", "tokens", "truncated")
+    __slots__ = ("begun", "calls", "finish_reason", "number", "reasoning", "refusal", "text", "tokens", "truncated")
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.begun = False
         self.text: list[str] = []
         self.refusal: list[str] = []
         self.reasoning: list[str] = []
@@ -108,6 +110,7 @@ class PartialChoice:
             "".join(self.refusal) or None,
             "".join(self.reasoning) or None,
             self.truncated,
+            self.number,
         )
 
     @staticmethod
@@ -123,6 +126,11 @@ class ChoicesRequest(ApiRequest):
     _stream: bool
     __slots__ = ("_stream", "include_usage", "prediction_count")
 
+    @property
+    def conversation_count(self) -> int:
+        """How many conversations it has, with as many answers each."""
+        return 1
+
     @abstractmethod
     def parse_choice(self, choice: Any) -> Choice:
         """Parse one of an answer's `choices`."""
@@ -137,14 +145,17 @@ class ChoicesRequest(ApiRequest):
 
     def parse_answer(self, body: Any) -> ApiAnswer:
         try:
-            listed = body["choices"]
-            _put_in_order(listed)
-            choices = [self.parse_choice(choice) for choice in listed]
+            listed, count = body["choices"], self.prediction_count
+            if not 1 <= len(listed) <= count:
+                raise ValueError(f"invalid: {len(listed)} choices, but the request asked for {count}")
+            numbers = _put_in_order(listed, count, may_number=len(listed) == count or self.conversation_count == 1)
+            choices = [
+                self.parse_choice(choice)._replace(number=number)
+                for choice, number in zip(listed, numbers, strict=True)
+            ]
             usage = body.get("usage")
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a {self.answer_kind}: {error!r}") from error
-        if not 1 <= len(choices) <= self.prediction_count:
-            raise ValueError(f"invalid: {len(choices)} choices, but the request asked for {self.prediction_count}")
         return _answer(choices, usage)
 
     def rewrite_for_client(self, body: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
@@ -165,7 +176,7 @@ class ChunkRelay:
         self._model = request.task.name
         self._add_chunk = request.add_chunk
         self._include_usage = request.include_usage
-        self._parts = [PartialChoice() for _ in ids]
+        self._parts = [PartialChoice(number) for number in range(len(ids))]
         self._unfinished = len(ids)
         self._held: list[dict[str, Any]] = []
         self._usage: Any = None
@@ -174,6 +185,8 @@ class ChunkRelay:
 
     def feed(self, data: bytes) -> bytes:
         if data.startswith(DONE):
+            if not any(part.begun for part in self._parts):
+                raise ValueError("it has no answer")
             self.complete = True
             return b""
         chunk = parse_event(data)
@@ -205,6 +218,7 @@ class ChunkRelay:
 
     def _add(self, choice: dict[str, Any]) -> None:
         part = self._part_of(choice)
+        part.begun = True
         self._add_chunk(part, choice)
         if choice.get("finish_reason") and part.finish_reason is None:
             part.finish_reason = finish_reason_of(choice)
@@ -224,7 +238,8 @@ class ChunkRelay:
         return self._unfinished <= 0
 
     def answer_so_far(self) -> ApiAnswer:
-        return _answer([part.so_far() for part in self._parts], self._usage)
+        """An answer of which a complete stream has nothing is none; one that was cut may not have begun."""
+        return _answer([part.so_far() for part in self._parts if part.begun or not self.complete], self._usage)
 
     def final_events(self, ratchet: Mapping[str, Any]) -> bytes:
         held = self._held or [{**self._common, "choices": []}]
@@ -232,19 +247,25 @@ class ChunkRelay:
         return b"".join(b"data: " + encode_json(chunk) + b"\n\n" for chunk in held) + b"data: [DONE]\n\n"
 
 
-def _put_in_order(choices: list[Any]) -> None:
-    """Sort choices by their index, the order of the ids. Those that the server does not number get its order.
+def _put_in_order(choices: list[Any], count: int, *, may_number: bool) -> Sequence[int]:
+    """Sort choices by their index, the order of the ids; return the indexes. Those that the server does not number get
+    its order, if `may_number`; the only one may have any.
 
-    Raises ValueError if only some are numbered, and as malformed choices do.
+    `count`: of the answers that the client wants. Raises ValueError if it is not known which of them a choice is, and
+    as malformed choices do.
     """
     indexes = [choice.get("index") for choice in choices]
-    if all(index is None for index in indexes):
+    if all(index is None for index in indexes) and may_number:
         for number, choice in enumerate(choices):
             choice["index"] = number
-    elif len(choices) > 1:
+    elif count > 1:
         if not all(type(index) is int for index in indexes):
             raise ValueError("ambiguous: the `index` of some of its choices is no whole number")
+        if len(set(indexes)) < len(indexes) or not all(0 <= index < count for index in indexes):
+            raise ValueError(f"ambiguous: the indexes of its choices are {sorted(indexes)}, of {count} answers")
         choices.sort(key=itemgetter("index"))
+        return sorted(indexes)
+    return range(len(choices))
 
 
 def _add_empty_choices(chunk: dict[str, Any]) -> None:

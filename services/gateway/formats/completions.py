@@ -61,6 +61,10 @@ class CompletionRequest(ChoicesRequest):
         if (self._top is None and not self._echo) or isinstance(self._top, int):
             data["logprobs"] = top_count(int(self._top or 0), task.top_logprobs)
 
+    @property
+    def conversation_count(self) -> int:
+        return len(self._embeds) + len(self._prompts)
+
     def calls(self, media: MediaReferences) -> list[Object]:
         # vLLM answers those of embeddings first.
         embeds = [[{"type": EMBEDS, "media": media.reference(EMBEDS, part)}] for part in self._embeds]

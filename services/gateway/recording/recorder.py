@@ -94,9 +94,8 @@ class Recorder:
             return [measure(spec, choice.tokens, found.calibration) for choice in choices]
         each = request.parsed.prediction_count // len(request.questions)
         opinions = [found.opinion_on(question) for question in request.questions]
-        return [  # An upstream may give more answers than it was asked for.
-            measure(spec, choice.tokens, found.calibration, opinions[min(number // each, len(opinions) - 1)])
-            for number, choice in enumerate(choices)
+        return [
+            measure(spec, choice.tokens, found.calibration, opinions[choice.number // each]) for choice in choices
         ]
 
     async def record_answer(
@@ -142,13 +141,13 @@ class Recorder:
         calls, choices, each = request.calls, answer.choices, request.parsed.prediction_count // len(request.calls)
         records = []
         for number, call in enumerate(calls):
-            own = range(number * each, min((number + 1) * each, len(choices)))
-            if not own:
-                break
             answers = [
-                _answer(request.prediction_ids[i], choices[i], confidences[i], cut_by, len(choices), answer.usage)
-                for i in own
+                _answer(request.prediction_ids[choice.number], choice, confidence, cut_by, len(choices), answer.usage)
+                for choice, confidence in zip(choices, confidences, strict=True)
+                if choice.number // each == number
             ]  # fmt: skip
+            if not answers:
+                continue
             logged = _request(request, arm, call, answer.usage, latency_ms)
             if len(calls) > 1:
                 logged.request_id = f"{request.request_id}-{number}"

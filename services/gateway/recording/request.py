@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from services.gateway.asgi.exchange import Exchange, Headers
 from services.gateway.domain import unsigned_id
-from services.gateway.formats.api import ApiRequest
+from services.gateway.formats.api import ApiRequest, Choice
 from services.gateway.formats.media import InlineMedia
 from services.gateway.routing.arms import Arm
 from services.gateway.tasks.served import ServedTask
@@ -76,7 +76,9 @@ class InFlightRequest:
             headers.append((b"x-ratchet-instead-of", _header_value(self.instead_of.variant)))
         return headers
 
-    def attribution(self, arm: Arm, confidences: Sequence[Measure], logged: bool) -> dict[str, Any]:
+    def attribution(
+        self, arm: Arm, choices: Sequence[Choice], confidences: Sequence[Measure], logged: bool
+    ) -> dict[str, Any]:
         """The object `ratchet` at the end of a stream: who answered, and how confidently."""
         attribution: dict[str, Any] = {
             "prediction_id": self.prediction_ids[0],
@@ -86,8 +88,8 @@ class InFlightRequest:
         }
         if len(self.prediction_ids) > 1:
             attribution["choices"] = [
-                {"prediction_id": prediction_id, "confidence": confidence.score}
-                for prediction_id, confidence in zip(self.prediction_ids, confidences, strict=False)
+                {"prediction_id": self.prediction_ids[choice.number], "confidence": confidence.score}
+                for choice, confidence in zip(choices, confidences, strict=True)
             ]
         if not logged:
             attribution["logged"] = False

@@ -111,13 +111,13 @@ async def test_each_answer_is_measured_with_what_the_second_opinion_says_of_its_
     texts = ("a refund, please", "where is my delivery")
     calls = [{"api": "completions", "messages": [{"role": "user", "content": text}]} for text in texts]
     task = SimpleNamespace(name="desk", spec=DESK, keeps_media=False)
-    request: Any = SimpleNamespace(task=task, calls=lambda media: calls, prediction_count=4)
+    request: Any = SimpleNamespace(task=task, calls=lambda media, external: calls, prediction_count=4)
     listed = [{"token": label, "logprob": math.log(p)} for label, p in (("refund", 0.75), ("delivery", 0.25))]
     choice = Choice("refund", [{"token": "refund", "logprob": math.log(0.75), "top_logprobs": listed}], "stop")
     in_flight: Any = SimpleNamespace(
         task=task, parsed=request, questions=recorder.encode_calls(request, None).questions
     )
-    answer: Any = SimpleNamespace(choices=[choice] * 4)
+    answer: Any = SimpleNamespace(choices=[choice._replace(number=number) for number in range(4)])
     measured = recorder.measure_confidence(in_flight, Arm("primary", "desk-1"), answer)
     expected = [joint_score(0.75, found.log_odds(text, "refund") or 0.0, share) for text in texts for _ in range(2)]
     assert [each.raw for each in measured] == pytest.approx(expected)

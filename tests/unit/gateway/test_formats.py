@@ -19,7 +19,16 @@ from services.gateway.formats.media import MediaReferences
 from services.gateway.routing.arms import Primary, ServingFlags
 from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.http import HttpError
-from tests.unit.gateway.conftest import HAIKU, ORDERS, SUPPORT, chat_completion, logprobs_of, serving
+from tests.unit.gateway.conftest import (
+    HAIKU,
+    ORDERS,
+    SUPPORT,
+    USAGE,
+    chat_completion,
+    logprobs_of,
+    serving,
+    sse,
+)
 
 if TYPE_CHECKING:
     from tests.unit.gateway.conftest import Gateway
@@ -382,6 +391,47 @@ async def test_a_prompt_is_a_user_message_and_each_of_its_answers_a_prediction(g
     assert [(e.prompt_tokens, e.answer_tokens) for e in events] == [(3, 2), (2, 2)], (
         "of five that were counted together"
     )
+
+
+def _completion(*choices: Any) -> dict[str, Any]:
+    return {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "small", "choices": [*choices]}
+
+
+TWO_PROMPTS = {"model": "haiku", "prompt": ["first", "second"]}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_only_answer_to_several_prompts_is_of_the_prompt_that_its_index_says(
+    gateway: Gateway, stream: bool
+) -> None:
+    answered = _completion({"index": 1, "text": "B", "logprobs": None, "finish_reason": "stop"})
+    gateway.upstream.answer, gateway.upstream.pieces = answered, list(sse(answered))
+    response = await gateway.http.post("/v1/completions", json={**TWO_PROMPTS, "stream": stream})
+    assert response.status_code == 200
+    (event,) = gateway.log.predictions
+    assert [message.content for message in event.messages] == ["second"]
+    assert (event.answer, event.finish_reason) == ("B", "stop")
+    assert event.prediction_id == response.headers["x-ratchet-prediction-ids"].split(",")[1]
+    if stream:
+        told = orjson.loads(response.content.split(b"data: ")[-2])["ratchet"]["choices"]
+        assert [choice["prediction_id"] for choice in told] == [event.prediction_id]
+
+
+@pytest.mark.parametrize("indexes", [[None], [2], [-1], [1, 1]])
+async def test_an_answer_that_may_be_of_any_of_several_prompts_is_refused(gateway: Gateway, indexes: list[Any]) -> None:
+    choices = [{"index": index, "text": "B", "logprobs": None, "finish_reason": "stop"} for index in indexes]
+    gateway.upstream.answer = _completion(*choices)
+    response = await gateway.http.post("/v1/completions", json=TWO_PROMPTS)
+    assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_garbled")
+    assert gateway.log.events == []
+
+
+async def test_a_stream_that_ends_without_any_answer_is_an_error(gateway: Gateway) -> None:
+    gateway.upstream.pieces = list(sse(USAGE))
+    response = await gateway.ask(model="haiku", stream=True)
+    assert b'"upstream_garbled"' in response.content
+    assert [event.status for event in gateway.log.observed] == [502]
+    assert [event.finish_reason for event in gateway.log.predictions] == ["upstream_cut"]
 
 
 async def test_a_streamed_completion_is_logged_and_an_echo_has_no_confidence(gateway: Gateway) -> None:

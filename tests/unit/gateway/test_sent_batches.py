@@ -233,14 +233,17 @@ async def test_a_record_that_fails_on_its_own_is_returned_and_what_came_before_i
             return MessageSizeTooLargeError()
         return {b"key 1": MessageSizeTooLargeError(), b"key 2": NotLeaderForPartitionError()}.get(keys[0])
 
-    producer = Producer(batch_bytes=100_000, refuse=refuse)
+    class OnePartition(Producer):
+        async def partitions_for(self, topic: str) -> set[int]:
+            return {0}
+
+    producer = OnePartition(refuse=refuse)
     publishing = Publishing(producer, tmp_path, monkeypatch)
-    monkeypatch.setattr("tests.unit.gateway.test_sent_batches.PARTITIONS", (0,))
     left = await publishing.publisher.publish_once(records(4))
     assert [each.record.key if isinstance(each, RefusedRecord) else each.key for each in left] == [
         b"key 2", b"key 3", b"key 1",
     ]  # fmt: skip
-    assert producer.keys(0) == [b"key 0"]
+    assert [record.key for _, batch in producer.batches for record in batch] == [b"key 0"]
 
 
 def test_batches_are_compressed_at_the_level_that_is_cheapest() -> None:
