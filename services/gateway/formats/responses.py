@@ -46,7 +46,7 @@ _UNSUPPORTED = {
 _OVERRULED_BY_LABELS = (
     "temperature", "top_p", "top_k", "min_p", "max_output_tokens", "stop", "stop_token_ids", "ignore_eos",
     "include_stop_str_in_output", "text", "structured_outputs", "tools", "tool_choice", "logit_bias",
-    "presence_penalty", "frequency_penalty", "repetition_penalty", "skip_special_tokens", "vllm_xargs", "reasoning",
+    "presence_penalty", "frequency_penalty", "repetition_penalty", "skip_special_tokens", "vllm_xargs",
 )  # fmt: skip
 _LAST_EVENTS = {"response.completed", "response.incomplete"}
 _FINISH_REASONS = {"completed": "stop", "max_output_tokens": "length"}

@@ -488,6 +488,15 @@ async def test_a_classification_by_completion_is_constrained_to_the_labels(gatew
     assert not overruled.keys() & asked.keys()
 
 
+async def test_how_much_a_model_reasons_about_a_label_is_the_clients_to_say_in_every_api(gateway: Gateway) -> None:
+    await gateway.ask(reasoning_effort="low")
+    gateway.upstream.answer = RESPONSE
+    await gateway.http.post("/v1/responses", json={"model": "support", "input": "x", "reasoning": {"effort": "low"}})
+    chat, responses = gateway.upstream.asked
+    assert (chat["reasoning_effort"], responses["reasoning"]) == ("low", {"effort": "low"})
+    assert [event.parameters.get("reasoning") for event in gateway.log.predictions] == [None, {"effort": "low"}]
+
+
 def _logprobs(value: float) -> Any:
     return logprobs_of([value])["content"]
 
