@@ -52,9 +52,15 @@ def constrain_to_labels(data: dict[str, Any], task: ServedTask) -> None:
     data["max_tokens"] = task.spec.max_answer_tokens
 
 
+def names_form(wanted: Any) -> bool:
+    """Return True for a format that says which form an answer has. `text` is each API's default: what sends it, as n8n
+    does, asks for nothing."""
+    return bool(wanted) and not (isinstance(wanted, dict) and wanted.get("type") == "text")
+
+
 def ask_for_task_format(data: dict[str, Any], task: ServedTask) -> None:
     """Make a chat or completions request answer by the task's schema, if it has one and the client names no format."""
-    if task.response_format is not None and all(data.get(name) is None for name in _OWN_FORMATS):
+    if task.response_format is not None and not any(names_form(data.get(name)) for name in _OWN_FORMATS):
         data["response_format"] = task.response_format
 
 
@@ -63,7 +69,8 @@ def offer_task_tools(data: dict[str, Any], fields: Mapping[str, Any]) -> None:
 
     `fields`: of the request's API.
     """
-    if fields and not any(data.get(name) for name in (*_OWN_TOOLS, *_OWN_FORMATS)):
+    own_tools, own_form = any(map(data.get, _OWN_TOOLS)), any(names_form(data.get(name)) for name in _OWN_FORMATS)
+    if fields and not own_tools and not own_form:
         for name, value in fields.items():
             if data.get(name) in (None, []):  # Agents without tools send an empty list.
                 data[name] = value

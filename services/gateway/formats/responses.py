@@ -26,7 +26,7 @@ from services.gateway.formats.api import (
     with_answer_tokens,
 )
 from services.gateway.formats.calls import call_of
-from services.gateway.formats.chat import offer_task_tools
+from services.gateway.formats.chat import names_form, offer_task_tools
 from services.gateway.formats.chunks import DONE, parse_event
 from services.gateway.formats.conversation import EventConversation, Object, tool_call
 from services.gateway.formats.media import MediaReferences
@@ -297,7 +297,7 @@ def _ask_for_task_format(data: dict[str, Any], task: ServedTask) -> None:
 def _own_format(data: dict[str, Any]) -> bool:
     """Return True if the client names the format of the answer, in the field that this API has for it."""
     text = data.get("text")
-    return isinstance(text, dict) and text.get("format") is not None
+    return isinstance(text, dict) and names_form(text.get("format"))
 
 
 def _prepare_input(data: dict[str, Any], task: ServedTask) -> None:

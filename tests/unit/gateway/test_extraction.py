@@ -54,7 +54,7 @@ async def test_every_api_asks_for_an_answer_by_the_schema_and_logs_that_it_did(g
 
 
 @pytest.mark.parametrize(
-    "own", [{"response_format": {"type": "text"}}, {"structured_outputs": {"regex": "a+"}}], ids=["format", "vLLM's"]
+    "own", [{"response_format": {"type": "json_object"}}, {"structured_outputs": {"regex": "a+"}}], ids=["format", "vLLM's"]
 )
 async def test_a_format_that_the_client_asks_for_stays(gateway: Gateway, own: dict[str, Any]) -> None:
     gateway.upstream.answer = chat_completion(ANSWER, [-0.1])
@@ -62,6 +62,16 @@ async def test_a_format_that_the_client_asks_for_stays(gateway: Gateway, own: di
     assert {name: asked.get(name) for name in ("response_format", "structured_outputs")} == {
         "response_format": None, "structured_outputs": None, **own,
     }  # fmt: skip
+
+
+async def test_the_apis_default_format_is_none_of_the_clients_own(gateway: Gateway) -> None:
+    gateway.upstream.answer = chat_completion(ANSWER, [-0.1])
+    asked = await ask(gateway, "chat/completions", messages=MESSAGES, response_format={"type": "text"})
+    assert asked["response_format"] == FORMAT
+    gateway.upstream.answer = RESPONSE
+    asked = await ask(gateway, "responses", input="x", text={"format": {"type": "text"}, "verbosity": "low"})
+    assert asked["text"] == {"format": TEXT_FORMAT, "verbosity": "low"}
+    assert gateway.log.predictions[0].response_format == FORMAT
 
 
 async def test_a_responses_request_keeps_its_own_format(gateway: Gateway) -> None:

@@ -44,10 +44,12 @@ async def test_every_api_asks_for_a_list_of_the_labels_and_not_for_one_of_them(g
         asked = await ask(gateway, path, messages=MESSAGES, **fields)
         assert asked["response_format"] == FORMAT
         assert "structured_outputs" not in asked
+    asked = await ask(gateway, "chat/completions", messages=MESSAGES, response_format={"type": "text"})
+    assert asked["response_format"] == FORMAT, "what is each API's default is no format of the client's own"
     gateway.upstream.answer = RESPONSE
     asked = await ask(gateway, "responses", input="It came late")
     assert asked["text"]["format"] == {"type": "json_schema", "name": "answer", "schema": SCHEMA}
-    assert [event.constrained for event in gateway.log.predictions] == [False] * 3
+    assert [event.constrained for event in gateway.log.predictions] == [False] * 4
 
 
 async def test_the_confidence_of_each_label_is_in_the_event(gateway: Gateway) -> None:

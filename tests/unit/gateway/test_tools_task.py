@@ -73,7 +73,14 @@ async def test_an_empty_list_of_tools_is_none_of_the_clients_own(gateway: Gatewa
     assert offered(asked) == (responses_fields(HOME) if path == "responses" else chat_fields(HOME))
 
 
-@pytest.mark.parametrize("own", [{"tools": [OWN]}, {"response_format": {"type": "text"}}], ids=["tools", "format"])
+async def test_the_apis_default_format_keeps_no_tools_out(gateway: Gateway) -> None:
+    asked = await ask(gateway, "chat/completions", messages=MESSAGES, response_format={"type": "text"})
+    assert offered(asked) == chat_fields(HOME)
+
+
+@pytest.mark.parametrize(
+    "own", [{"tools": [OWN]}, {"response_format": {"type": "json_object"}}], ids=["tools", "format"]
+)
 async def test_a_client_that_brings_tools_or_a_format_of_its_own_keeps_them(
     gateway: Gateway, own: dict[str, Any]
 ) -> None:
