@@ -195,9 +195,34 @@ def test_calls_of_one_number_are_told_apart_by_their_ids() -> None:
 
 
 @pytest.mark.parametrize(
+    ("deltas", "blocks"),
+    [
+        (
+            [_piece(0, "", "find"), _piece(1, "", "stop"), _piece(0, '{"id"'), _piece(1, '{"at"'), _piece(0, ": 1}"),
+             _piece(1, ": 2}")],
+            ['tool_use find:{"id": 1}', 'tool_use stop:{"at": 2}'],
+        ),
+        (
+            [_piece(0, '{"id"', "find"), _piece(1, "{}", "stop"), {"content": "Wait"}, _piece(2, "{", "look"),
+             _piece(0, ": 1}"), _piece(2, "}")],
+            ['tool_use find:{"id": 1}', "text :Wait", "tool_use stop:{}", "tool_use look:{}"],
+        ),
+        (
+            [_piece(0, "", "find"), _piece(1, "{}", "stop"), {"reasoning": "Done."}],
+            ["tool_use find:", "tool_use stop:{}", "thinking :Done."],
+        ),
+        ([_piece(0, "", "find"), _piece(1, '{"at', "stop")], ["tool_use find:", 'tool_use stop:{"at']),
+    ],
+    ids=["names first", "three", "thoughts follow", "cut"],
+)  # fmt: skip
+def test_pieces_of_calls_that_come_mixed_are_put_in_the_block_of_their_call(deltas: Any, blocks: list[str]) -> None:
+    assert _blocks(_events(*deltas, finish="tool_calls")) == blocks
+
+
+@pytest.mark.parametrize(
     "deltas",
     [
-        [_piece(0, "", "find"), _piece(1, "", "stop"), _piece(0, "{}")],
+        [_piece(0, "{}", "find"), _piece(1, "", "stop"), _piece(0, "{}")],
         [_piece(0, "{}")],
         [{"tool_calls": [5]}],
         [{"tool_calls": 5}],
