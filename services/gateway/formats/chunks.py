@@ -162,6 +162,8 @@ class ChoicesRequest(ApiRequest):
         body["id"], body["model"] = ids[0], self.task.name
         for choice in body["choices"]:
             self.drop_unrequested_logprobs(choice)
+        if len(ids) > 1:
+            body["ratchet"] = {"choices": [{"prediction_id": ids[choice["index"]]} for choice in body["choices"]]}
         return body
 
     def open_relay(self, ids: Sequence[str]) -> ChunkRelay | None:

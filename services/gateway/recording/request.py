@@ -16,6 +16,10 @@ from shared.model.confidence import Measure
 from shared.tracing import TraceHeaders
 
 
+_MAX_IDS_BYTES = 3_000
+"""Many proxies refuse an answer whose headers are over 4 KiB together, nginx's default, and clients one over 8 KiB."""
+
+
 class Caller(NamedTuple):
     """Who sent a request, as its events say it. `trace`: the trace headers of the events.
 
@@ -64,14 +68,16 @@ class InFlightRequest:
         self.questions: Sequence[str] = ()
 
     def attribution_headers(self, arm: Arm) -> Headers:
-        """Response headers that tell the client who answered. The ids of several answers, in order, have their own."""
+        """Response headers that tell the client who answered. The ids of several answers, in order, have their own,
+        unless they are too long: the body of such an answer has them, too."""
         headers = [
             (b"x-ratchet-prediction-id", self.prediction_ids[0].encode()),
             (b"x-ratchet-variant", _header_value(arm.variant)),
             (b"x-ratchet-adapter", _header_value(arm.adapter or "")),
         ]
         if len(self.prediction_ids) > 1:
-            headers.append((b"x-ratchet-prediction-ids", ",".join(self.prediction_ids).encode()))
+            if len(ids := ",".join(self.prediction_ids).encode()) <= _MAX_IDS_BYTES:
+                headers.append((b"x-ratchet-prediction-ids", ids))
         if self.instead_of is not None:
             headers.append((b"x-ratchet-instead-of", _header_value(self.instead_of.variant)))
         return headers

@@ -125,6 +125,23 @@ async def test_each_of_several_answers_is_a_prediction(gateway: Gateway) -> None
     assert (await gateway.http.post("/v1/feedback", json=feedback)).status_code == 200
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_ids_of_many_answers_are_in_the_body_and_no_header_that_proxies_refuse(
+    gateway: Gateway, stream: bool
+) -> None:
+    answer = chat_completion("one", [-0.1])
+    choices = [{**answer["choices"][0], "index": number, "delta": {"content": "one"}} for number in range(128)]
+    gateway.upstream.answer = {**answer, "choices": choices}
+    gateway.upstream.pieces = list(sse(gateway.upstream.answer))
+    response = await gateway.ask(model="haiku", n=128, stream=stream)
+    assert "x-ratchet-prediction-ids" not in response.headers
+    assert sum(len(name) + len(value) + 4 for name, value in response.headers.raw) < 4_096
+    body = orjson.loads(response.content.split(b"data: ")[-2]) if stream else response.json()
+    ids = [choice["prediction_id"] for choice in body["ratchet"]["choices"]]
+    assert ids == [event.prediction_id for event in gateway.log.predictions]
+    assert (len(set(ids)), ids[0]) == (128, response.headers["x-ratchet-prediction-id"])
+
+
 @pytest.mark.parametrize("index", [{"index": None}, {}], ids=["null", "absent"])
 async def test_answers_that_the_server_does_not_number_are_in_its_order(
     gateway: Gateway, index: dict[str, Any]
