@@ -207,12 +207,12 @@ class Answerer:
                 self._refused[base] = refused | {field}
             model = arm.model_name(base) if is_external else base
             logger.info("%s is asked without what the gateway adds as %s: %s", model, field, error.message)
-        await self._encode_calls_again(request)
+        await self._encode_calls_again(request, external=is_external)
         return True
 
-    async def _encode_calls_again(self, request: InFlightRequest) -> None:
-        size, user_hash = request.exchange.size, request.caller.user_hash
-        encoded = await self._large_work.run(size, self._recorder.encode_calls, request.parsed, user_hash)
+    async def _encode_calls_again(self, request: InFlightRequest, *, external: bool) -> None:
+        size, parsed, user_hash = request.exchange.size, request.parsed, request.caller.user_hash
+        encoded = await self._large_work.run(size, self._recorder.encode_calls, parsed, user_hash, external=external)
         request.calls, request.media, _, request.questions = encoded
 
     async def _fall_back(
@@ -230,8 +230,9 @@ class Answerer:
             self._recorder.count_fallback(request, failed)
         if remaining[0].variant is Variant.EXTERNAL:
             self._recorder.count_external(request, error)
-            if any([request.parsed.adapt_to_external(field) for field in self._refused_by_external]):
-                await self._encode_calls_again(request)
+            for field in self._refused_by_external:
+                request.parsed.adapt_to_external(field)
+            await self._encode_calls_again(request, external=True)
         request.instead_of = request.instead_of or failed
         return remaining
 

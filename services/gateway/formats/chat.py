@@ -117,10 +117,10 @@ class ChatRequest(ChoicesRequest):
             return True
         return self.do_without(field)
 
-    def calls(self, media: MediaReferences) -> list[Object]:
-        conversation = EventConversation(media).add_chat_messages(self._data["messages"], added=self._added_messages)
-        constrained = self.task.classifies
-        return [call_of(self.api, conversation, self._data, constrained=constrained, format_field="response_format")]
+    def calls(self, media: MediaReferences, *, external: bool = False) -> list[Object]:
+        asked, constrained = self._asked(external=external)
+        conversation = EventConversation(media).add_chat_messages(asked["messages"], added=self._added_messages)
+        return [call_of(self.api, conversation, asked, constrained=constrained, format_field="response_format")]
 
     def parse_choice(self, choice: Any) -> Choice:
         logprobs = choice.get("logprobs")

@@ -65,17 +65,12 @@ class CompletionRequest(ChoicesRequest):
     def conversation_count(self) -> int:
         return len(self._embeds) + len(self._prompts)
 
-    def calls(self, media: MediaReferences) -> list[Object]:
+    def calls(self, media: MediaReferences, *, external: bool = False) -> list[Object]:
+        asked, constrained = self._asked(external=external)
         # vLLM answers those of embeddings first.
         embeds = [[{"type": EMBEDS, "media": media.reference(EMBEDS, part)}] for part in self._embeds]
         prompts = [*({"role": "user", "content": content} for content in embeds), *self._prompts]
-        return [self._call(prompt, media) for prompt in prompts]
-
-    def _call(self, prompt: Object, media: MediaReferences) -> Object:
-        conversation = EventConversation(media)
-        conversation.messages.append(prompt)
-        constrained = self.task.classifies
-        return call_of("completions", conversation, self._data, constrained=constrained, format_field="response_format")
+        return [_call(prompt, media, asked, constrained=constrained) for prompt in prompts]
 
     def parse_choice(self, choice: Any) -> Choice:
         return Choice(str(choice["text"]), self._tokens(choice), finish_reason_of(choice))
@@ -109,6 +104,12 @@ class CompletionRequest(ChoicesRequest):
             if (tops := logprobs.get("top_logprobs")) is not None:
                 cut = [dict(list(top.items())[: self._top + 1]) if top else top for top in tops]
                 choice["logprobs"] = {**logprobs, "top_logprobs": cut}
+
+
+def _call(prompt: Object, media: MediaReferences, asked: dict[str, Any], *, constrained: bool) -> Object:
+    conversation = EventConversation(media)
+    conversation.messages.append(prompt)
+    return call_of("completions", conversation, asked, constrained=constrained, format_field="response_format")
 
 
 def _prompts(prompt: Any) -> list[Object]:

@@ -107,20 +107,21 @@ class ResponsesRequest(ApiRequest):
             return self._data.pop(field, None) is not None
         return self.do_without(field)
 
-    def calls(self, media: MediaReferences) -> list[Object]:
+    def calls(self, media: MediaReferences, *, external: bool = False) -> list[Object]:
+        asked, constrained = self._asked(external=external)
         conversation = EventConversation(media)
-        if instructions := self._data.get("instructions"):
+        if instructions := asked.get("instructions"):
             conversation.messages.append({"role": "system", "content": instructions})
-        given = self._data["input"]
+        given = asked["input"]
         if isinstance(given, str):
             conversation.messages.append({"role": "user", "content": given})
         else:
             add_items(conversation, given)
         if not conversation.messages:
             raise bad_request("`input` has no message", "input")
-        if self._data.get("prompt"):  # A template that the provider stores: what the model sees is not here.
+        if asked.get("prompt"):  # A template that the provider stores: what the model sees is not here.
             conversation.truncated = True
-        return [call_of("responses", conversation, self._data, constrained=self.task.classifies, format_field="text")]
+        return [call_of("responses", conversation, asked, constrained=constrained, format_field="text")]
 
     def parse_answer(self, body: Any) -> ApiAnswer:
         try:

@@ -74,11 +74,12 @@ class Recorder:
         self._options = options
         self._external_warning = RateLimitedWarning(logger)
 
-    def encode_calls(self, parsed: ApiRequest, user_hash: str | None) -> EncodedCalls:
-        """What the request's events say was asked, before the upstream is asked. Raises HttpError 400."""
+    def encode_calls(self, parsed: ApiRequest, user_hash: str | None, *, external: bool = False) -> EncodedCalls:
+        """What the request's events say was asked, before the upstream is asked, the external API if `external`. Raises
+        HttpError 400."""
         task = parsed.task
         media = self._media.keeping(task.name, user_hash) if task.keeps_media else self._media
-        calls = parsed.calls(media)
+        calls = parsed.calls(media, external=external)
         encoded = [encode_call(call, self._options.event_bytes) for call in calls]
         opening = opening_text(calls[0]["messages"]) if calls else None
         questions = [asked_text(call["messages"]) for call in calls] if has_second_opinion(task.spec) else ()
@@ -94,9 +95,7 @@ class Recorder:
             return [measure(spec, choice.tokens, found.calibration) for choice in choices]
         each = request.parsed.prediction_count // len(request.questions)
         opinions = [found.opinion_on(question) for question in request.questions]
-        return [
-            measure(spec, choice.tokens, found.calibration, opinions[choice.number // each]) for choice in choices
-        ]
+        return [measure(spec, choice.tokens, found.calibration, opinions[choice.number // each]) for choice in choices]
 
     async def record_answer(
         self,

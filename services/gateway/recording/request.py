@@ -15,7 +15,6 @@ from services.gateway.tasks.served import ServedTask
 from shared.model.confidence import Measure
 from shared.tracing import TraceHeaders
 
-
 _MAX_IDS_BYTES = 3_000
 """Many proxies refuse an answer whose headers are over 4 KiB together, nginx's default, and clients one over 8 KiB."""
 
@@ -75,9 +74,8 @@ class InFlightRequest:
             (b"x-ratchet-variant", _header_value(arm.variant)),
             (b"x-ratchet-adapter", _header_value(arm.adapter or "")),
         ]
-        if len(self.prediction_ids) > 1:
-            if len(ids := ",".join(self.prediction_ids).encode()) <= _MAX_IDS_BYTES:
-                headers.append((b"x-ratchet-prediction-ids", ids))
+        if len(self.prediction_ids) > 1 and len(ids := ",".join(self.prediction_ids)) <= _MAX_IDS_BYTES:
+            headers.append((b"x-ratchet-prediction-ids", ids.encode()))
         if self.instead_of is not None:
             headers.append((b"x-ratchet-instead-of", _header_value(self.instead_of.variant)))
         return headers

@@ -90,9 +90,7 @@ class BatchPublisher:
                 async with asyncio.timeout(_CLOSE_TIMEOUT_SECONDS):
                     await producer.stop()
 
-    async def _send(
-        self, records: Sequence[Record]
-    ) -> tuple[list[Record], list[RefusedRecord], BaseException | None]:
+    async def _send(self, records: Sequence[Record]) -> tuple[list[Record], list[RefusedRecord], BaseException | None]:
         """Send the records; return those that failed, those of a partition in order, those that are too large, and the
         error of the former."""
         if not records:

@@ -1,12 +1,14 @@
 """The fallback: an external OpenAI-compatible API, used when no replica answers. Off unless it is configured, since
 conversations are sent to a third party.
 
-Its answers are logged with variant EXTERNAL; the header `x-ratchet-instead-of` names the arm they replace.
+Its answers are logged with variant EXTERNAL; the header `x-ratchet-instead-of` names the arm they replace. Their events
+say what was sent, `external_fields`, but for what is said in words in the place of a constraint: that is no part of the
+conversation.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +21,7 @@ from services.gateway.upstreams.replicas import Replicas
 from services.gateway.upstreams.upstream import NotServed, ServerKey, UpstreamFailed
 
 _VLLM_ONLY = (
-    "structured_outputs", "guided_choice", "guided_json", "guided_regex", "guided_grammar", "chat_template",
+    "guided_choice", "guided_json", "guided_regex", "guided_grammar", "chat_template",
     "chat_template_kwargs", "add_generation_prompt", "continue_final_message", "add_special_tokens", "top_k", "min_p",
     "repetition_penalty", "length_penalty", "min_tokens", "stop_token_ids", "include_stop_str_in_output", "ignore_eos",
     "skip_special_tokens", "spaces_between_special_tokens", "truncate_prompt_tokens", "prompt_logprobs",
@@ -89,31 +91,59 @@ def without_vllm_fields(body: bytes) -> bytes:
     """Remove vLLM's own fields. A constraint to labels, which vLLM enforces, becomes an instruction in the prompt."""
     request: dict[str, Any] = decode_json(body)
     instruction = _instruction(request)
-    for name in _VLLM_ONLY:
-        request.pop(name, None)
-    for known_by, names in _VLLM_ONLY_OF.items():
-        for name in names if known_by in request else ():
-            request.pop(name, None)
-    if isinstance(tools := request.get("tools"), list):
-        for tool in tools:
-            _relax(tool)
-    if isinstance(options := request.get("stream_options"), dict):
-        options.pop("continuous_usage_stats", None)
-    if isinstance(messages := request.get("messages"), list):
-        for message in messages:
-            if isinstance(message, dict):
-                message.pop("reasoning", None)
+    request = external_fields(request)
+    request.pop("structured_outputs", None)
     if instruction:
         _add_instruction(request, instruction)
     return encode_json(request)
 
 
-def _relax(tool: Any) -> None:
+def external_fields(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a request is sent, `given` unchanged: with what is said in words, `structured_outputs` of labels
+    and `response_format` of schemas, in the place of those words."""
+    request = {name: value for name, value in given.items() if name not in _VLLM_ONLY}
+    for known_by, names in _VLLM_ONLY_OF.items():
+        for name in names if known_by in request else ():
+            request.pop(name, None)
+    if not _labels(request):
+        request.pop("structured_outputs", None)
+    if _is_completion(request) and _schema(request.get("response_format"), "json_schema") is None:
+        request.pop("response_format", None)
+    if isinstance(tools := request.get("tools"), list):
+        request["tools"] = [_relaxed(tool) for tool in tools]
+    if isinstance(options := request.get("stream_options"), dict):
+        request["stream_options"] = _without(options, "continuous_usage_stats")
+    if isinstance(messages := request.get("messages"), list):
+        request["messages"] = [_without(message, "reasoning") for message in messages]
+    return request
+
+
+def _without(value: Any, name: str) -> Any:
+    """A copy of an object without this field; the value itself if it has none."""
+    if not isinstance(value, dict) or name not in value:
+        return value
+    return {own: inner for own, inner in value.items() if own != name}
+
+
+def _relaxed(tool: Any) -> Any:
     """Ask for no strict arguments of a function whose schema OpenAI's strict mode refuses, and with it the request."""
-    nested = tool.get("function") if isinstance(tool, dict) else None
-    function = nested if isinstance(nested, dict) else tool  # The responses API has its fields at the top.
-    if isinstance(function, dict) and function.get("strict") and not _is_strict(function.get("parameters")):
-        function["strict"] = False
+    if not isinstance(tool, dict):
+        return tool
+    if isinstance(function := tool.get("function"), dict):
+        return {**tool, "function": _relaxed(function)}
+    # The responses API has a function's fields at the top.
+    return {**tool, "strict": False} if tool.get("strict") and not _is_strict(tool.get("parameters")) else tool
+
+
+def _is_completion(request: Mapping[str, Any]) -> bool:
+    return "input" not in request and ("prompt" in request or "prompt_embeds" in request)
+
+
+def _labels(request: Mapping[str, Any]) -> list[str]:
+    """The labels that vLLM would constrain an answer to; empty for another constraint."""
+    constraint = request.get("structured_outputs")
+    labels = constraint.get("choice") if isinstance(constraint, dict) else None
+    return labels if isinstance(labels, list) and all(isinstance(label, str) for label in labels) else []
 
 
 def _is_strict(schema: Any) -> bool:
@@ -137,11 +167,9 @@ def _instruction(request: dict[str, Any]) -> str:
 
     Takes the schema of a list out of the request: OpenAI's API has schemas of objects alone, and its completions none.
     """
-    constraint = request.get("structured_outputs")
-    labels = constraint.get("choice") if isinstance(constraint, dict) else None
-    if labels and isinstance(labels, list) and all(isinstance(label, str) for label in labels):
+    if labels := _labels(request):
         return f"Answer with exactly one of these labels and nothing else: {', '.join(labels)}"
-    if "input" not in request and ("prompt" in request or "prompt_embeds" in request):
+    if _is_completion(request):
         schema = _schema(request.pop("response_format", None), "json_schema")
     elif _is_of_list(schema := _schema(request.get("response_format"), "json_schema")):
         del request["response_format"]

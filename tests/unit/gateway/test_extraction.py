@@ -54,7 +54,9 @@ async def test_every_api_asks_for_an_answer_by_the_schema_and_logs_that_it_did(g
 
 
 @pytest.mark.parametrize(
-    "own", [{"response_format": {"type": "json_object"}}, {"structured_outputs": {"regex": "a+"}}], ids=["format", "vLLM's"]
+    "own",
+    [{"response_format": {"type": "json_object"}}, {"structured_outputs": {"regex": "a+"}}],
+    ids=["format", "vLLM's"],
 )
 async def test_a_format_that_the_client_asks_for_stays(gateway: Gateway, own: dict[str, Any]) -> None:
     gateway.upstream.answer = chat_completion(ANSWER, [-0.1])
