@@ -23,6 +23,9 @@ def add_items(conversation: EventConversation, items: list[Any]) -> None:
         kind = item.get("type") or "message" if isinstance(item, dict) else None
         if not isinstance(kind, str):
             raise bad_request(f"`input.{number}` must be an object with a `type`", f"input.{number}")
+        if kind == "item_reference":
+            message = f"`input.{number}` refers to an item, and nothing is stored here: send it whole (`store: false`)"
+            raise bad_request(message, f"input.{number}")
         _add_item(conversation, kind, item, number)
         if item.get("namespace"):  # The model knows the tool by a name that is made of both.
             conversation.truncated = True

@@ -144,6 +144,7 @@ async def test_an_impossible_content_length_is_refused(gateway: Gateway) -> None
         ("responses", {"input": [{"type": "function_call_output", "output": 7}]}, "input.0.output"),
         ("responses", {"input": "x", "previous_response_id": "resp_1"}, "send the whole conversation"),
         ("responses", {"input": "x", "background": True}, "stream it"),
+        ("responses", {"input": [{"type": "item_reference", "id": "msg_1"}]}, "`input.0` refers to an item"),
         ("responses", {"input": "x", "instructions": 7}, "`instructions`"),
         ("responses", {"input": "x", "stream": 1}, "`stream`"),
     ],
