@@ -65,7 +65,8 @@ class PassThrough:
 
     async def answer(self, exchange: Exchange, path: str, data: dict[str, Any]) -> Reply | None:
         """Pass a request on; `data` is its decoded body. Raises HttpError."""
-        status, cut_by = 500, None
+        status = 500
+        cut_by: FinishReason | None = None
         lines = exchange.upstream_headers + b"".join(_forwarded_lines(exchange.headers))
         try:
             if data.get("stream") is True:

@@ -7,6 +7,7 @@ from typing import Any
 
 from services.gateway.formats.conversation import EventConversation, Object
 from services.gateway.formats.identity import CLIENT_METADATA, SESSION_FIELD, XARGS
+from services.gateway.upstreams.external import CREDENTIALS
 from shared.addresses import without_credentials
 from shared.grading.json_values import is_deeper
 
@@ -21,12 +22,13 @@ _NOT_LOGGED = frozenset(
     {
         "model", "stream_options", "logprobs", "top_logprobs", "logprob_token_ids", "prompt_logprobs", "include",
         "return_token_ids", "return_tokens_as_token_ids", "request_id", "priority", "service_tier", "store", "metadata",
-        "user", "safety_identifier", "prompt_cache_key", "cache_salt", SESSION_FIELD, CLIENT_METADATA,
+        "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "cache_salt", "prediction",
+        SESSION_FIELD, CLIENT_METADATA, *CREDENTIALS,
     }
 )  # fmt: skip
-"""Fields that do not change the answer: what else to report, how to queue, and who asks."""
-_CREDENTIALS = frozenset({"headers", "authorization"})
-"""Of a tool that is a server: no redactor knows a password from any other word."""
+"""Fields that do not change the answer: what else to report, how to queue, what it may be like, and who asks."""
+_TOOL_CREDENTIALS = frozenset({"headers", "authorization"})
+"""Of a tool that is a server."""
 _MAX_DEPTH = 64
 """Of parameters and tools: readers of JSON refuse much deeper ones."""
 
@@ -76,7 +78,7 @@ def without_credentials_of(tools: Sequence[Object]) -> Sequence[Object]:
 
 
 def _without_credentials(tool: Object) -> Object:
-    shown = {name: value for name, value in tool.items() if name not in _CREDENTIALS or not value}
+    shown = {name: value for name, value in tool.items() if name not in _TOOL_CREDENTIALS or not value}
     if isinstance(url := tool.get("server_url"), str):
         shown["server_url"] = without_credentials(url)
     return shown

@@ -20,7 +20,11 @@ from services.gateway.upstreams.http_client import UpstreamResponse
 from services.gateway.upstreams.replicas import Replicas
 from services.gateway.upstreams.upstream import NotServed, ServerKey, UpstreamFailed
 
+CREDENTIALS = ("api_key", "authorization", "headers", "extra_headers")
+"""What a client of another gateway, such as LiteLLM's, has in its request to sign in with elsewhere. It is in no event,
+since no redactor knows a password from any other word."""
 _VLLM_ONLY = (
+    *CREDENTIALS,
     "guided_choice", "guided_json", "guided_regex", "guided_grammar", "chat_template",
     "chat_template_kwargs", "add_generation_prompt", "continue_final_message", "add_special_tokens", "top_k", "min_p",
     "repetition_penalty", "length_penalty", "min_tokens", "stop_token_ids", "include_stop_str_in_output", "ignore_eos",
