@@ -67,6 +67,7 @@ class Rollout:
     adapter of another base model that the primary flag named as it entered; no engine serves it any more once all serve
     the candidate, so the flag is set to the base model.
     `log_entry`: the newest of Unleash's log before any flag of the last change was set: what the log has of these flags
+    `replays_ended`: the replays after its promotion, for as many fresh pairs as people are asked about, are over.
     since, and is no part of the change, is of a hand. None: no flag was set yet, or the log was away.
     """
 
@@ -106,6 +107,7 @@ class Rollout:
     counted_since: datetime | None = None
     resets: str | None = None
     former_verdicts: tuple[str, ...] = ()
+    replays_ended: bool = False
     log_entry: int | None = None
 
     @property

@@ -66,7 +66,6 @@ class RolloutTransitions:
         self._publisher = publisher
         self._max_open_tickets = max_open_tickets
         self._published: dict[str, tuple[tuple[str, int], Evidence, datetime]] = {}
-        self._replayed: dict[str, str] = {}
         self.approval: dict[str, bool] = {}
         """By task whether a person must approve the last step by now, whatever its candidate was evaluated with."""
 
@@ -302,9 +301,9 @@ class RolloutTransitions:
             changed = last.without_control(f"{by_hand}, by hand", evidence, utc_now(), by)
         else:
             await self._ask_people(last)
-            if fresh.asked >= CONTROL_TICKETS and self._replayed.get(task) != last.rollout_id:
+            if fresh.asked >= CONTROL_TICKETS and not last.replays_ended:
                 await self._admin.switch(flag_name(task, "shadow"), False)
-                self._replayed[task] = last.rollout_id  # Once: afterwards the flag belongs to the operator again.
+                await self._rollouts.end_replays(last)  # Once: afterwards the flag belongs to the operator again.
             await self._publish_evidence(last, lambda: evidence)
             return
         await self._rollouts.save(changed)

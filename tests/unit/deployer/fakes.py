@@ -426,6 +426,10 @@ class MemoryRollouts:
             counted = {"counted_percent": rollout.counted_percent, "counted_since": rollout.counted_since}
             self.rollouts[rollout.rollout_id] = dataclasses.replace(stored, **counted)
 
+    async def end_replays(self, rollout: Rollout) -> None:
+        stored = self.rollouts[rollout.rollout_id]
+        self.rollouts[rollout.rollout_id] = dataclasses.replace(stored, replays_ended=True)
+
 
 class MemoryLedger:
     """The rules of the ledger store without a database."""

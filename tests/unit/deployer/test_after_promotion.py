@@ -86,7 +86,7 @@ async def test_labels_that_are_pending_take_nothing_back() -> None:
     assert deployer.last.stage is Stage.PROMOTED
 
 
-async def test_people_are_asked_about_sixty_fresh_pairs_and_then_the_replays_end() -> None:
+async def test_people_are_asked_about_sixty_fresh_pairs_and_then_the_replays_end_once() -> None:
     deployer = await promoted()
     earlier = len(deployer.publisher.questions)
     assert deployer.admin.flags[SHADOW].enabled, "the adapter before is replayed"
@@ -101,6 +101,9 @@ async def test_people_are_asked_about_sixty_fresh_pairs_and_then_the_replays_end
     await deployer.admin.switch(SHADOW, True)
     await deployer.handlers.tick(TASK)
     assert deployer.admin.flags[SHADOW].enabled, "a hand on it stays"
+    again = Deployer(deployer.rollouts, deployer.ledger, deployer.admin, max_open=10)
+    await again.handlers.tick(TASK)
+    assert deployer.admin.flags[SHADOW].enabled, "also after a restart, which knew nothing of the first time"
 
 
 async def test_the_end_of_the_control_ends_the_replays(monkeypatch: pytest.MonkeyPatch) -> None:
