@@ -220,7 +220,7 @@ class Handlers:
         self, rollouts: Sequence[Rollout], guard: Guard, prediction_id: str, user_hash: str | None, at: datetime
     ) -> None:
         for rollout in rollouts:
-            if rollout.stage is not Stage.SHADOW and at >= rollout.stage_since:
+            if rollout.may_serve and at >= rollout.stage_since:
                 await self._ledger.add_complaint(rollout, guard, prediction_id, user_hash, at)
                 await self._look_at_canary(rollout)
 
@@ -317,14 +317,18 @@ class Handlers:
             except DependencyUnavailable:
                 # What needs no news of the task: an end that is stored is carried out, and guards end a canary, or take
                 # a promotion back, and a hand on a flag pauses.
-                await self._transitions.end_if_failing(task)
+                await self._transitions.end_if_harmful(task)
+                await self._transitions.watch_control(task)
                 if not any(rollout.adds_traffic for rollout in await self._rollouts.unsettled(task)):
                     await self._transitions.settle(task)
                 if reads_flags:
                     await self._transitions.watch_flags(task)
-                await self._transitions.watch_control(task)
                 raise
-            await self._transitions.advance(task)
+            try:
+                await self._transitions.advance(task)
+            except DependencyUnavailable:
+                await self._transitions.watch_control(task)  # Its guards wait for no event and no other candidate.
+                raise
             if reads_flags:
                 await self._transitions.watch_flags(task)
             await self._transitions.watch_control(task)

@@ -165,6 +165,12 @@ class Rollout:
         return self.rises or self.resumes or self.enters
 
     @property
+    def may_serve(self) -> bool:
+        """The candidate may serve users: by its stage, or until the flags of the change that takes it back are set."""
+        stages = [self.stage, self.before.stage] if self.flags_pending and self.before is not None else [self.stage]
+        return any(stage in (Stage.CANARY, Stage.PROMOTED) for stage in stages)
+
+    @property
     def standing(self) -> Rollout:
         """The rollout as it was before a rise whose flags are not all set yet, to be counted, decided and ended by.
 

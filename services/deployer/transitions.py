@@ -6,6 +6,7 @@ decision and at every tick, repeats the flags (idempotent) and the event (same i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,6 +19,7 @@ from schemas.rollouts import Evidence, Stage
 from services.deployer.clients import AdapterServer, ArtifactMissing, FlagAdmin
 from services.deployer.domain import Ledger, control_evidence, decide, decide_waiting, holds_back
 from services.deployer.flags import (
+    TaskFlags,
     apply_flags,
     changed_by_hand_since,
     flag_name,
@@ -198,14 +200,18 @@ class RolloutTransitions:
     async def advance(self, task: str) -> Rollout | None:
         """Decide about the task's active candidate, and act on the decision. Returns the one that is active then.
 
-        Raises DependencyUnavailable while a move waits; people are asked meanwhile.
+        Raises DependencyUnavailable while a move waits. Meanwhile harm ends the candidate, and people are asked.
         """
         try:
-            await self.settle(task)
+            return await self._decide(task)
         except DependencyUnavailable:
+            await self.end_if_harmful(task)
             if (waiting := await self.active(task)) is not None:
                 await self._ask_people(waiting)  # Harm must be seen.
             raise
+
+    async def _decide(self, task: str) -> Rollout | None:
+        await self.settle(task)
         rollout = await self.active(task)
         if rollout is None:
             return None
@@ -228,7 +234,7 @@ class RolloutTransitions:
         else:
             changed = rollout.with_stage(decision.stage, decision.reason, evidence, utc_now())
         await self._rollouts.save(changed)
-        return await self.advance(task)  # Settles it, and checks whether that suffices for the next stage already.
+        return await self._decide(task)  # Settles it, and checks whether that suffices for the next stage already.
 
     async def paused_if_touched(self, rollout: Rollout) -> Rollout:
         """Pause an active candidate one of whose flags is not as its last change left it. Returns what it is now.
@@ -237,15 +243,21 @@ class RolloutTransitions:
         harmed, and shadow that was turned off is no wish for a canary. Its guards count at the share that is in force.
         """
         flags = await read_flags(self._admin, rollout.task)
-        share = flags.canary_share(rollout) if rollout.stage is Stage.CANARY else rollout.counted_percent
-        if share != rollout.counted_percent:
-            rollout = rollout.counted_at(share, utc_now())
-            await self._rollouts.set_counted(rollout)
+        rollout = await self._counted_at_share(rollout, flags)
         if rollout.paused or (paused := await self._touched(rollout, flags.changed_by_hand(rollout))) is None:
             return rollout
         await self._rollouts.save(paused)
         await self.settle(rollout.task)
         return paused
+
+    async def _counted_at_share(self, rollout: Rollout, flags: TaskFlags) -> Rollout:
+        """Return a rollout whose guards count at the share that is in force, which a hand may have changed."""
+        share = flags.canary_share(rollout) if rollout.stage is Stage.CANARY else rollout.counted_percent
+        if share == rollout.counted_percent:
+            return rollout
+        counted = rollout.counted_at(share, utc_now())
+        await self._rollouts.set_counted(counted)
+        return counted
 
     async def end(self, task: str, stage: Stage, reason: str, moved_by: str = RATCHET) -> None:
         """End the task's active candidate for a reason outside of the test. `stage`: rejected or inconclusive.
@@ -257,9 +269,23 @@ class RolloutTransitions:
             await self._rollouts.save(rollout.with_stage(stage, reason, evidence, utc_now(), moved_by=moved_by))
             await self.settle(task)
 
-    async def end_if_failing(self, task: str) -> None:
-        """End the task's canary if its guards do, where nothing else can be decided yet."""
-        if (rollout := await self.active(task)) is not None and (reason := await self._guard(rollout)):
+    async def end_if_harmful(self, task: str) -> None:
+        """End the task's candidate if its guards or its labels do, where nothing else can be decided or made yet.
+
+        The end takes the place of a change that waits: its flags are set before any event is published.
+        """
+        last = await self._rollouts.last_entered(task)
+        if last is None or not (stands := last.standing).active:
+            return
+        if last.stage is Stage.CANARY and not last.flags_pending:
+            with contextlib.suppress(DependencyUnavailable):  # Unleash may be what is away.
+                last = await self._counted_at_share(last, await read_flags(self._admin, task))
+        reason = await self._guard(last)
+        if not reason:
+            ledger = await self.ledger(stands)
+            harm = decide_waiting(stands.stage, ledger, stands.alpha, stands.spec.rollout, timedelta())
+            reason = harm.reason if harm is not None else ""
+        if reason:
             await self.end(task, Stage.REJECTED, reason)
 
     async def watch_flags(self, task: str) -> None:
@@ -283,13 +309,15 @@ class RolloutTransitions:
         about fresh pairs, which tell the gain.
         """
         last = await self._rollouts.last_entered(task)
-        if last is None or not (last.control and last.settled):
+        if last is None or not last.control or last.flags_pending:
             return
         settings, fresh = last.spec.rollout, await self._ledger.load(last.rollout_id, fresh=True)
         evidence = control_evidence(last.evidence, fresh, settings)
         if reason := canary_failure(fresh.canary, settings, fresh.outcomes):
             back = f"{reason}: {last.previous or 'the base model'} serves again"
             changed = last.taken_back(back, evidence, utc_now())
+        elif not last.settled:  # Its event waits, and with it all that is no harm.
+            return
         elif utc_now() > last.control_until:
             over = f"{settings.control_days:g} days without harm that guards or labels see"
             changed = last.without_control(over, evidence, utc_now())
@@ -379,17 +407,15 @@ class RolloutTransitions:
         return ""
 
     async def _guard(self, rollout: Rollout) -> str:
-        """Return why a rise that is not settled yet ends the candidate, "" otherwise: its canary serves meanwhile."""
-        if rollout.stage not in (Stage.CANARY, Stage.PROMOTED):
+        """Return why the guards end a candidate that may serve users, whatever change of it waits, else ""."""
+        if not rollout.may_serve:
             return ""
         return canary_failure(await self._ledger.canary(rollout.rollout_id), rollout.spec.rollout)
 
     async def is_failing(self, rollout: Rollout) -> bool:
         """Return True if the guards end this canary, or take back its promotion, as counted by now."""
-        is_guarded = rollout.stage is Stage.CANARY or (
-            rollout.stage is Stage.PROMOTED and (rollout.control or not rollout.settled)
-        )
-        if not is_guarded:
+        is_over = rollout.stage is Stage.PROMOTED and rollout.settled and not rollout.control
+        if is_over or not rollout.may_serve:
             return False
         if rollout.control:
             fresh = await self._ledger.load(rollout.rollout_id, fresh=True)

@@ -26,7 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from schemas.base import Frozen
 from schemas.conversation import Answer, Call
 from schemas.predictions import SubjectForgotten
-from schemas.rollouts import ShadowCompared, Stage
+from schemas.rollouts import ShadowCompared
 from services.deployer.domain import Ledger, Ticket
 from services.deployer.rollout import Rollout, max_tickets
 from services.deployer.statistics.canary import CanaryCounts, Observation
@@ -187,7 +187,7 @@ class PostgresLedger:
                 dataclasses.replace(o, source=f"{self._incarnation}:{o.source}")
                 for o in observations if not erased.covers(rollout.task, o.user_key, o.occurred_at)
             ]  # fmt: skip
-            add = canaries.add_primary if rollout.stage is Stage.SHADOW else canaries.add_requests
+            add = canaries.add_requests if rollout.may_serve else canaries.add_primary
             await add(connection, rollout, counted)
 
     async def add_complaint(

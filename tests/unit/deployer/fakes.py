@@ -530,7 +530,7 @@ class MemoryLedger:
 
     async def add_observations(self, rollout: Rollout, observations: Sequence[Observation]) -> None:
         for observation in observations:
-            in_canary = rollout.stage is not Stage.SHADOW
+            in_canary = rollout.may_serve
             share = rollout.share_of(observation.occurred_at, as_primary=observation.as_primary)
             if observation.canary and observation.counted and in_canary:
                 requests = self.requests.setdefault(rollout.rollout_id, {})
