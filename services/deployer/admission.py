@@ -87,6 +87,9 @@ class Admission:
         if waiting is not None and waiting.candidate == event.adapter:
             await self._save(waiting.judged_again(event, now))
             return
+        last = await self._rollouts.last_entered(event.task)
+        if last is not None and last.awaits(event):
+            return  # It entered without, since the model of its former verdict served again.
         serving = await self._transitions.serving(event.task, event.base_model)
         candidate = candidate_of(event, serving, now)
         if not candidate.waits:
@@ -100,7 +103,6 @@ class Admission:
             reason = f"{waiting.candidate}, which waits for its turn, was trained on newer data"
             await self._save(candidate.turned_away(reason, now))
             return
-        last = await self._rollouts.last_entered(event.task)
         if active is not None:
             candidate = candidate.until(active.candidate)
         elif last is not None and last.control:
@@ -146,7 +148,7 @@ class Admission:
 
 
 def _request_id(asked: Rollout) -> UUID:
-    return event_id("evaluate again", asked.rollout_id, asked.version)
+    return event_id("evaluate again", asked.rollout_id, asked.asked_version)
 
 
 def _request(asked: Rollout, serving: ServingState) -> EvaluationRequested:

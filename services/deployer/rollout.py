@@ -48,27 +48,27 @@ class Rollout:
     """One candidate's rollout: a flat record, field for field what its table and its events hold.
 
     `opponent`: what the verdict `verdict_id` compared it with; None: the base model. `former_verdicts`: the ids of
-    those that it stood on before. `asked_against`: with what it was asked to be compared again while it waits; "" if it
-    was not. `entered_at`: when it had passed the offline gates, went into shadow and spent its alpha, of which
-    `alpha_drawn` is its own draw and the rest its predecessor's; None: never. `stage_since`: when it came into its
-    stage. `moved_by`: whoever made the last change, `RATCHET` or a person. `paused`: why it is not moved to more users
-    until a person says so; "" if it may be. `version` counts the changes; `settled`: the flags and the event of the
-    last change have been applied and published. `moves_flags` is False once its flags are set, and for a change that
-    sets none: a candidate has not entered, the active one stays in its stage because a newer one waits or was rejected
-    or because it was paused, or an operator turned rollback on or off by hand. `before`: what the flags may still say
-    in part until they are set. Of a rise it is what the rollout was; of what takes the place of a rise whose flags were
-    not all set, it is that rise; of a resumption, which changes none of its fields, what it is. `canary_percent`: the
-    share of users in the canary, of its last step once it is over, 0 before it; `step_since`: since when it has that.
-    `control`: it is promoted, and some users stay on `previous` for a while; `canary_percent` is then the share of all
-    others. `counted_percent`: the share at which guards that compare arms count: `canary_percent` but while a rise
-    waits, and for a promotion until it is settled, since the share before is still in force then, and while the flag
-    has another share by hand; None: they count nothing, since nobody is in the canary yet, or that share is not known.
-    `counted_since`: from when requests count at it, where the share before it was greater or None. `resets`: the
-    adapter of another base model that the primary flag named as it entered; no engine serves it any more once all serve
-    the candidate, so the flag is set to the base model.
+    those that it stood on before. `asked_against`: with what it is to be compared again before it enters, as the change
+    `asked_version` asked for; "" if no verdict is awaited. `entered_at`: when it had passed the offline gates, went
+    into shadow and spent its alpha, of which `alpha_drawn` is its own draw and the rest its predecessor's; None: never.
+    `stage_since`: when it came into its stage. `moved_by`: whoever made the last change, `RATCHET` or a person.
+    `paused`: why it is not moved to more users until a person says so; "" if it may be. `version` counts the changes;
+    `settled`: the flags and the event of the last change have been applied and published. `moves_flags` is False once
+    its flags are set, and for a change that sets none: a candidate has not entered, the active one stays in its stage
+    because a newer one waits or was rejected or because it was paused, or an operator turned rollback on or off by
+    hand. `before`: what the flags may still say in part until they are set. Of a rise it is what the rollout was; of
+    what takes the place of a rise whose flags were not all set, it is that rise; of a resumption, which changes none of
+    its fields, what it is. `canary_percent`: the share of users in the canary, of its last step once it is over, 0
+    before it; `step_since`: since when it has that. `control`: it is promoted, and some users stay on `previous` for a
+    while; `canary_percent` is then the share of all others. `counted_percent`: the share at which guards that compare
+    arms count: `canary_percent` but while a rise waits, and for a promotion until it is settled, since the share before
+    is still in force then, and while the flag has another share by hand; None: they count nothing, since nobody is in
+    the canary yet, or that share is not known. `counted_since`: from when requests count at it, where the share before
+    it was greater or None. `resets`: the adapter of another base model that the primary flag named as it entered; no
+    engine serves it any more once all serve the candidate, so the flag is set to the base model.
     `log_entry`: the newest of Unleash's log before any flag of the last change was set: what the log has of these flags
-    `replays_ended`: the replays after its promotion, for as many fresh pairs as people are asked about, are over.
     since, and is no part of the change, is of a hand. None: no flag was set yet, or the log was away.
+    `replays_ended`: the replays after its promotion, for as many fresh pairs as people are asked about, are over.
     """
 
     rollout_id: str
@@ -107,8 +107,9 @@ class Rollout:
     counted_since: datetime | None = None
     resets: str | None = None
     former_verdicts: tuple[str, ...] = ()
-    replays_ended: bool = False
     log_entry: int | None = None
+    replays_ended: bool = False
+    asked_version: int = 0
 
     @property
     def entered(self) -> bool:
@@ -338,15 +339,23 @@ class Rollout:
         """Return the rollout while it waits to be compared with the model that serves today."""
         name = serving.primary or "the base model"
         waiting = self.queued(f"it is its turn: evaluated again, against {name}, which serves now", now)
-        return replace(waiting, asked_against=serving.primary or BASE)
+        return replace(waiting, asked_against=serving.primary or BASE, asked_version=waiting.version)
+
+    def awaits(self, event: AdapterEvaluated) -> bool:
+        """Return True if this is the verdict that was asked for."""
+        return event.adapter == self.candidate and self.asked_against == (event.production.adapter or BASE)
 
     def judged_again(self, event: AdapterEvaluated, now: datetime) -> Rollout:
-        """Return the rollout with a newer verdict, by which it waits on or is rejected."""
+        """Return the rollout with a newer verdict, by which it waits on or is rejected.
+
+        One against a model that serves no more may come late: then the one that was asked for last is still awaited.
+        """
         stage = Stage.REJECTED if event.verdict == "failed" else Stage.QUEUED
         judged = self.with_stage(stage, offline_reason(event), self.evidence, now, moves_flags=False)
         return replace(
             judged, opponent=event.production.adapter, verdict_id=str(event.event_id),
             former_verdicts=(*self.former_verdicts, self.verdict_id),
+            asked_against="" if self.awaits(event) else self.asked_against,
         )  # fmt: skip
 
     def into_shadow(self, serving: ServingState, drawn: float, alpha: float, now: datetime) -> Rollout:

@@ -31,6 +31,7 @@ ROLLOUTS = sa.Table(
     sa.Column("counted_percent", sa.Integer), sa.Column("counted_since", sa.DateTime(timezone=True)),
     sa.Column("resets", sa.Text), sa.Column("former_verdicts", sa.ARRAY(sa.Text)),
     sa.Column("log_entry", sa.BigInteger), sa.Column("replays_ended", sa.Boolean),
+    sa.Column("asked_version", sa.Integer),
     sa.Column("change", sa.BigInteger), sa.Column("entry", sa.BigInteger),
 )  # fmt: skip
 MOVES = sa.Table(

@@ -240,6 +240,74 @@ async def test_a_failure_of_another_step_or_of_an_earlier_request_ends_nobody_wh
     assert deployer.last.stage is Stage.SHADOW
 
 
+async def judged_while_vllm_is_away(**rollout: object) -> Deployer:
+    """a2 has the verdict that it was asked for, against a1, which serves, and cannot enter shadow yet."""
+    deployer = await promoted(**rollout)
+    await deployer.handlers.on_evaluated(evaluated("a2", against=None, **rollout))
+    assert [request.against for request in requests(deployer)] == ["a1"]
+    deployer.adapters.is_away = True
+    await deployer.handlers.on_evaluated(evaluated("a2", against="a1", **rollout))
+    return deployer
+
+
+async def test_what_ends_a_candidate_that_has_its_verdict_is_not_that_no_verdict_came(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deployer = await judged_while_vllm_is_away(max_days=10)
+    later = utc_now() + timedelta(days=10.1)
+    monkeypatch.setattr("services.deployer.admission.utc_now", lambda: later)
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.INCONCLUSIVE
+    assert deployer.last.reason == "10 days since its turn in which it could not enter shadow: vLLM is away"
+
+
+async def test_a_verdict_that_nobody_asked_for_against_a_model_that_serves_no_more_has_it_asked_for_again() -> None:
+    """As asked for and answered once, it was not asked for any more: the candidate waited until it expired."""
+    deployer = await judged_while_vllm_is_away()
+    await deployer.handlers.on_evaluated(evaluated("a2", against=None))
+    deployer.adapters.is_away = False
+    await deployer.handlers.tick(TASK)
+    assert [request.against for request in requests(deployer)] == ["a1", "a1"]
+    await deployer.handlers.on_evaluated(evaluated("a2", against="a1"))
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("a2", Stage.SHADOW)
+
+
+async def asked_twice() -> Deployer:
+    """a2 was asked to be compared with a1, then, since a rollback, with the model before it."""
+    deployer = await promoted()
+    await deployer.handlers.on_evaluated(evaluated("a2", against="a0"))
+    await deployer.commands.rollback(TASK, "ben", "bad tone")
+    await deployer.handlers.tick(TASK)
+    assert [request.against for request in requests(deployer)] == ["a1", None]
+    return deployer
+
+
+async def test_a_late_verdict_of_an_earlier_request_leaves_the_last_one_awaited_and_its_failure_known() -> None:
+    deployer = await asked_twice()
+    await deployer.handlers.on_evaluated(evaluated("a2", against="a1"))
+    await deployer.handlers.tick(TASK)
+    asked = requests(deployer)
+    assert len(asked) == 2, "it is not evaluated twice for the same"
+    await deployer.handlers.on_step_failed(failure(asked[1].event_id))
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("a2", Stage.INCONCLUSIVE)
+    assert deployer.last.reason.startswith("it could not be evaluated again, against the base model: ")
+
+
+async def test_a_verdict_that_a_candidate_did_not_need_any_more_queues_it_for_no_second_comparison() -> None:
+    """It had entered, since the model of its first verdict served again, and drew another level once it had ended."""
+    deployer = await promoted()
+    await deployer.handlers.on_evaluated(evaluated("a2", against=None))
+    await deployer.commands.rollback(TASK, "ben", "bad tone")
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("a2", Stage.SHADOW)
+    late = evaluated("a2", against="a1")
+    await deployer.handlers.on_evaluated(late)
+    assert await deployer.rollouts.waiting(TASK) is None
+    await deployer.commands.rollback(TASK, "ben", "no more")
+    await deployer.handlers.on_evaluated(late)
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("a2", Stage.REJECTED)
+
+
 async def judged_three_times() -> tuple[Deployer, AdapterEvaluated]:
     """a3 waits, judged against the base model, a1, and the base model again. Returns the second verdict as well."""
     deployer = await promoted()
