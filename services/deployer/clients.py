@@ -30,6 +30,8 @@ _LOGGED_EVENTS = 100
 """How many entries of Unleash's log about a task's flags are read: one change of a rollout makes about ten."""
 _OF_A_HAND = ("feature-dependency-added", "feature-archived", "feature-deleted", "feature-revived")
 """Changes of a flag that only people make, by the types of Unleash's log."""
+_FOR_EVERYONE = ("default", "flexibleRollout")
+"""Types of strategies that may serve everyone: those of other types choose users."""
 _ADDED = {"constraints": "a constraint", "segments": "a segment", "disabled": "a strategy that is off"}
 """What a person may add to a strategy that leaves users out, by the name of the field, in words. We write none."""
 
@@ -84,15 +86,14 @@ class FlagState:
     @property
     def payload(self) -> dict[str, Any] | None:
         """The payload of the first variant, parsed. None without one, and for one that a person broke."""
-        for strategy in self.strategies:
-            for variant in strategy.get("variants") or ():
-                if value := (variant.get("payload") or {}).get("value"):
-                    try:
-                        parsed = json.loads(value)
-                    except (TypeError, ValueError):
-                        return None
-                    return parsed if isinstance(parsed, dict) else None
-        return None
+        return next(iter(self.payloads), None)
+
+    @property
+    def payloads(self) -> list[dict[str, Any] | None]:
+        """The payloads of all variants of all strategies, parsed; None for one that a person broke."""
+        variants = [variant for strategy in self.strategies for variant in strategy.get("variants") or ()]
+        values = [(variant.get("payload") or {}).get("value") for variant in variants]
+        return [_parsed(value) for value in values if value]
 
     @property
     def percent(self) -> int | None:
@@ -108,6 +109,22 @@ class FlagState:
         if self.parents:
             added.append(f"a parent flag ({', '.join(self.parents)})")
         return " and ".join(added)
+
+    @property
+    def several(self) -> str:
+        """That it has another number of strategies than one, in words; "" for one. Whoever meets any of them has it."""
+        count = len(self.strategies)
+        return "" if count == 1 else f"{count} strategies" if count else "no strategy"
+
+    @property
+    def left_out(self) -> str:
+        """Why not everyone may get the payload, in words; "" where everyone does."""
+        if found := " and ".join(filter(None, (self.several, self.added))):
+            return found
+        kind = self.strategies[0].get("name") or _FOR_EVERYONE[0]
+        if kind not in _FOR_EVERYONE:
+            return f"a strategy of type {kind}"
+        return "" if self.percent in (None, 100) else f"{self.percent} % of users"
 
     def matches(self, wanted: dict[str, Any]) -> bool:
         """Return True if the flag has this strategy and no other; fields that Unleash adds are not compared."""
@@ -348,6 +365,14 @@ class VllmAdapterServer:
         modules = spec.training.target_modules
         await asyncio.to_thread(check_adapter, folder, spec.base_model, self._max_rank, modules)
         await self._replicas.serve_adapter(adapter, str(folder))
+
+
+def _parsed(payload: Any) -> dict[str, Any] | None:
+    try:
+        parsed = json.loads(payload)
+    except (TypeError, ValueError):
+        return None
+    return parsed if isinstance(parsed, dict) else None
 
 
 def _gone(flag: str, state: FlagState | None) -> DependencyUnavailable:

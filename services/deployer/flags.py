@@ -13,6 +13,7 @@ with a proven adapter, or with the canary that has earned its share.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,7 @@ from services.deployer.clients import FlagAdmin, FlagState, Strategy
 from services.deployer.rollout import ENDED, Rollout
 from shared.errors import DependencyUnavailable
 
+logger = logging.getLogger(__name__)
 FLAGS = ("primary", "rollback", "canary", "shadow")
 _NEWEST = 20
 """Entries of Unleash's log among which the newest is looked for: as many as tasks set flags at once, and more."""
@@ -55,8 +57,8 @@ class TaskFlags:
         """
         if self.canary is None or not self.canary.enabled or self.rolled_back:
             return None
-        primary = self.primary.payload if self.primary is not None and self.primary.enabled else None
-        if (primary or {}).get("adapter") == rollout.candidate:
+        serving = self.primary.payloads if self.primary is not None and self.primary.enabled else []
+        if any((payload or {}).get("adapter") == rollout.candidate for payload in serving):
             return None
         share = self.canary.percent or None
         wanted = canary_strategy(replace(rollout, canary_percent=share or 0)).body(flag_name(rollout.task, "canary"))
@@ -68,21 +70,22 @@ class TaskFlags:
         if self.primary is None or not self.primary.enabled:
             how = found.get("primary", "primary is off")
             found["primary"] = f"{how}: the base model serves"
+        elif self.primary.payload is None:
+            found["primary"] = "primary has no payload that can be read: the base model serves"
         elif self.primary.payload != primary_strategy(rollout).payload:
             found["primary"] = f"primary's payload is {self.primary.payload}"
-        elif (left_out := self.primary.added) or self.primary.percent not in (None, 100):
-            found["primary"] = f"primary is not for everyone: it has {left_out or f'{self.primary.percent} % of users'}"
+        elif left_out := self.primary.left_out:
+            found["primary"] = f"primary is not for everyone: it has {left_out}"
         if self.rolled_back:
             found["rollback"] = "rollback is on: the previous adapter serves"
         if rollout.active and self.canary is not None and not self.canary.archived:  # In shadow it is off.
             strategy = canary_strategy(rollout)
             if not self.canary.matches(strategy.body(flag_name(rollout.task, "canary"))):
-                other = f"another share than {strategy.percent} %, or another payload"
-                found["canary"] = f"canary has {self.canary.added or other}"
+                found["canary"] = _unlike("canary", self.canary, strategy)
         if rollout.compared and self.shadow is not None and not self.shadow.archived:
             strategy = shadow_strategy(rollout)
             if not self.shadow.matches(strategy.body(flag_name(rollout.task, "shadow"))):
-                found["shadow"] = f"shadow has {self.shadow.added or f'another share than {strategy.percent} %'}"
+                found["shadow"] = _unlike("shadow", self.shadow, strategy)
         for name, state, wanted in (
             ("canary", self.canary, rollout.stage is Stage.CANARY),
             ("shadow", self.shadow, rollout.compared),
@@ -109,6 +112,17 @@ class TaskFlags:
             return found  # A promotion sets primary first, and undoing it last: no other flag is its work.
         one, another = self.differences(rollout), self.differences(other)
         return {flag: words for flag, words in found.items() if flag in one and flag in another}
+
+
+def _unlike(name: str, state: FlagState, wanted: Strategy) -> str:
+    """Say how a flag's strategy is not as wanted."""
+    if state.several or state.added:
+        return f"{name} has {' and '.join(filter(None, (state.several, state.added)))}"
+    if state.payload != wanted.payload:
+        return f"{name} has no payload" if state.payload is None else f"{name}'s payload is {state.payload}"
+    if state.percent != wanted.percent:
+        return f"{name} has another share than {wanted.percent} %: {state.percent} %"
+    return f"{name} has another type, stickiness, group or variant"
 
 
 def _has_payload(primary: FlagState | None, rollout: Rollout) -> bool:
@@ -279,11 +293,23 @@ async def _undo(admin: FlagAdmin, rollout: Rollout, rise: Rollout) -> None:
 async def _restore(
     admin: FlagAdmin, name: str, strategy: Callable[[Rollout], Strategy], rollout: Rollout, rise: Rollout
 ) -> None:
-    """Give a flag that has the rise's strategy the rollout's; another one is of a hand."""
+    """Give a flag that has the rise's strategy the rollout's; another one is of a hand.
+
+    Where the two serve different adapters, as primary's do, it gets it also if a hand has added to the rise's strategy:
+    else the candidate would serve on whomever that leaves in. One that is archived serves nobody, and takes no write.
+    """
     flag = flag_name(rollout.task, name)
     state = await admin.read(flag)
-    if state is not None and state.matches(strategy(rise).body(flag)):
-        await admin.set_strategy(flag, strategy(rollout))
+    if state is None:
+        return
+    wanted, own = strategy(rise), strategy(rollout)
+    is_added_to = wanted.payload != own.payload and wanted.payload in state.payloads
+    if not (is_added_to or state.matches(wanted.body(flag))):
+        return
+    if state.archived:
+        logger.warning("%s is archived as it was: before it is turned on again, give it %s", flag, own.body(flag))
+        return
+    await admin.set_strategy(flag, own)
 
 
 async def _set_control(admin: FlagAdmin, rollout: Rollout) -> None:
@@ -312,13 +338,13 @@ async def _to_shadow(admin: FlagAdmin, rollout: Rollout) -> None:
         "canary": (f"Share of {rollout.task}'s users on the candidate", canary_strategy(rollout)),
         "shadow": (f"Share of {rollout.task}'s traffic replayed", shadow_strategy(rollout)),
     }
+    await admin.switch(names["canary"], False)  # First: it is about to have this candidate's payload.
     for flag, (description, strategy) in described.items():
         if flag not in by_hand:
             await admin.ensure(names[flag], description, strategy, on=flag == "primary")
     if not {"primary", "rollback"} & by_hand.keys():
         await _restore_primary(admin, rollout)
-    await admin.switch(names["canary"], False)
-    if "canary" not in by_hand | flags.gone:  # Of the candidate before, until it is off.
+    if "canary" not in by_hand | flags.gone:
         await admin.set_strategy(names["canary"], canary_strategy(rollout))
     if "shadow" not in by_hand:
         await _replay(admin, rollout)

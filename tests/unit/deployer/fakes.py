@@ -239,8 +239,11 @@ class MemoryAdmin:
         return self.flags.get(flag)
 
     async def ensure(self, flag: str, description: str, strategy: Strategy, on: bool = False) -> None:
-        if flag not in self.flags:
+        state = self.flags.get(flag)
+        if state is None:
             self._write(flag, enabled=on, strategies=(strategy.body(flag),))
+        elif not (state.archived or (state.strategies and (strategy.variant is None or state.payload is not None))):
+            await self.set_strategy(flag, strategy)  # A crash left it incomplete, or a hand has made it so.
 
     def archive(self, flag: str, *, is_deleted: bool = False) -> None:
         """What a person does to a flag in Unleash."""

@@ -116,7 +116,7 @@ async def test_a_share_that_a_hand_changed_after_a_rise_pauses_it() -> None:
     changed = {**strategy, "parameters": {**strategy["parameters"], "rollout": "5"}}
     deployer.admin._write(flag, strategies=(changed,))
     await deployer.handlers.tick(TASK)
-    assert deployer.last.paused == "canary has another share than 25 %, or another payload, by hand"
+    assert deployer.last.paused == "canary has another share than 25 %: 5 %, by hand"
 
 
 def by_hand(deployer: Deployer, percent: int, stickiness: str = "userId") -> None:

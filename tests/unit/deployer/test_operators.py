@@ -87,9 +87,68 @@ async def test_a_hand_on_a_share_pauses_and_a_resumption_sets_canary_and_shadow_
     deployer.admin.flags[FLAGS["canary"]] = with_share(own[FLAGS["canary"]], 90)
     await deployer.admin.switch(FLAGS["shadow"], False)
     await deployer.handlers.tick(TASK)
-    assert deployer.last.paused == "canary has another share than 5 %, or another payload; shadow is off, by hand"
+    assert deployer.last.paused == "canary has another share than 5 %: 90 %; shadow is off, by hand"
     await deployer.commands.resume(TASK, "ben", "a mistake")
     assert deployer.admin.flags == own
+
+
+A_PAYLOAD = {"name": "canary", "weight": 1000, "payload": {"type": "json", "value": '{"adapter": "b1"}'}}
+OTHERWISE: dict[str, Any] = {
+    "canary has no payload": lambda own: ({**own, "variants": []},),
+    "canary's payload is {'adapter': 'b1'}": lambda own: ({**own, "variants": [A_PAYLOAD]},),
+    "canary has 2 strategies": lambda own: (own, {**own, "id": "2"}),
+    "canary has 2 strategies and a segment": lambda own: (own, {**own, "id": "2", "segments": [7]}),
+    "canary has no strategy": lambda own: (),
+    "canary has another type, stickiness, group or variant": lambda own: (
+        {**own, "parameters": {**own["parameters"], "stickiness": "random"}},
+    ),
+}
+
+
+@pytest.mark.parametrize("words", OTHERWISE)
+async def test_a_pause_names_what_a_hand_did_to_the_canary_and_nothing_counts_at_a_share_that_is_not_known(
+    words: str,
+) -> None:
+    deployer = await in_canary()
+    state = deployer.admin.flags[FLAGS["canary"]]
+    by_hand = replace(state, strategies=OTHERWISE[words](state.strategies[0]))
+    deployer.admin.flags[FLAGS["canary"]] = by_hand
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.paused == f"{words}, by hand"
+    assert (await deployer.rollouts.last_entered(TASK)).counted_percent is None
+    await deployer.compare_and_label(range(12, 30), "delivery")
+    assert (deployer.last.stage, deployer.admin.flags[FLAGS["canary"]]) == (Stage.CANARY, by_hand)
+
+
+@pytest.mark.parametrize(("strategies", "words"), [
+    (lambda own: (own, {**own, "id": "2"}), "primary is not for everyone: it has 2 strategies"),
+    (lambda own: ({**own, "name": "userWithId", "parameters": {"userIds": "7"}},),
+     "primary is not for everyone: it has a strategy of type userWithId"),
+    (lambda own: ({**own, "variants": []},), "primary has no payload that can be read: the base model serves"),
+])  # fmt: skip
+async def test_a_primary_that_is_not_for_everyone_any_more_pauses_whatever_its_first_payload_says(
+    strategies: Any, words: str
+) -> None:
+    """One of several strategies may serve half of the users another payload; the first one was compared."""
+    deployer = await in_canary()
+    state = deployer.admin.flags[FLAGS["primary"]]
+    deployer.admin.flags[FLAGS["primary"]] = replace(state, strategies=strategies(state.strategies[0]))
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.paused == f"{words}, by hand"
+
+
+async def test_a_candidate_that_enters_serves_nobody_by_a_canary_that_was_on_without_a_payload() -> None:
+    """Its payload was given to the flag before that was turned off; where a crash came between, 5 % were served."""
+    deployer = Deployer()
+    deployer.admin.flags[FLAGS["canary"]] = FlagState(True, (Strategy().body(FLAGS["canary"]),))
+    event = evaluated()
+    for writes in range(8):
+        deployer.admin.crash_at = writes
+        await deployer.handlers.on_evaluated(event)
+        assert deployer.admin.serves(TASK, in_canary=True) is None
+    deployer.admin.crash_at = None
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.admin.serves(TASK, in_canary=True)) == (Stage.SHADOW, None)
 
 
 NARROWED: dict[str, dict[str, Any]] = {

@@ -74,6 +74,47 @@ async def test_a_promotion_that_is_refused_half_written_gives_everyone_the_prima
     assert (deployer.last.candidate_adapter, deployer.last.stage, deployer.last.paused) == ("a2", Stage.SHADOW, "")
 
 
+@pytest.mark.parametrize("flag", ["primary", "canary"])
+async def test_a_promotion_that_is_refused_half_written_ends_also_where_its_flag_is_archived_by_then(
+    flag: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It waited for the flag to be revived, and everything else of the task with it."""
+    deployer = await earned()
+    deployer.admin.crash_at = 1
+    await tick_in_vain(deployer)
+    deployer.admin.crash_at = None
+    deployer.admin.archive(FLAGS[flag])
+    await fail(deployer)
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, await deployer.rollouts.unsettled(TASK)) == (Stage.REJECTED, [])
+    is_told = f"{FLAGS['primary']} is archived as it was: before it is turned on again, give it" in caplog.text
+    assert is_told is (flag == "primary"), "it would serve the candidate that was refused"
+
+
+@pytest.mark.parametrize("is_paused", [True, False])
+@pytest.mark.parametrize("how", ["a constraint", "another strategy before it"])
+async def test_a_promotion_that_is_taken_back_serves_nobody_on_through_what_a_hand_added_to_primary(
+    how: str, is_paused: bool
+) -> None:
+    """As it was not what the promotion had set any more, it was taken for a hand's, with the candidate in it."""
+    deployer = await earned()
+    deployer.admin.crash_at = 1
+    await tick_in_vain(deployer)
+    deployer.admin.crash_at = None
+    primary = deployer.admin.flags[FLAGS["primary"]]
+    (own,) = primary.strategies
+    added = ({**own, "constraints": [{"contextName": "region", "operator": "IN", "values": ["eu"]}]},)
+    if how != "a constraint":
+        other = Strategy(10, variant="primary", payload={"adapter": "a0", "previous": None})
+        added = (other.body(FLAGS["primary"]), own)
+    deployer.admin._write(FLAGS["primary"], strategies=added)
+    if not is_paused:
+        await fail(deployer)
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is (Stage.CANARY if is_paused else Stage.REJECTED)
+    assert deployer.admin.flags[FLAGS["primary"]].payloads == [{"adapter": None, "previous": None}]
+
+
 @pytest.mark.parametrize("writes", range(3))
 async def test_a_refusal_is_finished_after_an_outage_between_any_two_of_its_writes(writes: int) -> None:
     deployer = await earned()
