@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 _READ_SECONDS = 1.0
 """A reading holds so long: each replay asks."""
+_AWAY_SECONDS = 10.0
+"""A replica that did not answer is not read for so long: all replays would wait for one that hangs, each time."""
 _WAITING = "vllm:num_requests_waiting"
 _CACHE_USAGE = "vllm:kv_cache_usage_perc"
 """From 0 to 1, despite its name."""
@@ -29,7 +31,7 @@ class EngineLoad(Protocol):
 
 
 class VllmLoad:
-    """Reads the replicas' `/metrics`. One busy replica is enough: any of them may get the next replay.
+    """Reads the replicas' `/metrics`, all at once. One busy replica is enough: any of them may get the next replay.
 
     A replica that does not answer, or that has no such metrics, is not known to be busy.
     """
@@ -39,22 +41,26 @@ class VllmLoad:
         self._max_cache_usage = max_cache_usage
         self._reading = asyncio.Lock()
         self._read_at: float | None = None
+        self._away_until: dict[str, float] = {}
         self._busy_since: float | None = None
         self._without_metrics: set[str] = set()
 
     async def is_busy(self) -> bool:
         """Return True while requests wait in a replica, or its cache is almost full. Logged when it begins and ends."""
         async with self._reading:
-            if self._read_at is None or time.monotonic() - self._read_at >= _READ_SECONDS:
-                reasons = [reason for url in self._inference.in_turn() if (reason := await self._reason(url))]
+            now = time.monotonic()
+            if self._read_at is None or now - self._read_at >= _READ_SECONDS:
+                there = [url for url in self._inference.in_turn() if now >= self._away_until.get(url, 0.0)]
+                reasons = await asyncio.gather(*map(self._reason, there))
                 self._read_at = time.monotonic()
-                self._note(reasons)
+                self._note([reason for reason in reasons if reason])
             return self._busy_since is not None
 
     async def _reason(self, url: str) -> str | None:
         try:
             metrics = await self._inference.metrics(url)
         except DependencyUnavailable:
+            self._away_until[url] = time.monotonic() + _AWAY_SECONDS
             return None
         except InvalidMessage:
             metrics = ""

@@ -3,6 +3,7 @@ and LoRA adapters."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -118,7 +119,11 @@ class InferenceClient:
 
     async def metrics(self, url: str) -> str:
         """Return a replica's metrics in Prometheus' text format. Raises as `complete` does."""
-        return (await self._response("GET", url, "/metrics", timeout=_METRICS_SECONDS)).text
+        try:
+            async with asyncio.timeout(_METRICS_SECONDS):  # Whatever it sends, and however slowly.
+                return (await self._response("GET", url, "/metrics")).text
+        except TimeoutError as error:
+            raise DependencyUnavailable(f"{without_credentials(url)} does not tell its metrics in time") from error
 
     async def serve_adapter(self, name: str, folder: str) -> None:
         """Make every replica serve the adapter `name`. Idempotent; call it before the first use."""

@@ -89,6 +89,36 @@ async def test_a_replica_that_is_away_is_not_busy_and_hides_no_other_one() -> No
     assert not await replicas.load().is_busy()
 
 
+async def test_replicas_are_read_at_once_and_one_that_hangs_is_not_waited_for_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They were read one after another: each reading waited two seconds for one that hung, and all replays with it."""
+    monkeypatch.setattr("shared.model.inference._METRICS_SECONDS", 0.1)
+    replicas = Replicas(one=metrics(), two=metrics(waiting=3.0), three=metrics())
+    is_read, asked = {host: asyncio.Event() for host in ("two", "three")}, list[str]()
+
+    async def handle(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        if request.url.host == "one":
+            await asyncio.gather(*[event.wait() for event in is_read.values()])
+            await asyncio.Event().wait()
+        is_read[request.url.host].set()
+        return replicas.handle(request)
+
+    reader = replicas.load()
+    reader._inference._client = httpx.AsyncClient(transport=httpx.MockTransport(handle))
+    assert await reader.is_busy()
+    assert all(event.is_set() for event in is_read.values()), "while the first one was not read"
+    replicas.metrics["two"] = metrics()
+    for _ in range(3):
+        assert not await reader.is_busy()
+    assert asked.count("one") == 1
+    monkeypatch.setattr(load, "_AWAY_SECONDS", 0.0)
+    reader._away_until.clear()
+    await reader.is_busy()
+    assert asked.count("one") == 2, "it is read again after a while"
+
+
 async def test_a_pause_is_logged_once_when_it_begins_and_once_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="services.shadow")
     replicas = Replicas(one=metrics(waiting=3.0))
