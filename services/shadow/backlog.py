@@ -80,7 +80,8 @@ class CatchUp:
             while left is not None and await self._replay(left, await self._read(consumer, partition, left)):
                 done = min(await consumer.position(partition), left.end_offset)
                 left = await self._backlogs.advance(left, done)
-                consumer.seek(partition, done)  # What was read beyond the end may have joined the backlog meanwhile.
+                if left is not None:  # What was read beyond the end may have joined the backlog meanwhile.
+                    consumer.seek(partition, left.next_offset)
                 if clock() > ends:
                     break
 

@@ -98,21 +98,14 @@ class Handlers:
     async def _replay(self, considered: Sequence[Considered]) -> None:
         """Decide about these requests at once, and replay those that are to be once it is their tasks' turn."""
         to_replay = await self._decisions.decide(considered, utc_now())
-        if not to_replay:
-            return
-        async with self._decisions.claimed_tasks({request.rollout.task for request in to_replay}) as is_ours:
-            if not is_ours:
-                raise Paused("others replay requests of these tasks")
-            # Another process may have replayed some of them meanwhile: one that had their partition before a rebalance.
-            left = await self._decisions.decide(considered, utc_now())
-            try:
-                await self._replays.run(left)
-            except CandidateMissing as error:  # The next attempt leaves their requests for later.
-                for uri in error.uris:
-                    self._note_unreadable(uri, f"shadow waits for the candidate at {uri}: {error}. Was it deleted?")
-                raise
-            for request in left:
-                self._unreadable_until.pop(request.rollout.candidate_uri, None)
+        try:
+            await self._replays.run(to_replay)
+        except CandidateMissing as error:  # The next attempt leaves their requests for later.
+            for uri in error.uris:
+                self._note_unreadable(uri, f"shadow waits for the candidate at {uri}: {error}. Was it deleted?")
+            raise
+        for request in to_replay:
+            self._unreadable_until.pop(request.rollout.candidate_uri, None)
 
     async def is_over(self, backlog: Backlog) -> bool:
         """Return True if the rollout of a backlog has ended. That another one is queued or ended says nothing of it."""

@@ -21,22 +21,27 @@ from shared.kafka.publisher import EventPublisher
 
 logger = logging.getLogger(__name__)
 
+CLAIM_SECONDS = 60.0
+"""So long a batch waits for those of other processes."""
 MAX_BATCH_SECONDS = 60.0
-"""No replay of a batch starts later: a batch must end within Kafka's five-minute poll limit."""
+"""No replay starts later after its task is claimed: a batch must end within Kafka's poll limit."""
 BUSY_PAUSE_SECONDS = 1.0
 _TASKS_AT_ONCE = 4
 """So many tasks may have all of their places taken at the same time."""
+_CLAIMS_AT_ONCE = 8
+"""Each holds a connection to the database for as long as the task's replays take."""
 
 
 class Replays:
     """Asks the arms, publishes each pair, and records that; a redelivered one is not asked again.
 
     Pairs of one batch are published in the order of their requests; between a task's batches, which follow each other
-    (`Decisions.claimed_tasks`), it is the order in which they are read. In the order in which they are made, a fast
+    (`Decisions.claimed_task`), it is the order in which they are read. In the order in which they are made, a fast
     answer of the candidate would be its subject's first pair, and bet instead of a slow one or one that timed out; and
     the greatest wealth so far must not depend on which answers come first.
-    Tasks do not wait for each other within a batch: each has `concurrency` places of its own, for all callers together,
-    and all of them have four times as many: not more than an engine on a CPU takes at once.
+    Tasks do not wait for each other within a batch: each is claimed for as long as its own replays take, and has
+    `concurrency` places of its own, for all callers together. All of them have four times as many: not more than an
+    engine on a CPU takes at once.
     """
 
     def __init__(
@@ -48,20 +53,20 @@ class Replays:
         self._decisions = decisions
         self._all_places = asyncio.Semaphore(_TASKS_AT_ONCE * concurrency)
         self._places: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(concurrency))
+        self._claims = asyncio.Semaphore(_CLAIMS_AT_ONCE)
         self._pace = Pace()
 
     async def run(self, requests: Sequence[Considered]) -> None:
-        """Replay the requests, those of a task in their order.
+        """Replay the requests that were decided on, those of a task in their order.
 
         Raises Paused if the turn of some does not come in time, CandidateMissing, or DependencyUnavailable if the
         engine, the broker or the database is away: called again, it goes on with what is left.
         """
-        latest = asyncio.get_running_loop().time() + MAX_BATCH_SECONDS
+        latest = asyncio.get_running_loop().time() + CLAIM_SECONDS
         of_tasks: dict[str, list[Considered]] = {}
         for request in requests:
-            if not await self._leave_out(request):
-                of_tasks.setdefault(request.rollout.task, []).append(request)
-        parts = (self._run(part, self._places[task], latest) for task, part in of_tasks.items())
+            of_tasks.setdefault(request.rollout.task, []).append(request)
+        parts = (self._run_claimed(task, part, latest) for task, part in of_tasks.items())
         left = await asyncio.gather(*parts, return_exceptions=True)
         waiting = sum(number for number in left if isinstance(number, int))
         if missing := [result for result in left if isinstance(result, CandidateMissing)]:
@@ -74,6 +79,25 @@ class Replays:
             if failure is not None:
                 logger.warning("a replay is tried again later: %s", failure)
             raise Paused(f"{waiting} replays wait for their turn")
+
+    async def _run_claimed(self, task: str, requests: Sequence[Considered], latest: float) -> int:
+        """Replay a task's requests once no other batch of it is. Return the number of those whose turn did not come."""
+        clock = asyncio.get_running_loop().time
+        try:
+            async with asyncio.timeout_at(latest):
+                await self._claims.acquire()
+        except TimeoutError:
+            return len(requests)
+        try:
+            async with self._decisions.claimed_task(task, latest - clock()) as is_ours:
+                if not is_ours:
+                    return len(requests)
+                # Another process may have replayed some meanwhile: one that had their partition before a rebalance.
+                still = await self._decisions.decide(requests, utc_now())
+                left = [request for request in still if not await self._leave_out(request)]
+                return await self._run(left, self._places[task], clock() + MAX_BATCH_SECONDS)
+        finally:
+            self._claims.release()
 
     async def _run(self, requests: Sequence[Considered], places: asyncio.Semaphore, latest: float) -> int:
         """Replay a task's requests. Return the number of those whose turn did not come in time."""
@@ -143,6 +167,7 @@ class Replays:
         if earlier is not None:
             await earlier
         if pair is not None:
+            await self._decisions.confirm_claim()
             await self._publisher.publish(pair)
         await self._decisions.finish(request, Outcome.VOID if pair is None else Outcome.PAIR)
 

@@ -6,9 +6,8 @@ request is decided, paid and counted once, also across restarts. Only the last d
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -24,12 +23,11 @@ from services.shadow.domain import Outcome
 from services.shadow.tables import BACKLOGS, DAYS, DECISIONS, FORGOTTEN, HOURS, MINUTES, OUTCOMES
 from shared.privacy.erasure import erased_among, record_erasure
 from shared.storage.database import transaction
+from shared.storage.held_locks import held_by, raise_if_lost
 
 _LOCK = sa.func.hashtext(sa.literal("deciding ") + sa.func.current_schema())
-_NOT_LOCKED = ("55P03", "40P01")
-"""PostgreSQL's errors where a lock was not had in time, or not without a deadlock."""
-CLAIM_SECONDS = 60.0
-"""So long a batch waits for those of other processes: with its own replays it must end within Kafka's poll limit."""
+_NOT_LOCKED = "55P03"
+"""PostgreSQL's error where a lock was not had in time."""
 _REMEMBERED = 1_000
 """Offsets of a partition: more than a batch has, fewer than what somebody rewinds on purpose."""
 _KEPT_DAYS = 8
@@ -71,7 +69,8 @@ class Summary:
 class Decisions(Protocol):
     """What was decided about requests. Methods raise DependencyUnavailable while the database is away."""
 
-    def claimed_tasks(self, tasks: Collection[str]) -> AbstractAsyncContextManager[bool]: ...
+    def claimed_task(self, task: str, seconds: float) -> AbstractAsyncContextManager[bool]: ...
+    async def confirm_claim(self) -> None: ...
     async def decide(self, requests: Sequence[Considered], now: datetime) -> list[Considered]: ...
     async def finish(self, request: Considered, outcome: Outcome) -> None: ...
 
@@ -137,9 +136,9 @@ class PostgresDecisions:
             yield await self._current(backlog) if is_ours else None
 
     @asynccontextmanager
-    async def claimed_tasks(self, tasks: Collection[str]) -> AsyncIterator[bool]:
-        """Hold the replays of these tasks against all others of the service, and give True; False: others have had one
-        of them for a minute.
+    async def claimed_task(self, task: str, seconds: float) -> AsyncIterator[bool]:
+        """Hold the replays of a task against all others of the service, and give True; False: others have had them for
+        so long.
 
         A batch of a task begins once the pairs of the one before it are published, whichever processes have their
         partitions or backlogs. Side by side a fast answer of the candidate would be its subject's first pair, and bet,
@@ -147,7 +146,19 @@ class PostgresDecisions:
         rebalance two processes would ask the same requests: of two answers the faster one would count.
         """
         async with transaction(self._engine) as connection:
-            yield await _lock(connection, [f"replays of {task} " for task in sorted(tasks)])
+            if not await _lock(connection, f"replays of {task} ", seconds):
+                yield False
+                return
+            async with held_by(connection):
+                yield True
+
+    async def confirm_claim(self) -> None:
+        """Raise DependencyUnavailable where this code had claimed a task and its connection broke since.
+
+        Called before each pair is published: what it replays by then is another process's, or will be.
+        """
+        async with transaction(self._engine) as connection:
+            await raise_if_lost(connection)
 
     async def _current(self, backlog: Backlog) -> Backlog | None:
         async with transaction(self._engine) as connection:
@@ -155,10 +166,15 @@ class PostgresDecisions:
         return None if row is None else _backlog(row)
 
     async def advance(self, backlog: Backlog, next_offset: int) -> Backlog | None:
-        """Store that a backlog's records below `next_offset` are done. Return what is left of it, None: nothing."""
-        done = sa.update(BACKLOGS).where(_is(backlog)).values(next_offset=next_offset).returning(BACKLOGS)
+        """Store that a backlog's records below `next_offset` are done. Return what is left of it, None: nothing.
+
+        Where it begins elsewhere by now, that stays: an earlier request has joined it, or another process works it off,
+        since the claim was lost.
+        """
+        is_same = sa.and_(_is(backlog), BACKLOGS.c.next_offset == backlog.next_offset)
         async with self._locked() as connection:
-            row = (await connection.execute(done)).one_or_none()
+            await connection.execute(sa.update(BACKLOGS).where(is_same).values(next_offset=next_offset))
+            row = (await connection.execute(sa.select(BACKLOGS).where(_is(backlog)))).one_or_none()
             if row is None or row.next_offset < row.end_offset:
                 return None if row is None else _backlog(row)
             await connection.execute(sa.delete(BACKLOGS).where(_is(backlog)))
@@ -212,17 +228,15 @@ class PostgresDecisions:
             return list(found.values())
 
 
-async def _lock(connection: AsyncConnection, names: Sequence[str]) -> bool:
-    """Wait for all of these locks and return True; False: not within `CLAIM_SECONDS`, or in a deadlock."""
-    deadline = time.monotonic() + CLAIM_SECONDS
+async def _lock(connection: AsyncConnection, name: str, seconds: float) -> bool:
+    """Wait for the lock and return True; False: not within so many seconds."""
     try:
         async with connection.begin_nested():
-            for name in names:
-                left = f"{max(1, round(1_000 * (deadline - time.monotonic())))}ms"
-                await connection.execute(sa.select(sa.func.set_config("lock_timeout", left, sa.true())))
-                await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_lock_key(name))))
+            limit = f"{max(1, round(1_000 * seconds))}ms"
+            await connection.execute(sa.select(sa.func.set_config("lock_timeout", limit, sa.true())))
+            await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_lock_key(name))))
     except sa.exc.DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) not in _NOT_LOCKED:
+        if getattr(error.orig, "sqlstate", None) != _NOT_LOCKED:
             raise
         return False
     return True

@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from schemas.predictions import SubjectForgotten
 from schemas.rollouts import RolloutChanged
-from services.shadow import storage
+from services.shadow import replays
 from services.shadow.budget import Considered
 from services.shadow.clients import Replay
 from services.shadow.domain import Outcome, Request
@@ -213,7 +213,7 @@ async def test_one_batch_of_a_task_is_replayed_at_a_time_whichever_process_has_i
 ) -> None:
     """Of two answers to a request the first would count: the faster one, and none where one of them times out. And of
     two requests of a subject the one that is answered sooner would bet."""
-    monkeypatch.setattr(storage, "CLAIM_SECONDS", 0.2)
+    monkeypatch.setattr(replays, "CLAIM_SECONDS", 0.2)
     slow, other = Shadow(engine=Slow()), Shadow()
     for shadow in (slow, other):
         shadow.handlers._decisions = shadow.replays._decisions = database.decisions()
@@ -223,9 +223,9 @@ async def test_one_batch_of_a_task_is_replayed_at_a_time_whichever_process_has_i
     for partition in (0, 1):
         with pytest.raises(Paused):
             await other.deliver(0, *map(prediction, range(3)), partition=partition)
-    async with other.handlers._decisions.claimed_tasks({"another"}) as is_ours:
+    async with other.handlers._decisions.claimed_task("another", PATIENCE_SECONDS) as is_ours:
         assert is_ours, "other tasks do not wait"
-    monkeypatch.setattr(storage, "CLAIM_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(replays, "CLAIM_SECONDS", PATIENCE_SECONDS)
     waiting = asyncio.create_task(other.deliver(0, prediction(7), partition=1))
     await asyncio.sleep(0.3)
     assert not waiting.done() and not other.candidate.asked
@@ -233,6 +233,39 @@ async def test_one_batch_of_a_task_is_replayed_at_a_time_whichever_process_has_i
     assert len(await first) == 3
     assert len(await waiting) == 1, "it has waited for its turn"
     assert await other.deliver(0, *map(prediction, range(3))) == []
+
+
+async def test_whoever_lost_its_claim_publishes_no_further_pair(database: Database) -> None:
+    """Its connection broke, as at a restart of PostgreSQL, and another process replays the task by then."""
+    slow, other = Shadow(engine=Slow()), Shadow()
+    for shadow in (slow, other):
+        shadow.handlers._decisions = shadow.replays._decisions = database.decisions()
+    assert isinstance(slow.candidate, Slow)
+    first = asyncio.create_task(slow.deliver(0, *map(prediction, range(3))))
+    await slow.candidate.is_asked.wait()
+    await database.rows(
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE locktype = 'advisory' AND"
+        f" objid::bigint = hashtext('replays of {SPEC.name} {database.schema}')::bigint & 4294967295"
+    )
+    assert len(await other.deliver(0, prediction(7), partition=1)) == 1
+    slow.candidate.answers.set()
+    with pytest.raises(DependencyUnavailable):
+        await first
+    assert slow.published.events == []
+    assert len(await slow.deliver(0, *map(prediction, range(3)))) == 3, "its turn comes again"
+
+
+async def test_a_backlog_is_advanced_from_where_it_begins_and_no_other_place(database: Database) -> None:
+    """A process that had lost its claim set it back, and one whose batch ended passed what had joined before it."""
+    decisions = database.decisions()
+    await decisions.decide(deferred([3, 9]), CUTOFF)
+    (stale,) = await decisions.backlogs()
+    left = await decisions.advance(stale, 7)
+    assert left is not None and left.next_offset == 7
+    assert await decisions.advance(stale, 5) == left
+    await decisions.decide(deferred([1]), CUTOFF)
+    earlier = await decisions.advance(left, 9)
+    assert earlier is not None and earlier.next_offset == 1
 
 
 def deferred(numbers: Sequence[int], partition: int = 0) -> list[Considered]:

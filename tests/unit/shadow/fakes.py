@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -166,10 +166,22 @@ class MemoryDecisions:
     def __init__(self) -> None:
         self.decided: dict[tuple[int, int, str, str, bool], Outcome | None] = {}
         self.spending = Spending(CUTOFF.date(), 4)
+        self.claimed: set[str] = set()
+        self.claimed_elsewhere: set[str] = set()
 
     @asynccontextmanager
-    async def claimed_tasks(self, tasks: Collection[str]) -> AsyncIterator[bool]:
-        yield True
+    async def claimed_task(self, task: str, seconds: float) -> AsyncIterator[bool]:
+        if task in self.claimed_elsewhere:
+            yield False
+            return
+        self.claimed.add(task)
+        try:
+            yield True
+        finally:
+            self.claimed.discard(task)
+
+    async def confirm_claim(self) -> None:
+        pass
 
     async def decide(self, requests: Sequence[Considered], now: datetime) -> list[Considered]:
         new = [r for r in requests if self._key(r) not in self.decided or (r.is_put_off and self._waits(r))]

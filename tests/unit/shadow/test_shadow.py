@@ -424,6 +424,43 @@ async def test_a_task_whose_replays_are_slow_or_fail_holds_up_no_other_task(fail
     assert pairs == ({SPEC.name: 9} if fails else {SPEC.name: 9, "other": 9})
 
 
+class OtherTaskWaits(BothArms):
+    """Answers what is asked of task `other` once this test's task is claimed no more."""
+
+    def __init__(self, shadow: Shadow) -> None:
+        super().__init__()
+        self._shadow = shadow
+
+    async def candidate(self, rollout: RolloutChanged, request: Request) -> Replay | None:
+        if rollout.task == "other":
+            while not self._shadow.published.events or SPEC.name in self._shadow.decisions.claimed:
+                await asyncio.sleep(0)
+        return self.given
+
+
+def of_two_tasks() -> list[Considered]:
+    ours = [Considered(delivery(prediction(n), n), rollout()) for n in range(9)]
+    under = rollout().model_copy(update={"task": "other", "rollout_id": "rollout-other"})
+    return [Considered(delivery(prediction(9, task="other"), 9), under), *ours]
+
+
+async def test_a_task_is_claimed_for_no_longer_than_its_own_replays_take() -> None:
+    """Other processes, and its backlog, waited for the slowest task of the batch."""
+    shadow = Shadow()
+    shadow.replays._engine = OtherTaskWaits(shadow)
+    async with asyncio.timeout(10):
+        await shadow.replays.run(of_two_tasks())
+    assert Counter(event.task for event in shadow.published.events) == {SPEC.name: 9, "other": 1}
+
+
+async def test_a_task_that_another_process_has_claimed_leaves_the_others_their_turn() -> None:
+    shadow = Shadow()
+    shadow.decisions.claimed_elsewhere = {"other"}
+    with pytest.raises(Paused, match="1 replays wait for their turn"):
+        await shadow.replays.run(of_two_tasks())
+    assert Counter(event.task for event in shadow.published.events) == {SPEC.name: 9}
+
+
 async def test_a_task_that_fails_while_others_wait_for_their_turn_is_tried_with_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
