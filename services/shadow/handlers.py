@@ -19,11 +19,11 @@ from schemas.tasks import TaskChanged
 from services.shadow.budget import Considered
 from services.shadow.clients import CandidateMissing, ShadowSampling, TrainingIndexes
 from services.shadow.domain import Outcome, RedactingTasks, ineligible, is_comparing
-from services.shadow.replays import Replays
+from services.shadow.replays import CLAIM_SECONDS, MAX_BATCH_SECONDS, Replays
 from services.shadow.settings import ShadowSettings
 from services.shadow.storage import Backlog, Decisions
-from shared.errors import DependencyUnavailable, Paused
-from shared.kafka.consumers import BatchOptions, Consumers
+from shared.errors import ConfigurationError, DependencyUnavailable, Paused
+from shared.kafka.consumers import MAX_PAUSE_SECONDS, BatchOptions, Consumers
 from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
 from shared.model.asked_questions import AskedQuestions
@@ -35,6 +35,28 @@ _READ_SECONDS = 10.0
 _UNREADABLE_SECONDS = 10.0
 """So long training rows, or a candidate, that could not be read are not looked for again: that may take seconds for
 each request."""
+_SOON_SECONDS = 20.0
+"""A batch that failed sooner is tried again at once, a few times."""
+_LONGEST_BATCH_SECONDS = 3_600.0
+"""For so long a rebalance of the consumer group may wait for a process whose batch takes as long as it may."""
+
+
+def batch_seconds(settings: ShadowSettings) -> float:
+    """Return how long a batch may take, however often it is tried: its claims, the turn of its replays, and of every
+    replica four answers: production's, the candidate's, and then whether production's and the base model answer.
+
+    Raises ConfigurationError where that is too long.
+    """
+    answers = 4 * len(settings.vllm_urls) * settings.shadow_timeout_seconds
+    attempts = settings.retry_attempts * (_SOON_SECONDS + MAX_PAUSE_SECONDS)
+    seconds = CLAIM_SECONDS + MAX_BATCH_SECONDS + answers + attempts
+    if seconds > _LONGEST_BATCH_SECONDS:
+        raise ConfigurationError(
+            f"RATCHET_SHADOW_TIMEOUT_SECONDS={settings.shadow_timeout_seconds:g} is too long: with as many replicas "
+            f"({len(settings.vllm_urls)}) a batch could take {seconds:.0f} s, not {_LONGEST_BATCH_SECONDS:.0f} at most",
+            "Set it lower; requests that took production longer are left out, and counted as slow.",
+        )
+    return seconds
 
 
 class Handlers:
@@ -59,9 +81,8 @@ class Handlers:
     def subscribe(self, consumers: Consumers) -> None:
         self.rollouts = consumers.table(RolloutChanged)
         self.tasks = consumers.table(TaskChanged, self.on_task)
-        consumers.on_batch(
-            PredictionLogged, self.on_predictions, BatchOptions(self._settings.shadow_batch, wait_ms=100)
-        )
+        options = BatchOptions(self._settings.shadow_batch, wait_ms=100, max_seconds=batch_seconds(self._settings))
+        consumers.on_batch(PredictionLogged, self.on_predictions, options)
 
     async def on_task(self, event: TaskChanged) -> None:
         """Note whether a task redacts from now on."""
@@ -70,15 +91,23 @@ class Handlers:
     async def on_predictions(self, deliveries: list[Delivery[PredictionLogged]]) -> None:
         """Decide, before either arm is asked, which of a batch's requests are replayed; then replay those.
 
-        Raises Paused while other processes replay requests of the same tasks.
+        Raises Paused while other processes replay requests of the same tasks, and where it failed late: what is away
+        may make each further attempt take as long.
         """
-        considered = []
+        considered, clock = list[Considered](), asyncio.get_running_loop().time
+        began = clock()
         for delivery in deliveries:
             rollout = await self.rollouts.latest(delivery.event.task, _READ_SECONDS)
             if rollout is not None and is_comparing(rollout):
                 considered.append(await self._consider(delivery, rollout))
-        if considered:
-            await self._replay(considered)
+        try:
+            if considered:
+                await self._replay(considered)
+        except DependencyUnavailable as error:
+            if isinstance(error, Paused) or clock() - began < _SOON_SECONDS:
+                raise
+            logger.warning("a batch is tried again later: %s", error)
+            raise Paused(error.reason, error.way_out) from error
 
     async def on_backlog(self, backlog: Backlog, deliveries: list[Delivery[PredictionLogged]]) -> bool:
         """Do the same with requests that were left for later; return False, with nothing done, if it is not ready."""

@@ -17,8 +17,9 @@ class ShadowSettings(Settings):
     shadow_timeout_seconds: float = Field(
         default=20.0,
         gt=0.0,
-        le=30.0,
-        description="A slower answer counts as an error; requests that took production longer are not replayed.",
+        le=900.0,
+        description="A slower answer counts as an error; requests that took production longer are not replayed. "
+        "Higher for slow models; shadow does not start where a batch could then take over an hour.",
     )
     shadow_max_cache_usage: float = Field(
         default=0.8,

@@ -61,13 +61,15 @@ Decode = Callable[[bytes], Any]
 class BatchOptions:
     """How large a batch becomes: what the broker has, up to `max_records` and to `max_bytes` of values, or one record.
 
-    The broker holds its answer back until it has `min_bytes` (compressed), but no longer than `wait_ms`.
+    The broker holds its answer back until it has `min_bytes` (compressed), but no longer than `wait_ms`. `max_seconds`:
+    what a batch may take, all attempts together, before its partitions are given to another process.
     """
 
     max_records: int = 500
     wait_ms: int = 200
     min_bytes: int = 1
     max_bytes: int = 32 * 1024 * 1024
+    max_seconds: float = 300.0
 
 
 _DEFAULT_BATCH = BatchOptions()
@@ -133,7 +135,7 @@ class Consumers:
 
         options = {
             "max_records": batch.max_records, "batch_timeout_ms": batch.wait_ms, "fetch_max_wait_ms": batch.wait_ms,
-            "fetch_min_bytes": batch.min_bytes,
+            "fetch_min_bytes": batch.min_bytes, "max_poll_interval_ms": round(1_000 * batch.max_seconds),
         }  # fmt: skip
         subscriber = self._subscribe(event, consume, batch=True, listener=listener, **options)
         if listener:

@@ -20,6 +20,8 @@ from shared.model.answers import parse_answer
 
 CHAT = "/v1/chat/completions"
 _METRICS_SECONDS = 2.0
+_CONNECT_SECONDS = 10.0
+"""An answer may take long; a host that is there takes a connection sooner."""
 _LOGPROBS: Mapping[str, Any] = {"logprobs": True}
 _LOAD_REFUSED = "add_lora method failed"
 """vLLM 0.32 says 500 where it refuses an adapter, for its rank for example. It would refuse it again."""
@@ -53,7 +55,8 @@ class InferenceClient:
         self._urls = tuple(urls)
         self._next = itertools.cycle(self._urls)
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        self._client = httpx.AsyncClient(timeout=timeout_seconds, headers=headers)
+        limits = httpx.Timeout(timeout_seconds, connect=min(timeout_seconds, _CONNECT_SECONDS))
+        self._client = httpx.AsyncClient(timeout=limits, headers=headers)
 
     async def close(self) -> None:
         await self._client.aclose()

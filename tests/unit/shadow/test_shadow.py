@@ -20,11 +20,11 @@ from services.shadow import handlers
 from services.shadow.budget import Considered
 from services.shadow.clients import CandidateMissing, Replay
 from services.shadow.domain import Outcome, Request, ineligible, pair_of, request_of, same_answer
-from services.shadow.handlers import Handlers
+from services.shadow.handlers import Handlers, batch_seconds
 from services.shadow.replays import Replays
 from services.shadow.settings import ShadowSettings
 from services.shadow.storage import Backlog
-from shared.errors import DependencyUnavailable, Paused
+from shared.errors import ConfigurationError, DependencyUnavailable, Paused
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
 from shared.model.asked_questions import AskedQuestions
@@ -459,6 +459,35 @@ async def test_a_task_that_another_process_has_claimed_leaves_the_others_their_t
     with pytest.raises(Paused, match="1 replays wait for their turn"):
         await shadow.replays.run(of_two_tasks())
     assert Counter(event.task for event in shadow.published.events) == {SPEC.name: 9}
+
+
+async def test_a_batch_that_failed_late_is_not_tried_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an engine that hangs, six attempts took longer than Kafka lets a batch take."""
+    shadow = Shadow()
+    shadow.candidate.away = True
+    with pytest.raises(DependencyUnavailable) as soon:
+        await shadow.deliver(0, prediction(1))
+    assert not isinstance(soon.value, Paused)
+    monkeypatch.setattr("services.shadow.handlers._SOON_SECONDS", 0.0)
+    with pytest.raises(Paused, match="the engine is away"):
+        await shadow.deliver(0, prediction(1))
+
+
+def test_a_timeout_by_which_a_batch_could_take_over_an_hour_is_refused_with_the_way_out() -> None:
+    one, two = "http://a", "http://a,http://b"
+    assert batch_seconds(ShadowSettings(vllm=two)) == batch_seconds(ShadowSettings(vllm=one)) + 80
+    assert batch_seconds(ShadowSettings(vllm=one, shadow_timeout_seconds=300)) < 3_600
+    with pytest.raises(ConfigurationError, match="RATCHET_SHADOW_TIMEOUT_SECONDS=450 is too long") as refused:
+        batch_seconds(ShadowSettings(vllm=two, shadow_timeout_seconds=450))
+    assert refused.value.way_out.startswith("Set it lower")
+
+
+async def test_an_answer_that_took_production_minutes_is_compared_where_the_timeout_allows_it() -> None:
+    shadow = Shadow()
+    assert await shadow.replay(prediction(1, latency_ms=120_000)) == []
+    settings = ShadowSettings(shadow_timeout_seconds=180)
+    shadow.handlers._settings = settings
+    assert len(await shadow.replay(prediction(2, latency_ms=120_000))) == 1
 
 
 async def test_a_task_that_fails_while_others_wait_for_their_turn_is_tried_with_them(
