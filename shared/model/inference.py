@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ _CONNECT_SECONDS = 10.0
 _LOGPROBS: Mapping[str, Any] = {"logprobs": True}
 _LOAD_REFUSED = "add_lora method failed"
 """vLLM 0.32 says 500 where it refuses an adapter, for its rank for example. It would refuse it again."""
+_UNLOADABLE = re.compile(r"LoRA adapter '[^']*' was found but could not be loaded\.")
+"""vLLM's whole message where it refuses (400) a request for an adapter that its resolver found: others may serve it."""
 _SHORT = {"role": "user", "content": "."}
 
 
@@ -176,8 +179,16 @@ class InferenceClient:
             reason = f"{without_credentials(url + path)} answered {response.status_code}: {response.text[:300]}"
             if response.status_code >= 500 or response.status_code in (408, 429):
                 raise DependencyUnavailable(reason)
-            raise (NotServed if response.status_code in (401, 403, 404) else InvalidMessage)(reason)
+            is_not_served = response.status_code in (401, 403, 404) or _is_unloadable(response)
+            raise (NotServed if is_not_served else InvalidMessage)(reason)
         return response
+
+
+def _is_unloadable(response: httpx.Response) -> bool:
+    try:
+        return bool(_UNLOADABLE.fullmatch(response.json()["error"]["message"]))
+    except (ValueError, LookupError, TypeError):
+        return False
 
 
 @contextmanager

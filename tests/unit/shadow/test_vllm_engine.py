@@ -29,6 +29,8 @@ class Engine:
         """Models that fail on a host."""
         self.missing_on: dict[str, set[str]] = {}
         """Models that a host does not serve, until it is asked to load them."""
+        self.unloadable_on: dict[str, set[str]] = {}
+        """Models whose files a host's resolver finds, and cannot load."""
         self.full: set[str] = set()
         """Hosts that load nothing."""
         self.loaded: list[str] = []
@@ -56,6 +58,9 @@ class Engine:
         self.bodies.append(body)
         if body["model"] in self.missing_on.get(request.url.host, ()):
             return httpx.Response(404, json={"error": "no"})
+        if body["model"] in self.unloadable_on.get(request.url.host, ()):
+            said = f"LoRA adapter '{body['model']}' was found but could not be loaded."
+            return httpx.Response(400, json={"error": {"message": said, "code": 400}})
         broken = body["model"] in self.broken_on.get(request.url.host, ())
         status = 500 if broken else self.status.get(body["model"], 200)
         choice = {"message": {"content": "delivery"}, "finish_reason": "stop"}
@@ -141,6 +146,15 @@ async def test_a_replica_that_does_not_serve_the_candidate_leaves_it_to_the_othe
     replay = await replays.candidate(rollout(), asked())
     assert replay is not None
     assert replay.answer is None, "production answers there"
+
+
+async def test_a_replica_that_finds_the_candidate_and_cannot_load_it_leaves_it_to_the_other() -> None:
+    """vLLM says 400 then, as of a request that no replica would answer: half of the pairs were lost."""
+    engine = Engine("one", "two")
+    engine.unloadable_on = {"one": {"a1"}}
+    replays = engine.replay_engine()
+    found = [await replays.candidate(rollout(), asked(number)) for number in range(4)]
+    assert all(replay is not None and replay.answer is not None for replay in found)
 
 
 async def test_a_request_that_fails_on_production_too_is_void() -> None:
