@@ -118,10 +118,13 @@ def is_later_step(step: Step, than: Step) -> bool:
 
 
 def cycle_end(event: Event) -> CycleEnd | None:
-    """Return the end that this event brings to its cycle, if any. A candidate that fails offline has no rollout."""
+    """Return the end that this event brings to its cycle, if any. A candidate that fails offline has no rollout.
+
+    A promotion that is taken back before its event could be published is told by its rollback alone.
+    """
     if isinstance(event, RolloutChanged) and event.stage is Stage.PROMOTED:
         return CycleEnd("promoted", event.reason, event.candidate_adapter)
-    if isinstance(event, RolloutChanged) and event.stage is Stage.REJECTED:
+    if isinstance(event, RolloutChanged) and event.stage in (Stage.REJECTED, Stage.ROLLED_BACK):
         return CycleEnd("rejected", event.reason, event.candidate_adapter)
     if isinstance(event, RolloutChanged) and event.stage is Stage.INCONCLUSIVE:
         return CycleEnd("inconclusive", event.reason, event.candidate_adapter)

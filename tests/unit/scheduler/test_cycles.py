@@ -380,7 +380,12 @@ async def test_a_scheduled_run_during_a_cycle_is_skipped(bench: SchedulerBench) 
 
 @pytest.mark.parametrize(
     ("end", "outcome"),
-    [(Stage.PROMOTED, "promoted"), (Stage.REJECTED, "rejected"), (Stage.INCONCLUSIVE, "inconclusive")],
+    [
+        (Stage.PROMOTED, "promoted"),
+        (Stage.REJECTED, "rejected"),
+        (Stage.INCONCLUSIVE, "inconclusive"),
+        (Stage.ROLLED_BACK, "rejected"),
+    ],
 )
 async def test_a_rollout_ends_its_cycle_once_however_often_it_is_delivered(
     bench: SchedulerBench, end: Stage, outcome: str
