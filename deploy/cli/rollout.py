@@ -142,6 +142,8 @@ def _show_rollouts(rollouts: list[dict[str, Any]]) -> None:
             say(f"{rollout['task']}: {_control(rollout)}")
         if rollout["trouble"]:
             warn(f"{rollout['task']} waits: {rollout['trouble']}", "yellow")
+        for adapter, trouble in rollout["adapters"].items():
+            warn(f"{rollout['task']}: not every replica is proved to serve {adapter}: {trouble}", "yellow")
 
 
 def _margin(evidence: dict[str, Any]) -> str:

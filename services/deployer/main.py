@@ -82,7 +82,7 @@ def build(settings: DeployerSettings | None = None) -> Service:
         connected=[handlers.publish_again, handlers.read_tasks],
         close=[webhook.close, admin.close, inference.close, engine.dispose],
         http=HttpServer(
-            build_app(settings, rollouts, ledger, transitions, commands, handlers.trouble),
+            build_app(settings, rollouts, ledger, transitions, commands, handlers.trouble, replicas.trouble_of),
             settings.deployer_host,
             settings.deployer_port,
         ),

@@ -138,6 +138,11 @@ class AdapterReplicas:
             raise errors[0]
         raise DependencyUnavailable(f"{name} is not proved on every replica yet: {errors[0].reason}", errors[0].way_out)
 
+    def trouble_of(self, adapter: str) -> str:
+        """Return on which replicas an adapter that is needed is not proved, and why, as seen last; "" if on none."""
+        found = ((replica.shown, replica.troubles.get(adapter)) for replica in self.replicas)
+        return "; ".join(f"{shown}: {trouble}" for shown, trouble in found if trouble)
+
     async def reconcile_forever(self) -> None:
         """Background: keep every replica as the rollouts need it. The trouble of one stops no other."""
         loops = (self._forever(self._reconciler(replica)) for replica in self.replicas)

@@ -38,8 +38,11 @@ def build_app(
     transitions: RolloutTransitions,
     commands: OperatorCommands,
     trouble: Mapping[str, str],
+    trouble_of: Callable[[str], str],
 ) -> FastAPI:
-    """`GET /api/rollouts` · `GET /api/rollouts/{task}/moves` · `POST /api/rollouts/{task}/{command}`."""
+    """`trouble`: what keeps a task's tick from its end; `trouble_of`: an adapter's on the replicas.
+
+    `GET /api/rollouts` · `GET /api/rollouts/{task}/moves` · `POST /api/rollouts/{task}/{command}`."""
     app = build_http("Ratchet deployer", list, settings.deployer_max_body_bytes)
     calls: dict[Command, Callable[[str, str, str], Awaitable[Rollout]]] = {
         "pause": commands.pause,
@@ -63,6 +66,7 @@ def build_app(
             evidence = control_evidence(evidence, fresh, rollout.spec.rollout)
         return {
             "trouble": trouble.get(rollout.task, ""),
+            "adapters": {name: found for name in _serving(rollout) if (found := trouble_of(name))},
             "primary": rollout.primary,
             "previous": rollout.previous,
             "stage_since": rollout.stage_since,
@@ -86,6 +90,12 @@ def build_app(
         return _move_body(rollout.move)
 
     return app
+
+
+def _serving(rollout: Rollout) -> list[str]:
+    """The adapters that users may be served, and a candidate."""
+    names = [rollout.primary, rollout.previous, rollout.candidate if rollout.active else None]
+    return [name for name in dict.fromkeys(names) if name is not None]
 
 
 def _move_body(move: Move) -> dict[str, Any]:

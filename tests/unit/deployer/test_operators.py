@@ -534,7 +534,7 @@ async def test_without_an_address_nothing_is_posted() -> None:
 async def api(deployer: Deployer) -> AsyncIterator[httpx.AsyncClient]:
     app = build_app(
         DeployerSettings(), deployer.rollouts, deployer.ledger, deployer.transitions, deployer.commands,
-        deployer.handlers.trouble,
+        deployer.handlers.trouble, lambda adapter: f"http://b: no artifact of {adapter}",
     )  # fmt: skip
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://d") as http:
         yield http
@@ -561,6 +561,7 @@ async def test_the_api_shows_the_evidence_of_now_and_takes_commands() -> None:
     async with api(deployer) as http:
         (shown,) = (await http.get("/api/rollouts")).json()["rollouts"]
         assert (shown["stage"], shown["evidence"]["wins"], shown["canary_wealth"]) == ("canary", 12, 20.0)
+        assert shown["adapters"] == {"a1": "http://b: no artifact of a1"}
         told = await http.post(f"/api/rollouts/{TASK}/pause", json={"by": "ben", "reason": "a holiday"})
         assert (told.status_code, told.json()["paused"]) == (202, "a holiday")
         again = await http.post(f"/api/rollouts/{TASK}/pause", json={"by": "ben", "reason": "a holiday"})

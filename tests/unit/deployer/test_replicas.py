@@ -301,10 +301,14 @@ async def test_the_trouble_of_one_adapter_and_of_one_replica_stops_no_other_and_
         fleet.now += 30.0
     assert (set(fleet.a.proved), set(fleet.b.proved)) == ({"a1", "a2", "a3"}, {"a1", "a3"})
     assert len([r for r in caplog.records if "under the adapter's name" in r.message]) == 1
+    told = fleet.fleet.trouble_of("a2")
+    assert told.startswith("http://b: ") and "under the adapter's name" in told
+    assert fleet.fleet.trouble_of("a1") == ""
     del fleet.engines["b"].answers_as["a2"]
     fleet.now += 60.0
     await fleet.reconcile()
     assert set(fleet.b.proved) == {"a1", "a2", "a3"}
+    assert fleet.fleet.trouble_of("a2") == ""
     assert "replica http://b: a2: well again" in caplog.text
 
 
