@@ -42,6 +42,12 @@ class TaskFlags:
         return self.rollback is not None and self.rollback.enabled
 
     @property
+    def rolled_back_in_part(self) -> str:
+        """Why rollback may not be for everyone, in words that follow who serves; "" where it is."""
+        left_out = self.rollback.left_out if self.rollback is not None and self.rollback.strategies else ""
+        return f", perhaps not everyone: the flag has {left_out}" if left_out else ""
+
+    @property
     def gone(self) -> dict[str, str]:
         """The flags that somebody archived or deleted, each with that in words: they are off and stay so."""
         states = {"primary": self.primary, "rollback": self.rollback, "canary": self.canary, "shadow": self.shadow}
@@ -77,7 +83,7 @@ class TaskFlags:
         elif left_out := self.primary.left_out:
             found["primary"] = f"primary is not for everyone: it has {left_out}"
         if self.rolled_back:
-            found["rollback"] = "rollback is on: the previous adapter serves"
+            found["rollback"] = f"rollback is on: the previous adapter serves{self.rolled_back_in_part}"
         if rollout.active and self.canary is not None and not self.canary.archived:  # In shadow it is off.
             strategy = canary_strategy(rollout)
             if not self.canary.matches(strategy.body(flag_name(rollout.task, "canary"))):

@@ -349,7 +349,8 @@ class RolloutTransitions:
             if last.control:  # Else some users would stay on the adapter before once rollback is turned off.
                 await self._admin.switch(flag_name(last.task, "control"), False)
                 await self._admin.switch(flag_name(last.task, "shadow"), False)
-            reason = f"rollback was turned on: {last.previous or 'the base model'} serves again"
+            whom = flags.rolled_back_in_part
+            reason = f"rollback was turned on: {last.previous or 'the base model'} serves again{whom}"
             changed = last.taken_back(reason, last.evidence, utc_now(), by, moves_flags=False)
         else:
             reason = f"rollback was turned off: {last.candidate} serves again"

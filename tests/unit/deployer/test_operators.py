@@ -193,6 +193,24 @@ async def test_a_resumption_takes_back_what_a_hand_added_to_canary_and_shadow_an
     assert (deployer.last.paused, deployer.admin.flags) == ("", own)
 
 
+async def test_a_rollback_by_hand_that_leaves_users_out_says_so() -> None:
+    """The history said that the adapter before serves again, and nothing of those whom the promoted one served on."""
+    deployer = await in_canary()
+    narrowed(deployer, "rollback", "a constraint")
+    await deployer.admin.switch(FLAGS["rollback"], True)
+    await deployer.handlers.tick(TASK)
+    left_out = "perhaps not everyone: the flag has a constraint"
+    assert deployer.last.paused == f"rollback is on: the previous adapter serves, {left_out}, by hand"
+    deployer = await in_canary(25)
+    await deployer.see_canary(5)
+    await deployer.handlers.tick(TASK)
+    narrowed(deployer, "rollback", "a constraint")
+    await deployer.admin.switch(FLAGS["rollback"], True)
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.ROLLED_BACK
+    assert deployer.last.reason == f"rollback was turned on: the base model serves again, {left_out}"
+
+
 @pytest.mark.parametrize("how", NARROWED)
 async def test_a_rollback_is_for_everyone_whatever_a_hand_has_added_to_its_flag(how: str) -> None:
     """Harm took a promotion back for a part of the users only, and the record said for all."""
