@@ -125,11 +125,11 @@ class SlowWork:
         """Make a method of `ChatRequest` do this work first."""
         original = getattr(ChatRequest, method)
 
-        def slow(request: ChatRequest, *arguments: Any) -> Any:
+        def slow(request: ChatRequest, *arguments: Any, **named: Any) -> Any:
             if request.task.name == "haiku":
                 self.began.set()
                 self.ended_in_time.append(self.may_end.wait(PATIENCE_SECONDS))
-            return original(request, *arguments)
+            return original(request, *arguments, **named)
 
         monkeypatch.setattr(ChatRequest, method, slow)
 
@@ -171,10 +171,10 @@ async def test_bytes_of_a_client_that_left_are_in_flight_until_the_work_on_them_
     """Else clients that leave at once could make a gateway hold any number of bodies."""
     began, may_end, work = threading.Event(), threading.Event(), ChatRequest.calls
 
-    def slow(self: ChatRequest, media: Any) -> Any:
+    def slow(self: ChatRequest, *arguments: Any, **named: Any) -> Any:
         began.set()
         may_end.wait(PATIENCE_SECONDS)
-        return work(self, media)
+        return work(self, *arguments, **named)
 
     monkeypatch.setattr(ChatRequest, "calls", slow)
     async with serving(limits=BodyLimits()) as gateway:
