@@ -69,11 +69,11 @@ def offer_task_tools(data: dict[str, Any], fields: Mapping[str, Any]) -> None:
 
     `fields`: of the request's API.
     """
-    own_tools, own_form = any(map(data.get, _OWN_TOOLS)), any(names_form(data.get(name)) for name in _OWN_FORMATS)
-    if fields and not own_tools and not own_form:
-        for name, value in fields.items():
-            if data.get(name) in (None, []):  # Agents without tools send an empty list.
-                data[name] = value
+    if not fields or any(map(data.get, _OWN_TOOLS)) or any(names_form(data.get(name)) for name in _OWN_FORMATS):
+        return
+    for name, value in fields.items():
+        if data.get(name) in (None, []):  # Agents without tools send an empty list.
+            data[name] = value
 
 
 class ChatRequest(ChoicesRequest):

@@ -149,10 +149,9 @@ class ChoicesRequest(ApiRequest):
             if not 1 <= len(listed) <= count:
                 raise ValueError(f"invalid: {len(listed)} choices, but the request asked for {count}")
             numbers = _put_in_order(listed, count, may_number=len(listed) == count or self.conversation_count == 1)
-            choices = [
-                self.parse_choice(choice)._replace(number=number)
-                for choice, number in zip(listed, numbers, strict=True)
-            ]
+            choices = [self.parse_choice(choice) for choice in listed]
+            if len(choices) > 1 or numbers[0]:
+                choices = [choice._replace(number=n) for choice, n in zip(choices, numbers, strict=True)]
             usage = body.get("usage")
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a {self.answer_kind}: {error!r}") from error
