@@ -208,18 +208,24 @@ class Slow(BothArms):
         return await super().candidate(rollout, request)
 
 
+def slow_and_other(database: Database) -> tuple[Shadow, Shadow, Slow]:
+    """Two processes on one database, and the candidate of the first one, whose answers wait."""
+    candidate = Slow()
+    slow, other = Shadow(engine=candidate), Shadow()
+    for shadow in (slow, other):
+        shadow.handlers._decisions = shadow.replays._decisions = database.decisions()
+    return slow, other, candidate
+
+
 async def test_one_batch_of_a_task_is_replayed_at_a_time_whichever_process_has_it(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of two answers to a request the first would count: the faster one, and none where one of them times out. And of
     two requests of a subject the one that is answered sooner would bet."""
     monkeypatch.setattr(replays, "CLAIM_SECONDS", 0.2)
-    slow, other = Shadow(engine=Slow()), Shadow()
-    for shadow in (slow, other):
-        shadow.handlers._decisions = shadow.replays._decisions = database.decisions()
-    assert isinstance(slow.candidate, Slow)
+    slow, other, candidate = slow_and_other(database)
     first = asyncio.create_task(slow.deliver(0, *map(prediction, range(3))))
-    await slow.candidate.is_asked.wait()
+    await candidate.is_asked.wait()
     for partition in (0, 1):
         with pytest.raises(Paused):
             await other.deliver(0, *map(prediction, range(3)), partition=partition)
@@ -229,7 +235,7 @@ async def test_one_batch_of_a_task_is_replayed_at_a_time_whichever_process_has_i
     waiting = asyncio.create_task(other.deliver(0, prediction(7), partition=1))
     await asyncio.sleep(0.3)
     assert not waiting.done() and not other.candidate.asked
-    slow.candidate.answers.set()
+    candidate.answers.set()
     assert len(await first) == 3
     assert len(await waiting) == 1, "it has waited for its turn"
     assert await other.deliver(0, *map(prediction, range(3))) == []
@@ -237,18 +243,15 @@ async def test_one_batch_of_a_task_is_replayed_at_a_time_whichever_process_has_i
 
 async def test_whoever_lost_its_claim_publishes_no_further_pair(database: Database) -> None:
     """Its connection broke, as at a restart of PostgreSQL, and another process replays the task by then."""
-    slow, other = Shadow(engine=Slow()), Shadow()
-    for shadow in (slow, other):
-        shadow.handlers._decisions = shadow.replays._decisions = database.decisions()
-    assert isinstance(slow.candidate, Slow)
+    slow, other, candidate = slow_and_other(database)
     first = asyncio.create_task(slow.deliver(0, *map(prediction, range(3))))
-    await slow.candidate.is_asked.wait()
+    await candidate.is_asked.wait()
     await database.rows(
         "SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE locktype = 'advisory' AND"
         f" objid::bigint = hashtext('replays of {SPEC.name} {database.schema}')::bigint & 4294967295"
     )
     assert len(await other.deliver(0, prediction(7), partition=1)) == 1
-    slow.candidate.answers.set()
+    candidate.answers.set()
     with pytest.raises(DependencyUnavailable):
         await first
     assert slow.published.events == []

@@ -211,8 +211,11 @@ def _found(
     known: Mapping[ScoreKey, LabelScore],
     scores: dict[ScoreKey, LabelScore],
 ) -> LabelNoise:
-    judged = [row for row in ordered if _key(row) in scores]
-    of_judged = [scores[_key(row)] for row in judged]  # Two lists: pairs of all rows would be 6 MB of a large task.
+    judged, of_judged = list[Row](), list[LabelScore]()  # Pairs of all rows would be 6 MB of a large task.
+    for row in ordered:
+        if (found_score := scores.get(_key(row))) is not None:
+            judged.append(row)
+            of_judged.append(found_score)
     found = [row for row, score in zip(judged, of_judged, strict=True) if score.is_suspicious and not _is_settled(row)]
     held = _bounded(found, Counter(row.label for row in ordered), scores)
     asked = _to_ask(held, held_out, spec, scores)

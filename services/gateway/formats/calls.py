@@ -27,8 +27,6 @@ _NOT_LOGGED = frozenset(
     }
 )  # fmt: skip
 """Fields that do not change the answer: what else to report, how to queue, what it may be like, and who asks."""
-_TOOL_CREDENTIALS = frozenset({"headers", "authorization"})
-"""Of a tool that is a server."""
 _MAX_DEPTH = 64
 """Of parameters and tools: readers of JSON refuse much deeper ones."""
 
@@ -78,7 +76,7 @@ def without_credentials_of(tools: Sequence[Object]) -> Sequence[Object]:
 
 
 def _without_credentials(tool: Object) -> Object:
-    shown = {name: value for name, value in tool.items() if name not in _TOOL_CREDENTIALS or not value}
+    shown = {name: value for name, value in tool.items() if name not in CREDENTIALS or not value}
     if isinstance(url := tool.get("server_url"), str):
         shown["server_url"] = without_credentials(url)
     return shown

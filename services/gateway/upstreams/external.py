@@ -21,8 +21,8 @@ from services.gateway.upstreams.replicas import Replicas
 from services.gateway.upstreams.upstream import NotServed, ServerKey, UpstreamFailed
 
 CREDENTIALS = ("api_key", "authorization", "headers", "extra_headers")
-"""What a client of another gateway, such as LiteLLM's, has in its request to sign in with elsewhere. It is in no event,
-since no redactor knows a password from any other word."""
+"""What a client of another gateway, such as LiteLLM's, has in its request to sign in with elsewhere, and a tool that is
+a server. It is in no event, since no redactor knows a password from any other word."""
 _VLLM_ONLY = (
     *CREDENTIALS,
     "guided_choice", "guided_json", "guided_regex", "guided_grammar", "chat_template",

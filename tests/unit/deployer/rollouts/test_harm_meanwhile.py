@@ -86,8 +86,8 @@ async def test_failures_count_at_the_share_that_a_hand_gave_the_canary_also_whil
     assert (await last(deployer)).stage is Stage.REJECTED
 
 
-async def test_a_canary_that_is_not_taken_back_yet_is_guarded_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its stage it was in shadow again, so its failures were no canary's, while its flag still served it."""
+async def with_half_made_canary(monkeypatch: pytest.MonkeyPatch) -> Deployer:
+    """A deployer that died when it had set the flags of a canary, and not stored that they are."""
     deployer = await in_shadow()
 
     async def die(rollout: Rollout) -> None:
@@ -96,6 +96,12 @@ async def test_a_canary_that_is_not_taken_back_yet_is_guarded_on(monkeypatch: py
     with monkeypatch.context() as patched:
         patched.setattr(deployer.rollouts, "set_written", die)
         await deployer.compare_and_label(range(12), "delivery")
+    return deployer
+
+
+async def test_a_canary_that_is_not_taken_back_yet_is_guarded_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its stage it was in shadow again, so its failures were no canary's, while its flag still served it."""
+    deployer = await with_half_made_canary(monkeypatch)
     deployer.admin.crash_at = 0
     with pytest.raises(DependencyUnavailable, match="Unleash is away"):
         await deployer.commands.pause(TASK, "cleo", "wait")
@@ -113,14 +119,7 @@ async def test_a_canary_that_is_not_taken_back_yet_is_guarded_on(monkeypatch: py
 async def test_a_canary_that_is_half_made_is_ended_also_while_the_tasks_are_not_read_yet(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    deployer = await in_shadow()
-
-    async def die(rollout: Rollout) -> None:
-        raise DependencyUnavailable("it died")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(deployer.rollouts, "set_written", die)
-        await deployer.compare_and_label(range(12), "delivery")
+    deployer = await with_half_made_canary(monkeypatch)
     await fail(deployer)
     again = Deployer(deployer.rollouts, deployer.ledger, deployer.admin)
     again.handlers.tasks = LatestByKey("tasks.changed")
