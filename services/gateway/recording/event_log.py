@@ -13,9 +13,10 @@ from schemas.base import Event
 from schemas.catalog import key_of, topic_of
 from services.gateway.formats.media import InlineMedia
 from services.gateway.observability.metrics import Metrics
+from services.gateway.recording.group_commit import GroupCommit
 from services.gateway.recording.media_folder import MediaFolder
 from shared.privacy.encryption import load_cipher
-from shared.spool import Backlog, Record, Spool, SpoolOptions, SpoolUnavailable
+from shared.spool import Backlog, Record, Spool, SpoolOptions, SpoolUnavailable, Sync
 from shared.tracing import TraceHeaders
 
 _REPEAT_LOG_SECONDS = 10.0
@@ -45,9 +46,11 @@ class SpoolEventLog:
         self._folder = folder
         self._secrets = secrets_folder
         self._options = options
+        self._syncs_always = options.sync is Sync.ALWAYS
         self._metrics = metrics
         self._media = media
         self._spool: Spool | None = None
+        self._group = GroupCommit(self._write)
         self._logged_at = float("-inf")
         self.problem = ""
         """Why the last append failed; empty after one that succeeded."""
@@ -59,6 +62,7 @@ class SpoolEventLog:
 
     async def close(self) -> None:
         if self._spool is not None:
+            self._group.flush()
             self._spool.close()
 
     @property
@@ -85,23 +89,28 @@ class SpoolEventLog:
         return self._spool.sync_failures if self._spool is not None else 0
 
     async def append(self, records: Sequence[Record], media: Collection[InlineMedia] | None = None) -> None:
-        """Append events, all or none. Takes tens of µs, with `sync: always` a disk write. Raises SpoolUnavailable.
+        """Append events, all or none. Takes a turn of the event loop, with `sync: always` a disk write. Raises
+        SpoolUnavailable.
 
         Media take a while, in which a client that leaves must not undo the record.
         """
         if media is not None:
             return await asyncio.shield(asyncio.ensure_future(self._append_with_media(records, media)))
-        spool = self._spool or self._open
-        started = time.perf_counter()
         try:
-            spool.append(records)
-            self._metrics.spool_seconds.observe(time.perf_counter() - started)
-            await spool.synced()
+            await self._group.append(records)
+            if self._syncs_always:
+                await self._open.synced()
         except SpoolUnavailable as error:
             self._count_refusal(error)
             raise
         if self.problem:
             self.problem = ""
+
+    def _write(self, records: Sequence[Record]) -> None:
+        spool = self._spool or self._open
+        started = time.perf_counter()
+        spool.append(records)
+        self._metrics.spool_seconds.observe(time.perf_counter() - started)
 
     async def _append_with_media(self, records: Sequence[Record], media: Collection[InlineMedia]) -> None:
         if self._media is None:
