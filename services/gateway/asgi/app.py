@@ -52,6 +52,7 @@ class AsgiApp:
             path: _Route(path, endpoint, metrics, error_formats.get(path)) for path, endpoint in endpoints.items()
         }
         self._admission = admission
+        self._watches = _DisconnectWatches()
         metrics.body_bytes.set_function(lambda: admission.in_flight.total)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,7 +81,7 @@ class AsgiApp:
             if body is None:
                 return CLIENT_LEFT
             exchange.body, exchange.size = body, len(body)
-            watch = _DisconnectWatch(receive, exchange)
+            watch = self._watches.add(receive, exchange)
             reply = await route.endpoint(exchange)
         except asyncio.CancelledError:
             if watch is None or not watch.cancelled_task():
@@ -118,6 +119,39 @@ class _Route:
         self._seconds.observe(seconds)
 
 
+class _DisconnectWatches:
+    """Starts the watches of requests that last. One timer serves them all: a timer for each request took a thirtieth of
+    its processor time. A watch so starts after one to two times the delay.
+    """
+
+    def __init__(self) -> None:
+        self._young: set[_DisconnectWatch] = set()
+        self._old: set[_DisconnectWatch] = set()
+        """Those that a whole delay has passed for when the timer fires next."""
+        self._is_ticking = False
+
+    def add(self, receive: Receive, exchange: Exchange) -> _DisconnectWatch:
+        """A watch of the task that calls this, to be stopped when its request ends."""
+        watch = _DisconnectWatch(receive, exchange, self._young)
+        self._young.add(watch)
+        if not self._is_ticking:
+            self._is_ticking = True
+            self._tick_later()
+        return watch
+
+    def _tick_later(self) -> None:
+        asyncio.get_running_loop().call_later(_DISCONNECT_WATCH_DELAY_SECONDS, self._tick)
+
+    def _tick(self) -> None:
+        started, self._old, self._young = self._old, self._young, set()
+        for watch in started:
+            watch.start()
+        if self._old:
+            self._tick_later()
+        else:
+            self._is_ticking = False
+
+
 class _DisconnectWatch:
     """Cancels the task that created it when the client disconnects, so that the model server stops too.
 
@@ -125,16 +159,17 @@ class _DisconnectWatch:
     still be reading the end of the model server's response.
     """
 
-    __slots__ = ("_exchange", "_receive", "_task", "_timer", "_watching")
+    __slots__ = ("_exchange", "_receive", "_task", "_waiting", "_watching")
 
-    def __init__(self, receive: Receive, exchange: Exchange) -> None:
+    def __init__(self, receive: Receive, exchange: Exchange, waiting: set[_DisconnectWatch]) -> None:
+        """`waiting`: the set that it is in until it starts."""
+        self._waiting = waiting
         self._receive = receive
         self._exchange = exchange
         self._task = asyncio.current_task()
         self._watching: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(_DISCONNECT_WATCH_DELAY_SECONDS, self._start)
 
-    def _start(self) -> None:
+    def start(self) -> None:
         self._watching = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
@@ -153,7 +188,7 @@ class _DisconnectWatch:
     def stop(self) -> None:
         """End the watch. A cancelled task holds its traceback, and that this watch: without the reference to the task
         there is no cycle, which would keep the request's body until the garbage collector's rare full run."""
-        self._timer.cancel()
+        self._waiting.discard(self)
         if self._watching is not None:
             self._watching.cancel()
             self._watching = None

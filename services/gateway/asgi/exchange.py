@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
-from uuid import uuid4
 
 import orjson
 
 from services.gateway.asgi.propagation import answer_headers, sent_request_id, upstream_lines
 from services.gateway.auth.grants import UNRESTRICTED, Grant
 from services.gateway.observability.tracing import event_headers
+from shared.identity import random_id
 from shared.tracing import TraceHeaders
 
 Headers = list[tuple[bytes, bytes]]
@@ -55,7 +55,7 @@ class Exchange:
         self.body: bytes = b""
         self.size = 0
         self.grant: Grant = UNRESTRICTED
-        self.request_id = uuid4().hex
+        self.request_id = random_id()
         self.shown_id = sent_request_id(headers) or self.request_id.encode()
         self._trace: TraceHeaders | None = None
         self._started_at = time.perf_counter()
