@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass
-from uuid import uuid4
 
-from shared.identity import keyed_hash
+from shared.identity import keyed_hash, random_id
 
 _MAC_HEX_DIGITS = 12
 
@@ -24,7 +23,7 @@ class PredictionIds:
 
     def new(self, task: str, unique: str | None = None) -> str:
         """A new id. `unique`: a uuid4 in hex that names nothing else."""
-        return self._signed(f"{task}.{unique or uuid4().hex}")
+        return self._signed(f"{task}.{unique or random_id()}")
 
     def derive(self, task: str, own_id: str) -> str:
         """The id of an answer that the application calls `own_id`. Deterministic."""

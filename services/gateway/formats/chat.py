@@ -129,6 +129,17 @@ class ChatRequest(ChoicesRequest):
 
     def add_chunk(self, part: PartialChoice, choice: dict[str, Any]) -> None:
         delta = choice.get("delta") or {}
+        content = delta.get("content")
+        if type(content) is str and len(delta) == 1:  # As most are.
+            part.text.append(content)
+        else:
+            self._add_delta(part, delta)
+        if logprobs := choice.get("logprobs"):
+            part.tokens += logprobs.get("content") or ()
+            self.drop_unrequested_logprobs(choice)
+
+    @staticmethod
+    def _add_delta(part: PartialChoice, delta: dict[str, Any]) -> None:
         part.text.append(answer_text(delta.get("content")))
         if has_more_than_text(delta):
             part.truncated = True
@@ -140,9 +151,6 @@ class ChatRequest(ChoicesRequest):
             part.add_call(call)
         if function := delta.get("function_call"):  # OpenAI's older form of one call.
             part.add_call({"function": function})
-        if logprobs := choice.get("logprobs"):
-            part.tokens += logprobs.get("content") or ()
-        self.drop_unrequested_logprobs(choice)
 
     def drop_unrequested_logprobs(self, choice: dict[str, Any]) -> None:
         logprobs = choice.get("logprobs")
@@ -196,4 +204,5 @@ def choice_of_message(message: Any, tokens: Sequence[Token], finish_reason: str 
 
 def has_more_than_text(message: Mapping[str, Any]) -> bool:
     """Return True for an answer, or a piece of one, that has sound, or parts where a text is expected."""
-    return message.get("audio") is not None or not isinstance(message.get("content"), str | None)
+    content = message.get("content")
+    return message.get("audio") is not None or not (content is None or isinstance(content, str))

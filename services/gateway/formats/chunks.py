@@ -192,11 +192,13 @@ class ChunkRelay:
             return b""
         chunk = parse_event(data)
         try:
-            if chunk.get("choices") is None:
-                _add_empty_choices(chunk)
-            for choice in chunk["choices"]:
+            choices = chunk.get("choices")
+            if choices is None:
+                choices = _add_empty_choices(chunk)
+            for choice in choices:
                 self._add(choice)
-            self._usage = chunk.get("usage") or self._usage
+            if usage := chunk.get("usage"):
+                self._usage = usage
             return self.relay(chunk)
         except (KeyError, TypeError, AttributeError, HttpError) as error:
             raise ValueError(f"not a chunk of a completion: {error!r}") from error
@@ -227,7 +229,10 @@ class ChunkRelay:
 
     def _part_of(self, choice: dict[str, Any]) -> PartialChoice:
         """The answer that a choice is a piece of. The only one need not be numbered. Raises ValueError."""
-        index, count = choice.get("index"), len(self._parts)
+        index = choice.get("index")
+        if index == 0 and type(index) is int:
+            return self._parts[0]
+        count = len(self._parts)
         if index is None and count == 1:
             choice["index"] = index = 0
         if type(index) is not int or not 0 <= index < count:
@@ -255,28 +260,33 @@ def _put_in_order(choices: list[Any], count: int, *, may_number: bool) -> Sequen
     `count`: of the answers that the client wants. Raises ValueError if it is not known which of them a choice is, and
     as malformed choices do.
     """
+    if count == 1:
+        if choices[0].get("index") is None:
+            choices[0]["index"] = 0
+        return range(1)
     indexes = [choice.get("index") for choice in choices]
     if all(index is None for index in indexes) and may_number:
         for number, choice in enumerate(choices):
             choice["index"] = number
-    elif count > 1:
-        if not all(type(index) is int for index in indexes):
-            raise ValueError("ambiguous: the `index` of some of its choices is no whole number")
-        if len(set(indexes)) < len(indexes) or not all(0 <= index < count for index in indexes):
-            raise ValueError(f"ambiguous: the indexes of its choices are {sorted(indexes)}, of {count} answers")
-        choices.sort(key=itemgetter("index"))
-        return sorted(indexes)
-    return range(len(choices))
+        return range(len(choices))
+    if not all(type(index) is int for index in indexes):
+        raise ValueError("ambiguous: the `index` of some of its choices is no whole number")
+    if len(set(indexes)) < len(indexes) or not all(0 <= index < count for index in indexes):
+        raise ValueError(f"ambiguous: the indexes of its choices are {sorted(indexes)}, of {count} answers")
+    choices.sort(key=itemgetter("index"))
+    return sorted(indexes)
 
 
-def _add_empty_choices(chunk: dict[str, Any]) -> None:
+def _add_empty_choices(chunk: dict[str, Any]) -> list[Any]:
     """Give a chunk without choices the empty list that clients expect: one that says null, or has the usage alone.
 
     Raises KeyError for an object that is no chunk, such as an error in a server's own form.
     """
     if "choices" not in chunk and not chunk.get("usage"):
         raise KeyError("choices")
-    chunk["choices"] = []
+    choices: list[Any] = []
+    chunk["choices"] = choices
+    return choices
 
 
 def _is_empty(choice: Mapping[str, Any]) -> bool:

@@ -28,6 +28,7 @@ _MAX_NAME, _MAX_VALUE = 64, 512
 _CLAUDE_CODE = re.compile(r"user_([0-9a-f]+)_account_([0-9a-f-]*)_session_([0-9a-f-]+)")
 """Claude Code's user up to version 2.1.77. Later ones write it as JSON: see `_of_claude_code`."""
 
+_NAMING = (str, int)
 _NOTHING: dict[str, str] = {}
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -113,5 +114,7 @@ def _text(value: Any) -> str:
 
 def _first(values: Iterable[Any]) -> str | None:
     """The first value that names somebody: a text, or the number that an application's database has."""
-    named = (value for value in values if isinstance(value, str | int) and not isinstance(value, bool))
-    return next((str(value) for value in named if value != ""), None)
+    for value in values:
+        if value is not None and isinstance(value, _NAMING) and not isinstance(value, bool) and value != "":
+            return str(value)
+    return None

@@ -118,6 +118,7 @@ def prediction_logged(
 ) -> Record:
     """The record of a request's answers."""
     budget = max(max_bytes - len(request.call), 0) // max(len(answers), 1)
+    prompt, answered, cached, reasoning = request.usage
     event = {
         "event_id": event_id_text("predictions.logged", request.request_id),
         "occurred_at": request.occurred_at or datetime.now(UTC),
@@ -130,7 +131,12 @@ def prediction_logged(
         "model": request.model,
         "adapter": request.adapter,
         "variant": request.variant,
-        "usage": dict(zip(TokenUsage._fields, request.usage, strict=True)),
+        "usage": {
+            "prompt_tokens": prompt,
+            "answer_tokens": answered,
+            "cached_tokens": cached,
+            "reasoning_tokens": reasoning,
+        },
         "user_hash": request.user_hash,
         "session_hash": request.session_hash,
         "subject": request.subject,
