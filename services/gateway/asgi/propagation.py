@@ -24,7 +24,11 @@ def sent_request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
 
 def answer_headers(request_id: bytes, trace: TraceHeaders) -> list[tuple[bytes, bytes]]:
     """Return the headers of an answer that say which request it is of. `trace`: as of `upstream_lines`."""
-    return [(REQUEST_ID, request_id), *((name.encode(), value) for name, value in trace if name == PARENT)]
+    shown = [(REQUEST_ID, request_id)]
+    for name, value in trace:
+        if name == PARENT:
+            shown.append((name.encode(), value))
+    return shown
 
 
 def upstream_lines(request_id: bytes, trace: TraceHeaders) -> bytes:

@@ -220,7 +220,8 @@ class ChunkRelay:
         return b""
 
     def _add(self, choice: dict[str, Any]) -> None:
-        part = self._part_of(choice)
+        index = choice.get("index")
+        part = self._parts[0] if index == 0 and type(index) is int else self._part_of(choice)
         part.begun = True
         self._add_chunk(part, choice)
         if choice.get("finish_reason") and part.finish_reason is None:
@@ -229,10 +230,7 @@ class ChunkRelay:
 
     def _part_of(self, choice: dict[str, Any]) -> PartialChoice:
         """The answer that a choice is a piece of. The only one need not be numbered. Raises ValueError."""
-        index = choice.get("index")
-        if index == 0 and type(index) is int:
-            return self._parts[0]
-        count = len(self._parts)
+        index, count = choice.get("index"), len(self._parts)
         if index is None and count == 1:
             choice["index"] = index = 0
         if type(index) is not int or not 0 <= index < count:

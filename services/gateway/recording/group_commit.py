@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from shared.spool import Record
 
-_MAX_GROUP_BYTES = 1024**2
-"""A group of more is written at once: encrypting it holds up the loop, and a frame has a limit."""
+_MAX_GROUP_BYTES = 64 * 1024
+"""A group of more is written at once: waiting saves nothing then, and the processor still has it in its cache."""
 
 
 class _Waiting(NamedTuple):

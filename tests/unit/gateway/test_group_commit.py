@@ -87,7 +87,7 @@ async def test_a_client_that_leaves_does_not_hide_that_others_failed() -> None:
 async def test_many_bytes_do_not_wait_for_the_end_of_the_turn() -> None:
     spool = Spool()
     group = GroupCommit(spool.write)
-    large = b"x" * 600_000
+    large = b"x" * 40_000
     first, second = group.append([record(large)]), group.append([record(large)])
     assert first.done()
     assert second.done()
