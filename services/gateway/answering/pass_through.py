@@ -67,33 +67,34 @@ class PassThrough:
         """Pass a request on; `data` is its decoded body. Raises HttpError."""
         status = 500
         cut_by: FinishReason | None = None
+        reply: Reply | None = None
         lines = exchange.upstream_headers + b"".join(_forwarded_lines(exchange.headers))
         try:
             if data.get("stream") is True:
                 await self._stream(exchange, path, lines)
-                status = 200
-                return None
-            response = await self._api.request(path, exchange.body, lines)
+            else:
+                response = await self._api.request(path, exchange.body, lines)
+                reply = Reply(200, [(b"content-type", _content_type(response.headers))], response.body)
             status = 200
-            return Reply(200, [(b"content-type", _content_type(response.headers))], response.body)
         except UpstreamFailed as error:
             status = error.status
-            return await _failed(exchange, error)
+            reply = await _failed(exchange, error)
         except asyncio.CancelledError:
             status, cut_by = cut_of(exchange)
             raise
         finally:
-            if not exchange.stream_ended:
-                await self._observe(exchange, status, cut_by)
+            await self._observe(exchange, status, cut_by)
+        if reply is None:
+            await exchange.write(b"", last=True)
+        return reply
 
     async def _stream(self, exchange: Exchange, path: str, lines: bytes) -> None:
+        """Pass on all of a stream but its end."""
         stream = self._api.stream(path, exchange.body, lines)
         async with stream as pieces:
             await exchange.start_stream((), [(b"content-type", _content_type(stream.headers))])
             async for piece in pieces:
                 await exchange.write(piece)
-        await self._observe(exchange, 200)
-        await exchange.write(b"", last=True)
 
     async def _observe(self, exchange: Exchange, status: int, cut_by: FinishReason | None = None) -> None:
         """Record the request, before the end of its answer leaves. Never raises."""

@@ -173,6 +173,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._idle_since = math.inf  # What came with the end of the body that was discarded may be a request.
         self._in_head = True
         self._buffered = 0
 

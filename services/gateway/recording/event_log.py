@@ -96,10 +96,11 @@ class SpoolEventLog:
         if media is not None:
             return await asyncio.shield(asyncio.ensure_future(self._append_with_media(records, media)))
         try:
-            if (written := self._group.append(records)) is not None:
-                await written
-            if self._syncs_always:
+            if self._syncs_always:  # Its fsync is shared by those that wait, and must be of what was written just now.
+                self._write(records)
                 await self._open.synced()
+            elif (written := self._group.append(records)) is not None:
+                await written
         except SpoolUnavailable as error:
             self._count_refusal(error)
             raise

@@ -193,6 +193,8 @@ class FakeLog:
 
     appends: list[tuple[Event, ...]] = field(default_factory=list)
     full: bool = False
+    cancels: bool = False
+    """Whether each request is cancelled, as by its client that leaves, while its record waits to be written."""
     media: MediaFolder | None = None
 
     async def append(self, records: Sequence[Record], media: Collection[InlineMedia] | None = None) -> None:
@@ -201,6 +203,9 @@ class FakeLog:
         if media is not None and self.media is not None:
             await self.media.write(media)
         self.appends.append(tuple(_EVENTS[record.topic].model_validate_json(record.value) for record in records))
+        if self.cancels and (task := asyncio.current_task()) is not None:
+            task.cancel()
+        await asyncio.sleep(0)  # As the real one waits for the end of its turn when requests are many.
 
     @property
     def events(self) -> list[Any]:

@@ -44,7 +44,9 @@ async def test_a_disconnect_cancels_the_upstream_request_and_is_observed(gateway
     assert [event.status for event in gateway.log.observed] == [499]
     assert gateway.log.predictions == []
     name = 'ratchet_gateway_requests_total{route="/v1/chat/completions",status="499"}'
-    assert await gateway.metric(name) == 1.0
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while await gateway.metric(name) != 1.0:
+            await asyncio.sleep(0.01)
 
 
 async def test_a_disconnect_within_a_stream_logs_the_partial_answer_as_client_left(
@@ -75,6 +77,17 @@ async def test_a_disconnect_before_the_first_piece_of_a_stream_is_observed(gatew
     await _leave_once_asked(gateway, address, {**ASKED, "stream": True})
     await _until(lambda: gateway.log.observed)
     assert [event.status for event in gateway.log.observed] == [499]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_that_is_cancelled_while_its_record_waits_is_recorded_once(
+    gateway: Gateway, stream: bool
+) -> None:
+    gateway.log.cancels = True
+    request = asyncio.create_task(gateway.ask(stream=stream))
+    await asyncio.gather(request, return_exceptions=True)
+    assert [event.status for event in gateway.log.observed] == [200]
+    assert [event.finish_reason for event in gateway.log.predictions] == ["stop"]
 
 
 @pytest.mark.parametrize("stream", [False, True])

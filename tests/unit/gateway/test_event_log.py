@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from services.gateway.recording.event_log import SpoolEventLog, encode_event
 from services.gateway.recording.media_folder import MediaFolder
 from services.gateway.settings import MediaOptions
 from shared.privacy.encryption import load_cipher
-from shared.spool import Backlog, Record, SpoolOptions, SpoolReader, SpoolUnavailable
+from shared.spool import Backlog, Record, Spool, SpoolOptions, SpoolReader, SpoolUnavailable, Sync
 
 MEDIA = InlineMedia("media/t/2026-01-01/anonymous/a", b"{}", 1_790_000_000.0, "QUJD", 0)
 Open = Callable[[SpoolOptions], SpoolEventLog]
@@ -29,9 +30,9 @@ async def logs(tmp_path: Path) -> AsyncIterator[list[SpoolEventLog]]:
         await log.close()
 
 
-async def opened(tmp_path: Path, logs: list[SpoolEventLog], **options: float) -> tuple[SpoolEventLog, Metrics]:
+async def opened(tmp_path: Path, logs: list[SpoolEventLog], **options: Any) -> tuple[SpoolEventLog, Metrics]:
     metrics = Metrics()
-    log = SpoolEventLog(tmp_path / "spool", tmp_path / "secrets", SpoolOptions(**options), metrics)  # type: ignore[arg-type]
+    log = SpoolEventLog(tmp_path / "spool", tmp_path / "secrets", SpoolOptions(**options), metrics)
     await log.start()
     logs.append(log)
     return log, metrics
@@ -65,6 +66,22 @@ async def test_the_events_of_requests_that_end_together_are_one_frame(
     )  # The first, the rest.
     spooled = SpoolReader(log.slot, load_cipher(tmp_path / "secrets", "spool")).read(100, 100_000)
     assert [FeedbackGiven.model_validate_json(s.record.value) for s in spooled] == events
+
+
+async def test_with_sync_always_each_waits_for_a_sync_of_its_own_write(
+    tmp_path: Path, logs: list[SpoolEventLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, _ = await opened(tmp_path, logs, sync=Sync.ALWAYS)
+    written: list[int] = []
+    monkeypatch.setattr(Spool, "append", lambda self, records: written.append(len(records)))
+
+    async def synced(self: Spool) -> None:
+        waited_for.append(len(written))
+
+    waited_for: list[int] = []
+    monkeypatch.setattr(Spool, "synced", synced)
+    await asyncio.gather(*(log.append(encoded(event(str(number)))) for number in range(3)))
+    assert waited_for == [1, 2, 3]  # In the step of the write: a later one may be of another file.
 
 
 async def test_the_end_of_the_process_writes_what_waits(tmp_path: Path, logs: list[SpoolEventLog]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
@@ -75,6 +76,9 @@ class Transport:
     def close(self) -> None:
         self.closed = True
 
+    def abort(self) -> None:
+        self.closed = True
+
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
@@ -89,6 +93,7 @@ class Connection:
     def __init__(self) -> None:
         self.loop, self.transport, self.answers = Loop(), Transport(), asyncio.Event()
         self.answers.set()
+        self.asked = 0
         config = uvicorn.Config(
             self._app, timeout_keep_alive=KEEP_ALIVE_SECONDS, log_level="critical", interface="asgi3"
         )
@@ -97,6 +102,7 @@ class Connection:
         self.protocol.connection_made(cast(asyncio.Transport, self.transport))
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+        self.asked += 1
         await self.answers.wait()
         headers = [(b"content-length", b"0")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -154,6 +160,26 @@ async def test_a_request_that_has_begun_to_arrive_is_waited_for() -> None:
     await connection.send(REQUEST[:20])
     connection.loop.pass_time(2 * KEEP_ALIVE_SECONDS)
     assert not connection.transport.closed
+
+
+@pytest.mark.parametrize("behind", [1, 2])
+async def test_a_request_that_comes_with_the_end_of_a_body_that_was_not_read_is_no_idleness(behind: int) -> None:
+    connection = Connection()
+    await connection.send(REQUEST[:-1])
+    assert connection.asked == 1  # And answered, as one without a valid key is.
+    connection.answers.clear()
+    await connection.send(b"x" + REQUEST * behind)
+    assert connection.asked == 2
+    for _ in range(behind):
+        connection.loop.pass_time(2 * KEEP_ALIVE_SECONDS)
+        assert not connection.transport.closed
+        connection.answers.set()
+        await asyncio.sleep(0)
+        connection.answers.clear()
+        await connection.rest()
+    assert connection.asked == 1 + behind
+    connection.loop.pass_time(KEEP_ALIVE_SECONDS + 1)
+    assert connection.transport.closed
 
 
 async def test_a_thousand_answers_take_one_timer_which_ends_with_the_connection() -> None:

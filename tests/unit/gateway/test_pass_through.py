@@ -289,6 +289,19 @@ async def test_a_request_that_the_gateways_stop_breaks_off_is_observed_as_that(t
         assert door.gateway.in_flight.total == 0
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_that_is_cancelled_while_its_record_waits_is_observed_once(
+    tmp_path: Path, stream: bool
+) -> None:
+    async with passing(tmp_path) as door:
+        if stream:
+            door.api.streams(b"data: {}\n\n", b"data: [DONE]\n\n")
+        door.gateway.log.cancels = True
+        request = asyncio.create_task(door.post(body=BODY.replace(b"false", b"true") if stream else BODY))
+        await asyncio.gather(request, return_exceptions=True)
+        assert [event.status for event in door.gateway.log.observed] == [200]
+
+
 async def test_models_lists_the_names_that_pass_for_the_keys_that_may(tmp_path: Path) -> None:
     names: dict[str, list[str]] = {}
     async with passing(tmp_path, "gpt-4o", "meta/llama", "claude-*", "support") as door:
