@@ -86,7 +86,7 @@ async def start() -> AsyncIterator[Start]:
         port = listening.sockets[0].getsockname()[1]
         server.url = f"127.0.0.1:{port}"
         slots = asyncio.Semaphore(limit)
-        client = UpstreamClient(f"http://{server.url}{path}", {"x-key": "k"}, 0.5, slots, wait_seconds)
+        client = UpstreamClient(f"http://{server.url}{path}", {"x-key": "k"}, PATIENCE_SECONDS, slots, wait_seconds)
         opened.append((listening, client))
         return client
 
@@ -419,7 +419,7 @@ async def test_a_stream_that_does_not_end_after_its_last_wanted_piece_is_closed(
 
 async def test_a_user_in_the_address_becomes_an_authorization_header(start: Start) -> None:
     client = await start(server := Server())
-    named = UpstreamClient(f"http://ann:p%40ss@{server.url}", {}, 0.5, asyncio.Semaphore(1))
+    named = UpstreamClient(f"http://ann:p%40ss@{server.url}", {}, PATIENCE_SECONDS, asyncio.Semaphore(1))
     await ask(named)
     assert b"authorization: Basic YW5uOnBAc3M=\r\n" in server.requests[0]
     assert server.url.encode() in server.requests[0]
