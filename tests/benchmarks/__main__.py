@@ -1,14 +1,19 @@
 """`make bench`, or `python -m tests.benchmarks NAME…`: run benchmarks by name; all of them by default.
 
 Each prints a table and writes it as Markdown and JSON to `results/`. They measure rates, so nothing else should run.
+Exits with 1 once all have run, if one missed an aim.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
+
+from tests.benchmarks.table import take_missed
 
 NAMES = (
     "spool", "redaction", "log", "soak", "confidence", "servers", "gateway", "dataset", "promotion", "evaluation",
@@ -24,9 +29,24 @@ def main(
     chosen = names or NAMES
     if unknown := set(chosen) - set(NAMES):
         raise typer.BadParameter(f"no such benchmark: {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}")
+    problems = []
     for name in chosen:
         options = {"intents": intents} if name == "confidence" else {}
-        importlib.import_module(f"tests.benchmarks.{name}").main(**options)
+        if problem := problem_of(lambda: importlib.import_module(f"tests.benchmarks.{name}").main(**options)):  # noqa: B023
+            problems.append(f"{name}: {problem}")
+    if problems:
+        sys.exit("\n".join(problems))
+
+
+def problem_of(benchmark: Callable[[], None]) -> str:
+    """Run a benchmark. Returns which aims it missed, or how it ended itself; empty if all is well."""
+    take_missed()
+    try:
+        benchmark()
+    except SystemExit as end:
+        return "" if not end.code else f"ended with {end.code}"
+    missed = take_missed()
+    return f"missed: {'; '.join(missed)}" if missed else ""
 
 
 if __name__ == "__main__":

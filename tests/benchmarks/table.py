@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
+_missed: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ class Result:
     min_ratio: float | None = None
     """The aim: at least this ratio."""
 
+    @property
+    def missed(self) -> bool:
+        """True if there is an aim that is not met."""
+        return self.min_ratio is not None and self.ratio < self.min_ratio
+
 
 def compare(
     name: str,
@@ -95,7 +101,12 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def report(results: Sequence[Result], file: str, measured: Sequence[Measured] = (), grids: Sequence[Grid] = ()) -> None:
-    """Print the results, with their aims, and write them to `RESULTS` as Markdown and JSON."""
+    """Print the results, with their aims, and write them to `RESULTS` as Markdown and JSON.
+
+    Aims that are missed end the command with 1 (`take_missed`).
+    """
+    _missed.extend(f"{result.name} ({result.peer_name})" for result in results if result.missed)
+    _missed.extend(figure.name for figure in measured if figure.missed)
     title = f"{file}: Python {platform.python_version()}, {os.cpu_count()} cores"
     measured_at, commit = datetime.now(UTC).date().isoformat(), _commit()
     written = [f"{title}, measured on {measured_at} of {commit}\n"]
@@ -104,7 +115,7 @@ def report(results: Sequence[Result], file: str, measured: Sequence[Measured] = 
             (r.name, r.unit, _number(r.ours), _number(r.peer), f"{r.ratio:.2f}", r.peer_name, str(r.pairs))
             for r in results
         ]
-        aims = [_aim("≥", r.min_ratio, r.min_ratio is not None and r.ratio >= r.min_ratio) for r in results]
+        aims = [_aim("≥", r.min_ratio, not r.missed) for r in results]
         written.append(_aimed(title, ("what", "unit", "ours", "peer", "ratio", "against", "pairs"), rows, aims))
     if measured:
         rows = [(m.name, m.unit, _number(m.value)) for m in measured]
@@ -121,6 +132,13 @@ def report(results: Sequence[Result], file: str, measured: Sequence[Measured] = 
     found |= {"results": [asdict(r) for r in results], "measured": [asdict(m) for m in measured]}
     found |= {"grids": [asdict(grid) for grid in grids]} if grids else {}
     (RESULTS / f"{file}.json").write_text(json.dumps(found, indent=2) + "\n")
+
+
+def take_missed() -> list[str]:
+    """Return the names of the aims that were missed since the last call."""
+    taken = list(_missed)
+    _missed.clear()
+    return taken
 
 
 def _commit() -> str:
