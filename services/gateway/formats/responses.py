@@ -160,6 +160,38 @@ class ResponsesRequest(ApiRequest):
         return ResponseRelay(self, ids) if self._stream else None
 
 
+class _PartialCalls:
+    """The calls of a stream, whose arguments may arrive in turns. `index`: of the output item, where the server says
+    it."""
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[Object, list[str] | None]] = []
+        """In the order in which they began, each with the pieces of its arguments until it is whole."""
+        self._open: dict[Any, int] = {}
+        """The number of the call that is open, by the index of its item."""
+
+    def begin(self, index: Any, call: Object) -> None:
+        self._open[index] = len(self._calls)
+        self._calls.append((call, []))
+
+    def add(self, index: Any, piece: str) -> None:
+        """Add a piece of the arguments, to the call that began last if none of that index is open."""
+        number = self._open.get(index, max(self._open.values(), default=None))
+        if number is not None and (pieces := self._calls[number][1]) is not None:
+            pieces.append(piece)
+
+    def end(self, index: Any, call: Object) -> None:
+        """Add the whole call."""
+        number = self._open.pop(index, None)
+        if number is None:
+            self._calls.append((call, None))
+        else:
+            self._calls[number] = (call, None)
+
+    def so_far(self) -> list[Object]:
+        return [call if pieces is None else {**call, "arguments": "".join(pieces)} for call, pieces in self._calls]
+
+
 class ResponseRelay:
     """A `StreamRelay` of response events. It holds back the last one, which has the whole answer."""
 
@@ -169,10 +201,7 @@ class ResponseRelay:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._refusal: list[str] = []
-        self._calls: list[Object] = []
-        self._begun: Object | None = None
-        """The call whose arguments arrive now, and are `_arguments`."""
-        self._arguments: list[str] = []
+        self._calls = _PartialCalls()
         self._tokens: list[Token] = []
         self._last: dict[str, Any] = {}
         self._answer: ApiAnswer | None = None
@@ -199,12 +228,11 @@ class ResponseRelay:
         elif kind == "response.refusal.delta":
             self._refusal.append(str(event["delta"]))
         elif kind in _CALL_DELTAS:
-            self._arguments.append(str(event["delta"]))
+            self._calls.add(event.get("output_index"), str(event["delta"]))
         elif kind == "response.output_item.added" and event["item"].get("type") in _CALLS:
-            self._begun, self._arguments = _call_of(event["item"]), []
+            self._calls.begin(event.get("output_index"), _call_of(event["item"]))
         elif kind == "response.output_item.done" and event["item"].get("type") in _CALLS:
-            self._calls.append(_call_of(event["item"]))
-            self._begun = None
+            self._calls.end(event.get("output_index"), _call_of(event["item"]))
         response = event.get("response")
         if kind in _LAST_EVENTS and response is not None:
             self._answer = self._request.parse_answer(response)
@@ -230,11 +258,8 @@ class ResponseRelay:
     def answer_so_far(self) -> ApiAnswer:
         if self._answer is not None:
             return self._answer
-        calls = self._calls
-        if self._begun is not None:
-            calls = [*calls, {**self._begun, "arguments": "".join(self._arguments)}]
         refusal, reasoning = "".join(self._refusal) or None, "".join(self._reasoning) or None
-        choice = Choice("".join(self._text), self._tokens, None, calls, refusal, reasoning)
+        choice = Choice("".join(self._text), self._tokens, None, self._calls.so_far(), refusal, reasoning)
         return ApiAnswer([choice], TokenUsage(answer_tokens=len(self._tokens)))
 
     def final_events(self, ratchet: Mapping[str, Any]) -> bytes:

@@ -609,6 +609,26 @@ async def test_a_streamed_response_that_is_cut_is_logged_with_the_call_and_the_r
     assert logged.tool_calls == (whole, cut)
 
 
+async def test_calls_of_a_streamed_response_whose_arguments_arrive_in_turns_are_logged_each_with_its_own(
+    gateway: Gateway,
+) -> None:
+    call = {"type": "function_call", "name": "find", "arguments": ""}
+    arguments = "response.function_call_arguments.delta"
+    begun = [
+        {"type": "response.output_item.added", "output_index": 1, "item": {**call, "call_id": "a"}},
+        {"type": arguments, "output_index": 1, "delta": '{"id"'},
+        {"type": "response.output_item.added", "output_index": 2, "item": {**call, "call_id": "b"}},
+        {"type": arguments, "output_index": 2, "delta": "{"},
+        {"type": arguments, "output_index": 1, "delta": ": 4"},
+        {"type": "response.output_item.added", "output_index": 3, "item": {**call, "call_id": "c"}},
+        {"type": "response.output_item.done", "output_index": 2, "item": {**call, "call_id": "b", "arguments": "{}"}},
+    ]
+    gateway.upstream.pieces = [b"data: " + orjson.dumps(event) + b"\n\n" for event in begun]
+    await gateway.http.post("/v1/responses", json={"model": "haiku", "input": "Hi", "stream": True})
+    (logged,) = gateway.log.predictions
+    assert [(call.id, call.arguments) for call in logged.tool_calls] == [("a", '{"id": 4'), ("b", "{}"), ("c", "")]
+
+
 async def test_what_a_streamed_response_repeats_of_the_request_has_its_numbers_as_they_came(gateway: Gateway) -> None:
     schema = {"type": "object", "properties": {"id": {"const": 2**70}}}
     tool = {"type": "function", "name": "find", "parameters": schema}
