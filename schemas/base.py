@@ -19,7 +19,9 @@ MAX_TEXT = 3 * 1024 * 1024
 """Maximum characters of one text in an event. Not what fits: the total is limited, in bytes (MAX_EVENT_BYTES)."""
 MAX_SHORT_TEXT = 32_000
 
-TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+TASK_NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
+"""The form of a task's name."""
+TaskName = Annotated[str, StringConstraints(pattern=TASK_NAME)]
 """Lower case, digits and dashes: it becomes part of flag names, folders and adapter names."""
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=120, strip_whitespace=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -126,9 +127,12 @@ def loop(
     from deploy.demo.settings import DataOptions, LoopOptions, PlannedMistakes
     from deploy.demo.story import run
     from deploy.demo.terminal import Terminal
+    from schemas.base import TASK_NAME
     from schemas.tasks import TaskKind
 
     fault = _chosen_fault(noise, shuffle_labels, one_class)
+    if task_name is not None and not re.fullmatch(TASK_NAME, task_name):
+        raise typer.BadParameter(f"--task-name {task_name!r}: lower case, digits and dashes, 63 at most, no dash first")
     if kind is not LoopKind.CLASSIFICATION and fault is not None:
         raise typer.BadParameter(f"the faults are of labels: give them without --kind {kind.value}")
     if kind is not LoopKind.GENERATION and prompt is not None:

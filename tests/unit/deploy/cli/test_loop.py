@@ -60,6 +60,15 @@ def test_two_faults_at_once_are_refused_since_either_might_have_stopped_it(
     assert runs.asked == []
 
 
+@pytest.mark.parametrize("name", ["My Task", "-desk", "d" * 64, ""])
+def test_a_name_that_no_task_can_have_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    runs = Runs(monkeypatch)
+    assert loop("--task-name", name) == 2
+    assert runs.asked == []
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
