@@ -35,11 +35,11 @@ MAX_ADDED_MS = 0.5
 """Maximum that Ratchet may add at one connection, p50."""
 WHOLE = [Case(connections) for connections in (1, 16, 64)]
 STREAMED = [Case(connections, stream=True) for connections in (1, 16, 64)]
-LONG = [Case(16, kilobytes=100)]
+LONG = [Case(connections, kilobytes=100) for connections in (1, 16)]
 MIN_RATIOS = {
     **{case: AIMS for case in WHOLE},
     STREAMED[-1]: {BARE: 0.6},
-    LONG[0]: {PORTKEY: 2.0, BARE: 0.5},
+    **{case: {PORTKEY: 2.0, BARE: 0.5} for case in LONG},
 }
 """Which aims each load has."""
 
