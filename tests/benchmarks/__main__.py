@@ -6,6 +6,7 @@ Exits with 1 once all have run, if one missed an aim.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from collections.abc import Callable
@@ -32,7 +33,8 @@ def main(
     problems = []
     for name in chosen:
         options = {"intents": intents} if name == "confidence" else {}
-        if problem := problem_of(lambda: importlib.import_module(f"tests.benchmarks.{name}").main(**options)):  # noqa: B023
+        benchmark = importlib.import_module(f"tests.benchmarks.{name}")
+        if problem := problem_of(functools.partial(benchmark.main, **options)):
             problems.append(f"{name}: {problem}")
     if problems:
         sys.exit("\n".join(problems))

@@ -84,7 +84,7 @@ class PassThrough:
             raise
         finally:
             await self._observe(exchange, status, cut_by)
-        if reply is None:
+        if reply is None:  # The end of a stream, which tells the client that its request is recorded.
             await exchange.write(b"", last=True)
         return reply
 

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
-from uuid import uuid4
 
 from fastapi import FastAPI
 from prometheus_client import Counter, Histogram
@@ -26,9 +25,10 @@ from services.gateway.observability.metrics import Metrics
 from services.gateway.observability.tracing import event_headers
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.http import HttpError
+from shared.identity import random_id
 
 _DISCONNECT_WATCH_DELAY_SECONDS = 0.05
-"""Watching for a disconnect starts after this time: it costs more than a quick answer may."""
+"""Watching for a disconnect starts after one to two times this: it costs more than a quick answer may."""
 
 logger = logging.getLogger(__name__)
 
@@ -121,8 +121,7 @@ class _Route:
 
 class _DisconnectWatches:
     """Starts the watches of requests that last. One timer serves them all: a timer for each request took a thirtieth of
-    its processor time. A watch so starts after one to two times the delay.
-    """
+    its processor time."""
 
     def __init__(self) -> None:
         self._young: set[_DisconnectWatch] = set()
@@ -199,7 +198,7 @@ def _with_ids(scope: Scope, send: Send) -> Send:
     if scope["type"] != "http":
         return send
     headers = scope["headers"]
-    ids = answer_headers(sent_request_id(headers) or uuid4().hex.encode(), event_headers(headers))
+    ids = answer_headers(sent_request_id(headers) or random_id().encode(), event_headers(headers))
 
     async def send_with_ids(message: Any) -> None:
         if message["type"] == "http.response.start":

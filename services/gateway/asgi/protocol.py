@@ -15,7 +15,6 @@ import math
 import sys
 import termios
 from typing import Any
-from uuid import uuid4
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -23,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from services.gateway.asgi.propagation import REQUEST_ID
 from services.gateway.asgi.response import SingleWriteCycle
 from shared.http import error_body
+from shared.identity import random_id
 
 MAX_HEAD_BYTES = 64 * 1024
 _LINGER_SECONDS = 0.5
@@ -49,6 +49,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     """Runs while the rest of an answered request's body is read."""
     _drained = 0
     _idle_since = math.inf
+    """When the last answer ended, on the loop's clock; infinity while a request arrives or is answered."""
     _idle_timer: asyncio.TimerHandle | None = None
 
     def __init__(self, *arguments: Any, write_seconds: float = 30.0, **options: Any) -> None:
@@ -197,7 +198,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             status, body = 400, error_body(f"{msg} Is it HTTP/1.1?", "malformed_http", 400)
         content = json.dumps(body).encode()
         # Of a head that was not read whole no id of the client is known.
-        ids = b"%b: %b\r\n" % (REQUEST_ID, uuid4().hex.encode())
+        ids = b"%b: %b\r\n" % (REQUEST_ID, random_id().encode())
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(content)
         self.transport.write(STATUS_LINE[status] + ids + head + b"\r\n" + content)
         if self._too_large and self.transport.can_write_eof():

@@ -29,6 +29,7 @@ _CLAUDE_CODE = re.compile(r"user_([0-9a-f]+)_account_([0-9a-f-]*)_session_([0-9a
 """Claude Code's user up to version 2.1.77. Later ones write it as JSON: see `_of_claude_code`."""
 
 _NAMING = (str, int)
+"""A tuple: `str | int` makes an object each time that it is asked for."""
 _NOTHING: dict[str, str] = {}
 
 Headers = Iterable[tuple[bytes, bytes]]

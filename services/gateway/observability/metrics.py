@@ -47,7 +47,7 @@ class Metrics:
             ["task", "reason"], registry=self.registry,
         )  # fmt: skip
         self.spool_seconds = Histogram(
-            "ratchet_gateway_spool_append_seconds", "Seconds to encrypt and write the events of a turn.",
+            "ratchet_gateway_spool_append_seconds", "Seconds to encrypt and write what ended together.",
             buckets=_MICROSECONDS, registry=self.registry,
         )  # fmt: skip
         self.spool_refusals = Counter(

@@ -65,19 +65,15 @@ class GroupCommit:
 
     def _write_group(self, group: Sequence[_Waiting]) -> None:
         """Write a group. If that fails each request is tried alone, so that it fails or not on its own."""
-        error: Exception | None = None
         try:
             self._write([record for waiting in group for record in waiting.records])
-        except Exception as failure:  # noqa: BLE001 - whoever waits gets it
+        except Exception as error:  # noqa: BLE001 - whoever waits gets it
             if len(group) > 1:
                 for waiting in group:
                     self._write_group([waiting])
-                return
-            error = failure
+            elif not group[0].written.done():
+                group[0].written.set_exception(error)
+            return
         for _, written in group:
-            if written.done():  # Its client has left.
-                continue
-            if error is None:
+            if not written.done():  # Else its client has left.
                 written.set_result(None)
-            else:
-                written.set_exception(error)

@@ -98,10 +98,7 @@ class UpstreamClient:
         `seconds` are the server's: they begin when a connection is free. `lines`: the request's own header lines. A
         cancelled request closes its connection.
         """
-        if self._connection_limit.locked():
-            await self._wait_for_slot()
-        else:
-            await self._connection_limit.acquire()
+        await self._take_slot()
         try:
             return await self._exchange(method, path, body, seconds, lines)
         finally:
@@ -130,10 +127,7 @@ class UpstreamClient:
         self, path: str, body: bytes, piece_seconds: float, seconds: float, lines: bytes = b""
     ) -> ResponseStream:
         """POST; return the response, to be closed, once its headers arrive. Raises as `request`, and StreamIdle."""
-        if self._connection_limit.locked():
-            await self._wait_for_slot()
-        else:
-            await self._connection_limit.acquire()
+        await self._take_slot()
         now = asyncio.get_running_loop().time()
         deadline = now + seconds
         piece_deadline = min(now + piece_seconds, deadline)
@@ -151,8 +145,11 @@ class UpstreamClient:
             raise
         return ResponseStream(self, connection, piece_seconds, deadline)
 
-    async def _wait_for_slot(self) -> None:
-        """Take one of the limited connections once one is free. Raises NoFreeConnection."""
+    async def _take_slot(self) -> None:
+        """Take one of the limited connections. Raises NoFreeConnection."""
+        if not self._connection_limit.locked():
+            await self._connection_limit.acquire()
+            return
         try:
             async with asyncio.timeout(self._wait_seconds):
                 await self._connection_limit.acquire()

@@ -112,6 +112,13 @@ class Connection:
         self.protocol.data_received(data)
         await self.rest()
 
+    def closes_in_time(self) -> bool:
+        """Let the time pass in which it may idle. Returns True if it stays open until then, and not for longer."""
+        self.loop.pass_time(KEEP_ALIVE_SECONDS - 1)
+        was_open = not self.transport.closed
+        self.loop.pass_time(2)
+        return was_open and self.transport.closed
+
     async def rest(self) -> None:
         """Let the application work."""
         for _ in range(10):
@@ -121,10 +128,7 @@ class Connection:
 async def test_an_idle_connection_is_closed_once_its_time_is_over() -> None:
     connection = Connection()
     await connection.send()
-    connection.loop.pass_time(KEEP_ALIVE_SECONDS - 1)
-    assert not connection.transport.closed
-    connection.loop.pass_time(2)
-    assert connection.transport.closed
+    assert connection.closes_in_time()
 
 
 async def test_the_time_counts_from_the_last_answer() -> None:
@@ -133,10 +137,7 @@ async def test_the_time_counts_from_the_last_answer() -> None:
         await connection.send()
         connection.loop.pass_time(between)
     await connection.send()
-    connection.loop.pass_time(KEEP_ALIVE_SECONDS - 1)
-    assert not connection.transport.closed
-    connection.loop.pass_time(2)
-    assert connection.transport.closed
+    assert connection.closes_in_time()
 
 
 async def test_an_answer_may_take_longer_than_a_connection_may_idle() -> None:
@@ -148,10 +149,7 @@ async def test_an_answer_may_take_longer_than_a_connection_may_idle() -> None:
     assert not connection.transport.closed
     connection.answers.set()
     await connection.rest()
-    connection.loop.pass_time(KEEP_ALIVE_SECONDS - 1)
-    assert not connection.transport.closed
-    connection.loop.pass_time(2)
-    assert connection.transport.closed
+    assert connection.closes_in_time()
 
 
 async def test_a_request_that_has_begun_to_arrive_is_waited_for() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hmac
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from uuid import RFC_4122, UUID
 
 import pytest
 
 from shared.errors import ConfigurationError
-from shared.identity import content_hash, event_id, folder_hash, keyed_hash, load_or_create_key
+from shared.identity import content_hash, event_id, folder_hash, keyed_hash, load_or_create_key, random_id
 
 
 def test_the_same_parts_have_the_same_event_id() -> None:
@@ -57,3 +59,15 @@ def test_a_key_that_could_be_guessed_is_refused_with_the_way_out(tmp_path: Path,
 
 def test_a_user_has_the_same_hash_under_the_same_key_only() -> None:
     assert keyed_hash(b"k", "ann") == keyed_hash(b"k", "ann") != keyed_hash(b"other", "ann")
+
+
+@pytest.mark.parametrize("text", ["ann", "", "Zoë", "x" * 1_000])
+def test_a_hash_under_a_key_is_its_hmac_however_often_the_key_is_used(text: str) -> None:
+    expected = hmac.digest(b"k" * 32, text.encode(), "sha256").hex()
+    assert [keyed_hash(b"k" * 32, text, 64) for _ in range(3)] == [expected] * 3
+
+
+def test_a_random_id_is_a_random_uuid() -> None:
+    made = {random_id() for _ in range(1_000)}
+    assert len(made) == 1_000
+    assert {(UUID(each).version, UUID(each).variant, len(each)) for each in made} == {(4, RFC_4122, 32)}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from uuid import uuid4
 
 from services.gateway.formats.api import Choice, TokenUsage
 from services.gateway.formats.conversation import Object, is_json
 from services.gateway.json_codec import decode_json, encode_json
 from shared.http import HttpError
+from shared.identity import random_id
 
 _STOP_REASONS = {"length": "max_tokens", "content_filter": "refusal"}
 
@@ -86,7 +86,7 @@ def text_block(text: str) -> Object:
 
 
 def tool_use_block(call_id: Any, name: str, arguments: Mapping[str, Any]) -> Object:
-    return {"type": "tool_use", "id": call_id or f"toolu_{uuid4().hex}", "name": name, "input": arguments}
+    return {"type": "tool_use", "id": call_id or f"toolu_{random_id()}", "name": name, "input": arguments}
 
 
 def tool_input(arguments: str) -> Mapping[str, Any]:
@@ -104,4 +104,4 @@ def tool_input(arguments: str) -> Mapping[str, Any]:
 
 def new_signature() -> str:
     """Return a signature of a thinking block. Nobody checks it, but clients refuse a block that has none."""
-    return uuid4().hex
+    return random_id()
