@@ -8,7 +8,8 @@ are published: nothing of a person is left in a file that `ratchet forget` does 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -24,7 +25,7 @@ from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, LabelRequested
 from schemas.predictions import FeedbackGiven, SubjectForgotten
 from schemas.tasks import TaskKind
-from services.dataset_builder.building.carry_over import Revision, prompts_of
+from services.dataset_builder.building.carry_over import Revision
 from services.dataset_builder.building.compact import Compactor
 from services.dataset_builder.building.length import TokenCounter
 from services.dataset_builder.building.personal_data import PersonalData, PersonalDataPass, rules_id
@@ -38,7 +39,7 @@ from services.dataset_builder.inspection.report import Inspected
 from services.dataset_builder.inspection.summaries import summaries
 from services.dataset_builder.job_input import BuildJob
 from services.dataset_builder.model_process import Models
-from services.dataset_builder.pipeline import Inputs, build_dataset
+from services.dataset_builder.pipeline import Inputs, begin_build
 from services.dataset_builder.publishing.publish import ArtifactWriter, StagedBuild, delete_staged, staged_build
 from services.dataset_builder.publishing.versions import ArtifactReader, read_parent
 from services.dataset_builder.storage.corrections import (
@@ -69,14 +70,16 @@ POSTGRES_VARIABLE = "RATCHET_POSTGRES"
 """Has the database's address in a job's process: the password in it must not be in the job's file."""
 ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "4194304", "MALLOC_TRIM_THRESHOLD_": "4194304",
-    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "OMP_NUM_THREADS": "1",
 }  # fmt: skip
 """Makes glibc give memory back that a job's process has freed: most of a build's large arrays live for seconds.
 
 Those of a portion (`sketches.py`), of up to 4 MB, are used again: fresh pages took half of the time of sketching.
 
 oneDNN keeps what it has compiled for a length of texts. They are embedded by length, so no length comes again: those of
-a large task were 30 MB."""
+a large task were 30 MB.
+
+A build is two processes, on as few as two cores: with two threads the noise model took twice as long as with one."""
 _SEARCHED_AT_ONCE = 2_000
 """Corrections that are searched for personal data together: more of them in memory cost a large task much."""
 _QUESTIONS = "questions.jsonl"
@@ -192,24 +195,27 @@ async def _inspected_build(
     revisions = await store.revisions(job.cycle.task)
     votes, personal_data, count, preferences = await _read_votes(job, store, revisions, progress, models)
     progress(2, 4, f"building from {count} corrections")
-    if models is not None and job.spec.kind is TaskKind.CLASSIFICATION:
-        prompts = prompts_of(job.spec, revisions)
-        models.embed([scored_text(input_text(vote.call.messages, prompts)) for vote in votes])
     inputs = Inputs(
         votes,
         job.spec,
-        await store.decisions(job.cycle.task),
         revisions=revisions,
         frozen=frozen,
         modes=modes,
         questions_drawn=job.cycle.questions_drawn,
         drawn_since=job.cycle.drawn_since,
     )
-    build = build_dataset(inputs, None if models is None else models.score, _token_counter(job))
+    sketches = inputs.sketches() if models is None else inputs.sketches(models.sketch)
+    if models is not None and job.spec.kind is TaskKind.CLASSIFICATION:
+        models.embed([scored_text(input_text(vote.call.messages, inputs.prompts)) for vote in votes])
+    # After the corrections: whoever is erased in between is missed among them in the end (`concluding`).
+    inputs = replace(inputs, decisions=await store.decisions(job.cycle.task))
+    finish = begin_build(inputs, None if models is None else models.score, _token_counter(job), sketches)
+    parent = read_parent(artifacts, await store.last_version(job.spec.name))  # While labels are scored.
+    build = finish()
+    del finish  # It has rows that are no longer needed.
     answers = await traffic.answer_counts(job.spec.name, job.cycle.task_revision, job.traffic_hours)
     answers = counts_by_set(answers, job.spec)
     progress(3, 4, "checking and publishing")
-    parent = read_parent(artifacts, await store.last_version(job.spec.name))
     gates = (*evaluate_gates(build, job.spec, answers), personal_data.gate())
     measures = summaries(build, job.spec, personal_data)
     inspected = Inspected(build, votes, job.spec, gates, answers, measures, parent, preferences.newest(job.spec))
@@ -232,38 +238,60 @@ async def _read_votes(
     total, clear = await store.count_below(spec.name, job.cycle.fence, by)
     if models is not None and total > clear:
         models.load_redactor(rules)
-    async for known, new in _known_first(store.corrections_below(spec.name, job.cycle.fence, by)):
+
+    def load_scorer() -> None:
+        if models is not None and spec.kind is TaskKind.CLASSIFICATION:
+            models.load_scorer()
+
+    parts = store.corrections_below(spec.name, job.cycle.fence, by)
+    async for words, found_in_them in _without_personal_data(parts, search, load_scorer):
+        votes += votes_of(words.reviewers, words.users, compact)
+        withdrawn.add(words.reviewers)
+        preferences.add(words.reviewers)
+        found += found_in_them
+        count += len(words)
         progress(2 * count / max(total, 1), 4, f"read {count} of {total} corrections, looking for personal data")
-        reviewers, found_in_reviewers = search.clean(new.reviewers)
-        users, found_in_users = search.clean(new.users)
-        reviewers += known.reviewers
-        votes += votes_of(reviewers, [*users, *known.users], compact)
-        withdrawn.add(reviewers)
-        preferences.add(reviewers)
-        found += found_in_reviewers + found_in_users
-        count += len(known) + len(new)
-    if models is not None and spec.kind is TaskKind.CLASSIFICATION:
-        models.load_scorer()  # Not before: what is new would wait for it.
     await store.save_clear(by, found.clear)
     # They were read in no order, and their texts are embedded in this one: batches round alike in every build of them.
     left = sorted(withdrawn.left_of(votes), key=OLDEST_FIRST)
     return left, found, count, preferences
 
 
-async def _known_first(parts: AsyncIterator[SearchedCorrections]) -> AsyncIterator[SearchedCorrections]:
-    """Yield the corrections that are known to be clear as they are read, and the others together.
+async def _without_personal_data(
+    parts: AsyncIterator[SearchedCorrections], search: PersonalDataPass, then: Callable[[], None]
+) -> AsyncIterator[tuple[StoredCorrections, PersonalData]]:
+    """Yield the corrections without personal data, and what was found in them.
 
-    Few are new to most builds: those that are known need not wait until the models that search the others are loaded.
+    Few are new to most builds, and they come first: the others are read while those are searched. `then` is called once
+    they are: new ones need not wait for what it asks of the models.
     """
-    new = StoredCorrections()
+
+    async def searched(words: StoredCorrections, *, are_last: bool) -> tuple[StoredCorrections, PersonalData]:
+        cleaned = await asyncio.to_thread(_cleaned, words, search)
+        if are_last:
+            then()
+        return cleaned
+
+    new, searching, has_clear = StoredCorrections(), None, False
     async for part in parts:
         new.add(part.others)
-        if len(new) >= _SEARCHED_AT_ONCE:
-            yield SearchedCorrections(part.clear, new)
+        are_last = len(part.clear) > 0 and not has_clear
+        if are_last or len(new) >= _SEARCHED_AT_ONCE:
+            if searching is not None:
+                yield await searching
+            searching = asyncio.create_task(searched(new, are_last=are_last))
             new = StoredCorrections()
-        else:
-            yield SearchedCorrections(part.clear, StoredCorrections())
-    yield SearchedCorrections(StoredCorrections(), new)
+        has_clear = has_clear or are_last
+        yield part.clear, PersonalData()
+    if searching is not None:
+        yield await searching
+    yield await searched(new, are_last=not has_clear)
+
+
+def _cleaned(words: StoredCorrections, search: PersonalDataPass) -> tuple[StoredCorrections, PersonalData]:
+    reviewers, found = search.clean(words.reviewers)
+    users, found_in_users = search.clean(words.users)
+    return StoredCorrections(reviewers, users), found + found_in_users
 
 
 def conclude(

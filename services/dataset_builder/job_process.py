@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from shared.jobs import Progress, lease, run_job
 
 if TYPE_CHECKING:
     from services.dataset_builder.job import BuildResult
+
+_SWITCH_SECONDS = 0.0005
 
 
 def run_build(spec: bytes, folder: Path, progress: Progress) -> BuildResult:
@@ -26,6 +29,8 @@ def run_build(spec: bytes, folder: Path, progress: Progress) -> BuildResult:
     # A large task's corrections are millions of objects and hardly a cycle: looking for cycles took a fifth of a build.
     # (`gc.disable` does not last: loading a model of spaCy enables it again.)
     gc.set_threshold(0)
+    # Threads send, receive and search while this one computes: they should not wait 5 ms for each of their steps.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     job = BuildJob.model_validate_json(spec)
     with lease(job.slots_folder, 1, progress), ModelProcess(job.models(folder)) as models:
         from services.dataset_builder.job import build_on_postgres

@@ -1,9 +1,10 @@
 """The second process of a build: it has the models, which take seconds to load while the first one goes on.
 
     redactor        spaCy's names and patterns
-    noise model     torch, the sentence encoder and scikit-learn
+    sketches        what tells which questions are nearly the same
+    noise model     scikit-learn, torch and the sentence encoder
 
-Both load while the first process reads corrections.
+It answers in the order in which it is asked.
 
 It keeps nothing, and it ends with the first process, however that one ends.
 """
@@ -14,10 +15,10 @@ import logging
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,7 @@ from services.dataset_builder.checks.label_noise import LabelScore, LabelsToScor
 from shared.errors import DependencyUnavailable
 from shared.jobs import Progress
 from shared.model.embedding import CachedEmbedder, SentenceEmbedder
+from shared.model.question_sketches import QuestionsToSketch, Sketched, sketch_questions
 from shared.privacy.redaction import Redacted, Redactor, Rules
 from shared.privacy.redaction.spans import TextSpan
 
@@ -46,6 +48,7 @@ class Models(Protocol):
     def embed(self, texts: Sequence[str]) -> None: ...
     def find(self, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]: ...
     def redact(self, texts: Sequence[str], rules: Rules, already_redacted: Sequence[str] = ()) -> list[Redacted]: ...
+    def sketch(self, asked: QuestionsToSketch) -> Callable[[], Sketched]: ...
     def score(self, asked: LabelsToScore) -> Iterable[LabelScore]: ...
 
 
@@ -69,8 +72,6 @@ class LocalModels:
     def load_scorer(self) -> None:
         import services.dataset_builder.recipe  # noqa: F401  # It loads scikit-learn: only where it is needed.
 
-        self._encoder.load()
-
     def embed(self, texts: Sequence[str]) -> None:
         self._embedder.store(texts)
         self._encoder.unload()  # While rows are scored it would only take memory.
@@ -82,6 +83,10 @@ class LocalModels:
     def redact(self, texts: Sequence[str], rules: Rules, already_redacted: Sequence[str] = ()) -> list[Redacted]:
         """See `Redactor.redact`."""
         return self._redactor.redact(texts, rules, already_redacted)
+
+    def sketch(self, asked: QuestionsToSketch) -> Callable[[], Sketched]:
+        """See `BeginSketches`."""
+        return partial(sketch_questions, asked)
 
     def score(self, asked: LabelsToScore) -> Iterable[LabelScore]:
         """See `checks.label_noise.Scorer`."""
@@ -120,7 +125,8 @@ class ModelProcess:
         self._process.start()
         theirs.close()
         self._sender = ThreadPoolExecutor(1, "to the models")
-        self._sent: list[Future[None]] = []
+        self._receiver = ThreadPoolExecutor(1, "from the models")
+        self._asking = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -132,6 +138,7 @@ class ModelProcess:
         self._process.kill()
         self._process.join()
         self._sender.shutdown()
+        self._receiver.shutdown()
         self._connection.close()
 
     def load_redactor(self, rules: Rules) -> None:
@@ -144,34 +151,42 @@ class ModelProcess:
         self._send("embed", texts)
 
     def find(self, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]:
-        found: list[list[TextSpan]] = self._ask("find", texts, rules)
+        found: list[list[TextSpan]] = self._ask("find", texts, rules)()
         return found
 
     def redact(self, texts: Sequence[str], rules: Rules, already_redacted: Sequence[str] = ()) -> list[Redacted]:
-        redacted: list[Redacted] = self._ask("redact", texts, rules, already_redacted)
+        redacted: list[Redacted] = self._ask("redact", texts, rules, already_redacted)()
         return redacted
 
+    def sketch(self, asked: QuestionsToSketch) -> Callable[[], Sketched]:
+        """Ask for the sketches; returns what waits for them."""
+        return self._ask("sketch", asked)
+
     def score(self, asked: LabelsToScore) -> Iterator[LabelScore]:
-        """Ask for the scores. To iterate them waits for them, and must come before anything else is asked."""
-        self._send("score", asked)
+        """Ask for the scores. To iterate them waits for them."""
+        wait = self._ask("score", asked)
 
         def received() -> Iterator[LabelScore]:
-            yield from self._receive()
+            yield from wait()
 
         return received()
 
-    def _send(self, method: str, *args: Any) -> None:
+    def _send(self, method: str, *args: Any) -> Future[None]:
         """Have a request sent, in its order. To wait for it would be to wait until a model that is loaded is there."""
-        self._sent.append(self._sender.submit(self._connection.send, (method, args)))
+        return self._sender.submit(self._connection.send, (method, args))
 
-    def _ask(self, method: str, *args: Any) -> Any:
-        self._send(method, *args)
-        return self._receive()
+    def _ask(self, method: str, *args: Any) -> Callable[[], Any]:
+        """Have a request sent and its answer received; returns what waits for the answer, once: it may be large.
 
-    def _receive(self) -> Any:
+        It is received when it is there, whoever waits for it: else the process could not go on with what is next.
+        """
+        with self._asking:  # Answers are received in the order of the requests.
+            waiting = [self._receiver.submit(self._receive, self._send(method, *args))]
+        return lambda: waiting.pop().result()
+
+    def _receive(self, sent: Future[None]) -> Any:
         try:
-            while self._sent:
-                self._sent.pop(0).result()
+            sent.result()
             result, error = self._connection.recv()
         except (EOFError, OSError) as cause:
             raise self._died() from cause
@@ -186,7 +201,7 @@ class ModelProcess:
         )
 
 
-_ANSWERED = ("find", "redact", "score")
+_ANSWERED = ("find", "redact", "sketch", "score")
 
 
 def _serve(connection: Connection, models: LocalModels) -> None:
@@ -200,6 +215,7 @@ def _serve(connection: Connection, models: LocalModels) -> None:
         result, failure = None, None
         try:
             result = getattr(models, method)(*args)
+            result = result() if callable(result) else result
         except Exception as error:  # noqa: BLE001 - the first process decides what an error means
             failure = error
             logger.warning("%s failed: %r", method, error)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
+from itertools import chain
 
 from schemas.conversation import Message, input_text
 from schemas.datasets import Example, Fate, LeftOutCount, LeftOutExample
@@ -46,6 +47,7 @@ from services.dataset_builder.checks.reliability import estimate_reliability
 from services.dataset_builder.checks.response import ResponseRates, response_rates
 from shared.conversation import never_trained
 from shared.grading.labels import labels_of
+from shared.model.question_sketches import BeginSketches, QuestionSketches, question_of, sketch_here
 from shared.model.texts import text_hash
 
 NO_LABEL = "(no label of the task)"
@@ -107,6 +109,15 @@ class Inputs:
     def response(self) -> ResponseRates:
         return response_rates(self.votes, self.questions_drawn, self.drawn_since)
 
+    def sketches(self, begin: BeginSketches = sketch_here) -> QuestionSketches:
+        """Begin to sketch all questions that were ever corrected, and those that are never trained on.
+
+        What they have in common does not depend on which of the answers count.
+        """
+        corrected = (vote.call.messages for vote in self.votes)
+        questions = (question_of(messages, self.prompts) for messages in chain(corrected, self.never_trained_on))
+        return QuestionSketches(questions, self.spec.dataset, begin)
+
     @cached_property
     def prompts(self) -> frozenset[str]:
         """See `prompts_of`."""
@@ -127,24 +138,34 @@ class Build:
     measures: Measures = field(default_factory=Measures)
 
 
-def build_dataset(
-    inputs: Inputs,
-    score: Scorer | None = None,
-    count_tokens: TokenCounter | None = None,
-) -> Build:
+def build_dataset(inputs: Inputs, score: Scorer | None = None, count_tokens: TokenCounter | None = None) -> Build:
     """Build a dataset. The order in which corrections arrived makes no difference.
 
     `score` is the noise model for labels that have no score yet; None: they get none. `count_tokens`: with the base
     model's tokenizer; None: nothing is too long.
     """
+    return begin_build(inputs, score, count_tokens)()
+
+
+def begin_build(
+    inputs: Inputs,
+    score: Scorer | None = None,
+    count_tokens: TokenCounter | None = None,
+    sketches: QuestionSketches | None = None,
+) -> Callable[[], Build]:
+    """Build as far as the noise model is not needed, see `build_dataset`; returns what waits for it and goes on.
+
+    `sketches`: those of the inputs, that somebody has begun.
+    """
     spec = inputs.spec
+    sketches = sketches or inputs.sketches()
     votes, obsolete = carry_over(sorted(inputs.votes, key=OLDEST_FIRST), spec, inputs.revisions)
     reliability = estimate_reliability(reviewers_answers(votes)) if spec.labels else {}
     rows, overruled, questions = _resolve(votes, inputs, reliability)
     valid, invalid = _validate(rows, spec, count_tokens)
     guarded = hold_back_voters(valid, spec)
     places, others = inputs.decisions.places, _left_out_with_place(inputs, guarded.rows)
-    placed, similar = place(guarded.rows, places, inputs.never_trained_on, spec, inputs.prompts, others)
+    placed, similar = place(guarded.rows, places, inputs.never_trained_on, spec, inputs.prompts, others, sketches)
     finish_noise = _begin_noise(placed, inputs, score)
     # While the noise model is at work:
     grouped, copies = group_rows(placed, similar)
@@ -152,31 +173,36 @@ def build_dataset(
     examples = make_examples(grouped, placed)
     labels, right = _labels_of(votes, spec), shown_right(votes, spec.kind)
     audits, overlaps = audited(vote for vote in labels if vote.label != NO_LABEL), blind_overlaps(labels)
-    noise = finish_noise()
-    to_train, held_out = ([e for e in part if e.prediction_ids[0] not in noise.held_ids] for part in examples)
-    augmented, right_already = augment(to_train, right, spec.dataset.augmentation)
-    train, capped = balance(augmented, guarded.rows, spec, audits, copies)
-    left_out = [*obsolete, *overruled, *invalid, *guarded.held_back, *placed.left_out]
-    left_out += [*noise.held_back, *right_already, *capped]
-    left_out.sort(key=lambda r: (r.fate, r.reason, r.correction_ids))
+    agreement = measure_agreement(overlaps, spec.dataset.seed, max(spec.dataset.min_overlaps, WINDOW))
     authors = Authors(inputs.votes)
-    return Build(
-        Dataset(authors.name_in_rows(train), authors.name_in_rows(held_out), authors.name_in_left_out(left_out)),
-        decisions=Decisions(noise.decided, placed.decided),
-        questions=(*questions, *guarded.questions, *placed.questions, *noise.questions),
-        corrected=Counter(row.label for row in rows),
-        measures=Measures(
-            measure_agreement(overlaps, spec.dataset.seed, max(spec.dataset.min_overlaps, WINDOW)),
-            measure_distribution(
-                train, audits, inputs.response.answered_audits, inputs.questions_drawn.get(Purpose.AUDIT, 0)
+
+    def finish() -> Build:
+        noise = finish_noise()
+        to_train, held_out = ([e for e in part if e.prediction_ids[0] not in noise.held_ids] for part in examples)
+        augmented, right_already = augment(to_train, right, spec.dataset.augmentation)
+        train, capped = balance(augmented, guarded.rows, spec, audits, copies)
+        left_out = [*obsolete, *overruled, *invalid, *guarded.held_back, *placed.left_out]
+        left_out += [*noise.held_back, *right_already, *capped]
+        left_out.sort(key=lambda r: (r.fate, r.reason, r.correction_ids))
+        return Build(
+            Dataset(authors.name_in_rows(train), authors.name_in_rows(held_out), authors.name_in_left_out(left_out)),
+            decisions=Decisions(noise.decided, placed.decided),
+            questions=(*questions, *guarded.questions, *placed.questions, *noise.questions),
+            corrected=Counter(row.label for row in rows),
+            measures=Measures(
+                agreement,
+                measure_distribution(
+                    train, audits, inputs.response.answered_audits, inputs.questions_drawn.get(Purpose.AUDIT, 0)
+                ),
+                guarded.shifts,
+                noise,
+                placed.exclusions,
+                frozenset(text_hash(input_text(question, inputs.prompts)) for question in inputs.never_trained_on),
+                reliability,
             ),
-            guarded.shifts,
-            noise,
-            placed.exclusions,
-            frozenset(text_hash(input_text(question, inputs.prompts)) for question in inputs.never_trained_on),
-            reliability,
-        ),
-    )
+        )
+
+    return finish
 
 
 def _labels_of(votes: Sequence[Vote], spec: TaskSpec) -> list[Vote]:

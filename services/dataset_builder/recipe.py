@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from cleanlab.filter import find_label_issues
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
@@ -57,6 +56,8 @@ class LabelScorer:
         known = self._embeddings.read(texts[:count]).astype(np.float32)
         scores = [np.empty(0, dtype=SCORE)]
         if asked.judge:
+            from cleanlab.filter import find_label_issues  # Few builds judge, and it takes half a second to load.
+
             inner = _cross_validated(known, given[:count], len(labels))
             issues = find_label_issues(given[:count], inner, filter_by="both", n_jobs=1)
             scores.append(_scores(inner, given[:count], issues))

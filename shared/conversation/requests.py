@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
@@ -20,23 +19,20 @@ _TEXT_FIELDS = {"refusal": "refusal", "thinking": "thinking"}
 """The field of a part that has its text, where it is not called so, by the part's type."""
 
 
-def comparable_text(
-    messages: Sequence[Message], user_part: str | None = None, prompts: Container[str] | None = None
-) -> str:
-    """Return the text to find near-duplicates by: of a very long one, its beginning and its end.
+def comparable_text(messages: Sequence[Message], prompts: Container[str] | None = None) -> str:
+    """Return the text to compare conversations by: of a very long one, its beginning and its end.
 
-    `user_part`: the task's `dataset.user_part`; where it matches, what it matches is the text. `prompts`: the task's
-    own system prompts. Other system messages are part of the text if they are longer than the rest: a document is, an
-    application's instruction is not, and must not hide that the same was asked. None: none is.
+    `prompts`: the task's own system prompts; other system messages may be part of it (`asked_or_documents`). None: none
+    is.
     """
     text = input_text(tuple(messages))
-    if prompts is not None:
-        whole = input_text(tuple(messages), prompts)
-        text = whole if len(whole) > 2 * len(text) + 1 else text
-    if user_part is not None:
-        found = re.finditer(user_part, text)
-        text = "\n".join(match.group(1 if match.re.groups else 0) or "" for match in found) or text
-    return ends_of(text)
+    return ends_of(text if prompts is None else asked_or_documents(text, input_text(tuple(messages), prompts)))
+
+
+def asked_or_documents(asked: str, whole: str) -> str:
+    """Return the whole text of a conversation if its system messages are longer than the rest, else the rest: a
+    document is longer; an application's instruction is not, and must not hide that the same was asked."""
+    return whole if len(whole) > 2 * len(asked) + 1 else asked
 
 
 def ends_of(text: str) -> str:

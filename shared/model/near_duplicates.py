@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -327,7 +327,7 @@ def _sketch_columns(sketches: Iterable[Sketches], similarity: float) -> tuple[_C
     marks, keys = [np.zeros((0, _MARKS // 64), dtype=np.uint64)], []
     with ThreadPoolExecutor(1) as thread:
         for portion in sketches:
-            keys.append(thread.submit(band_keys, portion, similarity))
+            keys.append(thread.submit(_bands_of, portion, similarity))
             marks.append(_marks(portion))
             shingles.append(portion.shingles)
             sizes.append(portion.sizes)
@@ -344,6 +344,18 @@ def _joined(portions: list[npt.NDArray[Scalar]]) -> npt.NDArray[Scalar]:
     joined = np.concatenate(portions)
     portions.clear()
     return joined
+
+
+def _bands_of(sketches: Sketches, similarity: float) -> Hashes:
+    """Return the band keys that the sketches have, if they are of as many bands as this similarity needs; else new."""
+    if sketches.bands is not None and sketches.bands.shape[1] == _band_count(similarity):
+        return sketches.bands
+    return band_keys(sketches, similarity)
+
+
+def with_bands(sketches: Sketches, similarity: float) -> Sketches:
+    """Return the sketches with their band keys, so that an index by this similarity need not compute them."""
+    return replace(sketches, bands=band_keys(sketches, similarity))
 
 
 def band_keys(sketches: Sketches, similarity: float) -> Hashes:

@@ -8,14 +8,18 @@ asked about count as much as each other, however long they are: questions are ne
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from schemas.conversation import INSTRUCTIONS, Message, Role, input_text
-from shared.conversation import comparable_text, ends_of
+from schemas.conversation import INSTRUCTIONS, Message, Role
+from schemas.task_settings import DatasetSettings
+from shared.conversation import asked_or_documents, ends_of
+from shared.model.near_duplicates import with_bands
 from shared.model.sketches import MAX_SHINGLES, Sketch, Sketches, mixed, sketch_folded
 from shared.model.templates import MIN_TEXTS, Templates, find_templates
 from shared.model.texts import Hashes, fold, text_hash
@@ -29,7 +33,65 @@ _MOST_SAMPLE = MAX_SHINGLES // 2 - 1
 _CONTEXT = np.uint32(0x9E3779B1)
 """Odd: keeps shingles of what was asked about apart from those of what was asked."""
 
-Question = Sequence[Message]
+Question = tuple[tuple[str, str], ...]
+"""Role and text of each message but the task's own system prompts: cheap to compare, and to send to a process."""
+
+
+def question_of(messages: Iterable[Message], prompts: Container[str]) -> Question:
+    """Return what is sketched of a conversation. `prompts`: the task's own system prompts."""
+    return tuple([(m.role, m.text) for m in messages if m.role not in INSTRUCTIONS or m.text not in prompts])
+
+
+@dataclass(frozen=True)
+class QuestionsToSketch:
+    """All of a task's questions, each once. `user_part`: the task's `dataset.user_part`; where it matches, what it
+    matches is what is compared. `similarity`: from which questions are near each other."""
+
+    questions: Sequence[Question]
+    user_part: str | None
+    similarity: float
+
+
+class Sketched(NamedTuple):
+    """The sketches of those questions, in order, and what they were made by."""
+
+    sketcher: QuestionSketcher
+    sketches: Sketches
+
+
+def sketch_questions(asked: QuestionsToSketch) -> Sketched:
+    """Sketch questions by what all of them have in common, which is not compared."""
+    sketcher = QuestionSketcher(asked.questions, asked.user_part)
+    portions = [with_bands(portion, asked.similarity) for portion in sketcher.sketch_all(asked.questions)]
+    return Sketched(sketcher, Sketches.joined(portions))
+
+
+BeginSketches = Callable[[QuestionsToSketch], Callable[[], Sketched]]
+"""Begins to sketch questions, and returns what waits for their sketches."""
+
+
+def sketch_here(asked: QuestionsToSketch) -> Callable[[], Sketched]:
+    """Sketch questions in this process, once somebody waits for it."""
+    return lambda: sketch_questions(asked)
+
+
+class QuestionSketches:
+    """Sketches of a task's questions that are being made, maybe by another process meanwhile."""
+
+    def __init__(
+        self, questions: Iterable[Question], settings: DatasetSettings, begin: BeginSketches = sketch_here
+    ) -> None:
+        """`questions`: all of them, in any order; copies count once. `settings`: of the task."""
+        self._numbers = {question: number for number, question in enumerate(dict.fromkeys(questions))}
+        self._wait = begin(QuestionsToSketch(list(self._numbers), settings.user_part, settings.near_copy_similarity))
+
+    def take(self, questions: Iterable[Question]) -> tuple[QuestionSketcher, Iterator[Sketches]]:
+        """Return the sketches of some of the questions, in portions, and what they were made by. Call it once: nothing
+        is kept here, for those of a large task are 50 MB."""
+        numbers = np.array([self._numbers[question] for question in questions], dtype=np.int64)
+        self._numbers.clear()
+        sketcher, sketches = self._wait()
+        return sketcher, sketches.at(numbers)
 
 
 class _Parts(NamedTuple):
@@ -43,50 +105,60 @@ class _Parts(NamedTuple):
 class QuestionSketcher:
     """Sketches questions by what all of a task's questions have in common, which is not compared."""
 
-    def __init__(self, user_part: str | None, prompts: frozenset[str], questions: Iterable[Question]) -> None:
-        """`user_part`: see `comparable_text`. `prompts`: the task's own system prompts. `questions`: all of them."""
-        self._user_part, self._prompts = user_part, prompts
-        self._not_compared = prompts | _shared_system_texts(questions, prompts)
+    def __init__(self, questions: Iterable[Question], user_part: str | None) -> None:
+        """`questions`: all of them. `user_part`: see `QuestionsToSketch`."""
+        self._user_part = user_part
+        self._not_compared = _shared_system_texts(questions)
         self._templates = [Templates()] * 3
 
     def sketch_all(self, questions: Iterable[Question]) -> Iterator[Sketches]:
         """Find the templates of all the questions, and yield their sketches, in order and in portions."""
-        parts = [self._parts(messages) for messages in questions]
+        parts = [self._parts(question) for question in questions]
         columns = [part.asked for part in parts], [part.document for part in parts], [part.rest for part in parts]
         del parts
         self._templates = [find_templates(texts) for texts in columns]
         return _sketch_together(*columns, self._templates)
 
-    def sketch(self, messages: Question) -> Sketch:
+    def sketch(self, question: Question) -> Sketch:
         """Return the sketch of what is compared of one of the questions."""
-        return _sketch_one(self._parts(messages), self._templates)
+        return _sketch_one(self._parts(question), self._templates)
 
-    def sketch_whole(self, messages: Question) -> Sketch:
+    def sketch_whole(self, question: Question) -> Sketch:
         """Return the sketch of all of a question: for when a template that it is behind, or `user_part`, is gone."""
-        return _sketch_one(_parts_of(messages, self._prompts), [Templates()] * 3)
+        return _sketch_one(_parts_of(question), [Templates()] * 3)
 
-    def _parts(self, messages: Question) -> _Parts:
+    def _parts(self, question: Question) -> _Parts:
         if self._user_part is not None:
-            return _Parts(fold(comparable_text(messages, self._user_part, self._not_compared)))
-        return _parts_of(messages, self._not_compared)
+            return _Parts(fold(_user_part_of(question, self._user_part, self._not_compared)))
+        return _parts_of(question, self._not_compared)
 
 
-def _parts_of(messages: Question, not_compared: frozenset[str]) -> _Parts:
+def _parts_of(question: Question, not_compared: Container[str] = ()) -> _Parts:
     """The last messages of the user in a row are what was asked. What is about a question follows from all the rest."""
-    system = tuple([message for message in messages if message.role in INSTRUCTIONS])
-    others = [message for message in messages if message.role not in INSTRUCTIONS] if system else messages
+    if len(question) == 1 and question[0][0] == Role.USER:  # Nearly all of them.
+        return _Parts(fold(ends_of(question[0][1])))
+    others = [message for message in question if message[0] not in INSTRUCTIONS]
     last = len(others)
-    while last and others[last - 1].role != Role.USER:
+    while last and others[last - 1][0] != Role.USER:
         last -= 1
     first = last
-    while first and others[first - 1].role == Role.USER:
+    while first and others[first - 1][0] == Role.USER:
         first -= 1
-    rest = (*others[:first], *others[last:])
-    return _Parts(
-        fold(comparable_text(others[first:last])),
-        fold(ends_of(input_text(system, not_compared))) if system else "",
-        fold(comparable_text(rest)) if rest else "",
-    )
+    system = (text for role, text in question if role in INSTRUCTIONS and text not in not_compared)
+    asked, rest = others[first:last], (*others[:first], *others[last:])
+    return _Parts(*(fold(ends_of("\n".join(texts))) for texts in (_texts(asked), system, _texts(rest))))
+
+
+def _user_part_of(question: Question, user_part: str, not_compared: Container[str]) -> str:
+    asked = _texts(message for message in question if message[0] not in INSTRUCTIONS)
+    whole = (text for role, text in question if role not in INSTRUCTIONS or text not in not_compared)
+    text = asked_or_documents("\n".join(asked), "\n".join(whole))
+    found = re.finditer(user_part, text)
+    return ends_of("\n".join(match.group(1 if match.re.groups else 0) or "" for match in found) or text)
+
+
+def _texts(messages: Iterable[tuple[str, str]]) -> list[str]:
+    return [text for _, text in messages]
 
 
 def _sketch_one(parts: _Parts, templates: Sequence[Templates]) -> Sketch:
@@ -140,11 +212,12 @@ def _with_context(asked: Sketch, context: Hashes) -> Sketch:
     return Sketch(shingles, np.sort(mixed(asked.typos ^ np.bitwise_xor.reduce(mixed(sample)))))
 
 
-def _shared_system_texts(questions: Iterable[Question], prompts: frozenset[str]) -> frozenset[str]:
+def _shared_system_texts(questions: Iterable[Question]) -> frozenset[str]:
     """Return what applications tell the model before many different questions: their instructions."""
     before: dict[str, set[str]] = defaultdict(set)
-    for messages in questions:
-        for message in messages:
-            if message.role in INSTRUCTIONS and message.text not in prompts:
-                before[message.text].add(text_hash(input_text(tuple(messages))))
+    for question in questions:
+        for role, text in question:
+            if role in INSTRUCTIONS:
+                asked = _texts(message for message in question if message[0] not in INSTRUCTIONS)
+                before[text].add(text_hash("\n".join(asked)))
     return frozenset(text for text, asked in before.items() if len(asked) >= MIN_TEXTS)

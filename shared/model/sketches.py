@@ -58,12 +58,16 @@ class Sketch:
 
 @dataclass(frozen=True)
 class Sketches:
-    """The sketches of some texts in columns, those of one text after those of another."""
+    """The sketches of some texts in columns, those of one text after those of another.
+
+    `bands`: [texts, bands], if somebody has computed them (`near_duplicates.band_keys`).
+    """
 
     shingles: Hashes
     sizes: npt.NDArray[np.int64]
     typos: Keys
     typo_sizes: npt.NDArray[np.int64]
+    bands: Hashes | None = None
 
     @classmethod
     def of(cls, sketches: Sequence[Sketch]) -> Sketches:
@@ -74,6 +78,33 @@ class Sketches:
             np.concatenate([sketch.typos for sketch in sketches]),
             np.array([len(sketch.typos) for sketch in sketches], dtype=np.int64),
         )
+
+    @classmethod
+    def joined(cls, portions: Sequence[Sketches]) -> Sketches:
+        """Return the sketches of several portions, in order, as one."""
+        none, nothing = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint64)
+        bands = [portion.bands for portion in portions if portion.bands is not None]
+        return cls(
+            np.concatenate([np.zeros(0, dtype=np.uint32), *(portion.shingles for portion in portions)]),
+            np.concatenate([none, *(portion.sizes for portion in portions)]),
+            np.concatenate([nothing, *(portion.typos for portion in portions)]),
+            np.concatenate([none, *(portion.typo_sizes for portion in portions)]),
+            np.concatenate(bands) if bands and len(bands) == len(portions) else None,
+        )
+
+    def at(self, numbers: npt.NDArray[np.int64]) -> Iterator[Sketches]:
+        """Yield the sketches with these numbers, in their order and in portions."""
+        starts, typo_starts = np.cumsum(self.sizes) - self.sizes, np.cumsum(self.typo_sizes) - self.typo_sizes
+        for first in range(0, len(numbers), _TEXTS):
+            part = numbers[first : first + _TEXTS]
+            sizes, typo_sizes = self.sizes[part], self.typo_sizes[part]
+            yield Sketches(
+                self.shingles[ranges(starts[part], sizes)],
+                sizes,
+                self.typos[ranges(typo_starts[part], typo_sizes)],
+                typo_sizes,
+                None if self.bands is None else self.bands[part],
+            )
 
     def __len__(self) -> int:
         return len(self.sizes)

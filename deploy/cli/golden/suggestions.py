@@ -22,7 +22,7 @@ from shared.errors import ConfigurationError
 from shared.grading.grade import grade
 from shared.model.inference import InferenceClient
 from shared.model.near_duplicates import NearTexts
-from shared.model.question_sketches import QuestionSketcher
+from shared.model.question_sketches import QuestionSketcher, question_of
 
 MIN_REVIEWERS = 2
 """Who must agree on the label of a row of the sample."""
@@ -48,8 +48,8 @@ def kept_candidates(corrections: Iterable[CorrectionSubmitted], spec: TaskSpec) 
 
 def new_rows(candidates: Sequence[GoldenRow], golden: Sequence[GoldenRow], spec: TaskSpec) -> list[GoldenRow]:
     """Leave out what is in the golden set already, or nearly, and near-copies among the candidates."""
-    asked = [row.prompt for row in (*golden, *candidates)]
-    sketcher = QuestionSketcher(spec.dataset.user_part, frozenset({spec.system_prompt}), asked)
+    asked = [question_of(row.prompt, frozenset({spec.system_prompt})) for row in (*golden, *candidates)]
+    sketcher = QuestionSketcher(asked, spec.dataset.user_part)
     index = NearTexts(sketcher.sketch_all(asked), spec.dataset.near_copy_similarity)
     taken = set(range(len(golden)))
     rows = []

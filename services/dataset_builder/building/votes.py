@@ -191,6 +191,11 @@ def resolve_votes(
     rows, left_out, questions = [], list[LeftOutExample](), list[LabelRequested]()
     voters: dict[tuple[str, ...], tuple[str, ...]] = {}
     for prediction_id, cast in sorted(by_prediction(votes).items()):
+        if len(cast) == 1:  # Nearly all of them.
+            (vote,) = cast
+            opinions = {vote.voter: opinion_of(vote, spec, reliability)}
+            rows.append(_row(prediction_id, cast, vote.label, cast, opinions, spec, prompts, voters, probability))
+            continue
         newest, older = newest_of_each(cast)
         left_out += [v.left_out(Fate.SUPERSEDED, "newer_opinion", f"{v.voter} answered again") for v in older]
         reviewers = [vote for vote in newest if vote.origin is Origin.REVIEWER]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import orjson
 
@@ -55,8 +55,16 @@ def _compared_rows(artifacts: ArtifactReader, dataset_id: str, part: str) -> Ite
     """Yield what is compared of each row: all of a large version's conversations take a second to be parsed."""
     for line in _lines(artifacts, dataset_id, part):
         row = orjson.loads(line)
-        answer = Message.model_validate(row["messages"][-1]).text
+        answer = _text(row["messages"][-1])
         yield tuple(row["prediction_ids"]), compared(part, answer, row.get("weight", 1.0))
+
+
+def _text(message: dict[str, Any]) -> str:
+    """Return the text of a stored message. Most have nothing else: to parse those takes as long as to read the line."""
+    content = message.get("content")
+    if isinstance(content, str) and not message.get("tool_calls") and not message.get("refusal"):
+        return content
+    return Message.model_validate(message).text
 
 
 def _lines(artifacts: ArtifactReader, dataset_id: str, part: str) -> Iterator[bytes]:

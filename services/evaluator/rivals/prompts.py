@@ -32,7 +32,7 @@ def in_stable_order(train: Sequence[Example]) -> list[Example]:
 def conversation_text(messages: Messages, prompts: Container[str] = ()) -> str:
     """Return what classifiers and embeddings read of a conversation: without instructions, but with a document that
     stands where they do. `prompts`: the task's system prompts."""
-    return comparable_text(messages, prompts=prompts)
+    return comparable_text(messages, prompts)
 
 
 def balanced_shots(train: Sequence[Example], prompts: Container[str] = ()) -> list[Example]:

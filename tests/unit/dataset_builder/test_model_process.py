@@ -18,6 +18,7 @@ from services.dataset_builder.checks.label_noise import LabelledText, LabelsToSc
 from services.dataset_builder.model_process import LocalModels, ModelProcess
 from shared.errors import DependencyUnavailable
 from shared.model.embedding import DIMENSIONS, Vectors
+from shared.model.question_sketches import QuestionsToSketch, sketch_questions
 from shared.privacy.redaction import Rules
 from shared.privacy.redaction.spans import TextSpan
 from tests.conftest import ROOT
@@ -39,6 +40,36 @@ def test_the_models_of_the_process_answer_as_those_of_this_one(tmp_path: Path) -
         assert models.redact(TEXTS, PATTERNS) == local.redact(TEXTS, PATTERNS)
         assert models.redact(TEXTS, PATTERNS, TEXTS) == local.redact(TEXTS, PATTERNS, TEXTS)
     assert not multiprocessing.active_children()
+
+
+QUESTIONS = [(("user", f"where is order {number} of mine, please, and why is it late?"),) for number in range(5_000)]
+TO_SKETCH = QuestionsToSketch(QUESTIONS, None, 0.8)
+
+
+def test_questions_are_sketched_as_in_this_process(tmp_path: Path) -> None:
+    local = sketch_questions(TO_SKETCH)
+    with ModelProcess(local_models(tmp_path)) as models:
+        sketched = models.sketch(TO_SKETCH)()
+    pairs = zip(vars(sketched.sketches).values(), vars(local.sketches).values(), strict=True)
+    assert all(np.array_equal(theirs, ours) for theirs, ours in pairs)
+    theirs, ours = (sketcher.sketch(QUESTIONS[7]) for sketcher in (sketched.sketcher, local.sketcher))
+    assert np.array_equal(theirs.shingles, ours.shingles)
+
+
+def test_the_process_goes_on_while_nobody_waits_for_an_answer_yet(tmp_path: Path) -> None:
+    """Sketches are more than a pipe holds, and texts are to be embedded before the build waits for them."""
+    with ModelProcess(SlowModels(b"k" * 32, tmp_path, tmp_path, tmp_path)) as models:
+        wait = models.sketch(TO_SKETCH)
+        models.embed(TEXTS)
+        wait_until((tmp_path / "embedded").exists, None)
+        assert len(wait().sketches) == len(QUESTIONS)
+
+
+def test_answers_go_to_those_who_asked_for_them_whoever_waits_first(tmp_path: Path) -> None:
+    with ModelProcess(local_models(tmp_path)) as models:
+        wait = models.sketch(TO_SKETCH)
+        assert len(models.find(TEXTS, PATTERNS)) == len(TEXTS)
+        assert len(wait().sketches) == len(QUESTIONS)
 
 
 def test_what_a_model_raises_is_raised_here_with_its_way_out_and_what_could_not_be_loaded_stops_nothing(
@@ -92,9 +123,10 @@ def test_the_encoder_takes_no_memory_while_labels_are_scored(tmp_path: Path, mon
     rows = [LabelledText(f"text {number}", "ab"[number % 2]) for number in range(40)]
     models = local_models(tmp_path)
     models.load_scorer()
+    assert loaded == [], "questions are sketched first, and nothing new may need it"
     models.embed([row.text for row in rows])
     models.score(LabelsToScore(rows))
-    assert loaded == [True, True, False], "while labels are scored"
+    assert loaded == [True, False], "while labels are scored"
 
 
 def test_what_no_score_is_asked_for_is_not_embedded_in_each_build_and_what_was_erased_is_gone(

@@ -228,6 +228,31 @@ def test_a_small_set_still_has_something_held_out_and_something_to_train_on() ->
         assert dataset.train
 
 
+def test_what_questions_have_in_common_does_not_depend_on_which_answers_count() -> None:
+    """Else a row was a near-copy of another one in one build, and none in the next, when a label was disputed."""
+    about = (
+        "Answer from this passage alone, and say so if it has no answer. Cards are sent within five days; abroad "
+        "it takes up to three weeks. Express delivery costs ten euros, and cannot be cancelled once a card is printed. "
+        "Withdrawals are free up to two hundred pounds a month, then two per cent. Who loses a card freezes it in the "
+        "app, and orders a new one there. Refunds are shown as soon as the shop has sent them, mostly within a week: "
+    )
+    asked = [f"{about}{question}" for question in (
+        "how long does a card take to France?", "may I order two for my mother?", "who delivers on Sundays?",
+        "what is the limit of withdrawals abroad?", "is a lost one replaced for nothing?", "my PIN was refused, why?",
+        "can children have their own account?", "which currencies may I hold with you?", "is the app free of charge?",
+        "when will my refund be shown there?",
+    )]  # fmt: skip
+
+    def rows(valid: int) -> list[CorrectionSubmitted]:
+        labels = ["refund" if number < valid else "no label" for number in range(len(asked))]
+        return [correction(text, label, prediction=text[-30:]) for text, label in zip(asked, labels, strict=True)]
+
+    for valid in (10, 4):
+        dataset = build_dataset(rows(valid), spec())
+        examples = (*dataset.train, *dataset.eval)
+        assert len({example.group for example in examples}) == len(examples) == valid
+
+
 WORDS = st.sampled_from(("parcel", "refund", "please", "where", "order", "late", "cancel", "now", "card"))
 
 

@@ -15,7 +15,7 @@ from schemas.tasks import TaskSpec
 from services.dataset_builder.building.places.place import Places
 from services.dataset_builder.building.rows import Row
 from shared.model.near_duplicates import NearTexts
-from shared.model.question_sketches import QuestionSketcher
+from shared.model.question_sketches import QuestionSketches, question_of
 from shared.model.sketches import Sketch, Sketches
 
 _AT_ONCE = 4_096
@@ -35,17 +35,21 @@ class SimilarRows:
         frozen: Iterable[Sequence[Message]] = (),
         prompts: frozenset[str] = frozenset(),
         others: Sequence[Row] = (),
+        sketches: QuestionSketches | None = None,
     ) -> None:
         """`places`: of earlier builds. `others`: rows with a place that this build leaves out, in dispute, say; they
         attract as before. Other held-out rows that are not in `rows` are here as fingerprints.
 
         `frozen` are questions that no row may be like; `prompts`: the task's own system prompts. Questions are
         near-copies from the task's `near_copy_similarity` on, and copies of a held-out one from the lowest that any
-        version had: each promised it to all that it held out.
+        version had: each promised it to all that it held out. `sketches`: of all these questions and maybe more.
         """
         known_rows = [*rows, *others]
-        questions = [*(row.call.messages for row in known_rows), *frozen]
-        self._sketcher = QuestionSketcher(spec.dataset.user_part, prompts, questions)
+        self._prompts = prompts
+        questions = [
+            question_of(messages, prompts) for messages in (*(row.call.messages for row in known_rows), *frozen)
+        ]
+        sketches = sketches or QuestionSketches(questions, spec.dataset)
         self._numbers = {row.prediction_id: number for number, row in enumerate(known_rows)}
         held_out = {name: place for name, place in places.items() if place.fate is Fate.EVAL}
         gone = [name for name, place in held_out.items() if name not in self._numbers and place.fingerprint]
@@ -62,12 +66,14 @@ class SimilarRows:
         promised = [of[name] for of in (self._numbers, self._wholes) for name in held_out if name in of]
         similarity[promised] = min((place.similarity for place in places.values()), default=1.0)
         similarity = np.minimum(similarity, spec.dataset.near_copy_similarity)
-        self.texts = NearTexts(chain(self._sketcher.sketch_all(questions), known), similarity)
         # By number; a frozen question is no prediction.
         self._ids = [*(row.prediction_id for row in known_rows), *([""] * (len(questions) - len(known_rows)))]
         self._ids += [*gone, *in_part]
-        self.frozen = np.zeros(len(self.texts), dtype=bool)
+        self.frozen = np.zeros(len(similarity), dtype=bool)
         self.frozen[len(known_rows) : len(questions)] = True
+        self._sketcher, sketched = sketches.take(questions)
+        del questions  # They are large.
+        self.texts = NearTexts(chain(sketched, known), similarity)
 
     def mask(self, predictions: Iterable[str]) -> Mask:
         """Return which numbers are those of these predictions."""
@@ -120,6 +126,7 @@ class SimilarRows:
 
         The second one, of all of its text, is for when a template that it is behind, or `user_part`, is gone as well.
         """
-        compared, whole = (sketch(row.call.messages) for sketch in (self._sketcher.sketch, self._sketcher.sketch_whole))
+        question = question_of(row.call.messages, self._prompts)
+        compared, whole = self._sketcher.sketch(question), self._sketcher.sketch_whole(question)
         both = compared.to_bytes(), whole.to_bytes()
         return both[0], both[1] if both[1] != both[0] else None

@@ -14,6 +14,7 @@ from services.dataset_builder.building.places.place import Places
 from services.dataset_builder.building.places.placement import Placed, place_rows
 from services.dataset_builder.building.places.similar import SimilarRows
 from services.dataset_builder.building.rows import BY_AGE, Row
+from shared.model.question_sketches import QuestionSketches
 from shared.model.texts import text_hash
 
 
@@ -24,16 +25,18 @@ def place(
     spec: TaskSpec,
     prompts: frozenset[str] = frozenset(),
     others: Sequence[Row] = (),
+    sketches: QuestionSketches | None = None,
 ) -> tuple[Placed, SimilarRows]:
     """Place rows, given the places of earlier builds and the questions of frozen sets. Their order is no matter.
 
     `prompts`: the system prompts that the task has or had. `others`: rows with a place that this build leaves out.
+    `sketches`: see `SimilarRows`.
 
     Returns also which rows are alike, which is large, and is needed until the rows are examples.
     """
     rows = sorted(rows, key=BY_AGE)
     held_out = {name for name, place in places.items() if place.fate is Fate.EVAL}
-    similar = SimilarRows(rows, spec, places, frozen, prompts, others)
+    similar = SimilarRows(rows, spec, places, frozen, prompts, others, sketches)
     texts = {text_hash(input_text(question, prompts)) for question in frozen}
     unfrozen, excluded = exclude_frozen(rows, similar, texts)
     resolved, conflicting, questions = resolve_copies(unfrozen, held_out, similar, spec)
