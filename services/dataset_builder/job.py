@@ -81,7 +81,8 @@ a large task were 30 MB.
 
 A build is two processes, on as few as two cores: with two threads the noise model took twice as long as with one."""
 _SEARCHED_AT_ONCE = 2_000
-"""Corrections that are searched for personal data together: more of them in memory cost a large task much."""
+"""Corrections that are searched for personal data together, beside as many that are read meanwhile: more of them in
+memory cost a large task much."""
 _QUESTIONS = "questions.jsonl"
 _SKIPPED_WAY_OUT = "Nothing is wrong. Answer more questions in the console, or lower dataset.min_new_examples."
 
@@ -266,26 +267,36 @@ async def _without_personal_data(
     they are: new ones need not wait for what it asks of the models.
     """
 
-    async def searched(words: StoredCorrections, *, are_last: bool) -> tuple[StoredCorrections, PersonalData]:
-        cleaned = await asyncio.to_thread(_cleaned, words, search)
-        if are_last:
+    has_clear = is_told = False
+
+    def tell() -> None:
+        nonlocal is_told
+        if not is_told:
+            is_told = True
             then()
+
+    async def searched(words: StoredCorrections) -> tuple[StoredCorrections, PersonalData]:
+        cleaned = await asyncio.to_thread(_cleaned, words, search)
+        if has_clear:
+            tell()
         return cleaned
 
-    new, searching, has_clear = StoredCorrections(), None, False
+    new, searching = StoredCorrections(), None
     async for part in parts:
         new.add(part.others)
-        are_last = len(part.clear) > 0 and not has_clear
-        if are_last or len(new) >= _SEARCHED_AT_ONCE:
+        has_clear = has_clear or len(part.clear) > 0
+        if len(new) >= _SEARCHED_AT_ONCE or (has_clear and len(new) > 0):
             if searching is not None:
                 yield await searching
-            searching = asyncio.create_task(searched(new, are_last=are_last))
+            searching = asyncio.create_task(searched(new))
             new = StoredCorrections()
-        has_clear = has_clear or are_last
+        elif has_clear and (searching is None or searching.done()):
+            tell()
         yield part.clear, PersonalData()
     if searching is not None:
         yield await searching
-    yield await searched(new, are_last=not has_clear)
+    yield await searched(new)
+    tell()
 
 
 def _cleaned(words: StoredCorrections, search: PersonalDataPass) -> tuple[StoredCorrections, PersonalData]:

@@ -127,6 +127,7 @@ class ModelProcess:
         self._sender = ThreadPoolExecutor(1, "to the models")
         self._receiver = ThreadPoolExecutor(1, "from the models")
         self._asking = threading.Lock()
+        self._begun: list[Future[None]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -142,13 +143,13 @@ class ModelProcess:
         self._connection.close()
 
     def load_redactor(self, rules: Rules) -> None:
-        self._send("load_redactor", rules)
+        self._begin("load_redactor", rules)
 
     def load_scorer(self) -> None:
-        self._send("load_scorer")
+        self._begin("load_scorer")
 
     def embed(self, texts: Sequence[str]) -> None:
-        self._send("embed", texts)
+        self._begin("embed", texts)
 
     def find(self, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]:
         found: list[list[TextSpan]] = self._ask("find", texts, rules)()
@@ -171,9 +172,10 @@ class ModelProcess:
 
         return received()
 
-    def _send(self, method: str, *args: Any) -> Future[None]:
+    def _begin(self, method: str, *args: Any) -> None:
         """Have a request sent, in its order. To wait for it would be to wait until a model that is loaded is there."""
-        return self._sender.submit(self._connection.send, (method, args))
+        with self._asking:
+            self._begun.append(self._sender.submit(self._connection.send, (method, args)))
 
     def _ask(self, method: str, *args: Any) -> Callable[[], Any]:
         """Have a request sent and its answer received; returns what waits for the answer, once: it may be large.
@@ -181,12 +183,15 @@ class ModelProcess:
         It is received when it is there, whoever waits for it: else the process could not go on with what is next.
         """
         with self._asking:  # Answers are received in the order of the requests.
-            waiting = [self._receiver.submit(self._receive, self._send(method, *args))]
+            sent = [*self._begun, self._sender.submit(self._connection.send, (method, args))]
+            self._begun.clear()
+            waiting = [self._receiver.submit(self._receive, sent)]
         return lambda: waiting.pop().result()
 
-    def _receive(self, sent: Future[None]) -> Any:
+    def _receive(self, sent: Sequence[Future[None]]) -> Any:
         try:
-            sent.result()
+            for request in sent:
+                request.result()
             result, error = self._connection.recv()
         except (EOFError, OSError) as cause:
             raise self._died() from cause
@@ -221,6 +226,7 @@ def _serve(connection: Connection, models: LocalModels) -> None:
             logger.warning("%s failed: %r", method, error)
         if method in _ANSWERED:  # What was only begun fails again when its result is asked for.
             connection.send((result, failure))
+        del args, result, failure  # They may be large, and the next request may be long in coming.
 
 
 def _end_with_parent() -> None:

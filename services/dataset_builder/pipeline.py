@@ -110,9 +110,9 @@ class Inputs:
         return response_rates(self.votes, self.questions_drawn, self.drawn_since)
 
     def sketches(self, begin: BeginSketches = sketch_here) -> QuestionSketches:
-        """Begin to sketch all questions that were ever corrected, and those that are never trained on.
+        """Begin to sketch all questions that anybody labelled, and those that are never trained on.
 
-        What they have in common does not depend on which of the answers count.
+        What they have in common does not depend on which of the labels count.
         """
         corrected = (vote.call.messages for vote in self.votes)
         questions = (question_of(messages, self.prompts) for messages in chain(corrected, self.never_trained_on))

@@ -1,5 +1,6 @@
 """Conversations of events: of rows of the lake, as requests, for chat templates, cut to a size, fit for training."""
 
+from shared.conversation.requests import MAX_COMPARED as MAX_COMPARED
 from shared.conversation.requests import LoadPart as LoadPart
 from shared.conversation.requests import asked_or_documents as asked_or_documents
 from shared.conversation.requests import chat_messages as chat_messages

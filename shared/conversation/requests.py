@@ -10,7 +10,8 @@ from schemas.conversation import Api, Call, JsonObject, Media, Message, Part, To
 
 LoadPart = Callable[[Media], dict[str, Any]]
 """Returns the part of a message that has a kept picture, sound or document: `shared.storage.media.MediaReader.part`."""
-_MAX_COMPARED = 32_000
+MAX_COMPARED = 32_000
+"""Characters of a text that is compared with others."""
 TOKEN_IDS = "token_ids"  # noqa: S105 - no password
 """The type of the part that a prompt of token ids becomes: its text is their list as JSON."""
 EMBEDS = "prompt_embeds"
@@ -37,8 +38,8 @@ def asked_or_documents(asked: str, whole: str) -> str:
 
 def ends_of(text: str) -> str:
     """Return what is compared of a text: of a very long one, its beginning and its end."""
-    half = _MAX_COMPARED // 2
-    return text if len(text) <= _MAX_COMPARED else f"{text[:half]}\n{text[-half:]}"
+    half = MAX_COMPARED // 2
+    return text if len(text) <= MAX_COMPARED else f"{text[:half]}\n{text[-half:]}"
 
 
 def chat_messages(messages: Iterable[Message], load: LoadPart | None = None) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from schemas.conversation import INSTRUCTIONS, Message, Role
 from schemas.task_settings import DatasetSettings
-from shared.conversation import asked_or_documents, ends_of
+from shared.conversation import MAX_COMPARED, asked_or_documents, ends_of
 from shared.model.near_duplicates import with_bands
 from shared.model.sketches import MAX_SHINGLES, Sketch, Sketches, mixed, sketch_folded
 from shared.model.templates import MIN_TEXTS, Templates, find_templates
@@ -82,16 +82,42 @@ class QuestionSketches:
         self, questions: Iterable[Question], settings: DatasetSettings, begin: BeginSketches = sketch_here
     ) -> None:
         """`questions`: all of them, in any order; copies count once. `settings`: of the task."""
-        self._numbers = {question: number for number, question in enumerate(dict.fromkeys(questions))}
-        self._wait = begin(QuestionsToSketch(list(self._numbers), settings.user_part, settings.near_copy_similarity))
+        # What `user_part` matches may be in the middle of a text.
+        self._shorten = _shortened if settings.user_part is None else _as_it_is
+        distinct = dict.fromkeys(map(self._shorten, questions))
+        self._numbers = {question: number for number, question in enumerate(distinct)}
+        asked = QuestionsToSketch(list(self._numbers), settings.user_part, settings.near_copy_similarity)
+        self._waiting = [begin(asked)]
 
     def take(self, questions: Iterable[Question]) -> tuple[QuestionSketcher, Iterator[Sketches]]:
-        """Return the sketches of some of the questions, in portions, and what they were made by. Call it once: nothing
-        is kept here, for those of a large task are 50 MB."""
-        numbers = np.array([self._numbers[question] for question in questions], dtype=np.int64)
-        self._numbers.clear()
-        sketcher, sketches = self._wait()
-        return sketcher, sketches.at(numbers)
+        """Return the sketches of some questions, in portions, and what they were made by.
+
+        One that was not among all of them is sketched now. Call it once: nothing is kept here, for the sketches of a
+        large task are 50 MB.
+        """
+        known, others = self._numbers, dict[Question, int]()
+        numbers = [
+            number
+            if (number := known.get(question)) is not None
+            else others.setdefault(question, len(known) + len(others))
+            for question in map(self._shorten, questions)
+        ]
+        sketcher, sketches = self._waiting.pop()()
+        if others:
+            sketches = Sketches.joined([sketches, Sketches.of([sketcher.sketch(question) for question in others])])
+        self._numbers = {}
+        return sketcher, sketches.at(np.array(numbers, dtype=np.int64))
+
+
+def _shortened(question: Question) -> Question:
+    """Return a question whose texts have no more than is compared of one: it may go to another process."""
+    if all([len(text) <= MAX_COMPARED for _, text in question]):
+        return question
+    return tuple([(role, ends_of(text)) for role, text in question])
+
+
+def _as_it_is(question: Question) -> Question:
+    return question
 
 
 class _Parts(NamedTuple):

@@ -284,5 +284,4 @@ def _windows(hashes: Hashes) -> Windows:
 
 
 def _smallest(windows: Windows) -> Windows:
-    distinct = np.unique(windows)
-    return distinct[:_SAMPLED]
+    return np.unique(windows)[:_SAMPLED].copy()  # A part of it would keep all of it.

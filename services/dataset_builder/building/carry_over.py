@@ -150,8 +150,7 @@ class CurrentCalls:
             added = "" in self._former and call.api in _WITH_SYSTEM_PROMPT
             return (*self._prompt, *call.messages) if added else call.messages
         first = call.messages[0]
-        is_own = isinstance(first.content, str) and first.content in self._former
-        if len(given) > 1 or first is not given[0] or not is_own:
+        if len(given) > 1 or first is not given[0] or first.text not in self._former:
             return call.messages
         return (*self._prompt, *call.messages[1:])
 

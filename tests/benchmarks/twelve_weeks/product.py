@@ -81,7 +81,7 @@ class EmbeddedTexts:
     def embed(self, texts: Sequence[str]) -> Vectors:
         return self._vectors[[self._index[text] for text in texts]] if texts else np.empty((0, 384), dtype=np.float32)
 
-    def load(self) -> None: ...
+    def unload(self) -> None: ...
 
 
 class LoggedPredictions:

@@ -118,6 +118,13 @@ def test_a_system_prompt_of_the_application_stays() -> None:
     assert CurrentCalls(spec(system_prompt="New."), {OLD.system_prompt})(two) is two
 
 
+def test_a_system_message_that_says_more_than_a_former_prompt_stays_and_stops_no_build() -> None:
+    more = Message(role=Role.SYSTEM, content=OLD.system_prompt, refusal="I would rather not.")
+    call = Call(messages=(more, user("late")))
+    assert CurrentCalls(spec(system_prompt="New."), {OLD.system_prompt})(call) is call
+    assert answers(build(spec(system_prompt="New."), correction("refund", call=call))) == ["refund"]
+
+
 @pytest.mark.parametrize(
     ("before", "api", "now", "after"),
     [

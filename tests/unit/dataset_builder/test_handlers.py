@@ -755,19 +755,60 @@ class NotedModels:
         raise AssertionError("thirty rows are too few for a noise model")
 
 
+@pytest.mark.parametrize(
+    ("new", "asked"),
+    [(2, ["load redactor", "find 2", "load scorer"]), (0, ["load scorer"]), (30, ["load redactor", "find 30"])],
+)
 async def test_models_are_asked_in_the_order_in_which_a_build_needs_their_answers(
-    handlers: Handlers, store: MemoryStore, tmp_path: Path
+    handlers: Handlers, store: MemoryStore, tmp_path: Path, new: int, asked: list[str]
 ) -> None:
     """They answer one request after the other: a scorer that loads must not hold up what is new, nor the sketches."""
     await filled(handlers)
-    store.is_clear = {name: rules_id(Rules.of(SPEC.redaction)) for name in list(store.rows)[2:]}
+    store.is_clear = {name: rules_id(Rules.of(SPEC.redaction)) for name in list(store.rows)[new:]}
     await handlers.on_clustered(clustered())
     job = job_of(tmp_path, clustered())
     spec = BuildJob.model_validate_json(job.spec)
     artifacts, models = ArtifactStore(spec.artifacts, spec.cache), NotedModels()
-    alone = await build_version(spec, store, store, artifacts, job.folder, Progress(job.folder), models)
-    assert models.asked == ["load redactor", "find 2", "load scorer", "sketch 30", "embed 30"]
-    assert isinstance(alone.outcome, DatasetBuilt)
+    built = await build_version(spec, store, store, artifacts, job.folder, Progress(job.folder), models)
+    assert models.asked[: len(asked)] == asked
+    assert models.asked[-3:] == ["load scorer", "sketch 30", "embed 30"]
+    assert models.asked.count("load scorer") == 1
+    assert isinstance(built.outcome, DatasetBuilt)
+
+
+@pytest.mark.parametrize(
+    ("new", "asked"),
+    [
+        (0, ["read", "load scorer", "read", "read"]),
+        (20, ["read", "find 10", "read", "find 10", "load scorer", "read"]),
+    ],
+)
+async def test_the_scorer_is_loaded_as_soon_as_nothing_new_is_left_to_be_searched(
+    handlers: Handlers, store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new: int, asked: list[str]
+) -> None:
+    await filled(handlers)
+    store.is_clear = {name: rules_id(Rules.of(SPEC.redaction)) for name in list(store.rows)[new:]}
+    models = NotedModels()
+
+    async def read_in_parts(
+        task: str, fence: Sequence[PartitionFence], rules: str
+    ) -> AsyncIterator[SearchedCorrections]:
+        rows = list(store.rows.values())
+        for start in range(0, 30, 10):
+            models.asked.append("read")
+            yield store.searched(rows[start : start + 10], rules)
+
+    monkeypatch.setattr("services.dataset_builder.job._SEARCHED_AT_ONCE", 8)
+    monkeypatch.setattr(store, "corrections_below", read_in_parts)
+    await handlers.on_clustered(clustered())
+    job = job_of(tmp_path, clustered())
+    spec = BuildJob.model_validate_json(job.spec)
+    artifacts = ArtifactStore(spec.artifacts, spec.cache)
+    await build_version(spec, store, store, artifacts, job.folder, Progress(job.folder), models)
+    found = [line for line in models.asked if line == "read" or line.startswith(("find", "load scorer"))]
+    if new:  # What is read while a thread searches is in no order with it.
+        found, asked = ([line for line in lines if line != "read"] for lines in (found, asked))
+    assert found[: len(asked)] == asked
 
 
 async def test_a_redelivered_cycle_is_one_job_without_anyones_texts(

@@ -72,6 +72,13 @@ def test_answers_go_to_those_who_asked_for_them_whoever_waits_first(tmp_path: Pa
         assert len(wait().sketches) == len(QUESTIONS)
 
 
+def test_what_could_not_be_sent_is_raised_with_the_next_answer(tmp_path: Path) -> None:
+    with ModelProcess(local_models(tmp_path)) as models:
+        models.embed([lambda: "no text"])  # type: ignore[list-item]
+        with pytest.raises(Exception, match="pickle"):
+            models.find(TEXTS, PATTERNS)
+
+
 def test_what_a_model_raises_is_raised_here_with_its_way_out_and_what_could_not_be_loaded_stops_nothing(
     tmp_path: Path,
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from schemas.conversation import Message, Role
 from schemas.task_settings import DatasetSettings
+from shared.conversation import MAX_COMPARED
 from shared.model.near_duplicates import NearTexts
 from shared.model.question_sketches import (
     Question,
@@ -76,6 +77,35 @@ def test_more_questions_than_a_portion_has_are_taken_whole(monkeypatch: pytest.M
     sketcher, portions = QuestionSketches(QUESTIONS, SETTINGS).take(reversed(QUESTIONS))
     taken = [sketch for portion in portions for sketch in portion]
     assert all(same(one, sketcher.sketch(question)) for one, question in zip(taken, reversed(QUESTIONS), strict=True))
+
+
+def test_a_question_that_was_not_among_all_of_them_is_sketched_when_it_is_taken() -> None:
+    other = asked("who are you, and who made you?")
+    sketcher, portions = QuestionSketches(QUESTIONS, SETTINGS).take([QUESTIONS[2], other, QUESTIONS[44], other])
+    taken = [sketch for portion in portions for sketch in portion]
+    assert [same(taken[0], sketcher.sketch(QUESTIONS[2])), same(taken[2], sketcher.sketch(QUESTIONS[44]))] == [True] * 2
+    assert [same(taken[number], sketcher.sketch(other)) for number in (1, 3)] == [True] * 2
+
+
+@pytest.mark.parametrize("document", [None, "system", "user"])
+def test_no_more_of_a_long_text_is_sent_than_is_compared_of_it(document: str | None) -> None:
+    text = " ".join(f"word{number * 7919 % 100_003}" for number in range(12_000))
+    before = () if document is None else (Message(role=document, content=f"About {text[::-1]}"),)
+    long = asked(text, *before)
+    got: list[QuestionsToSketch] = []
+
+    def begin(asked: QuestionsToSketch):  # type: ignore[no-untyped-def]
+        got.append(asked)
+        return lambda: sketch_questions(asked)
+
+    _, portions = QuestionSketches([*QUESTIONS, long], SETTINGS, begin).take([long])
+    assert max(len(text) for question in got[0].questions for _, text in question) <= MAX_COMPARED + 1
+    (taken,) = (sketch for portion in portions for sketch in portion)
+    whole = QuestionSketcher([*QUESTIONS, long], None)
+    list(whole.sketch_all([*QUESTIONS, long]))
+    assert same(taken, whole.sketch(long))
+    QuestionSketches([long], DatasetSettings(user_part=r"word(\d+)"), begin)
+    assert got[1].questions == [long], "what it matches may be in the middle"
 
 
 def test_nothing_to_sketch_is_no_fault() -> None:
