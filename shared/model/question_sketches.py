@@ -139,9 +139,10 @@ class QuestionSketcher:
 
     def sketch_all(self, questions: Iterable[Question]) -> Iterator[Sketches]:
         """Find the templates of all the questions, and yield their sketches, in order and in portions."""
-        parts = [self._parts(question) for question in questions]
-        columns = [part.asked for part in parts], [part.document for part in parts], [part.rest for part in parts]
-        del parts
+        columns: tuple[list[str], list[str], list[str]] = ([], [], [])
+        for question in questions:
+            for column, text in zip(columns, self._parts(question), strict=True):
+                column.append(text)
         self._templates = [find_templates(texts) for texts in columns]
         return _sketch_together(*columns, self._templates)
 

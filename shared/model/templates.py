@@ -93,8 +93,12 @@ class Templates:
         return found
 
     def _runs_in_slots(self, hashes: Hashes, windows: Windows, shared: Templates) -> list[_Run]:
-        runs = _own_runs(hashes, windows, shared)
+        runs = _own_runs(hashes, shared.has(windows))
         return [run for run in runs if not self.slots.isdisjoint(run.slots(windows[run.beside]))]
+
+    def has(self, windows: Windows) -> npt.NDArray[np.bool_]:
+        """Return which windows of some texts are among the shared ones."""
+        return _are_among(windows, self.windows) if len(self.windows) else np.zeros(len(windows), dtype=bool)
 
     def core(self, windows: Windows) -> Templates:
         """Return those of a text's passages that are nearly as frequent as its most frequent one.
@@ -128,13 +132,14 @@ def _slots(looked_at: Sequence[tuple[Hashes, Windows]], shared: Templates) -> fr
     Of each window only the first texts count: those behind them were chosen for what is rare.
     """
     sizes = [len(found) for _, found in looked_at]
-    ranks, having = _ranks(np.concatenate([found for _, found in looked_at]), np.repeat(np.arange(len(sizes)), sizes))
-    is_counted = np.split(ranks < _LOOKED_AT, np.cumsum(sizes)[:-1])
+    windows, ends = np.concatenate([found for _, found in looked_at]), np.cumsum(sizes)[:-1]
+    ranks, having = _ranks(windows, np.repeat(np.arange(len(sizes)), sizes))
+    is_counted, is_shared = np.split(ranks < _LOOKED_AT, ends), np.split(shared.has(windows), ends)
     differing: Counter[Slot] = Counter()
     contents: dict[Slot, set[bytes]] = defaultdict(set)
-    for (hashes, found), counted in zip(looked_at, is_counted, strict=True):
+    for (hashes, found), counted, known in zip(looked_at, is_counted, is_shared, strict=True):
         places: set[Slot] = set()
-        runs = list(_own_runs(hashes, found, shared)) or list(_own_runs(hashes, found, shared.core(found)))
+        runs = list(_own_runs(hashes, known)) or list(_own_runs(hashes, shared.core(found).has(found)))
         for run in runs:
             beside = run.slots(found[run.beside][counted[run.beside]])
             places |= beside
@@ -209,14 +214,9 @@ class _Run(NamedTuple):
         return np.arange(self.start + overlap * (self.start > 0), end + overlap * (end == shingles))
 
 
-def _own_runs(hashes: Hashes, found: Windows, shared: Templates) -> Iterator[_Run]:
-    """Yield each run of at least `MIN_OWN` shingles that no shared window has.
-
-    `found`: the windows of the text.
-    """
-    if not len(shared.windows):
-        return
-    hits = np.flatnonzero(_are_among(found, shared.windows))
+def _own_runs(hashes: Hashes, is_shared: npt.NDArray[np.bool_]) -> Iterator[_Run]:
+    """Yield each run of at least `MIN_OWN` shingles that no shared window has. `is_shared`: which of the text's are."""
+    hits = np.flatnonzero(is_shared)
     if not len(hits):
         return
     covered = np.zeros(len(hashes) + 1, dtype=np.int64)
