@@ -232,10 +232,11 @@ async def _read_votes(
     prompts = (revision.system_prompt for revision in revisions.values())
     own_texts = (spec.system_prompt, *prompts, *spec.labels, *spec.renamed_labels)
     redactor = models or Redactor(job.surrogate_key)
-    search = PersonalDataPass(redactor, rules, own_texts, forms=not has_own_form(spec))
+    forms = not has_own_form(spec)
+    search = PersonalDataPass(redactor, rules, own_texts, forms=forms)
     votes, found, count, compact, withdrawn = list[Vote](), PersonalData(), 0, Compactor(), Withdrawals()
     preferences = Preferences()
-    by = rules_id(rules)
+    by = rules_id(rules, forms=forms)
     total, clear = await store.count_below(spec.name, job.cycle.fence, by)
     if models is not None and total > clear:
         models.load_redactor(rules)

@@ -68,9 +68,12 @@ class PersonalData:
         )
 
 
-def rules_id(rules: Rules) -> str:
-    """Name what is searched for: a correction that is clear by other rules is looked at again."""
-    return content_hash(str(DETECTORS), repr(rules))
+def rules_id(rules: Rules, *, forms: bool = True) -> str:
+    """Name what is searched for, and where: a correction that is clear by other rules is looked at again.
+
+    `forms`: see `PersonalDataPass`. A task that no longer has a form of its own looks at those of applications.
+    """
+    return content_hash(str(DETECTORS), repr(rules), str(forms))
 
 
 class PersonalDataPass:

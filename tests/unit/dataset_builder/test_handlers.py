@@ -811,6 +811,28 @@ async def test_the_scorer_is_loaded_as_soon_as_nothing_new_is_left_to_be_searche
     assert found[: len(asked)] == asked
 
 
+async def test_forms_of_applications_are_searched_once_the_task_has_no_form_of_its_own_any_more(
+    handlers: Handlers, store: MemoryStore, tmp_path: Path
+) -> None:
+    """Until then they are in no row, and nobody has looked at them."""
+    await filled(handlers)
+    await handlers.on_clustered(clustered())
+    job = job_of(tmp_path, clustered())
+    given = BuildJob.model_validate_json(job.spec)
+    artifacts = ArtifactStore(given.artifacts, given.cache)
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    own = TaskSpec(name=SPEC.name, kind=TaskKind.EXTRACTION, system_prompt="Intent?", output_schema=schema)
+    none = TaskSpec(name=SPEC.name, kind=TaskKind.GENERATION, system_prompt="Intent?")
+    searched = []
+    for number, spec in enumerate((own, own, none, none)):
+        models, cycle = NotedModels(), given.cycle.model_copy(update={"cycle_id": f"cycle-{number}"})
+        build = given.model_copy(update={"spec": spec, "cycle": cycle})
+        await build_version(build, store, store, artifacts, job.folder, Progress(job.folder), models)
+        searched.append(max(int(line.split()[1]) for line in models.asked if line.startswith("find")))
+    once, again = searched[::2], searched[1::2]  # What had a finding is looked at in each build.
+    assert min(once) >= 30 > 5 > max(again)
+
+
 async def test_a_redelivered_cycle_is_one_job_without_anyones_texts(
     handlers: Handlers, published: Published, tmp_path: Path
 ) -> None:

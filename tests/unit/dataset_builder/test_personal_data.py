@@ -225,6 +225,7 @@ def test_what_was_replaced_is_not_clear_for_it_is_stored_as_it_came(redactor: Re
 def test_another_pattern_is_another_search() -> None:
     assert rules_id(Rules()) == rules_id(Rules())
     assert rules_id(Rules()) != rules_id(Rules(patterns=(("parcel", r"P-\d{6}"),)))
+    assert rules_id(Rules()) != rules_id(Rules(), forms=False), "what a form says was not looked at"
 
 
 class Stubborn(Redactor):
