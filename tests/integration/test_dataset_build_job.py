@@ -195,6 +195,8 @@ async def test_scores_are_stored_with_the_outcome_change_later_and_go_with_the_c
 ) -> None:
     spec = TaskSpec(name=f"desk-{uuid4().hex[:8]}", kind=TaskKind.CLASSIFICATION, system_prompt="", labels=("a", "b"))
     await save(store, [correction(spec, n, f"text {n}", "a", f"u{n}") for n in range(3)])
+    other = spec.model_copy(update={"name": f"{spec.name}-other"})  # Whose predictions have the same ids.
+    await save(store, [correction(other, n, f"text {n}", "a", "somebody") for n in range(3)])
     key = ("desk-p0", "a"), ("desk-p1", "a"), ("desk-p2", "a")
     score = LabelScore(0.1234, "b", 0.8, is_issue=True, rows=3)
     failed = StepFailed(
@@ -202,6 +204,8 @@ async def test_scores_are_stored_with_the_outcome_change_later_and_go_with_the_c
         way_out="w",
     )  # fmt: skip
     await save_outcome(store, failed, Decisions({key[0]: score, key[1]: score}))
+    others = failed.model_copy(update={"task": other.name, "cycle_id": f"{other.name}-1"})
+    await save_outcome(store, others, Decisions(dict.fromkeys(key, score)))
     asked = LabelScore(0.1234, "b", 0.8, is_issue=None, rows=6, asked=True)
     later = failed.model_copy(update={"cycle_id": f"{spec.name}-2"})
     await save_outcome(store, later, Decisions({key[1]: asked, key[2]: score}))
@@ -217,3 +221,4 @@ async def test_scores_are_stored_with_the_outcome_change_later_and_go_with_the_c
     assert set((await store.decisions(spec.name)).label_scores) == {key[0], key[2]}
     await store.expire(spec.name, NOON + timedelta(days=1))
     assert (await store.decisions(spec.name)).label_scores == {}
+    assert (await store.decisions(other.name)).label_scores == dict.fromkeys(key, score)

@@ -323,7 +323,7 @@ async def _save_outcome(connection: AsyncConnection, event: Event, decisions: De
 
 async def _delete_corrections(connection: AsyncConnection, chosen: Any) -> None:
     """Delete corrections with what was decided about their labels."""
-    await delete_scores(connection, sa.select(CORRECTIONS.c.prediction_id).where(chosen))
+    await delete_scores(connection, sa.select(CORRECTIONS.c.task, CORRECTIONS.c.prediction_id).where(chosen))
     await connection.execute(sa.delete(CORRECTIONS).where(chosen))
 
 

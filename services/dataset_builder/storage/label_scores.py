@@ -52,9 +52,10 @@ async def save_scores(connection: AsyncConnection, task: str, scores: Mapping[Sc
             await connection.execute(_UPSERT, rows)
 
 
-async def delete_scores(connection: AsyncConnection, prediction_ids: sa.Select[Any]) -> None:
-    """Delete the scores of the selected predictions."""
-    await connection.execute(sa.delete(LABEL_SCORES).where(LABEL_SCORES.c.prediction_id.in_(prediction_ids)))
+async def delete_scores(connection: AsyncConnection, predictions: sa.Select[Any]) -> None:
+    """Delete the scores of the selected (task, prediction): applications give predictions ids of their own, too."""
+    key = sa.tuple_(LABEL_SCORES.c.task, LABEL_SCORES.c.prediction_id)
+    await connection.execute(sa.delete(LABEL_SCORES).where(key.in_(predictions)))
 
 
 def _row(task: str, key: ScoreKey, score: LabelScore) -> dict[str, Any]:
