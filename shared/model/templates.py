@@ -7,8 +7,7 @@ of one text with a typo here and there share long passages too, and must still b
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import NamedTuple
@@ -41,6 +40,7 @@ _SPAN = WINDOW - SHINGLE + 1
 _FACTORS = np.random.default_rng(20).integers(0, 2**64, _PARTS, dtype=np.uint64) | np.uint64(1)
 
 Windows = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
 Slot = tuple[str, int]
 """A place: "after" or "before", and the hash of a window that is near it."""
 
@@ -96,9 +96,15 @@ class Templates:
         runs = _own_runs(hashes, shared.has(windows))
         return [run for run in runs if not self.slots.isdisjoint(run.slots(windows[run.beside]))]
 
-    def has(self, windows: Windows) -> npt.NDArray[np.bool_]:
+    def has(self, windows: Windows) -> Mask:
         """Return which windows of some texts are among the shared ones."""
         return _are_among(windows, self.windows) if len(self.windows) else np.zeros(len(windows), dtype=bool)
+
+    def count(self, window: int) -> int:
+        """Return how many of the texts that were looked at have a window: less than `MIN_TEXTS` if it is not shared."""
+        place = int(np.searchsorted(self.windows, np.uint64(window)))
+        is_shared = place < len(self.windows) and int(self.windows[place]) == window
+        return int(self.counts[place]) if is_shared else MIN_TEXTS - 1
 
     def core(self, windows: Windows) -> Templates:
         """Return those of a text's passages that are nearly as frequent as its most frequent one.
@@ -122,42 +128,69 @@ def find_templates(folded: Sequence[str]) -> Templates:
     looked_at = [both for part in _portions([texts[number] for number in _texts_that_share(texts)]) for both in part]
     if not looked_at:
         return Templates()
-    shared = Templates(*_frequent([windows for _, windows in looked_at]))
-    return replace(shared, slots=_slots(looked_at, shared))
+    sizes = [len(found) for _, found in looked_at]
+    windows = np.concatenate([found for _, found in looked_at])
+    ranks, distinct, having = _ranks(windows, np.repeat(np.arange(len(sizes)), sizes))
+    is_frequent = having >= MIN_TEXTS
+    shared = Templates(distinct[is_frequent], having[is_frequent])
+    ends = np.cumsum(sizes)[:-1]
+    is_counted, is_shared = np.split(ranks < _LOOKED_AT, ends), np.split(shared.has(windows), ends)
+    return replace(shared, slots=_slots(looked_at, shared, is_counted, is_shared))
 
 
-def _slots(looked_at: Sequence[tuple[Hashes, Windows]], shared: Templates) -> frozenset[Slot]:
+def _slots(
+    looked_at: Sequence[tuple[Hashes, Windows]],
+    shared: Templates,
+    is_counted: Sequence[Mask],
+    is_shared: Sequence[Mask],
+) -> frozenset[Slot]:
     """Return the places at which most texts that share what is beside them go on differently.
 
-    Of each window only the first texts count: those behind them were chosen for what is rare.
+    `is_counted`, `is_shared`: of each text's windows. Of each window only the first texts count: those behind them were
+    chosen for what is rare.
     """
-    sizes = [len(found) for _, found in looked_at]
-    windows, ends = np.concatenate([found for _, found in looked_at]), np.cumsum(sizes)[:-1]
-    ranks, having = _ranks(windows, np.repeat(np.arange(len(sizes)), sizes))
-    is_counted, is_shared = np.split(ranks < _LOOKED_AT, ends), np.split(shared.has(windows), ends)
-    differing: Counter[Slot] = Counter()
-    contents: dict[Slot, set[bytes]] = defaultdict(set)
-    for (hashes, found), counted, known in zip(looked_at, is_counted, is_shared, strict=True):
-        places: set[Slot] = set()
-        runs = list(_own_runs(hashes, known)) or list(_own_runs(hashes, shared.core(found).has(found)))
+    contents: dict[bytes, int] = {}
+    beside: dict[str, list[Windows]] = {"after": [], "before": []}
+    runs_of: dict[str, list[tuple[int, int, int]]] = {"after": [], "before": []}
+    for number, (hashes, found) in enumerate(looked_at):
+        runs = list(_own_runs(hashes, is_shared[number])) or list(_own_runs(hashes, shared.core(found).has(found)))
         for run in runs:
-            beside = run.slots(found[run.beside][counted[run.beside]])
-            places |= beside
-            content = run.of.tobytes()
-            for slot in beside:
-                contents[slot].add(content)
-        differing.update(places)
-    return frozenset(
-        slot
-        for slot, parts in contents.items()
-        if len(parts) >= _MIN_CONTENTS and differing[slot] >= _most_by_typos(min(having(slot[1]), _LOOKED_AT))
-    )
+            places = found[run.beside][is_counted[number][run.beside]]
+            beside[run.side].append(places)
+            content = contents.setdefault(run.of.tobytes(), len(contents))
+            runs_of[run.side].append((number, content, len(places)))
+    slots = set[Slot]()
+    for side in beside:
+        places = np.concatenate([np.zeros(0, dtype=np.uint64), *beside[side]])
+        if not len(places):
+            continue
+        texts, parts, counts = np.array(runs_of[side], dtype=np.int64).T
+        distinct, of_texts = _counts(places, np.repeat(texts, counts))
+        _, of_parts = _counts(places, np.repeat(parts, counts))
+        many = np.flatnonzero(of_parts >= _MIN_CONTENTS)
+        slots.update(
+            (side, window)
+            for window, texts_there in zip(distinct[many].tolist(), of_texts[many].tolist(), strict=True)
+            if texts_there >= _most_by_typos(min(shared.count(window), _LOOKED_AT))
+        )
+    return frozenset(slots)
 
 
-def _ranks(windows: Windows, owners: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Callable[[int], int]]:
-    """Return for each window of some texts how many texts before its own have it, too; and how many have one at all.
+def _counts(windows: Windows, values: npt.NDArray[np.int64]) -> tuple[Windows, npt.NDArray[np.int64]]:
+    """Return the distinct windows, sorted, and how many distinct values each has."""
+    order = np.lexsort((values, windows))
+    windows, values = windows[order], values[order]
+    is_first = np.concatenate(([True], windows[1:] != windows[:-1]))
+    is_new = is_first | np.concatenate(([True], values[1:] != values[:-1]))
+    starts = np.flatnonzero(is_first)
+    return windows[starts], np.add.reduceat(is_new, starts, dtype=np.int64)
 
-    `owners`: the texts, in order.
+
+def _ranks(
+    windows: Windows, owners: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], Windows, npt.NDArray[np.int64]]:
+    """Return for each window of some texts how many texts before its own have it, too; the distinct windows, sorted;
+    and how many texts have each. `owners`: the texts, in order.
     """
     order = np.lexsort((owners, windows))
     windows, owners = windows[order], owners[order]
@@ -167,8 +200,7 @@ def _ranks(windows: Windows, owners: npt.NDArray[np.int64]) -> tuple[npt.NDArray
     starts = np.flatnonzero(is_first)
     ranks = np.zeros(len(order), dtype=np.int64)
     ranks[order] = texts - texts[starts][np.cumsum(is_first) - 1]
-    distinct, counts = windows[starts], np.diff(np.append(texts[starts], texts[-1] + 1))
-    return ranks, lambda window: int(counts[np.searchsorted(distinct, np.uint64(window))])
+    return ranks, windows[starts], np.diff(np.append(texts[starts], texts[-1] + 1))
 
 
 def _most_by_typos(texts: int) -> float:
@@ -231,13 +263,6 @@ def _own_runs(hashes: Hashes, is_shared: npt.NDArray[np.bool_]) -> Iterator[_Run
             yield _Run(hashes[start:end], start, "after", slice(max(start - _SPAN - _NEARBY, 0), start - _SPAN + 1))
         else:
             yield _Run(hashes[start:end], start, "before", slice(end, end + _NEARBY))
-
-
-def _frequent(texts: Sequence[Windows]) -> tuple[Windows, npt.NDArray[np.int64]]:
-    """Return the windows that at least `MIN_TEXTS` of the texts have, sorted, and how many have each."""
-    windows, counts = np.unique(np.concatenate([np.unique(text) for text in texts]), return_counts=True)
-    is_frequent = counts >= MIN_TEXTS
-    return windows[is_frequent], counts[is_frequent]
 
 
 def _rank(text: str) -> bytes:
