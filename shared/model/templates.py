@@ -178,29 +178,31 @@ def _slots(
 
 def _counts(windows: Windows, values: npt.NDArray[np.int64]) -> tuple[Windows, npt.NDArray[np.int64]]:
     """Return the distinct windows, sorted, and how many distinct values each has."""
-    order = np.lexsort((values, windows))
-    windows, values = windows[order], values[order]
-    is_first = np.concatenate(([True], windows[1:] != windows[:-1]))
-    is_new = is_first | np.concatenate(([True], values[1:] != values[:-1]))
+    order, is_first, is_new = _sorted_pairs(windows, values)
     starts = np.flatnonzero(is_first)
-    return windows[starts], np.add.reduceat(is_new, starts, dtype=np.int64)
+    return windows[order[starts]], np.add.reduceat(is_new, starts, dtype=np.int64)
 
 
 def _ranks(
     windows: Windows, owners: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], Windows, npt.NDArray[np.int64]]:
-    """Return for each window of some texts how many texts before its own have it, too; the distinct windows, sorted;
-    and how many texts have each. `owners`: the texts, in order.
+    """Return for each window of some texts how many texts before its own have it, too; and `_counts`.
+
+    `owners`: the texts, in order.
     """
-    order = np.lexsort((owners, windows))
-    windows, owners = windows[order], owners[order]
-    is_first = np.concatenate(([True], windows[1:] != windows[:-1]))
-    is_text = is_first | np.concatenate(([True], owners[1:] != owners[:-1]))
-    texts = np.cumsum(is_text)
-    starts = np.flatnonzero(is_first)
+    order, is_first, is_text = _sorted_pairs(windows, owners)
+    texts, starts = np.cumsum(is_text), np.flatnonzero(is_first)
     ranks = np.zeros(len(order), dtype=np.int64)
     ranks[order] = texts - texts[starts][np.cumsum(is_first) - 1]
-    return ranks, windows[starts], np.diff(np.append(texts[starts], texts[-1] + 1))
+    return ranks, windows[order[starts]], np.add.reduceat(is_text, starts, dtype=np.int64)
+
+
+def _sorted_pairs(windows: Windows, values: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Mask, Mask]:
+    """Return the order of pairs by window, then by value; which are the first of their window, and of their pair."""
+    order = np.lexsort((values, windows))
+    windows, values = windows[order], values[order]
+    is_first = np.concatenate(([True], windows[1:] != windows[:-1]))
+    return order, is_first, is_first | np.concatenate(([True], values[1:] != values[:-1]))
 
 
 def _most_by_typos(texts: int) -> float:

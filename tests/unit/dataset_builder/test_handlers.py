@@ -245,6 +245,14 @@ def job_of(home: Path, event: FailuresClustered) -> Job:
     return Job(job_name(event), home / "jobs" / "dataset_builder" / job_name(event))
 
 
+async def submitted(handlers: Handlers, home: Path) -> tuple[Job, BuildJob, ArtifactStore]:
+    """Hand a cycle to the handlers. Returns what the process of its job starts from."""
+    await handlers.on_clustered(clustered())
+    job = job_of(home, clustered())
+    spec = BuildJob.model_validate_json(job.spec)
+    return job, spec, ArtifactStore(spec.artifacts, spec.cache)
+
+
 async def filled(handlers: Handlers, count: int = 30) -> None:
     await handlers.on_corrections(delivered(*(correction(i, SPEC.labels[i % 2]) for i in range(count))))
 
@@ -539,10 +547,7 @@ async def test_who_is_erased_while_a_build_is_checked_is_not_in_what_it_publishe
         return gates_of(build, spec, answers)
 
     monkeypatch.setattr("services.dataset_builder.job.evaluate_gates", erase_and_evaluate)
-    await handlers.on_clustered(clustered())
-    job = job_of(tmp_path, clustered())
-    spec = BuildJob.model_validate_json(job.spec)
-    artifacts = ArtifactStore(spec.artifacts, spec.cache)
+    job, spec, artifacts = await submitted(handlers, tmp_path)
     result = await build_version(spec, store, store, artifacts, job.folder, Progress(job.folder))
     assert isinstance(result.outcome, DatasetBuilt)
     assert artifacts.names("datasets") == [result.outcome.dataset_id], "the first build is not published either"
@@ -765,10 +770,7 @@ async def test_models_are_asked_in_the_order_in_which_a_build_needs_their_answer
     """They answer one request after the other: a scorer that loads must not hold up what is new, nor the sketches."""
     await filled(handlers)
     store.is_clear = {name: rules_id(Rules.of(SPEC.redaction)) for name in list(store.rows)[new:]}
-    await handlers.on_clustered(clustered())
-    job = job_of(tmp_path, clustered())
-    spec = BuildJob.model_validate_json(job.spec)
-    artifacts, models = ArtifactStore(spec.artifacts, spec.cache), NotedModels()
+    (job, spec, artifacts), models = await submitted(handlers, tmp_path), NotedModels()
     built = await build_version(spec, store, store, artifacts, job.folder, Progress(job.folder), models)
     assert models.asked[: len(asked)] == asked
     assert models.asked[-3:] == ["load scorer", "sketch 30", "embed 30"]
@@ -800,10 +802,7 @@ async def test_the_scorer_is_loaded_as_soon_as_nothing_new_is_left_to_be_searche
 
     monkeypatch.setattr("services.dataset_builder.job._SEARCHED_AT_ONCE", 8)
     monkeypatch.setattr(store, "corrections_below", read_in_parts)
-    await handlers.on_clustered(clustered())
-    job = job_of(tmp_path, clustered())
-    spec = BuildJob.model_validate_json(job.spec)
-    artifacts = ArtifactStore(spec.artifacts, spec.cache)
+    job, spec, artifacts = await submitted(handlers, tmp_path)
     await build_version(spec, store, store, artifacts, job.folder, Progress(job.folder), models)
     found = [line for line in models.asked if line == "read" or line.startswith(("find", "load scorer"))]
     if new:  # What is read while a thread searches is in no order with it.
@@ -816,10 +815,7 @@ async def test_forms_of_applications_are_searched_once_the_task_has_no_form_of_i
 ) -> None:
     """Until then they are in no row, and nobody has looked at them."""
     await filled(handlers)
-    await handlers.on_clustered(clustered())
-    job = job_of(tmp_path, clustered())
-    given = BuildJob.model_validate_json(job.spec)
-    artifacts = ArtifactStore(given.artifacts, given.cache)
+    job, given, artifacts = await submitted(handlers, tmp_path)
     schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
     own = TaskSpec(name=SPEC.name, kind=TaskKind.EXTRACTION, system_prompt="Intent?", output_schema=schema)
     none = TaskSpec(name=SPEC.name, kind=TaskKind.GENERATION, system_prompt="Intent?")
@@ -863,10 +859,7 @@ async def test_a_job_that_was_killed_after_storing_its_outcome_returns_it_with_i
 
     monkeypatch.setattr("services.dataset_builder.job.begin_build", build_and_ask)
     await filled(handlers)
-    await handlers.on_clustered(clustered())
-    job = job_of(tmp_path, clustered())
-    spec = BuildJob.model_validate_json(job.spec)
-    artifacts = ArtifactStore(spec.artifacts, spec.cache)
+    job, spec, artifacts = await submitted(handlers, tmp_path)
     results = []
     for _ in range(2):
         results.append(await build_version(spec, store, store, artifacts, job.folder, Progress(job.folder)))
@@ -893,10 +886,7 @@ async def test_a_job_that_was_killed_while_it_published_leaves_no_rows(
         raise Killed
 
     await filled(handlers)
-    await handlers.on_clustered(clustered())
-    job = job_of(tmp_path, clustered())
-    spec = BuildJob.model_validate_json(job.spec)
-    artifacts = ArtifactStore(spec.artifacts, spec.cache)
+    job, spec, artifacts = await submitted(handlers, tmp_path)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(ArtifactStore, "publish", killed)
         await build_version(spec, store, store, artifacts, job.folder, Progress(job.folder))
@@ -926,10 +916,7 @@ async def test_a_build_that_ended_before_its_process_failed_has_ended_as_it_did(
 ) -> None:
     """The database went away with its answer to the commit, say: the version is published, and its places decided."""
     await filled(handlers)
-    await handlers.on_clustered(clustered())
-    job = job_of(tmp_path, clustered())
-    spec = BuildJob.model_validate_json(job.spec)
-    artifacts = ArtifactStore(spec.artifacts, spec.cache)
+    job, spec, artifacts = await submitted(handlers, tmp_path)
     await build_version(spec, store, store, artifacts, job.folder, Progress(job.folder))
     await handlers.on_failed(job, JobFailure(reason="the database is away"))
     await handlers.on_clustered(clustered())
