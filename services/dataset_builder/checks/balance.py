@@ -2,12 +2,13 @@
 
     copies      near-copies of one text are left out beyond a number
     sources     a user, a failure mode, an application or a reviewer over its share is weighed down, to 0.2 at the
-                least; what that does not reach is left out
+                least; what that does not reach is left out. What a user alone wrote is limited beside any other row:
+                nobody has confirmed it
     classes     count more or less, within bounds, where audits say that they are not so frequent in production; of
                 several labels a class is their set
 
 Which rows are left out follows from a hash of their ids: neither the order of arrival nor chance decides. Small
-sources are left alone, and so are those beside which there is hardly anything to drown out.
+sources are left alone, and so are texts and labels beside which there is hardly anything to drown out.
 """
 
 from __future__ import annotations
@@ -48,14 +49,15 @@ def balance(
     within = [_weighted(example, 1.0) for example in train]
     kept, left_out = _cap_copies(within, rules.max_copies, copies, by_label=bool(spec.labels))
     by_prediction = {row.prediction_id: row for row in rows}
-    sources: tuple[tuple[str, float, Callable[[Example], str | None]], ...] = (
-        ("per_user", rules.max_user_share, lambda example: example.user_hash),
-        ("per_mode", rules.max_mode_share, lambda example: example.mode_id),
-        ("per_app", rules.max_app_share, lambda example: _app(example, by_prediction)),
-        ("per_reviewer", rules.max_reviewer_share, lambda example: _only_voter(example, by_prediction)),
+    sources: tuple[tuple[str, float, int, Callable[[Example], str | None]], ...] = (
+        ("per_user", rules.max_user_share, 1, lambda example: _only_writer(example, by_prediction)),
+        ("per_user", rules.max_user_share, _MIN_ROWS, lambda example: example.user_hash),
+        ("per_mode", rules.max_mode_share, _MIN_ROWS, lambda example: example.mode_id),
+        ("per_app", rules.max_app_share, _MIN_ROWS, lambda example: _app(example, by_prediction)),
+        ("per_reviewer", rules.max_reviewer_share, _MIN_ROWS, lambda example: _only_voter(example, by_prediction)),
     )
-    for reason, share, source in sources:
-        kept, too_many = _limit_sources(kept, reason, share, source)
+    for reason, share, min_others, source in sources:
+        kept, too_many = _limit_sources(kept, reason, share, min_others, source)
         left_out += too_many
     if spec.labels:
         kept = _weigh_classes(kept, audits, rules.max_class_weight, spec.dataset.min_examples_per_label)
@@ -78,9 +80,12 @@ def _cap_copies(train: Sequence[Example], maximum: int, copies: Mapping[str, str
 
 
 def _limit_sources(
-    train: Sequence[Example], reason: str, share: float, source: Callable[[Example], str | None]
+    train: Sequence[Example], reason: str, share: float, min_others: int, source: Callable[[Example], str | None]
 ) -> Parts:
-    """Weigh the rows of sources over their share down; leave out what exceeds it even with the least weight."""
+    """Weigh the rows of sources over their share down; leave out what exceeds it even with the least weight.
+
+    `min_others`: a source beside fewer rows of others is left alone.
+    """
     by_source: dict[str, list[Example]] = defaultdict(list)
     for example in train:
         if (name := source(example)) is not None:
@@ -90,7 +95,7 @@ def _limit_sources(
     for name, theirs in by_source.items():
         others = len(train) - len(theirs)
         limit = max(_MIN_ROWS, round(others * share / (1.0 - share))) if share < 1.0 else len(theirs)
-        if others < _MIN_ROWS or len(theirs) <= limit:
+        if others < min_others or len(theirs) <= limit:
             continue
         ranked = sorted(theirs, key=_rank)
         kept = ranked[: round(limit / MIN_WEIGHT)]
@@ -149,6 +154,11 @@ def _weighted(example: Example, factor: float) -> Example:
 def _app(example: Example, rows: Mapping[str, Row]) -> str | None:
     row = rows.get(example.prediction_ids[0])
     return row.app if row else None
+
+
+def _only_writer(example: Example, rows: Mapping[str, Row]) -> str | None:
+    row = rows.get(example.prediction_ids[0])
+    return None if row is None or row.is_confirmed else _only_voter(example, rows)
 
 
 def _only_voter(example: Example, rows: Mapping[str, Row]) -> str | None:
