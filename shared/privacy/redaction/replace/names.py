@@ -10,7 +10,7 @@ from shared.privacy.redaction.replace.keyed_random import KeyedRandom, match_cas
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’`][^\W\d_]+)*")
 _PIECE = re.compile(r"\d+|[^\W\d_]+(?:['’`][^\W\d_]+)*")
-_AT = re.compile(r"(\s?[@＠]\s?|%40|\s?[\[(]at[\])]\s?| at )", re.I)
+_AT = re.compile(r"(\s?[@＠]\s?|%40|&#0{0,4}64;|&#x0{0,4}40;|&commat;|\s?[\[(]at[\])]\s?| at )", re.I)
 _UNCHANGED_IN_NAMES = frozenset(
     """
     de da di del della der den van von bin ibn bint du dos das do san ter ten zu y af av jr sr
