@@ -19,6 +19,12 @@ _TITLES = (
     r"doña|dña|dona|senhora?|maître|docteur|hr|fru|fröken|rouva|herra|pani|meneer|mevrouw|mevr|dhr|bay|bayan"
 )
 """Matched in any case. Any capitalised word after a title is a name."""
+ADDRESSED = frozenset(
+    """
+    mr mrs dr herr herrn frau fräulein monsieur madame mme mlle señor señora signor signora meneer mevrouw mevr dhr
+    """.split()  # noqa: SIM905 - a column of words reads better than a list of literals
+)
+"""Titles behind which a name is one in lower case, too. Behind "ms", "sir" or "sister" stands any word."""
 _STACKED = r"mag|ing|dipl\.?-ing|phil|habil|med|mult|prof|dr|rer\. ?nat|hon|h\.c|ra|dott|avv|ssa"
 """Words between a title and the name: "Frau Mag. Gruber"."""
 _RANKS = (

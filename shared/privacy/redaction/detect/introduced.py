@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from shared.privacy.redaction.data.cues import (
+    ADDRESSED,
     DOING,
     FIELD,
     FOREIGN,
@@ -66,7 +67,9 @@ class IntroducedNames:
                     continue
                 if strength is CueStrength.TITLE and self._is_place(tokens, index):
                     continue
-                if strength is CueStrength.TITLE and self._is_particle(tokens, index):
+                if cue is TITLED and self._is_addressed(found[0], tokens[index], foreign):
+                    yield self._addressed(text, tokens, index), strength
+                elif strength is CueStrength.TITLE and self._is_particle(tokens, index):
                     name = self._shapes.name_span(text, tokens, index + 1, strength)
                     yield TextSpan(tokens[index].start, name.end, "person", NAME_WEIGHT), strength
                 elif self.may_begin(tokens, index, strength, foreign):
@@ -140,6 +143,46 @@ class IntroducedNames:
             return is_first_name and not lexicon.can_follow_name(token.lower)
         return lexicon.is_first_name(token.lower) or (
             strength is CueStrength.STRONG and token.lower in lexicon.common_first_names
+        )
+
+    def _is_addressed(self, cue: str, token: Token, foreign: bool) -> bool:
+        """Return True for a name in lower case behind a title: "mr smith". An everyday word may be one: "mrs young".
+
+        In English no other word stands there, so what is no word is a name.
+        """
+        lexicon = self._lexicon
+        return (
+            not token.is_capitalised
+            and cue.split()[0].casefold().removesuffix(".") in ADDRESSED
+            and len(token.lower) > 2
+            and (
+                lexicon.is_name(token.lower)
+                or token.lower.startswith(("o'", "o’"))  # The dictionary has some of these.
+                or not (foreign or lexicon.is_ordinary(token.lower))
+            )
+            and not self._is_small_word(token)
+        )
+
+    def _addressed(self, text: str, tokens: list[Token], index: int) -> TextSpan:
+        """The span of such a name, with a last name behind it: in lower case any word could go on."""
+        first, after = tokens[index], tokens[index + 1] if index + 1 < len(tokens) else None
+        goes_on = (
+            after is not None
+            and text[first.end : after.start] == " "
+            and after.lower in self._lexicon.last_names
+            and (first.lower in self._lexicon.first_names or not self._lexicon.is_ordinary(after.lower))
+            and not self._is_small_word(after)
+        )
+        return TextSpan(first.start, after.end if goes_on and after else first.end, "person", NAME_WEIGHT)
+
+    def _is_small_word(self, token: Token) -> bool:
+        """Return True for a word that sentences of some language are made of, though somebody has it as a name."""
+        lexicon = self._lexicon
+        return (
+            token.lower in lexicon.stop_words
+            or token.lower in lexicon.foreign_stop_words
+            or token.lower in lexicon.not_people
+            or token.lower in PARTICLES
         )
 
     def _is_place(self, tokens: list[Token], index: int) -> bool:

@@ -45,6 +45,12 @@ def people(redactor: Redactor, text: str) -> list[str]:
         ("<FirstName>Adaeze</FirstName><LastName>Okonkwo</LastName>", ["Adaeze", "Okonkwo"]),
         ("Hallo Jürgen, wie geht es", ["Jürgen"]),
         ("she lied because emeka told them", ["emeka"]),
+        ("mr smith called about the bill, is he in?", ["smith"]),
+        ("i spoke with mrs. john brown yesterday", ["john brown"]),
+        ("please ring mrs o'brien back tomorrow", ["o'brien"]),
+        ("frau schmidt hat angerufen wegen der karte", ["schmidt"]),
+        ("bitte herrn dr. müller anrufen", ["müller"]),
+        ("bonjour mme dupont, votre carte est prête", ["dupont"]),
     ],
 )
 def test_a_name_is_found_by_the_words_around_it(redactor: Redactor, text: str, names: list[str]) -> None:
@@ -74,6 +80,9 @@ def test_a_name_is_found_by_the_words_around_it(redactor: Redactor, text: str, n
         "first_name: Optional[str] = None; last_name: VARCHAR(100)",
         "Nachname:\nVorname:\nKontonummer:",
         "Last name: Required",
+        "meine frau hat angerufen, frau und mann sind da",
+        "herr der ringe, monsieur le directeur, the mr and mrs",
+        "mr robot and mr big are on at nine, i miss rose gardens",
     ],
 )
 def test_what_only_looks_like_a_name_is_not_found(redactor: Redactor, text: str) -> None:
