@@ -22,7 +22,7 @@ from zlib import crc32
 
 from xxhash import xxh3_64_intdigest
 
-from shared.privacy.encryption import Cipher, DecryptionFailed
+from shared.privacy.encryption import OVERHEAD_BYTES, Cipher, DecryptionFailed
 from shared.spool.records import Backlog, Position, Record
 
 MAGIC = b"RSP2"
@@ -51,7 +51,7 @@ class Header(NamedTuple):
     appended_at: float
 
 
-def pack_frame(records: Sequence[Record], cipher: Cipher, now: float) -> bytes:
+def pack_frame(records: Sequence[Record], cipher: Cipher, now: float) -> bytearray:
     """Pack records into a frame. Raises struct.error for a record that is too large for the format."""
     parts: list[bytes] = []
     for record in records:
@@ -61,9 +61,13 @@ def pack_frame(records: Sequence[Record], cipher: Cipher, now: float) -> bytes:
         parts += (_RECORD.pack(len(topic), len(record.key), len(record.value)), topic, record.key, record.value)
         if record.headers:
             parts += _pack_headers(record.headers)
-    ciphertext = cipher.encrypt(b"".join(parts))
+    plain = b"".join(parts)
+    frame = bytearray(HEADER_BYTES + len(plain) + OVERHEAD_BYTES)
+    ciphertext = memoryview(frame)[HEADER_BYTES:]
+    cipher.encrypt_into(plain, ciphertext)
     fixed = _HEADER_FIELDS.pack(MAGIC, len(ciphertext), xxh3_64_intdigest(ciphertext), now)
-    return b"".join((fixed, _HEADER_CHECKSUM.pack(crc32(fixed)), ciphertext))
+    frame[:HEADER_BYTES] = fixed + _HEADER_CHECKSUM.pack(crc32(fixed))
+    return frame
 
 
 def unpack_frame(ciphertext: bytes, cipher: Cipher) -> list[Record]:

@@ -121,7 +121,7 @@ class Spool:
             self._flusher.close()
         self._lock.close()
 
-    def _pack(self, records: Sequence[Record], now: float) -> bytes:
+    def _pack(self, records: Sequence[Record], now: float) -> bytearray:
         try:
             frame = pack_frame(records, self._cipher, now)
         except struct.error as error:

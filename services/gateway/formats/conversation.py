@@ -45,17 +45,18 @@ class EventConversation:
 
         `added`: so many messages in front are the gateway's.
         """
+        so_far = self.messages
         for number, message in enumerate(messages, start=-added):
+            if type(message) is dict and len(message) == 2 and type(message.get("content")) is str:
+                role = message.get("role")
+                if role == "user" or role == "assistant" or role == "system":
+                    so_far.append(message)  # As most are: it has the event's form already.
+                    continue
             self.add_chat_message(message, number)
         return self
 
     def add_chat_message(self, message: Any, number: int, name: str = "messages") -> None:
         """Add one message of the chat API, `name`.`number` of the request. Raises HttpError 400."""
-        if type(message) is dict and len(message) == 2 and type(message.get("content")) is str:
-            role = message.get("role")
-            if role == "user" or role == "assistant" or role == "system":
-                self.messages.append(message)  # As most are: it has the event's form already.
-                return
         self.messages.append(self._chat_message(message, f"{name}.{number}"))
 
     def content(self, content: Any, field: str) -> Any:

@@ -15,7 +15,9 @@ _KEPT = 240
 
 def with_short_names(messages: Sequence[Object]) -> Sequence[Object]:
     """Return messages in which no name and no id is too long; the same object if none was."""
-    if not any(len(message) > 2 and _has_long_name(message) for message in messages):
+    if max(map(len, messages), default=0) <= 2:  # A role and a content, as nearly all have no more.
+        return messages
+    if not any(map(_has_long_name, messages)):
         return messages
     names = _ShortNames()
     return [names.of_message(message) for message in messages]

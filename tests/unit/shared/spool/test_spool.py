@@ -85,18 +85,23 @@ def test_headers_are_read_back_beside_records_without_headers(spool: Spool) -> N
     assert [s.record for s in SpoolReader(spool.slot, CIPHER).read(10, 1 << 20)] == wanted
 
 
+def decrypted(record: Record) -> bytes:
+    """What a frame of the record has behind its header, in clear."""
+    return CIPHER.decrypt(bytes(pack_frame([record], CIPHER, 1.0)[HEADER_BYTES:]))
+
+
 def test_a_frame_in_the_format_without_headers_is_read() -> None:
     """Code for that format takes a topic with headers for invalid UTF-8, and so quarantines the frame."""
     old = struct.pack("<HII", 5, 2, 3) + b"topic" + b"ke" + b"val" + struct.pack("<HII", 1, 0, 0) + b"t"
     assert unpack_frame(CIPHER.encrypt(old), CIPHER) == [Record("topic", b"ke", b"val"), Record("t", b"", b"")]
-    new = CIPHER.decrypt(pack_frame([Record("topic", b"ke", b"val", (("a", b"b"),))], CIPHER, 1.0)[HEADER_BYTES:])
+    new = decrypted(Record("topic", b"ke", b"val", (("a", b"b"),)))
     length, *_ = struct.unpack_from("<HII", new)
     with pytest.raises(UnicodeDecodeError):
         new[10 : 10 + length].decode()
 
 
 def test_truncated_headers_are_a_damaged_frame() -> None:
-    whole = CIPHER.decrypt(pack_frame([Record("t", b"k", b"v", (("name", b"value"),))], CIPHER, 1.0)[HEADER_BYTES:])
+    whole = decrypted(Record("t", b"k", b"v", (("name", b"value"),)))
     for end in range(14, len(whole)):
         with pytest.raises(DecryptionFailed):
             unpack_frame(CIPHER.encrypt(whole[:end]), CIPHER)
