@@ -22,6 +22,17 @@ def test_an_encrypted_message_is_unreadable_and_can_be_decrypted(data: bytes) ->
     assert len(data) < 4 or data not in encrypted
 
 
+@given(st.binary(max_size=2000))
+def test_a_message_is_written_to_a_buffer_as_it_is_returned_with_a_nonce_of_its_own(data: bytes) -> None:
+    cipher = Cipher(KEY)
+    buffer = bytearray(len(data) + OVERHEAD_BYTES)
+    returned = cipher.encrypt(data)
+    cipher.encrypt_into(data, memoryview(buffer))
+    assert cipher.decrypt(bytes(buffer)) == data
+    assert buffer[:4] == returned[:4]
+    assert buffer[4:16] != returned[4:16]
+
+
 @given(st.binary(min_size=1, max_size=100), st.data())
 def test_one_changed_bit_anywhere_is_detected(data: bytes, draw: st.DataObject) -> None:
     encrypted = bytearray(Cipher(KEY).encrypt(data))
