@@ -58,7 +58,7 @@ class Cipher:
     def encrypt_into(self, data: bytes, buffer: memoryview) -> None:
         """Write what `encrypt` returns to a buffer, which must be longer than `data` by `OVERHEAD_BYTES`.
 
-        A large message is copied twice less on its way to a file.
+        It spares a large message two copies on its way to a file.
         """
         prefix = self._next_prefix()
         buffer[: len(prefix)] = prefix
