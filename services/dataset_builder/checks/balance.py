@@ -2,8 +2,8 @@
 
     copies      near-copies of one text are left out beyond a number
     sources     a user, a failure mode, an application or a reviewer over its share is weighed down, to 0.2 at the
-                least; what that does not reach is left out. What a user alone wrote is limited beside any other row:
-                nobody has confirmed it
+                least; what that does not reach is left out. What a user alone wrote is limited beside a few other
+                rows already: nobody has confirmed it
     classes     count more or less, within bounds, where audits say that they are not so frequent in production; of
                 several labels a class is their set
 
@@ -29,6 +29,8 @@ MIN_WEIGHT = 0.2
 MAX_WEIGHT = 5.0
 _MIN_ROWS = 100
 """A source with fewer rows is never too loud, and fewer rows of others are nothing to weigh it against."""
+_MIN_OTHERS = 10
+"""The same of others beside what one user alone wrote."""
 
 Parts = tuple[list[Example], list[LeftOutExample]]
 """The rows that go on, and those that are left out."""
@@ -49,15 +51,22 @@ def balance(
     within = [_weighted(example, 1.0) for example in train]
     kept, left_out = _cap_copies(within, rules.max_copies, copies, by_label=bool(spec.labels))
     by_prediction = {row.prediction_id: row for row in rows}
-    sources: tuple[tuple[str, float, int, Callable[[Example], str | None]], ...] = (
-        ("per_user", rules.max_user_share, 1, lambda example: _only_writer(example, by_prediction)),
-        ("per_user", rules.max_user_share, _MIN_ROWS, lambda example: example.user_hash),
-        ("per_mode", rules.max_mode_share, _MIN_ROWS, lambda example: example.mode_id),
-        ("per_app", rules.max_app_share, _MIN_ROWS, lambda example: _app(example, by_prediction)),
-        ("per_reviewer", rules.max_reviewer_share, _MIN_ROWS, lambda example: _only_voter(example, by_prediction)),
+    writers = {e.example_id: writer for e in kept if (writer := _only_writer(e, by_prediction)) is not None}
+    given = {example.example_id: example.weight for example in kept if example.example_id in writers}
+    kept, too_many = _limit_sources(
+        kept, "per_user", rules.max_user_share, lambda example: writers.get(example.example_id), _MIN_OTHERS
     )
-    for reason, share, min_others, source in sources:
-        kept, too_many = _limit_sources(kept, reason, share, min_others, source)
+    left_out += too_many
+    limited = {e.example_id for e in kept if e.example_id in given and e.weight != given[e.example_id]}
+    sources: tuple[tuple[str, float, Callable[[Example], str | None]], ...] = (
+        # Who writes is mostly who was answered: nobody is limited twice.
+        ("per_user", rules.max_user_share, lambda e: None if e.example_id in limited else e.user_hash),
+        ("per_mode", rules.max_mode_share, lambda example: example.mode_id),
+        ("per_app", rules.max_app_share, lambda example: _app(example, by_prediction)),
+        ("per_reviewer", rules.max_reviewer_share, lambda example: _only_voter(example, by_prediction)),
+    )
+    for reason, share, source in sources:
+        kept, too_many = _limit_sources(kept, reason, share, source)
         left_out += too_many
     if spec.labels:
         kept = _weigh_classes(kept, audits, rules.max_class_weight, spec.dataset.min_examples_per_label)
@@ -80,7 +89,11 @@ def _cap_copies(train: Sequence[Example], maximum: int, copies: Mapping[str, str
 
 
 def _limit_sources(
-    train: Sequence[Example], reason: str, share: float, min_others: int, source: Callable[[Example], str | None]
+    train: Sequence[Example],
+    reason: str,
+    share: float,
+    source: Callable[[Example], str | None],
+    min_others: int = _MIN_ROWS,
 ) -> Parts:
     """Weigh the rows of sources over their share down; leave out what exceeds it even with the least weight.
 

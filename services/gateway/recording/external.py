@@ -140,9 +140,7 @@ def external_call(messages: Sequence[Any], media: MediaReferences, added: int = 
 
     Raises HttpError 400 that names the sender's message.
     """
-    conversation = EventConversation(media)
-    for number, message in enumerate(messages, -added):
-        conversation.add_chat_message(message, number)
+    conversation = EventConversation(media).add_chat_messages(messages, added=added)
     return call_of_messages(conversation.messages, truncated=conversation.truncated, **fields)
 
 

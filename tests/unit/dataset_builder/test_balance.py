@@ -113,9 +113,21 @@ def test_what_one_user_alone_wrote_does_not_drown_the_few_rows_that_there_are() 
     assert (len(theirs), sum(theirs)) == (500, pytest.approx(100))
     assert {weights[r.prediction_id] for r in rows[3_000:]} == {1.0}
     assert Counter(r.reason for r in left_out) == {"per_user": 2_500}
-    alone, _ = balanced(rows[:3_000])
-    assert (len(alone), set(alone.values())) == (3_000, {1.0}), "an application that has one user learns from them"
+    for alone in (rows[:3_000], rows[:3_009]):
+        weights, _ = balanced(alone)
+        assert (len(weights), set(weights.values())) == (len(alone), {1.0}), (
+            "an application of one user learns from them"
+        )
     assert len(balanced(rows, max_user_share=1.0)[0]) == 3_030
+
+
+@pytest.mark.parametrize(("loud", "limit"), [(150, 111), (250, 111), (120, 111)])
+def test_a_user_who_wrote_about_their_own_texts_is_limited_once(loud: int, limit: int) -> None:
+    rows = made(loud, 1_000, user_hash="eve")
+    rows[:loud] = [_with(r, voters="user:eve", origin=Origin.USER) for r in rows[:loud]]
+    weights, left_out = balanced(rows)
+    assert sum(weights[r.prediction_id] for r in rows[:loud]) == pytest.approx(limit, rel=0.001)
+    assert left_out == []
 
 
 def test_a_share_of_one_is_no_limit() -> None:

@@ -25,6 +25,8 @@ ADDRESSED = frozenset(
     """.split()  # noqa: SIM905 - a column of words reads better than a list of literals
 )
 """Titles behind which a name is one in lower case, too. Behind "ms", "sir" or "sister" stands any word."""
+NOT_ADDRESSED = frozenset("author branch case field good key link list page review".split())  # noqa: SIM905 - as above
+"""Last names that are things where "mr" is a merge request and "dr" disaster recovery."""
 _STACKED = r"mag|ing|dipl\.?-ing|phil|habil|med|mult|prof|dr|rer\. ?nat|hon|h\.c|ra|dott|avv|ssa"
 """Words between a title and the name: "Frau Mag. Gruber"."""
 _RANKS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from shared.privacy.redaction.data.cues import (
@@ -14,6 +15,7 @@ from shared.privacy.redaction.data.cues import (
     JOINING,
     KEYED,
     NAMED,
+    NOT_ADDRESSED,
     RANKED,
     RELATED,
     SELF,
@@ -40,6 +42,11 @@ _CUES = (
 _FOREIGN_CUES = ((FOREIGN, CueStrength.STRONG),)
 _REQUIRED_SIGNS = {FIELD: ":", RELATED: "(", KEYED: ":", FORM: ":=>"}
 """The signs without one of which a text cannot contain a cue: a quick test before its expression runs."""
+_OWN = re.compile(
+    r"\b(?:(?:mein|dein|sein|ihr|unser|eur|ein|kein|jed)e[rnms]?|ma|notre|votre|une|cette|ces)\s+\Z", re.I
+)
+"""Before what is somebody's wife, or a lady."""
+_ARTICLE = re.compile(r"\b(?:the|an?|my|our|your|his|her|their|this|that|new|each|every|any|no)\s+\Z", re.I)
 CERTAIN = frozenset(
     (CueStrength.TITLE, CueStrength.NAMED, CueStrength.STRONG, CueStrength.FIELD, CueStrength.SELF, CueStrength.DOING)
 )
@@ -67,13 +74,16 @@ class IntroducedNames:
                     continue
                 if strength is CueStrength.TITLE and self._is_place(tokens, index):
                     continue
-                if cue is TITLED and self._is_addressed(found[0], tokens[index], foreign):
-                    yield self._addressed(text, tokens, index), strength
-                elif strength is CueStrength.TITLE and self._is_particle(tokens, index):
+                if strength is CueStrength.TITLE and self._is_particle(tokens, index):
                     name = self._shapes.name_span(text, tokens, index + 1, strength)
                     yield TextSpan(tokens[index].start, name.end, "person", NAME_WEIGHT), strength
                 elif self.may_begin(tokens, index, strength, foreign):
-                    yield self._shapes.name_span(text, tokens, index, strength), strength
+                    span = self._shapes.name_span(text, tokens, index, strength)
+                    if cue is TITLED and not tokens[index].is_capitalised:  # "mr john brown": an everyday word, too.
+                        span = max(span, self._addressed(text, tokens, index), key=lambda either: either.end)
+                    yield span, strength
+                elif cue is TITLED and self._is_addressed(text, found, tokens[index]):
+                    yield self._addressed(text, tokens, index), strength
 
     def may_begin(self, tokens: list[Token], index: int, strength: CueStrength, foreign: bool) -> bool:
         """Return True if the word after a cue of this strength may begin a name."""
@@ -145,23 +155,26 @@ class IntroducedNames:
             strength is CueStrength.STRONG and token.lower in lexicon.common_first_names
         )
 
-    def _is_addressed(self, cue: str, token: Token, foreign: bool) -> bool:
-        """Return True for a name in lower case behind a title: "mr smith". An everyday word may be one: "mrs young".
+    def _is_addressed(self, text: str, cue: re.Match[str], token: Token) -> bool:
+        """Return True for a last name in lower case behind a title: "mr smith", also if it is a word: "mrs young".
 
-        In English no other word stands there, so what is no word is a name.
+        Not where the title is none: "the mr author" of a merge request, "meine frau lange …", "an MR scan".
         """
-        lexicon = self._lexicon
-        return (
-            not token.is_capitalised
-            and cue.split()[0].casefold().removesuffix(".") in ADDRESSED
-            and len(token.lower) > 2
-            and (
-                lexicon.is_name(token.lower)
-                or token.lower.startswith(("o'", "o’"))  # The dictionary has some of these.
-                or not (foreign or lexicon.is_ordinary(token.lower))
-            )
-            and not self._is_small_word(token)
-        )
+        lexicon, title = self._lexicon, cue[0].split()[0].removesuffix(".")
+        if token.is_capitalised or title.casefold() not in ADDRESSED or (title.isupper() and not text.isupper()):
+            return False
+        if (
+            len(token.lower) <= 2
+            or self._is_small_word(token)
+            or _OWN.search(text, max(0, cue.start() - 12), cue.start())
+        ):
+            return False
+        if token.lower.startswith(("o'", "o’")):  # The dictionary has some of these.
+            return True
+        is_word = lexicon.is_ordinary(token.lower)
+        if is_word and (token.lower in NOT_ADDRESSED or _ARTICLE.search(text, max(0, cue.start() - 12), cue.start())):
+            return False
+        return lexicon.is_name(token.lower)
 
     def _addressed(self, text: str, tokens: list[Token], index: int) -> TextSpan:
         """The span of such a name, with a last name behind it: in lower case any word could go on."""

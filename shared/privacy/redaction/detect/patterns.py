@@ -20,8 +20,9 @@ from shared.privacy.redaction.spans import TextSpan
 
 DETECTORS = 4
 """Raise it with each change by which more is found: what was searched by earlier detectors is searched again."""
-_TRIGGER = re.compile(r"[\d@]|\(at\)|\[at\]|::| dot | at |&commat;", re.I)
+_TRIGGER = re.compile(r"[\d@]|\(at\)|\[at\]|::| dot |&commat;| at [\w-]+\.", re.I)
 _CONTEXT_CHARACTERS = 48
+_LOCAL_CHARACTERS = 80
 
 _EMAIL = re.compile(
     r"[\w.+%&'*/=?^`{|}~!#$-]{1,64}(?:@|\s?[\[(]at[\])]\s?)(?:[\w-]{1,63}(?:\.|\s?[\[(]dot[\])]\s?)){1,6}[^\W\d_][\w-]{1,62}",
@@ -31,9 +32,6 @@ _EMAIL = re.compile(
 # "j.doe at example dot org", "j.doe @ example.org".
 _SPELLED_EMAIL = re.compile(
     r"[\w.+-]{1,64}(?:%40|&#0{0,4}64;|&#x0{0,4}40;|&commat;)(?:[\w-]{1,63}\.){1,6}[^\W\d_]{2,24}|"
-    # A word before "at gmail.com" may be any: only what has a sign of an address, or stands behind its name, is one.
-    rf"(?:(?<![\w.+@-])(?=[a-z]\w*[.+_\d])|(?<=mail )|(?<=mail: )|(?<=mail is )|(?<=me at ))[\w.+-]{{1,64}} at "
-    rf"(?:{'|'.join(MAIL_PROVIDERS)})\.(?:com?|{'|'.join(COUNTRY_ENDS)}|net|org)(?:\.[a-z]{{2}})?(?!\w|\.\w)|"
     r"(?<![\w.+-])[\w.+-]{1,64}(?: (?:dot|punkt|point|punto) [\w+-]{1,64}){0,3} at "
     r"[\w-]{1,63}(?:(?:\.| dot )[\w-]{1,63}){0,3} dot "
     r"(?:com|net|org|edu|gov|info|biz|co|io|me|eu|uk|ie|de|fr|es|it|nl|be|ch|at|se|no|dk|fi|pl|pt|us|ca|au|in|br|mx)(?!\w)|"
@@ -42,8 +40,18 @@ _SPELLED_EMAIL = re.compile(
     rf"(?:{'|'.join(COUNTRY_ENDS)})(?!\())(?!\w|\.\w)",
     re.I,
 )
-_SPELLED_SIGNS = ("%40", "64;", "40;", "&commat;", " dot ", " at ", "@ ", " @")
+_SPELLED_SIGNS = ("%40", "64;", "40;", "&commat;", " dot ", "@ ", " @")
 """One of these is in each."""
+_AT_PROVIDER = re.compile(
+    rf" at (?:{'|'.join(MAIL_PROVIDERS)})\.(?:com?|net|org|{'|'.join(COUNTRY_ENDS)})(?:\.[a-z]{{2}})?(?!\w|\.\w)", re.I
+)
+# Before "at gmail.com" may stand any word. An address is one of two parts, or what is said to be one.
+_LOCAL_PART = re.compile(
+    r"(?<![\w.+@/-])[a-z]{2,}[._+](?!(?:id|ids|name|html?|php|js|json|py|txt|md|csv|xml|pdf|log|conf)\Z)\w{2,}[\w.+-]*\Z|"
+    r"(?:(?<=\be-mail: )|(?<=\bemail: )|(?<=\bmail: )|(?<=address: )|(?<=address is )|(?<=reach me at ))"
+    r"[a-z][\w.+-]{3,}\Z",
+    re.I,
+)
 # In a URL or a log an address is a value: "?user=" and "email=" are not part of it.
 _BEFORE_EMAIL = re.compile(
     r".*[?&][\w.-]*=|//.*/|(?:user(?:name)?|login|e?mail|to|from|cc|recipient|sender|contact|address)=", re.I
@@ -121,7 +129,7 @@ _SENTENCE_CHARACTERS = 140
 
 def find_patterns(text: str) -> list[TextSpan]:
     """Find all personal data of a fixed format; spans may overlap, and the more certain one weighs more."""
-    if not _TRIGGER.search(text):  # Each format has a digit or an @; most texts have neither.
+    if not _TRIGGER.search(text):  # Each format has a digit or a sign of an address; most texts have neither.
         return []
     spans = _find_formats(text)
     for cue, value, start in named_values(text):
@@ -146,6 +154,9 @@ def _emails(text: str) -> Iterator[TextSpan]:
     if any(sign in lower for sign in _SPELLED_SIGNS):
         for found in _SPELLED_EMAIL.finditer(text):
             yield TextSpan(*found.span(), "email", 9)
+    for found in _AT_PROVIDER.finditer(text) if " at " in lower else ():
+        if (local := _LOCAL_PART.search(text, max(0, found.start() - _LOCAL_CHARACTERS), found.start())) is not None:
+            yield TextSpan(local.start(), found.end(), "email", 9)
     if "@" not in text and "at" not in lower:
         return
     for found in _EMAIL.finditer(text):

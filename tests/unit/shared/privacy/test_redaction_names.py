@@ -51,6 +51,9 @@ def people(redactor: Redactor, text: str) -> list[str]:
         ("frau schmidt hat angerufen wegen der karte", ["schmidt"]),
         ("bitte herrn dr. müller anrufen", ["müller"]),
         ("bonjour mme dupont, votre carte est prête", ["dupont"]),
+        ("i spoke to mr emeka nwachukwudi about my refund", ["emeka nwachukwudi"]),
+        ("please forward this to dr. anna-lena kowalska before friday", ["anna-lena kowalska"]),
+        ("das ist die karte der frau schmidt von nebenan", ["schmidt"]),
     ],
 )
 def test_a_name_is_found_by_the_words_around_it(redactor: Redactor, text: str, names: list[str]) -> None:
@@ -83,6 +86,10 @@ def test_a_name_is_found_by_the_words_around_it(redactor: Redactor, text: str, n
         "meine frau hat angerufen, frau und mann sind da",
         "herr der ringe, monsieur le directeur, the mr and mrs",
         "mr robot and mr big are on at nine, i miss rose gardens",
+        "saw my dr. btw the bill was 300 and btw i paid it",
+        "the mr list is empty and the mr author is away, please rebase mr branch onto main",
+        "MR long was normal, a dr appt is booked for monday",
+        "meine frau lange nicht gesehen, seine frau stark erkältet",
     ],
 )
 def test_what_only_looks_like_a_name_is_not_found(redactor: Redactor, text: str) -> None:
