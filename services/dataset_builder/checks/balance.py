@@ -51,13 +51,12 @@ def balance(
     within = [_weighted(example, 1.0) for example in train]
     kept, left_out = _cap_copies(within, rules.max_copies, copies, by_label=bool(spec.labels))
     by_prediction = {row.prediction_id: row for row in rows}
-    writers = {e.example_id: writer for e in kept if (writer := _only_writer(e, by_prediction)) is not None}
-    given = {example.example_id: example.weight for example in kept if example.example_id in writers}
+    given = {e.example_id: e.weight for e in kept if _only_writer(e, by_prediction) is not None}
     kept, too_many = _limit_sources(
-        kept, "per_user", rules.max_user_share, lambda example: writers.get(example.example_id), _MIN_OTHERS
+        kept, "per_user", rules.max_user_share, lambda example: _only_writer(example, by_prediction), _MIN_OTHERS
     )
     left_out += too_many
-    limited = {e.example_id for e in kept if e.example_id in given and e.weight != given[e.example_id]}
+    limited = {e.example_id for e in kept if given.get(e.example_id, e.weight) != e.weight}
     sources: tuple[tuple[str, float, Callable[[Example], str | None]], ...] = (
         # Who writes is mostly who was answered: nobody is limited twice.
         ("per_user", rules.max_user_share, lambda e: None if e.example_id in limited else e.user_hash),

@@ -27,6 +27,12 @@ ADDRESSED = frozenset(
 """Titles behind which a name is one in lower case, too. Behind "ms", "sir" or "sister" stands any word."""
 NOT_ADDRESSED = frozenset("author branch case field good key link list page review".split())  # noqa: SIM905 - as above
 """Last names that are things where "mr" is a merge request and "dr" disaster recovery."""
+BEFORE_A_LADY = re.compile(
+    r"\b(?:(?:mein|dein|sein|ihr|unser|eur|ein|kein|jed)e[rnms]?|ma|notre|votre|une|cette|ces)\s+\Z", re.I
+)
+"""Before "frau" or "madame" it makes a wife or a lady of the title, and what follows is any word."""
+BEFORE_A_THING = re.compile(r"\b(?:the|an?|my|our|your|his|her|their|this|that|new|each|every|any|no)\s+\Z", re.I)
+"""Before "mr" or "dr" it makes a thing of the title, or a profession."""
 _STACKED = r"mag|ing|dipl\.?-ing|phil|habil|med|mult|prof|dr|rer\. ?nat|hon|h\.c|ra|dott|avv|ssa"
 """Words between a title and the name: "Frau Mag. Gruber"."""
 _RANKS = (

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from shared.privacy.redaction.data.cues import (
     ADDRESSED,
+    BEFORE_A_LADY,
+    BEFORE_A_THING,
     DOING,
     FIELD,
     FOREIGN,
@@ -42,11 +44,8 @@ _CUES = (
 _FOREIGN_CUES = ((FOREIGN, CueStrength.STRONG),)
 _REQUIRED_SIGNS = {FIELD: ":", RELATED: "(", KEYED: ":", FORM: ":=>"}
 """The signs without one of which a text cannot contain a cue: a quick test before its expression runs."""
-_OWN = re.compile(
-    r"\b(?:(?:mein|dein|sein|ihr|unser|eur|ein|kein|jed)e[rnms]?|ma|notre|votre|une|cette|ces)\s+\Z", re.I
-)
-"""Before what is somebody's wife, or a lady."""
-_ARTICLE = re.compile(r"\b(?:the|an?|my|our|your|his|her|their|this|that|new|each|every|any|no)\s+\Z", re.I)
+_WORD_BEFORE = 12
+"""Characters before a title in which an article of it would stand."""
 CERTAIN = frozenset(
     (CueStrength.TITLE, CueStrength.NAMED, CueStrength.STRONG, CueStrength.FIELD, CueStrength.SELF, CueStrength.DOING)
 )
@@ -163,30 +162,28 @@ class IntroducedNames:
         lexicon, title = self._lexicon, cue[0].split()[0].removesuffix(".")
         if token.is_capitalised or title.casefold() not in ADDRESSED or (title.isupper() and not text.isupper()):
             return False
-        if (
-            len(token.lower) <= 2
-            or self._is_small_word(token)
-            or _OWN.search(text, max(0, cue.start() - 12), cue.start())
-        ):
+        before = text[max(0, cue.start() - _WORD_BEFORE) : cue.start()]
+        if len(token.lower) <= 2 or self._is_small_word(token) or BEFORE_A_LADY.search(before):
             return False
         if token.lower.startswith(("o'", "o’")):  # The dictionary has some of these.
             return True
         is_word = lexicon.is_ordinary(token.lower)
-        if is_word and (token.lower in NOT_ADDRESSED or _ARTICLE.search(text, max(0, cue.start() - 12), cue.start())):
+        if is_word and (token.lower in NOT_ADDRESSED or BEFORE_A_THING.search(before)):
             return False
         return lexicon.is_name(token.lower)
 
     def _addressed(self, text: str, tokens: list[Token], index: int) -> TextSpan:
         """The span of such a name, with a last name behind it: in lower case any word could go on."""
         first, after = tokens[index], tokens[index + 1] if index + 1 < len(tokens) else None
-        goes_on = (
+        if (
             after is not None
             and text[first.end : after.start] == " "
             and after.lower in self._lexicon.last_names
             and (first.lower in self._lexicon.first_names or not self._lexicon.is_ordinary(after.lower))
             and not self._is_small_word(after)
-        )
-        return TextSpan(first.start, after.end if goes_on and after else first.end, "person", NAME_WEIGHT)
+        ):
+            return TextSpan(first.start, after.end, "person", NAME_WEIGHT)
+        return TextSpan(first.start, first.end, "person", NAME_WEIGHT)
 
     def _is_small_word(self, token: Token) -> bool:
         """Return True for a word that sentences of some language are made of, though somebody has it as a name."""

@@ -23,6 +23,7 @@ DETECTORS = 4
 _TRIGGER = re.compile(r"[\d@]|\(at\)|\[at\]|::| dot |&commat;| at [\w-]+\.", re.I)
 _CONTEXT_CHARACTERS = 48
 _LOCAL_CHARACTERS = 80
+"""The most that may stand before the @ of an address are 64; what says that it is one may stand before that."""
 
 _EMAIL = re.compile(
     r"[\w.+%&'*/=?^`{|}~!#$-]{1,64}(?:@|\s?[\[(]at[\])]\s?)(?:[\w-]{1,63}(?:\.|\s?[\[(]dot[\])]\s?)){1,6}[^\W\d_][\w-]{1,62}",
