@@ -1,8 +1,9 @@
 """Cuts a call or an answer to a size, as JSON: an event must fit a Kafka record. Pure.
 
 The longest texts are cut first, in their middle, to one common length: most of a long conversation is in few of its
-messages. Only if a hundred thousand short messages, or parts or calls of one, are too many are some left out, of the
-middle, too.
+messages. They are cut between lines, sentences or at least words: half of an address or of a number would no longer be
+found as personal data. Only if a hundred thousand short messages, or parts or calls of one, are too many are some left
+out, of the middle, too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ QUESTION_BYTES = 256 * 1024
 _MARK = "\n[… {} characters left out …]\n"
 _MARK_BYTES = 48
 _MIN_KEPT = 64
+_MARGIN = 1_024
+"""Characters in which a place to cut is looked for, and an eighth of what is kept at most."""
+_PLACES = (("\n",), (". ", "! ", "? ", "。"), (" ",))
+"""What a text is cut behind, the best first."""
 _MESSAGE_TEXTS = ("content", "reasoning", "refusal")
 
 
@@ -94,11 +99,31 @@ class _Text:
         kept = max(_MIN_KEPT, int(len(text) * max_bytes / self.size) - _MARK_BYTES)
         if kept >= len(text):
             return
-        head, tail = text[: kept - kept // 2], text[len(text) - kept // 2 :]
-        shorter = head + _MARK.format(len(text) - kept) + tail
+        end, start = _end_of_head(text, kept - kept // 2), _start_of_tail(text, len(text) - kept // 2)
+        shorter = text[:end] + _MARK.format(start - end) + text[start:]
         if self.is_json:
             shorter = orjson.dumps(shorter).decode()
         self.holder[self.name] = shorter
+
+
+def _end_of_head(text: str, end: int) -> int:
+    """Return where the beginning of a text ends if `end` characters may be kept; `end` if it has no such place."""
+    first = end - min(_MARGIN, end // 4)
+    for marks in _PLACES:
+        found = [at + len(mark) for mark in marks if (at := text.rfind(mark, first, end)) >= 0]
+        if found:
+            return max(found)
+    return end
+
+
+def _start_of_tail(text: str, start: int) -> int:
+    """Return where the end of a text begins if it may not begin before `start`."""
+    last = start + min(_MARGIN, (len(text) - start) // 4)
+    for marks in _PLACES:
+        found = [at + len(mark) for mark in marks if (at := text.find(mark, start, last)) >= 0]
+        if found:
+            return min(found)
+    return start
 
 
 def _call_texts(call: dict[str, Any]) -> Iterator[_Text]:
