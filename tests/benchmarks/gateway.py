@@ -44,8 +44,8 @@ MIN_RATIOS = {
     LONG[0]: {PORTKEY: 2.0, BARE: 0.5},
     LONG[1]: {PORTKEY: 2.0},
 }
-"""Which aims each load has. At one connection the pass-through itself is less than 20 times as fast as LiteLLM. Sixteen
-long conversations at once are measured without an aim beside it: docs/benchmarks.md says what they cost, and why."""
+"""Which aims each load has. At one connection the pass-through itself may be less than 20 times as fast as LiteLLM.
+Sixteen long conversations at once are measured without an aim beside it: docs/benchmarks.md says what they cost."""
 
 
 def main() -> None:
