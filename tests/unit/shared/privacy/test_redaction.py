@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint
 from ipaddress import ip_address, ip_network
 from itertools import pairwise
@@ -364,6 +365,37 @@ def test_no_three_letters_of_overlapping_spans_stay_in_clear(text: str, found: l
         inside = range(span.start, min(span.end, len(text)))
         in_clear = "".join(" " if i in covered else text[i] for i in inside)
         assert all(len(run) < 3 for run in re.findall(r"\w+", in_clear))
+
+
+def sentences(count: int) -> list[str]:
+    """Each with words that no other text has."""
+    return [f"Xan{n:05}ty Roe of Berlin wrote to qor{n:05}bel@example.org." for n in range(count)]
+
+
+def test_the_language_model_does_not_remember_the_words_of_texts() -> None:
+    language_model.entities(sentences(2))
+    remembered = language_model._language().vocab.strings
+    before = len(remembered)
+    found = language_model.entities(sentences(300))
+    assert len(remembered) == before
+    assert sum(map(len, found)) > 100
+
+
+def test_the_language_model_is_loaded_anew_before_its_numbers_of_words_are_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = language_model.entities(sentences(300))
+    loaded = language_model._language()
+    monkeypatch.setattr(language_model, "_MAX_WORDS", len(loaded.vocab) - 1)
+    assert language_model.entities(sentences(300)) == first
+    assert language_model._language() is not loaded
+
+
+def test_two_threads_use_the_language_model_one_after_the_other() -> None:
+    wanted = language_model.entities(sentences(50))
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: language_model.entities(sentences(50)), range(12)))
+    assert found == [wanted] * 12
 
 
 def test_the_language_model_imports_no_other_packages_extension(monkeypatch: pytest.MonkeyPatch) -> None:
