@@ -1,10 +1,10 @@
 """The cost of a gateway per request: Ratchet, LiteLLM, Portkey, and a bare pass-through as the minimum in Python.
 
 All forward to the same model server, which answers at once, in one run with one worker each. Ratchet runs as in
-production: events in the encrypted spool before the answer leaves, a shipper to a real broker, flags from a real
-Unleash, confidence measured. Only redaction is off: it is the shipper's work, and the benchmark `redaction` has it. The
-processor time includes the shipper until all events are shipped. The load generator, the model server, the broker and
-the target share this machine's cores.
+production: API keys, events in the encrypted spool before the answer leaves, a shipper to a real broker, flags from a
+real Unleash, confidence measured. Only redaction is off: it is the shipper's work, and the benchmarks `redaction` and
+`soak` have it. The processor time includes the shipper until all events are shipped. The load generator, the model
+server, the broker and the target share this machine's cores.
 """
 
 from __future__ import annotations

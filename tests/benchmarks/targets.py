@@ -22,10 +22,13 @@ import psutil
 from deploy.devstack.config import StackConfig
 from deploy.devstack.part import Launch, Say
 from deploy.devstack.ports import take_ports
+from schemas.base import utc_now
 from schemas.task_settings import RedactionSettings
 from schemas.tasks import TaskKind, TaskSpec
 from services.deployer.clients import Strategy, UnleashAdmin
 from services.deployer.flags import flag_name
+from services.gateway.auth.keys import ApiKey, new_key, write_keys
+from services.gateway.settings import GatewaySettings
 from shared.settings import Settings
 from tests.benchmarks import peers
 from tests.benchmarks.upstream import ADAPTER, BASE, NUMBER
@@ -154,7 +157,7 @@ def _granian(interface: str, app: str, port: int, env: Mapping[str, str]) -> Lau
 
 @contextlib.contextmanager
 def ours(workspace: Workspace, settings: Settings, to: str) -> Iterator[Target]:
-    """Start Ratchet's gateway with one worker as in production: spool, shipper and flags on, and an adapter.
+    """Start Ratchet's gateway with one worker as in production: an API key, spool, shipper and flags, and an adapter.
 
     The task redacts nothing; the benchmark `redaction` measures what redaction costs the shipper.
     """
@@ -166,9 +169,18 @@ def ours(workspace: Workspace, settings: Settings, to: str) -> Iterator[Target]:
     (port,) = take_ports(1)
     env = {"RATCHET_VLLM": to, "RATCHET_GATEWAY_PORT": str(port), "RATCHET_HOME": str(settings.home)}
     launch = Launch(argv=(sys.executable, "-m", "services.gateway.main"), env=env)
-    with workspace.target("ratchet", launch, port, task.name) as target:
+    with workspace.target("ratchet", launch, port, task.name, authorization=f"Bearer {_new_key(settings)}") as target:
         _wait_until_adapter_serves(target)
         yield replace(target, settle=lambda: _wait_until_shipped(target))
+
+
+def _new_key(settings: Settings) -> str:
+    """Let the gateway of this home have an API key, and return it."""
+    key, digest = new_key()
+    file = GatewaySettings(home=settings.home).keys_file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_keys(file, [ApiKey(app="bench", digest=digest, created_at=utc_now())])
+    return key
 
 
 def _wait_until_shipped(target: Target) -> None:
@@ -176,7 +188,7 @@ def _wait_until_shipped(target: Target) -> None:
     deadline = time.monotonic() + 120.0
     address = target.url.replace("/v1/chat/completions", "/metrics")
     while time.monotonic() < deadline:
-        lines = httpx.get(address, timeout=10.0).text.splitlines()
+        lines = httpx.get(address, headers=target.headers, timeout=10.0).text.splitlines()
         if any(line.startswith("ratchet_gateway_spool_bytes ") and float(line.split()[1]) == 0.0 for line in lines):
             return
         time.sleep(0.05)
@@ -201,7 +213,7 @@ def _wait_until_adapter_serves(target: Target) -> None:
     """Wait until the gateway uses the flags and measures confidence; otherwise it would be measured doing less work."""
     deadline = time.monotonic() + 30.0
     while True:
-        headers = httpx.post(target.url, content=target.body(False), timeout=10.0).headers
+        headers = httpx.post(target.url, content=target.body(False), headers=target.headers, timeout=10.0).headers
         if headers.get("x-ratchet-variant") == "primary" and "x-ratchet-confidence" in headers:
             return
         if time.monotonic() > deadline:
