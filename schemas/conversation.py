@@ -132,7 +132,7 @@ class Call(Frozen):
     def is_whole(self) -> bool:
         """True if nothing was cut or left out, so that it may be replayed and trained on."""
         return not self.truncated and not any(
-            part.media is not None and part.media.key is None
+            part.text is None if part.media is None else part.media.key is None
             for message in self.messages if isinstance(message.content, tuple)
             for part in message.content
         )  # fmt: skip

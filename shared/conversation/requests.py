@@ -18,6 +18,8 @@ EMBEDS = "prompt_embeds"
 """The type of the part that a prompt of embeddings becomes: vLLM's own of the chat API."""
 _TEXT_FIELDS = {"refusal": "refusal", "thinking": "thinking"}
 """The field of a part that has its text, where it is not called so, by the part's type."""
+_RESPONSES_TEXTS = ("input_text", "output_text")
+"""What the responses API calls a part that is a text."""
 
 
 def comparable_text(messages: Sequence[Message], prompts: Container[str] | None = None) -> str:
@@ -110,7 +112,10 @@ def replay_request(call: Call, labels: Sequence[str] = (), load: LoadPart | None
 
 
 def _chat_message(message: Message, load: LoadPart | None) -> dict[str, Any]:
-    chat: dict[str, Any] = {"role": message.role, "content": _content(message.content, load)}
+    content = _content(message.content, load)
+    if isinstance(content, list):
+        content = [{**part, "type": "text"} if part["type"] in _RESPONSES_TEXTS else part for part in content]
+    chat: dict[str, Any] = {"role": message.role, "content": content}
     for name in ("name", "tool_call_id", "reasoning", "refusal"):
         if (value := getattr(message, name)) is not None:
             chat[name] = value
@@ -165,9 +170,17 @@ def _response_items(message: Message, load: LoadPart | None) -> list[dict[str, A
     if message.reasoning is not None:
         text = {"type": "reasoning_text", "text": message.reasoning}
         items.append({"type": "reasoning", "id": "", "summary": [], "content": [text]})
-    if message.content is not None:
+    if isinstance(content, list) and message.role == "assistant":
+        items.append(_output_message(content))
+    elif content is not None:
         items.append({"role": message.role, "content": content})
     for call in message.tool_calls:
         kind, payload = ("custom_tool_call", "input") if call.type == "custom" else ("function_call", "arguments")
         items.append({"type": kind, "call_id": call.id, "name": call.name, payload: call.arguments})
     return items
+
+
+def _output_message(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """An answer in parts, as the API gave it: vLLM takes no other form of one."""
+    content = [{**part, "annotations": []} if part["type"] == "output_text" else part for part in parts]
+    return {"type": "message", "id": "", "role": "assistant", "status": "completed", "content": content}

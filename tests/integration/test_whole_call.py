@@ -54,6 +54,21 @@ TOOL_TURNS = [
     {"role": "assistant", "content": "The red one is under the bed."},
     {"role": "user", "content": "And the blue one?"},
 ]
+RESPONSE_ITEMS = [
+    {"role": "user", "content": [{"type": "input_text", "text": "Find my red card."}]},
+    {
+        "type": "message", "id": "msg_1", "role": "assistant", "status": "completed",
+        "content": [{"type": "output_text", "text": "I look for it.", "annotations": []}],
+    },
+    {"type": "function_call", "call_id": "call_1", "name": "find_card", "arguments": '{"color": "red"}'},
+    {"type": "function_call_output", "call_id": "call_1", "output": "It is under the bed."},
+    {"role": "user", "content": [{"type": "input_text", "text": "And what of {}?"}]},
+]  # fmt: skip
+"""What was answered goes back with the next question, as the responses API gave it."""
+ANTHROPIC_TOOL = {
+    "name": "find_card", "description": "Find a lost card.",
+    "input_schema": {"type": "object", "properties": {"color": {"enum": ["red", "blue"]}}, "required": ["color"]},
+}  # fmt: skip
 SCHEMA = {
     "type": "json_schema", "json_schema": {
         "name": "card", "schema": {"type": "object", "properties": {"lost": {"type": "boolean"}}, "required": ["lost"]},
@@ -66,7 +81,7 @@ TOPICS = (
 
 
 def _mixed(task: str, free: str) -> list[tuple[str, dict[str, Any]]]:
-    """A hundred different requests of ten kinds: path and body.
+    """A hundred different requests of twelve kinds: path and body.
 
     Each is one sequence and shares no cached prefix (`cache_salt`): another batch, or the end of a prompt whose start
     is cached, rounds differently on some processors, and another token may win.
@@ -98,6 +113,20 @@ def _mixed(task: str, free: str) -> list[tuple[str, dict[str, Any]]]:
         ("completions", {**GREEDY, "prompt": "Notes on {}:", "min_tokens": 2}),
         ("responses", {
             "input": [{"role": "user", "content": "Tell me about {}."}], "temperature": 0.0, "max_output_tokens": 6,
+        }),
+        ("responses", {"input": RESPONSE_ITEMS, "temperature": 0.0, "max_output_tokens": 6}),
+        ("messages", {
+            **GREEDY, "system": "Be terse.", "tools": [ANTHROPIC_TOOL], "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "Find my red card."}]},
+                {"role": "assistant", "content": [
+                    {"type": "text", "text": "I look for it."},
+                    {"type": "tool_use", "id": "toolu_1", "name": "find_card", "input": {"color": "red"}},
+                ]},
+                {"role": "user", "content": [
+                    {"type": "tool_result", "tool_use_id": "toolu_1", "content": "It is under the bed."},
+                    {"type": "text", "text": "And what of {}?"},
+                ]},
+            ],
         }),
     ]  # fmt: skip
     pairs = zip(cycle(kinds), (topic for topic in TOPICS for _ in kinds), strict=False)

@@ -47,19 +47,9 @@ def call_of(
                 truncated = True
             else:
                 call[name] = value
-    parameters = {}
-    for name, value in data.items():
-        if value is None or name in _OWN_FIELDS or name in _NOT_LOGGED or name == format_field:
-            continue
-        if constrained and name == "structured_outputs":
-            continue
-        if type(value) is not str and isinstance(value, dict | list) and is_deep(value):
-            truncated = True
-        else:
-            parameters[name] = value
-    if isinstance(xargs := parameters.get(XARGS), dict) and SESSION_FIELD in xargs:
-        parameters[XARGS] = {name: value for name, value in xargs.items() if name != SESSION_FIELD}
-    call["parameters"] = parameters
+    left_out = (format_field, "structured_outputs") if constrained else (format_field,)
+    call["parameters"], cut = parameters_of(data, left_out)
+    truncated = truncated or cut
     if data.get("stream"):
         call["stream"] = True
     if constrained:
@@ -67,6 +57,25 @@ def call_of(
     if truncated:
         call["truncated"] = True
     return call
+
+
+def parameters_of(data: Mapping[str, Any], left_out: Sequence[str] = ()) -> tuple[Object, bool]:
+    """What a request says beside its own fields that changes the answer, and whether some of it is too deep to be said.
+
+    Nothing in it names who asks, or signs in anywhere.
+    """
+    parameters = {}
+    truncated = False
+    for name, value in data.items():
+        if value is None or name in _OWN_FIELDS or name in _NOT_LOGGED or name in left_out:
+            continue
+        if type(value) is not str and isinstance(value, dict | list) and is_deep(value):
+            truncated = True
+        else:
+            parameters[name] = value
+    if isinstance(xargs := parameters.get(XARGS), dict) and SESSION_FIELD in xargs:
+        parameters[XARGS] = {name: value for name, value in xargs.items() if name != SESSION_FIELD}
+    return parameters, truncated
 
 
 def without_credentials_of(tools: Sequence[Object]) -> Sequence[Object]:

@@ -17,6 +17,8 @@ from shared.conversation.question_text import question_text
 
 Object = dict[str, Any]
 _ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
+_OTHER_ROLE = "other"
+"""Written for a role that an event cannot say."""
 _TEXT_PARTS = {
     "text": "text",
     "input_text": "text",
@@ -71,7 +73,7 @@ class EventConversation:
         if not isinstance(message, dict):
             raise bad_request(f"`{field}` must be an object with `role` and `content`", field)
         logged: Object = {
-            "role": role_of(message.get("role"), f"{field}.role"),
+            "role": self._role(message.get("role"), f"{field}.role"),
             "content": self.content(message.get("content"), f"{field}.content"),
         }
         for name in ("name", "tool_call_id"):
@@ -85,9 +87,21 @@ class EventConversation:
         calls = message.get("tool_calls")
         if calls is None and message.get("function_call") is not None:  # OpenAI's older form of one call.
             calls = [{"function": message["function_call"]}]
+            self.truncated = True  # vLLM passes over it, and a call without an id cannot be sent again.
         if calls:
             logged["tool_calls"] = tool_calls_of(calls, f"{field}.tool_calls")
         return logged
+
+    def _role(self, role: Any, field: str) -> str:
+        """The role of a message: also one that only a chat template knows, as far as an event can say it."""
+        if not isinstance(role, str) or not role:
+            raise bad_request(
+                f"`{field}` is {quoted(role)}; it must be a role, such as system, user, assistant or tool", field
+            )
+        if _ROLE.fullmatch(role):
+            return role
+        self.truncated = True
+        return _OTHER_ROLE
 
     def _part(self, part: Any, field: str) -> Object:
         if isinstance(part, str):
@@ -118,14 +132,6 @@ def opening_text(messages: Sequence[Object]) -> str:
 def asked_text(messages: Sequence[Object]) -> str:
     """What a second opinion reads of a conversation of an event (`question_text`)."""
     return question_text((message["role"], message.get("content")) for message in messages)
-
-
-def role_of(role: Any, field: str) -> str:
-    """Return the role of a message: also one that only a chat template knows. Raises HttpError 400."""
-    if not isinstance(role, str) or not _ROLE.fullmatch(role):
-        message = f"`{field}` is {quoted(role)}; it must be a role, such as system, user, assistant or tool"
-        raise bad_request(message, field)
-    return role
 
 
 def tool_calls_of(calls: Any, field: str) -> list[Object]:

@@ -71,6 +71,15 @@ def identity_of(data: Mapping[str, Any], headers: Headers = ()) -> Identity:
     return Identity(user, session, kept)
 
 
+def identity_in(parameters: Mapping[str, Any]) -> Identity:
+    """Return who asks, by the parameters of a request that was answered elsewhere; what is no name is passed over."""
+    found: dict[str, Any] = {name: value for name, value in parameters.items() if isinstance(value, str)}
+    for name, value in parameters.items():
+        if isinstance(value, dict):
+            found[name] = {inner: named for inner, named in value.items() if inner in _IDENTIFIERS}
+    return identity_of(found)
+
+
 def remove_identity(data: dict[str, Any]) -> None:
     """Remove from a body what says who asks."""
     for field in _PERSONAL_FIELDS:

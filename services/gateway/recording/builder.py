@@ -40,7 +40,13 @@ _ESCAPE = b"\\"
 """One byte is found at twenty times the speed of several, and many a text has nothing to escape."""
 _ESCAPE_BYTES = 6
 """The most bytes that JSON needs for a character."""
-_FINISH_REASONS = {reason.value: reason.value for reason in FinishReason} | {"function_call": "tool_calls"}
+_FINISH_REASONS = {reason.value: reason.value for reason in FinishReason} | {
+    "function_call": "tool_calls", "tool_call": "tool_calls", "tool_use": "tool_calls", "end_turn": "stop",
+    "stop_sequence": "stop", "complete": "stop", "max_tokens": "length", "model_context_window_exceeded": "length",
+    "refusal": "content_filter", "safety": "content_filter", "content_filtered": "content_filter",
+    "guardrail_intervened": "content_filter",
+}  # fmt: skip
+"""The contract's words, and those of OpenTelemetry, Anthropic, Bedrock, Cohere and Gemini for them, in lower case."""
 OLDEST, NEWEST = timedelta(days=-92), timedelta(hours=1)
 """When a prediction may have been made, seen from its arrival: Kafka keeps predictions for so long, and a clock that is
 this much ahead is wrong."""
@@ -152,7 +158,9 @@ def prediction_logged(
 
 def finish_reason_of(reason: str | None) -> str | None:
     """The contract's word for the reason that an upstream or an application gives."""
-    return None if reason is None else _FINISH_REASONS.get(reason, FinishReason.OTHER.value)
+    if reason is None:
+        return None
+    return _FINISH_REASONS.get(reason) or _FINISH_REASONS.get(reason.lower(), FinishReason.OTHER.value)
 
 
 def event_id_text(*parts: str) -> str:

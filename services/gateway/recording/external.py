@@ -15,9 +15,9 @@ from typing import Any
 from schemas.base import MAX_EVENT_BYTES, Variant, utc_now
 from services.gateway.domain import Identifiers, PredictionIds, unsigned_id
 from services.gateway.formats.api import Choice, TokenUsage
-from services.gateway.formats.calls import is_deep
+from services.gateway.formats.calls import is_deep, parameters_of
 from services.gateway.formats.conversation import EventConversation, Object
-from services.gateway.formats.identity import identity_of
+from services.gateway.formats.identity import Identity, identity_in, identity_of
 from services.gateway.formats.media import MediaReferences
 from services.gateway.formats.validation import bad_request
 from services.gateway.recording.builder import (
@@ -89,16 +89,25 @@ class ExternalPredictions:
         return min(occurred_at, now)
 
     def caller(
-        self, user: Any, session: str | None, metadata: Any, app: str | None = None, trace: TraceHeaders = ()
+        self,
+        user: Any,
+        session: str | None,
+        metadata: Any,
+        app: str | None = None,
+        trace: TraceHeaders = (),
+        parameters: Any = None,
     ) -> Caller:
         """Who a sender says asked: hashes of the user and the session, and what is kept of `metadata`.
 
-        Raises HttpError 400 for a user that is not a text, or metadata that cannot be encoded.
+        `parameters`: of the request; they name who asked where nothing else does, and their names are not kept. Raises
+        HttpError 400 for a user that is not a text, or metadata that cannot be encoded.
         """
         identity = identity_of({"user": user, "metadata": metadata})
+        given = identity_in(parameters) if isinstance(parameters, dict) else Identity()
         ids = self.identifiers
-        session_hash = ids.session_hash(session or identity.session)
-        return Caller(ids.user_hash(identity.user), session_hash, _stored_name(app), identity.metadata, trace)
+        session_hash = ids.session_hash(session or identity.session or given.session)
+        user_hash = ids.user_hash(identity.user or given.user)
+        return Caller(user_hash, session_hash, _stored_name(app), identity.metadata, trace)
 
     def prediction_ids(self, task: str, own_id: str | None, count: int = 1) -> list[str]:
         """The ids of the answers to a request: derived from the sender's own, else new ones."""
@@ -149,15 +158,14 @@ def call_of_messages(
 ) -> Object:
     """The `Call` of messages in the event's form. `fields`: others of the call.
 
-    As of the gateway's own answers, what is nested deeper than readers of an event take is left out and marked; the
-    role `developer` is `system`, as in chats.
+    As of the gateway's own answers, what is nested deeper than readers of an event take is left out and marked, and so
+    is what names people or signs in; the role `developer` is `system`, as in chats.
     """
-    parameters = parameters or {}
     kept = {name: value for name, value in fields.items() if not is_deep(value)}
-    shallow = {name: value for name, value in parameters.items() if not is_deep(value)}
+    said, cut = parameters_of(parameters or {})
     named = [{**each, "role": "system"} if each["role"] == "developer" else each for each in messages]
-    call: Object = {"api": _EXTERNAL, "messages": named, **kept, "parameters": shallow}
-    if truncated or len(kept) < len(fields) or len(shallow) < len(parameters):
+    call: Object = {"api": _EXTERNAL, "messages": named, **kept, "parameters": said}
+    if truncated or cut or len(kept) < len(fields):
         call["truncated"] = True
     return call
 

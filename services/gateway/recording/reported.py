@@ -30,7 +30,7 @@ def read_report(
 ) -> tuple[Report, MediaReferences]:
     """A prediction of the body, and what made its media's references. Raises HttpError 400 that names the field."""
     user, session = text_field(item, "user", MAX_USER), text_field(item, "session", MAX_USER)
-    caller = external.caller(user, session, item.get("metadata"), app, trace)
+    caller = external.caller(user, session, item.get("metadata"), app, trace, item.get("parameters"))
     media = external.media.keeping(task.name, caller.user_hash) if task.keeps_media else external.media
     added = prepare_messages(item, task)
     report = Report(

@@ -81,7 +81,9 @@ class SubmittedPredictions:
             task_revision=revision,
             call=call_of_messages(given.pop("messages"), **given),
             answers=[Choice(event.answer, (), finish_reason, calls, event.refusal, event.reasoning)],
-            caller=self._external.caller(event.user, event.session, event.metadata, event.app),
+            caller=self._external.caller(
+                event.user, event.session, event.metadata, event.app, parameters=event.parameters
+            ),
             own_id=event.prediction_id,
             model=event.model,
             adapter=event.adapter,

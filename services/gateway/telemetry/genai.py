@@ -33,11 +33,6 @@ _STATUSES = {
     "APIConnectionError": 502, "timeout": 504,
 }  # fmt: skip
 """The status of each `error.type` of the OpenAI and Anthropic clients; any other is a 500."""
-_FINISH_REASONS = {
-    "tool_call": "tool_calls", "tool_use": "tool_calls", "end_turn": "stop", "stop_sequence": "stop",
-    "max_tokens": "length",
-}  # fmt: skip
-"""The words of the conventions, and of Anthropic's API, for those of the chat API."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +156,7 @@ def _finish_reason(answer: Any, number: int, attributes: Attributes) -> str | No
     reasons = attributes.get("gen_ai.response.finish_reasons")
     reason = reason or (reasons[min(number, len(reasons) - 1)] if isinstance(reasons, list) and reasons else reasons)
     reason = reason or attributes.get("llm.finish_reason")
-    return _FINISH_REASONS.get(reason, reason) if isinstance(reason, str) and reason else None
+    return reason if isinstance(reason, str) and reason else None
 
 
 def _number(value: Any) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from schemas.conversation import ToolCall
 from services.gateway.formats.calls import without_credentials_of
 from services.gateway.upstreams.external import external_fields
 from shared.conversation import replay_request
@@ -327,6 +328,25 @@ async def test_long_ids_and_names_of_an_answers_calls_are_cut_in_the_event_alone
     assert len({call.id for call in event.answers[0].tool_calls}) == 2
     assert len({call.name for call in event.answers[0].tool_calls}) == 2
     assert event.answers[0].truncated
+
+
+@pytest.mark.parametrize("role", ["document 1", "документ", "r" * 33])
+async def test_a_role_that_an_event_cannot_say_is_passed_on_and_marked(gateway: Gateway, role: str) -> None:
+    given = [{"role": role, "content": "The shop opens at nine."}, {"role": "user", "content": "When?"}]
+    await gateway.ask(model="haiku", messages=given)
+    assert gateway.upstream.asked[0]["messages"][-2:] == given
+    (event,) = gateway.log.events
+    assert [message.role for message in event.call.messages[-2:]] == ["other", "user"]
+    assert event.call.truncated
+
+
+async def test_the_older_form_of_a_call_cannot_be_sent_again(gateway: Gateway) -> None:
+    call = {"name": "find", "arguments": "{}"}
+    earlier = [{"role": "assistant", "content": None, "function_call": call}, {"role": "function", "content": "3"}]
+    await gateway.ask(model="haiku", messages=[{"role": "user", "content": "How many?"}, *earlier])
+    (event,) = gateway.log.events
+    assert event.call.messages[-2].tool_calls == (ToolCall(name="find", arguments="{}"),)
+    assert not event.call.is_whole
 
 
 @pytest.mark.parametrize("tools", [[None], {"x": 1}, 5, "x"])

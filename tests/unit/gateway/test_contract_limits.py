@@ -58,9 +58,6 @@ FROM_OUTSIDE: dict[type[Event], dict[str, Field]] = {
     },
     PredictionLogged: {
         "answers.prediction_id": text("prediction_id", 500),
-        "call.messages.role": Field(
-            "messages", messages(role="r" * 32), messages(role="r" * 33), "a role, such as", "messages.0.role"
-        ),
         "model": text("model", 200),
         "adapter": text("adapter", 200),
         "answers.confidence.score": Field("confidence", 1, 1.000001, "from 0 to 1"),
@@ -86,6 +83,7 @@ CUT: dict[str, tuple[str, Any]] = {
         "messages", messages(content=[{"type": "image_url", "image_url": {"url": f"data:{NAME};base64,aGk="}}])
     ),
     "call.messages.name": ("messages", messages(name=NAME)),
+    "call.messages.role": ("messages", messages(role="r" * 33)),
     "call.messages.reasoning": ("messages", messages(reasoning=LONG)),
     "call.messages.refusal": ("messages", messages(refusal=LONG)),
     "call.messages.tool_call_id": ("messages", messages(tool_call_id=NAME)),

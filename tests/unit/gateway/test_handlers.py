@@ -204,6 +204,6 @@ async def test_nul_is_left_out_of_a_prediction_made_elsewhere_and_marks_what_had
 
 
 async def test_an_invalid_message_is_named_by_its_number_in_the_request(gateway: Gateway) -> None:
-    sent = {**ELSEWHERE, "messages": [{"role": "user", "content": "x"}, {"role": "no role", "content": "x"}]}
+    sent = {**ELSEWHERE, "messages": [{"role": "user", "content": "x"}, {"role": None, "content": "x"}]}
     error = (await gateway.http.post("/v1/predictions", json=sent)).json()["error"]
     assert error["param"] == "messages.1.role"

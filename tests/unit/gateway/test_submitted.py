@@ -124,6 +124,59 @@ async def test_a_conversation_by_http_and_by_kafka_has_the_same_roles(
     assert [message.role for message in by_kafka.call.messages] == ["system", "user"]
 
 
+async def test_parameters_of_an_answer_made_elsewhere_name_nobody_and_sign_in_nowhere(
+    gateway: Gateway, handler: SubmittedPredictions, kafka: Kafka
+) -> None:
+    parameters = {
+        "user": "ann", "metadata": {"user_id": "ann", "cart": 7}, "session_id": "s-1", "prompt_cache_key": "ann",
+        "api_key": "hunter2", "extra_headers": {"Authorization": "Bearer abc"}, "stream": True, "model": "gpt",
+        "vllm_xargs": {"session_id": "s-1", "other": 1}, "temperature": 0.5, "stop": ["\n"],
+    }  # fmt: skip
+    await handler.on_submitted([delivery(parameters=parameters)])
+    sent = {"task": HAIKU.name, "messages": [{"role": "user", "content": "q"}], "answer": "a", "latency_ms": 1}
+    await gateway.http.post("/v1/predictions", json=sent | {"parameters": parameters})
+    for event in (*kafka.logged, *gateway.log.events):
+        assert event.call.parameters == {"vllm_xargs": {"other": 1}, "temperature": 0.5, "stop": ["\n"]}
+        assert event.user_hash == keyed_hash(b"s" * 32, "ann")
+        assert event.session_hash == keyed_hash(b"s" * 32, "session/s-1")
+        assert event.metadata == {}
+        assert event.call.is_whole
+
+
+async def test_who_an_application_names_beside_the_parameters_comes_first(
+    handler: SubmittedPredictions, kafka: Kafka
+) -> None:
+    await handler.on_submitted([delivery(user="ben", parameters={"user": "ann", "session_id": ["no", "name"]})])
+    (event,) = kafka.logged
+    assert (event.user_hash, event.session_hash) == (keyed_hash(b"s" * 32, "ben"), None)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("end_turn", "stop"), ("tool_use", "tool_calls"), ("max_tokens", "length"), ("MAX_TOKENS", "length"),
+        ("STOP", "stop"), ("SAFETY", "content_filter"), ("refusal", "content_filter"), ("length", "length"),
+        ("pause_turn", "other"),
+    ],
+)  # fmt: skip
+async def test_other_providers_words_for_why_an_answer_ended_are_understood(
+    gateway: Gateway, handler: SubmittedPredictions, kafka: Kafka, said: str, meant: str
+) -> None:
+    await handler.on_submitted([delivery(finish_reason=said)])
+    sent = {"task": HAIKU.name, "messages": [{"role": "user", "content": "q"}], "answer": "a", "latency_ms": 1}
+    await gateway.http.post("/v1/predictions", json=sent | {"finish_reason": said})
+    assert [event.answers[0].finish_reason for event in (*kafka.logged, *gateway.log.events)] == [meant, meant]
+
+
+async def test_a_part_that_an_event_does_not_have_makes_a_call_that_is_not_whole(
+    handler: SubmittedPredictions, kafka: Kafka
+) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    await handler.on_submitted([delivery(messages=[{"role": "user", "content": [picture]}])])
+    (event,) = kafka.logged
+    assert not event.call.is_whole
+
+
 async def test_a_conversation_with_tools_is_logged_whole(handler: SubmittedPredictions, kafka: Kafka) -> None:
     call = {"name": "find", "arguments": '{"order": 7}', "id": "call_1"}
     messages = [
