@@ -7,10 +7,11 @@ Answering, the hot route, is `answering/`. The routes themselves are in `http.py
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from schemas.predictions import FeedbackGiven
 from schemas.tasks import TaskChanged
+from services.gateway.asgi.large_work import LargeWork
 from services.gateway.auth.grants import AccessControl, Grant, Headers
 from services.gateway.formats.media import InlineMedia
 from services.gateway.formats.validation import (
@@ -40,6 +41,14 @@ _NO_PREDICTION = (
 )
 
 
+class _Made(NamedTuple):
+    """Predictions made elsewhere: their ids and records, and what is to be kept of their media."""
+
+    ids: list[str]
+    records: list[Record]
+    kept: list[InlineMedia]
+
+
 class Handlers:
     """`public_metrics`: the metrics need no key."""
 
@@ -60,6 +69,7 @@ class Handlers:
         self._access = access
         self._public_metrics = public_metrics
         self._passed = passed
+        self._large_work = LargeWork()
 
     def models(self, headers: Headers) -> list[TaskChanged | str]:
         """The tasks that the caller may use, by name, and the names of models that pass through for it.
@@ -132,19 +142,24 @@ class Handlers:
         items = data if isinstance(data, list) else [data]
         if not 1 <= len(items) <= MAX_PREDICTIONS:
             raise bad_request(f"send one prediction or a list of 1 to {MAX_PREDICTIONS}, not {len(items)}")
+        made = await self._large_work.run(len(body), self._made, items, isinstance(data, list), grant, headers)
+        await self._log.append(made.records, made.kept or None)
+        return made.ids
+
+    def _made(self, items: list[Any], is_list: bool, grant: Grant, headers: Headers) -> _Made:
+        """What is recorded of predictions. May be called in a thread. Raises HttpError that names the invalid one."""
         trace = event_headers(headers)
-        ids, records, kept = [], [], list[InlineMedia]()
+        made = _Made([], [], [])
         for number, item in enumerate(items):
             try:
-                prediction_id, record = self._prediction(item, grant, trace, kept)
+                prediction_id, record = self._prediction(item, grant, trace, made.kept)
             except HttpError as error:
-                if isinstance(data, list):
+                if is_list:
                     error.body["error"]["message"] = f"prediction {number}: {error.body['error']['message']}"
                 raise
-            ids.append(prediction_id)
-            records.append(record)
-        await self._log.append(records, kept or None)
-        return ids
+            made.ids.append(prediction_id)
+            made.records.append(record)
+        return made
 
     def _prediction(self, item: Any, grant: Grant, trace: TraceHeaders, kept: list[InlineMedia]) -> tuple[str, Record]:
         """A prediction's id and record. What is to be kept of its media is added to `kept`."""

@@ -37,15 +37,11 @@ WHOLE = [Case(connections) for connections in (1, 16, 64)]
 STREAMED = [Case(connections, stream=True) for connections in (1, 16, 64)]
 LONG = [Case(connections, kilobytes=100) for connections in (1, 16)]
 MIN_RATIOS = {
-    WHOLE[0]: {PORTKEY: 2.0, BARE: 0.6},
-    WHOLE[1]: AIMS,
-    WHOLE[2]: AIMS,
+    **{case: AIMS for case in WHOLE},
     STREAMED[-1]: {BARE: 0.6},
-    LONG[0]: {PORTKEY: 2.0, BARE: 0.5},
-    LONG[1]: {PORTKEY: 2.0},
+    **{case: {PORTKEY: 2.0, BARE: 0.5} for case in LONG},
 }
-"""Which aims each load has. At one connection the pass-through itself may be less than 20 times as fast as LiteLLM.
-Sixteen long conversations at once are measured without an aim beside it: docs/benchmarks.md says what they cost."""
+"""Which aims each load has."""
 
 
 def main() -> None:

@@ -73,7 +73,7 @@ class Answerer:
         """By base model: fields that the gateway adds to requests and its server refuses. Threads read them."""
         self._refused_by_external: frozenset[str] = frozenset()
         """Those that the external model's server refuses."""
-        self.count_tokens = TokenCounter(tasks, sources.replicas, pass_through)
+        self.count_tokens = TokenCounter(tasks, sources.replicas, pass_through, self._large_work)
 
     def endpoint(self, api: type[ApiRequest]) -> Endpoint:
         """The route that answers the requests of this API."""

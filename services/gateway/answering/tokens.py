@@ -7,6 +7,7 @@ import orjson
 from services.gateway.answering.failures import client_error
 from services.gateway.answering.pass_through import PassThrough
 from services.gateway.asgi.exchange import Exchange, Reply, json_reply
+from services.gateway.asgi.large_work import LargeWork
 from services.gateway.formats.anthropic.messages import MessagesRequest
 from services.gateway.formats.validation import read_object, text_field
 from services.gateway.tasks.served import ServedTasks
@@ -19,10 +20,13 @@ class TokenCounter:
 
     path = "/v1/messages/count_tokens"
 
-    def __init__(self, tasks: ServedTasks, replicas: Upstream, pass_through: PassThrough | None = None) -> None:
+    def __init__(
+        self, tasks: ServedTasks, replicas: Upstream, pass_through: PassThrough | None, large_work: LargeWork
+    ) -> None:
         self._tasks = tasks
         self._replicas = replicas
         self._pass_through = pass_through
+        self._large_work = large_work
 
     async def __call__(self, exchange: Exchange) -> Reply | None:
         data = read_object(exchange.body)
@@ -30,7 +34,7 @@ class TokenCounter:
         if self._pass_through is not None and self._pass_through.takes(exchange.grant, name):
             return await self._pass_through.answer(exchange, self.path, data)
         exchange.grant.require(name)
-        request = MessagesRequest(data, self._tasks.get(name))
+        request = await self._large_work.run(exchange.size, MessagesRequest, data, self._tasks.get(name))
         model = request.task.spec.base_model
         try:
             asked, lines = request.encode_for_tokenizer(model), exchange.upstream_headers

@@ -8,11 +8,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
 
+from services.gateway import handlers
+from services.gateway.answering import tokens
 from services.gateway.asgi.large_work import LARGE_BYTES, LargeWork
 from services.gateway.formats import validation
 from services.gateway.formats.chat import ChatRequest
@@ -29,6 +32,7 @@ PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + 
 LARGE = {"model": "haiku", "messages": [{"role": "user", "content": [{"type": "text", "text": "what?"}, PICTURE]}]}
 SMALL = {"model": "support", "messages": [{"role": "user", "content": "hello"}]}
 PADDING = b" " * LARGE_BYTES
+USER = {"role": "user", "content": "hello"}
 
 
 @pytest.mark.parametrize(
@@ -205,6 +209,33 @@ async def test_large_bodies_are_worked_on_one_at_a_time_and_small_ones_at_once()
     assert await work.run(LARGE_BYTES + 1, threading.get_ident) != threading.get_ident()
     with pytest.raises(ZeroDivisionError):
         await work.run(LARGE_BYTES + 1, divmod, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "work", "body"),
+    [
+        ("/v1/predictions", handlers, {"task": "haiku", "messages": [USER], "answer": "a", "latency_ms": 1}),
+        ("/v1/messages/count_tokens", tokens, {"model": "haiku", "messages": [USER]}),
+    ],
+)
+async def test_what_is_large_and_no_question_leaves_the_event_loop_too(
+    monkeypatch: pytest.MonkeyPatch, path: str, work: ModuleType, body: dict[str, Any]
+) -> None:
+    threads: list[bool] = []
+    name = "read_report" if work is handlers else "MessagesRequest"
+    original = getattr(work, name)
+
+    def seen(*arguments: Any) -> Any:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return original(*arguments)
+
+    monkeypatch.setattr(work, name, seen)
+    async with serving(limits=BodyLimits()) as gateway:
+        gateway.upstream.answer = {"count": 7}
+        for padding in (b"", PADDING):
+            response = await gateway.http.post(path, content=orjson.dumps(body) + padding)
+            assert response.status_code == 200, response.text
+    assert threads == [True, False]
 
 
 async def test_an_error_in_a_large_body_is_the_clients(gateway: Gateway) -> None:
