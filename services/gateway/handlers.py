@@ -58,6 +58,7 @@ class Handlers:
         log: EventLog,
         external: ExternalPredictions,
         access: AccessControl,
+        large_work: LargeWork,
         public_metrics: bool = False,
         passed: PassedModels = NO_MODELS,
     ) -> None:
@@ -69,7 +70,7 @@ class Handlers:
         self._access = access
         self._public_metrics = public_metrics
         self._passed = passed
-        self._large_work = LargeWork()
+        self._large_work = large_work
 
     def models(self, headers: Headers) -> list[TaskChanged | str]:
         """The tasks that the caller may use, by name, and the names of models that pass through for it.

@@ -12,6 +12,7 @@ from schemas.tasks import TaskChanged
 from services.gateway.answering.answer import Answerer, AnswerSources
 from services.gateway.answering.pass_through import PassThrough
 from services.gateway.asgi.admission import Admission
+from services.gateway.asgi.large_work import LargeWork
 from services.gateway.asgi.protocol import BoundedHttpProtocol
 from services.gateway.auth.grants import AccessControl
 from services.gateway.auth.rate_limits import TokenBuckets
@@ -89,7 +90,8 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     )
     passed = PassedModels(settings.pass_models)
     pass_through = _pass_through(settings, passed, tasks, identifiers.predictions, log, metrics)
-    answerer = Answerer(tasks, flags, sources, recorder, identifiers, pass_through)
+    large_work = LargeWork()
+    answerer = Answerer(tasks, flags, sources, recorder, identifiers, large_work, pass_through)
     readiness = Readiness(settings, access, tasks, replicas, flags, log)
     metrics.registry.register(
         SpoolCollector(lambda: log.backlog, lambda: log.fullness, lambda: log.sync_failures, readiness.shipper_status)
@@ -98,7 +100,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     elsewhere = ExternalPredictions(identifiers, settings.gateway_event_bytes)
     ingest = TelemetryIngest(tasks, log, elsewhere, metrics, correlation, options)
     admission = Admission(access, settings.body_limits)
-    handlers = Handlers(tasks, log, elsewhere, access, settings.gateway_public_metrics, passed)
+    handlers = Handlers(tasks, log, elsewhere, access, large_work, settings.gateway_public_metrics, passed)
     protocol = functools.partial(BoundedHttpProtocol, write_seconds=settings.gateway_write_seconds)
     app = build_app(
         answerer, handlers, metrics, readiness.missing, readiness.notes,

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from schemas.conversation import Answer, Call
+from shared.text_ends import first_end, last_end
 
 QUESTION_BYTES = 256 * 1024
 """The most of a conversation, and of an answer, that a person is asked about."""
@@ -22,8 +23,6 @@ _MARK_BYTES = 48
 _MIN_KEPT = 64
 _MARGIN = 1_024
 """Characters in which a place to cut is looked for, and an eighth of what is kept at most."""
-_PLACES = (("\n",), (". ", "! ", "? ", "。"), (" ",))
-"""What a text is cut behind, the best first."""
 _MESSAGE_TEXTS = ("content", "reasoning", "refusal")
 
 
@@ -99,31 +98,14 @@ class _Text:
         kept = max(_MIN_KEPT, int(len(text) * max_bytes / self.size) - _MARK_BYTES)
         if kept >= len(text):
             return
-        end, start = _end_of_head(text, kept - kept // 2), _start_of_tail(text, len(text) - kept // 2)
+        end, start = kept - kept // 2, len(text) - kept // 2
+        margin = min(_MARGIN, kept // 8)
+        end = last_end(text, end - margin, end) or end
+        start = first_end(text, start, start + margin) or start
         shorter = text[:end] + _MARK.format(start - end) + text[start:]
         if self.is_json:
             shorter = orjson.dumps(shorter).decode()
         self.holder[self.name] = shorter
-
-
-def _end_of_head(text: str, end: int) -> int:
-    """Return where the beginning of a text ends if `end` characters may be kept; `end` if it has no such place."""
-    first = end - min(_MARGIN, end // 4)
-    for marks in _PLACES:
-        found = [at + len(mark) for mark in marks if (at := text.rfind(mark, first, end)) >= 0]
-        if found:
-            return max(found)
-    return end
-
-
-def _start_of_tail(text: str, start: int) -> int:
-    """Return where the end of a text begins if it may not begin before `start`."""
-    last = start + min(_MARGIN, (len(text) - start) // 4)
-    for marks in _PLACES:
-        found = [at + len(mark) for mark in marks if (at := text.find(mark, start, last)) >= 0]
-        if found:
-            return min(found)
-    return start
 
 
 def _call_texts(call: dict[str, Any]) -> Iterator[_Text]:

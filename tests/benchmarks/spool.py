@@ -24,6 +24,7 @@ import orjson
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.gateway.answering.answer import Answerer, AnswerSources
 from services.gateway.asgi.exchange import Exchange
+from services.gateway.asgi.large_work import LargeWork
 from services.gateway.domain import Identifiers, PredictionIds
 from services.gateway.formats.chat import ChatRequest
 from services.gateway.formats.media import MediaReferences
@@ -148,7 +149,7 @@ async def _ask(log: EventLog, clients: int) -> Timed:
     await tasks.put(SPEC.name, TaskChanged(task=SPEC.name, task_revision=SPEC.revision, spec=SPEC))
     metrics, identifiers = Metrics(), Identifiers(PredictionIds(bytes(32)), bytes(32))
     sources, recorder = AnswerSources(Answers()), Recorder(timed, metrics, MediaReferences(bytes(32)))
-    answerer = Answerer(ServedTasks(tasks, metrics), NoFlags(), sources, recorder, identifiers)
+    answerer = Answerer(ServedTasks(tasks, metrics), NoFlags(), sources, recorder, identifiers, LargeWork())
     answer = answerer.endpoint(ChatRequest)
     body = orjson.dumps(QUESTION)
 

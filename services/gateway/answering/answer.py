@@ -56,6 +56,7 @@ class Answerer:
         sources: AnswerSources,
         recorder: Recorder,
         identifiers: Identifiers,
+        large_work: LargeWork,
         pass_through: PassThrough | None = None,
     ) -> None:
         self._tasks = tasks
@@ -68,12 +69,12 @@ class Answerer:
         self._new_id = identifiers.predictions.new
         self._identifiers = identifiers
         self._pass_through = pass_through
-        self._large_work = LargeWork()
+        self._large_work = large_work
         self._refused: dict[str, frozenset[str]] = {}
         """By base model: fields that the gateway adds to requests and its server refuses. Threads read them."""
         self._refused_by_external: frozenset[str] = frozenset()
         """Those that the external model's server refuses."""
-        self.count_tokens = TokenCounter(tasks, sources.replicas, pass_through, self._large_work)
+        self.count_tokens = TokenCounter(tasks, sources.replicas, pass_through, large_work)
 
     def endpoint(self, api: type[ApiRequest]) -> Endpoint:
         """The route that answers the requests of this API."""

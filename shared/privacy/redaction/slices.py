@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared.privacy.redaction.spans import TextSpan
+from shared.text_ends import last_end
 
 MAX_SLICE = 20_000
 """Characters of a slice: a tenth of a second's work."""
 _CONTEXT = 300
 """Characters before and behind a slice that are looked at with it: longer than a name, an address or an account."""
-_ENDS = (("\n\n",), ("\n",), (". ", "! ", "? "), (" ",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,4 @@ def slice_from(text: str, start: int) -> TextSlice:
     end = start + MAX_SLICE
     if end >= len(text):
         return TextSlice(text, start, len(text))
-    for marks in _ENDS:
-        found = max(text.rfind(mark, start + MAX_SLICE // 2, end) + len(mark) for mark in marks)
-        if found > start + MAX_SLICE // 2:
-            return TextSlice(text, start, found)
-    return TextSlice(text, start, end)
+    return TextSlice(text, start, last_end(text, start + MAX_SLICE // 2, end) or end)

@@ -25,6 +25,7 @@ from services.gateway.answering.pass_through import PassThrough
 from services.gateway.asgi.admission import Admission
 from services.gateway.asgi.app import AsgiApp
 from services.gateway.asgi.in_flight import BytesInFlight
+from services.gateway.asgi.large_work import LargeWork
 from services.gateway.auth.grants import AccessControl
 from services.gateway.domain import Identifiers, PredictionIds
 from services.gateway.formats.media import InlineMedia, MediaReferences
@@ -286,10 +287,11 @@ async def serving(
     recorder = Recorder(log, metrics, MediaReferences(b"m" * 32), options=options)
     sources = AnswerSources(replicas or upstream, external, "large" if external else None)
     pass_through = PassThrough(*passing, tasks, identifiers.predictions, log, metrics) if passing else None
-    answerer = Answerer(tasks, flags, sources, recorder, identifiers, pass_through)
+    large_work = LargeWork()
+    answerer = Answerer(tasks, flags, sources, recorder, identifiers, large_work, pass_through)
     passed = passing[1] if passing else NO_MODELS
     handlers, missing = (
-        Handlers(tasks, log, ExternalPredictions(identifiers), access, public_metrics, passed),
+        Handlers(tasks, log, ExternalPredictions(identifiers), access, large_work, public_metrics, passed),
         list[str](),
     )
     admission = Admission(access, limits)

@@ -25,8 +25,6 @@ _KINDS = {
     "PERSON": "person", "GPE": "town", "LOC": "town", "ORG": "other", "NORP": "other", "FAC": "other",
     "PRODUCT": "other", "WORK_OF_ART": "other", "EVENT": "other", "LAW": "other", "LANGUAGE": "other",
 }  # fmt: skip
-
-
 _MAX_WORDS = 500_000
 """Words that a model has seen when it is loaded anew: 30 MB."""
 _one_at_a_time = threading.Lock()
