@@ -38,6 +38,10 @@ class CycleFinished(Event):
     reason: str = Field(max_length=2_000)
     adapter: Identifier | None = None
     seconds: float = Field(ge=0.0)
+    ended_by: UUID | None = Field(
+        default=None,
+        description="Id of the event that ended it: of another topic, it may be read later. None: an operator did.",
+    )
 
 
 class StepProgressed(Event):

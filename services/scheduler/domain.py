@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, get_args
+from uuid import UUID
 
 from croniter import CroniterBadDateError, croniter
 
@@ -139,8 +140,8 @@ def cycle_end(event: Event) -> CycleEnd | None:
     return None
 
 
-def cycle_finished(started: CycleStarted, end: CycleEnd, at: datetime) -> CycleFinished:
-    """Return the event of a cycle's end. Its id follows from the cycle's."""
+def cycle_finished(started: CycleStarted, end: CycleEnd, at: datetime, ended_by: UUID | None) -> CycleFinished:
+    """Return the event of a cycle's end. Its id follows from the cycle's. `ended_by`: None for an operator."""
     return CycleFinished(
         event_id=event_id("cycle finished", started.cycle_id),
         occurred_at=at,
@@ -151,6 +152,7 @@ def cycle_finished(started: CycleStarted, end: CycleEnd, at: datetime) -> CycleF
         reason=end.reason,
         adapter=end.adapter,
         seconds=max(0.0, (at - started.occurred_at).total_seconds()),
+        ended_by=ended_by,
     )
 
 

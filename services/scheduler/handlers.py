@@ -102,9 +102,8 @@ class Handlers:
         The service of its step ends the job that works for it; a candidate that was evaluated by then goes on.
         """
         cycle = await self._cycles.get(cycle_id)
-        by = event_id("stopped by an operator", cycle_id)
         return cycle is not None and await self._finish(
-            cycle, CycleEnd("failed", "stopped by an operator"), self.now(), by
+            cycle, CycleEnd("failed", "stopped by an operator"), self.now(), None
         )
 
     async def what_holds_up(self, task: str) -> str:
@@ -185,9 +184,10 @@ class Handlers:
             logger.info("%s of unknown cycle %s ignored", type(event).__name__, event.cycle_id)
         return cycle
 
-    async def _finish(self, cycle: Cycle, end: CycleEnd, at: datetime, by: UUID) -> bool:
-        """End a cycle by event `by`. A later end, such as a rollback after the promotion, changes nothing."""
-        finished = cycle_finished(cycle.started, end, at)
+    async def _finish(self, cycle: Cycle, end: CycleEnd, at: datetime, ended_by: UUID | None) -> bool:
+        """End a cycle by an event, or by an operator. A later end, such as a rollback, changes nothing."""
+        finished = cycle_finished(cycle.started, end, at, ended_by)
+        by = ended_by or event_id("stopped by an operator", finished.cycle_id)
         async with self._ending:  # Else a tick would announce it, too.
             if not await self._cycles.finish(finished, by):
                 return False

@@ -186,8 +186,9 @@ async def _restore_start(connection: AsyncConnection, started: CycleStarted, fin
 
 
 def _announced_end(finished: CycleFinished) -> dict[str, Any]:
-    """The columns of an end. Which event brought it is not known any more."""
-    return {"finished": finished.model_dump(mode="json"), "finished_by": finished.event_id, "end_announced": True}
+    """The columns of an end."""
+    ended_by = finished.ended_by or finished.event_id
+    return {"finished": finished.model_dump(mode="json"), "finished_by": ended_by, "end_announced": True}
 
 
 def _progress(cycle_id: str, at: datetime) -> Any:

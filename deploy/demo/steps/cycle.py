@@ -39,6 +39,15 @@ class CyclePage:
         events = self.events(topic)
         return events[-1] if events else None
 
+    @property
+    def is_complete(self) -> bool:
+        """True once the cycle's end and what ended it are there: the console reads topics side by side."""
+        finished = self.last("cycles.finished")
+        if finished is None:
+            return False
+        ended_by = finished.get("ended_by")
+        return ended_by is None or any(step["event"]["event_id"] == ended_by for step in self.steps)
+
 
 OnPoll = Callable[[CyclePage], object]
 """Called at every poll. A changed return value is a sign of life."""
@@ -72,7 +81,7 @@ async def follow(
         failed = page.last("steps.failed")
         if failed is not None:
             raise CycleStepFailed(failed)
-        if page.last("cycles.finished"):
+        if page.is_complete:
             return None, page
         if (state := (page, on_poll(page))) != last_state:
             last_state, deadline = state, time.monotonic() + seconds

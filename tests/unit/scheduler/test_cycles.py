@@ -295,7 +295,7 @@ async def test_the_end_of_a_stopped_cycle_that_could_not_be_announced_is_announc
     for _ in range(2):
         await bench.handlers.tick()
     (finished,) = bench.of(CycleFinished)
-    assert (finished.cycle_id, finished.outcome) == (cycle_id, "failed")
+    assert (finished.cycle_id, finished.outcome, finished.ended_by) == (cycle_id, "failed", None)
 
 
 async def test_a_cycle_that_was_stopped_before_it_was_announced_never_begins(bench: SchedulerBench) -> None:
@@ -396,6 +396,7 @@ async def test_a_rollout_ends_its_cycle_once_however_often_it_is_delivered(
     await bench.handlers.on_step(event)
     finished = bench.of(CycleFinished)
     assert {(f.event_id, f.outcome, f.seconds) for f in finished} == {(finished[0].event_id, outcome, 300.0)}
+    assert {f.ended_by for f in finished} == {event.event_id}
 
 
 async def test_a_rollback_after_the_promotion_neither_reopens_nor_ends_the_cycle(bench: SchedulerBench) -> None:

@@ -164,6 +164,24 @@ async def test_a_timeout_is_an_error_and_a_finished_cycle_is_not() -> None:
     assert last.last("cycles.finished") == {"reason": "x"}
 
 
+@pytest.mark.parametrize("topic", ["adapters.evaluated.v1", "steps.failed.v1"])
+async def test_what_ended_a_cycle_is_waited_for_where_the_console_reads_of_the_end_first(topic: str) -> None:
+    finished = ("cycles.finished.v1", {"event_id": "2", "reason": "offline gates failed", "ended_by": "1"})
+    event = {"event_id": "1", "service": "trainer", "step": "training", "reason": "no disk", "way_out": "free some"}
+    pages = Pages(page(finished), page((topic, event), finished))
+    if topic == "steps.failed.v1":
+        with pytest.raises(CycleStepFailed, match="no disk"):
+            await followed(pages, event_of("adapters.evaluated"))
+    else:
+        assert (await followed(pages, event_of("adapters.evaluated")))[0] == event
+
+
+async def test_a_cycle_that_ended_by_another_event_is_over() -> None:
+    pages = Pages(page(("datasets.built.v1", {"event_id": "1"}), ("cycles.finished.v1", {"ended_by": "1"})))
+    event, _ = await followed(pages, event_of("adapters.evaluated"), seconds=-1.0)
+    assert event is None
+
+
 async def test_a_stage_that_was_passed_between_two_polls_is_still_found() -> None:
     changed = "rollouts.changed.v1"
     pages = Pages(page(*((changed, {"stage": stage}) for stage in ("shadow", "canary", "promoted"))))
