@@ -1,7 +1,6 @@
 """Writes what arrives in one turn of the event loop as one frame of the spool: one encryption, one write.
 
-With many requests at once that is a tenth of a request's processor time. A request that is alone does not wait for the
-end of its turn: as long as the turns have one each, it is written at once.
+With many requests at once that is a tenth of a request's processor time.
 """
 
 from __future__ import annotations
@@ -10,10 +9,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from services.gateway.turn_batch import TurnBatch
 from shared.spool import Record
-
-_MAX_GROUP_BYTES = 64 * 1024
-"""A group of more is written at once: waiting saves nothing then, and the processor still has it in its cache."""
 
 
 class _Waiting(NamedTuple):
@@ -26,42 +23,23 @@ class GroupCommit:
 
     def __init__(self, write: Callable[[Sequence[Record]], None]) -> None:
         self._write = write
-        self._group: list[_Waiting] = []
-        self._bytes = 0
-        self._in_turn = 0
-        """How many requests have come in this turn."""
-        self._was_alone = True
-        """Whether no more than one came in the last turn that had any."""
+        self._batch: TurnBatch[_Waiting] = TurnBatch(self._write_group)
 
     def append(self, records: Sequence[Record]) -> asyncio.Future[None] | None:
         """Write them now, and return None or raise what `write` raised; or return a future that ends so.
 
         Cancelling it does not take them back.
         """
-        loop = asyncio.get_running_loop()
-        self._in_turn += 1
-        if self._in_turn == 1:
-            loop.call_soon(self._end_turn)
-            if self._was_alone:
-                self._write(records)
-                return None
-        written = loop.create_future()
-        self._group.append(_Waiting(records, written))
-        for record in records:
-            self._bytes += len(record.value)
-        if self._bytes > _MAX_GROUP_BYTES:
-            self.flush()
-        return written
-
-    def _end_turn(self) -> None:
-        self._was_alone, self._in_turn = self._in_turn == 1, 0
-        self.flush()
+        if self._batch.comes_alone():
+            self._write(records)
+            return None
+        waiting = _Waiting(records, asyncio.get_running_loop().create_future())
+        self._batch.add(waiting, sum(len(record.value) for record in records))
+        return waiting.written
 
     def flush(self) -> None:
         """Write what waits."""
-        group, self._group, self._bytes = self._group, [], 0
-        if group:
-            self._write_group(group)
+        self._batch.flush()
 
     def _write_group(self, group: Sequence[_Waiting]) -> None:
         """Write a group. If that fails each request is tried alone, so that it fails or not on its own."""

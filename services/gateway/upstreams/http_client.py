@@ -19,7 +19,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from services.gateway.upstreams.connection import Connection
+from services.gateway.turn_batch import TurnBatch
+from services.gateway.upstreams.connection import Connection, send_together
 from services.gateway.upstreams.connection import ConnectionLost as ConnectionLost
 from shared.addresses import without_credentials
 from shared.errors import ConfigurationError
@@ -82,6 +83,7 @@ class UpstreamClient:
         self._connection_limit = connection_limit
         self._wait_seconds = wait_seconds
         self._idle: list[Connection] = []
+        self._batch = TurnBatch(send_together)
         self._heads: dict[tuple[str, str], bytes] = {}
         host = f"[{self._host}]" if ":" in self._host else self._host
         fields = {"host": f"{host}:{port}" if port else host, **headers}
@@ -195,7 +197,9 @@ class UpstreamClient:
         try:
             loop = asyncio.get_running_loop()
             async with asyncio.timeout_at(min(loop.time() + self._connect_seconds, deadline)):
-                _, connection = await loop.create_connection(Connection, self._host, self._port, ssl=self._tls)
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self._batch), self._host, self._port, ssl=self._tls
+                )
         except OSError as error:  # Includes TimeoutError and ssl.SSLError.
             if _is_shortage(error):
                 message = f"this machine refuses it: {error}: raise its limits of open files (ulimit -n) or local ports"
