@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, ClassVar
 
@@ -38,9 +38,18 @@ class ServerSentEventParser:
     def __init__(self) -> None:
         self._rest = b""
 
-    def feed(self, piece: bytes) -> Iterator[bytes]:
-        """Yield the data of the events that are complete now. Raises ValueError if an event does not end."""
+    def feed(self, piece: bytes) -> Iterable[bytes]:
+        """Return the data of the events that are complete now. Raises ValueError if an event does not end."""
         rest = self._rest + piece if self._rest else piece
+        if rest.startswith(b"data: ") and rest.endswith(b"\n\n"):
+            events = rest[6:-2].split(b"\n\ndata: ")
+            if rest.count(b"\n") == 2 * len(events) and b"" not in events:
+                self._rest = b""
+                return events
+        return self._split(rest)
+
+    def _split(self, rest: bytes) -> Iterator[bytes]:
+        """Split what is not just whole events of one line of data each, as most pieces are."""
         if b"\r" in rest:
             rest = rest.replace(b"\r\n", b"\n")
         *events, self._rest = rest.split(b"\n\n")

@@ -14,8 +14,6 @@ from services.gateway.turn_batch import TurnBatch
 
 _MAX_UNREAD_BYTES = 256 * 1024
 """With more unread bytes of a stream, reading from the socket pauses, so that the server waits."""
-
-
 _MAX_COPIED_BYTES = 64 * 1024
 """A longer body is not copied to be sent with its head in one system call: two buffers cost less then."""
 
@@ -87,6 +85,14 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self.close()
+            return
+        if self._streaming and not self.complete:
+            self._unread_bytes += len(data)
+            if self._unread_bytes > _MAX_UNREAD_BYTES and not self._paused:
+                self._paused = True
+                self._transport.pause_reading()
+        if self._streaming or self.complete:
+            self._wake()
 
     def on_message_begin(self) -> None:
         if self.complete:  # A second response that came together with the first.
@@ -104,25 +110,15 @@ class Connection(asyncio.Protocol):
             self.headers = {}
             return
         self._has_headers = True
-        if self._streaming:
-            self._wake()
 
     def on_body(self, body: bytes) -> None:
-        if self.complete:
-            return
-        self._parts.append(body)
-        if self._streaming:
-            self._unread_bytes += len(body)
-            if self._unread_bytes > _MAX_UNREAD_BYTES and not self._paused:
-                self._paused = True
-                self._transport.pause_reading()
-            self._wake()
+        if not self.complete:
+            self._parts.append(body)
 
     def on_message_complete(self) -> None:
         if self._has_headers and not self.complete:
             self.complete = True
             self.reusable = self._parser.should_keep_alive()
-            self._wake()
 
     def send(self, head: bytes, body: bytes, *, streaming: bool) -> None:
         """Send a request, at the end of the turn where others come with it: a server on this machine then wakes once

@@ -246,6 +246,8 @@ class ResponseStream:
 
     async def finish(self) -> None:
         """Read what is left, which is usually just the end, for a second at most: then the connection is reused."""
+        if self._connection.complete:
+            return
         deadline = min(self._clock() + _END_SECONDS, self._deadline)
         with contextlib.suppress(ConnectionLost, TimeoutError):
             while await self._connection.read_piece(deadline) and self._clock() < deadline:
