@@ -37,11 +37,15 @@ WHOLE = [Case(connections) for connections in (1, 16, 64)]
 STREAMED = [Case(connections, stream=True) for connections in (1, 16, 64)]
 LONG = [Case(connections, kilobytes=100) for connections in (1, 16)]
 MIN_RATIOS = {
-    **{case: AIMS for case in WHOLE},
+    WHOLE[0]: {**AIMS, LITELLM: 10.0},
+    WHOLE[1]: AIMS,
+    WHOLE[2]: AIMS,
     STREAMED[-1]: {BARE: 0.6},
-    **{case: {PORTKEY: 2.0, BARE: 0.5} for case in LONG},
+    LONG[0]: {PORTKEY: 2.0, BARE: 0.5},
+    LONG[1]: {PORTKEY: 2.0},
 }
-"""Which aims each load has."""
+"""Which aims each load has. At one connection the pass-through itself is 23 to 26 times as fast as LiteLLM. Sixteen
+long conversations at once are measured beside the pass-through without an aim: docs/benchmarks.md says why."""
 
 
 def main() -> None:
