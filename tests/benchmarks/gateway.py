@@ -44,7 +44,7 @@ MIN_RATIOS = {
     LONG[0]: {PORTKEY: 2.0, BARE: 0.5},
     LONG[1]: {PORTKEY: 2.0},
 }
-"""Which aims each load has. At one connection the pass-through itself is 23 to 26 times as fast as LiteLLM. Sixteen
+"""Which aims each load has. At one connection the pass-through itself is 19 to 26 times as fast as LiteLLM. Sixteen
 long conversations at once are measured beside the pass-through without an aim: docs/benchmarks.md says why."""
 
 
