@@ -11,6 +11,8 @@ from typing import Any, Protocol
 from deploy.demo.errors import CycleStepFailed, StepTimeout
 
 POLL_SECONDS = 0.5
+_SETTLING_SECONDS = 30.0
+"""How long after a cycle's end the console may show what ended it: it reads topics side by side."""
 
 
 class CycleClient(Protocol):
@@ -40,12 +42,9 @@ class CyclePage:
         return events[-1] if events else None
 
     @property
-    def is_complete(self) -> bool:
-        """True once the cycle's end and what ended it are there: the console reads topics side by side."""
-        finished = self.last("cycles.finished")
-        if finished is None:
-            return False
-        ended_by = finished.get("ended_by")
+    def shows_what_ended_it(self) -> bool:
+        """True if the event that ended the cycle is there, too, or an operator did."""
+        ended_by = (self.last("cycles.finished") or {}).get("ended_by")
         return ended_by is None or any(step["event"]["event_id"] == ended_by for step in self.steps)
 
 
@@ -74,6 +73,7 @@ async def follow(
     """
     last_state: object = None
     deadline = time.monotonic() + seconds
+    ended_at: float | None = None
     while True:
         page = CyclePage.of(await console.cycle(cycle_id))
         if event := find(page):
@@ -81,8 +81,10 @@ async def follow(
         failed = page.last("steps.failed")
         if failed is not None:
             raise CycleStepFailed(failed)
-        if page.is_complete:
-            return None, page
+        if page.last("cycles.finished"):
+            ended_at = ended_at or time.monotonic()
+            if page.shows_what_ended_it or time.monotonic() > ended_at + _SETTLING_SECONDS:
+                return None, page
         if (state := (page, on_poll(page))) != last_state:
             last_state, deadline = state, time.monotonic() + seconds
         if time.monotonic() > deadline:

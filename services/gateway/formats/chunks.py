@@ -41,7 +41,7 @@ class ServerSentEventParser:
     def feed(self, piece: bytes) -> Iterable[bytes]:
         """Return the data of the events that are complete now. Raises ValueError if an event does not end."""
         rest = self._rest + piece if self._rest else piece
-        if rest.startswith(b"data: ") and rest.endswith(b"\n\n"):
+        if rest.startswith(b"data: ") and rest.endswith(b"\n\n") and b"\r" not in rest:
             events = rest[6:-2].split(b"\n\ndata: ")
             if rest.count(b"\n") == 2 * len(events) and b"" not in events:
                 self._rest = b""

@@ -31,6 +31,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, batch: TurnBatch[Connection]) -> None:
         self._batch = batch
         self._unsent = b""
+        self._is_tls = False
         self.closed = False
         self.complete = True
         self.reusable = False
@@ -57,6 +58,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        self._is_tls = transport.get_extra_info("ssl_object") is not None
 
     @property
     def usable(self) -> bool:
@@ -68,11 +70,12 @@ class Connection(asyncio.Protocol):
         return not self.closed and not self._poll.poll(0)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.closed = True
+        by_server, self.closed = not self.closed, True
         if self._timer is not None:
             self._timer.cancel()
-        if error is None and self._has_headers and not self.headers.keys() & {b"content-length", b"transfer-encoding"}:
-            self.complete = True  # A body without a length ends when the connection closes.
+        has_length = self.headers.keys() & {b"content-length", b"transfer-encoding"}
+        if by_server and error is None and self._has_headers and not has_length:
+            self.complete = True  # A body without a length ends when the server closes the connection.
         if self._on_lost is not None:
             self._on_lost()
         self._wake()
@@ -86,7 +89,7 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self.close()
             return
-        if self._streaming and not self.complete:
+        if self._streaming and self._parts and not self.complete:
             self._unread_bytes += len(data)
             if self._unread_bytes > _MAX_UNREAD_BYTES and not self._paused:
                 self._paused = True
@@ -122,13 +125,17 @@ class Connection(asyncio.Protocol):
 
     def send(self, head: bytes, body: bytes, *, streaming: bool) -> None:
         """Send a request, at the end of the turn where others come with it: a server on this machine then wakes once
-        for all. `streaming`: the response will be read piece by piece."""
+        for all. `streaming`: the response will be read piece by piece.
+
+        With TLS it is sent at once: what has come by the end of the turn may be a session ticket, and no sign that the
+        connection is not to be used.
+        """
         self.status, self.headers, self._parts, self._unread_bytes = 0, {}, [], 0
         self.complete = self.reusable = self._has_headers = False
         self._streaming = streaming
         if len(body) > _MAX_COPIED_BYTES:
             self._transport.writelines((head, body))
-        elif self._batch.comes_alone():
+        elif self._is_tls or self._batch.comes_alone():
             self._transport.write(head + body)
         else:
             self._unsent = head + body

@@ -12,14 +12,9 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from services.gateway.upstreams.http_client import (
     ConnectFailed,
@@ -30,6 +25,7 @@ from services.gateway.upstreams.http_client import (
     UpstreamResponse,
 )
 from shared.errors import ConfigurationError
+from tests.unit.gateway.certificates import self_signed
 from tests.unit.gateway.conftest import no_free_files
 from tests.waiting import PATIENCE_SECONDS
 
@@ -227,6 +223,24 @@ async def test_a_response_that_takes_too_long_closes_its_connection(start: Start
     async with asyncio.timeout(PATIENCE_SECONDS):
         while server.open_now:
             await asyncio.sleep(0.01)
+
+
+async def test_a_body_without_a_length_that_takes_too_long_is_not_complete(start: Start) -> None:
+    client = await start(Server((b"HTTP/1.1 200 OK\r\n\r\npartial",)))
+    with pytest.raises(TimeoutError):
+        await ask(client, seconds=0.2)
+    stream = await client.open_stream("/v1/x", b"{}", PATIENCE_SECONDS, 0.2)
+    with pytest.raises(TimeoutError):
+        await stream.read_rest()
+    stream.close()
+
+
+async def test_a_long_head_of_a_stream_is_followed_by_its_body(start: Start) -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n" + b"x-long: %b\r\n" % (b"x" * 1_000) * 700
+    client = await start(Server((head, b"\r\nhello")))
+    stream = await client.open_stream("/v1/x", b"{}", PATIENCE_SECONDS, PATIENCE_SECONDS)
+    assert await stream.read_rest() == b"hello"
+    stream.close()
 
 
 async def test_there_are_no_more_connections_than_slots_and_a_waiting_request_gets_one(start: Start) -> None:
@@ -446,26 +460,6 @@ async def test_a_server_with_tls_needs_a_valid_certificate(tmp_path: Path, monke
     assert len(server.requests) == 2
     client.close()
     listening.close()
-
-
-def self_signed(name: str) -> bytes:
-    """A certificate and its key, PEM, for a host name."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    formats = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    return certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(*formats)
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://host", "http://", "http://host:port"])

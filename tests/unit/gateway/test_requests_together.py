@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
 
 from services.gateway.upstreams.http_client import ConnectionLost, UpstreamClient, UpstreamResponse
+from tests.unit.gateway.certificates import self_signed
 from tests.waiting import PATIENCE_SECONDS
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
@@ -151,3 +155,59 @@ def test_what_comes_before_a_request_is_sent_never_answers_it(run: Run, late: by
             assert server.asked() == []
 
     run(play())
+
+
+@contextlib.contextmanager
+def tls_server(certificate: Path) -> Iterator[int]:
+    """A server in a thread of its own, which answers whatever the client's event loop does. Yields its port."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    ports: list[int] = []
+    ready, over = threading.Event(), threading.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                await reader.readuntil(b"{}")
+                writer.write(OK)
+
+    async def serve() -> None:
+        listening = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context, backlog=200)
+        ports.append(listening.sockets[0].getsockname()[1])
+        ready.set()
+        await asyncio.to_thread(over.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=[serve()])
+    thread.start()
+    assert ready.wait(PATIENCE_SECONDS)
+    try:
+        yield ports[0]
+    finally:
+        over.set()
+        thread.join()
+
+
+@both_loops
+def test_session_tickets_of_a_server_with_tls_lose_no_request(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (pem := tmp_path / "localhost.pem").write_bytes(self_signed("localhost"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+
+    async def play(port: int) -> None:
+        loop, over = asyncio.get_running_loop(), False
+
+        def work() -> None:  # In each turn of the event loop, so that tickets come before its end.
+            time.sleep(0.003)
+            if not over:
+                loop.call_soon(work)
+
+        client = UpstreamClient(f"https://localhost:{port}", {}, PATIENCE_SECONDS, asyncio.Semaphore(20))
+        work()
+        asked = [client.request("POST", "/v1/x", b"{}", PATIENCE_SECONDS) for _ in range(20)]
+        assert {response.body for response in await asyncio.gather(*asked)} == {b"hello"}
+        over = True
+        client.close()
+
+    with tls_server(pem) as port:
+        run(play(port))

@@ -54,5 +54,9 @@ def test_an_event_without_data_is_none(stream: bytes) -> None:
     assert split([stream]) == by_the_standard(stream)
 
 
+def test_line_ends_of_two_kinds_are_no_data() -> None:
+    assert split([b"data: x\r\n\n"]) == split([b"data: x\r\n", b"\n"]) == [b"x"]
+
+
 def test_an_event_of_several_lines_is_joined() -> None:
     assert split([b"data: a\ndata: b\n\ndata: c\n\n"]) == [b"a\nb", b"c"]

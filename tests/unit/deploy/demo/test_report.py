@@ -20,6 +20,7 @@ from deploy.demo.report.report import Report, as_json, write
 from deploy.demo.report.result import FlagMove, LearningCycle, LiveTest, LoopResult
 from deploy.demo.reviewers import ReviewCounts
 from deploy.demo.settings import Fault
+from deploy.demo.steps import cycle
 from deploy.demo.steps.cycle import CyclePage, event_of, follow, stage_in
 from schemas.base import utc_now
 from schemas.labels import CorrectionSubmitted
@@ -174,6 +175,12 @@ async def test_what_ended_a_cycle_is_waited_for_where_the_console_reads_of_the_e
             await followed(pages, event_of("adapters.evaluated"))
     else:
         assert (await followed(pages, event_of("adapters.evaluated")))[0] == event
+
+
+async def test_what_ended_a_cycle_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cycle, "_SETTLING_SECONDS", -1.0)
+    pages = Pages(page(("cycles.finished.v1", {"event_id": "2", "ended_by": "1"})))
+    assert (await followed(pages, event_of("adapters.evaluated")))[0] is None
 
 
 async def test_a_cycle_that_ended_by_another_event_is_over() -> None:
