@@ -72,7 +72,9 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     table = Consumers(broker, NAME, settings).table(TaskChanged)
     tasks, snapshot = ServedTasks(table, metrics), TaskSnapshot(table, settings.tasks_file)
     buckets = TokenBuckets(settings.limits_folder if several_workers else None)
-    access = AccessControl(settings.keys_file, settings.had_keys_file, settings.keys_required, buckets)
+    access = AccessControl(
+        settings.keys_file, settings.had_keys_file, settings.keys_required, buckets, origins=settings.cors_origins
+    )
     flags = UnleashFlagReader(settings.unleash, settings.unleash_client_token, settings.gateway_flags_seconds, folder)
     replicas, external = _replicas(settings, metrics), _external_api(settings, metrics)
     sources = AnswerSources(replicas, external, settings.fallback_model, settings.gateway_forward_identity)

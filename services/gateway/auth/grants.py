@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 from services.gateway.auth.keys import PREFIX, ApiKey, KeysUnreadable, read_keys, remember_keys
 from services.gateway.auth.rate_limits import TokenBucket, TokenBuckets
+from shared.addresses import is_loopback
 from shared.http import HttpError
 
 RELOAD_SECONDS = 1.0
@@ -69,7 +71,8 @@ class AccessControl:
     """The gateway's API keys. Every request is refused until `start`.
 
     `had_keys`: a file that exists once there have been keys. `required`: whether requests need a key while there are
-    none; None: only once there have been some. `clock`: Unix seconds; `monotonic`: limits.
+    none; None: only once there have been some. `clock`: Unix seconds; `monotonic`: limits. `origins`: of the web pages
+    that may use a gateway without keys.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class AccessControl:
         buckets: TokenBuckets | None = None,
         clock: Clock = time.time,
         monotonic: Clock = time.monotonic,
+        origins: Sequence[str] = (),
     ) -> None:
         self._file = file
         self._had_keys = had_keys
@@ -87,6 +91,7 @@ class AccessControl:
         self._buckets = buckets or TokenBuckets()
         self._clock = clock
         self._monotonic = monotonic
+        self._origins = frozenset(origins)
         self._grants: dict[bytes, Grant] | None = None
         self._version: FileVersion = None
         self._error = "the API keys are not read yet"
@@ -106,7 +111,7 @@ class AccessControl:
     def grant(self, headers: Headers) -> Grant:
         """Return what a request with these headers may do, and count it. Raises HttpError 401, 429."""
         if (grants := self._grants) is None:
-            return self._grant_without_keys()
+            return self._grant_without_keys(headers)
         grant = grants.get(sha256(_key_in(headers)).digest())
         if grant is None:
             _refuse("this API key is unknown. It may be revoked, or belong to another gateway")
@@ -189,12 +194,34 @@ class AccessControl:
             )
         return grants
 
-    def _grant_without_keys(self) -> Grant:
+    def _grant_without_keys(self, headers: Headers) -> Grant:
         if self._error:
             raise HttpError(503, "the gateway cannot read its API keys; its log says why", "keys_unreadable")
         if self._required:
             _refuse(f"this gateway requires an API key, and none exists yet. {_CLOSED_WAY_OUT}")
+        self._check_origin(headers)
         return UNRESTRICTED
+
+    def _check_origin(self, headers: Headers) -> None:
+        """Refuse what a web page sends. Browsers let any page post to this machine, and it needs no key here.
+
+        Raises HttpError 403. A page that this machine serves itself may, as a program here may.
+        """
+        origin = next((value.decode("latin-1") for name, value in headers if name == b"origin"), None)
+        if origin is None or self._origins & {origin, "*"} or is_loopback(_host_of(origin)):
+            return
+        message = (
+            f"web pages of {origin[:200]!r} may not use this gateway, which needs no key. "
+            "Name their origin in RATCHET_GATEWAY_CORS_ORIGINS, or make API keys"
+        )
+        raise HttpError(403, message, "origin_not_allowed")
+
+
+def _host_of(origin: str) -> str:
+    try:
+        return urlsplit(origin).hostname or ""
+    except ValueError:
+        return ""
 
 
 def _key_in(headers: Headers) -> bytes:

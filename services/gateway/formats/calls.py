@@ -88,6 +88,8 @@ def _without_credentials(tool: Object) -> Object:
     shown = {name: value for name, value in tool.items() if name not in CREDENTIALS or not value}
     if isinstance(url := tool.get("server_url"), str):
         shown["server_url"] = without_credentials(url)
+    if isinstance(tools := tool.get("tools"), list) and _are_objects(tools):  # A namespace's.
+        shown["tools"] = [_without_credentials(inner) for inner in tools]
     return shown
 
 

@@ -123,10 +123,19 @@ class EventConversation:
 
 
 def opening_text(messages: Sequence[Object]) -> str:
-    """What a conversation of an event begins with: its first user message, else its first one; parts as JSON."""
+    """What a conversation of an event begins with: its first user message, else its first one; parts as JSON.
+
+    Without the keys of media that are kept: they have the day, and the conversation may go on tomorrow.
+    """
     first = next((message for message in messages if message["role"] == "user"), messages[0]) if messages else {}
     content = first.get("content") or ""
-    return content if isinstance(content, str) else encode_json(content).decode()
+    return content if isinstance(content, str) else encode_json([_without_key(part) for part in content]).decode()
+
+
+def _without_key(part: Object) -> Object:
+    if "key" not in (media := part.get("media") or {}):
+        return part
+    return {**part, "media": {name: value for name, value in media.items() if name != "key"}}
 
 
 def asked_text(messages: Sequence[Object]) -> str:

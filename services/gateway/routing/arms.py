@@ -61,10 +61,13 @@ def remaining_arms(arms: tuple[Arm, ...], failed: Arm, *, down: bool) -> tuple[A
     """The arms that may still answer after `failed`, one of `arms`, did not.
 
     `down`: no replica answers at all (`UpstreamFailed.down`), so every arm of our own would fail too and only the
-    external API remains, if there is one.
+    external API remains, if there is one. It is none for want of a model that no replica serves: replicas are there,
+    and a wrong name in a task would send every prompt out.
     """
     remaining = arms[arms.index(failed) + 1 :]
-    return tuple(arm for arm in remaining if arm.variant is Variant.EXTERNAL) if down else remaining
+    if down:
+        return tuple(arm for arm in remaining if arm.variant is Variant.EXTERNAL)
+    return remaining if any(arm.variant is not Variant.EXTERNAL for arm in remaining) else ()
 
 
 def _own_arms(flags: ServingFlags) -> tuple[Arm, ...]:

@@ -86,6 +86,10 @@ class ReplicaPool:
                 best, least = replica, rank
         return best
 
+    def takes_requests(self, now: float, tried: Collection[Replica]) -> bool:
+        """Return True if there is another replica than those that were tried, neither away nor paused."""
+        return self._best(now, tried, "", False) is not None
+
     def seconds_until_available(self, now: float) -> float:
         """Seconds until the first paused replica takes requests again; 0.0 if there is nothing to wait for."""
         pauses = (replica.paused_until - now for replica in self._replicas if not replica.circuit_open)

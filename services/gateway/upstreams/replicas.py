@@ -124,7 +124,9 @@ class Replicas:
                 if isinstance(error, NotServed) and model:
                     replica.missing.add(model)  # It restarted since it listed it. The next probe lists anew.
                 if not attempts.should_retry(replica, error, self._budget):
-                    raise attempts.failure or error  # noqa: B904 - the failure has its own cause
+                    failure = attempts.failure or error
+                    failure.left_untried = pool.takes_requests(time.monotonic(), attempts.tried)
+                    raise failure  # noqa: B904 - the failure has its own cause
                 continue
             pool.record_success(replica, model)
             self._answered_at = time.monotonic()

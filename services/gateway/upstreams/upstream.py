@@ -42,6 +42,8 @@ class UpstreamFailed(Exception):
         self.raw = raw
         self.another_may_answer = another_may_answer
         self.retry_after = retry_after
+        self.left_untried = False
+        """Whether a replica that takes requests was not asked, because retries are limited."""
 
     @property
     def down(self) -> bool:
@@ -50,7 +52,7 @@ class UpstreamFailed(Exception):
         A server that answers 500 is there. vLLM does so to some requests that are their client's mistake, a picture's
         address that nobody answers, say: they must not send prompts elsewhere.
         """
-        return self.another_may_answer and self.status not in (429, 500)
+        return self.another_may_answer and not self.left_untried and self.status not in (429, 500)
 
     @property
     def refused_field(self) -> str | None:

@@ -408,3 +408,38 @@ def test_the_file_has_no_key_in_it_and_only_its_owner_can_read_it(keys: GatewayK
     assert read_keys(keys.file) == tuple(keys.entries)
     assert len({new_key()[0] for _ in range(50)}) == 50
     assert len(key) >= 40
+
+
+@pytest.mark.parametrize(
+    ("origin", "origins", "refused"),
+    [
+        ("https://evil.example", (), True),
+        ("null", (), True),
+        ("https://localhost.evil.example", (), True),
+        ("http://[", (), True),
+        ("https://evil.example", ("https://app.example",), True),
+        ("https://app.example", ("https://app.example",), False),
+        ("https://app.example", ("*",), False),
+        ("http://localhost:3000", (), False),
+        ("http://127.0.0.1:8000", (), False),
+        ("http://[::1]:8000", (), False),
+    ],
+)
+def test_without_keys_pages_of_this_machine_and_of_named_origins_may_use_the_gateway(
+    tmp_path: Path, origin: str, origins: tuple[str, ...], refused: bool
+) -> None:
+    access = AccessControl(tmp_path / "keys.json", tmp_path / "had-keys", origins=origins)
+    access.reload()
+    assert check(access, [(b"host", b"gateway")], "support") is None
+    headers = [(b"origin", origin.encode())]
+    if not refused:
+        assert check(access, headers, "support") is None
+        return
+    with pytest.raises(HttpError, match="RATCHET_GATEWAY_CORS_ORIGINS") as error:
+        check(access, headers, "support")
+    assert (error.value.status, error.value.body["error"]["code"]) == (403, "origin_not_allowed")
+
+
+def test_with_a_key_the_origin_of_a_page_does_not_matter(keys: GatewayKeys) -> None:
+    headers = [*bearer(keys.add()), (b"origin", b"https://evil.example")]
+    assert keys.check(headers, "support") == "shop"

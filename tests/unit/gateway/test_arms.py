@@ -54,6 +54,7 @@ def test_when_no_replica_answers_only_the_external_api_remains() -> None:
     assert [arm.variant for arm in remaining_arms(arms, arms[0], down=False)] == ["rollback", "base", "external"]
     assert [arm.variant for arm in remaining_arms(arms, arms[0], down=True)] == ["external"]
     assert remaining_arms(arms, arms[-1], down=True) == ()
+    assert remaining_arms(arms, arms[-2], down=False) == ()
     assert remaining_arms(choose_arms(ServingFlags(primary=BOTH)), Arm(Variant.PRIMARY, "new"), down=True) == ()
 
 

@@ -369,6 +369,12 @@ async def test_metadata_nested_deeper_than_json_can_be_written_is_no_error_of_ou
     assert response.status_code in (200, 400), response.text
 
 
+def test_tools_of_a_namespace_have_no_credentials_either() -> None:
+    inner = {"type": "mcp", "server_url": "https://ann:secret@mcp.example.com", "authorization": "secret"}
+    (shown,) = without_credentials_of([{"type": "namespace", "name": "crm", "tools": [inner, {"type": "web_search"}]}])
+    assert shown["tools"] == [{"type": "mcp", "server_url": "https://mcp.example.com"}, {"type": "web_search"}]
+
+
 def test_a_tool_whose_credentials_are_empty_is_whole() -> None:
     tools = [{"type": "mcp", "server_url": "https://mcp.example.com/sse", "headers": None, "authorization": ""}]
     assert without_credentials_of(tools) is tools

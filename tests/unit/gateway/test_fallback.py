@@ -83,6 +83,16 @@ async def test_no_prompt_leaves_because_a_request_fails_at_a_server_that_answers
     assert external.asked == []
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_no_prompt_leaves_because_no_replica_serves_the_tasks_model(stream: bool) -> None:
+    external = FakeUpstream()
+    async with serving(external=external) as gateway:
+        gateway.upstream.not_served = {"small"}
+        response = await gateway.ask(stream=stream)
+        assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_not_served")
+    assert (external.asked, len(gateway.upstream.asked)) == ([], 1)
+
+
 @pytest.mark.parametrize(
     ("path", "fields"),
     [("embeddings", {"input": ["x"]}), ("rerank", {"query": "x", "documents": ["y"]}), ("score", {"queries": "x"})],

@@ -17,6 +17,7 @@ from schemas.conversation import Media
 from schemas.predictions import PredictionLogged
 from schemas.task_settings import MediaPolicy
 from schemas.tasks import TaskSpec
+from services.gateway.formats.conversation import opening_text
 from services.gateway.formats.media import MEDIA_KINDS, MediaReferences
 from services.gateway.recording.event_log import SpoolUnavailable
 from services.gateway.recording.media_folder import waiting_files
@@ -207,6 +208,15 @@ async def test_addresses_are_never_fetched(keeping: Gateway, tmp_path: Path) -> 
     assert [(found.key, found.size) for found in media] == [(None, None)] * 3
     assert waiting_files(tmp_path / "media") == []
     assert not keeping.log.events[-1].call.is_whole
+
+
+def test_a_conversation_that_begins_with_a_kept_picture_begins_alike_on_each_day() -> None:
+    def opening(day: str) -> str:
+        media = {"kind": "image", "hash": "4711", "key": f"media/keeping/{day}/anonymous/4711"}
+        return opening_text([{"role": "user", "content": [{"type": "image_url", "media": media}]}])
+
+    assert opening("2026-12-01") == opening("2026-12-02")
+    assert "4711" in opening("2026-12-01")
 
 
 async def test_a_task_that_drops_media_writes_none(keeping: Gateway, tmp_path: Path) -> None:

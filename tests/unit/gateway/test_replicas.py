@@ -250,6 +250,13 @@ async def test_when_every_replica_answers_with_errors_retries_add_only_a_fifth_t
     assert 240 <= sum(server.asked for server in servers) <= 252
 
 
+async def test_while_a_replica_was_not_asked_the_replicas_are_not_down(start: Start, make: Make) -> None:
+    replicas = await make(*[await start(status=503) for _ in range(4)])
+    assert not (await refused(replicas)).down, "three of four were asked"
+    replicas = await make(*[await start(status=503) for _ in range(3)])
+    assert (await refused(replicas)).down
+
+
 async def test_a_request_is_tried_three_times_at_most(start: Start, make: Make) -> None:
     servers = [await start(status=500) for _ in range(5)]
     await refused(await make(*servers))
