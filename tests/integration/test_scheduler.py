@@ -63,7 +63,7 @@ async def test_the_database_lets_one_cycle_of_a_task_run(cycles: PostgresCycleSt
     assert await cycles.start(first, 5)
     assert not any(await asyncio.gather(*tries))
     event = uuid4()
-    finished = cycle_finished(first, CycleEnd("failed", "why"), NOON)
+    finished = cycle_finished(first, CycleEnd("failed", "why"), NOON, event)
     assert finished not in await cycles.unannounced_ends()
     assert await cycles.finish(finished, event)
     assert finished in await cycles.unannounced_ends()
@@ -125,8 +125,9 @@ async def test_a_restored_database_has_the_cycles_and_ends_that_were_announced_s
     await cycles.start(first, 5)  # All that the backup has.
     await cycles.save_announced(str(first.cycle_id))
     await cycles.save_run(task, ScheduledRun("0 * * * *", NOON))
-    promoted = cycle_finished(first, CycleEnd("promoted", "wealth 1204", "desk-1"), NOON)
-    stopped = cycle_finished(third, CycleEnd("failed", "stopped"), NOON)
+    rollout = uuid4()
+    promoted = cycle_finished(first, CycleEnd("promoted", "wealth 1204", "desk-1"), NOON, rollout)
+    stopped = cycle_finished(third, CycleEnd("failed", "stopped"), NOON, None)
     await publish(stack_settings, NAME, first, promoted, second, third, stopped, fourth)
 
     for _ in range(2):
@@ -135,6 +136,7 @@ async def test_a_restored_database_has_the_cycles_and_ends_that_were_announced_s
         assert running == {second: "rollout", fourth: "failures"}
         assert [end for end in await cycles.unannounced_ends() if end.task == task] == []
     assert not await cycles.finish(stopped, uuid4()), "it has ended"
+    assert await cycles.finish(promoted, rollout), "the event that ended it is delivered again"
     assert await cycles.last_run(task) == ScheduledRun("0 * * * *", fourth.occurred_at)
     await cycles.enter_step(str(fourth.cycle_id), "training", NOON)
     await started_once(stack_settings)
