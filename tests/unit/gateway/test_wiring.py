@@ -10,6 +10,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
+from services.gateway.auth.grants import AccessControl
 from services.gateway.main import build
 from services.gateway.processes.file_limit import raise_file_limit
 from services.gateway.settings import GatewaySettings
@@ -57,6 +58,22 @@ async def test_an_external_api_makes_the_gateway_ready_without_replicas(tmp_path
     assert not any("model server" in problem for problem in ready["missing"])
     assert "s3cret" not in str(ready)
     assert "no model server answers: https://api.example.com/v1 stands in with large" in ready["notes"]
+
+
+async def test_the_setting_of_origins_names_the_pages_that_may_use_a_gateway_without_keys(tmp_path: Path) -> None:
+    service = build(GatewaySettings(home=tmp_path, gateway_cors_origins="https://app.example/"))
+    (start,) = (hook for hook in service.prepare if isinstance(getattr(hook, "__self__", None), AccessControl))
+    await start()
+    assert service.http is not None
+    transport = httpx.ASGITransport(app=service.http.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
+        for path in ("/v1/chat/completions", "/v1/messages", "/v1/feedback", "/v1/predictions", "/v1/traces"):
+            statuses = [
+                (await http.post(path, json={"model": "x"}, headers={"origin": origin})).status_code
+                for origin in ("https://evil.example", "https://app.example")
+            ]
+            assert statuses[0] == 403
+            assert statuses[1] != 403
 
 
 def test_no_error_of_a_setting_shows_the_password_in_an_address(tmp_path: Path) -> None:
