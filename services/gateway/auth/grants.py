@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import NoReturn
-from urllib.parse import urlsplit
 
 from services.gateway.auth.keys import PREFIX, ApiKey, KeysUnreadable, read_keys, remember_keys
 from services.gateway.auth.rate_limits import TokenBucket, TokenBuckets
-from shared.addresses import is_loopback
+from shared.addresses import host_name, is_ip_address, is_loopback
 from shared.http import HttpError
 
 RELOAD_SECONDS = 1.0
@@ -109,7 +108,7 @@ class AccessControl:
             await asyncio.to_thread(self.reload)
 
     def grant(self, headers: Headers) -> Grant:
-        """Return what a request with these headers may do, and count it. Raises HttpError 401, 429."""
+        """Return what a request with these headers may do, and count it. Raises HttpError 401, 403, 429, 503."""
         if (grants := self._grants) is None:
             return self._grant_without_keys(headers)
         grant = grants.get(sha256(_key_in(headers)).digest())
@@ -203,25 +202,23 @@ class AccessControl:
         return UNRESTRICTED
 
     def _check_origin(self, headers: Headers) -> None:
-        """Refuse what a web page sends. Browsers let any page post to this machine, and it needs no key here.
+        """Refuse what a web page sends: browsers let any page post to any address, and it needs no key here.
 
-        Raises HttpError 403. A page that this machine serves itself may, as a program here may.
+        Raises HttpError 403. Pages of this machine may, as programs here may, and the gateway's own at an IP address:
+        a page's name can be made to point here (DNS rebinding), an address cannot.
         """
-        origin = next((value.decode("latin-1") for name, value in headers if name == b"origin"), None)
-        if origin is None or self._origins & {origin, "*"} or is_loopback(_host_of(origin)):
+        sent = dict(headers)
+        if (origin := sent.get(b"origin", b"").decode("latin-1")) == "" or self._origins & {origin, "*"}:
+            return
+        page = origin.rpartition("://")[2]
+        is_own = page == sent.get(b"host", b"").decode("latin-1") and is_ip_address(host_name(page))
+        if is_own or is_loopback(host_name(page)):
             return
         message = (
             f"web pages of {origin[:200]!r} may not use this gateway, which needs no key. "
             "Name their origin in RATCHET_GATEWAY_CORS_ORIGINS, or make API keys"
         )
         raise HttpError(403, message, "origin_not_allowed")
-
-
-def _host_of(origin: str) -> str:
-    try:
-        return urlsplit(origin).hostname or ""
-    except ValueError:
-        return ""
 
 
 def _key_in(headers: Headers) -> bytes:

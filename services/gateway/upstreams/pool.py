@@ -86,9 +86,10 @@ class ReplicaPool:
                 best, least = replica, rank
         return best
 
-    def takes_requests(self, now: float, tried: Collection[Replica]) -> bool:
-        """Return True if there is another replica than those that were tried, neither away nor paused."""
-        return self._best(now, tried, "", False) is not None
+    def may_answer(self, tried: Collection[Replica]) -> bool:
+        """Return True if a replica is there, as far as is known: not tried yet, or left out for its 500s alone."""
+        untried = any(not replica.circuit_open and replica not in tried for replica in self._replicas)
+        return untried or self.answers_with_errors
 
     def seconds_until_available(self, now: float) -> float:
         """Seconds until the first paused replica takes requests again; 0.0 if there is nothing to wait for."""

@@ -112,7 +112,7 @@ class Replicas:
         while True:
             replica = pool.pick(time.monotonic(), attempts.tried, model) or attempts.take_lost()
             if replica is None:
-                raise attempts.failure or self._none_available()
+                raise self._given_up(attempts) or self._none_available()
             replica.outstanding += 1
             try:
                 response = await send(replica)
@@ -124,14 +124,20 @@ class Replicas:
                 if isinstance(error, NotServed) and model:
                     replica.missing.add(model)  # It restarted since it listed it. The next probe lists anew.
                 if not attempts.should_retry(replica, error, self._budget):
-                    failure = attempts.failure or error
-                    failure.left_untried = pool.takes_requests(time.monotonic(), attempts.tried)
-                    raise failure  # noqa: B904 - the failure has its own cause
+                    raise self._given_up(attempts) or error  # noqa: B904 - the failure has its own cause
                 continue
             pool.record_success(replica, model)
             self._answered_at = time.monotonic()
             self.refuses_key = False
             return response, replica
+
+    def _given_up(self, attempts: Attempts) -> UpstreamFailed | None:
+        """The failure of attempts that end here, which says whether a replica may be there all the same."""
+        failure, lost = attempts.failure, attempts.take_lost()
+        if failure is not None:
+            may_answer = lost is not None and not lost.circuit_open  # Perhaps only its idle connection had ended.
+            failure.left_untried = may_answer or self._pool.may_answer(attempts.tried)
+        return failure
 
     async def _post(self, replica: Replica, path: str, body: bytes, lines: bytes) -> UpstreamResponse:
         try:

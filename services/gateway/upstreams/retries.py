@@ -46,9 +46,9 @@ class Attempts:
     def should_retry(self, replica: Replica, error: UpstreamFailed, budget: RetryBudget) -> bool:
         """Return True to try another replica after this failure. `failure` is the one to raise if none answers.
 
-        NotServed wins over a connection error: it means that another arm may answer.
+        A replica's answer wins over a connection error: it is there. NotServed does first: another arm may answer.
         """
-        if not isinstance(self.failure, NotServed) or isinstance(error, NotServed):
+        if self.failure is None or self.failure.down or isinstance(error, NotServed):
             self.failure = error
         if not error.another_may_answer and error.status != 429:
             self.failure = error

@@ -43,7 +43,7 @@ class UpstreamFailed(Exception):
         self.another_may_answer = another_may_answer
         self.retry_after = retry_after
         self.left_untried = False
-        """Whether a replica that takes requests was not asked, because retries are limited."""
+        """Whether a replica may be there that was not asked: retries are limited, and it may have asked for a pause."""
 
     @property
     def down(self) -> bool:

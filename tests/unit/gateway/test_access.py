@@ -440,6 +440,22 @@ def test_without_keys_pages_of_this_machine_and_of_named_origins_may_use_the_gat
     assert (error.value.status, error.value.body["error"]["code"]) == (403, "origin_not_allowed")
 
 
+@pytest.mark.parametrize(
+    ("host", "refused"),
+    [("10.0.0.5:8080", False), ("[fd00::5]:8080", False), ("evil.example:8080", True), ("10.0.0.5", True)],
+)
+def test_pages_of_a_gateway_without_keys_may_use_it_at_an_address(tmp_path: Path, host: str, refused: bool) -> None:
+    access = AccessControl(tmp_path / "keys.json", tmp_path / "had-keys")
+    access.reload()
+    page = "evil.example:8080" if "evil" in host else host if not refused else "10.0.0.5:8080"
+    headers = [(b"host", host.encode()), (b"origin", f"http://{page}".encode())]
+    if refused:
+        with pytest.raises(HttpError, match="web pages of"):
+            check(access, headers, "support")
+    else:
+        assert check(access, headers, "support") is None
+
+
 def test_with_a_key_the_origin_of_a_page_does_not_matter(keys: GatewayKeys) -> None:
     headers = [*bearer(keys.add()), (b"origin", b"https://evil.example")]
     assert keys.check(headers, "support") == "shop"

@@ -257,6 +257,38 @@ async def test_while_a_replica_was_not_asked_the_replicas_are_not_down(start: St
     assert (await refused(replicas)).down
 
 
+@pytest.mark.parametrize(("status", "headers"), [(500, {}), (429, {"retry-after": "9"}), (401, {})])
+async def test_the_replicas_are_not_down_while_one_answers_in_whatever_order_they_are_asked(
+    start: Start, make: Make, status: int, headers: dict[str, str]
+) -> None:
+    for _ in range(2):
+        there = await start(status=status, headers=headers)
+        replicas = await make(there, "http://127.0.0.1:9", last_resort=False)
+        for _ in range(2):
+            error = await refused(replicas)
+            assert not error.down
+            assert error.status in (status, 429, 502, 503)
+
+
+@pytest.mark.parametrize(("status", "headers"), [(500, {}), (429, {"retry-after": "9"})])
+async def test_the_replicas_are_not_down_while_one_is_left_alone_that_answers(
+    start: Start, make: Make, status: int, headers: dict[str, str]
+) -> None:
+    left_alone, gone = await start(status=status, headers=headers), await start()
+    replicas = await make(left_alone, gone, last_resort=False, opens_after=2)
+    for _ in range(8):
+        await replicas.post(CHAT, b"{}")
+    asked, gone.dies = left_alone.asked, 9
+    assert not (await refused(replicas)).down
+    assert left_alone.asked == asked
+
+
+async def test_an_idle_connection_that_ended_does_not_say_that_its_replica_is_down(start: Start, make: Make) -> None:
+    replicas = await make(*[await start(dies=1) for _ in range(3)], last_resort=False)
+    assert not (await refused(replicas)).down
+    assert await replicas.post(CHAT, b"{}")
+
+
 async def test_a_request_is_tried_three_times_at_most(start: Start, make: Make) -> None:
     servers = [await start(status=500) for _ in range(5)]
     await refused(await make(*servers))
