@@ -41,7 +41,7 @@ _NO_PREDICTION = (
 )
 
 
-class _Made(NamedTuple):
+class _BuiltPredictions(NamedTuple):
     """Predictions made elsewhere: their ids and records, and what is to be kept of their media."""
 
     ids: list[str]
@@ -143,24 +143,24 @@ class Handlers:
         items = data if isinstance(data, list) else [data]
         if not 1 <= len(items) <= MAX_PREDICTIONS:
             raise bad_request(f"send one prediction or a list of 1 to {MAX_PREDICTIONS}, not {len(items)}")
-        made = await self._large_work.run(len(body), self._made, items, isinstance(data, list), grant, headers)
-        await self._log.append(made.records, made.kept or None)
-        return made.ids
+        built = await self._large_work.run(len(body), self._build, items, isinstance(data, list), grant, headers)
+        await self._log.append(built.records, built.kept or None)
+        return built.ids
 
-    def _made(self, items: list[Any], is_list: bool, grant: Grant, headers: Headers) -> _Made:
+    def _build(self, items: list[Any], is_list: bool, grant: Grant, headers: Headers) -> _BuiltPredictions:
         """What is recorded of predictions. May be called in a thread. Raises HttpError that names the invalid one."""
         trace = event_headers(headers)
-        made = _Made([], [], [])
+        built = _BuiltPredictions([], [], [])
         for number, item in enumerate(items):
             try:
-                prediction_id, record = self._prediction(item, grant, trace, made.kept)
+                prediction_id, record = self._prediction(item, grant, trace, built.kept)
             except HttpError as error:
                 if is_list:
                     error.body["error"]["message"] = f"prediction {number}: {error.body['error']['message']}"
                 raise
-            made.ids.append(prediction_id)
-            made.records.append(record)
-        return made
+            built.ids.append(prediction_id)
+            built.records.append(record)
+        return built
 
     def _prediction(self, item: Any, grant: Grant, trace: TraceHeaders, kept: list[InlineMedia]) -> tuple[str, Record]:
         """A prediction's id and record. What is to be kept of its media is added to `kept`."""

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-MAX_BATCH_BYTES = 64 * 1024
+_MAX_BYTES = 64 * 1024
 """A batch of more is handled at once: waiting saves nothing then, and the processor still has it in its cache."""
 
 Item = TypeVar("Item")
@@ -40,7 +40,7 @@ class TurnBatch(Generic[Item]):
         """Keep an item until the end of the turn. `size`: its bytes."""
         self._items.append(item)
         self._bytes += size
-        if self._bytes > MAX_BATCH_BYTES:
+        if self._bytes > _MAX_BYTES:
             self.flush()
 
     def _end_turn(self) -> None:

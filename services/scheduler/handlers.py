@@ -36,7 +36,6 @@ from services.scheduler.settings import SchedulerSettings
 from services.scheduler.storage import CycleStore
 from services.scheduler.task_watcher import TaskWatcher
 from shared.errors import DependencyUnavailable
-from shared.identity import event_id
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import EventPublisher
 
@@ -187,9 +186,8 @@ class Handlers:
     async def _finish(self, cycle: Cycle, end: CycleEnd, at: datetime, ended_by: UUID | None) -> bool:
         """End a cycle by an event, or by an operator. A later end, such as a rollback, changes nothing."""
         finished = cycle_finished(cycle.started, end, at, ended_by)
-        by = ended_by or event_id("stopped by an operator", finished.cycle_id)
         async with self._ending:  # Else a tick would announce it, too.
-            if not await self._cycles.finish(finished, by):
+            if not await self._cycles.finish(finished):
                 return False
             await self._announce_end(finished)
         return True

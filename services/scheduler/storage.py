@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Protocol
-from uuid import UUID
 
 from sqlalchemy import Row, case, func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -40,7 +39,7 @@ class CycleStore(Protocol):
     async def save_progress(self, cycle_id: str, at: datetime) -> None: ...
     async def save_late_step(self, cycle_id: str, step: Step) -> None: ...
     async def save_waiting(self, cycle_id: str, waits: bool) -> None: ...
-    async def finish(self, finished: CycleFinished, by: UUID) -> bool: ...
+    async def finish(self, finished: CycleFinished) -> bool: ...
     async def last_run(self, task: str) -> ScheduledRun | None: ...
     async def save_run(self, task: str, run: ScheduledRun) -> None: ...
 
@@ -118,16 +117,14 @@ class PostgresCycleStore:
         """Record whether the cycle's candidate waits for its turn."""
         await self._write(update(CYCLES).where(CYCLES.c.cycle_id == cycle_id).values(waits=waits))
 
-    async def finish(self, finished: CycleFinished, by: UUID) -> bool:
-        """End the cycle, once. Return True if event `by` ended it, now or at an earlier delivery."""
+    async def finish(self, finished: CycleFinished) -> bool:
+        """End the cycle, once. Return True if what `finished` names ended it, now or at an earlier delivery."""
+        end = _end(finished, announced=False)
         async with transaction(self._engine) as connection:
             where = CYCLES.c.cycle_id == finished.cycle_id
-            await connection.execute(
-                update(CYCLES)
-                .where(where, CYCLES.c.finished.is_(None))
-                .values(finished=finished.model_dump(mode="json"), finished_by=by, end_announced=False)
-            )
-            return await connection.scalar(select(CYCLES.c.finished_by).where(where)) == by
+            await connection.execute(update(CYCLES).where(where, CYCLES.c.finished.is_(None)).values(end))
+            stored = await connection.scalar(select(CYCLES.c.finished_by).where(where))
+        return bool(stored == end["finished_by"])
 
     async def last_run(self, task: str) -> ScheduledRun | None:
         """Return the task's last scheduled run that was decided on."""
@@ -150,7 +147,7 @@ class PostgresCycleStore:
         async with transaction(self._engine) as connection:
             for cycle_id, finished in announced.finished.items():
                 is_running = (CYCLES.c.cycle_id == cycle_id, CYCLES.c.finished.is_(None))
-                await connection.execute(update(CYCLES).where(*is_running).values(_announced_end(finished)))
+                await connection.execute(update(CYCLES).where(*is_running).values(_end(finished, announced=True)))
             for started in announced.started:
                 await _restore_start(connection, started, announced.finished.get(str(started.cycle_id)))
             await advance_offsets(connection, OFFSETS, announced.read)
@@ -180,15 +177,15 @@ async def _restore_start(connection: AsyncConnection, started: CycleStarted, fin
         "announced": True, "end_announced": True, "step": "failures", "step_since": at,
         "timeout_minutes": TaskSpec.model_fields["step_timeout_minutes"].default,
     }  # fmt: skip
-    await connection.execute(insert(CYCLES).values(values | (_announced_end(finished) if finished else {})))
+    await connection.execute(insert(CYCLES).values(values | (_end(finished, announced=True) if finished else {})))
     considered_before = (SCHEDULED_RUNS.c.task == started.task, SCHEDULED_RUNS.c.considered_at < at)
     await connection.execute(update(SCHEDULED_RUNS).where(*considered_before).values(considered_at=at))
 
 
-def _announced_end(finished: CycleFinished) -> dict[str, Any]:
-    """The columns of an end."""
+def _end(finished: CycleFinished, *, announced: bool) -> dict[str, Any]:
+    """The columns of an end. No event ended what an operator did: then it is the end's own, whose id is the cycle's."""
     ended_by = finished.ended_by or finished.event_id
-    return {"finished": finished.model_dump(mode="json"), "finished_by": ended_by, "end_announced": True}
+    return {"finished": finished.model_dump(mode="json"), "finished_by": ended_by, "end_announced": announced}
 
 
 def _progress(cycle_id: str, at: datetime) -> Any:

@@ -62,16 +62,16 @@ async def test_the_database_lets_one_cycle_of_a_task_run(cycles: PostgresCycleSt
     tries = [cycles.start(started(task, NOON + timedelta(seconds=n)), 5) for n in range(1, 6)]
     assert await cycles.start(first, 5)
     assert not any(await asyncio.gather(*tries))
-    event = uuid4()
-    finished = cycle_finished(first, CycleEnd("failed", "why"), NOON, event)
+    finished = cycle_finished(first, CycleEnd("failed", "why"), NOON, uuid4())
     assert finished not in await cycles.unannounced_ends()
-    assert await cycles.finish(finished, event)
+    assert await cycles.finish(finished)
     assert finished in await cycles.unannounced_ends()
     assert first not in await cycles.unannounced(), "it need not begin"
     await cycles.save_end_announced(str(first.cycle_id))
     assert finished not in await cycles.unannounced_ends()
-    assert await cycles.finish(finished, event)
-    assert not await cycles.finish(finished, uuid4())
+    assert await cycles.finish(finished)
+    for ended_by in (uuid4(), None):
+        assert not await cycles.finish(finished.model_copy(update={"ended_by": ended_by}))
     assert await cycles.start(started(task, NOON + timedelta(seconds=9)), 5)
 
 
@@ -125,8 +125,7 @@ async def test_a_restored_database_has_the_cycles_and_ends_that_were_announced_s
     await cycles.start(first, 5)  # All that the backup has.
     await cycles.save_announced(str(first.cycle_id))
     await cycles.save_run(task, ScheduledRun("0 * * * *", NOON))
-    rollout = uuid4()
-    promoted = cycle_finished(first, CycleEnd("promoted", "wealth 1204", "desk-1"), NOON, rollout)
+    promoted = cycle_finished(first, CycleEnd("promoted", "wealth 1204", "desk-1"), NOON, uuid4())
     stopped = cycle_finished(third, CycleEnd("failed", "stopped"), NOON, None)
     await publish(stack_settings, NAME, first, promoted, second, third, stopped, fourth)
 
@@ -135,8 +134,9 @@ async def test_a_restored_database_has_the_cycles_and_ends_that_were_announced_s
         running = {cycle.started: cycle.step for cycle in await cycles.running() if cycle.started.task == task}
         assert running == {second: "rollout", fourth: "failures"}
         assert [end for end in await cycles.unannounced_ends() if end.task == task] == []
-    assert not await cycles.finish(stopped, uuid4()), "it has ended"
-    assert await cycles.finish(promoted, rollout), "the event that ended it is delivered again"
+    assert not await cycles.finish(stopped.model_copy(update={"ended_by": uuid4()})), "it has ended"
+    for end in (promoted, stopped):
+        assert await cycles.finish(end), "what ended it comes again"
     assert await cycles.last_run(task) == ScheduledRun("0 * * * *", fourth.occurred_at)
     await cycles.enter_step(str(fourth.cycle_id), "training", NOON)
     await started_once(stack_settings)

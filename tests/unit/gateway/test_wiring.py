@@ -10,6 +10,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
+from services.gateway.asgi.large_work import LargeWork
 from services.gateway.auth.grants import AccessControl
 from services.gateway.main import build
 from services.gateway.processes.file_limit import raise_file_limit
@@ -58,6 +59,20 @@ async def test_an_external_api_makes_the_gateway_ready_without_replicas(tmp_path
     assert not any("model server" in problem for problem in ready["missing"])
     assert "s3cret" not in str(ready)
     assert "no model server answers: https://api.example.com/v1 stands in with large" in ready["notes"]
+
+
+def test_a_worker_works_on_one_large_body_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[LargeWork] = []
+
+    def make() -> LargeWork:
+        made.append(LargeWork())
+        return made[-1]
+
+    for module in [m for name, m in sys.modules.items() if name.startswith("services.gateway.")]:
+        if hasattr(module, "LargeWork"):
+            monkeypatch.setattr(module, "LargeWork", make)
+    build(GatewaySettings(home=tmp_path))
+    assert len(made) == 1
 
 
 async def test_the_setting_of_origins_names_the_pages_that_may_use_a_gateway_without_keys(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import httpx
 import pytest
@@ -90,7 +89,8 @@ class MemoryCycleStore:
     async def save_waiting(self, cycle_id: str, waits: bool) -> None:
         self.cycles[cycle_id]["waits"] = waits
 
-    async def finish(self, finished: CycleFinished, by: UUID) -> bool:
+    async def finish(self, finished: CycleFinished) -> bool:
+        by = finished.ended_by or finished.event_id
         c = self.cycles[str(finished.cycle_id)]
         if c["finished"] is None:
             c.update(finished=finished, by=by, end_announced=False)
