@@ -16,18 +16,25 @@ from schemas.judging import JudgeReport
 from schemas.tasks import TaskSpec
 
 
+ArtifactKind = Literal["adapter", "model"]
+"""What a training results in: a LoRA adapter of the base model, or a model of its own. Folders of the artifact store:
+`adapters/<name>`, `models/<name>`."""
+
+
 class AdapterTrained(Event):
-    """A LoRA adapter was trained and published in the artifact store under an immutable name. Key: task."""
+    """A candidate was trained and published in the artifact store under an immutable name. Key: task."""
 
     adapter: AdapterName = Field(description="Immutable: task and content hash; also its name in vLLM.")
+    kind: ArtifactKind = "adapter"
     uri: str = Field(max_length=2_000)
     base_model: Identifier
     dataset_id: Identifier
     dataset_uri: str = Field(max_length=2_000)
     method: Identifier
-    rank: int = Field(ge=1)
-    steps: int = Field(ge=1)
+    rank: int | None = Field(default=None, ge=1, description="Of a LoRA adapter; None: a model.")
+    steps: int = Field(ge=0, description="0: adapters were merged.")
     train_loss: float
+    validation_loss: float | None = Field(default=None, description="On rows set aside; None: there were none.")
     seconds: float = Field(ge=0.0)
     data_cutoff: AwareDatetime
     spec: TaskSpec
@@ -248,6 +255,7 @@ class AdapterEvaluated(Event):
     """
 
     adapter: AdapterName
+    kind: ArtifactKind = Field(default="adapter", description="A model is served by name; no rollout moves users to it.")
     adapter_uri: str = Field(max_length=2_000)
     base_model: Identifier
     dataset_id: Identifier

@@ -51,6 +51,8 @@ class StepProgressed(Event):
     done: float = Field(ge=0.0)
     total: float = Field(gt=0.0)
     message: str = Field(default="", max_length=500)
+    loss: float | None = Field(default=None, description="Of a training, at `done` steps: mean per answer token in nats.")
+    validation_loss: float | None = Field(default=None, description="On rows set aside, where it was measured since.")
 
 
 class StepFailed(Event):

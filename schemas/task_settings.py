@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
-from schemas.base import Label, Probability
+from schemas.base import AdapterName, Label, Probability
 
 
 class MediaPolicy(StrEnum):
@@ -43,28 +43,118 @@ class Section(BaseModel):
         return value
 
 
-class TrainingSettings(Section):
-    """Settings of LoRA fine-tuning. The defaults suit 7–8B models."""
+class Method(StrEnum):
+    """How a candidate is trained. `docs/training.md` says what each needs and when it pays."""
 
-    method: Annotated[str, StringConstraints(pattern="^lora$")] = "lora"
+    LORA = "lora"
+    QLORA = "qlora"
+    """LoRA on base weights in 4 bits (NF4, double quantisation): less memory where the base model is large."""
+    FULL = "full"
+    """All weights: the result is a model of its own, not an adapter."""
+    FUSION = "fusion"
+    """Published adapters of the same base model merged into one, without training."""
+
+
+class Combination(StrEnum):
+    """How PEFT's `add_weighted_adapter` merges adapters."""
+
+    LINEAR = "linear"
+    CAT = "cat"
+    SVD = "svd"
+    TIES = "ties"
+    DARE = "dare_linear"
+
+
+class FusionSettings(Section):
+    """Which adapters `method: fusion` merges, and how."""
+
+    adapters: tuple[AdapterName, ...] = Field(
+        default=(), max_length=10, description="Published adapters, by name; at least two."
+    )
+    combination: Combination = Field(
+        default=Combination.CAT,
+        description="linear, svd, ties and dare_linear keep the rank; cat adds up the ranks, which must stay within the "
+        "fleet's limit.",
+    )
+
+
+class PreferenceSettings(Section):
+    """A second stage of training, on pairs of answers of which people preferred one: blind judgements and edits."""
+
+    method: Literal["none", "dpo", "kto"] = "none"
+    beta: float = Field(default=0.1, gt=0.0, le=10.0, description="The higher, the closer to what was trained before.")
+    learning_rate: float = Field(default=5e-6, gt=0.0, lt=1.0)
+    epochs: float = Field(default=1.0, gt=0.0, le=100.0)
+
+
+class TrainingSettings(Section):
+    """How a candidate is trained. What is empty follows from the model and the number of rows: `docs/training.md`."""
+
+    method: Method = Method.LORA
+    start_from: Literal["base", "last"] = Field(
+        default="base", description="base: on all rows, from the base model. last: from the adapter that serves."
+    )
     r: int = Field(default=16, ge=1, le=256)
     alpha: int = Field(default=32, ge=1, le=1024)
-    dropout: float = Field(default=0.05, ge=0.0, lt=1.0)
+    dropout: float | None = Field(default=None, ge=0.0, lt=1.0, description="Of LoRA; empty: 0.05, of small models 0.")
     target_modules: tuple[str, ...] = (
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     )  # fmt: skip
-    learning_rate: float = Field(default=2e-4, gt=0.0, lt=1.0)
-    epochs: float = Field(default=3.0, gt=0.0, le=100.0)
-    batch_size: int = Field(default=8, ge=1, le=4096)
+    rslora: bool = Field(default=False, description="Scale by alpha over the root of r: for high ranks.")
+    dora: bool = Field(
+        default=False, description="Weight-decomposed LoRA. vLLM serves no such adapter: it is merged into a model."
+    )
+    loraplus_ratio: float | None = Field(
+        default=None, ge=1.0, le=1_000.0, description="LoRA+: how much faster B learns than A; empty: as fast."
+    )
+    learning_rate: float | None = Field(default=None, gt=0.0, lt=1.0)
+    epochs: float | None = Field(default=None, gt=0.0, le=100.0)
+    batch_size: int | None = Field(
+        default=None, ge=1, le=4096, description="Rows in memory at once; a small set's are one step, too."
+    )
+    accumulation: int | None = Field(default=None, ge=1, le=4096, description="Batches of a step.")
     max_length: int = Field(default=2048, ge=16, le=131_072, description="Tokens of prompt and answer together.")
-    warmup_ratio: float = Field(default=0.05, ge=0.0, lt=1.0)
+    max_skipped_share: Probability = Field(
+        default=0.05, description="Of rows over max_length, or that the chat template refuses: more stop the training."
+    )
+    warmup_ratio: float = Field(default=0.03, ge=0.0, lt=1.0)
+    weight_decay: float = Field(default=0.01, ge=0.0, lt=1.0)
+    validation_share: float = Field(
+        default=0.05,
+        ge=0.0,
+        le=0.5,
+        description="Of the training rows, for the loss by which the best checkpoint is chosen; 0: the last one is "
+        "taken. Never a row of the gates.",
+    )
+    liger: bool = Field(default=False, description="Liger kernels, on a GPU where they are installed.")
+    fusion: FusionSettings = FusionSettings()
+    preferences: PreferenceSettings = PreferenceSettings()
+    sweep_hours: float | None = Field(
+        default=None, gt=0.0, le=1_000.0, description="Search settings for so long before each training; empty: never."
+    )
+    max_gpu_hours: float | None = Field(
+        default=None,
+        gt=0.0,
+        le=1_000_000.0,
+        description="A training that would take more is not started; on a CPU hours of the machine. Empty: no cap.",
+    )
     seed: Seed = 20
     threads: int | None = Field(
-        default=None,
-        ge=1,
-        le=1_024,
-        description="CPU threads; None: RATCHET_TRAINER_THREADS, else all cores but one; on a GPU PyTorch's default.",
+        default=None, ge=1, le=1_024, description="CPU threads; empty: RATCHET_TRAINER_THREADS, else as measured."
     )
+
+    @model_validator(mode="after")
+    def _fits_method(self) -> Self:
+        if self.method is Method.FUSION and len(set(self.fusion.adapters)) < 2:
+            raise ValueError("method: fusion merges adapters: name two or more in training.fusion.adapters")
+        if self.dora and self.method in (Method.FULL, Method.FUSION):
+            raise ValueError(f"training.dora is of LoRA and QLoRA, not of method: {self.method}; remove it")
+        return self
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it ends as a LoRA adapter; else as a model of its own."""
+        return self.method is not Method.FULL and not self.dora
 
 
 class BalanceSettings(Section):
