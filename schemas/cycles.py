@@ -52,7 +52,7 @@ class StepProgressed(Event):
     total: float = Field(gt=0.0)
     message: str = Field(default="", max_length=500)
     loss: float | None = Field(default=None, description="Of a training, at `done` steps: mean per answer token in nats.")
-    validation_loss: float | None = Field(default=None, description="On rows set aside, where it was measured since.")
+    validation_loss: float | None = Field(default=None, description="The last that was measured on rows set aside.")
 
 
 class StepFailed(Event):

@@ -106,7 +106,9 @@ class CycleStep:
     def progressed(self, event: Event, job: Job, progress: JobProgress) -> StepProgressed:
         """Return the `steps.progressed` of the event's cycle: how far the job is that does the step's work."""
         return StepProgressed(
-            event_id=event_id(f"{self.step} progressed", job.name, progress.done, progress.message),
+            event_id=event_id(
+                f"{self.step} progressed", job.name, progress.done, progress.message, progress.validation_loss
+            ),
             task=event.task,
             task_revision=event.task_revision,
             cycle_id=event.cycle_id,
@@ -114,6 +116,8 @@ class CycleStep:
             done=progress.done,
             total=progress.total,
             message=progress.message[:500],
+            loss=progress.loss,
+            validation_loss=progress.validation_loss,
         )
 
     def failed(

@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import errno
 import fcntl
-import json
 import logging
 import os
 import signal
@@ -65,9 +64,13 @@ class JobFailure(BaseModel):
 
 
 class JobProgress(BaseModel):
+    """How far a job is. `validation_loss`: the last one that was measured."""
+
     done: float
     total: float
     message: str = ""
+    loss: float | None = None
+    validation_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -199,11 +202,12 @@ class Jobs:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _follow(self, job: Job, on_done: OnDone, on_failed: OnFailed, on_progress: OnProgress | None) -> None:
-        if self._lives(job):
-            progress = job.progress
-            if on_progress is not None and progress is not None and self._reported.get(job.name) != progress:
-                self._reported[job.name] = progress
-                await on_progress(job, progress)
+        lives = self._lives(job)
+        progress = job.progress  # Read afterwards: the last one of a process that has just ended counts, too.
+        if on_progress is not None and progress is not None and self._reported.get(job.name) != progress:
+            self._reported[job.name] = progress
+            await on_progress(job, progress)
+        if lives:
             return
         if (result := job.read("result.json")) is not None:
             await on_done(job, result)
@@ -269,20 +273,36 @@ def _signal(job: Job, number: signal.Signals) -> bool:
 
 
 class Progress:
-    """Reports how far a job is. Cheap: it writes its file at most four times a second."""
+    """Reports how far a job is. Cheap: it writes its file at most four times a second.
+
+    A validation loss stays in all later reports: they are dropped, or read, too seldom for one to be seen for certain.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "progress.json"
         self._last = 0.0
+        self._validation_loss: float | None = None
 
-    def __call__(self, done: float, total: float, message: str = "") -> None:
+    def __call__(
+        self,
+        done: float,
+        total: float,
+        message: str = "",
+        loss: float | None = None,
+        validation_loss: float | None = None,
+    ) -> None:
+        if validation_loss is not None:
+            self._validation_loss = validation_loss
         now = time.monotonic()
         if now - self._last < 0.25 and done < total:
             return
         self._last = now
         temporary = self._path.with_suffix(".tmp")  # No fsync: a crash may lose a progress report.
         with contextlib.suppress(OSError):  # So may a full disk.
-            temporary.write_text(json.dumps({"done": done, "total": total, "message": message}))
+            report = JobProgress(
+                done=done, total=total, message=message, loss=loss, validation_loss=self._validation_loss
+            )
+            temporary.write_text(report.model_dump_json())
             temporary.replace(self._path)
 
 

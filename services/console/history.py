@@ -6,7 +6,7 @@ All methods raise DependencyUnavailable while the database is unavailable.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -27,6 +27,10 @@ from services.console.tables import EVENTS, FORGOTTEN, HOURS, PROGRESS
 from shared.privacy.erasure import ErasedSubjects, erased_among, record_erasure
 from shared.storage.database import transaction
 
+Losses = tuple[float, float, float | None]
+"""A step of a training, its loss, and the validation loss where it was measured."""
+MAX_LOSSES = 200
+"""Of a cycle: more than a plot shows."""
 _NOT_STORED = {
     "spec": {name: True for name in TaskSpec.model_fields if name not in ("kind", "rollout")}
     | {"rollout": set(RolloutSettings.model_fields) - {"canary_wealth"}}
@@ -36,6 +40,25 @@ _NOT_STORED = {
 def stored_event(event: Event) -> Any:
     """Return the JSON that is stored of a step's result: nothing of the task but what a page shows."""
     return _storable(event.model_dump_json(exclude=_NOT_STORED))
+
+
+def with_loss(losses: Sequence[Losses], event: StepProgressed) -> list[Losses]:
+    """Return the losses of a training with those of a report, by step. A training that resumed reports steps again.
+
+    Of more than `MAX_LOSSES` the one goes whose neighbours are the closest; a validation loss only after all others.
+    """
+    if event.loss is None:
+        return list(losses)
+    by_step = {loss[0]: loss for loss in losses}
+    measured = [held_out for _, _, held_out in losses if held_out is not None]
+    is_new = event.validation_loss is not None and event.validation_loss not in measured[-1:]
+    earlier = by_step.get(event.done, (0.0, 0.0, None))[2]
+    by_step[event.done] = (event.done, event.loss, event.validation_loss if is_new else earlier)
+    kept = sorted(by_step.values())
+    if len(kept) > MAX_LOSSES:
+        inner = range(1, len(kept) - 1)
+        del kept[min(inner, key=lambda place: (kept[place][2] is not None, kept[place + 1][0] - kept[place - 1][0]))]
+    return kept
 
 
 class CycleHistory(Protocol):
@@ -49,6 +72,7 @@ class CycleHistory(Protocol):
     async def cycles(self, task: str | None, limit: int = 200) -> list[dict[str, Any]]: ...
     async def events(self, cycle_id: str) -> list[dict[str, Any]]: ...
     async def progress(self, cycle_id: str) -> dict[str, Any] | None: ...
+    async def losses(self, cycle_id: str) -> list[Losses]: ...
     async def newest_cycles(self, tasks: Collection[str]) -> dict[str, dict[str, Any]]: ...
     async def serving(self, tasks: Collection[str]) -> dict[str, str | None]: ...
     async def running_rollout(self, task: str) -> list[dict[str, Any]]: ...
@@ -78,12 +102,17 @@ class PostgresCycleHistory:
             await connection.execute(statement.on_conflict_do_nothing())
 
     async def add_progress(self, event: StepProgressed) -> None:
-        """Store the newest progress of its cycle."""
+        """Store the newest progress of its cycle, and its loss beside the earlier ones."""
         if event.cycle_id is None:
             return
-        values = {"occurred_at": event.occurred_at, "event": _storable(event.model_dump_json())}
-        statement = insert(PROGRESS).values(cycle_id=event.cycle_id, **values)
         is_newer = PROGRESS.c.occurred_at <= event.occurred_at
+        losses = with_loss(await self.losses(event.cycle_id), event)
+        values = {
+            "occurred_at": event.occurred_at,
+            "event": _storable(event.model_dump_json()),
+            "losses": losses,
+        }
+        statement = insert(PROGRESS).values(cycle_id=event.cycle_id, **values)
         await self._write(statement.on_conflict_do_update(index_elements=["cycle_id"], set_=values, where=is_newer))
 
     async def add_hour(self, event: PredictionsRolledUp) -> None:
@@ -166,6 +195,12 @@ class PostgresCycleHistory:
         async with transaction(self._engine) as connection:
             query = select(PROGRESS.c.event).where(PROGRESS.c.cycle_id == cycle_id)
             return await connection.scalar(query)
+
+    async def losses(self, cycle_id: str) -> list[Losses]:
+        """Return the losses that a cycle's training has reported."""
+        async with transaction(self._engine) as connection:
+            query = select(PROGRESS.c.losses).where(PROGRESS.c.cycle_id == cycle_id)
+            return [(step, loss, held_out) for step, loss, held_out in await connection.scalar(query) or ()]
 
     async def serving(self, tasks: Collection[str]) -> dict[str, str | None]:
         """Return the adapter that serves each of these tasks that has had a rollout; None: the base model."""

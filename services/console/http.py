@@ -108,8 +108,9 @@ def build_app(settings: ConsoleSettings, reviews: Reviews, history: CycleHistory
         steps = await history.events(cycle_id)
         if not steps:
             raise HttpError(404, f"no cycle {cycle_id!r}", "unknown_cycle", "cycle_id")
-        progress = await history.progress(cycle_id)
-        return {"cycle_id": cycle_id, "task": steps[0]["event"]["task"], "steps": steps, "progress": progress}
+        progress, losses = await history.progress(cycle_id), await history.losses(cycle_id)
+        task = steps[0]["event"]["task"]
+        return {"cycle_id": cycle_id, "task": task, "steps": steps, "progress": progress, "losses": losses}
 
     return app
 

@@ -578,6 +578,25 @@ async def test_a_cycles_state_is_read_from_its_events(history: PostgresCycleHist
     assert (await history.cycles(task))[0]["outcome"] == "rejected"
 
 
+async def test_losses_of_a_training_are_kept_beside_its_newest_progress(
+    history: PostgresCycleHistory, task: str
+) -> None:
+    common: dict[str, Any] = {"task": task, "task_revision": "r1", "cycle_id": f"{task}-1", "step": "training"}
+    assert await history.losses(f"{task}-1") == []
+    reports = [(1, 2.0, None), (2, 1.0, 1.5), (2, 1.0, 1.5), (3, 0.5, 1.5)]  # One of them is delivered twice.
+    for second, (step, loss, held_out) in enumerate(reports):
+        at = NOON + timedelta(seconds=second)
+        await history.add_progress(
+            StepProgressed(**common, occurred_at=at, done=step, total=3, loss=loss, validation_loss=held_out)
+        )
+    evaluating = StepProgressed(**(common | {"step": "evaluation"}), occurred_at=NOON + timedelta(1), done=1, total=9)
+    await history.add_progress(evaluating)
+    assert await history.losses(f"{task}-1") == [(1.0, 2.0, None), (2.0, 1.0, 1.5), (3.0, 0.5, None)]
+    progress = await history.progress(f"{task}-1")
+    assert progress is not None
+    assert progress["step"] == "evaluation"
+
+
 async def test_an_hour_is_replaced_not_added(history: PostgresCycleHistory, task: str) -> None:
     for minute, count in ((1, 10), (3, 30), (2, 20)):
         hour = PredictionsRolledUp(

@@ -9,9 +9,11 @@ from html import escape
 from typing import Any, get_args
 
 from schemas.cycles import Step
+from services.console.history import Losses
 from services.console.pages.evaluation import evaluation_parts
 from services.console.pages.gates import gates_table
 from services.console.pages.layout import Markup, duration, figures, link, muted, number, percent, table, tag
+from services.console.pages.losses import loss_plot
 from services.console.pages.rollout import rollout_parts
 from services.console.reports import report_page
 
@@ -84,13 +86,15 @@ def outcome_tag(outcome: str | None) -> Markup:
     return tag(outcome, _OUTCOME_KINDS.get(outcome, "bad"))
 
 
-def sections(records: Sequence[Json]) -> Iterator[tuple[str, list[str]]]:
-    """Yield the title and parts of each card, in the order of the steps."""
+def sections(records: Sequence[Json], losses: Sequence[Losses] = ()) -> Iterator[tuple[str, list[str]]]:
+    """Yield the title and parts of each card, in the order of the steps. `losses`: of the cycle's training so far."""
     for topic, (title, render) in _CARDS.items():
         if topic == "steps.failed.v1" and (skipped := [e for e in _events(records, topic) if e.get("skipped")]):
             yield "Nothing to learn from yet", [muted(skipped[-1]["reason"]), muted(skipped[-1]["way_out"])]
-        if events := [event for event in _events(records, topic) if not event.get("skipped")]:
-            yield title, render(events)
+        events = [event for event in _events(records, topic) if not event.get("skipped")]
+        plots = [loss_plot(losses)] if topic == "adapters.trained.v1" and losses else []
+        if events or plots:
+            yield title, [*(render(events) if events else []), *plots]
 
 
 def _events(records: Sequence[Json], topic: str) -> list[Json]:

@@ -192,7 +192,7 @@ async def _cycle(history: CycleHistory, cycle_id: str) -> list[Card]:
     running = next((s.step for s in states if s.state == "go"), None)
     if progress is not None and progress["step"] == running:
         parts.append(_progress_bar(progress))
-    return [("", parts), *sections(records)]
+    return [("", parts), *sections(records, await history.losses(cycle_id))]
 
 
 def _progress_bar(progress: Json) -> str:

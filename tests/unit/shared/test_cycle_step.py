@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from schemas.failures import FailuresClustered
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from shared.cycle_step import CycleStep, current_spec, cycle_spec
 from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible, StepSkipped
+from shared.jobs import Job, JobProgress
 from shared.kafka import latest_by_key
 from shared.kafka.delivery import TopicPartition
 from shared.kafka.latest_by_key import LatestByKey
@@ -237,3 +239,13 @@ async def test_a_table_is_read_where_no_record_is_left_before_the_end_of_its_top
     await tasks.advance(0, 4)
     await tasks.read_to_end(Settings())
     assert (tasks.is_read, log.asked) == (True, [4])
+
+
+def test_losses_of_a_training_travel_with_its_progress(tmp_path: Path) -> None:
+    job, step = Job("a", tmp_path), CycleStep("trainer", "training")
+    before, after = (
+        step.progressed(started(), job, JobProgress(done=3, total=9, message="m", loss=0.5, validation_loss=held_out))
+        for held_out in (None, 0.75)
+    )
+    assert (after.done, after.loss, after.validation_loss) == (3, 0.5, 0.75)
+    assert before.event_id != after.event_id

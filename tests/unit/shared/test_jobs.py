@@ -457,6 +457,32 @@ def test_a_disk_that_stays_full_fails_the_job_with_the_way_out(tmp_path: Path, m
     assert "Make room" in failure.way_out
 
 
+def test_a_validation_loss_is_in_the_next_report_and_all_later_ones(tmp_path: Path) -> None:
+    """Reports within 250 ms are dropped, and a watcher reads every other second."""
+    progress, job = Progress(tmp_path), Job("a", tmp_path)
+    progress(1, 10, "one", loss=2.5)
+    progress(1, 10, "validated", loss=2.5, validation_loss=1.5)
+    assert job.progress == JobProgress(done=1, total=10, message="one", loss=2.5), "too soon"
+    for step in (2, 3):
+        time.sleep(0.3)
+        progress(step, 10, "on", loss=2.0)
+        assert job.progress == JobProgress(done=step, total=10, message="on", loss=2.0, validation_loss=1.5)
+
+
+async def test_what_a_process_reports_last_is_heard_before_its_result(
+    folder: Path, environment: dict[str, str]
+) -> None:
+    callbacks = Callbacks()
+    watcher = Jobs(folder, "job_for_test", environment)
+    watcher.submit("a", Spec(kind="quick"))
+    job = Job("a", folder / "a")
+    (job.folder / "result.json").write_bytes(b"{}")
+    Progress(job.folder)(9, 9, "the end", loss=0.5)
+    async with watched(watcher, callbacks):
+        await until(lambda: callbacks.done)
+    assert callbacks.progress == [JobProgress(done=9, total=9, message="the end", loss=0.5)]
+
+
 def test_progress_that_cannot_be_written_stops_no_work(tmp_path: Path) -> None:
     Progress(tmp_path / "gone")(1, 2, "half")
 
