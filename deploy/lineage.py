@@ -42,6 +42,12 @@ class _AdapterManifest(BaseModel):
     adapter: str
     task: str
     dataset_id: str
+    training: dict[str, Any] = {}
+
+    def rows_of(self, use: DatasetUse) -> int:
+        """Return how many of these rows it was trained on: those of pairs of answers by a setting."""
+        compares = self.training.get("preferences", {}).get("method", "none") != "none"
+        return use.training + (use.compared if compares else 0)
 
 
 @dataclass(frozen=True)
@@ -155,9 +161,9 @@ def lineage_of(store: ArtifactStore, subjects: Collection[str], tasks: Collectio
             continue
         if adapter.dataset_id not in uses:
             lineage.unknown[f"adapters/{name}"] = f"its dataset {adapter.dataset_id} is not in the store"
-        elif (use := uses[adapter.dataset_id]) is not None and use.training:
+        elif (use := uses[adapter.dataset_id]) is not None and (rows := adapter.rows_of(use)):
             uri = store.address("adapters", name)
-            lineage.adapters.append(AdapterUse(name, adapter.task, uri, use.dataset_id, use.training))
+            lineage.adapters.append(AdapterUse(name, adapter.task, uri, use.dataset_id, rows))
     return lineage
 
 

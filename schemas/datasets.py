@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, JsonValue
 
@@ -67,7 +67,7 @@ class DatasetBuilt(Event):
     """A dataset passed its gates, and a folder has its rows, its inspection and its manifest. Key: task.
 
     train.jsonl, eval.jsonl, rejected.jsonl, quality.json (schemas/quality.py), quality.html and manifest.json; where
-    people compared answers preferences.jsonl.
+    people compared or corrected generated answers preferences.jsonl.
     """
 
     dataset_id: Identifier = Field(description="Task and content hash: the same rows get the same id.")
@@ -143,17 +143,24 @@ PREFERENCES = "preferences.jsonl"
 
 
 class PreferredAnswer(Frozen):
-    """One line of preferences.jsonl, which a version has where people compared answers: what they chose, blind.
+    """One line of preferences.jsonl: two answers to one prompt, generated texts or objects, and which is better.
 
-    Of a pair of generated texts or objects, in the order in which they were shown. Nothing says which model gave which.
+    `judged`: people compared them, blind, in the order in which they were shown. Nothing says which model gave which.
+    `edited`: `a` is what a person made of production's answer `b`; its prompt is one of train.jsonl.
     """
 
+    source: Literal["judged", "edited"] = "judged"
     prompt: Messages
+    tools: tuple[JsonObject, ...] = Field(default=(), description="The tools that the model could call.")
     answers: tuple[Answer, Answer]
     preferred: Preference = Field(description="Of several people the choice of most; `both_wrong` if they are even.")
+    held_out: bool = Field(
+        default=False, description="Its prompt is one of eval.jsonl or of a frozen set, or nearly: never train on it."
+    )
     prediction_ids: tuple[Identifier, ...]
     correction_ids: tuple[Identifier, ...]
     user_hash: Identifier | None = Field(default=None, description="Keyed hash of the user, for erasure.")
+    author_hashes: AuthorHashes = ()
     predicted_at: AwareDatetime | None = None
 
 

@@ -29,7 +29,7 @@ from services.dataset_builder.building.carry_over import Revision
 from services.dataset_builder.building.compact import Compactor
 from services.dataset_builder.building.length import TokenCounter
 from services.dataset_builder.building.personal_data import PersonalData, PersonalDataPass, rules_id
-from services.dataset_builder.building.preferences import Preferences
+from services.dataset_builder.building.preferences import Preferences, mark_held_out
 from services.dataset_builder.building.votes import OLDEST_FIRST, Vote, Withdrawals, votes_of
 from services.dataset_builder.chat_tokens import ChatTokens
 from services.dataset_builder.checks.label_noise import scored_text
@@ -219,8 +219,9 @@ async def _inspected_build(
     progress(3, 4, "checking and publishing")
     gates = (*evaluate_gates(build, job.spec, answers), personal_data.gate())
     measures = summaries(build, job.spec, personal_data)
-    inspected = Inspected(build, votes, job.spec, gates, answers, measures, parent, preferences.newest(job.spec))
-    return inspected, count
+    held_out = [*(example.prompt for example in build.dataset.eval), *inputs.never_trained_on]
+    pairs = [*mark_held_out(preferences.newest(job.spec), held_out, job.spec), *build.edits]
+    return Inspected(build, votes, job.spec, gates, answers, measures, parent, pairs), count
 
 
 async def _read_votes(

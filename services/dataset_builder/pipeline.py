@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import chain
 
 from schemas.conversation import Message, input_text
-from schemas.datasets import Example, Fate, LeftOutCount, LeftOutExample
+from schemas.datasets import Example, Fate, LeftOutCount, LeftOutExample, PreferredAnswer
 from schemas.labels import LabelRequested, Purpose
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.augmentation import augment, shown_right
@@ -35,6 +35,7 @@ from services.dataset_builder.building.places.frozen import adversarial_question
 from services.dataset_builder.building.places.place import Place
 from services.dataset_builder.building.places.placement import Placed, group_rows, make_examples
 from services.dataset_builder.building.places.steps import place
+from services.dataset_builder.building.preferences import edits
 from services.dataset_builder.building.rows import Row
 from services.dataset_builder.building.votes import OLDEST_FIRST, Vote, resolve_votes, reviewers_answers
 from services.dataset_builder.checks.agreement import WINDOW, blind_overlaps, measure_agreement
@@ -128,7 +129,8 @@ class Inputs:
 class Build:
     """A dataset, the decisions that were made for it, and what people are to be asked about it.
 
-    `corrected`: rows per label as people gave it, before anything was left out.
+    `corrected`: rows per label as people gave it, before anything was left out. `edits`: what people made of
+    production's answers.
     """
 
     dataset: Dataset
@@ -136,6 +138,7 @@ class Build:
     questions: tuple[LabelRequested, ...] = ()
     corrected: Mapping[str, int] = field(default_factory=dict)
     measures: Measures = field(default_factory=Measures)
+    edits: Sequence[PreferredAnswer] = ()
 
 
 def build_dataset(inputs: Inputs, score: Scorer | None = None, count_tokens: TokenCounter | None = None) -> Build:
@@ -184,8 +187,11 @@ def begin_build(
         left_out = [*obsolete, *overruled, *invalid, *guarded.held_back, *placed.left_out]
         left_out += [*noise.held_back, *right_already, *capped]
         left_out.sort(key=lambda r: (r.fate, r.reason, r.correction_ids))
+        dataset = Dataset(
+            authors.name_in_rows(train), authors.name_in_rows(held_out), authors.name_in_left_out(left_out)
+        )
         return Build(
-            Dataset(authors.name_in_rows(train), authors.name_in_rows(held_out), authors.name_in_left_out(left_out)),
+            dataset,
             decisions=Decisions(noise.decided, placed.decided),
             questions=(*questions, *guarded.questions, *placed.questions, *noise.questions),
             corrected=Counter(row.label for row in rows),
@@ -200,6 +206,7 @@ def begin_build(
                 frozenset(text_hash(input_text(question, inputs.prompts)) for question in inputs.never_trained_on),
                 reliability,
             ),
+            edits=edits(dataset.train, guarded.rows, spec.kind),
         )
 
     return finish

@@ -19,7 +19,7 @@ from UnleashClient.constants import FEATURES_URL
 from UnleashClient.utils import InstanceAllowType
 
 from schemas.conversation import Answer
-from schemas.datasets import Example
+from schemas.datasets import PREFERENCES, Example, PreferredAnswer
 from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskSpec
 from services.shadow.domain import Request
@@ -156,8 +156,8 @@ class CandidateMissing(DependencyUnavailable):
 
 
 class StoredTrainingIndexes:
-    """Builds an index of a dataset's train.jsonl, and keeps those that were used last, of so many rows together: each
-    that is missed reads all of its rows. A row takes 1 to 3 KB."""
+    """Builds an index of the questions that a dataset trains on, and keeps those that were used last, of so many rows
+    together: each that is missed reads all of its rows. A row takes 1 to 3 KB."""
 
     def __init__(self, artifacts: ArtifactStore, max_rows: int = 400_000) -> None:
         self._artifacts = artifacts
@@ -176,15 +176,18 @@ class StoredTrainingIndexes:
 
     def _read(self, uri: str, spec: TaskSpec) -> AskedQuestions:
         path = self._artifacts.fetch(uri) / "train.jsonl"
-        try:
-            lines = path.read_bytes().split(b"\n")  # Not `splitlines`: a text may have other line separators in it.
-            examples = [Example.model_validate_json(line) for line in lines if line]
+        pairs = path.with_name(PREFERENCES)
+        try:  # Not `splitlines`: a text may have other line separators in it.
+            prompts = [Example.model_validate_json(line).prompt for line in path.read_bytes().split(b"\n") if line]
+            if spec.training.preferences.method != "none" and pairs.exists():
+                lines = filter(None, pairs.read_bytes().split(b"\n"))
+                prompts += [PreferredAnswer.model_validate_json(line).prompt for line in lines]
         except OSError as error:
             raise DependencyUnavailable(f"the training rows at {path} cannot be read: {error}") from error
         except ValidationError as error:
             problem = describe_validation_error(error)
             raise DependencyUnavailable(f"the training rows at {path} cannot be read: {problem}") from error
-        return AskedQuestions([example.prompt for example in examples], spec)
+        return AskedQuestions(prompts, spec)
 
 
 class VllmEngine:

@@ -1,4 +1,8 @@
-"""What people chose of two answers, blind: nothing is trained on it, a judge of texts is measured by it. Pure."""
+"""Which of two generated answers people prefer. Pure.
+
+What they chose of two, blind: a judge of texts is measured by it. And what they made of production's answer. By both a
+model is trained where the task wants it (`training.preferences`).
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from schemas.datasets import PreferredAnswer
+from schemas.conversation import Answer, Message
+from schemas.datasets import Example, PreferredAnswer
 from schemas.labels import CorrectionSubmitted, Preference
-from schemas.tasks import TaskSpec
-from shared.conversation import never_trained
+from schemas.tasks import TaskKind, TaskSpec
+from services.dataset_builder.building.rows import BY_AGE, Row
+from shared.conversation import chat_tools, never_trained
+from shared.grading.text import same_answer
+from shared.model.asked_questions import AskedQuestions
 
 MAX_PREFERENCES = 1_000
-"""Those of the newest pairs are published."""
+"""Those of the newest pairs of either source are published."""
 
 
 class Preferences:
@@ -40,6 +48,47 @@ class Preferences:
         return [_row(choices) for choices in pairs[-MAX_PREFERENCES:]]
 
 
+def edits(train: Iterable[Example], rows: Iterable[Row], kind: TaskKind) -> list[PreferredAnswer]:
+    """Return the newest pairs that corrections of generated answers make, oldest first: of rows to train on alone.
+
+    `rows`: all that have a label. An answer that was cut, or accepted as it is, makes none.
+    """
+    examples = {} if kind.has_labels else {example.prediction_ids[0]: example for example in train}
+    pairs = []
+    for row in sorted((row for row in rows if row.prediction_id in examples), key=BY_AGE):
+        example = examples[row.prediction_id]
+        if not any(same_answer(answer.plain, example.answer, kind) for answer in row.answers) and (
+            answered := next((answer for answer in row.answers if answer.is_whole), None)
+        ):
+            pairs.append(_edit(example, answered))
+    return pairs[-MAX_PREFERENCES:]
+
+
+def mark_held_out(
+    pairs: Sequence[PreferredAnswer], held_out: Iterable[Sequence[Message]], spec: TaskSpec
+) -> list[PreferredAnswer]:
+    """Return the pairs, each marked whose prompt is one of those held out, or nearly. `held_out`: prompts."""
+    questions = AskedQuestions(held_out, spec)
+    return [pair.model_copy(update={"held_out": questions.contains(pair.prompt)}) for pair in pairs]
+
+
+def _edit(example: Example, answered: Answer) -> PreferredAnswer:
+    *_, written = example.messages
+    text = written.content if isinstance(written.content, str) else ""
+    return PreferredAnswer(
+        source="edited",
+        prompt=example.prompt,
+        tools=example.tools,
+        answers=(Answer(text=text, tool_calls=written.tool_calls), answered),
+        preferred="a",
+        prediction_ids=example.prediction_ids,
+        correction_ids=example.correction_ids,
+        user_hash=example.user_hash,
+        author_hashes=example.author_hashes,
+        predicted_at=example.predicted_at,
+    )
+
+
 def _age(given: CorrectionSubmitted) -> tuple[datetime, str]:
     return given.occurred_at, given.correction_id
 
@@ -54,6 +103,7 @@ def _row(choices: Sequence[CorrectionSubmitted]) -> PreferredAnswer:
     first = choices[0]
     return PreferredAnswer(
         prompt=first.call.messages,
+        tools=chat_tools(first.call.tools),
         answers=(first.answers[0], first.answers[1]),
         preferred=_of_most([given.preference for given in choices if given.preference is not None]),
         prediction_ids=(first.prediction_id,),

@@ -50,7 +50,7 @@ class Inspected:
     """A build with what was measured of it.
 
     `votes`: what it was made from. `traffic`: how often production gave each answer. `preferences`: people's
-    choices between two answers.
+    choices between two answers, and their edits.
     """
 
     build: Build

@@ -1,6 +1,7 @@
 """Publishes what a build made, named by its content, and the inspection of one that a gate stopped.
 
-datasets/<dataset_id>/     train.jsonl · eval.jsonl · rejected.jsonl · preferences.jsonl (where people compared answers)
+datasets/<dataset_id>/     train.jsonl · eval.jsonl · rejected.jsonl · preferences.jsonl (where people compared or
+                           corrected generated answers)
                            quality.json · quality.html · manifest.json
 inspections/<cycle_id>/    rejected.jsonl · quality.json · quality.html · manifest.json
 """

@@ -49,11 +49,12 @@ def ask_judge(
 
 
 def read_preferences(path: Path) -> list[PreferredAnswer]:
-    """Return people's choices between two answers, oldest first; none of a version that has no such file."""
+    """Return people's blind choices between two answers, oldest first; none of a version that has no such file."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8") as file:
-        return [PreferredAnswer.model_validate_json(line) for line in file]
+        pairs = [PreferredAnswer.model_validate_json(line) for line in file]
+    return [pair for pair in pairs if pair.source == "judged"]
 
 
 async def _ask(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.conversation import Message, Role
-from schemas.datasets import Example
+from schemas.conversation import Answer, Message, Role
+from schemas.datasets import PREFERENCES, Example, PreferredAnswer
 from services.shadow.clients import StoredTrainingIndexes
 from shared.errors import DependencyUnavailable
 from shared.model.asked_questions import AskedQuestions
@@ -83,6 +83,30 @@ async def test_training_rows_that_are_damaged_cannot_be_read(tmp_path: Path) -> 
     under = rollout().model_copy(update={"dataset_uri": str(folder)})
     with pytest.raises(DependencyUnavailable, match=r"train\.jsonl cannot be read"):
         await StoredTrainingIndexes(ArtifactStore(str(tmp_path), tmp_path / "cache")).for_rollout(under)
+
+
+@pytest.mark.parametrize(("method", "counts"), [("dpo", True), ("none", False)])
+async def test_the_questions_of_compared_answers_count_where_the_candidate_was_trained_on_them(
+    tmp_path: Path, method: str, counts: bool
+) -> None:
+    folder = tmp_path / "datasets" / "d1"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    (folder / "train.jsonl").write_text(example("where is it?").model_dump_json() + "\n")
+    pair = PreferredAnswer(
+        prompt=question("which of my two cards was charged twice?"), answers=(Answer(text="x"), Answer(text="y")),
+        preferred="b", prediction_ids=("p",), correction_ids=("c",),
+    )  # fmt: skip
+    (folder / PREFERENCES).write_text(pair.model_dump_json() + "\n")
+    spec = rollout().spec
+    preferences = spec.training.preferences.model_copy(update={"method": method})
+    training = spec.training.model_copy(update={"preferences": preferences})
+    under = rollout().model_copy(
+        update={"dataset_uri": str(folder), "spec": spec.model_copy(update={"training": training})}
+    )
+    index = await StoredTrainingIndexes(ArtifactStore(str(tmp_path), tmp_path / "cache")).for_rollout(under)
+    assert index.contains(pair.prompt) is counts
+    assert index.contains(question("where is it?"))
 
 
 @pytest.mark.parametrize(("similarity", "is_near"), [(0.8, True), (0.95, False)])

@@ -150,6 +150,24 @@ def test_pairs_that_people_compared_are_found_by_who_was_answered(artifacts: Art
     assert (use.dataset_id, use.compared, use.training, use.people) == ("compared", 1, 0, 1)
 
 
+@pytest.mark.parametrize(("method", "adapters"), [("dpo", ["aligned"]), ("none", [])])
+def test_an_adapter_is_trained_on_the_people_of_compared_pairs_where_its_task_trained_on_those(
+    artifacts: Artifacts, method: str, adapters: list[str]
+) -> None:
+    artifacts.dataset("compared", {}, {}, files={PREFERENCES: "hash"})
+    pair = PreferredAnswer(
+        prompt=(Message(role=Role.USER, content="mine"),), answers=(Answer(text="x"), Answer(text="y")), preferred="a",
+        prediction_ids=("p",), correction_ids=("c",), user_hash="ann", author_hashes=("bo",), predicted_at=NOON,
+    )  # fmt: skip
+    artifacts.write(f"datasets/compared/{PREFERENCES}", pair.model_dump_json() + "\n")
+    manifest = {"adapter": "aligned", "task": "desk", "dataset_id": "compared"}
+    manifest |= {"training": {"preferences": {"method": method}}}
+    artifacts.write("adapters/aligned/manifest.json", json.dumps(manifest))
+    for who in ("ann", "bo"):
+        found = lineage_of(artifacts.store, [who], ["desk"], NOON)
+        assert [use.adapter for use in found.adapters] == adapters
+
+
 def test_the_inspections_of_stopped_builds_that_quote_a_person_are_listed(artifacts: Artifacts) -> None:
     artifacts.inspection("cycle-7", {"u1": NOON, "u2": NOON})
     artifacts.inspection("cycle-8", {"u1": NOON + timedelta(days=1)})

@@ -24,7 +24,7 @@ from services.evaluator.judge.certification import certify, lower_bound
 from services.evaluator.judge.client import GIVE_UP_AFTER, JudgeClient, StoredVerdicts
 from services.evaluator.judge.pairs import Judged, Pair, judge_pairs
 from services.evaluator.judge.question import judge_messages, read_verdict
-from services.evaluator.judge.step import ask_judge, judge_arms
+from services.evaluator.judge.step import ask_judge, judge_arms, read_preferences
 from services.evaluator.recipe import ArmAnswers
 from services.evaluator.verdict import Asked
 
@@ -411,6 +411,12 @@ def test_a_job_stores_each_verdict_as_it_comes_and_no_text(tmp_path: Path, monke
         ask_judge(settings(), tmp_path, arms(), tmp_path, lambda *said: None)
     assert len(StoredVerdicts(tmp_path / "verdicts.jsonl")) == 2
     assert "parcel" not in (tmp_path / "verdicts.jsonl").read_text()
+
+
+def test_a_judge_is_measured_by_blind_choices_alone_and_by_no_edit(tmp_path: Path) -> None:
+    pairs = preferred("a", 1), preferred("a", 2).model_copy(update={"source": "edited"})
+    (tmp_path / PREFERENCES).write_text("".join(pair.model_dump_json() + "\n" for pair in pairs))
+    assert read_preferences(tmp_path / PREFERENCES) == [pairs[0]]
 
 
 def test_a_version_without_preferences_certifies_nobody_and_an_unreachable_judge_stops_no_job(tmp_path: Path) -> None:
