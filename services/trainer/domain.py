@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from itertools import accumulate
+from pathlib import Path
 
 from schemas.datasets import DatasetBuilt
+from schemas.task_settings import TrainingSettings
 from schemas.tasks import TaskSpec
 from shared.errors import StepImpossible
 from shared.identity import content_hash
+
+_MEMORY_ERRORS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,45 @@ class SkippedRows:
 
 
 @dataclass(frozen=True)
+class TrainingRow:
+    """A row as tokens. `start`: where its answer begins. `group`: of near-copies. `weight`: 1 counts as usual."""
+
+    tokens: tuple[int, ...]
+    start: int
+    weight: float = 1.0
+    group: str = ""
+
+    @property
+    def answer_tokens(self) -> int:
+        return len(self.tokens) - self.start
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """What the recipe is to train. `base`: a folder, or a name on the Hugging Face hub. `start`: folder of the adapter to
+    go on from; None: the base model. `fused`: folders of the adapters that `method: fusion` merges."""
+
+    spec: TaskSpec
+    base: str
+    threads: int | None = None
+    start: Path | None = None
+    fused: tuple[Path, ...] = ()
+    trackers: tuple[str, ...] = ()
+    gpus: int = 1
+
+    @property
+    def settings(self) -> TrainingSettings:
+        return self.spec.training
+
+
+@dataclass(frozen=True)
 class TrainingOutcome:
     """The result of a training.
 
-    `losses` (by step) and `train_loss` (of the last epoch) are means per answer token in nats. `seconds`: of the
-    process that finished, without those that were killed before. `dtype`: the data type of the frozen base model.
+    `losses` (by step) and `train_loss` (of the last epoch) are means per answer token in nats, and so are
+    `validation_losses` (step and loss), on rows set aside; the weights are those of `best_step`. `seconds`: of the
+    process that finished, without those that were killed before; `tokens_per_second`, `peak_memory` (bytes, on a GPU of
+    its memory) and `joules` (None: not readable) are of the same. `dtype`: the data type of the base model.
     """
 
     steps: int
@@ -41,6 +77,17 @@ class TrainingOutcome:
     seconds: float
     dtype: str
     versions: dict[str, str]
+    validation_losses: tuple[tuple[int, float], ...] = ()
+    best_step: int | None = None
+    tokens_per_second: float = 0.0
+    peak_memory: int = 0
+    joules: float | None = None
+    plan: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def validation_loss(self) -> float | None:
+        return min((loss for _, loss in self.validation_losses), default=None)
 
 
 def job_name(dataset: DatasetBuilt) -> str:
@@ -82,16 +129,15 @@ def check_finite(name: str, value: float, step: int, steps: int) -> None:
         )
 
 
-def draw_by_weight(weights: Sequence[float], start: float) -> list[int]:
-    """Return as many positions as there are weights, in order, each as often as its weight exceeds the mean.
-
-    Systematic sampling: a weight of 1.3 means is drawn once or twice. `start`, random in [0, 1), decides which; on the
-    average over it a position is drawn exactly as often as its weight says.
-    """
-    cumulative = list(accumulate(weights))
-    count = len(cumulative)
-    step = cumulative[-1] / count
-    return [min(bisect_right(cumulative, (start + number) * step), count - 1) for number in range(count)]
+def out_of_memory(error: Exception, spec: TaskSpec) -> StepImpossible | None:
+    """An error in words, if it says that memory did not suffice; PyTorch's is a RuntimeError, on a GPU and without."""
+    if not (isinstance(error, MemoryError) or any(words in str(error) for words in _MEMORY_ERRORS)):
+        return None
+    return StepImpossible(
+        f"memory did not suffice to train {spec.base_model}: {str(error).splitlines()[0] if str(error) else 'none left'}",
+        f"Lower training.batch_size of {spec.name} (raise training.accumulation as much), then training.max_length; or "
+        f"set training.method: qlora. `ratchet train {spec.name} --estimate` says what each needs.",
+    )
 
 
 def time_left(done: int, total: int, seconds: float) -> str:

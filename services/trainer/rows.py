@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 
 from schemas.datasets import Example
 from schemas.tasks import TaskSpec
-from services.trainer.domain import SkippedRows
+from services.trainer.domain import SkippedRows, TrainingRow
 from shared.conversation import template_messages
 from shared.errors import StepImpossible
 from shared.grading.json_values import check_characters
@@ -25,36 +25,35 @@ logger = logging.getLogger(__name__)
 
 _EMPTY_THOUGHT = re.compile(r"\s*(?:<think>)?\s*</think>\s*")
 
-TokenizedRow = dict[str, list[int]]
-"""`input_ids`, and `completion_mask`: 1 for the tokens of the answer."""
 
+def tokenize_rows(rows: Sequence[Example], tokenizer: Any, spec: TaskSpec) -> tuple[list[TrainingRow], SkippedRows]:
+    """The rows that can be trained on, and how many cannot: one over `max_length` would be cut and teach half an answer.
 
-def tokenize_rows(
-    rows: Sequence[Example], tokenizer: Any, spec: TaskSpec
-) -> tuple[list[TokenizedRow], list[float], SkippedRows]:
-    """Return the rows that can be trained on, their weights, and how many cannot.
-
-    One over `max_length` tokens would be cut and teach half an answer. Raises StepImpossible if no row is left.
+    Raises StepImpossible if no row is left, or if more than `max_skipped_share` cannot.
     """
     limit = spec.training.max_length
-    rendered = [(tokens, row.weight) for row in rows if (tokens := tokenize(row, tokenizer)) is not None]
-    fitting = [(tokens, weight) for tokens, weight in rendered if len(tokens["input_ids"]) <= limit]
+    rendered = [tokens for row in rows if (tokens := tokenize(row, tokenizer)) is not None]
+    fitting = [row for row in rendered if len(row.tokens) <= limit]
     skipped = SkippedRows(too_long=len(rendered) - len(fitting), not_rendered=len(rows) - len(rendered))
-    if not fitting:
+    share = skipped.total / max(len(rows), 1)
+    if not fitting or share > spec.training.max_skipped_share:
+        longest = max((len(row.tokens) for row in rendered), default=0)
         raise StepImpossible(
-            f"of {len(rows)} training rows {skipped.too_long} are longer than {limit} tokens, and "
-            f"{skipped.not_rendered} are not taken by the chat template of {spec.base_model}",
-            f"Raise training.max_length of {spec.name}, or choose a base model whose template knows tools.",
+            f"{skipped.total} of {len(rows)} training rows ({share:.0%}) cannot be trained on: {skipped.too_long} are "
+            f"longer than {limit} tokens (the longest has {longest}), and {skipped.not_rendered} are not taken by the "
+            f"chat template of {spec.base_model}",
+            f"Raise training.max_length of {spec.name}, or choose a base model whose template knows tools. "
+            "training.max_skipped_share says which share may be left out.",
         )
     if skipped.total:
         logger.warning(
             "%d of %d rows skipped: %d longer than %d tokens, %d that the chat template does not take",
             skipped.total, len(rows), skipped.too_long, limit, skipped.not_rendered,
         )  # fmt: skip
-    return [tokens for tokens, _ in fitting], [weight for _, weight in fitting], skipped
+    return fitting, skipped
 
 
-def tokenize(row: Example, tokenizer: Any) -> TokenizedRow | None:
+def tokenize(row: Example, tokenizer: Any) -> TrainingRow | None:
     """Tokenize a row: the prompt with which a template asks for an answer, as it is served, and the answer.
 
     Models that think have templates that put an empty thought before an answer that is given, or begin one in the
@@ -85,7 +84,7 @@ def tokenize(row: Example, tokenizer: Any) -> TokenizedRow | None:
     text = tokenizer.decode(answer)
     if not all(call.name in text for call in row.messages[-1].tool_calls):
         return None
-    return {"input_ids": [*prompt, *answer], "completion_mask": [0] * len(prompt) + [1] * len(answer)}
+    return TrainingRow((*prompt, *answer), len(prompt), row.weight, row.group)
 
 
 def _another_answer(message: Mapping[str, Any]) -> dict[str, Any]:
