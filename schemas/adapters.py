@@ -15,7 +15,6 @@ from schemas.evaluation_settings import TextMetric
 from schemas.judging import JudgeReport
 from schemas.tasks import TaskSpec
 
-
 ArtifactKind = Literal["adapter", "model"]
 """What a training results in: a LoRA adapter of the base model, or a model of its own. Folders of the artifact store:
 `adapters/<name>`, `models/<name>`."""
@@ -255,7 +254,9 @@ class AdapterEvaluated(Event):
     """
 
     adapter: AdapterName
-    kind: ArtifactKind = Field(default="adapter", description="A model is served by name; no rollout moves users to it.")
+    kind: ArtifactKind = Field(
+        default="adapter", description="A model is served by name; no rollout moves users to it."
+    )
     adapter_uri: str = Field(max_length=2_000)
     base_model: Identifier
     dataset_id: Identifier

@@ -90,7 +90,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic("evaluations.requested.v1", EvaluationRequested, ("deployer",), ("evaluator",), "task", 1, _QUARTER),
     Topic("shadow.compared.v1", ShadowCompared, ("shadow",), ("deployer",), "task", 4, _QUARTER),
     Topic("rollouts.changed.v1", RolloutChanged, ("deployer",),
-          ("evaluator", "shadow", "console", "scheduler"), "task", 1, _FOREVER, compacted=True),
+          ("trainer", "evaluator", "shadow", "console", "scheduler"), "task", 1, _FOREVER, compacted=True),
     Topic("cycles.started.v1", CycleStarted, ("scheduler",),
           ("failure_miner", "console"), "task", 1, _FOREVER),
     Topic("cycles.finished.v1", CycleFinished, ("scheduler",),

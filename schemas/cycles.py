@@ -51,7 +51,9 @@ class StepProgressed(Event):
     done: float = Field(ge=0.0)
     total: float = Field(gt=0.0)
     message: str = Field(default="", max_length=500)
-    loss: float | None = Field(default=None, description="Of a training, at `done` steps: mean per answer token in nats.")
+    loss: float | None = Field(
+        default=None, description="Of a training, at `done` steps: mean per answer token in nats."
+    )
     validation_loss: float | None = Field(default=None, description="The last that was measured on rows set aside.")
 
 

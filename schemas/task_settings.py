@@ -73,8 +73,8 @@ class FusionSettings(Section):
     )
     combination: Combination = Field(
         default=Combination.CAT,
-        description="linear, svd, ties and dare_linear keep the rank; cat adds up the ranks, which must stay within the "
-        "fleet's limit.",
+        description="linear, svd, ties and dare_linear keep the rank; cat adds up the ranks, which the fleet's limit "
+        "must allow.",
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemas.datasets import DatasetBuilt
+from schemas.datasets import DatasetBuilt, Example
 from schemas.task_settings import TrainingSettings
 from schemas.tasks import TaskSpec
 from shared.errors import StepImpossible
@@ -44,8 +45,10 @@ class TrainingRow:
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What the recipe is to train. `base`: a folder, or a name on the Hugging Face hub. `start`: folder of the adapter to
-    go on from; None: the base model. `fused`: folders of the adapters that `method: fusion` merges."""
+    """What the recipe is to train. `base`: a folder, or a name on the Hugging Face hub.
+
+    `start`: folder of the adapter to go on from; None: the base model. `fused`: of those that `method: fusion` merges.
+    """
 
     spec: TaskSpec
     base: str
@@ -120,6 +123,32 @@ def check_modules(spec: TaskSpec, modules: Collection[str]) -> None:
         )
 
 
+def check_labels(rows: Sequence[Example], spec: TaskSpec) -> None:
+    """Raise StepImpossible for an answer that is no label of the task: it had others when the data set was built."""
+    unknown = sorted({row.answer for row in rows} - set(spec.choices)) if spec.choices else []
+    if unknown:
+        raise StepImpossible(
+            f"the label set changed: the data set has {', '.join(unknown[:5])}, which {spec.name} does not have",
+            f"Build the data set again: ratchet cycle {spec.name}. `renamed_labels` carries old answers over.",
+        )
+
+
+def check_start(config: Path, spec: TaskSpec) -> None:
+    """Raise StepImpossible if a training cannot go on from the adapter with this `adapter_config.json`."""
+    found = json.loads(config.read_bytes())
+    wanted = {"base_model_name_or_path": spec.base_model, "r": spec.training.r, "lora_alpha": spec.training.alpha}
+    other = [f"{name} {found.get(name)!r}, not {value!r}" for name, value in wanted.items() if found.get(name) != value]
+    if set(found.get("target_modules") or ()) != set(spec.training.target_modules):
+        other.append("other target_modules")
+    if not spec.training.is_adapter:
+        other.append("an adapter's weights, not a model's")
+    if other:
+        raise StepImpossible(
+            f"the adapter that serves cannot be trained further as {spec.name} says: it has {'; '.join(other)}",
+            f"Set training.start_from of {spec.name} to base, or r, alpha and target_modules as they were.",
+        )
+
+
 def check_finite(name: str, value: float, step: int, steps: int) -> None:
     """Raise StepImpossible for a loss, or a gradient, that is no number: the weights are none either, and stay so."""
     if not math.isfinite(value):
@@ -133,8 +162,9 @@ def out_of_memory(error: Exception, spec: TaskSpec) -> StepImpossible | None:
     """An error in words, if it says that memory did not suffice; PyTorch's is a RuntimeError, on a GPU and without."""
     if not (isinstance(error, MemoryError) or any(words in str(error) for words in _MEMORY_ERRORS)):
         return None
+    said = str(error).partition("\n")[0] or "none is left"
     return StepImpossible(
-        f"memory did not suffice to train {spec.base_model}: {str(error).splitlines()[0] if str(error) else 'none left'}",
+        f"memory did not suffice to train {spec.base_model}: {said}",
         f"Lower training.batch_size of {spec.name} (raise training.accumulation as much), then training.max_length; or "
         f"set training.method: qlora. `ratchet train {spec.name} --estimate` says what each needs.",
     )

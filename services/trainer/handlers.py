@@ -1,6 +1,6 @@
 """Kafka handlers of the trainer: every built dataset becomes a training job.
 
-consumes  datasets.built · cycles.finished
+consumes  datasets.built · cycles.finished · rollouts.changed (as a table: which adapter serves)
 produces  adapters.trained · steps.progressed · steps.failed
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 from schemas.adapters import AdapterTrained
 from schemas.cycles import CycleFinished
 from schemas.datasets import DatasetBuilt
+from schemas.rollouts import RolloutChanged
 from services.trainer.domain import check_servable, job_name
 from services.trainer.job import TrainingJob, delete_weights
 from services.trainer.settings import TrainerSettings
@@ -17,16 +18,20 @@ from shared.errors import StepImpossible
 from shared.identity import event_id
 from shared.jobs import Job, JobFailure, JobProgress, Jobs
 from shared.kafka.consumers import Consumers
+from shared.kafka.latest_by_key import READ_SECONDS, LatestByKey
 from shared.kafka.publisher import EventPublisher
 
 STEP = CycleStep("trainer", "training")
 
 
 class Handlers:
-    def __init__(self, settings: TrainerSettings, jobs: Jobs, publisher: EventPublisher) -> None:
+    def __init__(
+        self, settings: TrainerSettings, jobs: Jobs, publisher: EventPublisher, rollouts: LatestByKey[RolloutChanged]
+    ) -> None:
         self._settings = settings
         self._jobs = jobs
         self._publisher = publisher
+        self._rollouts = rollouts
 
     def subscribe(self, consumers: Consumers) -> None:
         consumers.on(DatasetBuilt, self.on_dataset)
@@ -37,6 +42,7 @@ class Handlers:
         await self._jobs.watch(self.on_done, self.on_failed, self.on_progress)
 
     async def on_dataset(self, event: DatasetBuilt) -> None:
+        """Submit the job. Raises DependencyUnavailable until it is known which adapter it goes on from."""
         name = job_name(event)
         try:
             check_servable(event.spec, self._settings.vllm_max_lora_rank)
@@ -44,6 +50,9 @@ class Handlers:
             await self._publish_failure(event, name, JobFailure(reason=error.reason, way_out=error.way_out))
             return
         settings = self._settings
+        rollout = None
+        if event.spec.training.start_from == "last":
+            rollout = await self._rollouts.latest(event.task, READ_SECONDS)
         job = TrainingJob(
             dataset=event,
             models_folder=settings.models_folder,
@@ -51,7 +60,9 @@ class Handlers:
             cache=settings.home / "cache",
             slots_folder=settings.slots_folder,
             slots=settings.trainer_slots,
+            max_rank=settings.vllm_max_lora_rank,
             threads=settings.trainer_threads,
+            serving=None if rollout is None else rollout.primary_adapter,
         )
         self._jobs.submit(name, job, event.cycle_id)
 

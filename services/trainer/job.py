@@ -1,4 +1,4 @@
-"""The training job, from dataset to adapter. `shared.jobs` runs it: `python -m services.trainer.job FOLDER`."""
+"""The training job, from data set to adapter. `shared.jobs` runs it: `python -m services.trainer.job FOLDER`."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from schemas.adapters import AdapterTrained
+from schemas.adapters import AdapterTrained, ArtifactKind
 from schemas.datasets import DatasetBuilt, Example
 from services.trainer.devices import VARIABLE, gpus_of_slot, gpus_present
-from services.trainer.domain import TrainingOutcome
+from services.trainer.domain import TrainingOutcome, TrainingRequest, check_labels, check_start
 from shared.conversation import chat_messages
 from shared.errors import StepImpossible
 from shared.files import write_atomically
 from shared.identity import event_id, file_hash, folder_hash
 from shared.jobs import Progress, lease, run_job
-from shared.storage.artifacts import MANIFEST, ArtifactStore
+from shared.storage.artifacts import MANIFEST, ArtifactMissing, ArtifactStore
 
 
 class TrainingJob(BaseModel):
-    """The input of the job's process."""
+    """The input of the job's process. `serving`: the adapter that serves the task now; None: the base model."""
 
     dataset: DatasetBuilt
     models_folder: Path
@@ -31,33 +31,50 @@ class TrainingJob(BaseModel):
     cache: Path
     slots_folder: Path
     slots: int
+    max_rank: int
     threads: int | None = None
+    serving: str | None = None
 
 
-class AdapterManifest(BaseModel):
-    """manifest.json of an adapter: how it was trained.
+class Manifest(BaseModel):
+    """manifest.json of an adapter or a model: how it was trained.
 
-    `losses`: by step, the mean per answer token in nats. `too_long` and `not_rendered`: rows that were skipped because
-    they exceed `max_length`, or because the base model's chat template does not take them. `dtype`: the data type of
-    the frozen base model, which follows from the machine.
+    `plan`: what the task left open, as filled in. `losses` (by step), `validation_losses` (step and loss): means per
+    answer token in nats; the weights are those of `best_step`. `too_long` and `not_rendered`: rows that were skipped
+    because they exceed `max_length`, or because the base model's chat template does not take them. `dtype`: the data
+    type of the base model, which follows from the machine. `peak_memory`: bytes, of the GPU or of the process.
+    `joules`: None where the machine does not tell. `parents`: the adapters that it goes on from, or is merged of.
     """
 
     adapter: str
+    kind: ArtifactKind
     task: str
     task_revision: str
     base_model: str
     dataset_id: str
     dataset_uri: str
     training: dict[str, object]
+    plan: str
+    parents: tuple[str, ...]
     steps: int
     too_long: int
     not_rendered: int
     train_loss: float
     losses: tuple[float, ...]
+    validation_losses: tuple[tuple[int, float], ...]
+    best_step: int | None
     seconds: float
+    tokens_per_second: float
+    peak_memory: int
+    joules: float | None
     dtype: str
+    notes: tuple[str, ...]
     versions: dict[str, str]
     files: dict[str, str]
+
+    @property
+    def validation_loss(self) -> float | None:
+        return min((loss for _, loss in self.validation_losses), default=None)
 
 
 class Slot:
@@ -81,93 +98,129 @@ class Slot:
             os.environ[VARIABLE] = gpus
 
 
-def train_adapter(spec: bytes, folder: Path, progress: Progress, slot: Slot) -> AdapterTrained:
-    """Train an adapter and publish it. Raises StepImpossible if the dataset or the base model cannot be used.
+def train_candidate(spec: bytes, folder: Path, progress: Progress, slot: Slot) -> AdapterTrained:
+    """Train a candidate and publish it. Raises StepImpossible if the data set or the base model cannot be used.
 
-    A process that was killed after its training left the manifest: then the adapter is only published. One that tries
+    A process that was killed after its training left the manifest: then the result is only published. One that tries
     again, because something was away, has the `slot` still.
     """
     job = TrainingJob.model_validate_json(spec)
     store = ArtifactStore(job.artifacts, job.cache)
-    adapter = folder / "adapter"
-    manifest = finished_manifest(adapter) or _train(job, store, folder, progress, slot)
-    uri = store.publish(adapter, "adapters", manifest.adapter)
+    result = folder / _kind(job)
+    manifest = finished_manifest(result) or _train(job, store, folder, progress, slot)
+    uri = store.publish(result, f"{manifest.kind}s", manifest.adapter)
     return trained_event(job.dataset, folder.name, manifest, uri)
 
 
-def finished_manifest(adapter: Path) -> AdapterManifest | None:
-    """Return the manifest of a folder whose training has ended: it is written last. None for any other folder."""
+def _kind(job: TrainingJob) -> ArtifactKind:
+    return "adapter" if job.dataset.spec.training.is_adapter else "model"
+
+
+def finished_manifest(result: Path) -> Manifest | None:
+    """The manifest of a folder whose training has ended: it is written last. None for any other folder."""
     try:
-        manifest = AdapterManifest.model_validate_json((adapter / MANIFEST).read_bytes())
+        manifest = Manifest.model_validate_json((result / MANIFEST).read_bytes())
     except (FileNotFoundError, ValueError):
         return None
-    return manifest if _hashes(adapter) == manifest.files else None
+    return manifest if _hashes(result) == manifest.files else None
 
 
 def delete_weights(folder: Path) -> None:
-    """Delete what an ended job needed to go on after a kill: hundreds of megabytes a week, of a large model."""
-    for name in ("adapter", "checkpoints"):
+    """Delete what an ended job needed to go on after a kill: gigabytes a week, of a large model."""
+    for name in ("adapter", "model", "checkpoints", "best"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _train(job: TrainingJob, store: ArtifactStore, folder: Path, progress: Progress, slot: Slot) -> AdapterManifest:
-    rows = read_examples(store.fetch_whole(job.dataset.uri) / "train.jsonl")
+def _train(job: TrainingJob, store: ArtifactStore, folder: Path, progress: Progress, slot: Slot) -> Manifest:
+    data = store.fetch_whole(job.dataset.uri)
+    rows = read_examples(data / "train.jsonl")
+    check_labels(rows, job.dataset.spec)
+    request = training_request(job, store)
     slot.take(job, progress)
     from services.trainer import recipe  # Loads torch: only in this process, once it has its GPUs.
 
-    adapter = folder / "adapter"
-    shutil.rmtree(adapter, ignore_errors=True)  # A killed process may have left files, which would be published.
-    outcome = recipe.train(rows, job.dataset.spec, base_model(job), folder, progress, job.threads)
-    manifest = build_manifest(job.dataset, adapter, outcome)
-    write_atomically(adapter / MANIFEST, manifest.model_dump_json(indent=2).encode())
+    result = folder / _kind(job)
+    shutil.rmtree(result, ignore_errors=True)  # A killed process may have left files, which would be published.
+    outcome = recipe.train(request, rows, folder, progress)
+    manifest = build_manifest(job.dataset, result, outcome, request)
+    write_atomically(result / MANIFEST, manifest.model_dump_json(indent=2).encode())
     return manifest
 
 
-def build_manifest(dataset: DatasetBuilt, adapter: Path, outcome: TrainingOutcome) -> AdapterManifest:
-    """Build the manifest of the adapter in a folder. The adapter's name is a hash of its files."""
-    (adapter / MANIFEST).unlink(missing_ok=True)  # A process that was killed before publishing may have left one.
-    return AdapterManifest(
-        adapter=f"{dataset.task}-{folder_hash(adapter)}",
+def training_request(job: TrainingJob, store: ArtifactStore) -> TrainingRequest:
+    """What the recipe is asked for. Raises StepImpossible for an adapter that it cannot start from."""
+    settings = job.dataset.spec.training
+    start = job.serving if settings.start_from == "last" else None
+    try:
+        folder = None if start is None else store.fetch_whole(store.address("adapters", start))
+    except ArtifactMissing as error:
+        raise StepImpossible(
+            f"the adapter {start}, which the training is to go on from, is not in the artifact store",
+            "Set training.start_from: base.",
+        ) from error
+    if folder is not None:
+        check_start(folder / "adapter_config.json", job.dataset.spec)
+    return TrainingRequest(job.dataset.spec, base_model(job), threads=job.threads, start=folder)
+
+
+def build_manifest(dataset: DatasetBuilt, result: Path, outcome: TrainingOutcome, request: TrainingRequest) -> Manifest:
+    """Build the manifest of what is in a folder. Its name is a hash of its files."""
+    (result / MANIFEST).unlink(missing_ok=True)  # A process that was killed before publishing may have left one.
+    starts = (request.start, *request.fused) if request.start is not None else request.fused
+    return Manifest(
+        adapter=f"{dataset.task}-{folder_hash(result)}",
+        kind="adapter" if dataset.spec.training.is_adapter else "model",
         task=dataset.task,
         task_revision=dataset.task_revision,
         base_model=dataset.spec.base_model,
         dataset_id=dataset.dataset_id,
         dataset_uri=dataset.uri,
         training=dataset.spec.training.model_dump(mode="json"),
+        plan=outcome.plan,
+        parents=tuple(path.name for path in starts),
         steps=outcome.steps,
         too_long=outcome.skipped.too_long,
         not_rendered=outcome.skipped.not_rendered,
         train_loss=outcome.train_loss,
         losses=outcome.losses,
+        validation_losses=outcome.validation_losses,
+        best_step=outcome.best_step,
         seconds=outcome.seconds,
+        tokens_per_second=outcome.tokens_per_second,
+        peak_memory=outcome.peak_memory,
+        joules=outcome.joules,
         dtype=outcome.dtype,
+        notes=outcome.notes,
         versions=outcome.versions,
-        files=_hashes(adapter),
+        files=_hashes(result),
     )
 
 
 def _hashes(adapter: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file but the manifest."""
+    """The SHA-256 of each file but the manifest."""
     files = sorted(path for path in adapter.iterdir() if path.is_file() and path.name != MANIFEST)
     return {path.name: file_hash(path) for path in files}
 
 
-def trained_event(dataset: DatasetBuilt, job: str, manifest: AdapterManifest, uri: str) -> AdapterTrained:
+def trained_event(dataset: DatasetBuilt, job: str, manifest: Manifest, uri: str) -> AdapterTrained:
     """Build the event. Its id follows from the job's name, so publishing it again is idempotent."""
+    training = dataset.spec.training
     return AdapterTrained(
         event_id=event_id("adapter trained", job),
         task=dataset.task,
         task_revision=dataset.task_revision,
         cycle_id=dataset.cycle_id,
         adapter=manifest.adapter,
+        kind=manifest.kind,
         uri=uri,
         base_model=dataset.spec.base_model,
         dataset_id=dataset.dataset_id,
         dataset_uri=dataset.uri,
-        method=dataset.spec.training.method,
-        rank=dataset.spec.training.r,
+        method=training.method,
+        rank=training.r if manifest.kind == "adapter" else None,
         steps=manifest.steps,
         train_loss=manifest.train_loss,
+        validation_loss=manifest.validation_loss,
         seconds=manifest.seconds,
         data_cutoff=dataset.data_cutoff,
         spec=dataset.spec,
@@ -196,4 +249,4 @@ def read_examples(path: Path) -> list[Example]:
 
 
 if __name__ == "__main__":
-    run_job(partial(train_adapter, slot=Slot()))
+    run_job(partial(train_candidate, slot=Slot()))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from schemas.rollouts import RolloutChanged
 from services.trainer.handlers import Handlers
 from services.trainer.settings import TrainerSettings
 from shared.jobs import Jobs
@@ -18,9 +21,11 @@ def build(settings: TrainerSettings | None = None) -> Service:
     settings = settings or TrainerSettings.load()
     broker = build_broker(settings, NAME)
     jobs = Jobs(settings.jobs_folder, "services.trainer.job", {"OMP_WAIT_POLICY": "PASSIVE"})
-    handlers = Handlers(settings, jobs, Publisher(broker, NAME))
-    handlers.subscribe(Consumers(broker, NAME, settings))
-    return Service(NAME, broker, background=[handlers.follow_jobs])
+    consumers = Consumers(broker, NAME, settings)
+    rollouts = consumers.table(RolloutChanged)
+    handlers = Handlers(settings, jobs, Publisher(broker, NAME), rollouts)
+    handlers.subscribe(consumers)
+    return Service(NAME, broker, background=[handlers.follow_jobs], connected=[partial(rollouts.read_to_end, settings)])
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ _EMPTY_THOUGHT = re.compile(r"\s*(?:<think>)?\s*</think>\s*")
 
 
 def tokenize_rows(rows: Sequence[Example], tokenizer: Any, spec: TaskSpec) -> tuple[list[TrainingRow], SkippedRows]:
-    """The rows that can be trained on, and how many cannot: one over `max_length` would be cut and teach half an answer.
+    """The rows that can be trained on, and how many cannot: cut to `max_length` one would teach half an answer.
 
     Raises StepImpossible if no row is left, or if more than `max_skipped_share` cannot.
     """

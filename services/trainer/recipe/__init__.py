@@ -2,8 +2,8 @@
 
     train     read the shape → plan → tokens → base model → what is trained → steps → best weights → saved
 
-`methods.py` loads and saves by method, `packing.py` and `engine.py` are the steps, `checkpoints.py` what a killed process
-goes on from. `fusion.py` merges adapters in place of steps; `preferences.py` is a second stage.
+`methods.py` loads and saves by method, `packing.py` and `engine.py` are the steps, `checkpoints.py` what a killed
+process goes on from. `fusion.py` merges adapters in place of steps; `preferences.py` is a second stage.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from services.trainer.domain import SkippedRows, TrainingOutcome, TrainingReques
 from services.trainer.plan import Plan, resolve
 from services.trainer.recipe import methods
 from services.trainer.recipe.checkpoints import BEST, CHECKPOINTS, CheckpointSchedule, last_checkpoint, read_best
-from services.trainer.recipe.engine import Chance, Follow, Packing, Report, SftTrainer, answer_losses
+from services.trainer.recipe.engine import Chance, Follow, Packing, Report, SftTrainer, score_rows
 from services.trainer.rows import tokenize_rows
 from shared.errors import StepImpossible
 from shared.identity import content_hash
@@ -91,12 +91,12 @@ def set_aside(rows: Sequence[TrainingRow], share: float, seed: int) -> tuple[lis
 
 
 def choose_packing(model: Any, rows: Sequence[TrainingRow], max_tokens: int) -> Packing:
-    """How rows are packed, tried on two of them: a model whose attention does not keep rows apart gives another loss."""
+    """How rows are packed, tried on two of them: attention that does not keep rows apart gives another loss."""
     attention = "positions" if methods.has_flash_attention() else "shared"
     packing, alone = Packing(rows, max_tokens, attention), Packing(rows[:1], max_tokens, "padded")
     pair = sorted(rows, key=lambda row: len(row.tokens))[:2]
     try:
-        together, apart = (_loss_of(model, pair, way) for way in (packing, alone))
+        together, apart = (sum(score_rows(model, pair, way, model.device)[0]) for way in (packing, alone))
     except (TypeError, ValueError) as error:
         together, apart = math.nan, 0.0
         logger.info("the model takes no packed rows: %s", error)
@@ -105,12 +105,6 @@ def choose_packing(model: Any, rows: Sequence[TrainingRow], max_tokens: int) -> 
     logger.warning("rows are not packed: their attention mixes them (loss %.3f, apart %.3f)", together, apart)
     model.set_attn_implementation("sdpa")
     return Packing(rows, max_tokens, "padded")
-
-
-@torch.no_grad()
-def _loss_of(model: Any, rows: Sequence[TrainingRow], packing: Packing) -> float:
-    model.eval()
-    return sum(float(answer_losses(model, packed)[0].sum()) for packed in packing.passes(rows, model.device))
 
 
 def _trainer(

@@ -27,8 +27,11 @@ Report = Callable[..., None]
 
 
 class Packing:
-    """How rows become passes: their common prompt once, where the model's attention is ours; else by positions, as flash
-    attention has it; side by side for models that take neither."""
+    """How rows become passes, by the model's attention.
+
+    shared: their common prompt once, in our attention. positions: without padding, as flash attention divides them.
+    padded: side by side, for models that take neither.
+    """
 
     def __init__(self, rows: Sequence[TrainingRow], max_tokens: int, attention: str) -> None:
         self.attention = attention
@@ -44,7 +47,7 @@ class Packing:
 
 
 class StepSampler:
-    """The rows of each step: every epoch reads all rows once, in an order of its own, rows of similar length together."""
+    """The rows of each step: an epoch reads all once, in an order of its own, rows of similar length together."""
 
     def __init__(self, rows: Sequence[TrainingRow], step_rows: int, seed: int) -> None:
         self._lengths = [len(row.tokens) for row in rows]
@@ -71,6 +74,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         self, rows: Sequence[TrainingRow], validation: Sequence[TrainingRow], packing: Packing, step_rows: int,
         **options: Any,
     ) -> None:  # fmt: skip
+        self.control: Any
         self._packing = packing
         self._step_rows = step_rows
         tokens = sum(row.answer_tokens for row in rows)
@@ -116,7 +120,6 @@ def answer_losses(model: Any, rows: Pass) -> tuple[torch.Tensor, torch.Tensor]:
     return cross_entropy(answers, rows.labels, reduction="none"), answers.detach().argmax(-1) == rows.labels
 
 
-@torch.no_grad()
 def score_rows(
     model: Any, rows: Sequence[TrainingRow], packing: Packing, device: torch.device
 ) -> tuple[list[float], list[bool]]:
@@ -126,7 +129,8 @@ def score_rows(
     order = sorted(range(len(rows)), key=lambda number: len(rows[number].tokens))
     places = iter(order)  # `divide` sorts the same way, and sorting is stable.
     for packed in packing.passes([rows[number] for number in order], device):
-        loss, likeliest = answer_losses(model, packed)
+        with torch.no_grad():
+            loss, likeliest = answer_losses(model, packed)
         for number in range(int(packed.rows.max()) + 1):
             place, own = next(places), packed.rows == number
             losses[place], right[place] = float(loss[own].sum()), bool(likeliest[own].all())
@@ -171,7 +175,5 @@ class Follow(TrainerCallback):  # type: ignore[misc]
         elapsed = time.monotonic() - self.started
         left = time_left(state.global_step - self.first_step, state.max_steps - self.first_step, elapsed)
         loss = float(logs["loss"])
-        self._report(
-            state.global_step, state.max_steps, f"step {state.global_step} of {state.max_steps}, loss {loss:.3f}, {left}",
-            loss=loss,
-        )  # fmt: skip
+        message = f"step {state.global_step} of {state.max_steps}, loss {loss:.3f}, {left}"
+        self._report(state.global_step, state.max_steps, message, loss=loss)

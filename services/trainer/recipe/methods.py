@@ -131,7 +131,7 @@ def save(model: Any, tokenizer: Any, request: TrainingRequest, folder: Path) -> 
 
 
 def save_adapter(model: Any, folder: Path, base_model: str) -> Path:
-    """Save an adapter's weights and configuration, which names the base model as vLLM's filesystem resolver wants it."""
+    """Save an adapter's weights and its configuration with the base model's served name, which vLLM demands."""
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(str(folder))
     (folder / "README.md").unlink(missing_ok=True)  # An empty model card template.
@@ -151,8 +151,8 @@ def _reachable(load: Any, base: str, **options: Any) -> Any:
         is_gated = any(word in f"{error} {error.__cause__!r}" for word in ("gated", "401", "403"))
         raise StepImpossible(
             f"the base model {base} cannot be loaded: {error}",
-            "It is gated: accept its licence on the Hugging Face hub and set HF_TOKEN for the trainer, or put the model "
-            "into <home>/models under its name." if is_gated else
+            "It is gated: accept its licence on the Hugging Face hub and set HF_TOKEN for the trainer, or put it into "
+            "<home>/models under its name." if is_gated else
             "Put it into <home>/models under its name, or check its name and your access on the Hugging Face hub.",
         ) from error  # fmt: skip
 

@@ -85,7 +85,11 @@ def divide(rows: Sequence[TrainingRow], prefix: int, max_tokens: int) -> Iterato
 def pack(rows: Sequence[TrainingRow], prefix: int, device: torch.device, *, own_attention: bool = True) -> Pass:
     """Pack rows into one pass. `prefix`: tokens that all share; 0 where not `own_attention`."""
     tokens, positions = list(rows[0].tokens[:prefix]), list(range(prefix))
-    sources, labels, weights, numbers, starts = [], [], [], [], []
+    sources: list[int] = []
+    labels: list[int] = []
+    weights: list[float] = []
+    numbers: list[int] = []
+    starts: list[int] = []
     for number, row in enumerate(rows):
         offset = len(tokens) - prefix
         starts.append(len(tokens))
@@ -154,8 +158,8 @@ def packed_attention(
     )
     parts = [answered.transpose(1, 2)[layout.own]]
     if layout.prefix:
-        prompt = (states[:, :, : layout.prefix] for states in (query, key, value))
-        seen = scaled_dot_product_attention(*prompt, is_causal=True, scale=scaling)
+        asked, keys, values = (states[:, :, : layout.prefix] for states in (query, key, value))
+        seen = scaled_dot_product_attention(asked, keys, values, is_causal=True, scale=scaling)
         parts.insert(0, seen[0].transpose(0, 1))
     return torch.cat(parts)[None], None
 
