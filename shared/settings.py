@@ -79,6 +79,9 @@ class Settings(BaseSettings):
     unleash_client_token: str = Field(default="", description="Token that reads flags.")
     unleash_admin_token: str = Field(default="", description="Token that moves flags; the deployer needs it.")
     vllm: str = Field(default="http://127.0.0.1:28000", description="Replicas' base URLs, comma-separated.")
+    models: str = Field(
+        default="", description="Address of a server that serves whole models by name; empty: RATCHET_VLLM."
+    )
     vllm_key: SecretStr = Field(
         default=SecretStr(""), description="The replicas' key (`vllm serve --api-key`); empty: they need none."
     )
@@ -161,6 +164,11 @@ class Settings(BaseSettings):
     @property
     def vllm_urls(self) -> tuple[str, ...]:
         return tuple(url.strip().rstrip("/") for url in self.vllm.split(",") if url.strip())
+
+    @property
+    def model_urls(self) -> tuple[str, ...]:
+        """The server of whole models."""
+        return (self.models.rstrip("/"),) if self.models else self.vllm_urls
 
     @property
     def models_folder(self) -> Path:

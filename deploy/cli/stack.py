@@ -13,7 +13,7 @@ from deploy.devstack.config import StackConfig
 from deploy.devstack.errors import PartError
 from deploy.devstack.part import tail
 
-PARTS_HELP = "Parts: s3, kafka, postgres, unleash, vllm, services."
+PARTS_HELP = "Parts: s3, kafka, postgres, unleash, vllm, models, services."
 Only = Annotated[
     list[str] | None, typer.Option("--only", metavar="PART", help=f"Only this part; repeatable, or a,b. {PARTS_HELP}")
 ]

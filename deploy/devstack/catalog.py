@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from deploy.devstack.config import StackConfig
 from deploy.devstack.errors import PartError
 from deploy.devstack.part import Part
+from deploy.devstack.parts import models
 from deploy.devstack.parts.kafka import KafkaPart, is_tansu
 from deploy.devstack.parts.postgres import PostgresPart
 from deploy.devstack.parts.s3 import S3Part
@@ -15,11 +16,11 @@ from deploy.devstack.parts.unleash import UnleashPart
 from deploy.devstack.parts.vllm import VllmPart
 from schemas.catalog import SERVICES
 
-INFRASTRUCTURE = ("s3", "kafka", "postgres", "unleash", "vllm")
+INFRASTRUCTURE = ("s3", "kafka", "postgres", "unleash", "vllm", "models")
 PARTS = (*INFRASTRUCTURE, ALL_SERVICES)
 STOP_ORDER: tuple[frozenset[str], ...] = (
     frozenset({ALL_SERVICES, *SERVICES}),
-    frozenset({"unleash", "vllm"}),
+    frozenset({"unleash", "vllm", "models"}),
     frozenset({"kafka", "postgres"}),
     frozenset({"s3"}),
 )
@@ -33,6 +34,7 @@ def part_named(name: str) -> Part:
         "postgres": PostgresPart(),
         "unleash": UnleashPart(),
         "vllm": VllmPart(),
+        "models": models.ModelsPart(),
         ALL_SERVICES: ServicesPart(),
     }
     if name in SERVICES:
@@ -50,9 +52,11 @@ def install_command(config: StackConfig, part: Part) -> str:
     return f"ratchet install {part.name}"
 
 
-def needs_s3(config: StackConfig) -> bool:
-    """Return True if something in this home is kept in the S3 server."""
-    return is_tansu(config) or config.storage == "s3"
+def is_wanted(config: StackConfig, name: str) -> bool:
+    """Return True for a part that this home needs: S3 only if something is kept in it."""
+    if name == "s3":
+        return is_tansu(config) or config.storage == "s3"
+    return name != "models" or models.is_wanted(config)
 
 
 def select(
@@ -64,7 +68,7 @@ def select(
     """
     for name in without:
         part_named(name)
-    names = list(parts or (name for name in PARTS if name != "s3" or needs_s3(config)))
+    names = list(parts or (name for name in PARTS if is_wanted(config, name)))
     if "kafka" in names and is_tansu(config):
         names.insert(0, "s3")
     names = [name for name in names if name not in without]

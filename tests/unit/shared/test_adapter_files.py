@@ -11,7 +11,7 @@ import pytest
 from safetensors import safe_open
 
 from shared.errors import InvalidMessage
-from shared.model.adapter_files import check_adapter
+from shared.model.adapter_files import check_adapter, check_model
 from tests.unit.shared.adapter_folders import LAYER, WIDTH, write_adapter, write_weights
 
 BASE, MODULES, MAX_RANK = "small-1", ("q_proj", "v_proj"), 16
@@ -110,3 +110,52 @@ def test_a_header_that_claims_terabytes_is_not_read(tmp_path: Path) -> None:
     (folder / WEIGHTS).write_bytes((1 << 40).to_bytes(8, "little") + json.dumps({}).encode())
     with pytest.raises(InvalidMessage, match="is no safetensors file: its header has 1099511627776 bytes"):
         check_adapter(folder, BASE, MAX_RANK, MODULES)
+
+
+def write_model(folder: Path) -> Path:
+    """Write a whole model's files without weights."""
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json", "manifest.json"):
+        (folder / name).write_text("{}")
+    for name in ("model-00001-of-00001.safetensors", "chat_template.jinja", "merges.txt", "tokenizer.model"):
+        (folder / name).touch()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    return folder
+
+
+def test_a_plain_model_may_be_loaded(tmp_path: Path) -> None:
+    check_model(write_model(tmp_path / "m"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("pytorch_model.bin", "", "its folder has pytorch_model.bin"),
+        ("optimizer.pt", "", "its folder has optimizer.pt"),
+        ("modeling_evil.py", "", "its folder has modeling_evil.py"),
+        ("model-00001-of-00001.safetensors", None, "its folder has no safetensors"),
+        ("config.json", None, "its folder has no config.json"),
+        ("config.json", "[]", "config.json is no object"),
+        ("config.json", "{}", "its model_type is missing"),
+        ("config.json", '{"model_type": "x", "auto_map": {}}', "config.json has auto_map"),
+        ("tokenizer_config.json", '{"auto_map": {}}', "tokenizer_config.json has auto_map"),
+    ],
+)
+def test_a_model_that_the_engine_must_not_load_is_refused(
+    tmp_path: Path, name: str, content: str | None, reason: str
+) -> None:
+    path = write_model(tmp_path / "m") / name
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    with pytest.raises(InvalidMessage) as refused:
+        check_model(path.parent)
+    assert reason in refused.value.reason and refused.value.way_out
+
+
+def test_a_models_file_is_its_own(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "m")
+    (folder / "vocab.json").symlink_to("/etc/passwd")
+    with pytest.raises(InvalidMessage, match=r"vocab\.json is no file of its own"):
+        check_model(folder)

@@ -16,11 +16,14 @@ from deploy.devstack import stack
 from deploy.devstack.catalog import PARTS, select, with_split_services
 from deploy.devstack.config import StackConfig
 from deploy.devstack.errors import PartError
+from deploy.devstack.parts import models
 from deploy.devstack.parts.kafka import KafkaPart
 from deploy.devstack.parts.s3 import S3Part
 from deploy.devstack.parts.services import ServicesPart
 from deploy.devstack.ports import port_is_free
 from schemas.catalog import SERVICES
+from services.gateway.routing.passed_models import PassedModels
+from services.gateway.settings import GatewaySettings
 
 
 def test_without_settings_no_part_is_external_and_all_files_are_in_the_home(tmp_path: Path) -> None:
@@ -182,7 +185,29 @@ def test_an_unknown_part_is_refused_with_the_known_ones() -> None:
 
 def test_with_split_each_service_is_a_part() -> None:
     selected = names({}, split=True, without=["vllm", "shadow"])
-    assert set(selected) == {"s3", "kafka", "postgres", "unleash", *SERVICES} - {"shadow"}
+    assert set(selected) == {"s3", "kafka", "postgres", "unleash", "models", *SERVICES} - {"shadow"}
+
+
+def test_whole_models_are_served_by_the_stack_unless_vllm_is_the_users_own() -> None:
+    external = {"RATCHET_VLLM": "http://gpu1:8000"}
+    assert "models" in names({})
+    assert "models" not in names(external)
+    assert "models" in names({**external, "RATCHET_MODELS": "http://gpu1:8001"})
+    assert models.ModelsPart().environment(StackConfig.load(Path("/nowhere"), external)) == {}
+
+
+def test_the_gateway_passes_published_names_on_unless_it_passes_models_to_another_api(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = StackConfig.load(Path("/nowhere"), {})
+    environment = models.ModelsPart().environment(config)
+    assert environment["RATCHET_MODELS"] == "http://127.0.0.1:28001"
+    gateway = GatewaySettings(**{name.removeprefix("RATCHET_").lower(): value for name, value in environment.items()})
+    assert gateway.gateway_pass_url == "http://127.0.0.1:28001/v1"
+    passed = PassedModels(gateway.pass_models)
+    assert "support-4f2a90c1" in passed and "support" not in passed
+    monkeypatch.setenv("RATCHET_GATEWAY_PASS_URL", "https://api.openai.com/v1")
+    assert models.ModelsPart().environment(config) == {"RATCHET_MODELS": "http://127.0.0.1:28001"}
 
 
 def test_tansu_brings_the_s3_server_that_it_is_kept_in(apache_kafka: dict[str, str]) -> None:

@@ -18,7 +18,7 @@ from deploy.devstack.errors import PartError
 from deploy.devstack.install.java import java_major
 from deploy.devstack.install.packages import VERSION_FILE, install_once, is_installed
 from deploy.devstack.part import Part, tail
-from deploy.devstack.parts import kafka, postgres, unleash, vllm
+from deploy.devstack.parts import kafka, models, postgres, unleash, vllm
 from shared.errors import ConfigurationError
 
 
@@ -100,7 +100,7 @@ def test_a_setting_of_the_broker_that_cannot_be_used_is_named_by_its_variable(
         kafka.KafkaPart().probe(StackConfig.load(tmp_path, external))
 
 
-@pytest.mark.parametrize("part", [postgres.PostgresPart(), unleash.UnleashPart(), vllm.VllmPart()])
+@pytest.mark.parametrize("part", [postgres.PostgresPart(), unleash.UnleashPart(), vllm.VllmPart(), models.ModelsPart()])
 def test_an_external_servers_address_is_shown_without_its_password_and_handed_on_with_it(
     tmp_path: Path, part: Part
 ) -> None:
