@@ -88,7 +88,13 @@ class Handlers:
         self.wakes.note(event.task)
 
     async def on_evaluated(self, event: AdapterEvaluated) -> None:
-        """Take a candidate into shadow, or let it wait for its turn, or record that the offline gates stopped it."""
+        """Take a candidate into shadow, or let it wait for its turn, or record that the offline gates stopped it.
+
+        A model of its own is served by name and replaces no adapter: no rollout moves users to it.
+        """
+        if event.kind == "model":
+            logger.info("the model %s has its verdict (%s): no rollout follows", event.adapter, event.verdict)
+            return
         async with self._rollouts.locked(event.task):
             await self._admission.admit(event)
             async with self._later_if_away(event.task):

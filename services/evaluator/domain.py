@@ -92,6 +92,11 @@ class GradedAnswers:
         return replace(self, grades=tuple(g if g.right else replace(g, score=float(score)) for g, score in pairs))
 
 
+def is_model(event: Candidate) -> bool:
+    """Return True for a model of its own, which no adapter's checks and probes are for."""
+    return isinstance(event, AdapterTrained) and event.kind == "model"
+
+
 def job_name(event: Candidate, production: str | None) -> str:
     """Return the job's name, one for each candidate and cycle, and for each request to evaluate again.
 

@@ -92,6 +92,7 @@ class Handlers:
             trained=event,
             production=production,
             vllm=settings.inference_urls,
+            models=settings.model_urls,
             artifacts=settings.artifacts_uri,
             cache=settings.home / "cache",
             slots_folder=settings.slots_folder,

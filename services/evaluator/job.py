@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from services.evaluator.domain import (
     failed_must_pass,
     golden_grades,
     golden_questions,
+    is_model,
     probe_prompts,
 )
 from services.evaluator.golden_history import golden_result, past_results, publish_result, record_promotion
@@ -45,7 +46,7 @@ from shared.errors import DependencyUnavailable, InvalidMessage, RatchetError, S
 from shared.files import write_atomically
 from shared.identity import content_hash
 from shared.jobs import Progress, lease, run_job
-from shared.model.adapter_files import check_adapter
+from shared.model.adapter_files import check_adapter, check_model
 from shared.model.inference import InferenceClient
 from shared.model.probes import measure_probes
 from shared.storage.artifacts import MANIFEST, ArtifactMissing, ArtifactStore
@@ -58,12 +59,18 @@ if TYPE_CHECKING:
     from services.evaluator.verdict import Asked
 
 
+_WAKE_SECONDS = 600.0
+"""A whole model is loaded when it is first asked."""
+
+
 class EvaluationJob(BaseModel):
-    """The input of the job's process. `production`: the adapter that serves now; None: the base model."""
+    """The input of the job's process. `production`: the adapter that serves now; None: the base model. `models`: where
+    whole models are served."""
 
     trained: Candidate
     production: str | None
     vllm: tuple[str, ...]
+    models: tuple[str, ...] = ()
     artifacts: str
     cache: Path
     slots_folder: Path
@@ -93,7 +100,8 @@ def evaluate_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterEv
         asked, probes = asyncio.run(_ask_both(job, store, evaluation, golden, folder, progress))
         approaches = asyncio.run(compare_rivals(job, train, asked, folder, progress))
         asked = compare_texts(job, asked, dataset, folder, progress)
-    publish_probes(probes, store, folder)
+    if probes is not None:
+        publish_probes(probes, store, folder)
     asked = with_golden_history(job, asked, store, folder)
     asked, opinion = with_second_opinions(asked, train, job.trained.spec, calibration_of(store, job.production))
     fitted = calibrate(job.trained, evaluation, asked.candidate, store, folder, opinion)
@@ -129,40 +137,48 @@ async def _ask_both(
     golden: Sequence[Question],
     folder: Path,
     progress: Progress,
-) -> tuple[Asked, Probes]:
+) -> tuple[Asked, Probes | None]:
     """Return both arms' answers to all questions, what became of the must-pass rows that the candidate got wrong, and
-    the probes."""
+    the probes of an adapter."""
     from services.evaluator.adversarial.step import ask_adversarial
     from services.evaluator.recipe import ask_failed_again
     from services.evaluator.verdict import Asked
 
-    client = InferenceClient(job.vllm, job.timeout_seconds, os.environ.get(KEY_VARIABLE, ""))
     trained, questions = job.trained, [*evaluation, *golden]
+    key = os.environ.get(KEY_VARIABLE, "")
+    client = ours = InferenceClient(job.vllm, job.timeout_seconds, key)
+    if is_model(trained):
+        ours = InferenceClient(job.models, job.timeout_seconds, key)
     try:
         check = partial(check_adapter, base_model=trained.base_model, max_rank=job.max_rank)
         of_task = partial(check, modules=trained.spec.training.target_modules)
-        await serve(client, store, trained.adapter, trained.uri, of_task)
+        if is_model(trained):
+            await wake(job.models, key, store, trained)
+        else:
+            await serve(client, store, trained.adapter, trained.uri, of_task)
         if job.production is not None:  # It may have been trained before the task's modules were changed.
             await serve(client, store, job.production, store.address("adapters", job.production), check)
-        candidate = await ask_arm(job, client, trained.adapter, "candidate", 0, questions, folder, progress)
+        candidate = await ask_arm(job, ours, trained.adapter, "candidate", 0, questions, folder, progress)
         opponent = job.production or trained.base_model
+        clients = {opponent: client, trained.adapter: ours}
         production = await ask_arm(job, client, opponent, "production", len(questions), questions, folder, progress)
         how = trained.spec, job.concurrency
-        candidate = await ask_failed_again(client, trained.adapter, candidate, questions, *how)
+        candidate = await ask_failed_again(ours, trained.adapter, candidate, questions, *how)
         production = await ask_failed_again(client, opponent, production, questions, *how)
-        repeated = await ask_must_pass_again(job, client, golden, candidate, len(evaluation))
+        repeated = await ask_must_pass_again(job, ours, golden, candidate, len(evaluation))
         adversarial = await ask_adversarial(
             client,
             trained.adapter,
             opponent,
             evaluation,
             trained.spec,
-            partial(_ask_attacked, job, client, folder, progress),
-            partial(ask_failed_again, client, spec=trained.spec, concurrency=job.concurrency),
+            partial(_ask_attacked, job, clients, folder, progress),
+            lambda model, answers, asked: ask_failed_again(clients[model], model, answers, asked, *how),
         )
-        probes = await ask_probes(client, trained)
+        probes = None if is_model(trained) else await ask_probes(client, trained)
     finally:
         await client.close()
+        await ours.close()
     if len(production.unanswered) > trained.spec.evaluation.max_failed_share * len(questions):
         # Not a fair opponent. The next attempt asks it again, and the candidate where it fared no better.
         for arm, answers in (("candidate", candidate), ("production", production)):
@@ -186,14 +202,14 @@ def unfair(production: ArmAnswers, asked: int) -> RatchetError:
 
 async def _ask_attacked(
     job: EvaluationJob,
-    client: InferenceClient,
+    clients: Mapping[str, InferenceClient],
     folder: Path,
     progress: Progress,
     name: str,
     model: str,
     questions: Sequence[Question],
 ) -> ArmAnswers:
-    return await ask_arm(job, client, model, name, 0, questions, folder, progress)
+    return await ask_arm(job, clients[model], model, name, 0, questions, folder, progress)
 
 
 async def ask_must_pass_again(
@@ -259,6 +275,23 @@ async def serve(
             or f"Check that vLLM's VLLM_LORA_RESOLVER_CACHE_DIR is {folder.parent}, and that the adapter's rank is "
             "within its --max-lora-rank.",
         ) from error
+
+
+async def wake(urls: Sequence[str], key: str, store: ArtifactStore, trained: Candidate) -> None:
+    """Have a whole model's server started, once its folder is checked. Raises StepImpossible.
+
+    Raises DependencyUnavailable while others keep it from being started.
+    """
+    client = InferenceClient(urls, _WAKE_SECONDS, key)
+    try:
+        check_model(await asyncio.to_thread(store.fetch, trained.uri))
+        message = {"role": "user", "content": "."}
+        await client.complete(trained.adapter, [message], max_tokens=1)
+    except (ArtifactMissing, InvalidMessage) as error:
+        way_out = error.way_out or "RATCHET_MODELS must be a server of whole models: ratchet up --only models"
+        raise StepImpossible(f"the model {trained.adapter} cannot be served: {error.reason}", way_out) from error
+    finally:
+        await client.close()
 
 
 async def ask_arm(

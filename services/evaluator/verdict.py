@@ -18,7 +18,7 @@ from services.evaluator.adversarial.misled import AdversarialAnswers, Misled
 from services.evaluator.adversarial.report import adversarial_report
 from services.evaluator.calibration import chosen_answers
 from services.evaluator.comparison import Comparison
-from services.evaluator.domain import ALL_RIGHT, Candidate, PastResult, Question, Repeated, golden_grades
+from services.evaluator.domain import ALL_RIGHT, Candidate, PastResult, Question, Repeated, golden_grades, is_model
 from services.evaluator.gates import check_gates, p_all_rows, verdict
 from services.evaluator.golden_gates import judged_part
 from services.evaluator.report.arms import arm_report, confidence_of
@@ -126,6 +126,7 @@ def evaluated_event(trained: Candidate, report: EvaluationReport, uri: str) -> A
         task_revision=trained.task_revision,
         cycle_id=trained.cycle_id,
         adapter=trained.adapter,
+        kind="model" if is_model(trained) else "adapter",
         adapter_uri=trained.uri,
         base_model=trained.base_model,
         dataset_id=trained.dataset_id,

@@ -19,6 +19,10 @@ from shared.identity import event_id
 
 STEPS: tuple[Step, ...] = get_args(Step)
 NAME = "scheduler"
+MODEL_PASSED = (
+    "no offline gate stops the model {name}. It is served to whoever names it (`model: {name}`), at RATCHET_MODELS or "
+    "through the gateway: ratchet keys create APP --pass-through. No rollout moves users to it yet."
+)
 _RANDOM = re.compile(r"(?<![a-z])r(?![a-z])", re.IGNORECASE)
 _ANY_DAY = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -119,7 +123,8 @@ def is_later_step(step: Step, than: Step) -> bool:
 
 
 def cycle_end(event: Event) -> CycleEnd | None:
-    """Return the end that this event brings to its cycle, if any. A candidate that fails offline has no rollout.
+    """Return the end that this event brings to its cycle, if any. A candidate that fails offline has no rollout, and
+    nor has a model of its own.
 
     A promotion that is taken back before its event could be published is told by its rollback alone.
     """
@@ -133,6 +138,8 @@ def cycle_end(event: Event) -> CycleEnd | None:
         failed = [f"{g.name} ({g.measured:.4g}, required {g.required})" if g.measured is not None
                   else f"{g.name} (required {g.required})" for g in event.gates if not g.passed]  # fmt: skip
         return CycleEnd("rejected", f"offline gates failed: {', '.join(failed)}"[:2_000], event.adapter)
+    if isinstance(event, AdapterEvaluated) and event.kind == "model":
+        return CycleEnd("inconclusive", MODEL_PASSED.format(name=event.adapter), event.adapter)
     if isinstance(event, StepFailed) and event.skipped:
         return CycleEnd("skipped", event.reason[:2_000])
     if isinstance(event, StepFailed) and event.service != NAME:  # Ours says that a step is late, not that it failed.

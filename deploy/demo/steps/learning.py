@@ -69,8 +69,9 @@ async def await_dataset(loop: LoopContext) -> dict[str, Any]:
 
 
 async def await_training(loop: LoopContext) -> None:
-    """Wait for the trained adapter, with the job's progress."""
-    with loop.terminal.step("training", f"Training: LoRA on {loop.setup.task.base_model}") as progress:
+    """Wait for the trained adapter or model, with the job's progress."""
+    task = loop.setup.task
+    with loop.terminal.step("training", f"Training: {task.training.method} of {task.base_model}") as progress:
         event = await _event(loop, "adapters.trained", 300.0, _show_progress_of("training", progress))
     loop.result.cycle.training = event
     loop.terminal.say(

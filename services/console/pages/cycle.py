@@ -13,7 +13,7 @@ from services.console.history import Losses
 from services.console.pages.evaluation import evaluation_parts
 from services.console.pages.gates import gates_table
 from services.console.pages.layout import Markup, duration, figures, link, muted, number, percent, table, tag
-from services.console.pages.losses import loss_plot
+from services.console.pages.losses import loss_plots
 from services.console.pages.rollout import rollout_parts
 from services.console.reports import report_page
 
@@ -92,7 +92,7 @@ def sections(records: Sequence[Json], losses: Sequence[Losses] = ()) -> Iterator
         if topic == "steps.failed.v1" and (skipped := [e for e in _events(records, topic) if e.get("skipped")]):
             yield "Nothing to learn from yet", [muted(skipped[-1]["reason"]), muted(skipped[-1]["way_out"])]
         events = [event for event in _events(records, topic) if not event.get("skipped")]
-        plots = [loss_plot(losses)] if topic == "adapters.trained.v1" and losses else []
+        plots = loss_plots(losses) if topic == "adapters.trained.v1" else []
         if events or plots:
             yield title, [*(render(events) if events else []), *plots]
 
@@ -141,7 +141,7 @@ def _inspection_link(event: Json) -> Markup:
 def _training_card(events: list[Json]) -> list[str]:
     event = events[-1]
     summary = figures(
-        method=f"{event['method']}, rank {event['rank']}",
+        method=event["method"] + (f", rank {event['rank']}" if event["rank"] else ""),
         steps=number(event["steps"]),
         training_loss=number(event["train_loss"], 3),
         took=duration(event["seconds"]),

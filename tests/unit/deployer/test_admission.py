@@ -47,6 +47,16 @@ def stages(deployer: Deployer, adapter: str) -> list[Stage]:
     return [change.stage for change in deployer.publisher.changes if change.candidate_adapter == adapter]
 
 
+@pytest.mark.parametrize("passed", [True, False])
+async def test_a_model_of_its_own_enters_no_rollout(passed: bool, caplog: pytest.LogCaptureFixture) -> None:
+    deployer = Deployer()
+    with caplog.at_level("INFO"):
+        await deployer.handlers.on_evaluated(evaluated("m1", passed=passed).model_copy(update={"kind": "model"}))
+    assert deployer.publisher.changes == []
+    assert await deployer.rollouts.waiting(TASK) is None
+    assert "no rollout follows" in caplog.text and "m1" in caplog.text
+
+
 async def test_a_newer_candidate_waits_and_the_one_that_is_close_to_its_proof_goes_on() -> None:
     deployer = await in_shadow()
     await deployer.compare_and_label(range(9), "delivery")

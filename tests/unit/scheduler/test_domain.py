@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from services.scheduler.domain import ScheduledRun, check_schedule, cycle_name, is_later_step, valid_cron
+from schemas.adapters import AdapterEvaluated
+from services.scheduler.domain import (
+    ScheduledRun,
+    check_schedule,
+    cycle_end,
+    cycle_name,
+    is_later_step,
+    valid_cron,
+)
 
 MONDAY_THREE = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 WEEKLY = "0 3 * * 1"
@@ -86,3 +95,16 @@ def test_steps_only_move_forward() -> None:
     assert is_later_step("training", "dataset")
     assert not is_later_step("dataset", "training")
     assert not is_later_step("training", "training")
+
+
+@pytest.mark.parametrize("verdict", ["passed", "inconclusive"])
+def test_a_model_that_no_gate_stops_ends_its_cycle_and_the_reason_says_how_to_ask_for_it(verdict: str) -> None:
+    """An adapter's cycle goes on to its rollout; no rollout of a model would ever end it."""
+    example = Path("schemas/examples/adapters.evaluated.v1/passed.json")
+    adapter = AdapterEvaluated.model_validate_json(example.read_bytes()).model_copy(update={"verdict": verdict})
+    assert cycle_end(adapter) is None
+    end = cycle_end(adapter.model_copy(update={"kind": "model", "adapter": "desk-4f2a90c1"}))
+    assert end is not None and (end.outcome, end.adapter) == ("inconclusive", "desk-4f2a90c1")
+    assert "`model: desk-4f2a90c1`" in end.reason and "--pass-through" in end.reason
+    failed = cycle_end(adapter.model_copy(update={"kind": "model", "verdict": "failed"}))
+    assert failed is not None and failed.outcome == "rejected"
