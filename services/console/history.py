@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import ARRAY, ColumnElement, Subquery, Text, and_, cast, func, select, true, update
 from sqlalchemy.dialects.postgresql import insert
@@ -27,8 +27,6 @@ from services.console.tables import EVENTS, FORGOTTEN, HOURS, PROGRESS
 from shared.privacy.erasure import ErasedSubjects, erased_among, record_erasure
 from shared.storage.database import transaction
 
-Losses = tuple[float, float, float | None]
-"""A step of a training, its loss, and the validation loss where it was measured."""
 MAX_LOSSES = 200
 """Of a cycle: more than a plot shows."""
 _NOT_STORED = {
@@ -37,27 +35,37 @@ _NOT_STORED = {
 }
 
 
+class Losses(NamedTuple):
+    """What a training reported at a step. `steps`: of its stage, by which stages are told from each other."""
+
+    steps: float
+    step: float
+    loss: float | None
+    validation: float | None
+
+
 def stored_event(event: Event) -> Any:
     """Return the JSON that is stored of a step's result: nothing of the task but what a page shows."""
     return _storable(event.model_dump_json(exclude=_NOT_STORED))
 
 
 def with_loss(losses: Sequence[Losses], event: StepProgressed) -> list[Losses]:
-    """Return the losses of a training with those of a report, by step. A training that resumed reports steps again.
+    """Return the losses of a training with those of a report. A training that resumed reports steps again.
 
     Of more than `MAX_LOSSES` the one goes whose neighbours are the closest; a validation loss only after all others.
     """
-    if event.loss is None:
+    known = {(at.steps, at.step): at for at in losses}
+    earlier = known.get((event.total, event.done), Losses(event.total, event.done, None, None))
+    is_known = event.validation_loss in {None, *(at.validation for at in losses)}  # All later reports have it, too.
+    validation = earlier.validation if is_known else event.validation_loss
+    loss = earlier.loss if event.loss is None else event.loss
+    if loss is None and validation is None:
         return list(losses)
-    by_step = {loss[0]: loss for loss in losses}
-    measured = [held_out for _, _, held_out in losses if held_out is not None]
-    is_new = event.validation_loss is not None and event.validation_loss not in measured[-1:]
-    earlier = by_step.get(event.done, (0.0, 0.0, None))[2]
-    by_step[event.done] = (event.done, event.loss, event.validation_loss if is_new else earlier)
-    kept = sorted(by_step.values())
+    known[event.total, event.done] = Losses(event.total, event.done, loss, validation)
+    kept = [known[place] for place in sorted(known)]
     if len(kept) > MAX_LOSSES:
-        inner = range(1, len(kept) - 1)
-        del kept[min(inner, key=lambda place: (kept[place][2] is not None, kept[place + 1][0] - kept[place - 1][0]))]
+        distances = {n: abs(kept[n + 1].step - kept[n - 1].step) for n in range(1, len(kept) - 1)}
+        del kept[min(distances, key=lambda n: (kept[n].validation is not None, distances[n]))]
     return kept
 
 
@@ -200,7 +208,7 @@ class PostgresCycleHistory:
         """Return the losses that a cycle's training has reported."""
         async with transaction(self._engine) as connection:
             query = select(PROGRESS.c.losses).where(PROGRESS.c.cycle_id == cycle_id)
-            return [(step, loss, held_out) for step, loss, held_out in await connection.scalar(query) or ()]
+            return [Losses(*stored) for stored in await connection.scalar(query) or ()]
 
     async def serving(self, tasks: Collection[str]) -> dict[str, str | None]:
         """Return the adapter that serves each of these tasks that has had a rollout; None: the base model."""

@@ -66,7 +66,7 @@ PROGRESS = Table(
     Column("cycle_id", Text, primary_key=True),
     Column("occurred_at", _TIME, nullable=False),
     Column("event", JSONB, nullable=False),
-    Column("losses", JSONB, nullable=False, comment="Of a training: [step, loss, validation loss or null], by step."),
+    Column("losses", JSONB, nullable=False, comment="Of a training, as `Losses`."),
 )
 HOURS = Table(
     "hours",

@@ -591,7 +591,7 @@ async def test_losses_of_a_training_are_kept_beside_its_newest_progress(
         )
     evaluating = StepProgressed(**(common | {"step": "evaluation"}), occurred_at=NOON + timedelta(1), done=1, total=9)
     await history.add_progress(evaluating)
-    assert await history.losses(f"{task}-1") == [(1.0, 2.0, None), (2.0, 1.0, 1.5), (3.0, 0.5, None)]
+    assert await history.losses(f"{task}-1") == [(3, 1, 2.0, None), (3, 2, 1.0, 1.5), (3, 3, 0.5, None)]
     progress = await history.progress(f"{task}-1")
     assert progress is not None
     assert progress["step"] == "evaluation"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from services.console.history import Losses
 from services.console.pages.layout import number
@@ -10,12 +11,17 @@ from services.console.pages.layout import number
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM, _LINE = 640, 200, 44, 120, 14, 22, 13
 
 
+def loss_plots(losses: Sequence[Losses]) -> list[str]:
+    """Return a plot for each stage of a training."""
+    return [loss_plot(list(stage)) for _, stage in groupby(losses, key=lambda at: at.steps)]
+
+
 def loss_plot(losses: Sequence[Losses]) -> str:
-    """Return the loss and the validation loss over the steps as an SVG, with the last value of each at its end."""
-    first, last = losses[0][0], losses[-1][0]
+    """Return the loss and the validation loss over the steps of a stage as an SVG, each with its last value."""
+    first, last = losses[0].step, losses[-1].step
     curves = {
-        "loss": [(step, loss) for step, loss, _ in losses],
-        "validation": [(step, held_out) for step, _, held_out in losses if held_out is not None],
+        "loss": [(at.step, at.loss) for at in losses if at.loss is not None],
+        "validation": [(at.step, at.validation) for at in losses if at.validation is not None],
     }
     most = max(loss for curve in curves.values() for _, loss in curve) or 1.0
 
