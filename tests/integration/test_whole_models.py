@@ -1,0 +1,125 @@
+"""A whole model in the artifact store is served by name: by the stack's server of models, and through the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import psutil
+import pytest
+
+from deploy.devstack import stack
+from deploy.devstack.config import StackConfig
+from deploy.devstack.supervision import records
+from schemas.task_settings import RedactionSettings
+from schemas.tasks import TaskKind, TaskSpec
+from shared.settings import Settings
+from shared.storage.artifacts import ArtifactStore
+from tests.conftest import TestStack
+from tests.integration.gateway_process import GatewayProcess, publish_task
+from tests.integration.test_gateway_passing import with_key
+from tests.waiting import PATIENCE_SECONDS, until
+
+pytestmark = pytest.mark.stack
+CHAT = "/v1/chat/completions"
+QUESTION = {"role": "user", "content": "What is the capital of France? Answer in one sentence."}
+
+
+@pytest.fixture
+async def models(vllm: str, test_stack: TestStack | None, stack_settings: Settings) -> Settings:
+    """Settings of a stack that serves whole models."""
+    if test_stack is None:
+        return stack_settings
+    return await asyncio.to_thread(test_stack.start, ["models"])
+
+
+@pytest.fixture
+def whole_model(models: Settings, tmp_path: Path) -> str:
+    """The name of a published model: the base model, as a training of all its weights would publish it."""
+    folder, name = tmp_path / "model", f"whole-{uuid4().hex[:12]}"
+    shutil.copytree(models.models_folder / "SmolLM2-135M-Instruct", folder)
+    (folder / "manifest.json").write_text("{}")
+    ArtifactStore(models.artifacts_uri, models.home / "cache").publish(folder, "models", name)
+    return name
+
+
+@pytest.fixture
+async def gateway(models: Settings, tmp_path: Path) -> AsyncIterator[GatewayProcess]:
+    """A gateway with nothing but the stack's own settings."""
+    spec = TaskSpec(
+        name=f"other-{uuid4().hex[:8]}", kind=TaskKind.GENERATION, system_prompt="Help.", cron="0 0 29 2 *",
+        redaction=RedactionSettings(enabled=False),
+    )  # fmt: skip
+    await publish_task(models, spec)
+    home = tmp_path / "gateway"
+    home.mkdir()
+    shutil.copy(models.home / "stack.env", home)
+    gateway = GatewayProcess(home, {})
+    gateway.start()
+    try:
+        await gateway.until_ready()
+        yield gateway
+    finally:
+        gateway.kill_with_shipper()
+
+
+async def test_a_whole_model_is_served_by_name_through_the_gateway_and_ends_with_its_server(
+    models: Settings, whole_model: str, gateway: GatewayProcess, test_stack: TestStack | None
+) -> None:
+    body: dict[str, Any] = {"model": whole_model, "messages": [QUESTION], "temperature": 0, "max_tokens": 12}
+    async with httpx.AsyncClient(base_url=models.models, timeout=PATIENCE_SECONDS) as server:
+        assert whole_model in (await server.get("/v1/models")).text
+        first = (await server.post(CHAT, json=body)).raise_for_status().json()
+        assert first["model"] == whole_model and "Paris" in first["choices"][0]["message"]["content"]
+        async with gateway.http() as http:
+            assert (await http.post(CHAT, json=body)).status_code == 404, "without a key nothing passes"
+            key = await with_key(gateway, http)
+            answer = (await http.post(CHAT, json=body, headers=key)).raise_for_status().json()
+            assert answer["choices"][0]["message"]["content"] == first["choices"][0]["message"]["content"]
+            async with http.stream("POST", CHAT, json={**body, "stream": True}, headers=key) as stream:
+                pieces = [line async for line in stream.aiter_lines() if line.startswith("data: {")]
+            assert len(pieces) > 5
+            unknown = await http.post(CHAT, json={**body, "model": "no-such-model"}, headers=key)
+            assert unknown.status_code == 404 and whole_model in unknown.json()["error"]["message"]
+        if test_stack is not None:
+            await check_that_it_ends(StackConfig.load(test_stack.home, test_stack.env), server, body)
+
+
+async def check_that_it_ends(config: StackConfig, server: httpx.AsyncClient, body: dict[str, Any]) -> None:
+    """Kill the server, whose supervisor starts it again, then stop it: each time all of vLLM's processes are gone."""
+    engine = await asyncio.to_thread(processes, config)
+    assert len(engine) >= 3, "vLLM's API server, its engine and its worker"
+    record = records.read(config, "models")
+    assert record is not None and record.child is not None
+    record.child.signal(signal.SIGKILL)
+    await until(lambda: not any(map(runs, engine)))
+
+    async def answers() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return (await server.post(CHAT, json=body)).status_code == 200
+        return False
+
+    await until(answers)
+    again = await asyncio.to_thread(processes, config)
+    await asyncio.to_thread(stack.down, ["models"], config.home)
+    assert again and not any(map(runs, again))
+
+
+def processes(config: StackConfig) -> list[psutil.Process]:
+    record = records.read(config, "models")
+    assert record is not None and record.child is not None
+    return psutil.Process(record.child.pid).children(recursive=True)
+
+
+def runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
