@@ -62,6 +62,11 @@ class TrainingRequest:
     def settings(self) -> TrainingSettings:
         return self.spec.training
 
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The names of the adapters that it goes on from, or merges."""
+        return tuple(folder.name for folder in (self.start, *self.fused) if folder is not None)
+
 
 @dataclass(frozen=True)
 class TrainingOutcome:

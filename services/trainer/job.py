@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel
 
 from schemas.adapters import AdapterTrained, ArtifactKind
 from schemas.datasets import DatasetBuilt, Example
+from schemas.task_settings import TrainingSettings
 from services.trainer.devices import VARIABLE, gpus_of_slot, gpus_present
 from services.trainer.domain import TrainingOutcome, TrainingRequest, check_labels, check_start
 from shared.conversation import chat_messages
@@ -23,7 +25,8 @@ from shared.storage.artifacts import MANIFEST, ArtifactMissing, ArtifactStore
 
 
 class TrainingJob(BaseModel):
-    """The input of the job's process. `serving`: the adapter that serves the task now; None: the base model."""
+    """The input of the job's process. `serving`: the adapter that serves the task now; None: the base model.
+    `max_trials`: of a sweep."""
 
     dataset: DatasetBuilt
     models_folder: Path
@@ -34,6 +37,7 @@ class TrainingJob(BaseModel):
     max_rank: int
     threads: int | None = None
     serving: str | None = None
+    max_trials: int = 16
 
 
 class Manifest(BaseModel):
@@ -127,7 +131,7 @@ def finished_manifest(result: Path) -> Manifest | None:
 
 def delete_weights(folder: Path) -> None:
     """Delete what an ended job needed to go on after a kill: gigabytes a week, of a large model."""
-    for name in ("adapter", "model", "checkpoints", "best"):
+    for name in ("adapter", "model", "checkpoints", "best", "sweep/weights"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
@@ -141,8 +145,18 @@ def _train(job: TrainingJob, store: ArtifactStore, folder: Path, progress: Progr
 
     result = folder / _kind(job)
     shutil.rmtree(result, ignore_errors=True)  # A killed process may have left files, which would be published.
+    notes: tuple[str, ...] = ()
+    if request.settings.sweep_hours is not None:
+        from services.trainer.sweep import sweep_settings
+
+        found = sweep_settings(request, rows, folder, progress, job.max_rank, job.max_trials)
+        (folder / "furthest").unlink(missing_ok=True)  # For `shared.jobs` the training begins again at its first step.
+        spec = request.spec.model_copy(update={"training": found.settings})
+        request, notes = replace(request, spec=spec), (found.reason,)
     outcome = recipe.train(request, rows, folder, progress)
-    manifest = build_manifest(job.dataset, result, outcome, request)
+    outcome = replace(outcome, notes=(*notes, *outcome.notes))
+    dataset = job.dataset.model_copy(update={"spec": request.spec})
+    manifest = build_manifest(dataset, result, outcome, request.parents)
     write_atomically(result / MANIFEST, manifest.model_dump_json(indent=2).encode())
     return manifest
 
@@ -163,10 +177,11 @@ def training_request(job: TrainingJob, store: ArtifactStore) -> TrainingRequest:
     return TrainingRequest(job.dataset.spec, base_model(job), threads=job.threads, start=folder)
 
 
-def build_manifest(dataset: DatasetBuilt, result: Path, outcome: TrainingOutcome, request: TrainingRequest) -> Manifest:
+def build_manifest(
+    dataset: DatasetBuilt, result: Path, outcome: TrainingOutcome, parents: tuple[str, ...] = ()
+) -> Manifest:
     """Build the manifest of what is in a folder. Its name is a hash of its files."""
     (result / MANIFEST).unlink(missing_ok=True)  # A process that was killed before publishing may have left one.
-    starts = (request.start, *request.fused) if request.start is not None else request.fused
     return Manifest(
         adapter=f"{dataset.task}-{folder_hash(result)}",
         kind="adapter" if dataset.spec.training.is_adapter else "model",
@@ -177,7 +192,7 @@ def build_manifest(dataset: DatasetBuilt, result: Path, outcome: TrainingOutcome
         dataset_uri=dataset.uri,
         training=dataset.spec.training.model_dump(mode="json"),
         plan=outcome.plan,
-        parents=tuple(path.name for path in starts),
+        parents=parents,
         steps=outcome.steps,
         too_long=outcome.skipped.too_long,
         not_rendered=outcome.skipped.not_rendered,
@@ -204,7 +219,7 @@ def _hashes(adapter: Path) -> dict[str, str]:
 
 def trained_event(dataset: DatasetBuilt, job: str, manifest: Manifest, uri: str) -> AdapterTrained:
     """Build the event. Its id follows from the job's name, so publishing it again is idempotent."""
-    training = dataset.spec.training
+    training = TrainingSettings.model_validate(manifest.training)  # The task's, or what a sweep found.
     return AdapterTrained(
         event_id=event_id("adapter trained", job),
         task=dataset.task,

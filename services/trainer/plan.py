@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from schemas.task_settings import Method, TrainingSettings
+from shared.errors import StepImpossible
 
 SMALL_MODEL = 1_000_000_000
 """Parameters below which a model learns with five times the rate and needs no dropout."""
@@ -82,7 +83,15 @@ class Plan:
 
 
 def resolve(settings: TrainingSettings, shape: ModelShape, rows: int) -> Plan:
-    """The plan for so many training rows. What the task sets holds; the rest follows from model and rows."""
+    """The plan for so many training rows. What the task sets holds; the rest follows from model and rows.
+
+    Raises StepImpossible for QLoRA of a base model that is quantised already.
+    """
+    if settings.method is Method.QLORA and shape.is_quantised:
+        raise StepImpossible(
+            "the base model is quantised already, and QLoRA quantises it itself",
+            "Set training.method: lora, which trains on the weights as they are, or name the model as it was before.",
+        )
     is_small, is_few = shape.parameters < SMALL_MODEL, rows < SMALL_SET
     is_full = settings.method is Method.FULL
     usual_rate = (1e-4 if is_full else 1e-3) if is_small else (2e-5 if is_full else 2e-4)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import signal
-from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,16 +27,17 @@ from schemas.cycles import StepFailed
 from schemas.datasets import DatasetBuilt, Example
 from schemas.task_settings import TrainingSettings
 from schemas.tasks import TaskKind, TaskSpec
-from services.trainer import recipe
-from services.trainer.domain import SkippedRows
+from services.trainer.domain import SkippedRows, TrainingOutcome, TrainingRequest
 from services.trainer.handlers import Handlers
-from services.trainer.job import AdapterManifest
+from services.trainer.job import Manifest
 from services.trainer.main import build
-from services.trainer.recipe import WeightedSampler, train
+from services.trainer.recipe import engine, train
+from services.trainer.recipe.checkpoints import last_checkpoint
 from services.trainer.settings import TrainerSettings
 from shared.errors import StepImpossible
 from shared.jobs import Jobs
 from shared.kafka.broker import build_broker
+from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import Publisher
 from shared.model.adapter_files import check_adapter
 from shared.processor import has_bfloat16
@@ -57,8 +58,8 @@ TEMPLATE = (
 )
 
 
-def make_tiny_model(folder: Path) -> None:
-    """A Llama of two layers and random weights, with a tokenizer of bytes and a chat template."""
+def make_tiny_model(folder: Path, hidden: int = 32) -> None:
+    """A Llama of two layers, random weights, a tokenizer of bytes and a chat template. 4 bits want 64 `hidden`."""
     special = ["<|im_start|>", "<|im_end|>"]
     vocabulary = {symbol: number for number, symbol in enumerate(special + sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -70,8 +71,8 @@ def make_tiny_model(folder: Path) -> None:
     fast.save_pretrained(folder)
     torch.manual_seed(20)
     config = LlamaConfig(
-        vocab_size=len(vocabulary), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, eos_token_id=1, pad_token_id=1, bos_token_id=0,
+        vocab_size=len(vocabulary), hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, eos_token_id=1, pad_token_id=1, bos_token_id=0,
     )  # fmt: skip
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
 
@@ -108,6 +109,17 @@ def dataset_built(store: ArtifactStore, folder: Path, task: str, epochs: float) 
     )  # fmt: skip
 
 
+def run(
+    rows: Sequence[Example],
+    spec: TaskSpec,
+    home: Path,
+    folder: Path | None = None,
+    report: Callable[..., None] = lambda *_, **__: None,
+) -> TrainingOutcome:
+    """Train on the base model in `home`; results are in `folder`, which is `home` unless given."""
+    return train(TrainingRequest(spec, str(home / BASE), threads=1), rows, folder or home, report)
+
+
 @pytest.fixture
 def task() -> str:
     return f"train-{uuid4().hex[:8]}"
@@ -123,7 +135,7 @@ def test_a_checkpoint_that_was_being_written_when_the_process_was_killed_is_none
         (tmp_path / name).mkdir()
         (tmp_path / name / "trainer_state.json").write_text(state)
     (tmp_path / "checkpoint-20").mkdir()
-    assert recipe.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-8")
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-8")
 
 
 @pytest.mark.parametrize("damaged", ["adapter_model.safetensors", "optimizer.pt", "rng_state.pth"])
@@ -136,25 +148,25 @@ def test_a_checkpoint_whose_files_lack_their_ends_is_none(tmp_path: Path, damage
         for state in ("optimizer.pt", "rng_state.pth"):
             torch.save({"state": torch.ones(64)}, tmp_path / name / state)
         (tmp_path / name / "trainer_state.json").write_text("{}")
-    assert recipe.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-8")
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-8")
     file = tmp_path / "checkpoint-8" / damaged
     os.truncate(file, int(file.stat().st_size * kept))
-    assert recipe.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
 
 
-async def test_a_killed_training_resumes_from_its_last_epoch(tmp_path: Path, task: str) -> None:
+async def test_a_killed_training_resumes_from_its_last_checkpoint(tmp_path: Path, task: str) -> None:
     settings = TrainerSettings(home=tmp_path)
     make_tiny_model(settings.models_folder / BASE)
     store = ArtifactStore(settings.artifacts_uri, settings.home / "cache")
-    event = dataset_built(store, tmp_path / "data", task, epochs=60)
+    event = dataset_built(store, tmp_path / "data", task, epochs=250)
     published = Published()
     jobs = Jobs(settings.jobs_folder, "services.trainer.job", {"HF_HUB_OFFLINE": "1"})
-    handlers = Handlers(settings, jobs, published)
+    handlers = Handlers(settings, jobs, published, LatestByKey("rollouts.changed.v1"))
     await handlers.on_dataset(event)
     (spec,) = settings.jobs_folder.glob("*/spec.json")
     watching = asyncio.create_task(handlers.follow_jobs())
     try:
-        await until(lambda: recipe.last_checkpoint(spec.parent / "checkpoints"))
+        await until(lambda: last_checkpoint(spec.parent / "checkpoints"))
         os.kill(int((spec.parent / "lock").read_text()), signal.SIGKILL)
         await until(lambda: any(isinstance(e, AdapterTrained | StepFailed) for e in published.events))
     finally:
@@ -164,8 +176,8 @@ async def test_a_killed_training_resumes_from_its_last_epoch(tmp_path: Path, tas
     assert isinstance(trained, AdapterTrained), (spec.parent / "log.txt").read_text()
     assert (spec.parent / "attempts").read_text() == "2"
     assert "resuming from" in (spec.parent / "log.txt").read_text()
-    manifest = AdapterManifest.model_validate_json((Path(trained.uri) / "manifest.json").read_bytes())
-    assert (trained.steps, len(manifest.losses)) == (240, 240)
+    manifest = Manifest.model_validate_json((Path(trained.uri) / "manifest.json").read_bytes())
+    assert (trained.steps, len(manifest.losses)) == (1_000, 1_000)
     assert manifest.losses[-1] < manifest.losses[0]
     assert manifest.dtype == ("bfloat16" if has_bfloat16() else "float32")
     assert trained.cycle_id == event.cycle_id
@@ -180,14 +192,14 @@ def test_rows_over_the_length_limit_are_skipped_and_counted(tmp_path: Path, task
     )
     reports: list[str] = []
 
-    def report(done: float, total: float, message: str) -> None:
+    def report(done: float, total: float, message: str, **_: float) -> None:
         reports.append(message)
 
-    outcome = train([*map(example, range(7)), long], spec, str(tmp_path / BASE), tmp_path, report)
-    assert (outcome.skipped, outcome.steps) == (SkippedRows(too_long=1), 2)
-    assert reports[-1].startswith("step 2 of 2, loss ")
-    with pytest.raises(StepImpossible, match="of 1 training rows 1 are longer than 128 tokens"):
-        train([long], spec, str(tmp_path / BASE), tmp_path / "second", report)
+    outcome = run([*map(example, range(31)), long], spec, tmp_path, report=report)
+    assert (outcome.skipped, outcome.steps) == (SkippedRows(too_long=1), 8)
+    assert reports[-1].startswith("step 8 of 8, loss ")
+    with pytest.raises(StepImpossible, match=r"1 of 1 training rows \(100%\) .* 1 are longer than 128 tokens"):
+        run([long], spec, tmp_path, tmp_path / "second")
 
 
 def test_a_training_whose_loss_is_no_number_ends_there_and_leaves_no_adapter(tmp_path: Path, task: str) -> None:
@@ -199,7 +211,7 @@ def test_a_training_whose_loss_is_no_number_ends_there_and_leaves_no_adapter(tmp
     model.save_pretrained(tmp_path / BASE)
     spec = dataset_built(ArtifactStore(str(tmp_path / "store"), tmp_path), tmp_path / "data", task, epochs=3).spec
     with pytest.raises(StepImpossible, match="diverged at step 1 of 12") as stopped:
-        train([*map(example, range(16))], spec, str(tmp_path / BASE), tmp_path, lambda done, total, message: None)
+        run([*map(example, range(16))], spec, tmp_path)
     assert "training.learning_rate" in stopped.value.way_out
     assert not (tmp_path / "adapter").exists()
 
@@ -208,7 +220,7 @@ def test_a_last_gradient_that_is_no_number_leaves_no_adapter(
     tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every other one shows in the next loss. After the last there is none: weights that are none were published."""
-    train_step = recipe._Trainer.training_step
+    train_step = engine.SftTrainer.training_step
 
     def overflow(trainer: Any, model: Any, *inputs: Any, **options: Any) -> Any:
         loss = train_step(trainer, model, *inputs, **options)
@@ -216,11 +228,11 @@ def test_a_last_gradient_that_is_no_number_leaves_no_adapter(
             next(weight.grad for weight in model.parameters() if weight.grad is not None).fill_(torch.inf)
         return loss
 
-    monkeypatch.setattr(recipe._Trainer, "training_step", overflow)
+    monkeypatch.setattr(engine.SftTrainer, "training_step", overflow)
     make_tiny_model(tmp_path / BASE)
     spec = dataset_built(ArtifactStore(str(tmp_path / "store"), tmp_path), tmp_path / "data", task, epochs=1).spec
     with pytest.raises(StepImpossible, match="diverged at step 4 of 4: its gradient is"):
-        train([*map(example, range(16))], spec, str(tmp_path / BASE), tmp_path, lambda done, total, message: None)
+        run([*map(example, range(16))], spec, tmp_path)
     assert not (tmp_path / "adapter").exists()
 
 
@@ -233,7 +245,7 @@ def test_modules_that_the_base_model_does_not_have_are_named_and_not_passed_over
     training = spec.training.model_copy(update={"target_modules": modules})
     spec = spec.model_copy(update={"training": training})
     with pytest.raises(StepImpossible, match=f"{BASE} has no module named qkv_proj") as stopped:
-        train([*map(example, range(16))], spec, str(tmp_path / BASE), tmp_path, lambda done, total, message: None)
+        run([*map(example, range(16))], spec, tmp_path)
     assert "training.target_modules" in stopped.value.way_out
 
 
@@ -242,39 +254,13 @@ def losses(folder: Path, weights: list[float], epochs: float = 2) -> tuple[float
     make_tiny_model(folder / BASE)
     spec = dataset_built(ArtifactStore(str(folder / "store"), folder), folder / "data", "weights", epochs).spec
     rows = [example(number).model_copy(update={"weight": weight}) for number, weight in enumerate(weights)]
-    return train(rows, spec, str(folder / BASE), folder, lambda done, total, message: None).losses
+    return run(rows, spec, folder).losses
 
 
-def test_rows_of_equal_weights_are_read_as_trl_does_and_others_by_their_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(recipe, "WeightedSampler", None)
-        plain = losses(tmp_path / "plain", [1.0] * 16)
-        assert losses(tmp_path / "doubled", [2.0] * 16) == plain
-    weighted = losses(tmp_path / "weighted", [5.0, *[0.2] * 15])
-    assert weighted != plain
-    assert len(weighted) == len(plain)
-    assert losses(tmp_path / "again", [5.0, *[0.2] * 15]) == weighted, "the seed decides which rows are drawn"
-
-
-def test_every_epoch_reads_rows_by_their_weights_in_batches_of_similar_length() -> None:
-    weights = [1.0, 0.2, 3.0, 0.5] * 40
-    rows = [{"input_ids": [1] * (1 + number % 7)} for number in range(160)]
-    torch.manual_seed(20)
-    sampler = WeightedSampler(8, rows, weights)
-    epochs = [list(sampler) for _ in range(60)]
-    assert {len(epoch) for epoch in epochs} == {160}
-    read = Counter(row for epoch in epochs for row in epoch)
-    of_kind = [sum(read[row] for row in range(160) if row % 4 == kind) for kind in range(4)]
-    assert [count / sum(of_kind) for count in of_kind] == pytest.approx([w / 4.7 for w in weights[:4]], abs=0.01)
-    assert all(read[row] for row in range(160)), "a light row is read in some epochs"
-    spread = [max(lengths) - min(lengths) for lengths in batches_of(epochs[0], rows)]
-    assert sum(spread) / len(spread) < 3
-
-
-def batches_of(epoch: list[int], rows: list[dict[str, list[int]]]) -> list[list[int]]:
-    return [[len(rows[row]["input_ids"]) for row in epoch[start : start + 8]] for start in range(0, len(epoch), 8)]
+def test_only_the_ratio_of_weights_counts(tmp_path: Path) -> None:
+    plain = losses(tmp_path / "plain", [1.0] * 16)
+    assert losses(tmp_path / "doubled", [2.0] * 16) == pytest.approx(plain, rel=1e-4)
+    assert losses(tmp_path / "weighted", [5.0, *[0.2] * 15]) != pytest.approx(plain, rel=1e-2)
 
 
 def test_conversations_with_tools_are_trained_on(tmp_path: Path, task: str) -> None:
@@ -294,7 +280,7 @@ def test_conversations_with_tools_are_trained_on(tmp_path: Path, task: str) -> N
         (asked, call("find", '{"number": 4711}'), found, Message(role=Role.ASSISTANT, content="On its way.")),
     ]
     rows = [example(n).model_copy(update={"messages": talk, "tools": tools}) for n, talk in enumerate(talks)]
-    outcome = train([*rows, example(9)], spec, str(tmp_path / BASE), tmp_path, lambda done, total, message: None)
+    outcome = run([*rows, example(9)], spec, tmp_path)
     assert (outcome.skipped.total, outcome.steps) == (0, 1)
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
 
@@ -303,7 +289,7 @@ def test_a_missing_base_model_is_reported_with_where_to_put_it(tmp_path: Path, t
     store = ArtifactStore(str(tmp_path / "store"), tmp_path)
     spec = dataset_built(store, tmp_path / "data", task, epochs=1).spec
     with pytest.raises(StepImpossible, match="cannot be loaded") as missing:
-        train([example(0)], spec, str(tmp_path / "no-model"), tmp_path, lambda done, total, message: None)
+        run([example(0)], spec, tmp_path / "no-model", tmp_path)
     assert "<home>/models" in missing.value.way_out
 
 

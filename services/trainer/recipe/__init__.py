@@ -100,7 +100,7 @@ def choose_packing(model: Any, rows: Sequence[TrainingRow], max_tokens: int) -> 
     except (TypeError, ValueError) as error:
         together, apart = math.nan, 0.0
         logger.info("the model takes no packed rows: %s", error)
-    if math.isclose(together, apart, rel_tol=0.05, abs_tol=0.05):
+    if math.isclose(together, apart, rel_tol=0.01, abs_tol=0.01):
         return packing
     logger.warning("rows are not packed: their attention mixes them (loss %.3f, apart %.3f)", together, apart)
     model.set_attn_implementation("sdpa")

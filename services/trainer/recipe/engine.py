@@ -124,7 +124,7 @@ def score_rows(
     model: Any, rows: Sequence[TrainingRow], packing: Packing, device: torch.device
 ) -> tuple[list[float], list[bool]]:
     """The summed loss of each row's answer, and whether every token of it is the likeliest, in the order of `rows`."""
-    model.eval()
+    set_deterministic(model)
     losses, right = [0.0] * len(rows), [False] * len(rows)
     order = sorted(range(len(rows)), key=lambda number: len(rows[number].tokens))
     places = iter(order)  # `divide` sorts the same way, and sorting is stable.
@@ -135,6 +135,14 @@ def score_rows(
             place, own = next(places), packed.rows == number
             losses[place], right[place] = float(loss[own].sum()), bool(likeliest[own].all())
     return losses, right
+
+
+def set_deterministic(model: Any) -> None:
+    """Switch dropout off. `eval` does more: bitsandbytes packs 4-bit weights for it as no training can use them."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.eval()
 
 
 class Chance(TrainerCallback):  # type: ignore[misc]

@@ -85,6 +85,7 @@ def prepare(model: PreTrainedModel, request: TrainingRequest, plan: Plan) -> Any
     if request.settings.method is Method.FULL:
         return model
     check_modules(request.spec, [name for name, _ in model.named_modules()])
+    torch.manual_seed(request.settings.seed)  # A new adapter begins at random.
     if request.start is not None:
         return PeftModel.from_pretrained(model, request.start, is_trainable=True)
     return get_peft_model(model, lora_config(request.settings, plan.dropout))

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from schemas.datasets import DatasetBuilt
-from services.trainer.domain import check_servable, draw_by_weight, job_name, time_left
+from schemas.conversation import Message, Role
+from schemas.datasets import DatasetBuilt, Example
+from services.trainer.domain import check_labels, check_servable, check_start, job_name, out_of_memory, time_left
 from shared.errors import StepImpossible
 
 EXAMPLE = Path("schemas/examples/datasets.built.v1/built.json")
+SPEC = DatasetBuilt.model_validate_json(EXAMPLE.read_bytes()).spec
 
 
 @pytest.fixture
@@ -50,16 +53,49 @@ def test_the_time_left_follows_the_pace(done: int, total: int, seconds: float, w
     assert time_left(done, total, seconds) == words
 
 
-def test_rows_are_drawn_as_often_as_their_weights_say() -> None:
-    weights = [1.0, 0.2, 2.5, 0.3]
-    assert draw_by_weight([1.0] * 5, 0.7) == [0, 1, 2, 3, 4]
-    starts = [number / 1_000 for number in range(1_000)]
-    draws = [draw_by_weight(weights, start) for start in starts]
-    assert {len(draw) for draw in draws} == {4}
-    means = [sum(draw.count(row) for draw in draws) / len(draws) for row in range(4)]
-    assert means == pytest.approx(weights, abs=0.01)
-    assert {draw.count(2) for draw in draws} == {2, 3}
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "none is left"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: tried"), "CPUAlloc"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nSee docs"), "Tried to allocate 2 GiB$"),
+    ],
+)
+def test_an_error_of_memory_says_what_to_lower(error: Exception, words: str) -> None:
+    explained = out_of_memory(error, SPEC)
+    assert explained is not None and re.search(words, explained.reason)
+    assert "training.batch_size" in explained.way_out and "qlora" in explained.way_out
 
 
-def test_a_start_close_to_one_draws_an_existing_row() -> None:
-    assert max(draw_by_weight([0.1] * 7, 1.0 - 1e-16)) == 6
+def test_another_error_is_none_of_memory() -> None:
+    assert out_of_memory(RuntimeError("shapes do not match"), SPEC) is None
+
+
+def test_a_label_that_the_task_does_not_have_any_more_stops_the_training() -> None:
+    def answered(label: str) -> Example:
+        messages = (Message(role=Role.USER, content="?"), Message(role=Role.ASSISTANT, content=label))
+        return Example(example_id="e", messages=messages, group="g", prediction_ids=(), correction_ids=())
+
+    check_labels([answered(SPEC.labels[0])], SPEC)
+    with pytest.raises(StepImpossible, match="label set changed: the data set has gone") as stopped:
+        check_labels([answered(SPEC.labels[0]), answered("gone")], SPEC)
+    assert "ratchet cycle" in stopped.value.way_out
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("r", 4), ("lora_alpha", 1), ("base_model_name_or_path", "other"), ("target_modules", ["q_proj"])],
+)
+def test_a_training_goes_on_from_an_adapter_of_the_same_form_alone(tmp_path: Path, field: str, value: object) -> None:
+    training = SPEC.training
+    config = {
+        "base_model_name_or_path": SPEC.base_model, "r": training.r, "lora_alpha": training.alpha,
+        "target_modules": list(training.target_modules),
+    }  # fmt: skip
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(config))
+    check_start(path, SPEC)
+    path.write_text(json.dumps(config | {field: value}))
+    with pytest.raises(StepImpossible, match=field) as stopped:
+        check_start(path, SPEC)
+    assert "training.start_from" in stopped.value.way_out

@@ -13,6 +13,7 @@ from schemas.adapters import AdapterTrained
 from schemas.base import Event
 from schemas.cycles import CycleFinished, StepFailed, StepProgressed
 from schemas.datasets import DatasetBuilt
+from schemas.rollouts import RolloutChanged
 from services.trainer.domain import SkippedRows, TrainingOutcome, job_name
 from services.trainer.handlers import Handlers
 from services.trainer.job import (
@@ -21,12 +22,13 @@ from services.trainer.job import (
     base_model,
     build_manifest,
     read_examples,
-    train_adapter,
+    train_candidate,
     trained_event,
 )
 from services.trainer.settings import TrainerSettings
 from shared.errors import DependencyUnavailable, StepImpossible
 from shared.jobs import Job, JobFailure, JobProgress, Jobs, Progress
+from shared.kafka.latest_by_key import LatestByKey
 from shared.storage.artifacts import ArtifactStore
 
 EXAMPLE = Path("schemas/examples/datasets.built.v1/built.json")
@@ -38,6 +40,10 @@ class Published:
 
     async def publish(self, event: Event) -> None:
         self.events.append(event)
+
+
+def no_rollouts() -> LatestByKey[RolloutChanged]:
+    return LatestByKey("rollouts.changed.v1")
 
 
 @pytest.fixture
@@ -57,7 +63,7 @@ def published() -> Published:
 
 @pytest.fixture
 def handlers(settings: TrainerSettings, published: Published) -> Handlers:
-    return Handlers(settings, Jobs(settings.jobs_folder, "services.trainer.job"), published)
+    return Handlers(settings, Jobs(settings.jobs_folder, "services.trainer.job"), published, no_rollouts())
 
 
 def job_of(settings: TrainerSettings, dataset: DatasetBuilt) -> Job:
@@ -78,7 +84,7 @@ async def test_a_rank_that_cannot_be_served_fails_the_step_before_any_training(
     settings: TrainerSettings, dataset: DatasetBuilt, published: Published
 ) -> None:
     narrow = settings.model_copy(update={"vllm_max_lora_rank": 8})
-    handlers = Handlers(narrow, Jobs(settings.jobs_folder, "services.trainer.job"), published)
+    handlers = Handlers(narrow, Jobs(settings.jobs_folder, "services.trainer.job"), published, no_rollouts())
     await handlers.on_dataset(dataset)
     await handlers.on_dataset(dataset)
     first, second = published.events
@@ -144,7 +150,7 @@ async def test_what_a_job_needed_to_go_on_is_deleted_once_its_end_is_published(
             raise DependencyUnavailable("Kafka is away")
 
     jobs = Jobs(settings.jobs_folder, "services.trainer.job")
-    handlers = Handlers(settings, jobs, Published())
+    handlers = Handlers(settings, jobs, Published(), no_rollouts())
     await handlers.on_dataset(dataset)
     job = job_of(settings, dataset)
     manifest = build_manifest(dataset, adapter_folder(job.folder / "adapter"), OUTCOME)
@@ -152,7 +158,7 @@ async def test_what_a_job_needed_to_go_on_is_deleted_once_its_end_is_published(
     result = trained_event(dataset, job.name, manifest, "/artifacts/adapters/x").model_dump_json().encode()
 
     async def end(publisher: Published) -> None:
-        ended = Handlers(settings, jobs, publisher)
+        ended = Handlers(settings, jobs, publisher, no_rollouts())
         await (ended.on_failed(job, JobFailure(reason="diverged")) if failed else ended.on_done(job, result))
 
     with pytest.raises(DependencyUnavailable):
@@ -218,14 +224,14 @@ def job(dataset: DatasetBuilt, tmp_path: Path) -> TrainingJob:
     published = dataset.model_copy(update={"uri": store.publish(tmp_path / "data", "datasets", "d")})
     return TrainingJob(
         dataset=published, models_folder=tmp_path, artifacts=str(tmp_path / "artifacts"), cache=tmp_path / "cache",
-        slots_folder=tmp_path / "slots", slots=1,
+        slots_folder=tmp_path / "slots", slots=1, max_rank=16,
     )  # fmt: skip
 
 
 def use_recipe(monkeypatch: pytest.MonkeyPatch, weights: bytes | None) -> None:
     """Have a training result in these weights; None: it must not run."""
 
-    def train(rows: Any, spec: Any, base: str, folder: Path, *_: Any) -> TrainingOutcome:
+    def train(request: Any, rows: Any, folder: Path, *_: Any) -> TrainingOutcome:
         assert weights is not None, "it was trained a second time"
         (folder / "adapter").mkdir(exist_ok=True)
         (folder / "adapter" / "adapter_model.safetensors").write_bytes(weights)
@@ -249,9 +255,9 @@ def test_a_job_killed_after_its_training_publishes_that_adapter_and_trains_no_ot
     use_recipe(monkeypatch, b"weights")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(f"services.trainer.job.{killed_in}", kill)
-        train_adapter(job.model_dump_json().encode(), folder, Progress(folder), Slot())
+        train_candidate(job.model_dump_json().encode(), folder, Progress(folder), Slot())
     use_recipe(monkeypatch, None)
-    event = train_adapter(job.model_dump_json().encode(), folder, Progress(folder), Slot())
+    event = train_candidate(job.model_dump_json().encode(), folder, Progress(folder), Slot())
     assert ArtifactStore(job.artifacts, job.cache).names("adapters") == [event.adapter]
     assert (event.steps, event.train_loss) == (60, 0.1)
 
@@ -270,10 +276,10 @@ def test_a_training_keeps_its_slot_while_it_waits_for_what_is_away(
     use_recipe(monkeypatch, b"weights")
     with monkeypatch.context() as patched, pytest.raises(DependencyUnavailable):
         patched.setattr(away, fail)
-        train_adapter(spec, folder, Progress(folder), slot)
+        train_candidate(spec, folder, Progress(folder), slot)
     with (job.slots_folder / "0.lock").open("ab") as other, pytest.raises(BlockingIOError):
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    event = train_adapter(spec, folder, Progress(folder), slot)
+    event = train_candidate(spec, folder, Progress(folder), slot)
     assert ArtifactStore(job.artifacts, job.cache).names("adapters") == [event.adapter]
 
 
@@ -287,7 +293,7 @@ def test_what_a_killed_process_left_beside_the_weights_is_not_published(
         (folder / "adapter").mkdir(parents=True)
         if folder.name == "killed":
             (folder / "adapter" / left).write_bytes(b"{")
-        event = train_adapter(job.model_dump_json().encode(), folder, Progress(folder), slot)
+        event = train_candidate(job.model_dump_json().encode(), folder, Progress(folder), slot)
         adapters.add(event.adapter)
         assert {path.name for path in Path(event.uri).iterdir()} == {"adapter_model.safetensors", "manifest.json"}
     assert len(adapters) == 1
@@ -295,7 +301,13 @@ def test_what_a_killed_process_left_beside_the_weights_is_not_published(
 
 def test_a_local_folder_of_the_base_model_is_preferred_to_the_hub(dataset: DatasetBuilt, tmp_path: Path) -> None:
     job = TrainingJob(
-        dataset=dataset, models_folder=tmp_path, artifacts="", cache=tmp_path, slots_folder=tmp_path, slots=1
+        dataset=dataset,
+        models_folder=tmp_path,
+        artifacts="",
+        cache=tmp_path,
+        slots_folder=tmp_path,
+        slots=1,
+        max_rank=16,
     )
     assert base_model(job) == "SmolLM2-135M-Instruct"
     (tmp_path / "SmolLM2-135M-Instruct").mkdir()
