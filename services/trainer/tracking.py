@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,6 @@ class _Guarded(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
         self._name, self._start = name, start
         self._tracker: TrainerCallback | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._pass("on_train_begin", args, state, control, **kwargs)
-
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._pass("on_log", args, state, control, **kwargs)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._pass("on_train_end", args, state, control, **kwargs)
-
     def _pass(self, event: str, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         try:
             if event == "on_train_begin":
@@ -55,6 +46,10 @@ class _Guarded(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
         except Exception as error:  # noqa: BLE001 - no error of a tracker may stop a training
             logger.warning("%s gets nothing of this training any more: %r", self._name, error)
             self._tracker = None
+
+    on_train_begin = partialmethod(_pass, "on_train_begin")
+    on_log = partialmethod(_pass, "on_log")
+    on_train_end = partialmethod(_pass, "on_train_end")
 
 
 def _tensorboard(folder: Path, run_name: str, params: Params, step: int) -> TrainerCallback:
