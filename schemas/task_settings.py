@@ -149,6 +149,8 @@ class TrainingSettings(Section):
             raise ValueError("method: fusion merges adapters: name two or more in training.fusion.adapters")
         if self.dora and self.method in (Method.FULL, Method.FUSION):
             raise ValueError(f"training.dora is of LoRA and QLoRA, not of method: {self.method}; remove it")
+        if self.sweep_hours is not None and (self.method is Method.FUSION or not self.is_adapter):
+            raise ValueError("training.sweep_hours searches settings of LoRA and QLoRA, without DoRA; remove it")
         return self
 
     @property

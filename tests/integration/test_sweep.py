@@ -1,0 +1,315 @@
+"""A sweep: on a tiny random model for real, and on trainings whose losses are given."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from schemas.datasets import DatasetBuilt, Example
+from schemas.task_settings import TrainingSettings
+from schemas.tasks import TaskKind, TaskSpec
+from services.trainer import recipe, sweep
+from services.trainer.domain import SkippedRows, TrainingOutcome, TrainingRequest
+from services.trainer.job import Slot, TrainingJob, train_candidate
+from services.trainer.recipe.checkpoints import BEST
+from services.trainer.rows import tokenize_rows
+from services.trainer.sweep import Findings, Sweep, sweep_settings
+from shared.errors import StepImpossible
+from shared.jobs import Progress
+from shared.storage.artifacts import ArtifactStore
+from tests.integration.test_trainer import BASE, LABELS, dataset_built, example, make_tiny_model
+
+ROWS = [example(number) for number in range(120)]
+STEPS = 5
+OUTCOME = TrainingOutcome(STEPS, (1.0,), SkippedRows(), 1.0, 1.0, "bfloat16", {})
+GIVEN = "by its given settings"
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> TrainingRequest:
+    make_tiny_model(tmp_path / BASE)
+    training = TrainingSettings(
+        r=4, alpha=8, learning_rate=0.001, epochs=2, batch_size=4, max_length=128, sweep_hours=1
+    )  # fmt: skip
+    spec = TaskSpec(
+        name="swept", kind=TaskKind.CLASSIFICATION, base_model=BASE, system_prompt="Label it.", labels=LABELS,
+        training=training,
+    )  # fmt: skip
+    return TrainingRequest(spec, str(tmp_path / BASE), threads=1)
+
+
+def unheard(*_: Any, **__: Any) -> None:
+    pass
+
+
+def run(request: TrainingRequest, folder: Path, trials: int = 3, report: Callable[..., None] = unheard) -> Findings:
+    return sweep_settings(request, ROWS, folder, report, max_rank=16, max_trials=trials)
+
+
+class Trainings:
+    """Stands for the recipe: a training's losses are those that `loss` gives, on rows that a trial saw or did not."""
+
+    def __init__(self, loss: Callable[[TrainingSettings, bool], float]) -> None:
+        self.loss = loss
+        self.requests: list[TrainingRequest] = []
+        self.trained_on: list[set[str]] = []
+        self.scored_on: list[set[str]] = []
+        self.kill_at: int | None = None
+        self.diverge_at: int | None = None
+
+    def train(self, request: TrainingRequest, rows: Sequence[Example], folder: Path, report: Any) -> TrainingOutcome:
+        self.requests.append(request)
+        self.trained_on.append({row.example_id for row in rows})
+        for name in (BEST, "adapter"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            (folder / name / "settings.json").write_text(request.settings.model_dump_json())
+        for step in range(1, STEPS + 1):
+            report(step, STEPS, f"step {step}", loss=1.0)
+            report(step, STEPS, "validation", validation_loss=self.loss(request.settings, True))
+            if self.kill_at == len(self.requests):
+                os._exit(137)
+            if self.diverge_at == len(self.requests):
+                raise StepImpossible("it diverged")
+        return OUTCOME
+
+    def score(self, request: TrainingRequest, adapter: Path, rows: Sequence[Example]) -> sweep.Scores:
+        self.scored_on.append({row.example_id for row in rows})
+        settings = TrainingSettings.model_validate_json((adapter / "settings.json").read_bytes())
+        loss = self.loss(settings, adapter.name == BEST)
+        noise = np.linspace(-0.01, 0.01, len(rows))
+        return loss + noise, np.full(len(rows), float(loss < 1.0)), [row.group for row in rows]
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[TrainingSettings, bool], float]], Trainings]:
+    def use(loss: Callable[[TrainingSettings, bool], float]) -> Trainings:
+        trainings = Trainings(loss)
+        monkeypatch.setattr(recipe, "train", trainings.train)
+        monkeypatch.setattr(sweep, "score", trainings.score)
+        return trainings
+
+    return use
+
+
+def by_rate(settings: TrainingSettings, is_trial: bool = True) -> float:
+    """The higher the learning rate, the lower the loss."""
+    return 2.0 - 100 * (settings.learning_rate or 0.0)
+
+
+def drawn(findings: Findings) -> list[dict[str, Any]]:
+    return [trial["settings"] for trial in findings.trials]
+
+
+def test_a_sweep_of_a_real_model_takes_the_settings_of_the_lower_loss_and_says_by_how_much(
+    tiny: TrainingRequest, tmp_path: Path
+) -> None:
+    reports: list[tuple[float, float, str]] = []
+    found = run(tiny, tmp_path / "job", report=lambda *report: reports.append(report))
+    losses = [trial["loss"][0] for trial in found.trials]
+    assert all(low <= mean <= high for mean, low, high in (trial["loss"] for trial in found.trials))
+    best = min(range(3), key=losses.__getitem__)
+    assert best > 0, "the seed has a trial that is better than the default"
+    assert found.comparison is not None
+    assert found.comparison["loss"]["difference"][2] < 0
+    assert found.settings.learning_rate == found.trials[best]["settings"]["learning_rate"]
+    assert found.settings == tiny.settings.model_copy(
+        update={name: value for name, value in found.trials[best]["settings"].items() if name != "method"}
+    )
+    assert "at least as good as the default" in found.reason
+    shares = [done / total for done, total, _ in reports]
+    assert shares == sorted(shares) and shares[-1] <= 1.0
+    assert {path.name for path in (tmp_path / "job" / "sweep" / "weights").iterdir()} == {"default", "best"}
+
+
+def test_the_default_is_the_first_trial_and_all_are_judged_on_the_same_rows(
+    tiny: TrainingRequest, tmp_path: Path, given: Any
+) -> None:
+    trainings = given(by_rate)
+    found = run(tiny, tmp_path, trials=6)
+    first, *others = found.trials
+    assert first["settings"] == {"method": "lora", "r": 4, "alpha": 8, "learning_rate": 0.001, "epochs": 2.0}
+    assert {trial["settings"]["r"] for trial in found.trials} <= {4, 8, 16}, "16 is the fleet's limit"
+    assert all(trial["settings"]["alpha"] == 2 * trial["settings"]["r"] for trial in others)
+    assert len({frozenset(rows) for rows in trainings.trained_on[:6]}) == 1
+    assert len({frozenset(rows) for rows in trainings.scored_on[:6]}) == 1
+    request = trainings.requests[0]
+    by_id = {row.example_id: row for row in ROWS}
+    tokenizer = recipe.methods.load_tokenizer(tiny.base)
+    rows, _ = tokenize_rows([by_id[name] for name in trainings.trained_on[0]], tokenizer, tiny.spec)
+    _, set_aside = recipe.set_aside(rows, request.settings.validation_share, request.settings.seed)
+    assert {row.group for row in set_aside} == trainings.scored_on[0]
+
+
+def test_no_trial_sees_a_row_that_the_best_and_the_default_are_compared_on(
+    tiny: TrainingRequest, tmp_path: Path, given: Any
+) -> None:
+    trainings = given(by_rate)
+    run(tiny, tmp_path, trials=4)
+    *trials, default, best = trainings.trained_on
+    compared = trainings.scored_on[-1]
+    assert compared == trainings.scored_on[-2] and len(compared) > 20
+    assert default == best == {row.example_id for row in ROWS} - compared
+    assert len(trials) == 4 and not any(rows & compared for rows in trials)
+    assert not compared.intersection(*trainings.scored_on[:-2])
+    assert trainings.requests[-2].settings.learning_rate == tiny.settings.learning_rate
+
+
+def test_near_copies_are_not_divided(tiny: TrainingRequest, tmp_path: Path, given: Any) -> None:
+    rows = [row.model_copy(update={"group": f"g{number // 3}"}) for number, row in enumerate(ROWS * 2)]
+    searched = Sweep(tiny, rows, tmp_path, unheard, 16)
+    parts = (searched._few, searched._judged, searched._compared)
+    groups = [{row.group for row in part} for part in parts]
+    assert all(groups)
+    assert sum(map(len, groups)) == len(set.union(*groups))
+
+
+def test_a_killed_sweep_goes_on_with_the_trials_it_has_and_draws_what_it_would_have_drawn(
+    tiny: TrainingRequest, tmp_path: Path, given: Any
+) -> None:
+    whole = run(tiny, tmp_path / "whole", trials=7) if given(by_rate) else None
+    trainings = given(by_rate)
+    trainings.kill_at = 4
+    if (child := os.fork()) == 0:
+        run(tiny, tmp_path / "killed", trials=7)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 137
+    trainings.kill_at = None
+    found = run(tiny, tmp_path / "killed", trials=7)
+    assert whole is not None and drawn(found) == drawn(whole)
+    assert found.settings == whole.settings
+    assert len(trainings.requests) == 4 + 2, "three trials were told before, the fourth is repeated"
+    assert (tmp_path / "killed" / "sweep" / "findings.json").exists()
+    run(tiny, tmp_path / "killed", trials=7)
+    assert len(trainings.requests) == 4 + 2, "what was found stays"
+
+
+def test_pruned_trials_are_in_the_table_with_their_loss(tiny: TrainingRequest, tmp_path: Path, given: Any) -> None:
+    trainings = given(lambda settings, _: 1.5 if len(trainings.requests) <= 3 else 3.0)
+    found = run(tiny, tmp_path, trials=5)
+    assert [trial["state"] for trial in found.trials] == ["complete"] * 3 + ["pruned"] * 2
+    pruned = found.trials[-1]
+    assert pruned["steps"] == 2 and found.trials[0]["steps"] == STEPS
+    assert pruned["loss"][1] < pruned["loss"][0] < pruned["loss"][2]
+    assert found.settings == tiny.settings
+
+
+def test_the_default_stays_where_the_best_trial_is_worse_on_rows_that_no_trial_saw(
+    tiny: TrainingRequest, tmp_path: Path, given: Any
+) -> None:
+    given(lambda settings, is_trial: by_rate(settings) if is_trial else 100 * (settings.learning_rate or 0.0))
+    found = run(tiny, tmp_path, trials=4)
+    assert found.comparison is not None and found.comparison["loss"]["difference"][0] > 0
+    assert found.settings == tiny.settings
+    assert "not as good as the default, which stays" in found.reason
+
+
+def test_a_lower_loss_with_a_lower_share_right_is_not_as_good() -> None:
+    worse = {"loss": {"difference": (-0.1, -0.2, -0.05)}, "right": {"difference": (-0.1, -0.2, -0.01)}}
+    not_shown = {"loss": {"difference": (-0.1, -0.2, 0.05)}, "right": {"difference": (-0.1, -0.2, 0.01)}}
+    assert (sweep.is_as_good(worse), sweep.is_as_good(not_shown)) == (False, True)
+
+
+def test_an_interval_is_wider_where_rows_are_copies_of_one_another() -> None:
+    values = np.random.default_rng(1).normal(size=40)
+    alone = sweep.estimate(np.repeat(values, 5), [f"r{n}" for n in range(200)])
+    together = sweep.estimate(np.repeat(values, 5), [f"g{n // 5}" for n in range(200)])
+    assert together[2] - together[1] > 1.8 * (alone[2] - alone[1])
+
+
+def test_a_trial_that_diverges_is_a_line_of_the_table_and_the_others_go_on(
+    tiny: TrainingRequest, tmp_path: Path, given: Any
+) -> None:
+    trainings = given(by_rate)
+    trainings.diverge_at = 2
+    found = run(tiny, tmp_path, trials=3)
+    assert [trial["state"] for trial in found.trials] == ["complete", "it diverged", "complete"]
+
+
+def test_a_default_that_cannot_be_trained_ends_the_sweep(tiny: TrainingRequest, tmp_path: Path, given: Any) -> None:
+    given(by_rate).diverge_at = 1
+    with pytest.raises(StepImpossible, match="diverged"):
+        run(tiny, tmp_path)
+    assert not (tmp_path / "sweep" / "findings.json").exists()
+
+
+def test_rows_that_the_training_would_refuse_end_the_sweep_before_its_first_trial(
+    tiny: TrainingRequest, tmp_path: Path, given: Any
+) -> None:
+    trainings = given(by_rate)
+    training = tiny.settings.model_copy(update={"max_length": 32})
+    request = TrainingRequest(tiny.spec.model_copy(update={"training": training}), tiny.base)
+    with pytest.raises(StepImpossible, match="longer than 32 tokens"):
+        run(request, tmp_path)
+    assert not trainings.requests
+
+
+@pytest.mark.parametrize("hours", [1e-9, 0.01])
+def test_a_sweep_ends_with_the_default_when_its_time_is_over(
+    tiny: TrainingRequest, tmp_path: Path, given: Any, monkeypatch: pytest.MonkeyPatch, hours: float
+) -> None:
+    """Of 36 s, at 4 s a report, the first trial takes more than all, and no other begins."""
+    given(by_rate)
+    clock = iter(range(0, 100_000, 4))
+    monkeypatch.setattr(sweep.time, "monotonic", lambda: float(next(clock)))
+    training = tiny.settings.model_copy(update={"sweep_hours": hours})
+    request = TrainingRequest(tiny.spec.model_copy(update={"training": training}), tiny.base)
+    found = run(request, tmp_path)
+    assert found.settings == training and len(found.trials) == 1
+    assert found.trials[0]["state"] == "its time was over"
+
+
+def test_too_few_rows_leave_the_default(tiny: TrainingRequest, tmp_path: Path, given: Any) -> None:
+    trainings = given(by_rate)
+    found = sweep_settings(tiny, ROWS[:20], tmp_path, unheard, 16, 3)
+    assert found.settings == tiny.settings and not trainings.requests
+    assert "20 rows are too few" in found.reason
+
+
+def test_settings_are_not_searched_where_no_adapter_is_trained() -> None:
+    for other in ({"method": "full"}, {"dora": True}, {"method": "fusion", "fusion": {"adapters": ["a-1", "b-1"]}}):
+        with pytest.raises(ValueError, match="sweep_hours searches settings of LoRA"):
+            TrainingSettings.model_validate({"sweep_hours": 1, **other})
+
+
+def swept_job(tmp_path: Path, store: ArtifactStore) -> TrainingJob:
+    """A job with a sweep whose evaluation set is poisoned: it is no JSON, and its text is known."""
+    event = dataset_built(store, tmp_path / "data", "swept", epochs=2)
+    data = tmp_path / "more"
+    data.mkdir()
+    (data / "train.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in ROWS))
+    (data / "eval.jsonl").write_text("{poison")
+    (data / "manifest.json").write_text(json.dumps({}))
+    uri = store.publish(data, "datasets", "swept-more")
+    training = event.spec.training.model_copy(update={"sweep_hours": 1.0})
+    spec = event.spec.model_copy(update={"training": training})
+    dataset = DatasetBuilt.model_validate(event.model_dump() | {"uri": uri, "spec": spec.model_dump()})
+    return TrainingJob(
+        dataset=dataset, models_folder=tmp_path, artifacts=str(tmp_path / "store"), cache=tmp_path / "cache",
+        slots_folder=tmp_path / "slots", slots=1, max_rank=16, max_trials=4,
+    )  # fmt: skip
+
+
+def test_a_job_with_a_sweep_trains_with_what_it_found_and_reads_no_row_of_the_gates(
+    tiny: TrainingRequest, tmp_path: Path, given: Any
+) -> None:
+    trainings = given(by_rate)
+    store = ArtifactStore(str(tmp_path / "store"), tmp_path / "cache")
+    job, folder = swept_job(tmp_path, store), tmp_path / "job"
+    folder.mkdir()
+    (folder / "furthest").write_text("1.0")
+    event = train_candidate(job.model_dump_json().encode(), folder, Progress(folder), Slot())
+    manifest = json.loads((Path(event.uri) / "manifest.json").read_bytes())
+    findings = Findings.model_validate_json((folder / "sweep" / "findings.json").read_bytes())
+    assert findings.settings.learning_rate != job.dataset.spec.training.learning_rate
+    assert trainings.requests[-1].settings == findings.settings
+    assert manifest["training"] == findings.settings.model_dump(mode="json")
+    assert event.rank == findings.settings.r
+    assert findings.reason in manifest["notes"]
+    assert trainings.trained_on[-1] == {row.example_id for row in ROWS}
+    assert not (folder / "furthest").exists(), "a training that is killed may not count as one that comes no further"
