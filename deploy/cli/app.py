@@ -22,6 +22,7 @@ from deploy.cli.advice.commands import advise
 from deploy.cli.golden import commands as golden
 from deploy.cli.output import ErrorPrintingGroup
 from deploy.cli.shadow import commands as shadow
+from deploy.cli.training.commands import train
 
 app = typer.Typer(
     cls=ErrorPrintingGroup,
@@ -41,6 +42,7 @@ for command in (
     stack.install,
     stack.logs,
     tasks.cycle,
+    train,
     advise,
     forget.forget,
 ):

@@ -29,6 +29,7 @@ EXTRAS = {
     "advise": "services",
     "loop": "services,local",
     "tasks": "scheduler",
+    "train": "trainer,scheduler",
     "dataset": "trainer",
     "forget": "prediction-log",
     "golden": "services",

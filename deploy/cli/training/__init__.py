@@ -1,0 +1,1 @@
+"""`ratchet train`: a training by hand, a sweep of its settings, and what it takes."""
