@@ -32,6 +32,7 @@ def launch(config: StackConfig, name: str, folder: Path, port: int) -> Launch:
     """Return how vLLM serves one whole model. Raises DependencyUnavailable where it is not installed."""
     if not is_installed(config.tools / "vllm", requirement()):
         raise DependencyUnavailable("vLLM is not installed", "ratchet install vllm")
+    config.adapters.mkdir(parents=True, exist_ok=True)  # vLLM's finder of adapters wants it, used or not.
     return Launch(
         argv=vllm_argv(config, str(folder), name, port, _GPU_SHARE),
         env=vllm_environment(config.adapters) | _ONE_CORE,

@@ -97,6 +97,17 @@ async def test_the_job_is_told_where_the_encoder_the_lake_and_the_prices_are(
     assert told.embedder == settings.home / "models" / "all-MiniLM-L6-v2"
 
 
+async def test_the_job_is_told_where_whole_models_are_served(
+    settings: EvaluatorSettings, published: Published, rollouts: LatestByKey[RolloutChanged], trained: AdapterTrained
+) -> None:
+    assert settings.model_urls == settings.vllm_urls
+    chosen = settings.model_copy(update={"models": "http://models:28001/"})
+    jobs = Jobs(settings.jobs_folder, "services.evaluator.job")
+    await Handlers(chosen, jobs, published, rollouts, table_seconds=0.05).on_adapter(trained)
+    job = submitted(settings)
+    assert (job.models, job.vllm) == (("http://models:28001",), settings.vllm_urls)
+
+
 @pytest.mark.parametrize("is_again", [False, True])
 async def test_the_evaluation_of_a_cycle_that_a_person_ended_ends_but_not_that_of_a_waiting_candidate(
     handlers: Handlers, settings: EvaluatorSettings, trained: AdapterTrained, is_again: bool

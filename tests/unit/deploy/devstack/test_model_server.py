@@ -98,6 +98,17 @@ async def test_one_that_ends_while_it_starts_is_an_error_with_the_end_of_its_log
         assert set(children()) == {"a", "b"}, "it takes nobody's place"
 
 
+async def test_one_that_did_not_start_is_started_again_when_it_is_asked_again(tmp_path: Path) -> None:
+    """A full memory or disk may have been why."""
+    names = iter(["broken", "a"])
+    pool = ModelPool(lambda _, folder, port: stand_in(next(names), folder, port), tmp_path / "logs")
+    with pytest.raises(DependencyUnavailable):
+        await use(pool, "a", tmp_path)
+    await use(pool, "a", tmp_path)
+    assert set(children()) == {"a"}
+    await pool.close()
+
+
 async def test_one_that_does_not_answer_in_time_is_stopped(tmp_path: Path) -> None:
     pool = ModelPool(stand_in, tmp_path / "logs", start_seconds=0.5)
     with pytest.raises(DependencyUnavailable, match="mute does not answer after 0 s"):

@@ -17,9 +17,10 @@ from deploy.devstack.credentials import Credentials
 from deploy.devstack.errors import PartError
 from deploy.devstack.install.java import java_major
 from deploy.devstack.install.packages import VERSION_FILE, install_once, is_installed
+from deploy.devstack.model_server import __main__ as model_server
 from deploy.devstack.part import Part, tail
 from deploy.devstack.parts import kafka, models, postgres, unleash, vllm
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, DependencyUnavailable
 
 
 def test_kafkas_properties_hold_the_ports_and_the_data_folder(tmp_path: Path) -> None:
@@ -98,6 +99,22 @@ def test_a_setting_of_the_broker_that_cannot_be_used_is_named_by_its_variable(
     monkeypatch.setenv("RATCHET_KAFKA_SECURITY", "TLS")
     with pytest.raises(ConfigurationError, match="RATCHET_KAFKA_SECURITY: "):
         kafka.KafkaPart().probe(StackConfig.load(tmp_path, external))
+
+
+def test_a_whole_model_is_served_by_a_vllm_of_its_own_under_its_name_without_adapters_and_on_one_core(
+    tmp_path: Path,
+) -> None:
+    config = StackConfig.load(tmp_path, {})
+    with pytest.raises(DependencyUnavailable, match="vLLM is not installed"):
+        model_server.launch(config, "desk-4f2a", tmp_path / "m", 4000)
+    (config.tools / "vllm").mkdir(parents=True)
+    (config.tools / "vllm" / VERSION_FILE).write_text(vllm.requirement())
+    launch = model_server.launch(config, "desk-4f2a", tmp_path / "m", 4000)
+    words = " ".join(launch.argv)
+    assert f"--model {tmp_path / 'm'} --served-model-name desk-4f2a --host 127.0.0.1 --port 4000" in words
+    assert "lora" not in words
+    assert (launch.env["OMP_NUM_THREADS"], launch.env["VLLM_CPU_OMP_THREADS_BIND"]) == ("1", "nobind")
+    assert Path(launch.env["VLLM_LORA_RESOLVER_CACHE_DIR"]).is_dir(), "else vLLM does not start"
 
 
 @pytest.mark.parametrize("part", [postgres.PostgresPart(), unleash.UnleashPart(), vllm.VllmPart(), models.ModelsPart()])
