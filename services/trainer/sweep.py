@@ -55,6 +55,7 @@ class Findings(BaseModel):
     reason: str
     trials: list[dict[str, Any]]
     comparison: Comparison | None
+    seconds: float
 
 
 def sweep_settings(
@@ -88,22 +89,24 @@ class Sweep:
         self._divide(fitting)
         folder.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        file = optuna.storages.journal.JournalFileBackend(str(folder / "journal.log"))
-        journal = optuna.storages.JournalStorage(file)
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS - 1, n_warmup_steps=2)
-        self._study = optuna.create_study(storage=journal, study_name="sweep", load_if_exists=True, pruner=pruner)
+        journal = optuna.storages.journal.JournalFileBackend(str(folder / "journal.log"))
+        self._study = optuna.create_study(
+            storage=optuna.storages.JournalStorage(journal),
+            study_name="sweep",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS - 1, n_warmup_steps=2),
+        )
         self._started = time.monotonic() - sum(trial.user_attrs["row"]["seconds"] for trial in self._ended)
 
     def _divide(self, fitting: Sequence[TrainingRow]) -> None:
         """Divide by whole groups of near-copies. The recipe sets the judged rows aside again, by share and seed."""
-        seed, share = self._request.settings.seed, min(SHARE, MAX_ROWS / len(fitting))
-        rest, compared = recipe.set_aside(fitting, share, seed + 1)
-        training, judged = recipe.set_aside(rest, share, seed)
-        few = recipe.set_aside(training, share, seed + 2)[1]
-        groups = [{row.group for row in part} for part in (few, judged, rest, compared)]
-        parts = [[row for row in self._rows if row.group in part] for part in groups]
+        seed, self._share = self._request.settings.seed, min(SHARE, MAX_ROWS / len(fitting))
+        rest, compared = recipe.set_aside(fitting, self._share, seed + 1)
+        training, judged = recipe.set_aside(rest, self._share, seed)
+        few = recipe.set_aside(training, self._share, seed + 2)[1]
+        groups = ({row.group for row in part} for part in (few, judged, rest, compared))
+        parts = ([row for row in self._rows if row.group in part] for part in groups)
         self._few, self._judged, self._rest, self._compared = parts
-        self._share = share
 
     @property
     def _ended(self) -> list[optuna.trial.FrozenTrial]:
@@ -114,19 +117,19 @@ class Sweep:
         return (time.monotonic() - self._started) / 3_600 / (self._request.settings.sweep_hours or math.inf)
 
     def run(self, max_trials: int) -> Findings:
-        settings, plan = self._request.settings, self._plan
+        default, plan = self._request.settings, self._plan
         if not (self._few and self._judged and self._compared):
             reason = f"the default stays: {len(self._rows)} rows are too few to be divided for a sweep"
-            return Findings(settings=settings, reason=reason, trials=[], comparison=None)
+            return Findings(settings=default, reason=reason, trials=[], comparison=None, seconds=0.0)
+        first = {"method": default.method.value, "r": default.r, "learning_rate": plan.learning_rate}
         while (number := len(self._ended)) < max_trials and (number == 0 or self._time_used() < TRIALS_TIME):
             # A search that was killed draws what it would have drawn: by number, and whatever is left of the trial that
             # was under way (constant_liar would take it into account).
             self._study.sampler = optuna.samplers.TPESampler(
-                seed=(settings.seed + number) % 2**32, n_startup_trials=STARTUP_TRIALS, constant_liar=False
+                seed=(default.seed + number) % 2**32, n_startup_trials=STARTUP_TRIALS, constant_liar=False
             )
             if number == 0:
-                default = {"method": settings.method.value, "r": settings.r}
-                self._study.enqueue_trial(default | {"learning_rate": plan.learning_rate, "epochs": plan.epochs})
+                self._study.enqueue_trial(first | {"epochs": plan.epochs})
             self._study.optimize(lambda trial: self._run_trial(trial, max_trials), n_trials=1)
         return self._choose()
 
@@ -150,8 +153,8 @@ class Sweep:
         """Train by the drawn settings. Returns the loss; a trial that was stopped has in its row how far it came."""
         number, began, settings = len(self._ended), time.monotonic(), self._draw(trial)
         # A step has as many rows as one of the training itself: the learning rate is of its steps.
-        fixed = {"batch_size": self._plan.batch_size, "accumulation": self._plan.accumulation}
-        request = self._request_with(settings | fixed | {"validation_share": self._share})
+        step = {"batch_size": self._plan.batch_size, "accumulation": self._plan.accumulation}
+        request = self._request_with(settings | step | {"validation_share": self._share})
         width, folder = TRIALS_TIME / max_trials, self._weights / f"trial-{number}"
         report = self._part(number * width, width, f"trial {number + 1} of at most {max_trials}", trial)
         row: dict[str, Any] = {"number": number, "state": "complete", "settings": settings}
@@ -172,30 +175,28 @@ class Sweep:
         return float(row["loss"][0])
 
     def _choose(self) -> Findings:
-        default, ended = self._request.settings, self._ended
-        complete = [trial for trial in ended if trial.value is not None and trial.state.name == "COMPLETE"]
+        default, ended, comparison = self._request.settings, self._ended, None
+        complete = [trial for trial in ended if trial.state.name == "COMPLETE"]
         best = min(complete, key=lambda trial: trial.value or 0.0, default=ended[0])
         drawn = {name: value for name, value in best.user_attrs["row"]["settings"].items() if name != "method"}
         words = f"r {drawn['r']}, learning rate {drawn['learning_rate']:g}, {drawn['epochs']:g} epochs"
-        settings, comparison = default, None
-        if best is ended[0]:
-            reason = f"the default stays: none of {len(ended)} trials had a lower loss"
-        else:
+        told = "none had a lower loss"
+        if best is not ended[0]:
             try:
                 comparison = self._compare(drawn)
+                loss, right = (describe(comparison[part]["difference"]) for part in ("loss", "right"))
+                told = f"difference on {len(self._compared)} rows that no trial saw: loss {loss}, share right {right}"
             except (optuna.TrialPruned, StepImpossible) as error:
-                reason = f"the default stays: {words} were not compared with it: {error}"
-            else:
-                is_chosen = is_as_good(comparison)
-                settings = default.model_copy(update=drawn) if is_chosen else default
-                verdict = "at least as good as the default" if is_chosen else "not as good as the default, which stays"
-                loss, right = (describe(comparison[name]["difference"]) for name in ("loss", "right"))
-                reason = (
-                    f"{words}: the best of {len(ended)} trials and {verdict}. Its difference on {len(self._compared)} "
-                    f"rows that no trial saw: loss {loss}, share right {right}"
-                )
-        trials = [trial.user_attrs["row"] for trial in ended]
-        return Findings(settings=settings, reason=reason, trials=trials, comparison=comparison)
+                told = f"it was not compared with the default: {error}"
+        is_chosen = comparison is not None and is_as_good(comparison)
+        verdict = f"{words}, at least as good as the default" if is_chosen else "the default stays"
+        return Findings(
+            settings=default.model_copy(update=drawn) if is_chosen else default,
+            reason=f"{verdict}. The best of {len(ended)} trials: {words}; {told}",
+            trials=[trial.user_attrs["row"] for trial in ended],
+            comparison=comparison,
+            seconds=time.monotonic() - self._started,
+        )
 
     def _compare(self, drawn: dict[str, Any]) -> Comparison:
         scores, width = [], (1.0 - TRIALS_TIME) / 2
