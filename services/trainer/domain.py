@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from schemas.datasets import DatasetBuilt, Example
+from schemas.datasets import DatasetBuilt, Example, PreferredAnswer
 from schemas.task_settings import TrainingSettings
 from schemas.tasks import TaskSpec
 from shared.errors import StepImpossible
@@ -48,6 +48,8 @@ class TrainingRequest:
     """What the recipe is to train. `base`: a folder, or a name on the Hugging Face hub.
 
     `start`: folder of the adapter to go on from; None: the base model. `fused`: of those that `method: fusion` merges.
+    `pairs`: answers of which people prefer one. `prices_file`: None: the shipped prices. `gpus`: those over which
+    FSDP divides the model; 1: no FSDP.
     """
 
     spec: TaskSpec
@@ -55,7 +57,9 @@ class TrainingRequest:
     threads: int | None = None
     start: Path | None = None
     fused: tuple[Path, ...] = ()
+    pairs: tuple[PreferredAnswer, ...] = ()
     trackers: tuple[str, ...] = ()
+    prices_file: Path | None = None
     gpus: int = 1
 
     @property
@@ -80,11 +84,11 @@ class TrainingOutcome:
 
     steps: int
     losses: tuple[float, ...]
-    skipped: SkippedRows
     train_loss: float
-    seconds: float
-    dtype: str
-    versions: dict[str, str]
+    skipped: SkippedRows = SkippedRows()
+    seconds: float = 0.0
+    dtype: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
     validation_losses: tuple[tuple[int, float], ...] = ()
     best_step: int | None = None
     tokens_per_second: float = 0.0

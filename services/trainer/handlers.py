@@ -49,21 +49,11 @@ class Handlers:
         except StepImpossible as error:
             await self._publish_failure(event, name, JobFailure(reason=error.reason, way_out=error.way_out))
             return
-        settings = self._settings
-        rollout = None
+        serving = None
         if event.spec.training.start_from == "last":
             rollout = await self._rollouts.latest(event.task, READ_SECONDS)
-        job = TrainingJob(
-            dataset=event,
-            models_folder=settings.models_folder,
-            artifacts=settings.artifacts_uri,
-            cache=settings.home / "cache",
-            slots_folder=settings.slots_folder,
-            slots=settings.trainer_slots,
-            max_rank=settings.vllm_max_lora_rank,
-            threads=settings.trainer_threads,
-            serving=None if rollout is None else rollout.primary_adapter,
-        )
+            serving = None if rollout is None else rollout.primary_adapter
+        job = training_job(event, self._settings, serving)
         self._jobs.submit(name, job, event.cycle_id)
 
     async def on_finished(self, event: CycleFinished) -> None:
@@ -90,6 +80,23 @@ class Handlers:
         await self._publisher.publish(
             STEP.failed(dataset, failure.reason, failure.way_out, event_id("training failed", job))
         )
+
+
+def training_job(dataset: DatasetBuilt, settings: TrainerSettings, serving: str | None) -> TrainingJob:
+    """The job that trains on a data set, in a cycle or by hand. `serving`: the adapter that serves the task now."""
+    return TrainingJob(
+        dataset=dataset,
+        models_folder=settings.models_folder,
+        artifacts=settings.artifacts_uri,
+        cache=settings.home / "cache",
+        slots_folder=settings.slots_folder,
+        slots=settings.trainer_slots,
+        max_rank=settings.vllm_max_lora_rank,
+        threads=settings.trainer_threads,
+        trackers=settings.trackers,
+        prices_file=settings.prices_file,
+        serving=serving,
+    )
 
 
 def _dataset(job: Job) -> DatasetBuilt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -12,10 +13,12 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from schemas.adapters import AdapterTrained, ArtifactKind
-from schemas.datasets import DatasetBuilt, Example
-from schemas.task_settings import TrainingSettings
+from schemas.datasets import DatasetBuilt, Example, PreferredAnswer
+from schemas.task_settings import Method, TrainingSettings
 from services.trainer.devices import VARIABLE, gpus_of_slot, gpus_present
 from services.trainer.domain import TrainingOutcome, TrainingRequest, check_labels, check_start
+from services.trainer.fusible import fetch_adapters
+from services.trainer.pairs import read_pairs
 from shared.conversation import chat_messages
 from shared.errors import StepImpossible
 from shared.files import write_atomically
@@ -37,6 +40,8 @@ class TrainingJob(BaseModel):
     max_rank: int
     threads: int | None = None
     serving: str | None = None
+    trackers: tuple[str, ...] = ()
+    prices_file: Path | None = None
     max_trials: int = 16
 
 
@@ -139,7 +144,7 @@ def _train(job: TrainingJob, store: ArtifactStore, folder: Path, progress: Progr
     data = store.fetch_whole(job.dataset.uri)
     rows = read_examples(data / "train.jsonl")
     check_labels(rows, job.dataset.spec)
-    request = training_request(job, store)
+    request = training_request(job, store, read_pairs(data))
     slot.take(job, progress)
     from services.trainer import recipe  # Loads torch: only in this process, once it has its GPUs.
 
@@ -161,8 +166,8 @@ def _train(job: TrainingJob, store: ArtifactStore, folder: Path, progress: Progr
     return manifest
 
 
-def training_request(job: TrainingJob, store: ArtifactStore) -> TrainingRequest:
-    """What the recipe is asked for. Raises StepImpossible for an adapter that it cannot start from."""
+def training_request(job: TrainingJob, store: ArtifactStore, pairs: Sequence[PreferredAnswer]) -> TrainingRequest:
+    """What the recipe is asked for. Raises StepImpossible for adapters that it cannot start from, or merge."""
     settings = job.dataset.spec.training
     start = job.serving if settings.start_from == "last" else None
     try:
@@ -174,7 +179,17 @@ def training_request(job: TrainingJob, store: ArtifactStore) -> TrainingRequest:
         ) from error
     if folder is not None:
         check_start(folder / "adapter_config.json", job.dataset.spec)
-    return TrainingRequest(job.dataset.spec, base_model(job), threads=job.threads, start=folder)
+    is_fusion = settings.method is Method.FUSION
+    return TrainingRequest(
+        spec=job.dataset.spec,
+        base=base_model(job),
+        threads=settings.threads or job.threads,
+        start=folder,
+        fused=fetch_adapters(store, job.dataset.spec, job.max_rank) if is_fusion else (),
+        pairs=tuple(pairs),
+        trackers=job.trackers,
+        prices_file=job.prices_file,
+    )
 
 
 def build_manifest(

@@ -18,8 +18,18 @@ class TrainerSettings(Settings):
     trainer_threads: int | None = Field(
         default=None,
         ge=1,
-        description="CPU threads where the task sets none; unset: all cores but one; on a GPU PyTorch's default.",
+        description="CPU threads where the task sets none; unset: as many as are fastest, measured before.",
     )
+    trainer_trackers: str = Field(
+        default="tensorboard",
+        pattern=r"^((tensorboard|mlflow|wandb)(,(tensorboard|mlflow|wandb))*)?$",
+        description="Where losses go, comma-separated: tensorboard (files in the job's folder), mlflow "
+        "(MLFLOW_TRACKING_URI), wandb (WANDB_API_KEY).",
+    )
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        return tuple(name for name in self.trainer_trackers.split(",") if name)
 
     @property
     def jobs_folder(self) -> Path:

@@ -167,7 +167,7 @@ async def test_a_killed_training_resumes_from_its_last_checkpoint(tmp_path: Path
     watching = asyncio.create_task(handlers.follow_jobs())
     try:
         await until(lambda: last_checkpoint(spec.parent / "checkpoints"))
-        os.kill(int((spec.parent / "lock").read_text()), signal.SIGKILL)
+        os.kill(int((spec.parent / "lock").read_text().split()[0]), signal.SIGKILL)
         await until(lambda: any(isinstance(e, AdapterTrained | StepFailed) for e in published.events))
     finally:
         watching.cancel()

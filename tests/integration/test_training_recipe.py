@@ -393,6 +393,7 @@ def test_the_architecture_of_llama_3_1_takes_every_path_but_the_device(
     monkeypatch.setattr(methods, "has_flash_attention", lambda: False)
     monkeypatch.setattr(methods, "training_arguments", lambda settings: {"bf16": True, "use_cpu": True})
     monkeypatch.setattr(recipe, "peak_memory", lambda: 1)
+    monkeypatch.setattr(recipe, "check_memory_for", lambda *_: None)
     monkeypatch.setattr(methods.AutoModelForCausalLM, "from_pretrained", on_cpu)
     outcome = run([*map(example, range(16))], spec_of(method=method, epochs=4), tmp_path, tmp_path)
     assert asked[0]["device_map"] == "auto"

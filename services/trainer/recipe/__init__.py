@@ -1,9 +1,10 @@
 """The recipe, from rows to weights: the one place of the trainer that loads torch.
 
-    train     read the shape → plan → tokens → base model → what is trained → steps → best weights → saved
+    train     tokens → plan → what it takes → base model → what is trained → steps → best weights → preferences → saved
 
 `methods.py` loads and saves by method, `packing.py` and `engine.py` are the steps, `checkpoints.py` what a killed
-process goes on from. `fusion.py` merges adapters in place of steps; `preferences.py` is a second stage.
+process goes on from. `fusion.py` merges adapters in place of steps; `preferences.py` is a second stage; `speed.py`
+measures what the machine can do.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import resource
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,17 +25,26 @@ from peft.optimizers import create_loraplus_optimizer
 from transformers import TrainingArguments
 
 from schemas.datasets import Example
+from schemas.task_settings import Method
+from services.trainer.cost import check_cost, training_flops
 from services.trainer.domain import SkippedRows, TrainingOutcome, TrainingRequest, TrainingRow, out_of_memory
-from services.trainer.plan import Plan, resolve
+from services.trainer.plan import ModelShape, Plan, resolve
 from services.trainer.recipe import methods
 from services.trainer.recipe.checkpoints import BEST, CHECKPOINTS, CheckpointSchedule, last_checkpoint, read_best
 from services.trainer.recipe.engine import Chance, Follow, Packing, Report, SftTrainer, score_rows
+from services.trainer.recipe.fusion import fuse
+from services.trainer.recipe.packing import shared_prompt
+from services.trainer.recipe.preferences import align
+from services.trainer.recipe.preflight import check_memory_for
+from services.trainer.recipe.speed import EnergyMeter, measure_speed
 from services.trainer.rows import tokenize_rows
-from shared.errors import StepImpossible
+from services.trainer.tracking import callbacks_of
 from shared.identity import content_hash
+from shared.model.prices import read_prices
 
 logger = logging.getLogger(__name__)
 
+_LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes")
 EVALUATIONS = 5
 """Of the validation rows in a training."""
 MIN_VALIDATION_ROWS = 8
@@ -54,28 +65,85 @@ def train(request: TrainingRequest, rows: Sequence[Example], folder: Path, repor
         raise explained from error
 
 
+@dataclass(frozen=True)
+class _Ready:
+    """What is known before the base model is loaded."""
+
+    tokenizer: Any
+    shape: ModelShape
+    plan: Plan
+    training: list[TrainingRow]
+    validation: list[TrainingRow]
+    skipped: SkippedRows
+
+
 def _train(request: TrainingRequest, rows: Sequence[Example], folder: Path, report: Report) -> TrainingOutcome:
-    started = time.monotonic()
-    if request.threads:
-        torch.set_num_threads(request.threads)
-    report(0, 1, "loading the base model")
-    shape = methods.read_shape(request.base)
-    tokenizer = methods.load_tokenizer(request.base)
+    started, meter = time.monotonic(), EnergyMeter()
+    ready = _get_ready(request, rows, folder, report)
+    base = methods.load_base(request, ready.shape)
+    if request.settings.method is Method.FUSION:
+        outcome = _fuse(base, request, ready, folder, report)
+    else:
+        outcome = _step(base, request, ready, folder, report, meter)
+    return replace(
+        outcome,
+        skipped=ready.skipped,
+        seconds=time.monotonic() - started,
+        dtype=str(methods.compute_dtype()).removeprefix("torch."),
+        versions={name: version(name) for name in _LIBRARIES},
+        peak_memory=peak_memory(),
+        joules=meter.joules(),
+    )
+
+
+def _get_ready(request: TrainingRequest, rows: Sequence[Example], folder: Path, report: Report) -> _Ready:
+    """Plan a training, say what it takes, and refuse what is not possible, before anything large is loaded."""
+    settings = request.settings
+    shape, tokenizer = methods.read_shape(request.base), methods.load_tokenizer(request.base)
     fitting, skipped = tokenize_rows(rows, tokenizer, request.spec)
-    training, validation = set_aside(fitting, request.settings.validation_share, request.settings.seed)
-    plan = resolve(request.settings, shape, len(training))
-    logger.info(plan.reason)
-    base = methods.load_base(request, shape)
+    training, validation = set_aside(fitting, settings.validation_share, settings.seed)
+    plan = resolve(settings, shape, len(training))
+    check_memory_for(request, shape, plan, training)
+    threads, speed = measure_speed(folder, shape, methods.compute_dtype(), request.threads)
+    flops = training_flops(shape, settings.method, plan, training, shared_prompt(training), methods.on_gpu())
+    prices, gpus = read_prices(request.prices_file), torch.cuda.device_count()
+    takes = check_cost(flops, speed, gpus, threads, prices, request.spec)
+    logger.info("%s; %s", plan.reason, takes)
+    report(0, 1, f"loading the base model; the training takes {takes}")
+    return _Ready(tokenizer, shape, plan, training, validation, skipped)
+
+
+def _step(
+    base: Any, request: TrainingRequest, ready: _Ready, folder: Path, report: Report, meter: EnergyMeter
+) -> TrainingOutcome:
+    """Train by steps, on rows and then on people's preferences, and save the best weights."""
+    settings, plan = request.settings, ready.plan
     model = methods.prepare(base, request, plan)
-    packing = choose_packing(model, training, plan.batch_size * request.settings.max_length)
-    follow = Follow(report, folder)
-    trainer = _trainer(model, request, plan, training, validation, packing, folder, follow)
+    packing = choose_packing(model, ready.training, plan.batch_size * settings.max_length)
+    follow = Follow(report, folder, meter.joules)
+    trainer = _trainer(model, request, ready, packing, folder, follow)
     trainer.train(resume_from_checkpoint=_resumed(folder))
     best = read_best(folder)
     if best is not None and best[0] != trainer.state.global_step:
         methods.load_weights(model, folder / BEST)
-    methods.save(model, tokenizer, request, folder)
-    return _outcome(trainer, follow, plan, skipped, training, started, best)
+    notes: tuple[str, ...] = ()
+    if settings.preferences.method != "none":
+        aligned = align(model, ready.tokenizer, request, request.pairs, packing.attention, folder, report)
+        notes = (aligned.note,)
+    methods.save(model, ready.tokenizer, request, folder)
+    return _outcome(trainer, follow, ready, best, notes)
+
+
+def _fuse(base: Any, request: TrainingRequest, ready: _Ready, folder: Path, report: Report) -> TrainingOutcome:
+    """Merge adapters, with the weights that fit the rows set aside best, and save the result."""
+    attention = choose_packing(base, ready.training, request.settings.max_length).attention
+    rows = ready.validation or ready.training
+    model, fusion = fuse(base, request, rows, attention, report)
+    methods.save(model, ready.tokenizer, request, folder)
+    note = f"{request.settings.fusion.combination} of {', '.join(request.parents)} with the weights {fusion.weights}"
+    return TrainingOutcome(
+        steps=0, losses=(), train_loss=fusion.loss, validation_losses=((0, fusion.loss),), plan=note, notes=(note,)
+    )
 
 
 def set_aside(rows: Sequence[TrainingRow], share: float, seed: int) -> tuple[list[TrainingRow], list[TrainingRow]]:
@@ -108,11 +176,10 @@ def choose_packing(model: Any, rows: Sequence[TrainingRow], max_tokens: int) -> 
 
 
 def _trainer(
-    model: Any, request: TrainingRequest, plan: Plan, rows: Sequence[TrainingRow], validation: Sequence[TrainingRow],
-    packing: Packing, folder: Path, follow: Follow,
-) -> SftTrainer:  # fmt: skip
-    settings = request.settings
-    steps = math.ceil(plan.epochs * math.ceil(len(rows) / plan.step_rows))
+    model: Any, request: TrainingRequest, ready: _Ready, packing: Packing, folder: Path, follow: Follow
+) -> SftTrainer:
+    settings, plan = request.settings, ready.plan
+    steps = math.ceil(plan.epochs * math.ceil(len(ready.training) / plan.step_rows))
     arguments = TrainingArguments(
         output_dir=str(folder / CHECKPOINTS),
         num_train_epochs=plan.epochs,
@@ -121,7 +188,7 @@ def _trainer(
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup_ratio,
         weight_decay=settings.weight_decay,
-        eval_strategy="steps" if validation else "no",
+        eval_strategy="steps" if ready.validation else "no",
         eval_steps=max(1, math.ceil(steps / EVALUATIONS)),
         seed=settings.seed,
         logging_steps=1,
@@ -137,9 +204,11 @@ def _trainer(
     if settings.loraplus_ratio is not None and request.start is None:
         options = {"lr": plan.learning_rate, "loraplus_lr_ratio": settings.loraplus_ratio}
         optimizers = (create_loraplus_optimizer(model, torch.optim.AdamW, **options), None)
+    params = settings.model_dump(mode="json") | {"base_model": request.spec.base_model, "plan": plan.reason}
+    trackers = callbacks_of(request.trackers, folder, folder.name, params)
     trainer = SftTrainer(
-        rows, validation, packing, plan.step_rows, model=model, args=arguments, optimizers=optimizers,
-        callbacks=[Chance(settings.seed), follow, CheckpointSchedule()],
+        ready.training, ready.validation, packing, plan.step_rows, model=model, args=arguments, optimizers=optimizers,
+        callbacks=[Chance(settings.seed), follow, CheckpointSchedule(), *trackers],
     )  # fmt: skip
     follow.trainer = trainer
     return trainer
@@ -155,28 +224,22 @@ def _resumed(folder: Path) -> str | None:
 
 
 def _outcome(
-    trainer: SftTrainer, follow: Follow, plan: Plan, skipped: SkippedRows, rows: Sequence[TrainingRow], started: float,
-    best: tuple[int, float] | None,
-) -> TrainingOutcome:  # fmt: skip
-    state = trainer.state
+    trainer: SftTrainer, follow: Follow, ready: _Ready, best: tuple[int, float] | None, notes: tuple[str, ...]
+) -> TrainingOutcome:
+    state, rows = trainer.state, ready.training
     history = [entry for entry in state.log_history if "loss" in entry]
     last_epoch = [float(entry["loss"]) for entry in history if entry["epoch"] > state.epoch - 1]
-    seconds = time.monotonic() - follow.started
-    steps = state.global_step - follow.first_step
     mean_tokens = sum(len(row.tokens) for row in rows) / len(rows)
+    read = (state.global_step - follow.first_step) * min(ready.plan.step_rows, len(rows)) * mean_tokens
     return TrainingOutcome(
         steps=state.global_step,
         losses=tuple(float(entry["loss"]) for entry in history),
-        skipped=skipped,
         train_loss=sum(last_epoch) / max(len(last_epoch), 1),
-        seconds=time.monotonic() - started,
-        dtype=str(methods.compute_dtype()).removeprefix("torch."),
-        versions={name: version(name) for name in ("torch", "transformers", "peft", "trl", "accelerate")},
         validation_losses=tuple((e["step"], e["eval_loss"]) for e in state.log_history if "eval_loss" in e),
         best_step=best[0] if best else None,
-        tokens_per_second=steps * min(plan.step_rows, len(rows)) * mean_tokens / max(seconds, 1e-9),
-        peak_memory=peak_memory(),
-        plan=plan.reason,
+        tokens_per_second=read / max(follow.seconds, 1e-9),
+        plan=ready.plan.reason,
+        notes=notes,
     )
 
 
@@ -185,6 +248,3 @@ def peak_memory() -> int:
     if methods.on_gpu():
         return int(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-__all__ = ["StepImpossible", "train"]

@@ -156,16 +156,23 @@ class Chance(TrainerCallback):  # type: ignore[misc]
 
 
 class Follow(TrainerCallback):  # type: ignore[misc]
-    """Reports steps, losses and the time left, and keeps the best weights. The pace of a resumed training counts from
-    the step at which it went on."""
+    """Reports steps, losses and the time left, and keeps the best weights of `trainer`.
 
-    def __init__(self, report: Report, folder: Path) -> None:
-        self._report, self._folder = report, folder
+    The pace of a resumed training counts from the step at which it went on.
+    """
+
+    def __init__(self, report: Report, folder: Path, on_step: Callable[[], object] = lambda: None) -> None:
+        self._report, self._folder, self._on_step = report, folder, on_step
         self.trainer: Any = None
-        self.started, self.first_step = 0.0, 0
+        self._started, self.first_step = 0.0, 0
+
+    @property
+    def seconds(self) -> float:
+        """Since the training began, or went on."""
+        return time.monotonic() - self._started
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.started, self.first_step = time.monotonic(), state.global_step
+        self._started, self.first_step = time.monotonic(), state.global_step
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         keep_best(self.trainer, self._folder, state.global_step, metrics["eval_loss"])
@@ -180,8 +187,8 @@ class Follow(TrainerCallback):  # type: ignore[misc]
         # Of a gradient that is no number the next loss is none; after the last step there is no next one.
         for name, value in (("loss", logs["loss"]), ("gradient", logs.get("grad_norm", 0.0))):
             check_finite(name, float(value), state.global_step, state.max_steps)
-        elapsed = time.monotonic() - self.started
-        left = time_left(state.global_step - self.first_step, state.max_steps - self.first_step, elapsed)
+        self._on_step()
+        left = time_left(state.global_step - self.first_step, state.max_steps - self.first_step, self.seconds)
         loss = float(logs["loss"])
         message = f"step {state.global_step} of {state.max_steps}, loss {loss:.3f}, {left}"
         self._report(state.global_step, state.max_steps, message, loss=loss)

@@ -53,7 +53,7 @@ def load_base(request: TrainingRequest, shape: ModelShape) -> PreTrainedModel:
     """The base model, in the data type and with the attention that the request's method needs."""
     options: dict[str, Any] = {"dtype": weights_dtype(request.settings.method, shape)}
     options["attn_implementation"] = "flash_attention_2" if has_flash_attention() else PACKED_ATTENTION
-    if on_gpu() and request.gpus == 1:  # With more, FSDP places it.
+    if on_gpu() and request.gpus == 1:
         options["device_map"] = "auto"
     if request.settings.method is Method.QLORA:
         options["quantization_config"] = BitsAndBytesConfig(
