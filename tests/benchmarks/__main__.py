@@ -18,7 +18,7 @@ from tests.benchmarks.table import take_missed
 
 NAMES = (
     "spool", "redaction", "log", "soak", "confidence", "servers", "gateway", "dataset", "promotion", "evaluation",
-    "rollout", "twelve_weeks",
+    "rollout", "twelve_weeks", "training",
 )  # fmt: skip
 
 
