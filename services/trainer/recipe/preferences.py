@@ -80,7 +80,10 @@ def align(
         return outcome
     before = _losses(model, held_out, attention, settings)
     checkpoints = folder / CHECKPOINTS / STAGE
+    # Of a model in 4 bits TRL would round the adapter to bfloat16, which knows no step as small as those of this stage.
+    model.is_loaded_in_4bit = False
     trainer = _trainer(model, tokenizer, training, settings, checkpoints, Follow(report, checkpoints, lambda: None))
+    del model.is_loaded_in_4bit
     if isinstance(model, PeftModel):
         model.delete_adapter(_REFERENCE)  # Its log-probabilities are known by now.
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
