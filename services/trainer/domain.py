@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import BaseModel
 
 from schemas.datasets import DatasetBuilt, Example, PreferredAnswer
 from schemas.task_settings import TrainingSettings
@@ -17,8 +19,7 @@ from shared.identity import content_hash
 _MEMORY_ERRORS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
-@dataclass(frozen=True)
-class SkippedRows:
+class SkippedRows(BaseModel):
     """How many rows exceed `max_length`, and how many the base model's chat template does not take."""
 
     too_long: int = 0
@@ -72,8 +73,7 @@ class TrainingRequest:
         return tuple(folder.name for folder in (self.start, *self.fused) if folder is not None)
 
 
-@dataclass(frozen=True)
-class TrainingOutcome:
+class TrainingOutcome(BaseModel):
     """The result of a training.
 
     `losses` (by step) and `train_loss` (of the last epoch) are means per answer token in nats, and so are
@@ -88,7 +88,7 @@ class TrainingOutcome:
     skipped: SkippedRows = SkippedRows()
     seconds: float = 0.0
     dtype: str = ""
-    versions: Mapping[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = {}
     validation_losses: tuple[tuple[int, float], ...] = ()
     best_step: int | None = None
     tokens_per_second: float = 0.0

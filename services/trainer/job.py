@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from pydantic import BaseModel
 
 from schemas.adapters import AdapterTrained, ArtifactKind
 from schemas.datasets import DatasetBuilt, Example, PreferredAnswer
-from schemas.task_settings import Method, TrainingSettings
+from schemas.task_settings import Method
 from services.trainer.devices import VARIABLE, gpus_of_slot, gpus_present
 from services.trainer.domain import TrainingOutcome, TrainingRequest, check_labels, check_start
 from services.trainer.fusible import fetch_adapters
@@ -24,6 +25,7 @@ from shared.errors import StepImpossible
 from shared.files import write_atomically
 from shared.identity import event_id, file_hash, folder_hash
 from shared.jobs import Progress, lease, run_job
+from shared.model.adapter_files import CONFIG
 from shared.storage.artifacts import MANIFEST, ArtifactMissing, ArtifactStore
 
 
@@ -45,45 +47,23 @@ class TrainingJob(BaseModel):
     max_trials: int = 16
 
 
-class Manifest(BaseModel):
-    """manifest.json of an adapter or a model: how it was trained.
+class Manifest(TrainingOutcome):
+    """manifest.json of an adapter or a model: what it is, from what it comes, and how it was trained.
 
-    `plan`: what the task left open, as filled in. `losses` (by step), `validation_losses` (step and loss): means per
-    answer token in nats; the weights are those of `best_step`. `too_long` and `not_rendered`: rows that were skipped
-    because they exceed `max_length`, or because the base model's chat template does not take them. `dtype`: the data
-    type of the base model, which follows from the machine. `peak_memory`: bytes, of the GPU or of the process.
-    `joules`: None where the machine does not tell. `parents`: the adapters that it goes on from, or is merged of.
+    `rank`: None of a model. `parents`: the adapters that it goes on from, or is merged of.
     """
 
     adapter: str
     kind: ArtifactKind
+    rank: int | None
     task: str
     task_revision: str
     base_model: str
     dataset_id: str
     dataset_uri: str
     training: dict[str, object]
-    plan: str
     parents: tuple[str, ...]
-    steps: int
-    too_long: int
-    not_rendered: int
-    train_loss: float
-    losses: tuple[float, ...]
-    validation_losses: tuple[tuple[int, float], ...]
-    best_step: int | None
-    seconds: float
-    tokens_per_second: float
-    peak_memory: int
-    joules: float | None
-    dtype: str
-    notes: tuple[str, ...]
-    versions: dict[str, str]
     files: dict[str, str]
-
-    @property
-    def validation_loss(self) -> float | None:
-        return min((loss for _, loss in self.validation_losses), default=None)
 
 
 class Slot:
@@ -97,8 +77,8 @@ class Slot:
         self._is_held = False
 
     def take(self, job: TrainingJob, progress: Progress) -> None:
-        """Wait for a slot, and let PyTorch, which is not loaded yet, see its GPUs alone. Idempotent."""
-        if self._is_held:
+        """Wait for a slot, if any, and let PyTorch, which is not loaded yet, see its GPUs alone. Idempotent."""
+        if self._is_held or not job.slots:
             return
         number = self._lease.enter_context(lease(job.slots_folder, job.slots, progress))
         self._is_held = True
@@ -159,7 +139,7 @@ def _train(job: TrainingJob, store: ArtifactStore, folder: Path, progress: Progr
         spec = request.spec.model_copy(update={"training": found.settings})
         request, notes = replace(request, spec=spec), (found.reason,)
     outcome = recipe.train(request, rows, folder, progress)
-    outcome = replace(outcome, notes=(*notes, *outcome.notes))
+    outcome = outcome.model_copy(update={"notes": (*notes, *outcome.notes)})
     dataset = job.dataset.model_copy(update={"spec": request.spec})
     manifest = build_manifest(dataset, result, outcome, request.parents)
     write_atomically(result / MANIFEST, manifest.model_dump_json(indent=2).encode())
@@ -197,31 +177,19 @@ def build_manifest(
 ) -> Manifest:
     """Build the manifest of what is in a folder. Its name is a hash of its files."""
     (result / MANIFEST).unlink(missing_ok=True)  # A process that was killed before publishing may have left one.
+    config = result / CONFIG
     return Manifest(
+        **outcome.model_dump(),
         adapter=f"{dataset.task}-{folder_hash(result)}",
         kind="adapter" if dataset.spec.training.is_adapter else "model",
+        rank=json.loads(config.read_bytes())["r"] if config.exists() else None,
         task=dataset.task,
         task_revision=dataset.task_revision,
         base_model=dataset.spec.base_model,
         dataset_id=dataset.dataset_id,
         dataset_uri=dataset.uri,
         training=dataset.spec.training.model_dump(mode="json"),
-        plan=outcome.plan,
         parents=parents,
-        steps=outcome.steps,
-        too_long=outcome.skipped.too_long,
-        not_rendered=outcome.skipped.not_rendered,
-        train_loss=outcome.train_loss,
-        losses=outcome.losses,
-        validation_losses=outcome.validation_losses,
-        best_step=outcome.best_step,
-        seconds=outcome.seconds,
-        tokens_per_second=outcome.tokens_per_second,
-        peak_memory=outcome.peak_memory,
-        joules=outcome.joules,
-        dtype=outcome.dtype,
-        notes=outcome.notes,
-        versions=outcome.versions,
         files=_hashes(result),
     )
 
@@ -234,7 +202,6 @@ def _hashes(adapter: Path) -> dict[str, str]:
 
 def trained_event(dataset: DatasetBuilt, job: str, manifest: Manifest, uri: str) -> AdapterTrained:
     """Build the event. Its id follows from the job's name, so publishing it again is idempotent."""
-    training = TrainingSettings.model_validate(manifest.training)  # The task's, or what a sweep found.
     return AdapterTrained(
         event_id=event_id("adapter trained", job),
         task=dataset.task,
@@ -246,8 +213,8 @@ def trained_event(dataset: DatasetBuilt, job: str, manifest: Manifest, uri: str)
         base_model=dataset.spec.base_model,
         dataset_id=dataset.dataset_id,
         dataset_uri=dataset.uri,
-        method=training.method,
-        rank=training.r if manifest.kind == "adapter" else None,
+        method=str(manifest.training["method"]),  # The task's, or what a sweep found.
+        rank=manifest.rank,
         steps=manifest.steps,
         train_loss=manifest.train_loss,
         validation_loss=manifest.validation_loss,

@@ -15,7 +15,7 @@ import resource
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -85,15 +85,15 @@ def _train(request: TrainingRequest, rows: Sequence[Example], folder: Path, repo
         outcome = _fuse(base, request, ready, folder, report)
     else:
         outcome = _step(base, request, ready, folder, report, meter)
-    return replace(
-        outcome,
-        skipped=ready.skipped,
-        seconds=time.monotonic() - started,
-        dtype=str(methods.compute_dtype()).removeprefix("torch."),
-        versions={name: version(name) for name in _LIBRARIES},
-        peak_memory=peak_memory(),
-        joules=meter.joules(),
-    )
+    measured = {
+        "skipped": ready.skipped,
+        "seconds": time.monotonic() - started,
+        "dtype": str(methods.compute_dtype()).removeprefix("torch."),
+        "versions": {name: version(name) for name in _LIBRARIES},
+        "peak_memory": peak_memory(),
+        "joules": meter.joules(),
+    }
+    return outcome.model_copy(update=measured)
 
 
 def _get_ready(request: TrainingRequest, rows: Sequence[Example], folder: Path, report: Report) -> _Ready:

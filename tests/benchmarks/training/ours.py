@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ def main(job: dict[str, Any]) -> None:
     started = time.perf_counter(), time.process_time()
     outcome = train(request, read_examples(Path(job["rows"])), Path(job["folder"]), lambda *_, **__: None)
     whole = {"seconds": time.perf_counter() - started[0], "cpu_seconds": time.process_time() - started[1]}
-    print(json.dumps(asdict(outcome) | (spent or whole)))
+    print(json.dumps(outcome.model_dump(mode="json") | (spent or whole)))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from schemas.cycles import CycleFinished, StepFailed, StepProgressed
 from schemas.datasets import DatasetBuilt
 from schemas.rollouts import RolloutChanged
 from services.trainer.domain import SkippedRows, TrainingOutcome, job_name
-from services.trainer.handlers import Handlers
+from services.trainer.handlers import Handlers, training_job
 from services.trainer.job import (
     Slot,
     TrainingJob,
@@ -25,9 +25,10 @@ from services.trainer.job import (
     train_candidate,
     trained_event,
 )
+from services.trainer.main import starter
 from services.trainer.settings import TrainerSettings
 from shared.errors import DependencyUnavailable, StepImpossible
-from shared.jobs import Job, JobFailure, JobProgress, Jobs, Progress
+from shared.jobs import Job, JobFailure, JobProgress, Jobs, Progress, start_here
 from shared.kafka.latest_by_key import LatestByKey
 from shared.storage.artifacts import ArtifactStore
 
@@ -112,7 +113,7 @@ async def test_progress_and_failure_carry_the_cycle(
 def adapter_folder(folder: Path, weights: bytes = b"weights") -> Path:
     folder.mkdir(parents=True)
     (folder / "adapter_model.safetensors").write_bytes(weights)
-    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_config.json").write_text('{"r": 16}')
     return folder
 
 
@@ -131,7 +132,7 @@ async def test_the_same_weights_have_the_same_name_and_the_event_one_id(
     other = build_manifest(dataset, adapter_folder(tmp_path / "c", b"others"), OUTCOME)
     assert first.adapter == second.adapter != other.adapter
     assert first.adapter.startswith("support-desk-")
-    assert (first.too_long, first.not_rendered) == (1, 2)
+    assert (first.skipped.too_long, first.skipped.not_rendered) == (1, 2)
     assert set(first.files) == {"adapter_model.safetensors", "adapter_config.json"}
     event = trained_event(dataset, "job", first, "/artifacts/adapters/x")
     assert event.event_id == trained_event(dataset, "job", second, "/artifacts/adapters/x").event_id
@@ -326,3 +327,20 @@ def test_a_training_row_that_is_broken_or_has_a_picture_is_reported_with_its_lin
         path.write_text(f"{json.dumps(row)}\n{broken}\n")
         with pytest.raises(StepImpossible, match=r"line 2"):
             read_examples(path)
+
+
+def test_ray_is_loaded_only_where_it_is_set(settings: TrainerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, int, int]] = []
+    fake = SimpleNamespace(RayStarter=lambda *options: started.append(options))
+    monkeypatch.setitem(sys.modules, "shared.ray_jobs", fake)
+    assert starter(settings) is start_here and started == []
+    starter(settings.model_copy(update={"trainer_ray": "ray://head:10001", "trainer_gpus": 2, "trainer_threads": 6}))
+    assert started == [("ray://head:10001", 2, 6)]
+
+
+def test_a_training_on_ray_takes_no_slot_of_a_machine(
+    settings: TrainerSettings, dataset: DatasetBuilt, tmp_path: Path
+) -> None:
+    on_ray = settings.model_copy(update={"trainer_ray": "auto"})
+    Slot().take(training_job(dataset, on_ray, None), Progress(tmp_path))
+    assert not settings.slots_folder.exists()

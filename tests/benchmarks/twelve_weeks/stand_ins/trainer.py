@@ -62,7 +62,7 @@ class Trainer:
         model = self._fitted(train, read_examples(folder / "eval.jsonl"), fault)
         adapter = self._folder / (name := job_name(event))
         write_atomically(adapter / "model.npy", model.tobytes())
-        outcome = TrainingOutcome(1, (0.0,), SkippedRows(), 0.0, 0.0, "none", {})
+        outcome = TrainingOutcome(steps=1, losses=(0.0,), train_loss=0.0)
         manifest = build_manifest(event, adapter, outcome)
         write_atomically(adapter / MANIFEST, manifest.model_dump_json(indent=2).encode())
         (adapter / "model.npy").unlink()  # The engine has it; on disk it is only what the adapter is named after.
