@@ -231,7 +231,7 @@ def test_a_users_file_becomes_a_task_with_its_own_labels(tmp_path: Path) -> None
     assert spec.system_prompt == SYSTEM_PROMPT
     assert FEW_QUESTIONS_TRAINING.items() <= spec.training.model_dump().items()
     many = apply_task_file(tmp_path, "many", labels, questions=5_000).training
-    assert (many.epochs, many.dropout) == (OWN_DATA_EPOCHS, 0.05)
+    assert (many.epochs, many.dropout) == (OWN_DATA_EPOCHS, None)
 
 
 def test_the_support_desk_is_applied_under_another_name_with_its_golden_set(tmp_path: Path) -> None:
