@@ -16,17 +16,18 @@ import errno
 import fcntl
 import logging
 import os
+import platform
 import signal
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, NoReturn, TypeVar
+from typing import IO, NoReturn, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -116,14 +117,47 @@ OnFailed = Callable[[Job, JobFailure], Awaitable[None]]
 OnProgress = Callable[[Job, JobProgress], Awaitable[None]]
 
 
+class JobProcess(Protocol):
+    """The process of a job, as `subprocess.Popen` has it. `poll`: None while it lives."""
+
+    def poll(self) -> int | None: ...
+    def send_signal(self, number: int) -> None: ...
+
+
+class JobStarter(Protocol):
+    """Starts the process of a job: `python -m MODULE FOLDER`, with its output in the folder's `log.txt`."""
+
+    def __call__(self, module: str, folder: Path, environment: Mapping[str, str]) -> JobProcess: ...
+
+
+def start_here(module: str, folder: Path, environment: Mapping[str, str]) -> JobProcess:
+    """Start the process on this machine. It lives on when the service ends."""
+    with (folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, str(folder)],
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+
+
 class Jobs:
     """A service's jobs, each run as `python -m MODULE FOLDER`."""
 
-    def __init__(self, folder: Path, module: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        module: str,
+        environment: dict[str, str] | None = None,
+        start: JobStarter = start_here,
+    ) -> None:
         self._folder = folder
         self._module = module
         self._environment = environment or {}
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._start_process = start
+        self._processes: dict[str, JobProcess] = {}
         self._reported: dict[str, JobProgress] = {}
         self._not_before: dict[str, float] = {}
 
@@ -225,15 +259,7 @@ class Jobs:
             _fail(job.folder, JobFailure(reason=f"its process died {attempts} times without a result", way_out=way_out))
             return
         write_atomically(job.folder / "attempts", str(attempts + 1).encode())
-        with (job.folder / "log.txt").open("ab") as log:
-            self._processes[job.name] = subprocess.Popen(
-                [sys.executable, "-m", self._module, str(job.folder)],
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **self._environment},
-                start_new_session=True,
-            )
+        self._processes[job.name] = self._start_process(self._module, job.folder, self._environment)
 
 
 def _came_further(job: Job) -> bool:
@@ -264,8 +290,9 @@ def stop_running(folder: Path) -> list[str]:
 
 
 def _signal(job: Job, number: signal.Signals) -> bool:
-    """Send a signal to a job's process. Returns False if it has none."""
-    if not job.running or not (pid := (job.read("lock") or b"").decode().strip()).isdigit():
+    """Send a signal to a job's process. Returns False if it has none on this machine."""
+    pid, _, machine = (job.read("lock") or b"").decode().partition(" ")
+    if not job.running or not pid.isdigit() or machine != platform.node():
         return False
     with contextlib.suppress(ProcessLookupError):
         os.kill(int(pid), number)
@@ -321,7 +348,7 @@ def run_job(work: Callable[[bytes, Path, Progress], Result], max_wait: float = M
             logger.info("another process runs this job already")
             return
         lock.truncate(0)
-        lock.write(str(os.getpid()).encode())  # For people, and for `stop_running`.
+        lock.write(f"{os.getpid()} {platform.node()}".encode())  # For people, and for `stop_running`.
         lock.flush()
         if (folder / "result.json").exists() or (folder / "announced").exists():  # It was done, or ended, meanwhile.
             return

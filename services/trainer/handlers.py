@@ -90,7 +90,7 @@ def training_job(dataset: DatasetBuilt, settings: TrainerSettings, serving: str 
         artifacts=settings.artifacts_uri,
         cache=settings.home / "cache",
         slots_folder=settings.slots_folder,
-        slots=settings.trainer_slots,
+        slots=0 if settings.trainer_ray else settings.trainer_slots,  # Ray has its own.
         max_rank=settings.vllm_max_lora_rank,
         threads=settings.trainer_threads,
         trackers=settings.trackers,

@@ -27,6 +27,16 @@ class TrainerSettings(Settings):
         "(MLFLOW_TRACKING_URI), wandb (WANDB_API_KEY).",
     )
 
+    trainer_ray: str = Field(
+        default="",
+        pattern=r"^(auto|ray://.+)?$",
+        description="A Ray cluster that runs the trainings: auto, or ray://host:10001; empty: they run on this "
+        "machine. All its machines need the home folder.",
+    )
+    trainer_gpus: int = Field(
+        default=0, ge=0, description="GPUs of a training on Ray, which has RATCHET_TRAINER_THREADS."
+    )
+
     @property
     def trackers(self) -> tuple[str, ...]:
         return tuple(name for name in self.trainer_trackers.split(",") if name)
