@@ -1,4 +1,5 @@
-"""A whole model in the artifact store is served by name: by the stack's server of models, and through the gateway."""
+"""A whole model in the artifact store is served by name, by the stack's server of models and through the gateway, and
+goes through the evaluator's gates."""
 
 from __future__ import annotations
 
@@ -18,12 +19,23 @@ import pytest
 from deploy.devstack import stack
 from deploy.devstack.config import StackConfig
 from deploy.devstack.supervision import records
+from schemas.adapters import PROBES, AdapterEvaluated
 from schemas.task_settings import RedactionSettings
 from schemas.tasks import TaskKind, TaskSpec
+from services.evaluator.settings import EvaluatorSettings
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
+from shared.storage.golden_sets import publish_golden_set
 from tests.conftest import TestStack
 from tests.integration.gateway_process import GatewayProcess, publish_task
+from tests.integration.test_evaluator import (
+    BASE,
+    adapter_trained,
+    evaluated,
+    golden_rows,
+    publish_dataset,
+    task_spec,
+)
 from tests.integration.test_gateway_passing import with_key
 from tests.waiting import PATIENCE_SECONDS, until
 
@@ -32,7 +44,7 @@ CHAT = "/v1/chat/completions"
 QUESTION = {"role": "user", "content": "What is the capital of France? Answer in one sentence."}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def models(vllm: str, test_stack: TestStack | None, stack_settings: Settings) -> Settings:
     """Settings of a stack that serves whole models."""
     if test_stack is None:
@@ -40,11 +52,11 @@ async def models(vllm: str, test_stack: TestStack | None, stack_settings: Settin
     return await asyncio.to_thread(test_stack.start, ["models"])
 
 
-@pytest.fixture
-def whole_model(models: Settings, tmp_path: Path) -> str:
+@pytest.fixture(scope="module")
+def whole_model(models: Settings, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The name of a published model: the base model, as a training of all its weights would publish it."""
-    folder, name = tmp_path / "model", f"whole-{uuid4().hex[:12]}"
-    shutil.copytree(models.models_folder / "SmolLM2-135M-Instruct", folder)
+    folder, name = tmp_path_factory.mktemp("whole") / "model", f"whole-{uuid4().hex[:12]}"
+    shutil.copytree(models.models_folder / BASE, folder)
     (folder / "manifest.json").write_text("{}")
     ArtifactStore(models.artifacts_uri, models.home / "cache").publish(folder, "models", name)
     return name
@@ -68,6 +80,25 @@ async def gateway(models: Settings, tmp_path: Path) -> AsyncIterator[GatewayProc
         yield gateway
     finally:
         gateway.kill_with_shipper()
+
+
+async def test_a_whole_model_that_is_the_base_ties_with_it_and_its_event_says_that_it_is_a_model(
+    models: Settings, whole_model: str, tmp_path: Path
+) -> None:
+    (tmp_path / "models").symlink_to(models.models_folder)
+    values = {**models.model_dump(), "home": tmp_path, "artifacts": models.artifacts_uri}
+    settings, task = EvaluatorSettings(**values), f"eval-{uuid4().hex[:8]}"
+    store, spec = ArtifactStore(models.artifacts_uri, tmp_path), task_spec(task)
+    dataset = publish_dataset(store, spec, tmp_path / "data")
+    publish_golden_set(store, task, golden_rows())
+    trained = adapter_trained(spec, whole_model, store.address("models", whole_model), dataset)
+    async with evaluated(settings, trained.model_copy(update={"kind": "model", "rank": None})) as event:
+        assert isinstance(event, AdapterEvaluated), event
+    assert (event.kind, event.adapter, event.production.adapter) == ("model", whole_model, None)
+    assert (event.candidate.failed, event.candidate.accuracy) == (0, event.production.accuracy)
+    assert event.gain is not None and event.gain.value == 0.0
+    assert event.adversarial is not None and event.gates
+    assert whole_model not in store.names(PROBES)
 
 
 async def test_a_whole_model_is_served_by_name_through_the_gateway_and_ends_with_its_server(
@@ -109,7 +140,8 @@ async def check_that_it_ends(config: StackConfig, server: httpx.AsyncClient, bod
     await until(answers)
     again = await asyncio.to_thread(processes, config)
     await asyncio.to_thread(stack.down, ["models"], config.home)
-    assert again and not any(map(runs, again))
+    assert again
+    await until(lambda: not any(map(runs, again)))
 
 
 def processes(config: StackConfig) -> list[psutil.Process]:
