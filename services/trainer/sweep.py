@@ -180,7 +180,7 @@ class Sweep:
         best = min(complete, key=lambda trial: trial.value or 0.0, default=ended[0])
         drawn = {name: value for name, value in best.user_attrs["row"]["settings"].items() if name != "method"}
         words = f"r {drawn['r']}, learning rate {drawn['learning_rate']:g}, {drawn['epochs']:g} epochs"
-        told = "none had a lower loss"
+        told = "it is the default"
         if best is not ended[0]:
             try:
                 comparison = self._compare(drawn)
@@ -189,10 +189,10 @@ class Sweep:
             except (optuna.TrialPruned, StepImpossible) as error:
                 told = f"it was not compared with the default: {error}"
         is_chosen = comparison is not None and is_as_good(comparison)
-        verdict = f"{words}, at least as good as the default" if is_chosen else "the default stays"
+        verdict = "at least as good as the default" if is_chosen else "the default stays"
         return Findings(
             settings=default.model_copy(update=drawn) if is_chosen else default,
-            reason=f"{verdict}. The best of {len(ended)} trials: {words}; {told}",
+            reason=f"best of {len(ended)} trials: {words}; {verdict}; {told}",
             trials=[trial.user_attrs["row"] for trial in ended],
             comparison=comparison,
             seconds=time.monotonic() - self._started,

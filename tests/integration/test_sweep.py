@@ -69,7 +69,7 @@ class Trainings:
         self.trained_on.append({row.example_id for row in rows})
         for name in (BEST, "adapter"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-            (folder / name / "settings.json").write_text(request.settings.model_dump_json())
+            (folder / name / "adapter_config.json").write_text(request.settings.model_dump_json())
         for step in range(1, STEPS + 1):
             report(step, STEPS, f"step {step}", loss=1.0)
             report(step, STEPS, "validation", validation_loss=self.loss(request.settings, True))
@@ -81,7 +81,7 @@ class Trainings:
 
     def score(self, request: TrainingRequest, adapter: Path, rows: Sequence[Example]) -> sweep.Scores:
         self.scored_on.append({row.example_id for row in rows})
-        settings = TrainingSettings.model_validate_json((adapter / "settings.json").read_bytes())
+        settings = TrainingSettings.model_validate_json((adapter / "adapter_config.json").read_bytes())
         loss = self.loss(settings, adapter.name == BEST)
         noise = np.linspace(-0.01, 0.01, len(rows))
         return loss + noise, np.full(len(rows), float(loss < 1.0)), [row.group for row in rows]
@@ -207,7 +207,7 @@ def test_the_default_stays_where_the_best_trial_is_worse_on_rows_that_no_trial_s
     found = run(tiny, tmp_path, trials=4)
     assert found.comparison is not None and found.comparison["loss"]["difference"][0] > 0
     assert found.settings == tiny.settings
-    assert found.reason.startswith("the default stays. The best of 4 trials")
+    assert found.reason.startswith("best of 4 trials: r ") and "; the default stays; difference" in found.reason
 
 
 def test_a_lower_loss_with_a_lower_share_right_is_not_as_good() -> None:

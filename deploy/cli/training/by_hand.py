@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,6 +106,7 @@ def run_here(job: TrainingJob, folder: Path) -> tuple[AdapterTrained, Path]:
     folder /= job_name(job.dataset)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # As the trainer sets it; before PyTorch is loaded.
     os.environ.setdefault("TQDM_DISABLE", "1")
+    warnings.simplefilter("ignore", FutureWarning)  # What libraries tell one another.
     with _bar(folder) as progress, lease(folder, 1, progress):
         result = folder / "result.json"
         if not result.exists():

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from peft.optimizers import create_loraplus_optimizer
-from transformers import TrainingArguments
+from transformers import PrinterCallback, TrainingArguments
 
 from schemas.datasets import Example
 from schemas.task_settings import Method
@@ -210,6 +210,7 @@ def _trainer(
         ready.training, ready.validation, packing, plan.step_rows, model=model, args=arguments, optimizers=optimizers,
         callbacks=[Chance(settings.seed), follow, CheckpointSchedule(), *trackers],
     )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)  # It prints what is reported.
     follow.trainer = trainer
     return trainer
 
