@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.storages.journal import JournalFileBackend
 from pydantic import BaseModel
 
 from schemas.datasets import Example
@@ -89,14 +90,14 @@ class Sweep:
         self._divide(fitting)
         folder.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        journal = optuna.storages.journal.JournalFileBackend(str(folder / "journal.log"))
+        journal = JournalFileBackend(str(folder / "journal.log"))
         self._study = optuna.create_study(
             storage=optuna.storages.JournalStorage(journal),
             study_name="sweep",
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS - 1, n_warmup_steps=2),
         )
-        self._started = time.monotonic() - sum(trial.user_attrs["row"]["seconds"] for trial in self._ended)
+        self._started: float = time.monotonic() - sum(trial.user_attrs["row"]["seconds"] for trial in self._ended)
 
     def _divide(self, fitting: Sequence[TrainingRow]) -> None:
         """Divide by whole groups of near-copies. The recipe sets the judged rows aside again, by share and seed."""

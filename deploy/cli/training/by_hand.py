@@ -122,6 +122,7 @@ class _BarProgress(Progress):
     def __init__(self, folder: Path, bar: Bar) -> None:
         super().__init__(folder)
         self._bar, self._task = bar, bar.add_task("starting", total=None, validation="")
+        self._validation = ""
 
     def __call__(
         self,
@@ -132,8 +133,9 @@ class _BarProgress(Progress):
         validation_loss: float | None = None,
     ) -> None:
         super().__call__(done, total, message, loss, validation_loss)
-        shown = {} if validation_loss is None else {"validation": f"validation loss {validation_loss:.3f}"}
-        self._bar.update(self._task, completed=done, total=total, description=message, **shown)
+        if validation_loss is not None:
+            self._validation = f"validation loss {validation_loss:.3f}"
+        self._bar.update(self._task, completed=done, total=total, description=message, validation=self._validation)
 
 
 @contextmanager
