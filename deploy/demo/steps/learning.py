@@ -14,6 +14,7 @@ from deploy.demo.steps.inspection import show_inspection
 from deploy.demo.terminal import StepProgress
 from schemas.base import Gate
 from schemas.evaluation import EVALUATION_PAGE
+from schemas.task_settings import Method
 from shared.grading.adversarial_table import COLUMNS as ADVERSARIAL_COLUMNS
 from shared.grading.adversarial_table import NOTE, adversarial_finding, adversarial_rows
 
@@ -68,10 +69,17 @@ async def await_dataset(loop: LoopContext) -> dict[str, Any]:
     return event
 
 
+METHOD_NAMES = {
+    Method.LORA: "LoRA", Method.QLORA: "QLoRA", Method.FULL: "full fine-tuning", Method.FUSION: "fusion of adapters",
+}  # fmt: skip
+
+
 async def await_training(loop: LoopContext) -> None:
     """Wait for the trained adapter or model, with the job's progress."""
     task = loop.setup.task
-    with loop.terminal.step("training", f"Training: {task.training.method} of {task.base_model}") as progress:
+    with loop.terminal.step(
+        "training", f"Training: {METHOD_NAMES[task.training.method]} on {task.base_model}"
+    ) as progress:
         event = await _event(loop, "adapters.trained", 300.0, _show_progress_of("training", progress))
     loop.result.cycle.training = event
     loop.terminal.say(
