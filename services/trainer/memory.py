@@ -26,6 +26,7 @@ _LIBRARIES, _CUDA = 580 * 2**20, 600 * 2**20  # The interpreter with torch and P
 _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # Bytes of a parameter: 4 bits, a byte for 64, a float32 for 256 of those bytes.
 _LOGIT = 12  # Bytes of a word at an answer token: logit, logarithmic probability, gradient, each in float32.
 _ANSWERS = 0.125  # The share of the tokens that answers are assumed to have, where the rows are not known.
+_HOLES = 1.2  # On a CPU: glibc leaves holes between what a pass keeps. Gradients of a whole model fill them.
 _SHORT = 256  # Tokens of a row up to which `packing.py` has its attention on a CPU in plain products.
 
 
@@ -96,7 +97,7 @@ def estimate(
     adapter = 0 if is_full else 4 * _adapter_parameters(shape, settings)
     trained = weights if is_full else 0.0 if is_fusion else adapter
     block = _block_bytes(shape, settings, dropout, size, device, compute)
-    activations = block if is_fusion else shape.layers * block
+    activations = block if is_fusion else shape.layers * block * (1 if is_full else _HOLES)
     if device.is_gpu and not is_fusion:
         activations = shape.layers * size.tokens * shape.hidden * width + block
     if compute == 2 and (width == 4 or not is_full):  # Autocast's copies.

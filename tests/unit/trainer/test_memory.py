@@ -19,6 +19,8 @@ from shared.errors import StepImpossible
 EXAMPLE = Path("schemas/examples/datasets.built.v1/built.json")
 SPEC = DatasetBuilt.model_validate_json(EXAMPLE.read_bytes()).spec
 SMALL = ModelShape("llama", 30, 576, 1536, 9, 3, 64, 49152, is_tied=True, is_quantised=False)
+HOLES = 1.2
+"""What is taken on a CPU of what a pass keeps: the heap has holes."""
 CPU, GPU = Device(is_gpu=False), Device(is_gpu=True)
 
 
@@ -81,12 +83,15 @@ def test_a_gpu_keeps_the_input_of_each_block_and_computes_one_again() -> None:
 def test_dropout_of_lora_costs_its_mask() -> None:
     size = PassSize(1024, 8, 128)
     inputs = 6 * 576 + 1536
-    assert needed(size, dropout=0.1).activations - needed(size).activations == 30 * 1024 * inputs * 4
+    assert needed(size, dropout=0.1).activations - needed(size).activations == pytest.approx(
+        HOLES * 30 * 1024 * inputs * 4
+    )
 
 
 def test_scores_of_short_rows_are_kept_on_a_cpu_alone() -> None:
     short, long = PassSize(1024, 8, 256), PassSize(1024, 8, 257)
-    assert needed(short).activations - needed(long).activations == 30 * 1024 * (9 * 256 - 576) * 2
+    kept = 30 * 1024 * (9 * 256 - 576) * 2
+    assert needed(short).activations - needed(long).activations == pytest.approx(HOLES * kept)
     assert needed(short, GPU).activations == needed(long, GPU).activations
 
 
