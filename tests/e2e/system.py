@@ -329,7 +329,12 @@ async def running_system(base: Settings, home: Path, spec: TaskSpec, models: Mod
     UserFeedback(builder, corrections, LakePredictions(builder.lake_uri)).subscribe(consumers["dataset_builder"])
 
     trainer_jobs = TrainingJobs(home / "training")
-    trainer = TrainerHandlers(_settings(TrainerSettings, base, home), cast(Any, trainer_jobs), publish["trainer"])
+    trainer = TrainerHandlers(
+        _settings(TrainerSettings, base, home),
+        cast(Any, trainer_jobs),
+        publish["trainer"],
+        consumers["trainer"].table(RolloutChanged),
+    )
     trainer_jobs.handlers = trainer
     trainer.subscribe(consumers["trainer"])
 
