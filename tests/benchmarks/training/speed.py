@@ -70,7 +70,7 @@ def main() -> None:
             figures += accuracy
             grid += rows
     columns = ("rows", "who", "examples/s", "CPU s", "peak MiB", "steps", "held out, every token right")
-    report(results, "training-speed", figures, [Grid("Every run", columns, grid)])
+    report(results, "training_speed", figures, [Grid("Every run", columns, grid)])
 
 
 def compare(case: Case, folder: Path) -> tuple[list[Result], list[Measured], list[Sequence[str]]]:
