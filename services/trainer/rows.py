@@ -31,11 +31,13 @@ def tokenize_rows(rows: Sequence[Example], tokenizer: Any, spec: TaskSpec) -> tu
 
     Raises StepImpossible if no row is left, or if more than `max_skipped_share` cannot.
     """
+    if not rows:
+        raise StepImpossible("the data set has no training rows", f"Have answers of {spec.name} corrected.")
     limit = spec.training.max_length
     rendered = [tokens for row in rows if (tokens := tokenize(row, tokenizer)) is not None]
     fitting = [row for row in rendered if len(row.tokens) <= limit]
     skipped = SkippedRows(too_long=len(rendered) - len(fitting), not_rendered=len(rows) - len(rendered))
-    share = skipped.total / max(len(rows), 1)
+    share = skipped.total / len(rows)
     if not fitting or share > spec.training.max_skipped_share:
         longest = max((len(row.tokens) for row in rendered), default=0)
         raise StepImpossible(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -29,6 +30,7 @@ from services.trainer.recipe import methods, set_aside, train
 from services.trainer.recipe.checkpoints import CheckpointSchedule
 from services.trainer.recipe.engine import Packing, StepSampler, answer_losses, score_rows
 from services.trainer.recipe.packing import PACKED_ATTENTION, divide, pack, pad_rows, shared_prompt
+from shared import jobs
 from shared.errors import StepImpossible
 from shared.model.adapter_files import check_adapter
 from tests.integration.test_trainer import BASE, LABELS, example, make_tiny_model
@@ -366,6 +368,30 @@ def test_memory_that_does_not_suffice_is_told_in_words(
     with pytest.raises(StepImpossible, match="memory did not suffice") as stopped:
         run([*map(example, range(16))], spec_of(), home, tmp_path)
     assert "training.batch_size" in stopped.value.way_out
+
+
+def test_a_full_disk_is_waited_for_and_no_end_of_the_training(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `shared.jobs` tells it from the error of whoever writes: here the checkpoint."""
+    (tmp_path / "spec.json").write_bytes(b"")
+    save, failures = recipe.SftTrainer.save_model, [1, 1]
+
+    def full(trainer: Any, *args: Any, **options: Any) -> None:
+        if failures:
+            failures.pop()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(trainer, *args, **options)
+
+    monkeypatch.setattr(recipe.SftTrainer, "save_model", full)
+    monkeypatch.setattr("shared.jobs.time.sleep", lambda seconds: None)
+    rows = [*map(example, range(60))]
+
+    def work(*_: Any) -> None:
+        run(rows, spec_of(), home, tmp_path)
+
+    jobs._call_with_retries(work, tmp_path, 60.0)
+    assert not failures and (tmp_path / "adapter" / "adapter_model.safetensors").exists()
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora", "full"])

@@ -216,6 +216,12 @@ def test_rows_that_cannot_be_trained_on_are_counted_by_their_reason() -> None:
         tokenize_rows([refused], tokenizer, lax)
 
 
+def test_a_data_set_without_rows_is_refused() -> None:
+    with pytest.raises(StepImpossible, match="no training rows") as refused:
+        tokenize_rows([], Characters(WITH_TOOLS), SPEC)
+    assert "corrected" in refused.value.way_out
+
+
 def test_more_skipped_rows_than_the_bar_allows_stop_the_training() -> None:
     """A data set that lost a tenth of its rows, the long ones, trained without a word."""
     fine = row(ASKED[0], Message(role=Role.ASSISTANT, content="There."))
