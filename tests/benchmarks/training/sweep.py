@@ -18,7 +18,7 @@ from tests.benchmarks.table import Grid, Measured, report, take_missed
 from tests.benchmarks.training.rows import PROMPT, banking, examples
 
 BASE = "SmolLM2-135M-Instruct"
-PER_INTENT, TEST_ROWS, TRIALS, HOURS = 30, 200, 10, 0.5
+PER_INTENT, TEST_ROWS, TRIALS, HOURS = 30, 200, 8, 0.5
 
 
 def main() -> None:
