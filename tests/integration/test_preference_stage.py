@@ -209,7 +209,7 @@ def test_a_stage_that_was_killed_ends_with_the_identical_weights(home: Path, tmp
         process.wait(PATIENCE_SECONDS)
     assert kills == 2
     steps = [int(step) for step in (folder / "steps").read_text().split()]
-    assert len(steps) < 1.5 * max(steps), "it went on from its last checkpoint"
+    assert steps.count(1) == 1, "it went on from its last checkpoint"
     whole, killed = (
         load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("whole", "killed")
     )
