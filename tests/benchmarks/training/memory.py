@@ -59,12 +59,12 @@ def _report(found: list[tuple[str, str, int, dict[str, Any]]]) -> None:
     for name, method, batch, training in found:
         ratio = training["estimate"] / 2**20 / training["peak_mib"]
         what = f"{name}, {method}, {batch} rows: estimate by measured peak"
-        measured += [Measured(what, "ratio", ratio, min_value=0.8), Measured(what, "ratio", ratio, max_value=1.2)]
+        measured.append(Measured(what, "ratio", ratio, max_value=1.2, min_value=0.8))
         parts = ", ".join(f"{part} {value / 2**20:,.0f}" for part, value in training["parts"].items() if value >= 2**20)
         sizes = f"{training['estimate'] / 2**20:,.0f}", f"{training['peak_mib']:,.0f}"
         rows.append((name, method, str(batch), str(training["tokens"]), *sizes, f"{ratio:.2f}", parts))
     columns = ("model", "method", "rows", "tokens", "estimate", "measured", "ratio", "parts of the estimate")
-    report([], "training_memory", measured, [Grid("Peak of the process, MiB", columns, rows)])
+    report([], "training-memory", measured, [Grid("Peak of the process, MiB", columns, rows)])
 
 
 def make(source: Path, target: Path) -> None:
