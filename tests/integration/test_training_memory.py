@@ -79,5 +79,6 @@ def test_the_estimate_goes_by_the_longest_pass_that_the_rows_make() -> None:
     short, long = rows_of(20, 40), rows_of(500, 40)
     assert activations(short) < activations([*short[:-1], row(400)])
     assert activations(long) == activations(long[:4]), "a step reads four"
+    assert activations(short) == activations(short[:4]), "also where a pass has room for more"
     divided = activations(long, accumulation=8)
     assert divided == pytest.approx(activations(long), rel=0.01), "eight passes, one at a time"
