@@ -96,6 +96,7 @@ def training_job(dataset: DatasetBuilt, settings: TrainerSettings, serving: str 
         trackers=settings.trackers,
         prices_file=settings.prices_file,
         serving=serving,
+        fsdp=settings.trainer_fsdp,
     )
 
 

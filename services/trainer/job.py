@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from schemas.adapters import AdapterTrained, ArtifactKind
 from schemas.datasets import DatasetBuilt, Example, PreferredAnswer
 from schemas.task_settings import Method
-from services.trainer.devices import VARIABLE, gpus_of_slot, gpus_present
+from services.trainer.devices import VARIABLE, gpus_of_slot, gpus_present, visible_gpus
+from services.trainer.distributed import check_divisible, train_distributed
 from services.trainer.domain import TrainingOutcome, TrainingRequest, check_labels, check_start
 from services.trainer.fusible import fetch_adapters
 from services.trainer.pairs import read_pairs
@@ -45,6 +46,7 @@ class TrainingJob(BaseModel):
     trackers: tuple[str, ...] = ()
     prices_file: Path | None = None
     max_trials: int = 16
+    fsdp: bool = False
 
 
 class Manifest(TrainingOutcome):
@@ -116,7 +118,7 @@ def finished_manifest(result: Path) -> Manifest | None:
 
 def delete_weights(folder: Path) -> None:
     """Delete what an ended job needed to go on after a kill: gigabytes a week, of a large model."""
-    for name in ("adapter", "model", "checkpoints", "best", "sweep/weights"):
+    for name in ("adapter", "model", "checkpoints", "best", "gathered", "sweep/weights"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
@@ -126,6 +128,10 @@ def _train(job: TrainingJob, store: ArtifactStore, folder: Path, progress: Progr
     check_labels(rows, job.dataset.spec)
     request = training_request(job, store, read_pairs(data))
     slot.take(job, progress)
+    gpus = len(visible_gpus(os.environ.get(VARIABLE), gpus_present()))
+    if job.fsdp and gpus > 1:
+        check_divisible(request.spec)
+        request = replace(request, gpus=gpus)
     from services.trainer import recipe  # Loads torch: only in this process, once it has its GPUs.
 
     result = folder / _kind(job)
@@ -138,7 +144,10 @@ def _train(job: TrainingJob, store: ArtifactStore, folder: Path, progress: Progr
         (folder / "furthest").unlink(missing_ok=True)  # For `shared.jobs` the training begins again at its first step.
         spec = request.spec.model_copy(update={"training": found.settings})
         request, notes = replace(request, spec=spec), (found.reason,)
-    outcome = recipe.train(request, rows, folder, progress)
+    if request.gpus > 1:
+        outcome = train_distributed(request, rows, folder)
+    else:
+        outcome = recipe.train(request, rows, folder, progress)
     outcome = outcome.model_copy(update={"notes": (*notes, *outcome.notes)})
     dataset = job.dataset.model_copy(update={"spec": request.spec})
     manifest = build_manifest(dataset, result, outcome, request.parents)

@@ -36,6 +36,11 @@ class TrainerSettings(Settings):
     trainer_gpus: int = Field(
         default=0, ge=0, description="GPUs of a training on Ray, which has RATCHET_TRAINER_THREADS."
     )
+    trainer_fsdp: bool = Field(
+        default=False,
+        description="A training's model is divided among all GPUs that it may use (FSDP), a process each; "
+        "off: layer by layer.",
+    )
 
     @property
     def trackers(self) -> tuple[str, ...]:

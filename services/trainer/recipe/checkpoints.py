@@ -16,6 +16,8 @@ from zipfile import is_zipfile
 from safetensors import SafetensorError, safe_open
 from transformers import TrainerCallback
 
+from services.trainer.recipe.processes import agreed, is_first
+
 MAX_SHARE = 0.05
 """Of its steps after which a training writes a checkpoint: `shared.jobs` counts as progress what a job does further."""
 MAX_SECONDS = 600.0
@@ -37,7 +39,7 @@ class CheckpointSchedule(TrainerCallback):  # type: ignore[misc]  # transformers
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         seconds = time.monotonic() - self._at
         is_due = state.global_step - self._step >= MAX_SHARE * state.max_steps or seconds >= MAX_SECONDS
-        if is_due and state.global_step < state.max_steps and seconds * MAX_COST >= self._cost:
+        if agreed(is_due and state.global_step < state.max_steps and seconds * MAX_COST >= self._cost):
             control.should_save = True
             self._asked = time.monotonic()
 
@@ -72,11 +74,14 @@ def _is_whole(checkpoint: Path) -> bool:
 def keep_best(trainer: Any, folder: Path, step: int, loss: float) -> None:
     """Keep the trainer's weights if no evaluation before had so low a loss. One that is repeated changes nothing."""
     best = read_best(folder)
-    if best is not None and best[1] <= loss:
+    if agreed(best is not None and best[1] <= loss):
         return
     scratch = folder / f".{BEST}"
-    shutil.rmtree(scratch, ignore_errors=True)
-    trainer.save_model(str(scratch))
+    if is_first():
+        shutil.rmtree(scratch, ignore_errors=True)
+    trainer.save_model(str(scratch))  # Divided weights are gathered: all processes take part.
+    if not is_first():
+        return
     (scratch / "best.json").write_text(json.dumps([step, loss]))
     shutil.rmtree(folder / BEST, ignore_errors=True)
     scratch.rename(folder / BEST)

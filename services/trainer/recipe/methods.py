@@ -52,7 +52,9 @@ def load_tokenizer(base: str) -> Any:
 def load_base(request: TrainingRequest, shape: ModelShape) -> PreTrainedModel:
     """The base model, in the data type and with the attention that the request's method needs."""
     options: dict[str, Any] = {"dtype": weights_dtype(request.settings.method, shape)}
-    options["attn_implementation"] = "flash_attention_2" if has_flash_attention() else PACKED_ATTENTION
+    options["attn_implementation"] = (
+        "flash_attention_2" if has_flash_attention() and request.gpus == 1 else PACKED_ATTENTION
+    )
     if on_gpu() and request.gpus == 1:
         options["device_map"] = "auto"
     if request.settings.method is Method.QLORA:
@@ -135,13 +137,29 @@ def save_adapter(model: Any, folder: Path, base_model: str) -> Path:
     """Save an adapter's weights and its configuration with the base model's served name, which vLLM demands."""
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(str(folder))
+    name_base(folder, base_model)
+    return folder
+
+
+def save_gathered(gathered: Path, tokenizer: Any, request: TrainingRequest, folder: Path) -> None:
+    """Save what transformers' trainer gathered from several processes, as `save` does from one."""
+    if not request.settings.is_adapter:
+        save(AutoModelForCausalLM.from_pretrained(gathered), tokenizer, request, folder)
+        return
+    target = folder / "adapter"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(gathered, target, ignore=shutil.ignore_patterns("best.json", "training_args.bin"))
+    name_base(target, request.spec.base_model)
+
+
+def name_base(folder: Path, base_model: str) -> None:
+    """Name the base model in an adapter's configuration as it is served."""
     (folder / "README.md").unlink(missing_ok=True)  # An empty model card template.
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
     config["base_model_name_or_path"] = base_model
     config["target_modules"] = sorted(config["target_modules"])  # PEFT uses a set: its order differs by process.
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    return folder
 
 
 def _reachable(load: Any, base: str, **options: Any) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from services.trainer.plan import ModelShape
+from shared.files import write_atomically
 
 _SECONDS = 0.3
 _TOKENS = 512
@@ -26,7 +27,7 @@ def measure_speed(folder: Path, shape: ModelShape, dtype: torch.dtype, threads: 
     """
     file = folder / "speed.json"
     if not file.exists():
-        file.write_text(json.dumps(_measure(shape, dtype, threads)))
+        write_atomically(file, json.dumps(_measure(shape, dtype, threads)).encode())
     number, flops = json.loads(file.read_text())
     torch.set_num_threads(number)
     return number, flops
