@@ -24,17 +24,12 @@ def gpus_of_slot(slot: int, slots: int, visible: str | None, present: int) -> st
     slot: its number, from 0, of `slots`; visible: the value that an operator has set; present: GPUs of the machine.
     Where there are fewer GPUs than slots, several trainings share one.
     """
-    devices = visible_gpus(visible, present)
+    devices: Sequence[str] = [str(number) for number in range(present)]
+    if visible is not None:
+        devices = [name.strip() for name in visible.split(",") if name.strip()]
     if slots == 1 or not devices:
         return None
     return ",".join(devices[slot::slots] or [devices[slot % len(devices)]])
-
-
-def visible_gpus(visible: str | None, present: int) -> Sequence[str]:
-    """The names of the GPUs that a process sees, by the value of `CUDA_VISIBLE_DEVICES`."""
-    if visible is None:
-        return [str(number) for number in range(present)]
-    return [name.strip() for name in visible.split(",") if name.strip()]
 
 
 def gpus_present(driver: Path = _DRIVER) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from schemas.datasets import DatasetBuilt, Example, PreferredAnswer
-from schemas.task_settings import TrainingSettings
+from schemas.task_settings import Method, TrainingSettings
 from schemas.tasks import TaskSpec
 from shared.errors import StepImpossible
 from shared.identity import content_hash
@@ -115,6 +115,23 @@ def check_servable(spec: TaskSpec, max_rank: int) -> None:
             f"the adapter's rank {spec.training.r} is over the fleet's limit of {max_rank}",
             f"Set training.r of {spec.name} to {max_rank} or less, or raise vLLM's --max-lora-rank and "
             "RATCHET_VLLM_MAX_LORA_RANK together.",
+        )
+
+
+def check_divisible(spec: TaskSpec) -> None:
+    """Raise StepImpossible for a training that FSDP does not divide among GPUs."""
+    settings = spec.training
+    alone = {
+        f"method: {settings.method}": settings.method in (Method.QLORA, Method.FUSION),
+        "dora": settings.dora,
+        "loraplus_ratio": settings.loraplus_ratio is not None,
+        "preferences": settings.preferences.method != "none",
+        "sweep_hours": settings.sweep_hours is not None,
+    }
+    if any(alone.values()):
+        raise StepImpossible(
+            f"FSDP does not divide what {spec.name} trains with: {', '.join(name for name in alone if alone[name])}",
+            "Set RATCHET_TRAINER_FSDP=false: the model is spread over the GPUs layer by layer, in one process.",
         )
 
 

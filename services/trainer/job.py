@@ -16,9 +16,9 @@ from pydantic import BaseModel
 from schemas.adapters import AdapterTrained, ArtifactKind
 from schemas.datasets import DatasetBuilt, Example, PreferredAnswer
 from schemas.task_settings import Method
-from services.trainer.devices import VARIABLE, gpus_of_slot, gpus_present, visible_gpus
-from services.trainer.distributed import check_divisible, train_distributed
-from services.trainer.domain import TrainingOutcome, TrainingRequest, check_labels, check_start
+from services.trainer.devices import VARIABLE, gpus_of_slot, gpus_present
+from services.trainer.distributed import train_distributed
+from services.trainer.domain import TrainingOutcome, TrainingRequest, check_divisible, check_labels, check_start
 from services.trainer.fusible import fetch_adapters
 from services.trainer.pairs import read_pairs
 from shared.conversation import chat_messages
@@ -118,7 +118,7 @@ def finished_manifest(result: Path) -> Manifest | None:
 
 def delete_weights(folder: Path) -> None:
     """Delete what an ended job needed to go on after a kill: gigabytes a week, of a large model."""
-    for name in ("adapter", "model", "checkpoints", "best", "gathered", "sweep/weights"):
+    for name in ("adapter", "model", "checkpoints", "best", "sweep/weights"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
@@ -128,11 +128,13 @@ def _train(job: TrainingJob, store: ArtifactStore, folder: Path, progress: Progr
     check_labels(rows, job.dataset.spec)
     request = training_request(job, store, read_pairs(data))
     slot.take(job, progress)
-    gpus = len(visible_gpus(os.environ.get(VARIABLE), gpus_present()))
-    if job.fsdp and gpus > 1:
+    from torch.cuda import device_count  # Only in this process, once it has its GPUs.
+
+    from services.trainer import recipe
+
+    if job.fsdp and device_count() > 1:
         check_divisible(request.spec)
-        request = replace(request, gpus=gpus)
-    from services.trainer import recipe  # Loads torch: only in this process, once it has its GPUs.
+        request = replace(request, gpus=device_count())
 
     result = folder / _kind(job)
     shutil.rmtree(result, ignore_errors=True)  # A killed process may have left files, which would be published.

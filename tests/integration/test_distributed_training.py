@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from services.trainer.distributed import train_distributed
@@ -31,13 +32,6 @@ def request_of(home: Path) -> TrainingRequest:
     return TrainingRequest(SPEC, str(home / BASE), threads=1, gpus=2)
 
 
-def processes_of(folder: Path) -> int:
-    """How many processes have the folder among their arguments."""
-    return sum(
-        str(folder).encode() in path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()
-    )
-
-
 async def test_two_processes_that_were_killed_go_on_and_end_with_the_losses_of_one(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,9 +42,10 @@ async def test_two_processes_that_were_killed_go_on_and_end_with_the_losses_of_o
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     job = await asyncio.create_subprocess_exec(sys.executable, "-c", STARTED, tmp_path, folder, env=environment)
     await until(lambda: [*folder.glob("checkpoints/*/trainer_state.json")] or job.returncode is not None)
+    processes = psutil.Process(job.pid).children(recursive=True)
     job.send_signal(signal.SIGKILL)
     await job.wait()
-    await until(lambda: processes_of(folder) == 0)
+    await until(lambda: not any(process.is_running() for process in processes))
     assert not (folder / "outcome.json").exists()
 
     two = train_distributed(request_of(tmp_path), ROWS, folder)

@@ -31,13 +31,20 @@ from services.trainer.distributed import fsdp_arguments
 from services.trainer.domain import SkippedRows, TrainingOutcome, TrainingRequest, TrainingRow, out_of_memory
 from services.trainer.plan import ModelShape, Plan, resolve
 from services.trainer.recipe import methods
-from services.trainer.recipe.checkpoints import BEST, CHECKPOINTS, CheckpointSchedule, last_checkpoint, read_best
+from services.trainer.recipe.checkpoints import (
+    BEST,
+    CHECKPOINTS,
+    CheckpointSchedule,
+    agreed,
+    keep_best,
+    last_checkpoint,
+    read_best,
+)
 from services.trainer.recipe.engine import Chance, Follow, Packing, Report, SftTrainer, score_rows
 from services.trainer.recipe.fusion import fuse
 from services.trainer.recipe.packing import shared_prompt
 from services.trainer.recipe.preferences import align
 from services.trainer.recipe.preflight import check_memory_for
-from services.trainer.recipe.processes import agreed, is_first
 from services.trainer.recipe.speed import EnergyMeter, measure_speed
 from services.trainer.rows import tokenize_rows
 from services.trainer.tracking import callbacks_of
@@ -127,7 +134,10 @@ def _step(
     trainer.train(resume_from_checkpoint=_resumed(folder))
     best = agreed(read_best(folder))
     if request.gpus > 1:
-        _save_divided(trainer, request, ready, best, folder)
+        if best is None:
+            keep_best(trainer, folder, trainer.state.global_step, math.inf)
+        if trainer.is_world_process_zero():
+            methods.save_gathered(folder / BEST, ready.tokenizer, request, folder)
         return _outcome(trainer, follow, ready, best, ())
     if best is not None and best[0] != trainer.state.global_step:
         methods.load_weights(model, folder / BEST)
@@ -137,18 +147,6 @@ def _step(
         notes = (aligned.note,)
     methods.save(model, ready.tokenizer, request, folder)
     return _outcome(trainer, follow, ready, best, notes)
-
-
-def _save_divided(
-    trainer: SftTrainer, request: TrainingRequest, ready: _Ready, best: tuple[int, float] | None, folder: Path
-) -> None:
-    """Save the best weights of a model that is divided among processes: those were gathered when they were kept."""
-    gathered = folder / BEST
-    if best is None:
-        gathered = folder / "gathered"
-        trainer.save_model(str(gathered))
-    if is_first():
-        methods.save_gathered(gathered, ready.tokenizer, request, folder)
 
 
 def _fuse(base: Any, request: TrainingRequest, ready: _Ready, folder: Path, report: Report) -> TrainingOutcome:
@@ -177,7 +175,7 @@ def set_aside(rows: Sequence[TrainingRow], share: float, seed: int) -> tuple[lis
 
 def choose_packing(model: Any, rows: Sequence[TrainingRow], max_tokens: int) -> Packing:
     """How rows are packed, tried on two of them: attention that does not keep rows apart gives another loss."""
-    has_flash = model.config._attn_implementation == "flash_attention_2"  # Not where FSDP divides it: it is on the CPU.
+    has_flash = model.device.type == "cuda" and methods.has_flash_attention()  # FSDP takes a model from the CPU.
     attention = "positions" if has_flash else "shared"
     packing, alone = Packing(rows, max_tokens, attention), Packing(rows[:1], max_tokens, "padded")
     pair = sorted(rows, key=lambda row: len(row.tokens))[:2]

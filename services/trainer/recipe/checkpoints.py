@@ -14,9 +14,8 @@ from typing import Any
 from zipfile import is_zipfile
 
 from safetensors import SafetensorError, safe_open
+from torch import distributed
 from transformers import TrainerCallback
-
-from services.trainer.recipe.processes import agreed, is_first
 
 MAX_SHARE = 0.05
 """Of its steps after which a training writes a checkpoint: `shared.jobs` counts as progress what a job does further."""
@@ -24,6 +23,14 @@ MAX_SECONDS = 600.0
 MAX_COST = 0.05
 """Of the time, that writing may take: the checkpoint of a large model waits longer."""
 CHECKPOINTS, BEST = "checkpoints", "best"
+
+
+def agreed(value: Any) -> Any:
+    """Return the first process's value, in all processes of a training: in the next step each waits for the others."""
+    said = [value]
+    if distributed.is_initialized():
+        distributed.broadcast_object_list(said)
+    return said[0]
 
 
 class CheckpointSchedule(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
@@ -77,14 +84,11 @@ def keep_best(trainer: Any, folder: Path, step: int, loss: float) -> None:
     if agreed(best is not None and best[1] <= loss):
         return
     scratch = folder / f".{BEST}"
-    if is_first():
-        shutil.rmtree(scratch, ignore_errors=True)
     trainer.save_model(str(scratch))  # Divided weights are gathered: all processes take part.
-    if not is_first():
-        return
-    (scratch / "best.json").write_text(json.dumps([step, loss]))
-    shutil.rmtree(folder / BEST, ignore_errors=True)
-    scratch.rename(folder / BEST)
+    if trainer.is_world_process_zero():
+        (scratch / "best.json").write_text(json.dumps([step, loss]))
+        shutil.rmtree(folder / BEST, ignore_errors=True)
+        scratch.rename(folder / BEST)
 
 
 def read_best(folder: Path) -> tuple[int, float] | None:

@@ -40,24 +40,19 @@ class Packing:
         self.max_tokens = max_tokens
         self.prefix = shared_prompt(rows) if attention == "shared" else 0
 
-    def passes(self, rows: Sequence[TrainingRow], device: torch.device) -> Iterator[Pass]:
-        for chosen in divide(rows, self.prefix, self.max_tokens):
-            yield self._pass(chosen, device)
-
-    def share(self, rows: Sequence[TrainingRow], process: int, processes: int, device: torch.device) -> Iterator[Pass]:
-        """The passes of one process. They gather weights together: who has fewer adds some that count for nothing."""
+    def passes(
+        self, rows: Sequence[TrainingRow], device: torch.device, process: int = 0, processes: int = 1
+    ) -> Iterator[Pass]:
+        """The passes of one process. All have the same number, since they gather the model's weights together: one with
+        fewer repeats a row that counts for nothing."""
         ordered = sorted(rows, key=lambda row: len(row.tokens))
         shares = [list(divide(ordered[number::processes], self.prefix, self.max_tokens)) for number in range(processes)]
-        for chosen in shares[process]:
-            yield self._pass(chosen, device)
-        for _ in range(max(map(len, shares)) - len(shares[process])):
-            empty = self._pass(ordered[:1], device)
-            yield replace(empty, weights=torch.zeros_like(empty.weights))
-
-    def _pass(self, chosen: Sequence[TrainingRow], device: torch.device) -> Pass:
-        if self.attention == "padded":
-            return pad_rows(chosen, device)
-        return pack(chosen, self.prefix, device, own_attention=self.attention == "shared")
+        empty = [replace(ordered[0], weight=0.0)]
+        for chosen in shares[process] + [empty] * (max(map(len, shares)) - len(shares[process])):
+            if self.attention == "padded":
+                yield pad_rows(chosen, device)
+            else:
+                yield pack(chosen, self.prefix, device, own_attention=self.attention == "shared")
 
 
 class StepSampler:
@@ -98,15 +93,15 @@ class SftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
     def get_train_dataloader(self) -> Any:
         sampler = StepSampler(self.train_dataset, self._step_rows, self.args.seed)
         loader = DataLoader(self.train_dataset, batch_sampler=sampler, collate_fn=list)
-        return prepare_data_loader(loader, num_processes=1, process_index=0)  # All read a step; `share` divides it.
+        return prepare_data_loader(loader, num_processes=1, process_index=0)  # `passes` divides a step.
 
     def training_step(self, model: Any, inputs: list[TrainingRow], num_items_in_batch: Any = None) -> torch.Tensor:
         """One step: the loss is the mean over the answer tokens of all its rows, weighted; each pass adds its share."""
         model.train()
-        process, processes = self.args.process_index, self.args.world_size  # Gradients are the processes' mean.
-        scale = self._mean_weight * sum(row.answer_tokens for row in inputs) / processes
+        process, processes = self.args.process_index, self.args.world_size
+        scale = self._mean_weight * sum(row.answer_tokens for row in inputs) / processes  # Gradients are averaged.
         total = torch.zeros((), device=self.args.device)
-        for rows in self._packing.share(inputs, process, processes, self.args.device):
+        for rows in self._packing.passes(inputs, self.args.device, process, processes):
             loss = (answer_losses(model, rows)[0] * rows.weights).sum() / scale
             self.accelerator.backward(loss)
             total += loss.detach()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
@@ -133,33 +133,23 @@ def save(model: Any, tokenizer: Any, request: TrainingRequest, folder: Path) -> 
     return target
 
 
+def save_gathered(gathered: Path, tokenizer: Any, request: TrainingRequest, folder: Path) -> None:
+    """Save what transformers' trainer gathered from several processes, as `save` does from one."""
+    load = AutoPeftModelForCausalLM if request.settings.is_adapter else AutoModelForCausalLM
+    save(load.from_pretrained(gathered), tokenizer, request, folder)
+
+
 def save_adapter(model: Any, folder: Path, base_model: str) -> Path:
     """Save an adapter's weights and its configuration with the base model's served name, which vLLM demands."""
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(str(folder))
-    name_base(folder, base_model)
-    return folder
-
-
-def save_gathered(gathered: Path, tokenizer: Any, request: TrainingRequest, folder: Path) -> None:
-    """Save what transformers' trainer gathered from several processes, as `save` does from one."""
-    if not request.settings.is_adapter:
-        save(AutoModelForCausalLM.from_pretrained(gathered), tokenizer, request, folder)
-        return
-    target = folder / "adapter"
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(gathered, target, ignore=shutil.ignore_patterns("best.json", "training_args.bin"))
-    name_base(target, request.spec.base_model)
-
-
-def name_base(folder: Path, base_model: str) -> None:
-    """Name the base model in an adapter's configuration as it is served."""
     (folder / "README.md").unlink(missing_ok=True)  # An empty model card template.
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
     config["base_model_name_or_path"] = base_model
     config["target_modules"] = sorted(config["target_modules"])  # PEFT uses a set: its order differs by process.
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    return folder
 
 
 def _reachable(load: Any, base: str, **options: Any) -> Any:

@@ -11,7 +11,8 @@ from transformers import TrainingArguments
 
 from schemas.task_settings import TrainingSettings
 from schemas.tasks import TaskKind, TaskSpec
-from services.trainer.distributed import check_divisible, fsdp_arguments
+from services.trainer.distributed import fsdp_arguments
+from services.trainer.domain import check_divisible
 from shared.errors import StepImpossible
 
 
@@ -46,7 +47,7 @@ def test_transformers_takes_the_configuration_as_it_is(tmp_path: Path, monkeypat
 )
 def test_what_one_process_must_do_is_refused_with_the_setting_that_allows_it(training: dict[str, Any]) -> None:
     with pytest.raises(
-        StepImpossible, match=f"trains with .*{training.get('method', next(iter(training)))}"
+        StepImpossible, match=f"trains with: .*{training.get('method', next(iter(training)))}"
     ) as refused:
         check_divisible(spec_of(**training))
     assert "RATCHET_TRAINER_FSDP=false" in refused.value.way_out
