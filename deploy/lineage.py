@@ -1,17 +1,17 @@
 """Finds a person's predictions, their examples in dataset versions and golden sets, and adapters trained on them.
 
 Reads what is published: the lake's tables (schemas/lake.py), and the artifact store's folders `datasets/<id>/`,
-`golden/<id>/`, `inspections/<cycle>/` and `adapters/<name>/`, each with its manifest. Rows are found by who was
-answered (`user_hash`) and by who else wrote feedback that is in them (`author_hashes`). A report quotes only rows of
-its folder's rejected.jsonl, so whoever is quoted is found there. What cannot be read is reported in `Lineage.unknown`,
-as are versions that were built before examples had a user_hash.
+`golden/<id>/`, `inspections/<cycle>/`, `adapters/<name>/` and `models/<name>/`, each with its manifest. Rows are found
+by who was answered (`user_hash`) and by who else wrote feedback that is in them (`author_hashes`). A report quotes only
+rows of its folder's rejected.jsonl, so whoever is quoted is found there. What cannot be read is reported in
+`Lineage.unknown`, as are versions that were built before examples had a user_hash.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -151,20 +151,28 @@ def lineage_of(store: ArtifactStore, subjects: Collection[str], tasks: Collectio
     lineage.datasets = [use for use in uses.values() if use is not None]
     lineage.golden = _golden_uses(store, set(subjects), tasks, until, lineage.unknown)
     lineage.inspections = list(_inspections(store, tasks, set(subjects), until, lineage.unknown))
-    for name, content in _manifests(store, "adapters", lineage.unknown):
-        try:
-            adapter = _AdapterManifest.model_validate_json(content)
-        except ValidationError:
-            lineage.unknown[f"adapters/{name}"] = "its manifest cannot be read"
-            continue
-        if adapter.task not in tasks:
-            continue
-        if adapter.dataset_id not in uses:
-            lineage.unknown[f"adapters/{name}"] = f"its dataset {adapter.dataset_id} is not in the store"
-        elif (use := uses[adapter.dataset_id]) is not None and (rows := adapter.rows_of(use)):
-            uri = store.address("adapters", name)
-            lineage.adapters.append(AdapterUse(name, adapter.task, uri, use.dataset_id, rows))
+    for folder in ("adapters", "models"):
+        _add_trained(store, folder, uses, tasks, lineage)
     return lineage
+
+
+def _add_trained(
+    store: ArtifactStore, folder: str, uses: Mapping[str, DatasetUse | None], tasks: Collection[str], lineage: Lineage
+) -> None:
+    """Add what was trained on these uses: the adapters, or the models of their own."""
+    for name, content in _manifests(store, folder, lineage.unknown):
+        try:
+            trained = _AdapterManifest.model_validate_json(content)
+        except ValidationError:
+            lineage.unknown[f"{folder}/{name}"] = "its manifest cannot be read"
+            continue
+        if trained.task not in tasks:
+            continue
+        if trained.dataset_id not in uses:
+            lineage.unknown[f"{folder}/{name}"] = f"its dataset {trained.dataset_id} is not in the store"
+        elif (use := uses[trained.dataset_id]) is not None and (rows := trained.rows_of(use)):
+            uri = store.address(folder, name)
+            lineage.adapters.append(AdapterUse(name, trained.task, uri, use.dataset_id, rows))
 
 
 def _dataset_use(

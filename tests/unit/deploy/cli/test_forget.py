@@ -75,9 +75,9 @@ class Artifacts:
         ]  # fmt: skip
         self.write(f"inspections/{cycle}/rejected.jsonl", "\n".join(rows))
 
-    def adapter(self, name: str, dataset: str) -> None:
+    def adapter(self, name: str, dataset: str, folder: str = "adapters") -> None:
         manifest = {"adapter": name, "task": "desk", "dataset_id": dataset, "losses": [1.0]}
-        self.write(f"adapters/{name}/manifest.json", json.dumps(manifest))
+        self.write(f"{folder}/{name}/manifest.json", json.dumps(manifest))
 
 
 def example(who: str, at: datetime) -> Example:
@@ -105,6 +105,15 @@ def test_adapters_are_found_by_the_people_they_were_trained_on(artifacts: Artifa
     assert [(use.adapter, use.dataset_id, use.examples) for use in found.adapters] == [("lora-1", "desk-1", 1)]
     assert found.adapters[0].uri == f"{artifacts.folder}/adapters/lora-1"
     assert found.unknown == {}
+
+
+def test_models_of_their_own_are_found_as_adapters_are(artifacts: Artifacts) -> None:
+    artifacts.adapter("whole-1", "desk-1", "models")
+    found = lineage_of(artifacts.store, ["u1"], ["desk"], NOON)
+    assert [use.uri for use in found.adapters] == [
+        f"{artifacts.folder}/adapters/lora-1",
+        f"{artifacts.folder}/models/whole-1",
+    ]
 
 
 def test_requests_after_the_erasure_do_not_count(artifacts: Artifacts) -> None:
