@@ -109,10 +109,14 @@ def job_name(dataset: DatasetBuilt) -> str:
 
 
 def check_servable(spec: TaskSpec, max_rank: int) -> None:
-    """Raise StepImpossible, before any training, for an adapter that vLLM could not load."""
-    if spec.training.r > max_rank:
+    """Raise StepImpossible, before any training, for an adapter that vLLM could not load.
+
+    A model of its own has no rank, and that of merged adapters is theirs (`fusible.py`).
+    """
+    settings = spec.training
+    if settings.is_adapter and settings.method is not Method.FUSION and settings.r > max_rank:
         raise StepImpossible(
-            f"the adapter's rank {spec.training.r} is over the fleet's limit of {max_rank}",
+            f"the adapter's rank {settings.r} is over the fleet's limit of {max_rank}",
             f"Set training.r of {spec.name} to {max_rank} or less, or raise vLLM's --max-lora-rank and "
             "RATCHET_VLLM_MAX_LORA_RANK together.",
         )

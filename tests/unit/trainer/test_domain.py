@@ -46,6 +46,13 @@ def test_a_rank_over_the_fleets_limit_is_refused_with_a_way_out(dataset: Dataset
 
 
 @pytest.mark.parametrize(
+    "training", [{"method": "full"}, {"dora": True}, {"method": "fusion", "fusion": {"adapters": ["one", "two"]}}]
+)
+def test_the_limit_is_of_adapters_whose_rank_the_task_sets(dataset: DatasetBuilt, training: dict[str, object]) -> None:
+    check_servable(changed(dataset, r=32, **training).spec, 16)
+
+
+@pytest.mark.parametrize(
     ("done", "total", "seconds", "words"),
     [(0, 10, 5.0, ""), (5, 10, 50.0, "50 s left"), (1, 10, 20.0, "3 min 0 s left"), (10, 10, 9.0, "0 s left")],
 )
