@@ -29,9 +29,10 @@ FAST := tests/unit tests/contract
 OUTAGES := tests/chaos/test_chaos.py \
 	$(patsubst %,tests/integration/test_%.py,gateway_outages gateway_spool lake_and_broker secure_broker)
 PATIENT := tests/e2e tests/chaos/test_checker.py tests/chaos/rollouts/test_checks.py \
-	$(patsubst %,tests/integration/test_%.py,console dataset_builder dataset_build_job deployer failure_miner forget \
-	gateway_access gateway_fuzz gateway_media gateway_traces golden lake_on_s3 loop_faults migrations \
-	evaluation_page retention row_places scheduler storage_in_s3 topics user_corrections)
+	$(patsubst %,tests/integration/test_%.py,console dataset_builder dataset_build_job deployer distributed_training \
+	failure_miner forget fusion gateway_access gateway_fuzz gateway_media gateway_traces golden lake_on_s3 loop_faults \
+	migrations evaluation_page preference_stage retention row_places scheduler storage_in_s3 sweep topics \
+	training_memory training_recipe user_corrections)
 
 # One thread each: threads of OpenMP wait by spinning, which takes the processor from what runs beside them.
 PYTEST := env OMP_NUM_THREADS=1 $(BIN)/pytest

@@ -304,18 +304,18 @@ def test_checkpoints_that_take_long_to_write_take_a_twentieth_of_the_time_at_mos
 
 
 @pytest.mark.parametrize(
-    "training",
+    ("kills", "training"),
     [
-        {"epochs": 1, "dropout": 0.1, "validation_share": 0.1},
-        {"epochs": 2, "batch_size": 8, "method": "full", "learning_rate": 0.001},
+        (10, {"epochs": 1, "dropout": 0.1, "validation_share": 0.1}),
+        (3, {"epochs": 2, "batch_size": 8, "method": "full", "learning_rate": 0.001}),
     ],
 )
-def test_a_training_killed_at_ten_random_steps_ends_with_the_same_weights(
-    home: Path, tmp_path: Path, training: dict[str, Any]
+def test_a_training_killed_at_random_steps_ends_with_the_same_weights(
+    home: Path, tmp_path: Path, kills: int, training: dict[str, Any]
 ) -> None:
     """Of one epoch, too: it had a checkpoint at the end alone, and began anew each time."""
     whole = run([*map(example, range(320))], spec_of(**training), home, tmp_path / "whole")
-    steps = sorted(random.Random(5).sample(range(4, whole.steps), 10))
+    steps = sorted(random.Random(5).sample(range(4, whole.steps), kills))
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
     (tmp_path / "killed").mkdir()
