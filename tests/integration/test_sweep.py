@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,14 @@ STEPS = 5
 OUTCOME = TrainingOutcome(
     steps=STEPS, losses=(1.0,), skipped=SkippedRows(), train_loss=1.0, seconds=1.0, dtype="bfloat16", versions={}
 )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_collections() -> Iterator[None]:
+    """A sweep collects garbage before each training, which takes half a second of what torch has loaded."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +104,6 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[TrainingSettin
         trainings = Trainings(loss)
         monkeypatch.setattr(recipe, "train", trainings.train)
         monkeypatch.setattr(sweep, "score", trainings.score)
-        monkeypatch.setattr(sweep.gc, "collect", lambda: 0)  # Half a second each, with torch loaded.
         return trainings
 
     return use
