@@ -83,7 +83,9 @@ class PreferenceSettings(Section):
 
     method: Literal["none", "dpo", "kto"] = "none"
     beta: float = Field(default=0.1, gt=0.0, le=10.0, description="The higher, the closer to what was trained before.")
-    learning_rate: float = Field(default=5e-6, gt=0.0, lt=1.0)
+    learning_rate: float | None = Field(
+        default=None, gt=0.0, lt=1.0, description="Empty: 5e-6, of models under a billion parameters 1e-4."
+    )
     epochs: float = Field(default=1.0, gt=0.0, le=100.0)
 
 

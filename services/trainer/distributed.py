@@ -1,4 +1,4 @@
-"""A training over several GPUs of one machine: a process for each, FSDP among them. They write into the job's folder."""
+"""A training over several GPUs of one machine, by FSDP: a process for each. They write into the job's folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def train_distributed(request: TrainingRequest, rows: Sequence[Example], folder:
 
     Then `shared.jobs` starts it again, or reads why it cannot go on.
     """
-    from accelerate.utils.other import get_free_port  # Loads torch.
+    from accelerate.utils.other import get_free_port  # type: ignore[import-untyped]  # Loads torch.
     from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, spawn
 
     try:

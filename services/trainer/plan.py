@@ -82,6 +82,11 @@ class Plan:
         return self.batch_size * self.accumulation
 
 
+def preference_rate(settings: TrainingSettings, parameters: int) -> float:
+    """The learning rate of the second stage, on pairs of answers, for a base model with so many parameters."""
+    return settings.preferences.learning_rate or (1e-4 if parameters < SMALL_MODEL else 5e-6)
+
+
 def resolve(settings: TrainingSettings, shape: ModelShape, rows: int) -> Plan:
     """The plan for so many training rows. What the task sets holds; the rest follows from model and rows.
 

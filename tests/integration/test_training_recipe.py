@@ -25,7 +25,7 @@ from schemas.task_settings import TrainingSettings
 from schemas.tasks import TaskKind, TaskSpec
 from services.trainer import recipe
 from services.trainer.domain import TrainingOutcome, TrainingRequest, TrainingRow
-from services.trainer.plan import resolve
+from services.trainer.plan import preference_rate, resolve
 from services.trainer.recipe import methods, set_aside, train
 from services.trainer.recipe.checkpoints import CheckpointSchedule
 from services.trainer.recipe.engine import Packing, StepSampler, answer_losses, score_rows
@@ -184,6 +184,18 @@ def test_what_vllm_does_not_serve_as_an_adapter_becomes_a_model_with_its_tokeniz
 
 def _loaded(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, attn_implementation=PACKED_ATTENTION)
+
+
+def test_the_progress_of_a_second_stage_goes_on_from_the_first() -> None:
+    shares: list[float] = []
+
+    def report(done: float, total: float, message: str, **_: Any) -> None:
+        shares.append(done / total)
+
+    for stage in (0, 1):
+        for step in (1, 2, 4):
+            recipe.half(report, stage)(step, 4, "")
+    assert shares == [0.125, 0.25, 0.5, 0.625, 0.75, 1.0]
 
 
 @pytest.mark.parametrize("training", [{"rslora": True}, {"loraplus_ratio": 16.0}, {"dropout": 0.2}])
@@ -437,3 +449,6 @@ def test_a_small_model_and_a_small_set_have_settings_of_their_own_and_say_so(hom
     plan = resolve(set_by_task, shape, 300)
     assert (plan.learning_rate, plan.epochs, plan.step_rows, plan.dropout) == (0.5, 1, 15, 0.3)
     assert resolve(TrainingSettings(method="full"), large, 9_000).learning_rate == 2e-5
+    assert [preference_rate(TrainingSettings(), size.parameters) for size in (shape, large)] == [1e-4, 5e-6]
+    by_task = TrainingSettings.model_validate({"preferences": {"learning_rate": 0.5}})
+    assert preference_rate(by_task, shape.parameters) == 0.5

@@ -129,7 +129,8 @@ def _step(
     settings, plan = request.settings, ready.plan
     model = methods.prepare(base, request, plan)
     packing = choose_packing(model, ready.training, plan.batch_size * settings.max_length)
-    follow = Follow(report, folder, meter.joules)
+    has_pairs = settings.preferences.method != "none"
+    follow = Follow(half(report, 0) if has_pairs else report, folder, meter.joules)
     trainer = _trainer(model, request, ready, packing, folder, follow)
     trainer.train(resume_from_checkpoint=_resumed(folder))
     best = agreed(read_best(folder))
@@ -142,11 +143,20 @@ def _step(
     if best is not None and best[0] != trainer.state.global_step:
         methods.load_weights(model, folder / BEST)
     notes: tuple[str, ...] = ()
-    if settings.preferences.method != "none":
-        aligned = align(model, ready.tokenizer, request, request.pairs, packing.attention, folder, report)
+    if has_pairs:
+        aligned = align(model, ready.tokenizer, request, request.pairs, packing.attention, folder, half(report, 1))
         notes = (aligned.note,)
     methods.save(model, ready.tokenizer, request, folder)
     return _outcome(trainer, follow, ready, best, notes)
+
+
+def half(report: Report, number: int) -> Report:
+    """The report of the first (0) or the second (1) of two stages: progress that fell back would count as none."""
+
+    def reported(done: float, total: float, message: str, **losses: Any) -> None:
+        report(done + number * total, 2 * total, message, **losses)
+
+    return reported
 
 
 def _fuse(base: Any, request: TrainingRequest, ready: _Ready, folder: Path, report: Report) -> TrainingOutcome:

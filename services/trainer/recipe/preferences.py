@@ -22,6 +22,7 @@ from schemas.datasets import PreferredAnswer
 from schemas.task_settings import TrainingSettings
 from services.trainer.domain import TrainingRequest
 from services.trainer.pairs import ComparedRows, tokenize_pairs
+from services.trainer.plan import preference_rate
 from services.trainer.recipe import methods
 from services.trainer.recipe.checkpoints import CHECKPOINTS, CheckpointSchedule, last_checkpoint
 from services.trainer.recipe.engine import Follow, Packing, Report, score_rows
@@ -133,7 +134,7 @@ def _trainer(
     options: dict[str, Any] = {
         "output_dir": str(checkpoints),
         "beta": stage.beta,
-        "learning_rate": stage.learning_rate,
+        "learning_rate": preference_rate(settings, model.num_parameters()),
         "num_train_epochs": stage.epochs,
         "per_device_train_batch_size": answers // 2 if by_pair else answers,
         "gradient_accumulation_steps": max(1, 2 * STEP_PAIRS // answers),

@@ -64,7 +64,7 @@ def _report(found: list[tuple[str, str, int, dict[str, Any]]]) -> None:
         sizes = f"{training['estimate'] / 2**20:,.0f}", f"{training['peak_mib']:,.0f}"
         rows.append((name, method, str(batch), str(training["tokens"]), *sizes, f"{ratio:.2f}", parts))
     columns = ("model", "method", "rows", "tokens", "estimate", "measured", "ratio", "parts of the estimate")
-    report([], "training-memory", measured, [Grid("Peak of the process, MiB", columns, rows)])
+    report([], "training_memory", measured, [Grid("Peak of the process, MiB", columns, rows)])
 
 
 def make(source: Path, target: Path) -> None:

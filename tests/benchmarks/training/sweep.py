@@ -58,7 +58,7 @@ def main() -> None:
             for table, where in compared for part in ("loss", "right")
         ]  # fmt: skip
         grids.append(Grid("Default and chosen, trained alike: loss in nats per answer, share right", columns, lines))
-    report([], "sweep", figures, grids)
+    report([], "training_sweep", figures, grids)
 
 
 def _trials(findings: Findings) -> Grid:

@@ -90,7 +90,9 @@ def test_what_is_no_edit_of_a_whole_answer_makes_no_pair(changes: dict[str, Any]
 
 
 def test_an_edit_of_a_task_with_labels_makes_no_pair() -> None:
-    spec = TaskSpec.model_validate({"name": "desk", "kind": "classification", "system_prompt": "x", "labels": ["a", "b"]})
+    spec = TaskSpec.model_validate(
+        {"name": "desk", "kind": "classification", "system_prompt": "x", "labels": ["a", "b"]}
+    )
     found = [
         correction(number, spec.labels[number % 2], answers=(Answer(text="b"),), task_revision=spec.revision)
         for number in range(12)

@@ -11,7 +11,7 @@ import numpy as np
 from schemas.adapters import AdapterEvaluated, AdapterTrained
 from schemas.datasets import DatasetBuilt, Example
 from schemas.rollouts import RolloutChanged, Stage
-from services.trainer.domain import SkippedRows, TrainingOutcome, job_name
+from services.trainer.domain import TrainingOutcome, job_name
 from services.trainer.job import build_manifest, read_examples, trained_event
 from shared.files import write_atomically
 from shared.storage.artifacts import MANIFEST, ArtifactStore
