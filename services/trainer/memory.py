@@ -11,7 +11,7 @@ block that is computed again; on a CPU it is all blocks. The formula adds up the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Self
 
 from schemas.task_settings import Combination, Method, TrainingSettings
@@ -61,29 +61,19 @@ class PassSize:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes, by what they are for, in a step. They are added up as if all were there at once, and nearly are.
+    """Bytes of a step, by what they are for: added up as if all were there at once, and nearly are.
 
     adapter: of LoRA, or those that are merged. activations: with autocast's copies of float32 weights. libraries: the
-    process itself. loading: of the file from which weights are copied; the steps begin without it.
+    process itself. `loading`: of the file from which weights are copied; the steps begin without it.
     """
 
-    weights: float
-    adapter: float
-    gradients: float
-    optimizer: float
-    activations: float
-    logits: float
-    libraries: float
+    parts: Mapping[str, float]
     loading: float = 0.0
-
-    @property
-    def parts(self) -> Mapping[str, float]:
-        return {part.name: getattr(self, part.name) for part in fields(self) if part.name != "loading"}
 
     @property
     def total(self) -> float:
         """The peak: of the steps, or of loading."""
-        return max(sum(self.parts.values()), self.libraries + self.weights + self.loading)
+        return max(sum(self.parts.values()), self.parts["libraries"] + self.parts["weights"] + self.loading)
 
 
 def estimate(
@@ -93,40 +83,40 @@ def estimate(
     is_full, is_fusion = settings.method is Method.FULL, settings.method is Method.FUSION
     compute = 2 if device.is_gpu or device.has_bfloat16 else 4
     width = 4 if is_full and shape.parameters < SMALL_MODEL else compute
-    weights, loading = _weights(shape, settings, width, device)
+    weights = _weights(shape, settings, width, device)
     adapter = 0 if is_full else 4 * _adapter_parameters(shape, settings)
     trained = weights if is_full else 0.0 if is_fusion else adapter
-    block = _block_bytes(shape, settings, dropout, size, device, compute)
-    activations = block if is_fusion else shape.layers * block * (1 if is_full else _HOLES)
+    activations = _block_bytes(shape, settings, dropout, size, device, compute)
     if device.is_gpu and not is_fusion:
-        activations = shape.layers * size.tokens * shape.hidden * width + block
+        activations += shape.layers * size.tokens * shape.hidden * width
+    elif not is_fusion:
+        activations *= shape.layers * (1 if is_full else _HOLES)
     if compute == 2 and (width == 4 or not is_full):  # Autocast's copies.
         activations += trained / 2
     if settings.method in (Method.QLORA, Method.FUSION):  # One layer's weights as they were; three to merge them.
         activations += shape.hidden * shape.intermediate * (12 if is_fusion else compute)
-    return MemoryEstimate(
-        weights=weights,
-        adapter=adapter,
-        gradients=trained,
-        optimizer=2 * trained,
-        activations=activations,
-        logits=size.answers * shape.vocabulary * _LOGIT,
-        libraries=_CUDA if device.is_gpu else _LIBRARIES,
-        loading=loading,
-    )
+    parts = {
+        "weights": weights,
+        "adapter": adapter,
+        "gradients": trained,
+        "optimizer": 2 * trained,
+        "activations": activations,
+        "logits": size.answers * shape.vocabulary * _LOGIT,
+        "libraries": _CUDA if device.is_gpu else _LIBRARIES,
+    }
+    return MemoryEstimate(parts, loading=2.0 * shape.parameters if width == 4 and not device.is_gpu else 0.0)
 
 
-def _weights(shape: ModelShape, settings: TrainingSettings, width: int, device: Device) -> tuple[float, float]:
-    """Bytes of the base model's weights, and of the file that is there while they are loaded.
+def _weights(shape: ModelShape, settings: TrainingSettings, width: int, device: Device) -> float:
+    """Bytes of the base model's weights.
 
     On a CPU bfloat16 weights are the file itself, mapped; QLoRA keeps it beside its 4 bits, for the embeddings.
     """
-    linear, file = shape.layers * shape.layer_parameters, 2.0 * shape.parameters
+    if settings.method is not Method.QLORA and not shape.is_quantised:
+        return float(shape.parameters * width)
     is_mapped = width == 2 and not device.is_gpu
-    weights = float(shape.parameters * width)
-    if settings.method is Method.QLORA or shape.is_quantised:
-        weights = linear * _NF4 + (file if is_mapped else shape.embedding_parameters * width)
-    return weights, 0.0 if is_mapped or device.is_gpu else file
+    unquantised = shape.parameters if is_mapped else shape.embedding_parameters
+    return shape.layers * shape.layer_parameters * _NF4 + unquantised * width
 
 
 def _widths(shape: ModelShape, names: Sequence[str] = MODULES) -> list[tuple[int, int]]:
@@ -134,10 +124,11 @@ def _widths(shape: ModelShape, names: Sequence[str] = MODULES) -> list[tuple[int
     attention, keys, wide = shape.heads * shape.head_width, shape.kv_heads * shape.head_width, shape.intermediate
     known = {
         "q_proj": (shape.hidden, attention),
+        "k_proj": (shape.hidden, keys),
+        "v_proj": (shape.hidden, keys),
         "o_proj": (attention, shape.hidden),
         "down_proj": (wide, shape.hidden),
     }
-    known |= dict.fromkeys(("k_proj", "v_proj"), (shape.hidden, keys))
     return [known.get(name, (shape.hidden, wide)) for name in names]
 
 
@@ -179,10 +170,8 @@ def check_memory(needed: MemoryEstimate, available: float, spec: TaskSpec) -> No
     way_out = (
         f"Lower training.batch_size of {spec.name} (raise training.accumulation as much), then training.max_length"
     )
-    if needed.total - needed.activations - needed.logits > available:
+    if needed.total - needed.parts["activations"] - needed.parts["logits"] > available:
         way_out = "No batch is small enough: train on a machine with more memory, or name a smaller base model"
-    if spec.training.method in (Method.LORA, Method.FULL):
-        way_out += "; or set training.method: qlora"
     raise StepImpossible(
         f"training {spec.base_model} would take {needed.total / GIB:.1f} GiB of memory, of which "
         f"{available / GIB:.1f} GiB are free ({parts})",

@@ -15,7 +15,7 @@ from services.trainer import recipe
 from services.trainer.domain import TrainingRequest, TrainingRow
 from services.trainer.memory import GIB
 from services.trainer.plan import ModelShape, resolve
-from services.trainer.recipe import methods, preflight
+from services.trainer.recipe import methods, resources
 from shared.errors import StepImpossible
 from tests.integration.tiny_model import make_tiny_model
 
@@ -50,7 +50,7 @@ def example(number: int) -> Example:
 
 def test_a_training_without_enough_memory_loads_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_tiny_model(tmp_path / "tiny")
-    monkeypatch.setattr(preflight, "available_memory", lambda: 1_000)
+    monkeypatch.setattr(resources, "available_memory", lambda: 1_000)
     monkeypatch.setattr(methods, "load_base", lambda *_: pytest.fail("the base model was loaded"))
     wanted = request(str(tmp_path / "tiny"))
     with pytest.raises(StepImpossible, match="training tiny would take") as refused:
@@ -61,12 +61,12 @@ def test_a_training_without_enough_memory_loads_no_weights(tmp_path: Path, monke
 def test_what_the_process_has_already_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted, rows = request(), [row(20), row(30, 1)]
     plan = resolve(wanted.settings, SHAPE, 2)
-    needed = preflight.memory_needed(wanted, SHAPE, plan, rows)
-    monkeypatch.setattr(preflight, "available_memory", lambda: needed.total - needed.libraries)
-    preflight.check_memory_for(wanted, SHAPE, plan, rows)
-    monkeypatch.setattr(preflight, "available_memory", lambda: needed.total - needed.libraries - GIB / 1024)
+    needed = resources.memory_needed(wanted, SHAPE, plan, rows)
+    monkeypatch.setattr(resources, "available_memory", lambda: needed.total - needed.parts["libraries"])
+    resources.check_memory_for(wanted, SHAPE, plan, rows)
+    monkeypatch.setattr(resources, "available_memory", lambda: needed.total - needed.parts["libraries"] - GIB / 1024)
     with pytest.raises(StepImpossible):
-        preflight.check_memory_for(wanted, SHAPE, plan, rows)
+        resources.check_memory_for(wanted, SHAPE, plan, rows)
 
 
 def test_the_estimate_goes_by_the_longest_pass_that_the_rows_make() -> None:
@@ -74,7 +74,9 @@ def test_the_estimate_goes_by_the_longest_pass_that_the_rows_make() -> None:
 
     def activations(rows: list[TrainingRow], **training: Any) -> float:
         wanted = request(**training)
-        return preflight.memory_needed(wanted, SHAPE, resolve(wanted.settings, SHAPE, len(rows)), rows).activations
+        return resources.memory_needed(wanted, SHAPE, resolve(wanted.settings, SHAPE, len(rows)), rows).parts[
+            "activations"
+        ]
 
     short, long = rows_of(20, 40), rows_of(500, 40)
     assert activations(short) < activations([*short[:-1], row(400)])

@@ -3,8 +3,8 @@
     train     tokens → plan → what it takes → base model → what is trained → steps → best weights → preferences → saved
 
 `methods.py` loads and saves by method, `packing.py` and `engine.py` are the steps, `checkpoints.py` what a killed
-process goes on from. `fusion.py` merges adapters in place of steps; `preferences.py` is a second stage; `speed.py`
-measures what the machine can do.
+process goes on from. `fusion.py` merges adapters in place of steps; `preferences.py` is a second stage;
+`resources.py` says, and refuses, what a training takes of the machine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from transformers import PrinterCallback, TrainingArguments
 
 from schemas.datasets import Example
 from schemas.task_settings import Method
-from services.trainer.cost import check_cost, training_flops
 from services.trainer.distributed import fsdp_arguments
 from services.trainer.domain import SkippedRows, TrainingOutcome, TrainingRequest, TrainingRow, out_of_memory
 from services.trainer.plan import ModelShape, Plan, resolve
@@ -44,8 +43,13 @@ from services.trainer.recipe.engine import Chance, Follow, Packing, Report, SftT
 from services.trainer.recipe.fusion import fuse
 from services.trainer.recipe.packing import shared_prompt
 from services.trainer.recipe.preferences import align
-from services.trainer.recipe.preflight import check_memory_for
-from services.trainer.recipe.speed import EnergyMeter, measure_speed
+from services.trainer.recipe.resources import (
+    EnergyMeter,
+    check_cost,
+    check_memory_for,
+    measure_speed,
+    training_flops,
+)
 from services.trainer.rows import tokenize_rows
 from services.trainer.tracking import callbacks_of
 from shared.identity import content_hash

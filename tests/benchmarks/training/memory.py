@@ -94,7 +94,7 @@ def train(base: str, method: str, batch: int, folder: str) -> dict[str, Any]:
     from services.trainer import recipe
     from services.trainer.domain import TrainingRequest
     from services.trainer.plan import resolve
-    from services.trainer.recipe import methods, preflight
+    from services.trainer.recipe import methods, resources
     from services.trainer.rows import tokenize_rows
     from tests.benchmarks.training.rows import examples
 
@@ -112,7 +112,7 @@ def train(base: str, method: str, batch: int, folder: str) -> dict[str, Any]:
     request = TrainingRequest(spec=spec, base=base, threads=1)
     shape = methods.read_shape(base)
     fitting, _ = tokenize_rows(rows, methods.load_tokenizer(base), spec)
-    needed = preflight.memory_needed(request, shape, resolve(settings, shape, len(fitting)), fitting)
+    needed = resources.memory_needed(request, shape, resolve(settings, shape, len(fitting)), fitting)
     Path(folder).mkdir()
     recipe.train(request, rows, Path(folder), lambda *_, **__: None)
     tokens = sum(sorted(len(row.tokens) for row in fitting)[-batch:])

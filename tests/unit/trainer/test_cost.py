@@ -9,9 +9,9 @@ import pytest
 
 from schemas.task_settings import Method, TrainingSettings
 from schemas.tasks import TaskKind, TaskSpec
-from services.trainer.cost import EFFICIENCY, check_cost, training_flops
 from services.trainer.domain import TrainingRow
 from services.trainer.plan import ModelShape, Plan
+from services.trainer.recipe.resources import EFFICIENCY, check_cost, training_flops
 from shared.errors import StepImpossible
 from shared.model.prices import Price, PriceList, Serving
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.trainer.recipe import speed
-from services.trainer.recipe.speed import EnergyMeter, measure_speed, product_speed
+from services.trainer.recipe import resources
+from services.trainer.recipe.resources import EnergyMeter, measure_speed, product_speed
 from tests.unit.trainer.test_cost import SHAPE
 
 TYPE = torch.float32
@@ -27,8 +27,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, float]], Non
     """A machine of eight cores whose speed depends on the number of threads."""
 
     def with_speeds(flops: dict[int, float]) -> None:
-        monkeypatch.setattr(speed.os, "cpu_count", lambda: 8)
-        monkeypatch.setattr(speed, "product_speed", lambda *_: flops[torch.get_num_threads()])
+        monkeypatch.setattr("os.cpu_count", lambda: 8)
+        monkeypatch.setattr(resources, "product_speed", lambda _shape, _dtype, threads: flops[threads])
 
     return with_speeds
 
@@ -65,7 +65,7 @@ def test_a_resumed_job_has_the_threads_it_had(machine: Callable[[dict[int, float
 
 
 def test_speed_is_that_of_a_product_of_matrices() -> None:
-    assert 1e7 < product_speed(SHAPE, TYPE) < 1e13
+    assert 1e7 < product_speed(SHAPE, TYPE, 1) < 1e13
 
 
 def zone(powercap: Path, name: str, microjoules: int, limit: int = 1_000_000_000) -> None:
