@@ -111,7 +111,7 @@ def job_name(dataset: DatasetBuilt) -> str:
 def check_servable(spec: TaskSpec, max_rank: int) -> None:
     """Raise StepImpossible, before any training, for an adapter that vLLM could not load.
 
-    A model of its own has no rank, and that of merged adapters is theirs (`fusible.py`).
+    A model of its own has no rank, and that of merged adapters is theirs (`inputs.py`).
     """
     settings = spec.training
     if settings.is_adapter and settings.method is not Method.FUSION and settings.r > max_rank:

@@ -19,8 +19,7 @@ from schemas.task_settings import Method
 from services.trainer.devices import VARIABLE, gpus_of_slot, gpus_present
 from services.trainer.distributed import train_distributed
 from services.trainer.domain import TrainingOutcome, TrainingRequest, check_divisible, check_labels, check_start
-from services.trainer.fusible import fetch_adapters
-from services.trainer.pairs import read_pairs
+from services.trainer.inputs import fetch_adapters, read_pairs
 from shared.conversation import chat_messages
 from shared.errors import StepImpossible
 from shared.files import write_atomically

@@ -148,8 +148,7 @@ def _step(
         methods.load_weights(model, folder / BEST)
     notes: tuple[str, ...] = ()
     if has_pairs:
-        aligned = align(model, ready.tokenizer, request, request.pairs, packing.attention, folder, half(report, 1))
-        notes = (aligned.note,)
+        notes = (align(model, ready.tokenizer, request, folder, half(report, 1)),)
     methods.save(model, ready.tokenizer, request, folder)
     return _outcome(trainer, follow, ready, best, notes)
 
@@ -167,11 +166,11 @@ def _fuse(base: Any, request: TrainingRequest, ready: _Ready, folder: Path, repo
     """Merge adapters, with the weights that fit the rows set aside best, and save the result."""
     attention = choose_packing(base, ready.training, request.settings.max_length).attention
     rows = ready.validation or ready.training
-    model, fusion = fuse(base, request, rows, attention, report)
+    model, weights, loss = fuse(base, request, rows, attention, report)
     methods.save(model, ready.tokenizer, request, folder)
-    note = f"{request.settings.fusion.combination} of {', '.join(request.parents)} with the weights {fusion.weights}"
+    note = f"{request.settings.fusion.combination} of {', '.join(request.parents)} with the weights {weights}"
     return TrainingOutcome(
-        steps=0, losses=(), train_loss=fusion.loss, validation_losses=((0, fusion.loss),), plan=note, notes=(note,)
+        steps=0, losses=(), train_loss=loss, validation_losses=((0, loss),), plan=note, notes=(note,)
     )
 
 

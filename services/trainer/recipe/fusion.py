@@ -7,7 +7,6 @@ task is taken. The result is a plain LoRA adapter.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,26 +16,11 @@ from peft.tuners.tuners_utils import cast_adapter_dtype
 from services.trainer.domain import TrainingRequest, TrainingRow
 from services.trainer.recipe.engine import Packing, Report, score_rows
 
-MERGED = "default"
-"""PEFT saves the adapter of this name into the folder itself."""
-DENSITY = 0.5
-"""The share of an adapter's weights that ties and dare_linear keep."""
+_MERGED = "default"  # PEFT saves the adapter of this name into the folder itself.
+_DENSITY = 0.5  # The share of an adapter's weights that ties and dare_linear keep.
 _HEAVY, _SUMMED = 0.7, 0.8
 
 Weights = tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Fusion:
-    """The weights that were chosen, in the order of the task's adapters, and the loss of each that was tried, as the
-    mean per answer token in nats."""
-
-    weights: Weights
-    losses: dict[Weights, float]
-
-    @property
-    def loss(self) -> float:
-        return self.losses[self.weights]
 
 
 def weightings(count: int) -> list[Weights]:
@@ -48,8 +32,9 @@ def weightings(count: int) -> list[Weights]:
 
 def fuse(
     base: Any, request: TrainingRequest, rows: Sequence[TrainingRow], attention: str, report: Report
-) -> tuple[PeftModel, Fusion]:
-    """Merge the adapters in `request.fused`; returns the model with the merged adapter alone.
+) -> tuple[PeftModel, Weights, float]:
+    """Merge the adapters in `request.fused`; returns the model with the merged adapter alone, the weights that were
+    chosen, in the order of the task's adapters, and the loss with them, the mean per answer token in nats.
 
     `rows`: by whose loss the weights are chosen. `attention`: as of `Packing`.
     """
@@ -59,27 +44,25 @@ def fuse(
         model.load_adapter(str(folder), adapter_name=name)
     for config in model.peft_config.values():
         config.use_rslora = False  # What is merged has the parts' scales in it: the merged one's own must be 1.
-    tried = weightings(len(parts))
     packing = Packing(rows, request.settings.max_length, attention)
     losses: dict[Weights, float] = {}
-    for number, weights in enumerate(tried):
+    tried = weightings(len(parts))
+    for number, weights in enumerate(tried, start=1):
         _merge(model, parts, weights, request)
-        total = sum(score_rows(model, rows, packing, model.device)[0])
-        losses[weights] = total / sum(row.answer_tokens for row in rows)
-        message = f"{number + 1} of {len(tried)} weightings, loss {losses[weights]:.3f}"
-        report(number + 1, len(tried), message, validation_loss=losses[weights])
-        model.delete_adapter(MERGED)
-    chosen = min(tried, key=losses.__getitem__)
+        loss = sum(score_rows(model, rows, packing, model.device)[0]) / sum(row.answer_tokens for row in rows)
+        losses[weights] = loss
+        report(number, len(tried), f"{number} of {len(tried)} weightings, loss {loss:.3f}", validation_loss=loss)
+        model.delete_adapter(_MERGED)
+    chosen = min(losses, key=losses.__getitem__)
     _merge(model, parts, chosen, request)
     for name in parts:
         model.delete_adapter(name)
-    return model, Fusion(chosen, losses)
+    return model, chosen, losses[chosen]
 
 
 def _merge(model: PeftModel, parts: list[str], weights: Weights, request: TrainingRequest) -> None:
+    combination = str(request.settings.fusion.combination)
     torch.manual_seed(request.settings.seed)  # dare_linear drops weights by chance.
-    model.add_weighted_adapter(
-        parts, list(weights), MERGED, str(request.settings.fusion.combination), density=DENSITY, svd_full_matrices=False
-    )
-    cast_adapter_dtype(model.base_model, MERGED)  # `cat` makes one of the base model's data type.
-    model.set_adapter(MERGED)
+    model.add_weighted_adapter(parts, list(weights), _MERGED, combination, density=_DENSITY, svd_full_matrices=False)
+    cast_adapter_dtype(model.base_model, _MERGED)  # `cat` makes one of the base model's data type.
+    model.set_adapter(_MERGED)
