@@ -149,6 +149,8 @@ class TrainingSettings(Section):
     def _fits_method(self) -> Self:
         if self.method is Method.FUSION and len(set(self.fusion.adapters)) < 2:
             raise ValueError("method: fusion merges adapters: name two or more in training.fusion.adapters")
+        if self.method is Method.FUSION and self.preferences.method != "none":
+            raise ValueError("method: fusion has no steps for training.preferences to go on from; remove it")
         if self.dora and self.method in (Method.FULL, Method.FUSION):
             raise ValueError(f"training.dora is of LoRA and QLoRA, not of method: {self.method}; remove it")
         if self.sweep_hours is not None and (self.method is Method.FUSION or not self.is_adapter):

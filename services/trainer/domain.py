@@ -125,16 +125,16 @@ def check_servable(spec: TaskSpec, max_rank: int) -> None:
 def check_divisible(spec: TaskSpec) -> None:
     """Raise StepImpossible for a training that FSDP does not divide among GPUs."""
     settings = spec.training
-    alone = {
+    undivided = {
         f"method: {settings.method}": settings.method in (Method.QLORA, Method.FUSION),
         "dora": settings.dora,
         "loraplus_ratio": settings.loraplus_ratio is not None,
         "preferences": settings.preferences.method != "none",
         "sweep_hours": settings.sweep_hours is not None,
     }
-    if any(alone.values()):
+    if found := [name for name, is_set in undivided.items() if is_set]:
         raise StepImpossible(
-            f"FSDP does not divide what {spec.name} trains with: {', '.join(name for name in alone if alone[name])}",
+            f"FSDP does not divide what {spec.name} trains with: {', '.join(found)}",
             "Set RATCHET_TRAINER_FSDP=false: the model is spread over the GPUs layer by layer, in one process.",
         )
 
@@ -195,8 +195,8 @@ def out_of_memory(error: Exception, spec: TaskSpec) -> StepImpossible | None:
     said = str(error).partition("\n")[0] or "none is left"
     return StepImpossible(
         f"memory did not suffice to train {spec.base_model}: {said}",
-        f"Lower training.batch_size of {spec.name} (raise training.accumulation as much), then training.max_length; or "
-        f"set training.method: qlora. `ratchet train {spec.name} --estimate` says what each needs.",
+        f"Lower training.batch_size of {spec.name} (raise training.accumulation as much), then training.max_length; "
+        f"or, on a GPU, set training.method: qlora. `ratchet train {spec.name} --estimate` says what each needs.",
     )
 
 

@@ -172,6 +172,8 @@ def check_memory(needed: MemoryEstimate, available: float, spec: TaskSpec) -> No
     )
     if needed.total - needed.parts["activations"] - needed.parts["logits"] > available:
         way_out = "No batch is small enough: train on a machine with more memory, or name a smaller base model"
+    if spec.training.method in (Method.LORA, Method.FULL):
+        way_out += "; or, on a GPU, set training.method: qlora"  # Without one it saves nothing: see `_weights`.
     raise StepImpossible(
         f"training {spec.base_model} would take {needed.total / GIB:.1f} GiB of memory, of which "
         f"{available / GIB:.1f} GiB are free ({parts})",

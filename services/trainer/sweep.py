@@ -85,7 +85,7 @@ class Sweep:
     ) -> None:
         """Raises StepImpossible for rows that the training would refuse, so that nobody waits for a sweep before."""
         self._request, self._report, self._max_rank, self._max_trials = request, report, max_rank, max_trials
-        self._weights, self._state = folder / "weights", folder / "trials.pickle"
+        self._weights, self._state = folder / "weights", folder / f"trials-{optuna.__version__}.pickle"
         fitting, _ = tokenize_rows(rows, methods.load_tokenizer(request.base), request.spec)
         self._shape = methods.read_shape(request.base)
         self._plan = resolve(request.settings, self._shape, len(fitting))

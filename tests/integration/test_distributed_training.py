@@ -29,7 +29,7 @@ train_distributed(request_of(Path(sys.argv[1])), ROWS, Path(sys.argv[2]))
 
 
 def request_of(home: Path) -> TrainingRequest:
-    return TrainingRequest(SPEC, str(home / BASE), threads=1, gpus=2)
+    return TrainingRequest(SPEC, str(home / BASE), threads=1, trackers=("tensorboard",), gpus=2)
 
 
 async def test_two_processes_that_were_killed_go_on_and_end_with_the_losses_of_one(
@@ -54,6 +54,7 @@ async def test_two_processes_that_were_killed_go_on_and_end_with_the_losses_of_o
     assert two.losses == pytest.approx(one.losses, rel=0.02, abs=0.02)
     assert two.losses[-1] < two.losses[0] - 1
     assert (two.steps, two.best_step) == (one.steps, one.best_step)
+    assert len([*folder.glob("tensorboard/*")]) == 2, "one file of each attempt: one process tells the trackers"
     check_adapter(folder / "adapter", BASE, 8)
     assert {path.name for path in (folder / "adapter").iterdir()} == {
         "adapter_config.json",

@@ -124,6 +124,14 @@ def test_passes_keep_within_the_limit_of_tokens_and_lose_no_row() -> None:
     assert len(passes) <= 20
 
 
+def test_processes_have_as_many_passes_each_and_a_row_that_is_repeated_counts_for_nothing() -> None:
+    """Of five rows, a pass each, one process has three and the other two."""
+    rows = rows_of(9, 4, 6, 12, 7)
+    parts = [list(Packing(rows, 1, "shared").passes(rows, CPU, process, 2)) for process in (0, 1)]
+    assert [len(part) for part in parts] == [3, 3]
+    assert sum(float(one.weights.sum()) for part in parts for one in part) == sum(row.answer_tokens for row in rows)
+
+
 def test_scores_come_in_the_order_of_the_rows(model: Any) -> None:
     rows = rows_of(9, 4, 12, 6, 4)
     packing = Packing(rows, 30, "shared")

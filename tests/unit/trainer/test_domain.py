@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from schemas.conversation import Message, Role
 from schemas.datasets import DatasetBuilt, Example
+from schemas.task_settings import TrainingSettings
 from services.trainer.domain import check_labels, check_servable, check_start, job_name, out_of_memory, time_left
 from shared.errors import StepImpossible
 
@@ -106,3 +108,20 @@ def test_a_training_goes_on_from_an_adapter_of_the_same_form_alone(tmp_path: Pat
     with pytest.raises(StepImpossible, match=field) as stopped:
         check_start(path, SPEC)
     assert "training.start_from" in stopped.value.way_out
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({"method": "fusion", "fusion": {"adapters": ["one", "one"]}}, "name two or more"),
+        ({"method": "full", "dora": True}, "training.dora is of LoRA and QLoRA"),
+        ({"method": "full", "sweep_hours": 1}, "sweep_hours searches settings of LoRA"),
+        (
+            {"method": "fusion", "fusion": {"adapters": ["one", "two"]}, "preferences": {"method": "dpo"}},
+            "fusion has no steps",
+        ),
+    ],
+)
+def test_settings_that_the_method_has_no_use_for_are_refused(training: dict[str, object], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        TrainingSettings.model_validate(training)

@@ -130,7 +130,7 @@ def test_too_little_memory_is_refused_with_the_parts_and_what_to_lower() -> None
     assert "4.0 GiB are free" in refused.value.reason
     assert f"activations {lora.parts['activations'] / GIB:.1f}" in refused.value.reason
     assert "adapter" not in refused.value.reason, "parts below 0.05 GiB are left out"
-    for lower in ("training.batch_size", "training.max_length", "--estimate"):
+    for lower in ("training.batch_size", "training.max_length", "method: qlora", "--estimate"):
         assert lower in refused.value.way_out
     check_memory(lora, lora.total, SPEC)
 
@@ -140,6 +140,13 @@ def test_a_batch_is_not_blamed_where_the_weights_alone_are_too_many() -> None:
         check_memory(needed(method="full"), GIB, SPEC)
     assert "No batch is small enough" in refused.value.way_out
     assert "batch_size" not in refused.value.way_out
+
+
+def test_a_quantised_training_is_not_told_to_quantise() -> None:
+    spec = SPEC.model_copy(update={"training": TrainingSettings(method=Method.QLORA)})
+    with pytest.raises(StepImpossible) as refused:
+        check_memory(needed(method="qlora"), 0, spec)
+    assert "method: qlora" not in refused.value.way_out
 
 
 def kernel(folder: Path, groups: str, **files: str) -> tuple[Path, Path]:
