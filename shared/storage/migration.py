@@ -8,9 +8,8 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from shared.errors import ConfigurationError
@@ -40,7 +39,6 @@ def _migrate(settings: Settings, service: str, versions: Path) -> None:
             connection.execute(text(f'SET LOCAL search_path TO "{service}"'))
             config.attributes["connection"] = connection
             config.attributes["schema"] = service
-            _check_version(connection, config)
             command.upgrade(config, "head")
     except OperationalError as error:
         raise unavailable(error) from error
@@ -51,16 +49,3 @@ def _migrate(settings: Settings, service: str, versions: Path) -> None:
         ) from error
     finally:
         engine.dispose()
-
-
-def _check_version(connection: Connection, config: Config) -> None:
-    """Raise CommandError for a database whose version is not one of the migrations.
-
-    Alembic would take the beginning of an id for the id: a database at `x_0001` for one at `x_0001_offsets`.
-    """
-    if connection.scalar(text("SELECT to_regclass('schema_version')")) is None:
-        return
-    known = {migration.revision for migration in ScriptDirectory.from_config(config).walk_revisions()}
-    for version in connection.scalars(text("SELECT version_num FROM schema_version")):
-        if version not in known:
-            raise CommandError(f"its version is {version}, which none of the migrations has")

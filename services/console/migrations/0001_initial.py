@@ -1,10 +1,10 @@
-"""Creates the tables of questions, answers, skips, and the events of cycles."""
+"""Questions, answers, skips, the events of cycles, who is forgotten, and how far that was read."""
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
-revision = "console_0001_edits"  # Not the id of a database whose answers cannot be changed: it is refused.
+revision = "console_initial"
 down_revision = None
 
 TIME = sa.DateTime(timezone=True)
@@ -22,6 +22,7 @@ def upgrade() -> None:
         sa.Column("needed", sa.Integer, nullable=False),
         sa.Column("asks_label", sa.Boolean, nullable=False),
         sa.Column("user_hash", sa.Text),
+        sa.Column("suggested_by", sa.Text),
         sa.Column("request", sa.Text, nullable=False),
         sa.Column("prediction_id", sa.Text, nullable=False),
         sa.Column("case_id", sa.Text, nullable=False),
@@ -33,6 +34,10 @@ def upgrade() -> None:
     op.create_index("open_by_priority", "requests", ["task", "priority"], postgresql_where=still_open)
     op.create_index("open_by_arrival", "requests", ["task", "arrived"], postgresql_where=still_open)
     op.create_index("requests_by_person", "requests", ["task", "user_hash"])
+    op.create_index(
+        "requests_by_suggester", "requests", ["task", "suggested_by"],
+        postgresql_where=sa.text("suggested_by IS NOT NULL"),
+    )  # fmt: skip
     op.create_index("requests_by_prediction", "requests", ["prediction_id"])
     op.create_index("requests_by_case", "requests", ["case_id"])
     op.create_index(
@@ -75,6 +80,7 @@ def upgrade() -> None:
         sa.Column("cycle_id", sa.Text, primary_key=True),
         sa.Column("occurred_at", TIME, nullable=False),
         sa.Column("event", JSONB, nullable=False),
+        sa.Column("losses", JSONB, nullable=False),
     )
     op.create_table(
         "hours",
@@ -93,3 +99,10 @@ def upgrade() -> None:
         sa.Column("subject_hash", sa.Text, primary_key=True),
         sa.Column("at", TIME, nullable=False),
     )
+    op.create_table(
+        "offsets",
+        sa.Column("topic", sa.Text, primary_key=True),
+        sa.Column("partition", sa.Integer, primary_key=True),
+        sa.Column("next_offset", sa.BigInteger, nullable=False),
+    )
+    op.create_table("broker_incarnation", sa.Column("incarnation", sa.Text, primary_key=True))

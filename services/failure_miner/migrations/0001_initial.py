@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "failure_miner_0001_drawn"  # A database that does not know how probable a question was, is refused.
+revision = "failure_miner_initial"
 down_revision = None
 
 
@@ -25,6 +25,7 @@ def upgrade() -> None:
         sa.Column("label", sa.Text),
         sa.Column("label_partition", sa.Integer),
         sa.Column("label_offset", sa.BigInteger),
+        sa.Column("label_at", sa.DateTime(timezone=True)),
         sa.Column("label_request", sa.Text),
         sa.Column("label_reviewer", sa.Text),
         sa.Column("cycle_id", sa.Text),

@@ -1,9 +1,9 @@
-"""What was decided about the last requests, what was spent, what became of each rollout's, and what waits in Kafka."""
+"""Decisions about the last requests, what was spent and came of it, backlogs in Kafka, and who is forgotten."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "shadow_0001_backlogs"  # Not the id of a database without the table `backlogs`, which is refused.
+revision = "shadow_initial"
 down_revision = None
 
 
@@ -45,3 +45,22 @@ def upgrade() -> None:
         sa.Column("next_offset", sa.BigInteger, nullable=False),
         sa.Column("end_offset", sa.BigInteger, nullable=False),
     )
+    op.create_table(
+        "hours",
+        sa.Column("task", sa.Text, primary_key=True),
+        sa.Column("hour", sa.DateTime(timezone=True), primary_key=True),
+        sa.Column("busy_ms", sa.Double, nullable=False),
+    )
+    op.create_table(
+        "forgotten",
+        sa.Column("task", sa.Text, primary_key=True),
+        sa.Column("subject_hash", sa.Text, primary_key=True),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+    )
+    op.create_table(
+        "offsets",
+        sa.Column("topic", sa.Text, primary_key=True),
+        sa.Column("partition", sa.Integer, primary_key=True),
+        sa.Column("next_offset", sa.BigInteger, nullable=False),
+    )
+    op.create_table("broker_incarnation", sa.Column("incarnation", sa.Text, primary_key=True))
