@@ -37,7 +37,6 @@ from services.gateway.routing.passed_models import PassedModels
 from services.gateway.settings import GatewaySettings
 from services.gateway.tasks.served import ServedTasks
 from services.gateway.tasks.snapshot import TaskSnapshot
-from services.gateway.telemetry.correlation import CorrelationBuffer
 from services.gateway.telemetry.ingest import IngestOptions, TelemetryIngest
 from services.gateway.telemetry.otlp import build_router
 from services.gateway.upstreams.external import ExternalApi, api_url
@@ -46,7 +45,6 @@ from services.gateway.upstreams.upstream import ServerKey
 from shared.http import with_cors
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
-from shared.privacy.encryption import load_cipher
 from shared.service import HttpServer, Service, run, told_errors
 from shared.storage.artifacts import ArtifactStore
 
@@ -82,7 +80,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     log = SpoolEventLog(settings.spool_folder, settings.secrets_folder, settings.spool_options, metrics, media)
     shipper = supervise_shipper(settings, lambda: log.slot)
     calibrations = CalibrationCache(ArtifactStore(settings.artifacts_uri, settings.home / "cache"))
-    identifiers, correlation = load_identifiers(settings.secrets_folder), _correlation_buffer(settings, metrics)
+    identifiers = load_identifiers(settings.secrets_folder)
     recorder = Recorder(
         log,
         metrics,
@@ -100,7 +98,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     )
     options = IngestOptions(settings.traces_tasks, settings.gateway_traces_max_spans)
     elsewhere = ExternalPredictions(identifiers, settings.gateway_event_bytes)
-    ingest = TelemetryIngest(tasks, log, elsewhere, metrics, correlation, options)
+    ingest = TelemetryIngest(tasks, log, elsewhere, metrics, options)
     admission = Admission(access, settings.body_limits)
     handlers = Handlers(tasks, log, elsewhere, access, large_work, settings.gateway_public_metrics, passed)
     protocol = functools.partial(BoundedHttpProtocol, write_seconds=settings.gateway_write_seconds)
@@ -110,7 +108,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     )  # fmt: skip
     background = [
         shipper.run_forever, replicas.watch_forever, flags.watch_forever, access.watch_forever, snapshot.sync_forever,
-        correlation.sweep_forever, calibrations.watch_forever, media.sync_forever,
+        calibrations.watch_forever, media.sync_forever,
         lambda: exit_with_parent(parent, "the supervisor of this worker is gone"),
     ]  # fmt: skip
     if several_workers:
@@ -160,13 +158,6 @@ def _pass_through(
     urls = [api_url(settings.gateway_pass_url)]
     api = Replicas(urls, settings.upstream_limits, metrics, key=key, obeys_pauses=False, is_base_url=True)
     return PassThrough(api, models, tasks, ids, log, metrics)
-
-
-def _correlation_buffer(settings: GatewaySettings, metrics: Metrics) -> CorrelationBuffer:
-    return CorrelationBuffer(
-        settings.home / "gateway" / "waiting", load_cipher(settings.secrets_folder, "spool"),
-        settings.gateway_traces_wait_seconds, settings.gateway_traces_max_waiting, metrics.spans.labels("lost").inc,
-    )  # fmt: skip
 
 
 def serve(service: Service) -> None:

@@ -189,13 +189,9 @@ class GatewaySettings(Settings):
         "that set no `ratchet.task` and whose `service.name` is not a task's name.",
     )
     gateway_traces_max_body_bytes: int = Field(
-        default=4 * 1024**2, ge=64 * 1024, description="Of /v1/traces and /v1/logs, as sent; unpacked: four times it."
+        default=4 * 1024**2, ge=64 * 1024, description="Of /v1/traces, as sent; unpacked: four times it."
     )
-    gateway_traces_max_spans: int = Field(default=10_000, ge=1, description="Spans or log records of one request.")
-    gateway_traces_max_waiting: int = Field(default=50_000, ge=1, description="Spans that wait for log records.")
-    gateway_traces_wait_seconds: float = Field(
-        default=300.0, gt=0.0, description="How long a span without messages waits for log records that have them."
-    )
+    gateway_traces_max_spans: int = Field(default=10_000, ge=1, description="Spans of one request.")
     gateway_event_bytes: int = Field(
         default=MAX_EVENT_BYTES,
         ge=16 * 1024,

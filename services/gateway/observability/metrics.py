@@ -58,8 +58,8 @@ class Metrics:
             registry=self.registry,
         )  # fmt: skip
         self.spans = Counter(
-            "ratchet_gateway_spans", "Model calls reported by spans: logged, failed, known (answered here), rejected, "
-            "waiting (for messages), lost (none came).", ["outcome"], registry=self.registry,
+            "ratchet_gateway_spans", "Model calls reported by spans: logged, failed, known (answered here), rejected.",
+            ["outcome"], registry=self.registry,
         )  # fmt: skip
         self.observations_dropped = Counter(
             "ratchet_gateway_observations_dropped", "Failed requests not recorded: the spool was full.",

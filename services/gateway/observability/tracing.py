@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
 _PARENT, _STATE = PARENT.encode(), STATE.encode()
-_UNTRACED_PATHS = frozenset(("/healthz", "/readyz", "/metrics", "/v1/traces", "/v1/logs"))
+_UNTRACED_PATHS = frozenset(("/healthz", "/readyz", "/metrics", "/v1/traces"))
 """Polled by machines every few seconds, or telemetry itself."""
 _ATTRIBUTES = {
     b"x-ratchet-prediction-id": "ratchet.prediction_id",

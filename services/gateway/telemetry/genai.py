@@ -88,18 +88,6 @@ def content_of(span: Span) -> Content | None:
     return None
 
 
-def has_content(event: SpanEvent) -> bool:
-    """Return True if a log record has texts of a conversation. They are empty where capturing is off."""
-    if event.name == _DETAILS:
-        return "gen_ai.output.messages" in event.data
-    if event.name == "gen_ai.choice":
-        try:
-            return _choice(event.data) is not None
-        except ValueError:  # Cut short; its span will be rejected.
-            return True
-    return event.name in _MESSAGE_ROLES and bool(event.data.get("content") or event.data.get("tool_calls"))
-
-
 _MESSAGE_ROLES = {f"gen_ai.{role}.message": role for role in ("system", "user", "assistant", "tool")}
 
 

@@ -10,22 +10,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from services.gateway.auth.grants import Grant
 from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.event_log import EventLog
 from services.gateway.recording.external import ExternalPredictions
 from services.gateway.tasks.served import ServedTask, ServedTasks
-from services.gateway.telemetry.correlation import CorrelationBuffer
-from services.gateway.telemetry.genai import (
-    has_content,
-    is_generation,
-    may_be_generation,
-)
+from services.gateway.telemetry.genai import is_generation, may_be_generation
 from services.gateway.telemetry.genai_call import model_of, response_id_of
 from services.gateway.telemetry.predictions import records_of_span
-from services.gateway.telemetry.spans import MalformedTelemetry, Span, SpanEvent, read_logs, read_spans
+from services.gateway.telemetry.spans import MalformedTelemetry, Span, read_spans
 from shared.http import HttpError
 from shared.spool import Record
 
@@ -36,39 +31,21 @@ _MAX_REASONS = 5
 _WAY_OUT_TASK = (
     "set OTEL_RESOURCE_ATTRIBUTES=ratchet.task=<task> in the application, or RATCHET_GATEWAY_TRACES_TASKS here"
 )
-_WAY_OUT_MESSAGES = (
-    "no messages: set OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=span_only in the application, with "
-    "opentelemetry-instrumentation-openai-v2 also OTEL_SEMCONV_STABILITY_OPT_IN=gen_ai_latest_experimental"
-)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class IngestOptions:
-    """`task_names`: the task of a `service.name` or a model; `max_items`: spans or log records per request."""
+    """`task_names`: the task of a `service.name` or a model; `max_spans`: of one request."""
 
     task_names: Mapping[str, str]
-    max_items: int
+    max_spans: int
 
 
 class ExportResult(NamedTuple):
-    """How many spans or records were rejected, and why; `message` may be a warning although none was."""
+    """How many spans were rejected, and why."""
 
     rejected: int = 0
     message: str = ""
-
-
-class _Converted(NamedTuple):
-    """A span and its records; None: its messages have not arrived. `is_buffered`: it is in the correlation buffer."""
-
-    span: Span
-    records: list[Record] | None
-    is_buffered: bool
-
-    @property
-    def outcome(self) -> str:
-        return "waiting" if self.records is None else "failed" if self.span.failed else "logged"
 
 
 class _Rejected(Exception):
@@ -82,85 +59,47 @@ class TelemetryIngest:
         log: EventLog,
         external: ExternalPredictions,
         metrics: Metrics,
-        buffer: CorrelationBuffer,
         options: IngestOptions,
     ) -> None:
         self._tasks = tasks
         self._log = log
         self._external = external
         self._metrics = metrics
-        self._buffer = buffer
         self._options = options
 
-    async def ingest_spans(self, body: bytes, grant: Grant, *, as_json: bool) -> ExportResult:
+    async def ingest(self, body: bytes, grant: Grant, *, as_json: bool) -> ExportResult:
         """Log the model calls among the spans; ignore other spans. Idempotent.
 
         Raises MalformedTelemetry, HttpError 503 while no task is known, DependencyUnavailable without space: retry.
         """
         spans = await self._read(read_spans(body, as_json=as_json, wanted=may_be_generation))
-        return await self._ingest([span for span in spans if self._is_new_generation(span)], grant)
-
-    async def ingest_logs(self, body: bytes, grant: Grant, *, as_json: bool) -> ExportResult:
-        """Join log records with their spans, whichever came first. Raises as `ingest_spans` does."""
-        by_span: dict[tuple[str, str], list[SpanEvent]] = {}
-        for record in await self._read(read_logs(body, as_json=as_json)):
-            if has_content(record.event):
-                by_span.setdefault((record.trace_id, record.span_id), []).append(record.event)
-        spans: list[Span | None] = []
-        for group in _groups(by_span.items()):
-            spans += await asyncio.to_thread(self._buffer_events, group)
-        return await self._ingest([span for span in spans if span is not None], grant, buffered=True)
-
-    def _buffer_events(self, group: list[tuple[tuple[str, str], list[SpanEvent]]]) -> list[Span | None]:
-        return [self._buffer.add_events(trace_id, span_id, events) for (trace_id, span_id), events in group]
-
-    async def _ingest(self, spans: Iterable[Span], grant: Grant, *, buffered: bool = False) -> ExportResult:
-        """`buffered`: the spans are in the correlation buffer, and stay there while messages are missing."""
         rejected: Counter[str] = Counter()
         outcomes: Counter[str] = Counter()
-        for group in _groups(spans):
+        for group in _groups([span for span in spans if self._is_new_generation(span)]):
             records: list[Record] = []
-            finished = []
             for span in group:
                 try:
-                    converted = await self._convert(span, grant, buffered)
+                    records += records_of_span(span, self._task(span, grant), self._external, grant.app)
+                    outcomes["failed" if span.failed else "logged"] += 1
                 except (_Rejected, ValueError, HttpError) as error:
                     rejected[_reason(error)] += 1
-                    finished.append(span)
-                    continue
-                if converted.records is not None:
-                    records += converted.records
-                    finished += [span] if converted.is_buffered else []
-                outcomes[converted.outcome] += 1
             if records:
                 await self._log.append(records)
-            for span in finished:
-                await asyncio.to_thread(self._buffer.remove, span)
             await asyncio.sleep(0)
         outcomes["rejected"] = rejected.total()
-        if buffered:
-            del outcomes["waiting"]  # They were counted when they entered the buffer.
         for outcome, count in outcomes.items():
             self._metrics.spans.labels(outcome).inc(count)
-        return _result(rejected, outcomes["waiting"])
+        return ExportResult(
+            rejected.total(), "; ".join(f"{count}: {reason}" for reason, count in rejected.most_common(_MAX_REASONS))
+        )
 
-    async def _convert(self, span: Span, grant: Grant, buffered: bool) -> _Converted:
-        """Convert a span to records. If its messages have not arrived, put it into the buffer."""
-        task = self._task(span, grant)
-        records = records_of_span(span, task, self._external, grant.app)
-        if records is None and not buffered:
-            buffered = True
-            span = await asyncio.to_thread(self._buffer.add_span, span)
-            records = records_of_span(span, task, self._external, grant.app)
-        return _Converted(span, records, buffered)
-
-    async def _read(self, items: Iterator[T]) -> list[T]:
-        """Read a request's items, a few at a time, so that other requests run. MalformedTelemetry if too many."""
-        found: list[T] = []
-        for item in items:
-            found.append(item)
-            if len(found) > self._options.max_items:
-                message = f"more than {self._options.max_items} in one request: set a smaller batch in the exporter"
+    async def _read(self, spans: Iterator[Span]) -> list[Span]:
+        """Read a request's spans, a few at a time, so that other requests run. MalformedTelemetry if too many."""
+        found: list[Span] = []
+        for span in spans:
+            found.append(span)
+            if len(found) > self._options.max_spans:
+                message = f"more than {self._options.max_spans} in one request: set a smaller batch in the exporter"
                 raise MalformedTelemetry(message)
             if not len(found) % _GROUP_SIZE:
                 await asyncio.sleep(0)
@@ -207,8 +146,8 @@ class TelemetryIngest:
             raise _Rejected(f"service {service[:100]!r}: {error}{way_out}") from error
 
 
-def _groups(items: Iterable[T]) -> Iterator[list[T]]:
-    iterator = iter(items)
+def _groups(spans: Iterable[Span]) -> Iterator[list[Span]]:
+    iterator = iter(spans)
     while group := list(islice(iterator, _GROUP_SIZE)):
         yield group
 
@@ -218,10 +157,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, HttpError) and error.status == 503:
         raise error
     return str(error)[:500]
-
-
-def _result(rejected: Counter[str], waiting: int) -> ExportResult:
-    messages = [f"{count}: {reason}" for reason, count in rejected.most_common(_MAX_REASONS)]
-    if waiting:
-        messages.append(f"{waiting} wait for /v1/logs: {_WAY_OUT_MESSAGES}")
-    return ExportResult(rejected.total(), "; ".join(messages))

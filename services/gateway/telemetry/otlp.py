@@ -1,4 +1,4 @@
-"""The OTLP/HTTP routes: `/v1/traces`, and `/v1/logs` for messages sent as log records.
+"""The OTLP/HTTP route `/v1/traces`.
 
 The protocol (https://opentelemetry.io/docs/specs/otlp/#otlphttp): protobuf or JSON, plain or gzip; a response has the
 request's format; an error is a google.rpc.Status; 429 and 503 ask the client to retry.
@@ -6,14 +6,12 @@ request's format; an error is a google.rpc.Status; 429 and 503 ask the client to
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from google.rpc.status_pb2 import Status
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from services.gateway.asgi.admission import Admission
@@ -27,43 +25,31 @@ _CODES = {400: 3, 401: 16, 403: 7, 404: 5, 413: 11, 415: 3, 429: 8, 503: 14}
 """google.rpc.Code by HTTP status: INVALID_ARGUMENT, UNAUTHENTICATED, …; any other status is INTERNAL."""
 _INTERNAL = 13
 
-Ingest = Callable[..., Awaitable[ExportResult]]
-
 
 def build_router(telemetry: TelemetryIngest, admission: Admission) -> APIRouter:
-    """The two routes. A body may have four times as many bytes after gzip as before."""
+    """The route. A body may have four times as many bytes after gzip as before."""
     router, max_bytes = APIRouter(), admission.limits.telemetry
     responses: dict[int | str, dict[str, Any]] = {
-        200: {
-            "description": "Accepted; `partialSuccess` has the number of rejected spans or records, and the reasons."
-        },
+        200: {"description": "Accepted; `partialSuccess` has the number of rejected spans, and the reasons."},
         400: {"description": "Not valid OTLP. Do not retry."},
         503: {"description": "Temporarily unavailable. Retry."},
     }
 
-    async def answer(request: Request, ingest: Ingest, signal: str, response: Any) -> Response:
+    @router.post("/v1/traces", responses=responses)
+    async def spans(request: Request) -> Response:
+        """Log spans with `gen_ai.*` attributes, as OpenTelemetry exporters send them, as predictions."""
         as_json = _media_type(request.headers.get("content-type", "")) == _JSON
         try:
             headers, receive = request.headers.raw, request.receive
             async with admission.body_of(headers, receive, max_bytes, 4 * max_bytes) as (grant, body):
                 _check_type(request)
-                return _response(await ingest(body, grant, as_json=as_json), signal, response, as_json)
+                return _response(await telemetry.ingest(body, grant, as_json=as_json), as_json)
         except MalformedTelemetry as error:
             return _error(400, str(error), as_json)
         except DependencyUnavailable as error:
             return _error(503, f"{error.reason}. {error.way_out}".strip(), as_json, {"retry-after": "2"})
         except HttpError as error:
             return _error(error.status, str(error), as_json, error.headers)
-
-    @router.post("/v1/traces", responses=responses)
-    async def spans(request: Request) -> Response:
-        """Log spans with `gen_ai.*` attributes, as OpenTelemetry exporters send them, as predictions."""
-        return await answer(request, telemetry.ingest_spans, "rejectedSpans", ExportTraceServiceResponse())
-
-    @router.post("/v1/logs", responses=responses)
-    async def logs(request: Request) -> Response:
-        """Take messages of spans from instrumentations that send them as log records."""
-        return await answer(request, telemetry.ingest_logs, "rejectedLogRecords", ExportLogsServiceResponse())
 
     return router
 
@@ -79,16 +65,14 @@ def _check_type(request: Request) -> None:
         raise HttpError(415, message, "media_type")
 
 
-def _response(result: ExportResult, signal: str, response: Any, as_json: bool) -> Response:
+def _response(result: ExportResult, as_json: bool) -> Response:
     if as_json:
-        partial = {signal: str(result.rejected), "errorMessage": result.message}
-        return Response(orjson.dumps({"partialSuccess": partial} if result.message else {}), media_type=_JSON)
-    if result.message:
-        partial_success = response.partial_success
-        partial_success.error_message = result.message
-        setattr(
-            partial_success, "rejected_spans" if signal == "rejectedSpans" else "rejected_log_records", result.rejected
-        )
+        partial = {"rejectedSpans": str(result.rejected), "errorMessage": result.message}
+        return Response(orjson.dumps({"partialSuccess": partial} if result.rejected else {}), media_type=_JSON)
+    response = ExportTraceServiceResponse()
+    if result.rejected:
+        response.partial_success.rejected_spans = result.rejected
+        response.partial_success.error_message = result.message
     return Response(response.SerializeToString(), media_type=_PROTOBUF)
 
 

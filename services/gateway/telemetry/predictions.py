@@ -18,15 +18,19 @@ from shared.spool import Record
 from shared.tracing import PARENT
 
 _MAX_NS = 2**62
+_NO_MESSAGES = (
+    "no messages: set OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=span_only in the application, with "
+    "opentelemetry-instrumentation-openai-v2 also OTEL_SEMCONV_STABILITY_OPT_IN=gen_ai_latest_experimental"
+)
 
 
 def records_of_span(
     span: Span, task: ServedTask, external: ExternalPredictions, app: str | None = None
-) -> list[Record] | None:
-    """A prediction and an observation, or only an observation if the call failed; None if the span has no messages.
+) -> list[Record]:
+    """A prediction and an observation, or only an observation if the call failed.
 
-    They continue the span's trace, and their event ids depend only on the span. Raises ValueError, HttpError 400 for
-    what an event cannot carry. `app`: the name of the sender's key.
+    They continue the span's trace, and their event ids depend only on the span. Raises ValueError for a span without
+    messages, ValueError and HttpError 400 for what an event cannot carry. `app`: the name of the sender's key.
     """
     trace = ((PARENT, f"00-{span.trace_id}-{span.span_id}-01".encode()),)
     caller = external.caller(user_of(span.attributes), session_of(span.attributes), None, app, trace)
@@ -34,7 +38,7 @@ def records_of_span(
     if span.failed:
         return [encode_event(observed, trace)]
     if (content := content_of(span)) is None:
-        return None
+        raise ValueError(_NO_MESSAGES)
     _, record = external.record(_report(span, observed, content, external, caller))
     return [record, encode_event(observed, trace)]
 

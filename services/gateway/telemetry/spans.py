@@ -1,4 +1,4 @@
-"""Decodes OTLP, from protobuf or JSON, into plain spans and log records. No I/O; independent of GenAI conventions.
+"""Decodes OTLP, from protobuf or JSON, into plain spans. No I/O; independent of GenAI conventions.
 
 Format: https://opentelemetry.io/docs/specs/otlp (JSON is protobuf's mapping, but ids are hex and enums are numbers).
 """
@@ -12,7 +12,6 @@ from typing import Any
 
 import orjson
 from google.protobuf.message import DecodeError, Message
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from services.gateway.formats.validation import quoted
@@ -38,7 +37,7 @@ class MalformedTelemetry(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class SpanEvent:
-    """An event of a span, or a log record about one. `data`: its attributes and the fields of its body."""
+    """An event of a span. `data`: its attributes."""
 
     name: str
     data: Attributes
@@ -58,21 +57,9 @@ class Span:
     events: tuple[SpanEvent, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class LogRecord:
-    trace_id: str
-    span_id: str
-    event: SpanEvent
-
-
 def read_spans(body: bytes, *, as_json: bool, wanted: Wanted) -> Iterator[Span]:
     """Yield the wanted spans of an ExportTraceServiceRequest. Raises MalformedTelemetry."""
     return _json_spans(_decode_json(body), wanted) if as_json else _proto_spans(body, wanted)
-
-
-def read_logs(body: bytes, *, as_json: bool) -> Iterator[LogRecord]:
-    """Yield the log records of an ExportLogsServiceRequest that are events of a span. Raises MalformedTelemetry."""
-    return _json_logs(_decode_json(body)) if as_json else _proto_logs(body)
 
 
 def _proto_spans(body: bytes, wanted: Wanted) -> Iterator[Span]:
@@ -90,15 +77,6 @@ def _proto_spans(body: bytes, wanted: Wanted) -> Iterator[Span]:
                     resource=resource,
                     events=tuple(SpanEvent(event.name, _proto_attributes(event.attributes)) for event in span.events),
                 )
-
-
-def _proto_logs(body: bytes) -> Iterator[LogRecord]:
-    for resource_group in _decode_protobuf(ExportLogsServiceRequest(), body).resource_logs:
-        for record in (record for scope in resource_group.scope_logs for record in scope.log_records):
-            attributes = _proto_attributes(record.attributes)
-            name = record.event_name or attributes.get("event.name")
-            if name and record.trace_id and record.span_id:
-                yield _record(name, record.trace_id.hex(), record.span_id.hex(), attributes, _proto_value(record.body))
 
 
 def _decode_protobuf(message: Any, body: bytes) -> Any:
@@ -143,23 +121,6 @@ def _json_spans(data: dict[str, Any], wanted: Wanted) -> Iterator[Span]:
                         SpanEvent(_text(event, "name"), _json_attributes(event)) for event in _list(span, "events")
                     ),
                 )
-
-
-def _json_logs(data: dict[str, Any]) -> Iterator[LogRecord]:
-    for resource_group in _list(data, "resourceLogs"):
-        for record in (
-            record for scope in _list(resource_group, "scopeLogs") for record in _list(scope, "logRecords")
-        ):  # fmt: skip
-            attributes = _json_attributes(record)
-            name = _text(record, "eventName") or attributes.get("event.name")
-            if isinstance(name, str) and name and record.get("traceId") and record.get("spanId"):
-                body = _json_value(_dict(record, "body"))
-                yield _record(name, record["traceId"], record["spanId"], attributes, body)
-
-
-def _record(name: str, trace_id: Any, span_id: Any, attributes: dict[str, Any], body: Any) -> LogRecord:
-    data = attributes | (body if isinstance(body, dict) else {})
-    return LogRecord(_id(trace_id, _TRACE_ID), _id(span_id, _SPAN_ID), SpanEvent(name, data))
 
 
 def _decode_json(body: bytes) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""OTLP requests: spans and log records made by hand, and recordings of real instrumentations."""
+"""OTLP requests: spans made by hand, and recordings of real instrumentations."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from typing import Any
 
 import httpx
 from google.protobuf.json_format import MessageToDict
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
-from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from schemas.catalog import topic_of
@@ -33,12 +31,10 @@ from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.external import ExternalPredictions
 from services.gateway.settings import BodyLimits
 from services.gateway.tasks.served import ServedTasks
-from services.gateway.telemetry.correlation import CorrelationBuffer
 from services.gateway.telemetry.ingest import IngestOptions, TelemetryIngest
 from services.gateway.telemetry.otlp import build_router
 from shared.http import build_http
 from shared.kafka.latest_by_key import LatestByKey
-from shared.privacy.encryption import Cipher
 from shared.spool import Record, SpoolUnavailable
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -103,15 +99,6 @@ def traces(*spans: Span, service: str = "support", **resource: str) -> ExportTra
     return request
 
 
-def logs(*records: tuple[str, Mapping[str, Any]], span_id: str = SPAN) -> ExportLogsServiceRequest:
-    request = ExportLogsServiceRequest()
-    request.resource_logs.add().scope_logs.add().log_records.extend(
-        LogRecord(trace_id=bytes.fromhex(TRACE), span_id=bytes.fromhex(span_id), event_name=name, body=any_value(body))
-        for name, body in records
-    )
-    return request
-
-
 def as_json(request: Any) -> dict[str, Any]:
     """OTLP's JSON: protobuf's, but ids in hex and enums as numbers."""
     data: dict[str, Any] = MessageToDict(request, use_integers_for_enums=True)
@@ -171,25 +158,22 @@ class Keyring:
 
 @dataclass
 class Receiver:
-    """The gateway's two OTLP routes alone."""
+    """The gateway's OTLP route alone."""
 
     http: httpx.AsyncClient
     log: RecordedEvents
     ids: PredictionIds
     metrics: Metrics
-    buffer: CorrelationBuffer
     keys: Keyring
 
     async def send(self, request: Any, **headers: str) -> httpx.Response:
-        path = "/v1/logs" if isinstance(request, ExportLogsServiceRequest) else "/v1/traces"
-        return await self.http.post(path, content=request.SerializeToString(), headers={**PROTOBUF, **headers})
+        return await self.http.post("/v1/traces", content=request.SerializeToString(), headers={**PROTOBUF, **headers})
 
     async def accepted(self, request: Any) -> Any:
         """Send a request; return its partial success."""
         response = await self.send(request)
         assert response.status_code == 200, response.text
-        is_logs = isinstance(request, ExportLogsServiceRequest)
-        response_message = ExportLogsServiceResponse() if is_logs else ExportTraceServiceResponse()
+        response_message = ExportTraceServiceResponse()
         response_message.ParseFromString(response.content)
         return response_message.partial_success
 
@@ -204,20 +188,19 @@ SPECS = (
 
 
 @asynccontextmanager
-async def receiver(folder: Path, specs: Sequence[TaskSpec] = SPECS) -> AsyncIterator[Receiver]:
-    """OTLP routes that take 50 spans a request, 64 KiB a body, 256 KiB unpacked."""
+async def receiver(specs: Sequence[TaskSpec] = SPECS) -> AsyncIterator[Receiver]:
+    """An OTLP route that takes 50 spans a request, 64 KiB a body, 256 KiB unpacked."""
     tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
     for spec in specs:
         await tasks.put(spec.name, TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
     metrics, log, ids, keys = Metrics(), RecordedEvents(), PredictionIds(b"k" * 32), Keyring()
-    buffer = CorrelationBuffer(folder, Cipher(b"w" * 32), 60.0, 100, metrics.spans.labels("lost").inc)
     served = ServedTasks(tasks, metrics)
     names = {"legacy-app": "haiku", "own-model": "haiku", "support-desk": "support"}
     app = build_http("test", list, 64 * 1024)
     external = ExternalPredictions(Identifiers(ids, b"s" * 32), now=lambda: NOW)
-    ingest = TelemetryIngest(served, log, external, metrics, buffer, IngestOptions(names, 50))
+    ingest = TelemetryIngest(served, log, external, metrics, IngestOptions(names, 50))
     admission = Admission(keys, BodyLimits(telemetry=64 * 1024))  # type: ignore[arg-type]
     app.include_router(build_router(ingest, admission))
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
-        yield Receiver(http, log, ids, metrics, buffer, keys)
+        yield Receiver(http, log, ids, metrics, keys)

@@ -19,16 +19,14 @@ from hypothesis import strategies as st
 from services.gateway.auth.grants import AccessControl
 from services.gateway.main import build
 from services.gateway.settings import GatewaySettings
-from services.gateway.telemetry.spans import MalformedTelemetry, read_logs, read_spans
+from services.gateway.telemetry.spans import MalformedTelemetry, read_spans
 from shared.errors import ConfigurationError
 from shared.http import HttpError
 from tests.unit.gateway.otlp_senders import (
-    CHAT,
     CHAT_WITH_MESSAGES,
     PROTOBUF,
     Receiver,
     as_json,
-    logs,
     receiver,
     recorded,
     span,
@@ -36,14 +34,12 @@ from tests.unit.gateway.otlp_senders import (
 )
 
 JSON = {"content-type": "application/json"}
-QUESTION = ("gen_ai.user.message", {"content": "hm?"})
-CHOICE = ("gen_ai.choice", {"index": 0, "message": {"content": "delivery", "more": [1, 2.5, True, None, {"a": "b"}]}})
 EVENTS = [("first", {"n": 1}), ("second", {"deep": {"list": [{"x": "y"}]}})]
 
 
 @pytest.fixture
-async def gateway(tmp_path: Path) -> AsyncIterator[Receiver]:
-    async with receiver(tmp_path / "waiting") as receiving:
+async def gateway() -> AsyncIterator[Receiver]:
+    async with receiver() as receiving:
         yield receiving
 
 
@@ -59,10 +55,6 @@ def test_json_and_protobuf_are_decoded_alike() -> None:
     plain = list(read_spans(request.SerializeToString(), as_json=False, wanted=bool))
     assert plain == list(read_spans(json.dumps(as_json(request)).encode(), as_json=True, wanted=bool))
     assert plain[0].failed
-    records = logs(QUESTION, CHOICE)
-    decoded = list(read_logs(records.SerializeToString(), as_json=False))
-    assert decoded == list(read_logs(json.dumps(as_json(records)).encode(), as_json=True))
-    assert decoded[1].event.data["message"]["more"] == [1, 2.5, True, None, {"a": "b"}]
 
 
 async def test_json_is_answered_in_json(gateway: Receiver) -> None:
@@ -75,13 +67,6 @@ async def test_json_is_answered_in_json(gateway: Receiver) -> None:
     response = await _post(gateway, as_json(traces(span(CHAT_WITH_MESSAGES), service="nowhere")))
     assert response.json()["partialSuccess"]["rejectedSpans"] == "1"
     assert "'nowhere'" in response.json()["partialSuccess"]["errorMessage"]
-
-
-async def test_log_records_may_be_json(gateway: Receiver) -> None:
-    response = await gateway.http.post("/v1/logs", json=as_json(logs(QUESTION, CHOICE)))
-    assert (response.status_code, response.json()) == (200, {})
-    await _post(gateway, as_json(traces(span(CHAT))))
-    assert gateway.log.answers == ["delivery"]
 
 
 async def test_protobuf_is_answered_in_protobuf(gateway: Receiver) -> None:
@@ -196,8 +181,8 @@ async def test_a_full_log_asks_the_client_to_retry(gateway: Receiver) -> None:
     assert Status.FromString(response.content).code == 14
 
 
-async def test_while_no_task_is_known_the_client_is_asked_to_retry(tmp_path: Path) -> None:
-    async with receiver(tmp_path, specs=()) as gateway:
+async def test_while_no_task_is_known_the_client_is_asked_to_retry() -> None:
+    async with receiver(specs=()) as gateway:
         response = await gateway.send(traces(span(CHAT_WITH_MESSAGES)))
     assert response.status_code == 503
     assert "no task is known yet" in Status.FromString(response.content).message
@@ -210,7 +195,7 @@ async def test_without_a_valid_key_the_body_is_not_decoded(gateway: Receiver) ->
     assert response.json() == {"code": 16, "message": "no API key"}
 
 
-async def test_otlp_routes_have_a_body_limit_of_their_own(tmp_path: Path) -> None:
+async def test_spans_have_a_body_limit_of_their_own(tmp_path: Path) -> None:
     settings = GatewaySettings(home=tmp_path, gateway_max_body_bytes=1_024, gateway_traces_max_body_bytes=64 * 1024)
     service = build(settings)
     assert service.http is not None
@@ -218,8 +203,7 @@ async def test_otlp_routes_have_a_body_limit_of_their_own(tmp_path: Path) -> Non
     transport = httpx.ASGITransport(app=service.http.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
         for path, size, refused in (
-            ("/v1/traces", 64 * 1024, False), ("/v1/traces", 64 * 1024 + 1, True), ("/v1/logs", 2_000, False),
-            ("/v1/feedback", 2_000, True),
+            ("/v1/traces", 64 * 1024, False), ("/v1/traces", 64 * 1024 + 1, True), ("/v1/feedback", 2_000, True),
         ):  # fmt: skip
             response = await http.post(path, content=b" " * size, headers=JSON)
             assert (response.status_code == 413) is refused, (path, size)
