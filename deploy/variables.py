@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import importlib
+import importlib.util
 import re
 from collections.abc import Collection, Iterable, Iterator
 
@@ -29,6 +29,8 @@ def settings_fields() -> Iterator[tuple[str, str, dict[str, FieldInfo]]]:
     common = Settings.model_fields
     yield "All services", "shared/settings.py", common
     for service in SERVICES:
+        if importlib.util.find_spec(f"services.{service}.settings") is None:
+            continue
         name = "".join(word.title() for word in service.split("_")) + "Settings"
         module = importlib.import_module(f"services.{service}.settings")
         own = {key: info for key, info in getattr(module, name).model_fields.items() if key not in common}

@@ -44,7 +44,7 @@ def error_body(message: str, code: str, status: int, param: str | None = None) -
 def build_http(
     title: str,
     ready: Callable[[], list[str]],
-    max_body_bytes: int,
+    max_body_bytes: int = 64 * 1024,
     notes: Callable[[], list[str]] = list,
     sees_details: Callable[[Request], bool] = lambda _: True,
 ) -> FastAPI:

@@ -76,6 +76,8 @@ class Settings(BaseSettings):
         description="PostgreSQL; each service has a schema in it.",
     )
     unleash: str = Field(default="http://127.0.0.1:24242", description="Unleash server.")
+    unleash_project: str = Field(default="default", description="Unleash project of the flags.")
+    unleash_environment: str = Field(default="development", description="Unleash environment of the flags.")
     unleash_client_token: str = Field(default="", description="Token that reads flags.")
     unleash_admin_token: str = Field(default="", description="Token that moves flags; the deployer needs it.")
     vllm: str = Field(default="http://127.0.0.1:28000", description="Replicas' base URLs, comma-separated.")
@@ -88,6 +90,10 @@ class Settings(BaseSettings):
     vllm_key_file: Path | None = Field(default=None, description="A file with that key, instead.")
     vllm_max_lora_rank: int = Field(
         default=16, ge=1, description="The fleet's --max-lora-rank: no adapter of a higher rank is trained or loaded."
+    )
+    embedder: str = Field(
+        default="all-MiniLM-L6-v2",
+        description="Encoder of sentences, a folder below <home>/models. Another one finds no former failure modes.",
     )
     lake: str = Field(default="", description="Folder or s3:// URI of the lake; empty: <home>/lake.")
     artifacts: str = Field(default="", description="Folder or s3:// URI of artifacts; empty: <home>/artifacts.")
@@ -173,6 +179,10 @@ class Settings(BaseSettings):
     @property
     def models_folder(self) -> Path:
         return self.home / "models"
+
+    @property
+    def embedder_folder(self) -> Path:
+        return self.models_folder / self.embedder
 
     @property
     def secrets_folder(self) -> Path:

@@ -21,6 +21,8 @@ from services.console.settings import ConsoleSettings
 from shared.addresses import host_name, is_ip_address
 from shared.http import PROBED_PATHS, HttpError, build_http, error_body
 
+_MAX_BODY_BYTES = 1024 * 1024
+"""Of an answer: what a reviewer writes, and what stands for personal data in it."""
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
 
 
@@ -89,7 +91,7 @@ class AllowedHosts:
 
 def build_app(settings: ConsoleSettings, reviews: Reviews, history: CycleHistory) -> FastAPI:
     """Build the API; `main` mounts the pages on it."""
-    app = build_http("Ratchet console", list, settings.console_max_body_bytes)
+    app = build_http("Ratchet console", list, _MAX_BODY_BYTES)
     app.add_middleware(AllowedHosts, names=settings.allowed_names)
     app.add_middleware(NotFramed)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -40,7 +39,7 @@ def build(settings: ConsoleSettings | None = None) -> Service:
     broker = build_broker(settings, NAME)
     consumers = Consumers(broker, NAME, settings)
     engine = build_engine(settings, NAME)
-    queue = PostgresQueue(engine, timedelta(hours=settings.console_return_hours))
+    queue = PostgresQueue(engine)
     history = PostgresCycleHistory(engine)
     tasks = consumers.table(TaskChanged)
     surrogates = load_or_create_key(settings.secrets_folder, "surrogates")

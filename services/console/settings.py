@@ -17,14 +17,6 @@ class ConsoleSettings(Settings):
         "always allowed.",
     )
     console_port: int = Field(default=28090, ge=1, le=65_535, description="Port to listen on.")
-    console_max_body_bytes: int = Field(default=1024 * 1024, ge=1_024, description="A longer body is refused: 413.")
-    console_return_hours: float = Field(
-        default=12.0,
-        gt=0.0,
-        description="What a reviewer skipped, could not tell or is not blind to is for others. It comes back to them "
-        "after this time, and only if no other reviewer, who had not left it too, was there in it.",
-    )
-    console_refresh_seconds: float = Field(default=2.0, gt=0.0, description="Interval of an open page's refreshes.")
 
     @property
     def allowed_names(self) -> frozenset[str]:

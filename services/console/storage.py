@@ -93,10 +93,14 @@ class Queue(Protocol):
     async def drop_before(self, task: str, before: datetime) -> None: ...
 
 
+RETURNS_AFTER = timedelta(hours=12)
+"""So long others have for what a reviewer left to them: a question of the evening is there again in the morning."""
+
+
 class PostgresQueue:
     """Implements `Queue` on PostgreSQL. `returns_after`: see `_left_to_others`."""
 
-    def __init__(self, engine: AsyncEngine, returns_after: timedelta) -> None:
+    def __init__(self, engine: AsyncEngine, returns_after: timedelta = RETURNS_AFTER) -> None:
         self._engine = engine
         self._returns_after = returns_after
 

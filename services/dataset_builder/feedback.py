@@ -6,7 +6,7 @@ consumes  feedback.given
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 
 from schemas.base import utc_now
@@ -21,6 +21,9 @@ from shared.kafka.delivery import Delivery, RecordPosition
 from shared.kafka.resuming import resume_where_stored
 from shared.storage.predictions import AnsweredPrediction, AwaitedPredictions, PredictionLookup
 
+MAX_FEEDBACK = 500
+"""Handled at once."""
+
 
 class UserFeedback:
     def __init__(
@@ -32,12 +35,11 @@ class UserFeedback:
     ) -> None:
         self._settings = settings
         self._corrections = corrections
-        patience = timedelta(seconds=settings.dataset_builder_feedback_patience_seconds)
-        self._predictions = AwaitedPredictions(predictions, patience, now)
+        self._predictions = AwaitedPredictions(predictions, now)
 
     def subscribe(self, consumers: Consumers) -> None:
         """Register the handler."""
-        batch = BatchOptions(self._settings.dataset_builder_batch)
+        batch = BatchOptions(MAX_FEEDBACK)
         resume = resume_where_stored(self._corrections.next_offsets, partial(end_offsets, self._settings))
         consumers.on_batch(FeedbackGiven, self.on_feedback, batch, on_skipped=self._corrections.skip, resume=resume)
 

@@ -32,6 +32,10 @@ from shared.kafka.resuming import resume_where_stored
 from shared.privacy.retention import drop_expired_forever
 from shared.storage.erasures import subscribe_erasures
 
+MAX_CORRECTIONS = 500
+"""Stored at once."""
+_TRAFFIC_HOURS = 24
+"""Of production's answers, that the labels are compared with."""
 _READ_SECONDS = 10.0
 
 
@@ -57,7 +61,7 @@ class Handlers:
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""
         self._tasks = consumers.table(TaskChanged, self._corrections.save_revision, on_older=True)
-        batch, skip = BatchOptions(self._settings.dataset_builder_batch), self._corrections.skip
+        batch, skip = BatchOptions(MAX_CORRECTIONS), self._corrections.skip
         # A database that was restored, or made anew, would wait for ever for records that the group has committed.
         resume = resume_where_stored(self._corrections.next_offsets, partial(end_offsets, self._settings))
         consumers.on_batch(CorrectionSubmitted, self.on_corrections, batch, on_skipped=skip, resume=resume)
@@ -116,10 +120,10 @@ class Handlers:
             artifacts=settings.artifacts_uri,
             cache=self._cache,
             slots_folder=settings.slots_folder,
-            embedder=settings.models_folder / settings.dataset_builder_embedder,
+            embedder=settings.embedder_folder,
             secrets_folder=settings.secrets_folder,
             models_folder=settings.models_folder,
-            traffic_hours=settings.dataset_builder_traffic_hours,
+            traffic_hours=_TRAFFIC_HOURS,
         )
         self._jobs.submit(job_name(event), job, event.cycle_id)
 

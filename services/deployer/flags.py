@@ -270,7 +270,9 @@ async def _roll_back(admin: FlagAdmin, rollout: Rollout) -> None:
     rollback = flag_name(rollout.task, "rollback")
     state = await admin.read(rollback)
     if state is None or state.archived:
-        restored = replace(rollout, previous=rollout.primary)  # As the next candidate writes it: see `serving_after`.
+        restored = replace(
+            rollout, previous=rollout.primary
+        )  # As the next candidate writes it: see `next_serving_state`.
         await admin.set_strategy(flag_name(rollout.task, "primary"), primary_strategy(restored))
         return
     await admin.set_strategy(rollback, Strategy())
@@ -366,7 +368,7 @@ async def _restore_primary(admin: FlagAdmin, rollout: Rollout) -> None:
         if restores or is_outdated:
             await admin.set_strategy(primary, primary_strategy(rollout))
     if restores:
-        # The rolled-back adapter is the primary now (see `serving_after`): it serves before and after each write.
+        # The rolled-back adapter is the primary now (see `next_serving_state`): it serves before and after each write.
         await admin.switch(rollback, False)
 
 

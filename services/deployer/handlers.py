@@ -39,6 +39,8 @@ from shared.kafka.latest_by_key import LatestByKey
 from shared.privacy.retention import drop_expired_forever
 
 logger = logging.getLogger(__name__)
+_MAX_PAIRS, _MAX_CORRECTIONS, _MAX_OBSERVATIONS = 200, 100, 500
+"""Handled at once."""
 _ARMS = {Variant.CANARY, Variant.PRIMARY, Variant.BASE}
 """Whose requests are compared; after a promotion also the control's, whom the previous adapter serves."""
 _CLOCKS_DIFFER = timedelta(seconds=10)
@@ -72,13 +74,9 @@ class Handlers:
     def subscribe(self, consumers: Consumers) -> None:
         consumers.on(AdapterEvaluated, self.on_evaluated)
         consumers.on(StepFailed, self.on_step_failed)
-        consumers.on_batch(ShadowCompared, self.on_compared, BatchOptions(self._settings.deployer_pairs_batch))
-        consumers.on_batch(
-            CorrectionSubmitted, self.on_corrections, BatchOptions(self._settings.deployer_corrections_batch)
-        )
-        consumers.on_batch(
-            RequestObserved, self.on_observed, BatchOptions(self._settings.deployer_observations_batch)
-        )  # fmt: skip
+        consumers.on_batch(ShadowCompared, self.on_compared, BatchOptions(_MAX_PAIRS))
+        consumers.on_batch(CorrectionSubmitted, self.on_corrections, BatchOptions(_MAX_CORRECTIONS))
+        consumers.on_batch(RequestObserved, self.on_observed, BatchOptions(_MAX_OBSERVATIONS))
         consumers.on(FeedbackGiven, self.on_feedback)
         self.tasks = consumers.table(TaskChanged, self.on_task)
 

@@ -42,8 +42,8 @@ def build(settings: DeployerSettings | None = None) -> Service:
     admin = UnleashAdmin(
         settings.unleash,
         settings.unleash_admin_token,
-        settings.deployer_unleash_project,
-        settings.deployer_unleash_environment,
+        settings.unleash_project,
+        settings.unleash_environment,
         rollouts.confirm_lock,
     )
     inference = InferenceClient(settings.vllm_urls, key=settings.server_key())
@@ -56,7 +56,6 @@ def build(settings: DeployerSettings | None = None) -> Service:
         admin,
         VllmAdapterServer(replicas, artifacts, settings.vllm_max_lora_rank),
         publisher,
-        settings.deployer_open_tickets,
     )
     admission = Admission(rollouts, transitions, publisher)
     handlers = Handlers(settings, rollouts, ledger, transitions, admission)

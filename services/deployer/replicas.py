@@ -29,6 +29,10 @@ from shared.model.inference import InferenceClient, NotServed
 from shared.model.probes import disproof, first_tokens
 from shared.storage import artifacts
 
+PROVE_SECONDS = 600.0
+"""After so long a replica proves again that it serves an adapter."""
+_UNLOAD_SECONDS = 86_400.0
+"""So long a replica keeps an adapter of an ended rollout that nobody needs."""
 OUT_OF_SERVICE_SECONDS = 60.0
 """A replica that has not answered for so long is waited for no longer: the gateways stopped asking it before."""
 _MAX_PAUSE_SECONDS = 60.0
@@ -200,7 +204,7 @@ class AdapterReplicas:
         except RatchetError:
             replica.set_failed(name, self._clock(), self._settings.deployer_tick_seconds)
             raise
-        replica.set_proved(name, self._clock() + self._settings.deployer_prove_seconds)
+        replica.set_proved(name, self._clock() + PROVE_SECONDS)
 
     async def _listed(self, url: str) -> set[str]:
         """Return the models that a replica lists. That it refuses to list any says nothing about an adapter."""
@@ -217,8 +221,7 @@ class AdapterReplicas:
         """
         now = self._clock()
         replica.unneeded = {name: replica.unneeded.get(name, now) for name in listed & self._ended}
-        pause = self._settings.deployer_unload_hours * 3600
-        overdue = {name for name, since in replica.unneeded.items() if now - since >= pause}
+        overdue = {name for name, since in replica.unneeded.items() if now - since >= _UNLOAD_SECONDS}
         if not overdue:
             return
         try:

@@ -474,7 +474,7 @@ class ServingState:
     outdated_base: str = ""
 
 
-def serving_after(last: Rollout, base_model: str) -> ServingState:
+def next_serving_state(last: Rollout, base_model: str) -> ServingState:
     """Return who serves after a rollout; the base model itself if the task uses another base model by now.
 
     After an operator's rollback both are the adapter that was restored. The primary's payload can then be corrected

@@ -27,7 +27,7 @@ from services.deployer.flags import (
     read_control,
     read_flags,
 )
-from services.deployer.rollout import CONTROL_TICKETS, ENDED, RATCHET, Rollout, ServingState, serving_after
+from services.deployer.rollout import CONTROL_TICKETS, ENDED, RATCHET, Rollout, ServingState, next_serving_state
 from services.deployer.statistics.canary import canary_failure
 from services.deployer.statistics.non_inferiority import Allowance, margin_left
 from services.deployer.storage.ledger import LedgerStore
@@ -37,6 +37,8 @@ from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.identity import event_id
 from shared.kafka.publisher import EventPublisher
 
+MAX_OPEN_TICKETS = 40
+"""Of a candidate: reviewers answer the newest questions, not last week's."""
 _PRIORITY = 2.0
 """Above every low-confidence question (at most 1): a candidate waits for these answers."""
 _MISSING_ARTIFACT_TIMEOUT = timedelta(minutes=15)
@@ -57,7 +59,7 @@ class RolloutTransitions:
         admin: FlagAdmin,
         adapters: AdapterServer,
         publisher: EventPublisher,
-        max_open_tickets: int,
+        max_open_tickets: int = MAX_OPEN_TICKETS,
     ) -> None:
         self._missed: dict[str, datetime] = {}
         """Rollouts whose adapter is not in the artifact store, and since when."""
@@ -157,7 +159,7 @@ class RolloutTransitions:
     async def serving(self, task: str, base_model: str) -> ServingState:
         """Return who serves the task now. A task without any rollout yet is read from its primary flag."""
         if (last := await self._rollouts.last_changed(task)) is not None:
-            return serving_after(last.standing, base_model)
+            return next_serving_state(last.standing, base_model)
         state = await self._admin.read(flag_name(task, "primary"))
         payload = (state.payload or {}) if state is not None and state.enabled else {}
         return ServingState(payload.get("adapter"), payload.get("previous"))

@@ -30,6 +30,10 @@ logger = logging.getLogger(__name__)
 TICKS_AT_ONCE = 10
 """Each holds a connection to the database for its lock, and needs another."""
 _LONGEST_PAUSE = 60.0
+IDLE_TICKS = 15
+"""Ticks after which a rollout of which nothing is new is checked."""
+FLAGS_TICKS = 0.25
+"""Between two looks into Unleash's log: people wait for what they turned."""
 _END_AGAIN_SECONDS = 1.0
 """Less than that of a service's tasks, of which the one that waits for the workers is one."""
 _LOG_ENTRIES = 20
@@ -125,10 +129,11 @@ class TaskWorkers:
                 with contextlib.suppress(DependencyUnavailable):
                     for task in await self._rollouts.tasks():
                         self._handlers.wakes.note(task)
-            await asyncio.sleep(self._settings.deployer_flags_seconds)
+            await asyncio.sleep(FLAGS_TICKS * self._settings.deployer_tick_seconds)
 
     async def _tick_forever(self, task: str) -> None:
-        shortest, idle = self._settings.deployer_tick_seconds, self._settings.deployer_idle_seconds
+        shortest = self._settings.deployer_tick_seconds
+        idle = IDLE_TICKS * shortest
         pause = shortest
         while True:
             failed = True

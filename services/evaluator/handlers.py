@@ -12,7 +12,7 @@ from schemas.cycles import CycleFinished
 from schemas.rollouts import RolloutChanged, Stage
 from services.evaluator.domain import Candidate, job_name, production_of
 from services.evaluator.golden_history import record_promotion
-from services.evaluator.job import EvaluationJob
+from services.evaluator.job_input import EvaluationJob
 from services.evaluator.rivals.options import RivalOptions
 from services.evaluator.settings import EvaluatorSettings
 from shared.cycle_step import CycleStep
@@ -25,6 +25,10 @@ from shared.storage.artifacts import ArtifactStore
 from shared.threads import in_thread
 
 STEP = CycleStep("evaluator", "evaluation")
+_TIMEOUT_SECONDS = 60.0
+"""A slower answer counts as failed."""
+_RIVAL_ROWS = 40
+"""Held-out rows that prompts with examples are asked: long prompts take a small engine seconds."""
 
 
 class Handlers:
@@ -98,13 +102,13 @@ class Handlers:
             slots_folder=settings.slots_folder,
             slots=settings.evaluator_slots,
             concurrency=settings.evaluator_concurrency,
-            timeout_seconds=settings.evaluator_timeout_seconds,
+            timeout_seconds=_TIMEOUT_SECONDS,
             max_rank=settings.vllm_max_lora_rank,
             rivals=RivalOptions(
-                embedder=settings.models_folder / settings.evaluator_embedder,
+                embedder=settings.embedder_folder,
                 lake=settings.lake_uri,
                 prices_file=settings.prices_file,
-                rows=settings.evaluator_rival_rows,
+                rows=_RIVAL_ROWS,
             ),
         )
         cycle_id = event.cycle_id if isinstance(event, AdapterTrained) else None

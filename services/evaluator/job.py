@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel
-
 from schemas.adapters import (
     CALIBRATION_FILE,
     CALIBRATIONS,
@@ -39,7 +37,7 @@ from services.evaluator.domain import (
     probe_prompts,
 )
 from services.evaluator.golden_history import golden_result, past_results, publish_result, record_promotion
-from services.evaluator.rivals.options import RivalOptions
+from services.evaluator.job_input import EvaluationJob
 from services.evaluator.settings import KEY_VARIABLE
 from shared.conversation import chat_messages
 from shared.errors import DependencyUnavailable, InvalidMessage, RatchetError, StepImpossible
@@ -61,24 +59,6 @@ if TYPE_CHECKING:
 
 _WAKE_SECONDS = 600.0
 """A whole model is loaded when it is first asked."""
-
-
-class EvaluationJob(BaseModel):
-    """The input of the job's process. `production`: the adapter that serves now; None: the base model. `models`: where
-    whole models are served."""
-
-    trained: Candidate
-    production: str | None
-    vllm: tuple[str, ...]
-    models: tuple[str, ...] = ()
-    artifacts: str
-    cache: Path
-    slots_folder: Path
-    slots: int
-    concurrency: int
-    timeout_seconds: float
-    max_rank: int
-    rivals: RivalOptions
 
 
 def evaluate_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterEvaluated:
@@ -195,8 +175,8 @@ def unfair(production: ArmAnswers, asked: int) -> RatchetError:
         return StepImpossible(f"vLLM refuses {refused} of {asked} requests to production", REFUSED_WAY_OUT)
     return DependencyUnavailable(
         f"{failed} of {asked} requests to production failed, so no fair comparison is possible",
-        "Check vLLM and its log: ratchet status. Where answers take long, raise RATCHET_EVALUATOR_TIMEOUT_SECONDS, or "
-        "the task's evaluation.max_failed_share.",
+        "Check vLLM and its log: ratchet status. Where answers take long, lower RATCHET_EVALUATOR_CONCURRENCY, or "
+        "raise the task's evaluation.max_failed_share.",
     )
 
 

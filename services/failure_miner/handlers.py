@@ -7,7 +7,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol
 
@@ -41,7 +41,6 @@ from services.failure_miner.domain import (
 )
 from services.failure_miner.modes import FoundMode, StoredMode, describe_modes, modes_for_event
 from services.failure_miner.sampling import FEEDBACK, Question, Sighting, Sightings
-from services.failure_miner.settings import FailureMinerSettings
 from services.failure_miner.storage import SuspectStore
 from shared.cycle_step import CycleStep, current_spec, cycle_spec
 from shared.grading.text import same_answer
@@ -53,11 +52,16 @@ from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import EventPublisher
 from shared.kafka.resuming import resume_where_stored
 from shared.privacy.retention import drop_expired_forever
+from shared.settings import Settings
 from shared.storage.erasures import subscribe_erasures
 from shared.storage.failure_modes import ModesWriter, publish_modes
 from shared.storage.predictions import AnsweredPrediction, AwaitedPredictions, PredictionLookup
 
 NAME = "failure_miner"
+_MAX_PREDICTIONS = 256
+"""Embedded at once."""
+_MAX_SUSPECTS = 20_000
+"""That a cycle clusters; the newest are taken."""
 CORRECTIONS = topic_of(CorrectionSubmitted).name
 INPUTS = (PredictionLogged, FeedbackGiven, CorrectionSubmitted, SubjectForgotten)
 STEP = CycleStep(NAME, "failures", inputs=tuple(topic_of(event).name for event in INPUTS))
@@ -77,7 +81,7 @@ class Embedder(Protocol):
 class Handlers:
     def __init__(
         self,
-        settings: FailureMinerSettings,
+        settings: Settings,
         suspects: SuspectStore,
         embedder: Embedder,
         predictions: PredictionLookup,
@@ -88,8 +92,7 @@ class Handlers:
         self._settings = settings
         self._suspects = suspects
         self._embedder = embedder
-        patience = timedelta(seconds=settings.failure_miner_feedback_patience_seconds)
-        self._predictions = AwaitedPredictions(predictions, patience, now)
+        self._predictions = AwaitedPredictions(predictions, now)
         self._artifacts = artifacts
         self._publisher = publisher
         self._now = now
@@ -100,7 +103,7 @@ class Handlers:
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""
         self._tasks = consumers.table(TaskChanged)
-        batch, skip = BatchOptions(self._settings.failure_miner_batch), self._suspects.skip
+        batch, skip = BatchOptions(_MAX_PREDICTIONS), self._suspects.skip
         # A database that was restored, or made anew, would wait for ever for records that the group has committed.
         resume = resume_where_stored(self._suspects.next_offsets, partial(end_offsets, self._settings))
         consumers.on_batch(PredictionLogged, self.on_predictions, batch, on_skipped=skip, resume=resume)
@@ -199,7 +202,7 @@ class Handlers:
         spec = await cycle_spec(event, self._tasks, self._now())
         suspects = await self._suspects.unclustered(
             event.task, event.task_revision, event.data_cutoff, event.fence,
-            self._settings.failure_miner_max_suspects,
+            _MAX_SUSPECTS,
         )  # fmt: skip
         wrong = await self._comparable([s for s in suspects if not _is_right(s, spec)])
         right = [s for s in suspects if _is_right(s, spec)]

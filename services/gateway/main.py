@@ -37,7 +37,7 @@ from services.gateway.routing.passed_models import PassedModels
 from services.gateway.settings import GatewaySettings
 from services.gateway.tasks.served import ServedTasks
 from services.gateway.tasks.snapshot import TaskSnapshot
-from services.gateway.telemetry.ingest import IngestOptions, TelemetryIngest
+from services.gateway.telemetry.ingest import TelemetryIngest
 from services.gateway.telemetry.otlp import build_router
 from services.gateway.upstreams.external import ExternalApi, api_url
 from services.gateway.upstreams.replicas import Replicas
@@ -50,7 +50,7 @@ from shared.storage.artifacts import ArtifactStore
 
 NAME = "gateway"
 _HTTP = {
-    "ws": "none", "proxy_headers": False, "server_header": False, "timeout_keep_alive": 75,
+    "http": BoundedHttpProtocol, "ws": "none", "proxy_headers": False, "server_header": False, "timeout_keep_alive": 75,
 }  # fmt: skip
 """uvicorn's options. Idle connections stay open for longer than clients keep theirs: if the server closed first, a
 request could arrive on a closing connection."""
@@ -73,7 +73,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     access = AccessControl(
         settings.keys_file, settings.had_keys_file, settings.keys_required, buckets, origins=settings.cors_origins
     )
-    flags = UnleashFlagReader(settings.unleash, settings.unleash_client_token, settings.gateway_flags_seconds, folder)
+    flags = UnleashFlagReader(settings.unleash, settings.unleash_client_token, folder)
     replicas, external = _replicas(settings, metrics), _external_api(settings, metrics)
     sources = AnswerSources(replicas, external, settings.fallback_model, settings.gateway_forward_identity)
     media = MediaFolder(settings.media_folder, settings.secrets_folder, settings.media_options)
@@ -86,7 +86,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
         metrics,
         MediaReferences(identifiers.subjects_key),
         calibrations,
-        RecordingOptions(settings.gateway_spool_full == "answer", settings.gateway_event_bytes),
+        RecordingOptions(settings.gateway_spool_full == "answer"),
     )
     passed = PassedModels(settings.pass_models)
     pass_through = _pass_through(settings, passed, tasks, identifiers.predictions, log, metrics)
@@ -96,12 +96,10 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     metrics.registry.register(
         SpoolCollector(lambda: log.backlog, lambda: log.fullness, lambda: log.sync_failures, readiness.shipper_status)
     )
-    options = IngestOptions(settings.traces_tasks, settings.gateway_traces_max_spans)
-    elsewhere = ExternalPredictions(identifiers, settings.gateway_event_bytes)
-    ingest = TelemetryIngest(tasks, log, elsewhere, metrics, options)
+    elsewhere = ExternalPredictions(identifiers)
+    ingest = TelemetryIngest(tasks, log, elsewhere, metrics, settings.traces_tasks)
     admission = Admission(access, settings.body_limits)
     handlers = Handlers(tasks, log, elsewhere, access, large_work, settings.gateway_public_metrics, passed)
-    protocol = functools.partial(BoundedHttpProtocol, write_seconds=settings.gateway_write_seconds)
     app = build_app(
         answerer, handlers, metrics, readiness.missing, readiness.notes,
         admission, [build_router(ingest, admission)],
@@ -126,7 +124,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
         ],
         http=HttpServer(
             with_cors(with_spans(app, settings, NAME), settings.cors_origins),
-            settings.gateway_host, settings.gateway_port, several_workers, {**_HTTP, "http": protocol},
+            settings.gateway_host, settings.gateway_port, several_workers, _HTTP,
         ),
         serves_before_broker=True,
     )  # fmt: skip

@@ -14,6 +14,8 @@ from services.gateway.upstreams.replicas import Replicas
 from shared.addresses import without_credentials
 
 _NEARLY_FULL = 0.8
+_READY_SECONDS = 30.0
+"""Ready only if a replica answered within this time."""
 _NO_SERVER = "no model server answers"
 
 
@@ -73,4 +75,4 @@ class Readiness:
 
     @property
     def _replicas_answer(self) -> bool:
-        return self._replicas.answered_within(self._settings.gateway_ready_seconds)
+        return self._replicas.answered_within(_READY_SECONDS)

@@ -8,7 +8,6 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
-from schemas.base import MAX_EVENT_BYTES
 from shared.addresses import is_loopback
 from shared.errors import ConfigurationError
 from shared.settings import Settings, read_secret
@@ -62,14 +61,8 @@ class GatewaySettings(Settings):
     gateway_max_bytes_in_flight: int = Field(
         default=256 * 1024**2,
         ge=1024**2,
-        description="Bytes of the bodies of all requests that a worker is answering; over it, 503. The memory that "
-        "they take is up to five times as much.",
-    )
-    gateway_max_key_bytes_in_flight: int = Field(
-        default=64 * 1024**2, ge=64 * 1024, description="The same of one application's; over it, 429."
-    )
-    gateway_body_seconds: float = Field(
-        default=30.0, gt=0.0, description="Longest silence before or while a request's body arrives; then 408."
+        description="Bytes of the bodies of all requests that a worker is answering; over it, 503. One application may "
+        "have a quarter of it; over that, 429. The memory that they take is up to five times as much.",
     )
     gateway_keys_file: Path | None = Field(
         default=None, description="API keys, written by `ratchet keys`. Empty: <home>/gateway/keys.json."
@@ -93,23 +86,7 @@ class GatewaySettings(Settings):
     gateway_piece_seconds: float = Field(
         default=60.0, gt=0.0, description="Longest silence of a streamed answer, before its first piece too."
     )
-    gateway_connect_seconds: float = Field(default=2.0, gt=0.0, description="Longest wait for a connection.")
     gateway_connections: int = Field(default=1_000, ge=1, description="A worker's connections to all replicas.")
-    gateway_connection_wait_seconds: float = Field(
-        default=30.0, gt=0.0, description="Longest wait for one of them to be free; then 503."
-    )
-    gateway_write_seconds: float = Field(
-        default=30.0,
-        gt=0.0,
-        description="A client that reads nothing of a waiting answer for this long is disconnected, and its request to "
-        "the model server ends.",
-    )
-    gateway_retries: int = Field(
-        default=2, ge=0, le=10, description="How often a request that failed is tried again, at another replica."
-    )
-    gateway_circuit_failures: int = Field(
-        default=3, ge=1, description="Consecutive failures that open a replica's circuit breaker, to all but probes."
-    )
     gateway_fallback_url: str = Field(
         default="",
         pattern=r"^(https?://[^\s]+)?$",
@@ -134,77 +111,41 @@ class GatewaySettings(Settings):
     )
     gateway_pass_key: SecretStr = Field(default=SecretStr(""), description="The key of that API.")
     gateway_pass_key_file: Path | None = Field(default=None, description="A file with the key, instead.")
-    gateway_flags_seconds: int = Field(default=1, ge=1, description="Seconds between two polls of the flags.")
-    gateway_ready_seconds: float = Field(
-        default=30.0, gt=0.0, description="Ready only if a replica answered within this time."
-    )
     gateway_spool_folder: Path | None = Field(
         default=None, description="Where events wait for Kafka, encrypted: a local disk. Empty: <home>/spool."
     )
     gateway_spool_sync: Sync = Field(
         default=Sync.INTERVAL,
         description="When an event counts as durable. process: it is with the operating system, so the death of any "
-        "process loses nothing. interval: also on the disk within RATCHET_GATEWAY_SPOOL_SYNC_SECONDS, so a power cut "
-        "loses at most the events of that time. always: on the disk before the answer leaves; each waits for it.",
+        "process loses nothing. interval: also on the disk within half a second, so a power cut loses at most "
+        "the events of that time. always: on the disk before the answer leaves; each waits for it.",
     )
-    gateway_spool_sync_seconds: float = Field(
-        default=0.5, gt=0.0, le=60.0, description="Longest time until an event is on the disk, with interval."
-    )
-    gateway_spool_segment_bytes: int = Field(default=16 * 1024**2, ge=64 * 1024, description="Size of one file.")
     gateway_spool_max_bytes: int = Field(
-        default=2 * 1024**3, ge=1024**2, description="The spool is full above it. An event is 1 to 3 KB."
-    )
-    gateway_spool_max_age_seconds: float = Field(
-        default=3 * 86_400.0, gt=0.0, description="The spool is full while its oldest event waits for longer."
+        default=2 * 1024**3,
+        ge=1024**2,
+        description="The spool is full above it. An event is 1 to 3 KB. As much again may be kept media that wait.",
     )
     gateway_spool_full: Literal["refuse", "answer"] = Field(
         default="refuse",
         description="What a request gets while the spool or its disk is full. refuse: 503, and nothing is answered "
         "that is not recorded. answer: its answer, marked x-ratchet-logged: false, counted and never recorded.",
     )
-    gateway_media_folder: Path | None = Field(
-        default=None,
-        description="Where media that a task keeps wait for the artifact store, encrypted: a local disk. Empty: the "
-        "folder `media` beside the spool's.",
-    )
-    gateway_media_max_bytes: int = Field(
-        default=2 * 1024**3,
-        ge=1024**2,
-        description="Most bytes of them. Above it a request with media gets what RATCHET_GATEWAY_SPOOL_FULL says.",
-    )
-    gateway_shipper_records: int = Field(default=2_000, ge=1, le=50_000, description="Most events shipped at once.")
-    gateway_shipper_bytes: int = Field(default=8 * 1024**2, ge=64 * 1024, description="Most bytes shipped at once.")
     gateway_shipper_stop_seconds: float = Field(
         default=10.0, ge=0.0, description="On a stop, time to ship what waits; the rest is shipped by the next start."
     )
     gateway_shipper_late_seconds: float = Field(
         default=60.0, gt=0.0, description="/readyz notes an event, or kept media, that wait for longer."
     )
-    gateway_intake_records: int = Field(
-        default=500, ge=1, description="Most predictions of direct producers handled at once."
-    )
     gateway_traces_tasks: str = Field(
         default="",
         description="The task of a service or model: `service=task` or `model=task`, comma-separated, for applications "
         "that set no `ratchet.task` and whose `service.name` is not a task's name.",
-    )
-    gateway_traces_max_body_bytes: int = Field(
-        default=4 * 1024**2, ge=64 * 1024, description="Of /v1/traces, as sent; unpacked: four times it."
-    )
-    gateway_traces_max_spans: int = Field(default=10_000, ge=1, description="Spans of one request.")
-    gateway_event_bytes: int = Field(
-        default=MAX_EVENT_BYTES,
-        ge=16 * 1024,
-        le=3 * 1024**2,
-        description="The most that an event has of a request and its answers, as JSON. Longer texts are logged cut and "
-        "marked, and never trained on; the model server and the client get them whole.",
     )
     gateway_forward_identity: bool = Field(
         default=False,
         description="Send `user`, `safety_identifier`, `metadata`, `client_metadata`, `prompt_cache_key` and session "
         "ids on to the model server.",
     )
-    gateway_redaction_cache: int = Field(default=20_000, ge=0, description="Texts whose redaction is remembered.")
 
     @property
     def keys_file(self) -> Path:
@@ -241,10 +182,8 @@ class GatewaySettings(Settings):
     def body_limits(self) -> BodyLimits:
         return BodyLimits(
             body=self.gateway_max_body_bytes,
-            telemetry=self.gateway_traces_max_body_bytes,
             worker=self.gateway_max_bytes_in_flight,
-            app=self.gateway_max_key_bytes_in_flight,
-            silence=self.gateway_body_seconds,
+            app=self.gateway_max_bytes_in_flight // 4,
         )
 
     @property
@@ -253,11 +192,7 @@ class GatewaySettings(Settings):
             total=self.gateway_upstream_seconds,
             stream=self.gateway_stream_seconds,
             piece=self.gateway_piece_seconds,
-            connect=self.gateway_connect_seconds,
             connections=self.gateway_connections,
-            wait=self.gateway_connection_wait_seconds,
-            retries=self.gateway_retries,
-            opens_after=self.gateway_circuit_failures,
         )
 
     @property
@@ -305,18 +240,13 @@ class GatewaySettings(Settings):
 
     @property
     def media_folder(self) -> Path:
-        return self.gateway_media_folder or self.spool_folder.with_name("media")
+        """Where media that a task keeps wait for the artifact store, encrypted."""
+        return self.spool_folder.with_name("media")
 
     @property
     def media_options(self) -> MediaOptions:
-        return MediaOptions(self.gateway_spool_sync, self.gateway_spool_sync_seconds, self.gateway_media_max_bytes)
+        return MediaOptions(sync=self.gateway_spool_sync, max_bytes=self.gateway_spool_max_bytes)
 
     @property
     def spool_options(self) -> SpoolOptions:
-        return SpoolOptions(
-            sync=self.gateway_spool_sync,
-            sync_seconds=self.gateway_spool_sync_seconds,
-            segment_bytes=self.gateway_spool_segment_bytes,
-            max_bytes=self.gateway_spool_max_bytes,
-            max_age_seconds=self.gateway_spool_max_age_seconds,
-        )
+        return SpoolOptions(sync=self.gateway_spool_sync, max_bytes=self.gateway_spool_max_bytes)

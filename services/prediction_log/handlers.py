@@ -33,6 +33,10 @@ from shared.kafka.publisher import EventPublisher
 from shared.storage.media import MediaStore
 from shared.threads import in_thread
 
+_MAX_RECORDS, _WAIT_MS = 20_000, 250
+"""Of one Delta commit, and how long a batch may take to fill."""
+ROLL_UPS = 5
+"""In the time of one round of maintenance."""
 MIN_BATCH_BYTES = 1024 * 1024
 """Compressed bytes that are worth a commit at once. Each commit is a file for a task and day, and an entry in the
 table's history, so fewer events wait until the batch's time is up."""
@@ -83,7 +87,7 @@ class Handlers:
         consumers.on_batch(
             event,
             append,
-            BatchOptions(self._settings.prediction_log_batch, self._settings.prediction_log_wait_ms, MIN_BATCH_BYTES),
+            BatchOptions(_MAX_RECORDS, _WAIT_MS, MIN_BATCH_BYTES),
             resume=resume_from(self._lake, table, self._read_topic_ids),
             decode=Decoder(event),
         )
@@ -106,7 +110,7 @@ class Handlers:
     async def roll_up_forever(self) -> None:
         """Publish roll-ups every few minutes, in the background."""
         while True:
-            await asyncio.sleep(self._settings.prediction_log_roll_up_seconds)
+            await asyncio.sleep(self._settings.prediction_log_maintenance_seconds / ROLL_UPS)
             await self.roll_up_once()
 
     async def read_tasks(self) -> None:
@@ -143,8 +147,5 @@ def maintenance_policy(settings: PredictionLogSettings) -> MaintenancePolicy:
     """Return the maintenance's part of the settings."""
     return MaintenancePolicy(
         interval=timedelta(seconds=settings.prediction_log_maintenance_seconds),
-        small_files=settings.prediction_log_small_files,
-        target_bytes=settings.prediction_log_file_bytes,
         grace_hours=settings.prediction_log_grace_hours,
-        orphan_hours=settings.prediction_log_orphan_hours,
     )

@@ -22,7 +22,7 @@ def build(settings: PredictionLogSettings | None = None) -> Service:
     """Build the service without starting it."""
     settings = settings or PredictionLogSettings.load()
     broker = build_broker(settings, NAME)
-    lake = DeltaLake(settings.lake_uri, settings.kafka_incarnation, settings.prediction_log_window)
+    lake = DeltaLake(settings.lake_uri, settings.kafka_incarnation)
     handlers = Handlers(settings, lake, Publisher(broker, NAME), partial(topic_ids, settings))
     handlers.subscribe(Consumers(broker, NAME, settings))
     return Service(

@@ -41,6 +41,8 @@ from shared.kafka.publisher import EventPublisher
 
 logger = logging.getLogger(__name__)
 
+_TICK_SECONDS = 1.0
+"""Between two checks of schedules and cycles."""
 NEXT_STEP: dict[type[Event], Step] = {
     FailuresClustered: "dataset",
     DatasetBuilt: "training",
@@ -153,8 +155,8 @@ class Handlers:
             try:
                 await self.tick()
             except DependencyUnavailable as error:
-                logger.warning("tick failed, retrying in %s s: %s", self._settings.scheduler_tick_seconds, error)
-            await asyncio.sleep(self._settings.scheduler_tick_seconds)
+                logger.warning("tick failed, retrying in %s s: %s", _TICK_SECONDS, error)
+            await asyncio.sleep(_TICK_SECONDS)
 
     async def _start_if_due(self, spec: TaskSpec) -> None:
         last = await self._cycles.last_run(spec.name)

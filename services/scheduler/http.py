@@ -52,9 +52,7 @@ def build_app(
     """The routes: `POST /api/cycles` · `POST /api/cycles/{cycle_id}/stop` · `GET /api/tasks` · `GET /metrics` ·
     `POST /api/subjects/forget`.
     """
-    app = build_http(
-        "Ratchet scheduler", ready, settings.scheduler_max_body_bytes, notes=lambda: list(tasks.invalid_files.values())
-    )
+    app = build_http("Ratchet scheduler", ready, notes=lambda: list(tasks.invalid_files.values()))
 
     @app.post("/api/cycles", status_code=202)
     async def start(body: StartCycle) -> dict[str, str]:

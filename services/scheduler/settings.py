@@ -13,13 +13,6 @@ class SchedulerSettings(Settings):
     scheduler_host: str = Field(default="127.0.0.1", description="Address to listen on.")
     scheduler_port: int = Field(default=28091, ge=1, le=65_535, description="Port to listen on.")
     scheduler_tasks: Path | None = Field(default=None, description="Folder of task files; unset: <home>/tasks.")
-    scheduler_poll_seconds: float = Field(
-        default=2.0, gt=0.0, description="Interval between two scans of the task files."
-    )
-    scheduler_tick_seconds: float = Field(
-        default=1.0, gt=0.0, description="Interval between two checks of schedules and cycles."
-    )
-    scheduler_max_body_bytes: int = Field(default=64 * 1024, ge=1_024, description="A longer body is refused: 413.")
 
     @property
     def tasks_folder(self) -> Path:

@@ -22,6 +22,8 @@ from shared.kafka.publisher import EventPublisher
 from shared.storage.golden_sets import GoldenWriter, publish_golden_set
 
 logger = logging.getLogger(__name__)
+POLL_SECONDS = 2.0
+"""Between two scans of the task files."""
 TABLE_SECONDS = 10.0
 """How long a request waits until a table is read: a client waits longer for its answer."""
 _Version = tuple[int, int, int, str]
@@ -118,10 +120,8 @@ class TaskWatcher:
             try:
                 await self.scan()
             except DependencyUnavailable as error:
-                logger.warning(
-                    "tasks are not published, retrying in %s s: %s", self._settings.scheduler_poll_seconds, error
-                )
-            await asyncio.sleep(self._settings.scheduler_poll_seconds)
+                logger.warning("tasks are not published, retrying in %s s: %s", POLL_SECONDS, error)
+            await asyncio.sleep(POLL_SECONDS)
 
     def _read(self) -> list[tuple[Path, TaskFile | ConfigurationError]]:
         return [(path, self._read_file(path)) for path in sorted(self._settings.tasks_folder.glob("*.yaml"))]

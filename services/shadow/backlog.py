@@ -1,7 +1,7 @@
 """Reads again from Kafka what was passed while shadow's flag was off, once it is on.
 
 The requests are eligible by the same rules as new ones, and none is chosen: those that may be replayed are all of them,
-within the budget and RATCHET_SHADOW_MAX_AGE_HOURS, so it does not matter for the test when they are compared.
+within the budget and MAX_AGE, so it does not matter for the test when they are compared.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from schemas.catalog import HEADER_ONLY, topic_of
 from schemas.predictions import PredictionLogged
+from services.shadow.clients import POLL_SECONDS
+from services.shadow.replays import MAX_REQUESTS
 from services.shadow.settings import ShadowSettings
 from services.shadow.storage import Backlog, Backlogs
 from shared.errors import InvalidMessage, Paused
@@ -57,7 +59,7 @@ class CatchUp:
                     async with self._backlogs.claimed(backlog) as ours:
                         if ours is not None:
                             await self._work_off(ours)
-            await asyncio.sleep(self._settings.shadow_poll_seconds)
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _work_off(self, backlog: Backlog) -> None:
         partition = TopicPartition(_TOPIC, backlog.partition)
@@ -91,12 +93,12 @@ class CatchUp:
             try:
                 return await self._handler.on_backlog(backlog, deliveries)
             except Paused:  # It goes on with what is left of the batch.
-                await asyncio.sleep(self._settings.shadow_poll_seconds)
+                await asyncio.sleep(POLL_SECONDS)
         return False
 
     async def _read(self, consumer: AIOKafkaConsumer, partition: TopicPartition, backlog: Backlog) -> Deliveries:
         """Return the next requests of the backlog's task; none where the next records are of other tasks."""
-        batch = await consumer.getmany(partition, timeout_ms=1_000, max_records=self._settings.shadow_batch)
+        batch = await consumer.getmany(partition, timeout_ms=1_000, max_records=MAX_REQUESTS)
         deliveries = [_delivery(record) for record in batch.get(partition, []) if record.offset < backlog.end_offset]
         return [delivery for delivery in deliveries if delivery is not None and delivery.event.task == backlog.task]
 

@@ -31,6 +31,8 @@ from shared.storage.artifacts import ArtifactStore
 
 logger = logging.getLogger(__name__)
 
+POLL_SECONDS = 1
+"""Between two polls of the flags."""
 _TURNING_ON_SECONDS = 1.0
 _PROBE = {"messages": [{"role": "user", "content": "."}], "max_tokens": 1}
 
@@ -98,7 +100,7 @@ class _FlagCache(FileCache):  # type: ignore[misc]  # the SDK is untyped
 class UnleashSampling:
     """Samples by the flag `ratchet.<task>.shadow` in the SDK's last known state: off pauses, a percentage samples."""
 
-    def __init__(self, url: str, token: str, poll_seconds: int, environment: str, cache: Path) -> None:
+    def __init__(self, url: str, token: str, environment: str, cache: Path) -> None:
         cache.mkdir(parents=True, exist_ok=True)
         self._cache = _FlagCache("ratchet-shadow", cache)
         # The SDK logs a stack trace at every poll while the server is unavailable.
@@ -108,7 +110,7 @@ class UnleashSampling:
             app_name="ratchet-shadow",
             environment=environment,
             custom_headers={"Authorization": token},
-            refresh_interval=poll_seconds,
+            refresh_interval=POLL_SECONDS,
             request_timeout=2,  # With the SDK's defaults a silent server blocks the start for 150 s.
             request_retries=0,
             disable_metrics=True,

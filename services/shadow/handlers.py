@@ -19,7 +19,7 @@ from schemas.tasks import TaskChanged
 from services.shadow.budget import Considered
 from services.shadow.clients import CandidateMissing, ShadowSampling, TrainingIndexes
 from services.shadow.domain import Outcome, RedactingTasks, ineligible, is_comparing
-from services.shadow.replays import CLAIM_SECONDS, MAX_BATCH_SECONDS, Replays
+from services.shadow.replays import CLAIM_SECONDS, MAX_BATCH_SECONDS, MAX_REQUESTS, Replays
 from services.shadow.settings import ShadowSettings
 from services.shadow.storage import Backlog, Decisions
 from shared.errors import ConfigurationError, DependencyUnavailable, Paused
@@ -30,6 +30,8 @@ from shared.model.asked_questions import AskedQuestions
 
 logger = logging.getLogger(__name__)
 
+MAX_AGE = timedelta(days=1)
+"""Requests that production answered longer ago are not replayed."""
 _READ_SECONDS = 10.0
 """A start waits so long for rollouts and tasks to be read: without them, no request would have a candidate."""
 _UNREADABLE_SECONDS = 10.0
@@ -81,7 +83,7 @@ class Handlers:
     def subscribe(self, consumers: Consumers) -> None:
         self.rollouts = consumers.table(RolloutChanged)
         self.tasks = consumers.table(TaskChanged, self.on_task)
-        options = BatchOptions(self._settings.shadow_batch, wait_ms=100, max_seconds=batch_seconds(self._settings))
+        options = BatchOptions(MAX_REQUESTS, wait_ms=100, max_seconds=batch_seconds(self._settings))
         consumers.on_batch(PredictionLogged, self.on_predictions, options)
 
     async def on_task(self, event: TaskChanged) -> None:
@@ -198,7 +200,7 @@ class Handlers:
             return reason
         if event.latency_ms > 1000 * self._settings.shadow_timeout_seconds:  # No candidate could answer it in time.
             return Outcome.SLOW
-        if utc_now() - event.occurred_at > timedelta(hours=self._settings.shadow_max_age_hours):
+        if utc_now() - event.occurred_at > MAX_AGE:
             return Outcome.LATE
         if not self._sampling.sampled(event.task, event.answers[0].prediction_id):
             return Outcome.NOT_SAMPLED

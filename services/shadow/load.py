@@ -19,6 +19,8 @@ _READ_SECONDS = 1.0
 """A reading holds so long: each replay asks."""
 _AWAY_SECONDS = 10.0
 """A replica that did not answer is not read for so long: all replays would wait for one that hangs, each time."""
+_MAX_CACHE_USAGE = 0.8
+"""Share of a replica's KV cache in use above which no replay starts: production's requests come first."""
 _WAITING = "vllm:num_requests_waiting"
 _CACHE_USAGE = "vllm:kv_cache_usage_perc"
 """From 0 to 1, despite its name."""
@@ -36,9 +38,8 @@ class VllmLoad:
     A replica that does not answer, or that has no such metrics, is not known to be busy.
     """
 
-    def __init__(self, inference: InferenceClient, max_cache_usage: float) -> None:
+    def __init__(self, inference: InferenceClient) -> None:
         self._inference = inference
-        self._max_cache_usage = max_cache_usage
         self._reading = asyncio.Lock()
         self._read_at: float | None = None
         self._away_until: dict[str, float] = {}
@@ -70,7 +71,7 @@ class VllmLoad:
             logger.warning("%s has no metrics of vLLM: shadow cannot see when it is busy", without_credentials(url))
         if values.get(_WAITING, 0) > 0:
             return f"{values[_WAITING]:.0f} requests wait in {without_credentials(url)}"
-        if values.get(_CACHE_USAGE, 0) > self._max_cache_usage:
+        if values.get(_CACHE_USAGE, 0) > _MAX_CACHE_USAGE:
             return f"{values[_CACHE_USAGE]:.0%} of the cache of {without_credentials(url)} is in use"
         return None
 

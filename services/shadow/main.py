@@ -35,8 +35,7 @@ def build(settings: ShadowSettings | None = None) -> Service:
     sampling = UnleashSampling(
         settings.unleash,
         settings.unleash_client_token,
-        settings.shadow_poll_seconds,
-        settings.shadow_unleash_environment,
+        settings.unleash_environment,
         settings.home / "unleash" / NAME,
     )
     artifacts = ArtifactStore(settings.artifacts_uri, settings.home / "cache")
@@ -45,7 +44,7 @@ def build(settings: ShadowSettings | None = None) -> Service:
     decisions = PostgresDecisions(database, settings.shadow_concurrency)
     replays = Replays(
         VllmEngine(inference, artifacts),
-        VllmLoad(inference, settings.shadow_max_cache_usage),
+        VllmLoad(inference),
         Publisher(broker, NAME),
         decisions,
         settings.shadow_concurrency,

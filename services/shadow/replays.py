@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 CLAIM_SECONDS = 60.0
 """So long a batch waits for those of other processes."""
+MAX_REQUESTS = 32
+"""Of a batch."""
 MAX_BATCH_SECONDS = 60.0
 """No replay starts later after its task is claimed: a batch must end within Kafka's poll limit."""
 BUSY_PAUSE_SECONDS = 1.0

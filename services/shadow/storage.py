@@ -31,7 +31,7 @@ _NOT_LOCKED = "55P03"
 _REMEMBERED = 1_000
 """Offsets of a partition: more than a batch has, fewer than what somebody rewinds on purpose."""
 _KEPT_DAYS = 8
-"""Older requests are not replayed, whatever RATCHET_SHADOW_MAX_AGE_HOURS says."""
+"""Older requests are not replayed."""
 
 _OF_ROLLOUT = (BACKLOGS.c.task, BACKLOGS.c.rollout_id)
 _OPEN = (DECISIONS.c.task, DECISIONS.c.rollout_id)

@@ -77,7 +77,9 @@ class Templates:
         # Most texts have nothing that is beside a slot, which is seen of all of them at once.
         for number in self._with_slots(all_windows, lengths[long]):
             (own, windows), number = texts[number], int(long[number])
-            runs = self._runs_in_slots(own, windows, self) or self._runs_in_slots(own, windows, self.core(windows))
+            runs = self._own_runs_at_slots(own, windows, self) or self._own_runs_at_slots(
+                own, windows, self.core(windows)
+            )
             if runs:
                 characters = np.concatenate([run.characters(len(own)) for run in runs])
                 found[number] = OwnPart(np.concatenate([run.of for run in runs]), starts[number] + characters)
@@ -92,7 +94,7 @@ class Templates:
         found: list[int] = np.unique(owners[places <= ends[owners] - _SPAN]).tolist()  # The others are in two texts.
         return found
 
-    def _runs_in_slots(self, hashes: Hashes, windows: Windows, shared: Templates) -> list[_Run]:
+    def _own_runs_at_slots(self, hashes: Hashes, windows: Windows, shared: Templates) -> list[_Run]:
         runs = _own_runs(hashes, shared.has(windows))
         return [run for run in runs if not self.slots.isdisjoint(run.slots(windows[run.beside]))]
 

@@ -66,7 +66,7 @@ class SpoolOptions:
     """
 
     sync: Sync = Sync.INTERVAL
-    sync_seconds: float = 1.0
+    sync_seconds: float = 0.5
     segment_bytes: int = 16 << 20
     segment_seconds: float = 600.0
     max_bytes: int = 1 << 30

@@ -22,6 +22,8 @@ from shared.storage.lake import check_columns
 
 _LOOK_BACK = timedelta(days=92)
 """As long as Kafka retains predictions: feedback on older ones comes too late to learn from."""
+FEEDBACK_PATIENCE = timedelta(minutes=4)
+"""So long feedback waits for its prediction to be in the lake."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,8 @@ class _Search:
 class AwaitedPredictions:
     """Looks up the predictions that feedback is about, and remembers since when each has been looked for in vain."""
 
-    def __init__(self, predictions: PredictionLookup, patience: timedelta, now: Callable[[], datetime]) -> None:
+    def __init__(self, predictions: PredictionLookup, now: Callable[[], datetime]) -> None:
         self._predictions = predictions
-        self._patience = patience
         self._now = now
         self._missing: dict[str, _Search] = {}
 
@@ -154,16 +155,16 @@ class AwaitedPredictions:
         behind one that never comes waits with it.
         """
         now = self._now()
-        waited = [at for at in missing.values() if at is not None and now - at >= self._patience]
+        waited = [at for at in missing.values() if at is not None and now - at >= FEEDBACK_PATIENCE]
         newest = await asyncio.to_thread(self._predictions.newest, now) if waited else None
         for prediction_id, recorded_at in missing.items():  # All of a batch at once: they wait in parallel.
             since = self._missing[prediction_id].since if prediction_id in self._missing else now
-            if recorded_at is not None and newest is not None and recorded_at + self._patience <= newest:
+            if recorded_at is not None and newest is not None and recorded_at + FEEDBACK_PATIENCE <= newest:
                 since = min(since, recorded_at)
             self._missing[prediction_id] = _Search(since, now)
-        recent = {key: search for key, search in self._missing.items() if now - search.last < 2 * self._patience}
+        recent = {key: search for key, search in self._missing.items() if now - search.last < 2 * FEEDBACK_PATIENCE}
         self._missing = recent
-        if given_up := [key for key in missing if now - recent[key].since > self._patience]:
+        if given_up := [key for key in missing if now - recent[key].since > FEEDBACK_PATIENCE]:
             raise InvalidMessage(f"feedback on {min(given_up)}, which the lake does not have")
         raise DependencyUnavailable(f"the lake does not have {min(missing)} yet")
 

@@ -12,7 +12,6 @@ import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,7 +57,6 @@ from services.evaluator.settings import EvaluatorSettings
 from services.evaluator.statistics.intervals import wilson
 from services.failure_miner.handlers import CORRECTIONS
 from services.failure_miner.handlers import Handlers as MinerHandlers
-from services.failure_miner.settings import FailureMinerSettings
 from services.failure_miner.storage import PostgresSuspectStore
 from services.prediction_log.handlers import Handlers as LogHandlers
 from services.prediction_log.settings import PredictionLogSettings
@@ -309,7 +307,7 @@ async def running_system(base: Settings, home: Path, spec: TaskSpec, models: Mod
     lake = DeltaLake(log.lake_uri)
     LogHandlers(log, lake, publish["prediction_log"], partial(topic_ids, log)).subscribe(consumers["prediction_log"])
 
-    miner = _settings(FailureMinerSettings, base, home)
+    miner = _settings(Settings, base, home)
     suspects = PostgresSuspectStore(engines["failure_miner"], CORRECTIONS)
     predictions = LakePredictions(miner.lake_uri)
     artifacts = ArtifactStore(miner.artifacts_uri, home / "cache")
@@ -360,16 +358,14 @@ async def running_system(base: Settings, home: Path, spec: TaskSpec, models: Mod
 
     deployer = _settings(DeployerSettings, base, home)
     rollouts, ledger = PostgresRollouts(engines["deployer"]), PostgresLedger(engines["deployer"])
-    transitions = RolloutTransitions(
-        rollouts, ledger, flags, models, publish["deployer"], deployer.deployer_open_tickets
-    )
+    transitions = RolloutTransitions(rollouts, ledger, flags, models, publish["deployer"])
     admission = Admission(rollouts, transitions, publish["deployer"])
     deployer_handlers = DeployerHandlers(deployer, rollouts, ledger, transitions, admission)
     deployer_handlers.subscribe(consumers["deployer"])
     await deployer_handlers.tasks.read_to({})  # There is none yet.
 
     console_settings = _settings(ConsoleSettings, base, home)
-    queue = PostgresQueue(engines["console"], timedelta(hours=console_settings.console_return_hours))
+    queue = PostgresQueue(engines["console"])
     history = PostgresCycleHistory(engines["console"])
     tasks = consumers["console"].table(TaskChanged)
     ConsoleHandlers(queue, history).subscribe(consumers["console"])

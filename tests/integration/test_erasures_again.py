@@ -19,7 +19,6 @@ from services.dataset_builder.settings import DatasetBuilderSettings
 from services.deployer.main import build as build_deployer
 from services.deployer.settings import DeployerSettings
 from services.failure_miner.main import build as build_failure_miner
-from services.failure_miner.settings import FailureMinerSettings
 from services.shadow.main import build as build_shadow
 from services.shadow.settings import ShadowSettings
 from shared.service import Service
@@ -33,7 +32,7 @@ BUILDS: dict[str, tuple[Callable[[Any], Service], type[Settings]]] = {
     "console": (build_console, ConsoleSettings),
     "dataset_builder": (build_dataset_builder, DatasetBuilderSettings),
     "deployer": (build_deployer, DeployerSettings),
-    "failure_miner": (build_failure_miner, FailureMinerSettings),
+    "failure_miner": (build_failure_miner, Settings),
     "shadow": (build_shadow, ShadowSettings),
 }
 FORGOTTEN, OFFSETS = sa.table("forgotten", sa.column("task")), sa.table("offsets", sa.column("topic"))

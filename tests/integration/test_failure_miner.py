@@ -40,7 +40,6 @@ from services.failure_miner.sampling import (
     Sightings,
     sampling_point,
 )
-from services.failure_miner.settings import FailureMinerSettings
 from services.failure_miner.storage import PostgresSuspectStore, _insert_suspects
 from services.failure_miner.tables import OFFSETS, SAMPLING
 from services.prediction_log.storage import DeltaLake
@@ -435,7 +434,7 @@ async def test_a_record_is_read_again_until_the_questions_about_it_are_published
     store: PostgresSuspectStore, stack_settings: Settings, task: str, tmp_path: Path, kind: type[Event]
 ) -> None:
     """A service that ended in between goes on at the offset of its database: nobody would ever be asked."""
-    settings, publisher = FailureMinerSettings.load(home=stack_settings.home), AbsentBroker()
+    settings, publisher = Settings.load(home=stack_settings.home), AbsentBroker()
     spec = TaskSpec(name=task, kind=TaskKind.CLASSIFICATION, system_prompt="Intent?", labels=("refund", "cancel"))
     answered = LoggedAnswer(prediction_id=f"{task}.1", text="refund", confidence=Confidence(score=0.2))
     logged = prediction(task, NOON, task=task).model_copy(
@@ -466,7 +465,7 @@ async def test_a_database_that_was_made_anew_reads_what_the_group_has_committed(
     store: PostgresSuspectStore, stack_settings: Settings, task: str
 ) -> None:
     """Else a cycle would wait for ever for those records, which are below its fence."""
-    settings = FailureMinerSettings.load(home=stack_settings.home)
+    settings = Settings.load(home=stack_settings.home)
     name = topic_of(CorrectionSubmitted).name
     partitions = [TopicPartition(name, number) for number in range(topic_of(CorrectionSubmitted).partitions)]
     console = build_broker(settings, "console")

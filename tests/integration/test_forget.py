@@ -45,7 +45,6 @@ from services.dataset_builder.tables import BUILDS
 from services.deployer.main import build as build_deployer
 from services.deployer.settings import DeployerSettings
 from services.failure_miner.main import build as build_failure_miner
-from services.failure_miner.settings import FailureMinerSettings
 from services.prediction_log.main import build as build_prediction_log
 from services.prediction_log.settings import PredictionLogSettings
 from services.scheduler.main import build as build_scheduler
@@ -271,7 +270,7 @@ async def scene(stack_settings: Settings, tmp_path: Path, monkeypatch: pytest.Mo
         values = {
             **stack_settings.model_dump(), "artifacts": str(tmp_path / "artifacts"), "vllm": engine,
             "lake": str(tmp_path / "lake"), "prediction_log_maintenance_seconds": 1.0, "prediction_log_grace_hours": 0,
-            "scheduler_tasks": tmp_path / "tasks", "scheduler_poll_seconds": 0.2, "console_port": ports[0],
+            "scheduler_tasks": tmp_path / "tasks", "console_port": ports[0],
             "scheduler_port": ports[1], "deployer_port": ports[2], "deployer_tick_seconds": 0.3,
         }  # fmt: skip
         monkeypatch.setenv("RATCHET_HOME", str(stack_settings.home))
@@ -281,7 +280,7 @@ async def scene(stack_settings: Settings, tmp_path: Path, monkeypatch: pytest.Mo
         services = [
             build_scheduler(SchedulerSettings.model_validate(values)),
             build_prediction_log(PredictionLogSettings.model_validate(values)),
-            build_failure_miner(FailureMinerSettings.model_validate(values)),
+            build_failure_miner(Settings.model_validate(values)),
             build_console(ConsoleSettings.model_validate(values)),
             build_dataset_builder(DatasetBuilderSettings.model_validate(values)),
             build_deployer(DeployerSettings.model_validate(values)),

@@ -73,7 +73,7 @@ async def gateway(backends: GatewayBackends) -> AsyncIterator[GatewayProcess]:
 async def lake(backends: GatewayBackends, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """The address of a lake that prediction_log fills."""
     uri = str(tmp_path_factory.mktemp("lake"))
-    settings = PredictionLogSettings.load(home=backends.broker.home, lake=uri, prediction_log_wait_ms=100)
+    settings = PredictionLogSettings.load(home=backends.broker.home, lake=uri)
     async with running([build(settings)]):
         yield uri
 

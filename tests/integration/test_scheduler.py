@@ -169,9 +169,7 @@ async def test_without_a_broker_there_is_no_fence() -> None:
 
 @asynccontextmanager
 async def scheduler(stack_settings: Settings, tasks: Path, port: int) -> AsyncIterator[httpx.AsyncClient]:
-    settings = SchedulerSettings.load(
-        home=stack_settings.home, scheduler_tasks=tasks, scheduler_port=port, scheduler_poll_seconds=0.2
-    )
+    settings = SchedulerSettings.load(home=stack_settings.home, scheduler_tasks=tasks, scheduler_port=port)
     patient = httpx.AsyncHTTPTransport(retries=8)  # The port opens a moment after the start.
     client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_SECONDS, transport=patient)
     async with running([build(settings)]), client:

@@ -123,7 +123,7 @@ async def test_the_real_flag_samples_pauses_and_is_repeatable(stack_settings: Se
     await admin.ensure(flag, "a test", Strategy(percent=50, stickiness="userId"))
     await admin.switch(flag, True)
     sampling = UnleashSampling(
-        stack_settings.unleash, stack_settings.unleash_client_token, 1, "development", tmp_path / "flags"
+        stack_settings.unleash, stack_settings.unleash_client_token, "development", tmp_path / "flags"
     )
     await sampling.start()
     ids = [f"{task}.{number}" for number in range(400)]
@@ -146,7 +146,7 @@ async def test_the_real_flag_samples_pauses_and_is_repeatable(stack_settings: Se
 
 
 async def test_flags_that_were_never_loaded_are_not_off(tmp_path: Path) -> None:
-    sampling = UnleashSampling("http://127.0.0.1:9", "token", 1, "development", tmp_path / "flags")
+    sampling = UnleashSampling("http://127.0.0.1:9", "token", "development", tmp_path / "flags")
     await sampling.start()
     with pytest.raises(DependencyUnavailable, match="no flags are loaded"):
         sampling.sampled("task", "p1")
@@ -188,7 +188,7 @@ async def test_a_logged_call_is_answered_by_vllm_through_each_of_its_apis(vllm: 
 
 async def test_shadow_sees_that_requests_wait_in_the_real_vllm(vllm: str) -> None:
     inference = InferenceClient([vllm], 120.0)
-    load = VllmLoad(inference, 0.99)
+    load = VllmLoad(inference)
     assert not await load.is_busy()
     body = {"messages": [{"role": "user", "content": "Tell a story."}], "max_tokens": 300, "ignore_eos": True}
     waiting = [asyncio.create_task(inference.answer(BASE, CHAT, body, vllm)) for _ in range(60)]  # 16 run at once.

@@ -81,7 +81,7 @@ class Scene:
 
     def __init__(self, settings: Settings, engine: AsyncEngine) -> None:
         self.task = f"task-{uuid4().hex[:8]}"
-        self.settings = ShadowSettings(**settings.model_dump(), shadow_poll_seconds=1)
+        self.settings = ShadowSettings(**settings.model_dump())
         self.decisions = Gated(engine)
         self.sampling, self.arms, self.published = Sampling(), GatedArms(), Published()
         self.broker = build_broker(settings, "test")
@@ -212,7 +212,8 @@ async def test_what_is_logged_while_a_backlog_is_worked_off_is_not_lost(scene: S
 async def test_backlogs_take_turns(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """One task's backlog of a night held up those of all others for as long as it took."""
     monkeypatch.setattr("services.shadow.backlog.TURN_SECONDS", 0.0)
-    scene.settings = scene.settings.model_copy(update={"shadow_batch": 1})
+    monkeypatch.setattr("services.shadow.backlog.MAX_REQUESTS", 1)
+    monkeypatch.setattr("services.shadow.handlers.MAX_REQUESTS", 1)
     scene.sampling.on = False
     async with scene.running():
         await scene.log(*range(24))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -27,6 +28,7 @@ from services.prediction_log.settings import PredictionLogSettings
 from services.scheduler.clients import KafkaFenceReader
 from shared.service import running
 from shared.settings import Settings
+from shared.storage import predictions
 from shared.storage.predictions import LakePredictions
 from tests.integration.gateway_process import publish_task, read_topic
 from tests.integration.publishing import publish
@@ -49,7 +51,9 @@ def reply(number: int) -> str:
 
 
 @pytest.mark.stack
-async def test_sixty_edits_by_users_are_a_data_set_of_sixty_examples(stack_settings: Settings, tmp_path: Path) -> None:
+async def test_sixty_edits_by_users_are_a_data_set_of_sixty_examples(
+    stack_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = TaskSpec(
         name=f"replies-{uuid4().hex[:8]}", kind=TaskKind.GENERATION, system_prompt="Reply to the customer.",
         cron="0 0 29 2 *", redaction=RedactionSettings(enabled=False),
@@ -58,11 +62,11 @@ async def test_sixty_edits_by_users_are_a_data_set_of_sixty_examples(stack_setti
     own = {**stack_settings.model_dump(), "home": tmp_path, "lake": f"{tmp_path}/lake", "artifacts": ""}
     gateway = GatewaySettings(**own, gateway_port=take_ports(1)[0])
     # Other tests' feedback is on the topic too, and its predictions are in no lake.
-    patience = {"dataset_builder_feedback_patience_seconds": 0.5}
-    builder = DatasetBuilderSettings(**own, **patience)
+    monkeypatch.setattr(predictions, "FEEDBACK_PATIENCE", timedelta(seconds=0.5))
+    builder = DatasetBuilderSettings(**own)
     await publish_task(stack_settings, spec)
     services = [
-        build_gateway(gateway), build_prediction_log(PredictionLogSettings(**own, prediction_log_wait_ms=100)),
+        build_gateway(gateway), build_prediction_log(PredictionLogSettings(**own)),
         build_dataset_builder(builder),
     ]  # fmt: skip
     url = f"http://127.0.0.1:{gateway.gateway_port}"

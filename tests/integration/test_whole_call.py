@@ -144,7 +144,7 @@ def _uncached() -> dict[str, str]:
 async def lake(stack_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """The address of a lake that prediction_log fills."""
     uri = str(tmp_path_factory.mktemp("lake"))
-    settings = PredictionLogSettings.load(home=stack_settings.home, lake=uri, prediction_log_wait_ms=100)
+    settings = PredictionLogSettings.load(home=stack_settings.home, lake=uri)
     async with running([build(settings)]):
         yield uri
 

@@ -28,7 +28,7 @@ MEANINGS = {
     "rate": "over shadow_requests_per_second, or more than RATCHET_SHADOW_CONCURRENCY replays at once can work off",
     "tokens": "over shadow_tokens_per_day",
     "busy": "the engine was busy or away until the request was too old",
-    "late": "too old when it was read (RATCHET_SHADOW_MAX_AGE_HOURS)",
+    "late": "more than a day old when it was read",
     "not_sampled": "not in the sample of the flag (shadow_percent)",
     "trained_on": "a near-copy of a training row of the candidate",
     "before_cutoff": "logged before the candidate's data was fixed",

@@ -67,7 +67,7 @@ async def replay_logged(settings: ShadowSettings, task: str, days: float, limit:
     inference = InferenceClient(settings.vllm_urls, settings.shadow_timeout_seconds, settings.server_key())
     engine = VllmEngine(inference, ArtifactStore(settings.artifacts_uri, settings.home / "cache"))
     try:
-        load = VllmLoad(inference, settings.shadow_max_cache_usage)
+        load = VllmLoad(inference)
         return await diagnose(events, rollout, engine, load, settings.shadow_concurrency)
     finally:
         await inference.close()

@@ -117,7 +117,7 @@ class KafkaPart:
         classpath = str(home / "libs" / "*")
         if not (data / "meta.properties").exists():
             format_storage(java, classpath, properties)
-        write_atomically(remembered_distribution(config), str(home).encode())
+        write_atomically(distribution_file(config), str(home).encode())
         options = (
             HEAP,
             "-XX:+UseSerialGC",
@@ -178,7 +178,7 @@ def distribution(config: StackConfig) -> Path | None:
     """Return the Kafka to run. A home whose data Apache Kafka wrote continues with it: tansu cannot read them."""
     if config.kafka_home:
         return config.kafka_home
-    remembered = remembered_distribution(config)
+    remembered = distribution_file(config)
     if not remembered.exists():
         return None
     home = Path(remembered.read_text())
@@ -190,7 +190,7 @@ def require_distribution(config: StackConfig) -> None:
 
     tansu in its place would start empty, and gateways would send it what waits in their spools.
     """
-    remembered = remembered_distribution(config)
+    remembered = distribution_file(config)
     if "kafka" not in config.externals and remembered.exists() and distribution(config) is None:
         raise PartError(
             f"the Apache Kafka of this home is not there: {remembered.read_text()}",
@@ -198,7 +198,7 @@ def require_distribution(config: StackConfig) -> None:
         )
 
 
-def remembered_distribution(config: StackConfig) -> Path:
+def distribution_file(config: StackConfig) -> Path:
     """Return the file that names the Kafka that this home continues with."""
     return config.home / "config" / "kafka" / "kafka_home"
 
@@ -216,14 +216,14 @@ def switch_to_apache(config: StackConfig, say: Say) -> None:
         raise PartError("this home's broker is running", "ratchet down, then: ratchet install kafka")
     install_release(config, say)
     install_java(config, say)
-    write_atomically(remembered_distribution(config), str(release_folder(config)).encode())
+    write_atomically(distribution_file(config), str(release_folder(config)).encode())
 
 
 def note_on_apache(config: StackConfig, home: Path) -> str:
     """Return where this home's Kafka comes from; before its first start, also what becomes of tansu's records."""
     if home != release_folder(config):
         return f"Apache Kafka from {home}, as last time (KAFKA_HOME is not set)."
-    note = f"Apache Kafka from {home}. Back to tansu: ratchet down, then delete {remembered_distribution(config)}."
+    note = f"Apache Kafka from {home}. Back to tansu: ratchet down, then delete {distribution_file(config)}."
     if s3.data_folder(config).exists() and not (config.home / "data" / "kafka" / "meta.properties").exists():
         note += (
             " It starts empty: the records so far stay with tansu. The topics have other ids, so prediction_log stops"

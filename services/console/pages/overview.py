@@ -39,6 +39,9 @@ from services.console.settings import ConsoleSettings
 from shared.errors import RatchetError
 from shared.kafka.latest_by_key import LatestByKey
 
+_REFRESH_SECONDS = 2.0
+"""Of an open page."""
+
 
 def mount_pages(
     app: FastAPI,
@@ -48,7 +51,7 @@ def mount_pages(
     tasks: LatestByKey[TaskChanged],
 ) -> None:
     """Mount the pages on the API's application. They load nothing from the internet."""
-    seconds = settings.console_refresh_seconds
+    seconds = _REFRESH_SECONDS
 
     @page("/")
     async def overview() -> None:

@@ -47,8 +47,8 @@ def estimate_reliability(
         return {}
     times = np.array([float(count) for _, count in patterns])
     item = np.array([number for number, (pattern, _) in enumerate(patterns) for _ in pattern])
-    names, reviewer = _indexed(name for pattern, _ in patterns for name, _ in pattern)
-    labels, label = _indexed(answer for pattern, _ in patterns for _, answer in pattern)
+    names, reviewer = _factorize(name for pattern, _ in patterns for name, _ in pattern)
+    labels, label = _factorize(answer for pattern, _ in patterns for _, answer in pattern)
     weight = times[item]
     # A cell is a label that somebody gave on a line. All others of a line are equally unsupported, so their shares are
     # those of their prevalence, times `rest`: a matrix of sets of labels, which grow with the data, would fill memory.
@@ -102,7 +102,7 @@ def _patterns(answers: Iterable[Answer]) -> list[tuple[Pattern, int]]:
     return sorted(Counter(tuple(sorted(given)) for given in by_item.values() if len(given) > 1).items())
 
 
-def _indexed(column: Iterable[str]) -> tuple[list[str], npt.NDArray[np.int64]]:
+def _factorize(column: Iterable[str]) -> tuple[list[str], npt.NDArray[np.int64]]:
     """The distinct names, sorted, and the position of each value among them."""
     values = list(column)
     names = sorted(set(values))

@@ -43,7 +43,7 @@ def build_app(
     """`trouble`: what keeps a task's tick from its end; `trouble_of`: an adapter's on the replicas.
 
     `GET /api/rollouts` · `GET /api/rollouts/{task}/moves` · `POST /api/rollouts/{task}/{command}`."""
-    app = build_http("Ratchet deployer", list, settings.deployer_max_body_bytes)
+    app = build_http("Ratchet deployer", list)
     calls: dict[Command, Callable[[str, str, str], Awaitable[Rollout]]] = {
         "pause": commands.pause,
         "resume": commands.resume,

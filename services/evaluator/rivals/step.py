@@ -18,7 +18,7 @@ from shared.model.embedding import SentenceEmbedder
 from shared.model.inference import InferenceClient
 
 if TYPE_CHECKING:
-    from services.evaluator.job import EvaluationJob
+    from services.evaluator.job_input import EvaluationJob
     from services.evaluator.verdict import Asked
 
 

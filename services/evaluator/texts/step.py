@@ -16,7 +16,7 @@ from shared.jobs import Progress
 from shared.model.embedding import SentenceEmbedder
 
 if TYPE_CHECKING:
-    from services.evaluator.job import EvaluationJob
+    from services.evaluator.job_input import EvaluationJob
     from services.evaluator.verdict import Asked
 
 

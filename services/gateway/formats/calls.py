@@ -31,7 +31,7 @@ _MAX_DEPTH = 64
 """Of parameters and tools: readers of JSON refuse much deeper ones."""
 
 
-def call_of(
+def logged_call(
     api: str, conversation: EventConversation, data: Mapping[str, Any], *, constrained: bool, format_field: str
 ) -> Object:
     """The `Call` of a request whose body is `data`, as it goes to the model server.

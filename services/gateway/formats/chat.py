@@ -20,7 +20,7 @@ from services.gateway.formats.api import (
     request_stream_usage,
     top_count,
 )
-from services.gateway.formats.calls import call_of
+from services.gateway.formats.calls import logged_call
 from services.gateway.formats.chunks import ChoicesRequest, PartialChoice
 from services.gateway.formats.conversation import EventConversation, Object, answer_text, tool_calls_of
 from services.gateway.formats.media import MediaReferences
@@ -120,7 +120,7 @@ class ChatRequest(ChoicesRequest):
     def calls(self, media: MediaReferences, *, external: bool = False) -> list[Object]:
         asked, constrained = self._asked(external=external)
         conversation = EventConversation(media).add_chat_messages(asked["messages"], added=self._added_messages)
-        return [call_of(self.api, conversation, asked, constrained=constrained, format_field="response_format")]
+        return [logged_call(self.api, conversation, asked, constrained=constrained, format_field="response_format")]
 
     def parse_choice(self, choice: Any) -> Choice:
         logprobs = choice.get("logprobs")

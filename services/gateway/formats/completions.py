@@ -20,7 +20,7 @@ from services.gateway.formats.api import (
     request_stream_usage,
     top_count,
 )
-from services.gateway.formats.calls import call_of
+from services.gateway.formats.calls import logged_call
 from services.gateway.formats.chat import ask_for_task_format, constrain_to_labels
 from services.gateway.formats.chunks import ChoicesRequest, PartialChoice
 from services.gateway.formats.conversation import EventConversation, Object
@@ -109,7 +109,7 @@ class CompletionRequest(ChoicesRequest):
 def _call(prompt: Object, media: MediaReferences, asked: dict[str, Any], *, constrained: bool) -> Object:
     conversation = EventConversation(media)
     conversation.messages.append(prompt)
-    return call_of("completions", conversation, asked, constrained=constrained, format_field="response_format")
+    return logged_call("completions", conversation, asked, constrained=constrained, format_field="response_format")
 
 
 def _prompts(prompt: Any) -> list[Object]:

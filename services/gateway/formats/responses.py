@@ -25,7 +25,7 @@ from services.gateway.formats.api import (
     top_count,
     with_answer_tokens,
 )
-from services.gateway.formats.calls import call_of
+from services.gateway.formats.calls import logged_call
 from services.gateway.formats.chat import names_form, offer_task_tools
 from services.gateway.formats.chunks import DONE, parse_event
 from services.gateway.formats.conversation import EventConversation, Object, tool_call
@@ -121,7 +121,7 @@ class ResponsesRequest(ApiRequest):
             raise bad_request("`input` has no message", "input")
         if asked.get("prompt"):  # A template that the provider stores: what the model sees is not here.
             conversation.truncated = True
-        return [call_of("responses", conversation, asked, constrained=constrained, format_field="text")]
+        return [logged_call("responses", conversation, asked, constrained=constrained, format_field="text")]
 
     def parse_answer(self, body: Any) -> ApiAnswer:
         try:

@@ -33,7 +33,7 @@ _HEADERS = 1_024
 """Bytes of a file beside its content, about."""
 _DOTS = 3
 """In the name of a file, unlike in that of a lock."""
-_WAY_OUT = "Find out why the artifact store takes nothing (shipper's log), or raise RATCHET_GATEWAY_MEDIA_MAX_BYTES."
+_WAY_OUT = "Find out why the artifact store takes nothing (shipper's log), or raise RATCHET_GATEWAY_SPOOL_MAX_BYTES."
 
 logger = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ from services.gateway.routing.arms import ServingFlags, parse_canary, parse_prim
 from shared.addresses import without_credentials
 from shared.files import write_atomically
 
+_POLL_SECONDS = 1
 _PROBE_SECONDS = 5.0
 _FIRST_FLAGS_SECONDS = 1.0
 """How long a start waits for flags newer than those on disk: a server that answers needs less."""
@@ -43,20 +44,19 @@ class UnleashFlagReader:
     base model answers.
     """
 
-    def __init__(self, url: str, token: str, poll_seconds: int, folder: Path) -> None:
+    def __init__(self, url: str, token: str, folder: Path) -> None:
         # The SDK logs a stack trace at every poll while the server is down; we log each change of `reachable`.
         logging.getLogger("UnleashClient").setLevel(logging.CRITICAL)
         logging.getLogger("apscheduler").setLevel(logging.ERROR)
         self._features_url = f"{url.rstrip('/')}/api/client/features"
         self._headers = {"Authorization": token}
-        self._poll_seconds = poll_seconds
         self._state = UnleashStateFile(folder / "flags.json")
         self._client = UnleashClient(
             url=f"{url.rstrip('/')}/api",
             app_name="ratchet-gateway",
             environment="development",
             custom_headers=self._headers,
-            refresh_interval=poll_seconds,
+            refresh_interval=_POLL_SECONDS,
             request_timeout=2,  # With the SDK's defaults a silent server blocks a poll for 150 s.
             request_retries=0,
             disable_metrics=True,
@@ -142,7 +142,7 @@ class UnleashFlagReader:
                 if loop.time() >= probe_at:
                     await self._probe(session)
                     probe_at = loop.time() + _PROBE_SECONDS
-                await asyncio.sleep(self._poll_seconds)
+                await asyncio.sleep(_POLL_SECONDS)
 
     async def _probe(self, session: aiohttp.ClientSession) -> None:
         try:

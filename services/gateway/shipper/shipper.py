@@ -55,6 +55,10 @@ _NICENESS = 10
 _ADOPT_SECONDS = 2.0
 _MAX_BACKOFF_SECONDS = 15.0
 _ORPHAN_STOP_SECONDS = 2.0
+MAX_RECORDS, MAX_BYTES = 2_000, 8 * 1024**2
+"""Shipped at once: more would hold up the redaction of what follows."""
+_REDACTIONS_REMEMBERED = 20_000
+"""Texts; the same system prompt comes with each request."""
 
 logger = logging.getLogger(__name__)
 
@@ -142,16 +146,15 @@ class Shipper:
         window = Window(reader, self._redactor.redact, publisher.publish)
         after: Position | None = None
         try:
-            max_records, max_bytes = self._settings.gateway_shipper_records, self._settings.gateway_shipper_bytes
             while True:
                 window.advance()
-                spooled = reader.read(max_records, max_bytes, after)
+                spooled = reader.read(MAX_RECORDS, MAX_BYTES, after)
                 self._update_status(slot, reader)
                 if spooled:
                     await window.add(spooled)
                     after = spooled[-1].position
                     size = sum(len(item.record.value) for item in spooled)
-                    if 2 * len(spooled) < max_records and 2 * size < max_bytes:
+                    if 2 * len(spooled) < MAX_RECORDS and 2 * size < MAX_BYTES:
                         await self._sleep(_GATHER_SECONDS)
                 elif window:
                     await window.wait(_POLL_SECONDS)
@@ -189,7 +192,7 @@ def build(settings: GatewaySettings | None = None, own_slot: Path | None = None,
     tasks = consumers.table(TaskChanged)
     cipher = load_cipher(settings.secrets_folder, "spool")
     surrogates = load_or_create_key(settings.secrets_folder, "surrogates")
-    redactor = RecordRedactor(tasks, lambda: Redactor(surrogates), settings.gateway_redaction_cache, status)
+    redactor = RecordRedactor(tasks, lambda: Redactor(surrogates), _REDACTIONS_REMEMBERED, status)
 
     dead_letters = DeadLetterPublisher(broker, NAME, settings)
 
@@ -200,9 +203,9 @@ def build(settings: GatewaySettings | None = None, own_slot: Path | None = None,
         return BatchPublisher(settings, dead_letter, status)
 
     submitted_publisher = new_publisher()
-    external = ExternalPredictions(load_identifiers(settings.secrets_folder), settings.gateway_event_bytes)
+    external = ExternalPredictions(load_identifiers(settings.secrets_folder))
     submitted = SubmittedPredictions(tasks, redactor, submitted_publisher, external, status)
-    submitted.subscribe(consumers, settings.gateway_intake_records)
+    submitted.subscribe(consumers)
     shipper = Shipper(settings, own_slot, cipher, redactor, new_publisher, status)
     media = MediaUploader(settings.media_folder, MediaStore(settings.artifacts_uri), status)
 

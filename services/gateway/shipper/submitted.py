@@ -26,6 +26,8 @@ from shared.spool import Record
 CURRENT = "current"
 """A `task_revision` that stands for the task's revision at the time of arrival."""
 
+_MAX_RECORDS = 500
+"""Handled at once."""
 _FIELDS = {"messages", "tool_calls", "tools", "tool_choice", "response_format", "parameters"}
 """Of the event, which have the form that the call and the answer have."""
 
@@ -47,8 +49,8 @@ class SubmittedPredictions:
         self._external = external
         self._status = status
 
-    def subscribe(self, consumers: Consumers, max_records: int) -> None:
-        consumers.on_batch(PredictionSubmitted, self.on_submitted, BatchOptions(max_records))
+    def subscribe(self, consumers: Consumers) -> None:
+        consumers.on_batch(PredictionSubmitted, self.on_submitted, BatchOptions(_MAX_RECORDS))
 
     async def on_submitted(self, deliveries: list[Delivery[PredictionSubmitted]]) -> None:
         """Log the predictions, then acknowledge them. A repeated prediction_id becomes the same event.

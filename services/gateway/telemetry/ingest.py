@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
@@ -25,20 +24,14 @@ from shared.http import HttpError
 from shared.spool import Record
 
 TASK_ATTRIBUTE = "ratchet.task"
+MAX_SPANS = 10_000
+"""Of one request."""
 _GROUP_SIZE = 16
 """Spans handled before other requests run: about a millisecond."""
 _MAX_REASONS = 5
 _WAY_OUT_TASK = (
     "set OTEL_RESOURCE_ATTRIBUTES=ratchet.task=<task> in the application, or RATCHET_GATEWAY_TRACES_TASKS here"
 )
-
-
-@dataclass(frozen=True)
-class IngestOptions:
-    """`task_names`: the task of a `service.name` or a model; `max_spans`: of one request."""
-
-    task_names: Mapping[str, str]
-    max_spans: int
 
 
 class ExportResult(NamedTuple):
@@ -59,13 +52,14 @@ class TelemetryIngest:
         log: EventLog,
         external: ExternalPredictions,
         metrics: Metrics,
-        options: IngestOptions,
+        task_names: Mapping[str, str],
     ) -> None:
+        """`task_names`: the task of a `service.name` or a model."""
         self._tasks = tasks
         self._log = log
         self._external = external
         self._metrics = metrics
-        self._options = options
+        self._task_names = task_names
 
     async def ingest(self, body: bytes, grant: Grant, *, as_json: bool) -> ExportResult:
         """Log the model calls among the spans; ignore other spans. Idempotent.
@@ -98,8 +92,8 @@ class TelemetryIngest:
         found: list[Span] = []
         for span in spans:
             found.append(span)
-            if len(found) > self._options.max_spans:
-                message = f"more than {self._options.max_spans} in one request: set a smaller batch in the exporter"
+            if len(found) > MAX_SPANS:
+                message = f"more than {MAX_SPANS} in one request: set a smaller batch in the exporter"
                 raise MalformedTelemetry(message)
             if not len(found) % _GROUP_SIZE:
                 await asyncio.sleep(0)
@@ -134,7 +128,7 @@ class TelemetryIngest:
         """Raises _Rejected for no task, or one that the key does not allow; HttpError 503 while no task is known."""
         service = str(span.resource.get("service.name", ""))
         named = span.attributes.get(TASK_ATTRIBUTE) or span.resource.get(TASK_ATTRIBUTE)
-        names = self._options.task_names
+        names = self._task_names
         name = str(named or names.get(service) or names.get(model_of(span.attributes) or "") or service)
         try:
             grant.require(name)

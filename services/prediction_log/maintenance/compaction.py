@@ -25,13 +25,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MaintenancePolicy:
-    """When the lake is compacted and vacuumed. A file is small below half of `target_bytes`."""
+    """When the lake is compacted and vacuumed.
+
+    small_files: of a task's day, from which on they are compacted; small is below half of `target_bytes`, and rows of
+    256 MiB uncompressed are the most of a file, so that an erasure can hold them in memory. grace_hours: until a file
+    that was replaced is deleted, so that its readers can finish. orphan_hours: until one that no commit names is.
+    """
 
     interval: timedelta
-    small_files: int
-    target_bytes: int
     grace_hours: int
-    orphan_hours: int
+    small_files: int = 30
+    target_bytes: int = 128 * 1024**2
+    orphan_hours: int = 24
 
 
 class Compaction:

@@ -15,8 +15,8 @@ from datetime import timedelta
 import numpy as np
 
 from schemas.task_settings import RolloutSettings
-from services.deployer.settings import DeployerSettings
 from services.deployer.statistics.levels import Draw, level, next_draw
+from services.deployer.transitions import MAX_OPEN_TICKETS
 from tests.benchmarks.promotion.decisions import PENDING, UNDRAWN, Decisions, Next, Prefix, Rollouts
 from tests.benchmarks.promotion.walk import BETTER, EQUAL, START, Truth, upper_bound
 
@@ -25,7 +25,6 @@ DAYS = 364
 WORSE = Truth(0.02, 0.04)
 MIXED = {BETTER: 0.4, EQUAL: 0.4, WORSE: 0.2}
 ALL_EQUAL = {EQUAL: 1.0}
-OPEN_TICKETS = int(DeployerSettings.model_fields["deployer_open_tickets"].default)
 NEVER = np.iinfo(np.int32).max
 
 
@@ -194,7 +193,7 @@ class Lanes:
             self.arrived[lanes] += more
         places, is_drawn = self._places(lanes)
         still_open = ((self.labelled[lanes[:, None], places] > now) & is_drawn).sum(axis=1)
-        room = np.clip(np.minimum(OPEN_TICKETS - still_open, self.arrived[lanes] - self.drawn[lanes]), 0, None)
+        room = np.clip(np.minimum(MAX_OPEN_TICKETS - still_open, self.arrived[lanes] - self.drawn[lanes]), 0, None)
         lane = np.repeat(lanes, room)
         nth = np.arange(len(lane)) - np.repeat(np.cumsum(room) - room, room)
         place = self.drawn[lane] + nth

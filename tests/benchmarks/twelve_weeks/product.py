@@ -37,7 +37,6 @@ from services.evaluator import handlers as evaluator_handlers
 from services.evaluator.settings import EvaluatorSettings
 from services.failure_miner import handlers as miner_handlers
 from services.failure_miner import main as miner_main
-from services.failure_miner.settings import FailureMinerSettings
 from services.failure_miner.storage import PostgresSuspectStore
 from services.scheduler import handlers as scheduler_handlers
 from services.scheduler import main as scheduler_main
@@ -118,7 +117,7 @@ class Product:
 
     def _mine(self) -> None:
         suspects = PostgresSuspectStore(self._databases["failure_miner"], miner_handlers.CORRECTIONS)
-        settings = self._of(FailureMinerSettings)
+        settings = self._of(Settings)
         miner_handlers.Handlers(settings, suspects, self._texts, self.lake, self.artifacts, self.bus).subscribe(
             self._consumers
         )
@@ -162,9 +161,7 @@ class Product:
     def _deploy(self) -> None:
         settings, database = self._of(DeployerSettings), self._databases["deployer"]
         self.rollouts, ledger = PostgresRollouts(database), PostgresLedger(database)
-        transitions = RolloutTransitions(
-            self.rollouts, ledger, self.admin, MemoryAdapters(), self.bus, settings.deployer_open_tickets
-        )
+        transitions = RolloutTransitions(self.rollouts, ledger, self.admin, MemoryAdapters(), self.bus)
         admission = Admission(self.rollouts, transitions, self.bus)
         self._deployer = deployer_handlers.Handlers(settings, self.rollouts, ledger, transitions, admission)
         self._deployer.subscribe(self._consumers)

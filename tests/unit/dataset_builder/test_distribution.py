@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
+from schemas.datasets import Origin
 from schemas.labels import Purpose
 from services.dataset_builder.building.votes import votes_of
 from services.dataset_builder.checks.distribution import (
@@ -85,6 +87,13 @@ def test_an_audit_that_was_asked_about_again_counts_as_it_was_answered_last() ->
     )
     audits = audited(votes)
     assert (audits.weights, audits.counts, audits.total) == ({"a": 5.0, "b": 15.0}, {"a": 0.5, "b": 1.5}, 2)
+
+
+def test_what_a_user_wrote_about_an_audited_answer_is_no_answer_to_the_audit() -> None:
+    """Users write about answers that they found wrong, which is no chance."""
+    (audit,) = audits_of({"a": 1})
+    wrote = replace(audit, label="b", voter="user:u1", origin=Origin.USER, purpose=None, correction_id="u")
+    assert audited([audit, wrote]).counts == {"a": 1.0}
 
 
 def test_weights_decide_what_is_compared() -> None:

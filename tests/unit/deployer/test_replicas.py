@@ -16,7 +16,7 @@ import pytest
 
 from schemas.rollouts import Stage
 from services.deployer.clients import ArtifactMissing, Strategy, VllmAdapterServer
-from services.deployer.replicas import OUT_OF_SERVICE_SECONDS, AdapterReplicas, Replica
+from services.deployer.replicas import OUT_OF_SERVICE_SECONDS, PROVE_SECONDS, AdapterReplicas, Replica
 from services.deployer.rollout import ServingState, candidate_of
 from services.deployer.settings import DeployerSettings
 from shared.errors import DependencyUnavailable, InvalidMessage
@@ -126,7 +126,7 @@ class Fleet:
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Fleet:
-    made = Fleet(tmp_path, deployer_prove_seconds=300.0)
+    made = Fleet(tmp_path)
     made.publish("a1", "a2", "a3")
     return made
 
@@ -282,7 +282,7 @@ async def test_a_proof_is_repeated_when_it_is_old_and_not_before(fleet: Fleet) -
     await fleet.reconcile()
     for engine in fleet.engines.values():
         engine.answers_as["a1"] = "base"
-    fleet.now += 299.0
+    fleet.now += PROVE_SECONDS - 1.0
     await fleet.reconcile()
     assert set(fleet.a.proved) == {"a1"}
     fleet.now += 1.0

@@ -27,13 +27,15 @@ NEVER = 3_600.0
 
 @asynccontextmanager
 async def working(deployer: Deployer, tick_seconds: float, idle_seconds: float = NEVER) -> AsyncIterator[None]:
-    settings = DeployerSettings(
-        deployer_tick_seconds=tick_seconds, deployer_idle_seconds=idle_seconds, deployer_flags_seconds=0.01
+    workers = TaskWorkers(
+        DeployerSettings(deployer_tick_seconds=tick_seconds), deployer.rollouts, deployer.admin, deployer.handlers
     )
-    workers = TaskWorkers(settings, deployer.rollouts, deployer.admin, deployer.handlers)
     work = [asyncio.create_task(workers.run_forever()), asyncio.create_task(workers.watch_flags_forever())]
     try:
-        yield
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("services.deployer.workers.IDLE_TICKS", idle_seconds / tick_seconds)
+            patch.setattr("services.deployer.workers.FLAGS_TICKS", 0.01 / tick_seconds)
+            yield
     finally:
         for task in work:
             task.cancel()

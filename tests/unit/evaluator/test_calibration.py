@@ -71,7 +71,7 @@ def test_near_copies_count_as_one_answer_and_none_is_judged_by_a_map_that_was_fi
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """240 texts of five copies each are no thousand answers: a map of as many steps would follow their accidents."""
-    scores, right = (np.tile(values, 5) for values in simulated(240, 1.0))
+    scores, right = (np.repeat(values, 5) for values in simulated(240, 1.0))
     fitted_on: list[np.ndarray] = []
 
     def watched(scores: np.ndarray, *others: Any) -> dict[str, object]:
@@ -79,7 +79,7 @@ def test_near_copies_count_as_one_answer_and_none_is_judged_by_a_map_that_was_fi
         return temperature_map(scores, *others)
 
     monkeypatch.setattr(calibration_module, "temperature_map", watched)
-    groups = np.tile(np.arange(240), 5)
+    groups = np.repeat(np.arange(240), 5)
     found = fit_and_cross_fit("desk-1", list(scores), list(right), CHANCE, RECALL, groups=groups)
     assert found is not None
     assert (found.calibration.kind, found.calibration.answers) == ("temperature", 1_200)
@@ -189,7 +189,7 @@ def test_an_isotonic_map_increases_strictly() -> None:
     scores, right = simulated(3_000, 3.0)
     found = fit("desk-1", list(scores), list(right), LABELS)
     assert found is not None
-    mapped = [calibrated(found, score) for score in np.linspace(0.001, 0.999, 500)]
+    mapped = [calibrated(found, score) for score in 1 / (1 + np.exp(-np.linspace(-18.0, 18.0, 500)))]
     assert all(low < high for low, high in pairwise(mapped))
 
 

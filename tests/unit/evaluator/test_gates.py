@@ -410,6 +410,17 @@ def test_a_candidate_whose_confidence_no_longer_tells_its_errors_is_stopped() ->
         assert stopped_by(check_gates(spec(), with_confidence(evaluation, 0.0, seed), NO_GOLDEN)) == ["confidence"]
 
 
+def test_near_copies_of_few_texts_do_not_show_that_confidence_got_worse() -> None:
+    """Ten wrong answers are too few to show it, and as two hundred they would stop the candidate."""
+    few = with_confidence(compared(40, range(30), range(30)), 0.6, 2)
+    asked = [question for question in few.questions for _ in range(20)]
+    right = [position for position in range(800) if position // 20 < 30]
+    scores = [np.repeat(np.array(found), 20) for found in (few.candidate_confidence, few.production_confidence)]
+    alone = Comparison(asked, arm(asked, right), arm(asked, right), *scores)
+    copies = replace(alone, questions=[replace(q, group=f"g{n // 20}") for n, q in enumerate(asked)])
+    assert [confidence(spec(), found).passed for found in (alone, copies)] == [False, True]
+
+
 @pytest.mark.parametrize("mistakes", [0.0, 0.05, 0.08])
 def test_a_good_candidate_is_not_stopped_for_being_sure_where_reviewers_were_wrong(mistakes: float) -> None:
     """Most of its errors are theirs. Counted as its own, two of three such candidates were stopped."""
@@ -468,6 +479,15 @@ def test_losses_among_answers_that_nobody_suspected_count_by_how_many_they_stand
     assert (evaluation.gain.basis, evaluation.gain.finding) == ("traffic", "worse")
     assert len(evaluation.gained) > len(evaluation.lost)
     assert "not_worse" in stopped_by(check_gates(spec(), evaluation, NO_GOLDEN))
+
+
+def test_near_copies_among_the_rows_of_traffic_count_once() -> None:
+    """Two texts, of five copies each, are lost: ten losses of their own would show the candidate to be worse."""
+    alone = [replace(q, drawn=0.5, is_uniform=True) for q in questions(200)]
+    copies = [replace(question, group=f"g{number // 5}") for number, question in enumerate(alone)]
+    found = [Comparison(asked, arm(asked, range(10, 200)), arm(asked, range(200))).gain for asked in (alone, copies)]
+    assert [(gain.basis, gain.finding) for gain in found] == [("traffic", "worse"), ("traffic", "not_shown")]
+    assert found[1].high - found[1].low > 1.5 * (found[0].high - found[0].low)
 
 
 def test_a_field_that_is_always_empty_stops_a_candidate_and_is_named() -> None:

@@ -17,7 +17,8 @@ from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskSpec
 from services.evaluator.domain import Question, job_name
 from services.evaluator.handlers import Handlers
-from services.evaluator.job import EvaluationJob, calibrate, read_examples
+from services.evaluator.job import calibrate, read_examples
+from services.evaluator.job_input import EvaluationJob
 from services.evaluator.recipe import ArmAnswers
 from services.evaluator.settings import EvaluatorSettings
 from services.evaluator.verdict import Asked, Extras, evaluated_event, evaluation_report
@@ -87,13 +88,11 @@ async def test_a_task_without_a_rollout_is_compared_with_the_base(
 async def test_the_job_is_told_where_the_encoder_the_lake_and_the_prices_are(
     settings: EvaluatorSettings, published: Published, rollouts: LatestByKey[RolloutChanged], trained: AdapterTrained
 ) -> None:
-    chosen = settings.model_copy(
-        update={"prices_file": Path("own.yaml"), "evaluator_rival_rows": 7, "lake": "s3://lake"}
-    )
+    chosen = settings.model_copy(update={"prices_file": Path("own.yaml"), "lake": "s3://lake"})
     jobs = Jobs(settings.jobs_folder, "services.evaluator.job")
     await Handlers(chosen, jobs, published, rollouts, table_seconds=0.05).on_adapter(trained)
     told = submitted(settings).rivals
-    assert (told.rows, told.prices_file, told.lake) == (7, Path("own.yaml"), "s3://lake")
+    assert (told.prices_file, told.lake) == (Path("own.yaml"), "s3://lake")
     assert told.embedder == settings.home / "models" / "all-MiniLM-L6-v2"
 
 

@@ -1,4 +1,4 @@
-"""An evaluation that was killed at its very end, and is run again, says what it has published."""
+"""An evaluation asks about held-out rows; killed at its very end, and run again, it says what it has published."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from services.evaluator.job import evaluate_adapter
 from services.evaluator.recipe import ArmAnswers
 from services.evaluator.rivals import step
 from services.evaluator.verdict import Asked
+from shared.errors import StepImpossible
 from shared.jobs import Progress
 from shared.storage.artifacts import ArtifactStore
 from tests.unit.evaluator.reports import approaches
@@ -65,3 +66,25 @@ def test_the_event_of_a_repeated_evaluation_agrees_with_the_report_that_was_publ
     report = EvaluationReport.model_validate_json((Path(str(again.report)) / EVALUATION_FILE).read_bytes())
     assert (first.event_id, first.verdict) == (again.event_id, "failed")
     assert (report.verdict, report.gates) == (again.verdict, again.gates)
+
+
+def test_only_held_out_rows_are_asked_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are what the candidate is compared and calibrated on: of the rows that it was trained on it is too sure."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("eval", "train"):
+        asked = (Message(role=Role.USER, content=name), Message(role=Role.ASSISTANT, content=RIGHT))
+        row = Example(example_id=name, messages=asked, group=name, prediction_ids=(), correction_ids=())
+        (data / f"{name}.jsonl").write_text(row.model_dump_json() + "\n")
+    (data / "manifest.json").write_text("{}")
+    uri = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache").publish(data, "datasets", "d")
+    spec = TRAINED.spec.model_copy(update={"golden_set": None})
+    trained = TRAINED.model_copy(update={"dataset_uri": uri, "spec": spec})
+    written = job(tmp_path).model_copy(update={"trained": trained}).model_dump_json().encode()
+
+    async def ask(the_job: object, store: object, evaluation: Sequence[Question], *more: object) -> None:
+        raise StepImpossible(f"asked about {[question.row_id for question in evaluation]}", "")
+
+    monkeypatch.setattr(evaluation_job, "_ask_both", ask)
+    with pytest.raises(StepImpossible, match=r"asked about \['eval'\]"):
+        evaluate_adapter(written, tmp_path / "job", Progress(tmp_path))

@@ -11,7 +11,8 @@ import pytest
 from schemas.conversation import Message, Role
 from services.evaluator import job as job_module
 from services.evaluator.domain import Question
-from services.evaluator.job import EvaluationJob, _ask_both
+from services.evaluator.job import _ask_both
+from services.evaluator.job_input import EvaluationJob
 from services.evaluator.verdict import Asked, Extras, evaluated_event, evaluation_report
 from shared.errors import DependencyUnavailable, StepImpossible
 from shared.model.inference import Completion, NotServed

@@ -11,7 +11,8 @@ from schemas.conversation import Message, Role
 from schemas.datasets import Example
 from schemas.golden import GoldenRow
 from services.evaluator.domain import Question
-from services.evaluator.job import EvaluationJob, ask_must_pass_again, evaluate_adapter
+from services.evaluator.job import ask_must_pass_again, evaluate_adapter
+from services.evaluator.job_input import EvaluationJob
 from services.evaluator.recipe import RETRY_ROUNDS, ArmAnswers
 from services.evaluator.rivals.options import RivalOptions
 from shared.errors import DependencyUnavailable, StepImpossible

@@ -10,7 +10,8 @@ import pytest
 from schemas.conversation import Message, Role
 from services.evaluator.domain import Question
 from services.evaluator.golden_history import past_results, record_promotion
-from services.evaluator.job import EvaluationJob, ask_arm, unfair, with_golden_history
+from services.evaluator.job import ask_arm, unfair, with_golden_history
+from services.evaluator.job_input import EvaluationJob
 from services.evaluator.recipe import RETRY_ROUNDS, ArmAnswers, ask, ask_failed_again
 from services.evaluator.verdict import Asked
 from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from services.evaluator import job as job_module
-from services.evaluator.job import EvaluationJob, _ask_both
+from services.evaluator.job import _ask_both
+from services.evaluator.job_input import EvaluationJob
 from services.evaluator.rivals.options import RivalOptions
 from shared.errors import StepImpossible
 from shared.storage.artifacts import ArtifactStore

@@ -25,12 +25,12 @@ from services.failure_miner.domain import Suspect, Vectors
 from services.failure_miner.handlers import Handlers
 from services.failure_miner.modes import FoundMode, StoredMode
 from services.failure_miner.sampling import DayOfQuestions, Question, Sightings, Stratum, plan_rates
-from services.failure_miner.settings import FailureMinerSettings
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
 from shared.kafka.delivery import Delivery, RecordPosition, TopicPartition
 from shared.privacy.erasure import ErasedSubjects
+from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.predictions import AnsweredPrediction
 
@@ -215,7 +215,7 @@ class Bench:
 
     def __init__(self, home: Path) -> None:
         self.store, self.published, self.predictions, self.now = MemoryStore(), Published(), MemoryLookup(), NOON
-        settings, self.embedder = FailureMinerSettings(home=home), WordEmbedder()
+        settings, self.embedder = Settings(home=home), WordEmbedder()
         self.artifacts = ArtifactStore(settings.artifacts_uri, home / "cache")
         self.handlers = Handlers(
             settings, self.store, self.embedder, self.predictions, self.artifacts, self.published,

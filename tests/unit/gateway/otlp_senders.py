@@ -31,7 +31,7 @@ from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.external import ExternalPredictions
 from services.gateway.settings import BodyLimits
 from services.gateway.tasks.served import ServedTasks
-from services.gateway.telemetry.ingest import IngestOptions, TelemetryIngest
+from services.gateway.telemetry.ingest import TelemetryIngest
 from services.gateway.telemetry.otlp import build_router
 from shared.http import build_http
 from shared.kafka.latest_by_key import LatestByKey
@@ -198,7 +198,7 @@ async def receiver(specs: Sequence[TaskSpec] = SPECS) -> AsyncIterator[Receiver]
     names = {"legacy-app": "haiku", "own-model": "haiku", "support-desk": "support"}
     app = build_http("test", list, 64 * 1024)
     external = ExternalPredictions(Identifiers(ids, b"s" * 32), now=lambda: NOW)
-    ingest = TelemetryIngest(served, log, external, metrics, IngestOptions(names, 50))
+    ingest = TelemetryIngest(served, log, external, metrics, names)
     admission = Admission(keys, BodyLimits(telemetry=64 * 1024))  # type: ignore[arg-type]
     app.include_router(build_router(ingest, admission))
     transport = httpx.ASGITransport(app=app)

@@ -115,6 +115,16 @@ async def test_a_full_spool_counts_the_refusal_and_loses_nothing(tmp_path: Path,
     assert 0.3 < log.fullness < 1.0
 
 
+async def test_requests_that_end_together_are_all_refused_while_the_spool_is_full(
+    tmp_path: Path, logs: list[SpoolEventLog]
+) -> None:
+    log, metrics = await opened(tmp_path, logs, max_bytes=2_000)
+    appends = (log.append(encoded(event("a" * 3_000))) for _ in range(3))
+    outcomes = await asyncio.gather(*appends, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [SpoolUnavailable] * 3
+    assert metrics.registry.get_sample_value("ratchet_gateway_spool_refusals_total") == 3.0
+
+
 async def test_refusals_are_logged_but_not_for_every_request(
     tmp_path: Path, logs: list[SpoolEventLog], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from schemas.conversation import Part, ToolCall
 from services.gateway.auth.grants import Grant
-from services.gateway.formats.calls import call_of
+from services.gateway.formats.calls import logged_call
 from services.gateway.formats.conversation import EventConversation
 from services.gateway.formats.identity import identity_of
 from services.gateway.formats.media import MediaReferences
@@ -335,7 +335,7 @@ def test_a_session_that_is_sent_on_is_hashed_all_the_same() -> None:
         sent = copy.deepcopy(data)
         assert identity_of(sent).session == "ann"
         assert sent == data
-        call = call_of("chat", EventConversation(MediaReferences(b"k")), sent, constrained=False, format_field="x")
+        call = logged_call("chat", EventConversation(MediaReferences(b"k")), sent, constrained=False, format_field="x")
         assert "ann" not in repr(call)
 
 

@@ -107,7 +107,10 @@ async def test_a_body_over_the_limit_is_refused(gateway: Receiver) -> None:
     assert (await _post(gateway, b" " * (64 * 1024 + 1))).status_code == 413
 
 
-async def test_more_spans_than_the_limit_are_refused_before_any_is_logged(gateway: Receiver) -> None:
+async def test_more_spans_than_the_limit_are_refused_before_any_is_logged(
+    gateway: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.gateway.telemetry.ingest.MAX_SPANS", 50)
     many = [span({**CHAT_WITH_MESSAGES, "gen_ai.input.messages": "x"}, span_id=f"{n:8}".encode()) for n in range(51)]
     response = await gateway.send(traces(*many))
     assert response.status_code == 400
@@ -196,14 +199,15 @@ async def test_without_a_valid_key_the_body_is_not_decoded(gateway: Receiver) ->
 
 
 async def test_spans_have_a_body_limit_of_their_own(tmp_path: Path) -> None:
-    settings = GatewaySettings(home=tmp_path, gateway_max_body_bytes=1_024, gateway_traces_max_body_bytes=64 * 1024)
+    settings = GatewaySettings(home=tmp_path, gateway_max_body_bytes=1_024)
+    limit = settings.body_limits.telemetry
     service = build(settings)
     assert service.http is not None
     await next(start for start in service.prepare if start.__qualname__ == AccessControl.start.__qualname__)()
     transport = httpx.ASGITransport(app=service.http.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
         for path, size, refused in (
-            ("/v1/traces", 64 * 1024, False), ("/v1/traces", 64 * 1024 + 1, True), ("/v1/feedback", 2_000, True),
+            ("/v1/traces", limit, False), ("/v1/traces", limit + 1, True), ("/v1/feedback", 2_000, True),
         ):  # fmt: skip
             response = await http.post(path, content=b" " * size, headers=JSON)
             assert (response.status_code == 413) is refused, (path, size)

@@ -98,10 +98,11 @@ class Machine:
 
 
 @pytest.fixture
-async def machine(tmp_path: Path) -> AsyncIterator[Machine]:
+async def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Machine]:
     kafka = Kafka()
     kafka.open.set()
-    settings = GatewaySettings(home=tmp_path, gateway_shipper_records=3, gateway_shipper_stop_seconds=5.0)
+    monkeypatch.setattr("services.gateway.shipper.shipper.MAX_RECORDS", 3)
+    settings = GatewaySettings(home=tmp_path, gateway_shipper_stop_seconds=5.0)
     machine = Machine(settings, kafka)
     yield machine
     for shipper in machine.shippers:
@@ -145,6 +146,24 @@ async def test_nothing_is_removed_from_the_spool_before_kafka_acknowledges_it(ma
     await machine.shipper(gateway.slot)
     await until(lambda: machine.left(gateway.slot) == [])
     assert machine.kafka.names == ["1", "2", "3", "4", "5"]
+
+
+async def test_a_batch_waits_for_the_one_before_it_that_kafka_has_not_taken(machine: Machine) -> None:
+    class Retrying(Kafka):
+        async def publish(self, records: Sequence[Record | RefusedRecord]) -> None:
+            if "1" in names(records):
+                await self.open.wait()
+            self.taken.extend(records)
+
+    gateway, kafka = machine.gateway(), Retrying()
+    gateway.append(records("1", "2", "3"))
+    gateway.append(records("4", "5", "6"))
+    await machine.shipper(gateway.slot, kafka)
+    await asyncio.sleep(0.3)
+    assert kafka.names == []
+    kafka.open.set()
+    await until(lambda: machine.left(gateway.slot) == [])
+    assert kafka.names == ["1", "2", "3", "4", "5", "6"]
 
 
 async def test_the_slot_of_a_gateway_that_died_is_shipped_by_another_gateways_shipper(machine: Machine) -> None:

@@ -18,7 +18,7 @@ from services.gateway.domain import Identifiers, PredictionIds
 from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.recording.external import ExternalPredictions
 from services.gateway.shipper.submitted import SubmittedPredictions
-from shared.errors import InvalidMessage
+from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.identity import keyed_hash
 from shared.kafka.delivery import Delivery, TopicPartition
 from shared.kafka.latest_by_key import LatestByKey
@@ -92,6 +92,17 @@ async def test_a_prediction_gets_the_newest_revision_also_while_the_tasks_are_be
 async def test_a_prediction_of_an_unknown_task_can_never_be_logged(handler: SubmittedPredictions) -> None:
     with pytest.raises(InvalidMessage, match="unknown task 'new'"):
         await handler.on_submitted([delivery("new")])
+
+
+async def test_a_prediction_that_kafka_did_not_take_is_not_acknowledged(
+    handler: SubmittedPredictions, kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def takes_the_first(records: Sequence[Record]) -> Sequence[Record]:
+        return records[1:]
+
+    monkeypatch.setattr(kafka, "publish_once", takes_the_first)
+    with pytest.raises(DependencyUnavailable, match="1 of 2"):
+        await handler.on_submitted([delivery(), delivery(prediction_id="q")])
 
 
 async def test_the_same_own_id_by_http_and_by_kafka_is_one_prediction_and_feedback_reaches_it(

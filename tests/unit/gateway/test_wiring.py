@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from services.gateway.asgi.large_work import LargeWork
+from services.gateway.asgi.protocol import BoundedHttpProtocol
 from services.gateway.auth.grants import AccessControl
 from services.gateway.main import build
 from services.gateway.processes.file_limit import raise_file_limit
@@ -99,14 +100,10 @@ def test_no_error_of_a_setting_shows_the_password_in_an_address(tmp_path: Path) 
     assert "s3cret" not in f"{refused.value} {unusable.value.reason} {unusable.value.way_out}"
 
 
-def test_the_settings_reach_the_protocol_and_the_upstreams_and_the_file_limit_is_raised_at_the_start(
-    tmp_path: Path,
-) -> None:
-    settings = GatewaySettings(home=tmp_path, gateway_write_seconds=7.0, gateway_connection_wait_seconds=8.0)
-    service = build(settings)
+def test_clients_that_do_not_read_are_cut_off_and_the_file_limit_is_raised_at_the_start(tmp_path: Path) -> None:
+    service = build(GatewaySettings(home=tmp_path))
     assert service.http is not None
-    assert service.http.options["http"].keywords == {"write_seconds": 7.0}
-    assert settings.upstream_limits.wait == 8.0
+    assert service.http.options["http"] is BoundedHttpProtocol
     assert raise_file_limit in service.prepare
 
 

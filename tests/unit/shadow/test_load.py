@@ -44,7 +44,7 @@ class Replicas:
     def load(self) -> VllmLoad:
         inference = InferenceClient([f"http://{host}" for host in self.metrics], 1.0)
         inference._client = httpx.AsyncClient(transport=httpx.MockTransport(self.handle))
-        return VllmLoad(inference, 0.8)
+        return VllmLoad(inference)
 
     def handle(self, request: httpx.Request) -> httpx.Response:
         assert request.url.path == "/metrics"
@@ -170,13 +170,13 @@ async def test_a_long_pause_ends_the_batch_in_time_and_the_requests_are_redelive
     assert (shadow.replays._places["support-desk"]._value, shadow.replays._all_places._value) == (4, 16)
 
 
-async def test_what_waits_until_it_is_too_old_is_left_out_and_counted() -> None:
+async def test_what_waits_until_it_is_too_old_is_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     shadow = Shadow()
     shadow.candidate.away = True
     with pytest.raises(DependencyUnavailable):
         await shadow.deliver(0, prediction(1))
     shadow.candidate.away = False
-    shadow.handlers._settings = shadow.handlers._settings.model_copy(update={"shadow_max_age_hours": 0.01})
+    monkeypatch.setattr("services.shadow.handlers.MAX_AGE", timedelta(seconds=36))
     assert await shadow.deliver(0, prediction(1), prediction(2)) == []
     assert shadow.decisions.count() == {Outcome.BUSY: 1, Outcome.LATE: 1}
     assert len(await shadow.replay(prediction(3, occurred_at=utc_now() - timedelta(seconds=1)))) == 1

@@ -9,13 +9,13 @@ from schemas.approaches import Approach, ApproachKind, ApproachTable
 from schemas.base import utc_now
 from services.evaluator.domain import evaluation_questions, golden_questions
 from services.evaluator.job import (
-    EvaluationJob,
     ask_must_pass_again,
     calibrate,
     calibration_of,
     read_examples,
     with_golden_history,
 )
+from services.evaluator.job_input import EvaluationJob
 from services.evaluator.recipe import ask, ask_failed_again
 from services.evaluator.report.publish import publish_report
 from services.evaluator.second_opinion import with_second_opinions

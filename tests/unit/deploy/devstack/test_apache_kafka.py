@@ -188,8 +188,8 @@ def test_a_kafka_that_the_user_has_is_not_downloaded(config: StackConfig, tmp_pa
     (tmp_path / "mine" / "libs" / "kafka.jar").touch()
     install_kafka(config, KAFKA_HOME=str(tmp_path / "mine"))
     install_kafka(config, RATCHET_KAFKA="broker:9092")
-    kafka.remembered_distribution(config).parent.mkdir(parents=True)
-    kafka.remembered_distribution(config).write_text(str(tmp_path / "mine"))
+    kafka.distribution_file(config).parent.mkdir(parents=True)
+    kafka.distribution_file(config).write_text(str(tmp_path / "mine"))
     install_kafka(config)
     assert mirror.downloads == 0
     assert kafka.distribution(config) == tmp_path / "mine"
@@ -219,11 +219,11 @@ def test_the_command_says_what_becomes_of_tansus_records(
     commands.install(["kafka"])
     output = capsys.readouterr().out
     assert "It starts empty" in output and "ratchet lake resume" in output
-    assert f"Back to tansu: ratchet down, then delete {kafka.remembered_distribution(config)}" in output
+    assert f"Back to tansu: ratchet down, then delete {kafka.distribution_file(config)}" in output
     (config.home / "data" / "kafka").mkdir()
     (config.home / "data" / "kafka" / "meta.properties").touch()
     assert "It starts empty" not in kafka.KafkaPart().note(config), "Apache Kafka has started by now"
-    kafka.remembered_distribution(config).unlink()
+    kafka.distribution_file(config).unlink()
     assert kafka.is_tansu(config)
 
 

@@ -18,7 +18,7 @@ from schemas.conversation import Message, Role
 from schemas.datasets import Example
 from schemas.tasks import TaskKind, TaskSpec
 from services.evaluator.domain import Question
-from services.evaluator.job import EvaluationJob
+from services.evaluator.job_input import EvaluationJob
 from services.evaluator.recipe import ArmAnswers
 from services.evaluator.rivals.classifiers import TrainingRows, tf_idf, tf_idf_classifier
 from services.evaluator.rivals.options import RivalOptions

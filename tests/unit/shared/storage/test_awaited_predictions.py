@@ -10,10 +10,9 @@ import pytest
 from schemas.predictions import FeedbackGiven
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.kafka.delivery import Delivery
-from shared.storage.predictions import AnsweredPrediction, AwaitedPredictions
+from shared.storage.predictions import FEEDBACK_PATIENCE, AnsweredPrediction, AwaitedPredictions
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
-PATIENCE = timedelta(minutes=4)
 
 
 class EmptyLake:
@@ -35,7 +34,7 @@ def feedback(prediction_id: str, recorded_at: datetime = NOON) -> Delivery[Feedb
 
 async def test_what_was_given_up_does_not_wait_anew_while_its_batch_waits_for_later_feedback() -> None:
     now = NOON
-    awaited = AwaitedPredictions(EmptyLake(), PATIENCE, lambda: now)
+    awaited = AwaitedPredictions(EmptyLake(), lambda: now)
     for minute in range(30):  # A batch that is redelivered, each time with one more whose prediction is not there.
         now = NOON + timedelta(minutes=minute)
         for number in range(minute + 1):
@@ -47,8 +46,8 @@ async def test_what_was_given_up_does_not_wait_anew_while_its_batch_waits_for_la
 async def test_feedback_that_waited_in_kafka_while_the_lake_went_on_does_not_wait_again() -> None:
     """Else an application that sends one unknown id a batch would hold up all feedback by the patience each time."""
     now, lake = NOON + timedelta(hours=1), EmptyLake()
-    awaited = AwaitedPredictions(lake, PATIENCE, lambda: now)
-    old, new = now - PATIENCE - timedelta(seconds=1), now - timedelta(seconds=1)
+    awaited = AwaitedPredictions(lake, lambda: now)
+    old, new = now - FEEDBACK_PATIENCE - timedelta(seconds=1), now - timedelta(seconds=1)
     for lake.made in (None, old + timedelta(minutes=1)):  # It is behind, too, or one partition of it may be.
         with pytest.raises(DependencyUnavailable):
             await awaited.look_up([feedback("p1", old)])
@@ -63,9 +62,9 @@ async def test_feedback_that_waited_in_kafka_while_the_lake_went_on_does_not_wai
 
 async def test_what_nobody_looks_for_any_more_is_forgotten() -> None:
     now = NOON
-    awaited = AwaitedPredictions(EmptyLake(), PATIENCE, lambda: now)
+    awaited = AwaitedPredictions(EmptyLake(), lambda: now)
     for number in range(9):
-        now = NOON + number * PATIENCE
+        now = NOON + number * FEEDBACK_PATIENCE
         with pytest.raises(DependencyUnavailable):
             await awaited.look_up([feedback(f"p{number}")])
     assert len(awaited._missing) == 2
