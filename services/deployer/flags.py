@@ -270,9 +270,7 @@ async def _roll_back(admin: FlagAdmin, rollout: Rollout) -> None:
     rollback = flag_name(rollout.task, "rollback")
     state = await admin.read(rollback)
     if state is None or state.archived:
-        restored = replace(
-            rollout, previous=rollout.primary
-        )  # As the next candidate writes it: see `next_serving_state`.
+        restored = replace(rollout, previous=rollout.primary)  # As `next_serving_state` will say.
         await admin.set_strategy(flag_name(rollout.task, "primary"), primary_strategy(restored))
         return
     await admin.set_strategy(rollback, Strategy())

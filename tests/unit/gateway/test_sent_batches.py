@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from pathlib import Path
 from typing import Any
 
-import cramjam
 import pytest
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, NotLeaderForPartitionError
 from aiokafka.partitioner import DefaultPartitioner
@@ -18,7 +16,6 @@ from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.shipper.publisher import BatchPublisher
 from services.gateway.shipper.redaction import RefusedRecord
 from shared.errors import DependencyUnavailable, InvalidMessage
-from shared.kafka.clients import COMPRESSION
 from shared.settings import Settings
 from shared.spool import Record
 
@@ -244,16 +241,3 @@ async def test_a_record_that_fails_on_its_own_is_returned_and_what_came_before_i
         b"key 2", b"key 3", b"key 1",
     ]  # fmt: skip
     assert [record.key for _, batch in producer.batches for record in batch] == [b"key 0"]
-
-
-def test_batches_are_compressed_at_the_level_that_is_cheapest() -> None:
-    assert COMPRESSION == "zstd"
-    chance = random.Random(5)
-    words = ["".join(chance.choices("abcdefghij", k=chance.randint(2, 9))) for _ in range(500)]
-    text = " ".join(chance.choices(words, k=10_000)).encode()
-    batch = BatchBuilder(100_000, ZSTD)
-    batch.append(timestamp=1, key=None, value=text)
-    batch.close()
-    compressed = bytes(batch._build())[HEADER_BYTES:]
-    records = bytes(cramjam.zstd.decompress(compressed))
-    assert [level for level in (1, 2, 3) if bytes(cramjam.zstd.compress(records, level=level)) == compressed] == [1]
