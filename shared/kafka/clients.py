@@ -32,7 +32,7 @@ from shared.settings import Settings
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 # A dead letter is an encrypted message with the reason of its failure: the largest message must fit too.
 MAX_DEAD_LETTER_BYTES = MAX_MESSAGE_BYTES + 64 * 1024
-# aiokafka compresses LZ4 at its slowest level: zstd takes a quarter of its time for text, and makes it a quarter smaller.
+# aiokafka compresses LZ4 at its slowest level: zstd takes a quarter of its time, and makes text a quarter smaller.
 COMPRESSION = "zstd"
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
