@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help loop test lane-real lane-patient test-real test-outages test-fast test-patient check lint types contracts check-loop up down bench chaos clean
+.PHONY: help loop test lane-real lane-patient test-real test-outages test-fast test-patient check lint types contracts check-loop up down bench chaos mutants clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -60,9 +60,10 @@ test-fast: $(INSTALLED)
 test-patient: $(INSTALLED)
 	nice -n 5 $(PYTEST) $(ARGS) $(PATIENT)
 
-lint: $(INSTALLED)  ## ruff
+lint: $(INSTALLED)  ## ruff; words of the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m tests.contract.words
 
 types: $(INSTALLED)  ## mypy, strict
 	$(BIN)/mypy
@@ -92,6 +93,9 @@ bench: $(INSTALLED)  ## Benchmarks; results go to tests/benchmarks/results
 
 chaos: $(INSTALLED)  ## A quarter of an hour of kills, outages and full disks; ends with what was lost and doubled: nothing
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+mutants: $(INSTALLED)  ## Planted faults, each seen by a test, in three quarters of an hour; goes on where it was interrupted
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 clean:  ## Remove the environment and all local state (stops the stack first)
 	-$(BIN)/ratchet down

@@ -44,6 +44,14 @@ async def test_the_same_feedback_twice_is_the_same_event(gateway: Gateway) -> No
     assert gateway.log.events[2].event_id != first.event_id
 
 
+async def test_the_same_feedback_of_two_users_is_two_events(gateway: Gateway) -> None:
+    prediction_id = gateway.ids.new("support")
+    for user in ("ann", "bob"):
+        await _give(gateway, prediction_id=prediction_id, kind="thumbs", positive=False, user=user)
+    first, second = gateway.log.events
+    assert first.event_id != second.event_id
+
+
 async def test_feedback_with_a_label_carries_it(gateway: Gateway) -> None:
     prediction_id = gateway.ids.new("support")
     assert (await _give(gateway, prediction_id=prediction_id, kind="label", text="refund")).status_code == 200

@@ -194,6 +194,21 @@ async def test_a_command_starts_a_cycle_with_a_fence_and_a_cut_off(bench: Schedu
     assert started.task_revision == SPEC.revision
 
 
+async def test_the_cut_off_of_a_cycle_is_not_before_its_fence(
+    bench: SchedulerBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prediction below the fence trains the candidate, and one after the cut-off is compared with it."""
+
+    async def slow_fence() -> Fence:
+        bench.now += timedelta(seconds=9)
+        return FENCE
+
+    monkeypatch.setattr(bench, "fence", slow_fence)
+    await bench.handlers.start(SPEC, "command")
+    (started,) = bench.of(CycleStarted)
+    assert started.data_cutoff == NOON + timedelta(seconds=9)
+
+
 async def test_a_cycle_starts_with_the_task_as_its_file_says_now(bench: SchedulerBench, tmp_path: Path) -> None:
     edited = SPEC.model_copy(update={"dataset": SPEC.dataset.model_copy(update={"min_new_examples": 0})})
     (tmp_path / "tasks").mkdir()
@@ -315,6 +330,21 @@ async def test_cron_starts_one_cycle_when_it_is_due(bench: SchedulerBench) -> No
     await bench.handlers.tick()
     (started,) = bench.of(CycleStarted)
     assert started.trigger == "cron"
+
+
+async def test_a_run_that_is_due_while_the_broker_is_away_starts_once_it_is_back(
+    bench: SchedulerBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unavailable() -> Fence:
+        raise DependencyUnavailable("no broker")
+
+    await bench.handlers.tick()
+    bench.now += timedelta(hours=1)
+    with monkeypatch.context() as patched, pytest.raises(DependencyUnavailable):
+        patched.setattr(bench, "fence", unavailable)
+        await bench.handlers.tick()
+    await bench.handlers.tick()
+    assert [started.trigger for started in bench.of(CycleStarted)] == ["cron"]
 
 
 async def test_a_run_that_was_missed_is_made_up_for_once_the_task_is_known_as_it_is_now(tmp_path: Path) -> None:

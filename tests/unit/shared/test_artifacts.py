@@ -108,6 +108,53 @@ def test_what_a_killed_download_left_is_gone_after_a_day(tmp_path: Path, monkeyp
     assert sorted(path.name for path in left.parent.iterdir()) == ["d-1", "d-2"]
 
 
+class Bucket:
+    """An object store: its objects, in the order in which they were put."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.objects: dict[str, bytes] = {}
+        monkeypatch.setattr("shared.storage.artifacts._object_store", lambda address: contextlib.nullcontext(self))
+
+    def head(self, path: str) -> None:
+        if path not in self.objects:
+            raise FileNotFoundError(path)
+
+    def put(self, path: str, file: Path) -> None:
+        self.objects[path] = file.read_bytes()
+
+    def list(self) -> list[list[dict[str, str]]]:
+        return [[{"path": path} for path in self.objects]]
+
+    def get(self, path: str) -> list[bytes]:
+        return [self.objects[path]]
+
+
+def test_a_folder_in_an_object_store_is_missing_until_all_of_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket, store = Bucket(monkeypatch), ArtifactStore("s3://bucket", cache=tmp_path / "cache")
+    (folder(tmp_path / "a") / "train.jsonl").touch()
+    address = store.publish(tmp_path / "a", "datasets", "d-1")
+    name, manifest = bucket.objects.popitem()
+    with pytest.raises(ArtifactMissing):
+        store.fetch(address)
+    bucket.objects[name] = manifest
+    assert sorted(path.name for path in store.fetch(address).iterdir()) == ["inner", "manifest.json", "train.jsonl"]
+
+
+def test_a_download_that_broke_off_is_not_taken_for_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket, store = Bucket(monkeypatch), ArtifactStore("s3://bucket", cache=tmp_path / "cache")
+    address = store.publish(folder(tmp_path / "a"), "datasets", "d-1")
+
+    def interrupted(path: str) -> list[bytes]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(bucket, "get", interrupted)
+        store.fetch(address)
+    assert (store.fetch(address) / "inner" / "data.txt").read_text() == "x"
+
+
 def test_a_folder_is_on_the_disk_before_it_has_its_name_and_its_name_before_anybody_hears_of_it(
     store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

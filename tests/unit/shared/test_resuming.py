@@ -98,6 +98,22 @@ async def test_a_store_moves_past_what_the_broker_deleted_before_it_was_read(
     assert (log.sought, [position.offset for position in moved]) == (sought, skipped)
 
 
+@pytest.mark.parametrize("end", [0, 7])
+async def test_a_log_that_ends_before_what_the_store_has_read_stops_the_service(end: int) -> None:
+    """It lost records, or its topic was made anew: new records would be taken for old ones."""
+    log, problems = Log(0, end), list[MustStop]()
+
+    async def stored(partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, 8)
+
+    listener = ResumingListener("a service", stored, log.ends, problems.append)
+    listener.subscriber = SimpleNamespace(consumer=log)
+    await listener.on_partitions_assigned([PARTITION])
+    await until(lambda: problems or not log.is_paused)
+    assert log.is_paused, "nothing is delivered"
+    assert "ratchet lake resume" in problems[0].way_out
+
+
 class Replica:
     """A service with a store of its own that reads a log of five records in batches of two, as FastStream has it do."""
 

@@ -37,7 +37,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> list[Summary]:
 def test_every_outcome_is_explained_by_the_command_and_in_the_documentation() -> None:
     shown = {str(outcome) for outcome in Outcome} - {"deferred"} | {"waiting", "backlog"}
     assert set(commands.MEANINGS) == shown
-    page = (ROOT / "docs" / "operations.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "explain-missing-pairs.md").read_text()
     assert [name for name in shown if f"`{name}`" not in page] == []
 
 

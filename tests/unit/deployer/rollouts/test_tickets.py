@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from schemas.conversation import Answer, ToolCall
 from schemas.rollouts import Stage
-from schemas.task_settings import Severity
+from schemas.task_settings import RolloutSettings, Severity
 from schemas.tasks import TaskKind
-from services.deployer.domain import Ledger
+from services.deployer.domain import Ledger, Ticket, decide
 from services.deployer.tickets import Pair, label_outcome, ticket_outcome
 from tests.unit.deployer.fakes import Deployer, answer, deliveries, evaluated, in_shadow, pair, pair_with_tools, spec
 
@@ -313,6 +313,14 @@ async def test_pairs_that_wait_for_a_ticket_count_as_won_in_harm_and_futility_in
         await deployer.handlers.on_corrections(deliveries([answer(asked, label="refund")]))
     assert deployer.last.stage is Stage.REJECTED, "losses before the pairs that wait are no less than they are"
     assert deployer.last.evidence.losses < 45 + 40
+
+
+def test_failures_that_are_tickets_at_once_end_no_candidate_while_older_pairs_wait_for_theirs() -> None:
+    """So in harm, too, whose wealth would be that of 45 losses in a row."""
+    failures, settings = [Ticket(-1.0, asked=False, number=100 + n) for n in range(45)], RolloutSettings()
+    assert decide(Stage.SHADOW, Ledger(failures, waiting=range(100)), 0.001, settings) is None
+    ended = decide(Stage.SHADOW, Ledger(failures), 0.001, settings)
+    assert ended is not None and ended.stage is Stage.REJECTED
 
 
 async def test_failures_alone_end_a_candidate_of_which_nothing_waits() -> None:
