@@ -28,7 +28,7 @@ QUICKSTART, OF_THE_DOCS = (
         for code in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
         if "import ratchet" in code
     )
-    for page in (CLIENT / "README.md", ROOT / "docs" / "gateway.md")
+    for page in (CLIENT / "README.md", ROOT / "docs" / "how-to" / "log-answers-of-another-provider.md")
 )
 EXAMPLES = "\n".join(re.findall(r"```python\n(.*?)```", (CLIENT / "README.md").read_text(), flags=re.DOTALL))
 
