@@ -23,12 +23,13 @@ from services.deployer.main import MIGRATIONS
 from services.deployer.storage.ledger import PostgresLedger
 from services.deployer.storage.rollouts import PostgresRollouts
 from services.deployer.tickets import ticket_id_of
+from services.deployer.transitions import MAX_OPEN_TICKETS
 from shared.settings import Settings
 from shared.storage.database import build_engine
 from shared.storage.migration import migrate
 from tests.benchmarks.promotion.decisions import PENDING, Next
 from tests.benchmarks.promotion.walk import BETTER, EQUAL, Truth
-from tests.benchmarks.promotion.year import NEVER, OPEN_TICKETS, SCENARIOS, Lanes, Scenario
+from tests.benchmarks.promotion.year import NEVER, SCENARIOS, Lanes, Scenario
 from tests.unit.deployer.fakes import Deployer, answer, deliveries, evaluated, observed, pair
 
 pytestmark = pytest.mark.stack
@@ -45,7 +46,7 @@ async def deployer(stack_settings: Settings) -> AsyncIterator[Deployer]:
     schema = f"deployer_{uuid4().hex[:8]}"
     await migrate(stack_settings, schema, MIGRATIONS)
     engine = build_engine(stack_settings, schema)
-    yield Deployer(PostgresRollouts(engine), PostgresLedger(engine), max_open=OPEN_TICKETS)
+    yield Deployer(PostgresRollouts(engine), PostgresLedger(engine), max_open=MAX_OPEN_TICKETS)
     async with engine.begin() as connection:
         await connection.execute(text(f'DROP SCHEMA "{schema}" CASCADE'))
     await engine.dispose()
