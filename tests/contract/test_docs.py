@@ -22,10 +22,12 @@ COMMAND = re.compile(r"(?:^|[`\s/])ratchet +([a-z][^`\n#;&|>]*)", re.MULTILINE)
 SETTING = re.compile(r"\bRATCHET_[A-Z0-9_]*[A-Z0-9]\b")
 QUOTED_DEFAULT = re.compile(r"`(RATCHET_\w+)`(?: \| |\s\()(\d[\d.,]*\b)(?: (KiB|MiB|GiB))?")
 """A setting with its default after it: in the next cell of a table, or in brackets."""
+NUMBER = re.compile(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?!\w)")
+"""A number by itself, unlike those in Banking77, 135M or p50."""
 BYTES = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 COMMANDS = typer.main.get_command(app)
 SETTINGS = set(SETTING.findall(render()))
-SETTINGS_OF_TESTS = {"RATCHET_TEST_HOME", "RATCHET_BENCH_SEED"}
+SETTINGS_OF_TESTS = {"RATCHET_TEST_HOME", "RATCHET_BENCH_SEED", "RATCHET_BANKING77"}
 PATH_IN_CODE = re.compile(r"`((?:schemas|shared|services|deploy|client|tests|docs)/[\w./-]*[\w/])(?:::?[\w.]+)?`")
 PAGES = sorted(
     ROOT / name
@@ -88,6 +90,25 @@ def test_the_defaults_that_pages_quote_are_those_of_the_settings() -> None:
         (name, number, unit, defaults[name]) for name, number, unit in quoted
         if float(defaults[name]) != float(number.replace(",", "")) * BYTES[unit]
     ]  # fmt: skip
+    assert wrong == []
+
+
+def test_the_figures_in_the_benchmark_tables_are_those_of_committed_results() -> None:
+    """Each may be rounded, and a percentage may be a share in the result. Sections without a result are not checked."""
+    page = ROOT / "docs" / "benchmarks.md"
+    checked, wrong = 0, []
+    for section in page.read_text(encoding="utf-8").split("\n## "):
+        results = [page.parent / link for link in LINK.findall(section) if re.search(r"/results/.+\.(json|md)$", link)]
+        text = "\n".join(result.read_text(encoding="utf-8") for result in results)
+        known = {float(number.replace(",", "")) for number in NUMBER.findall(text)}
+        table = "\n".join(line for line in section.splitlines() if line.startswith("| ") and results)
+        for found in re.finditer(rf"({NUMBER.pattern})( %)?", table):
+            number, scales = found[1].replace(",", ""), (1, 100) if found[2] else (1,)
+            half = 0.5001 * 10.0 ** -len(number.partition(".")[2])
+            checked += 1
+            if not any(abs(value * scale - float(number)) <= half for value in known for scale in scales):
+                wrong.append((section.partition("\n")[0], found[0]))
+    assert checked > 200
     assert wrong == []
 
 

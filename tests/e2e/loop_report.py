@@ -52,7 +52,7 @@ def problems(report: dict[str, Any], page: str) -> list[str]:
 
 
 def markdown(report: AdversarialReport) -> list[str]:
-    """Return the lines of the adversarial report's table, as docs/benchmarks.md has it."""
+    """Return the lines of the adversarial report's table, in Markdown."""
     rows = [COLUMNS, ("---",) * len(COLUMNS), *adversarial_rows(report)]
     return ["| " + " | ".join(row) + " |" for row in rows]
 
