@@ -166,6 +166,14 @@ def test_a_user_who_writes_on_many_copies_does_not_outvote_a_reviewer(copies: in
     assert not build.questions
 
 
+def test_users_who_agree_on_copies_do_not_outvote_the_only_reviewer() -> None:
+    words = [_word(f"u{n}", TEXT, "cancel", minute=100 + n, author=f"user{n}") for n in range(4)]
+    build = build_dataset(Inputs(votes_of([*corrections(60), correction("x", TEXT, "refund")], words), task()))
+    assert fates(build)["x"] in (Fate.TRAIN, Fate.EVAL)
+    assert {fates(build)[word.prediction_id] for word in words} == {Fate.REJECTED}
+    assert not build.questions
+
+
 def test_users_words_on_copies_of_held_out_rows_take_none_out_of_the_evaluation() -> None:
     rows, builds = corrections(60), Builds()
     names = sorted(held_out(builds.build(rows)))
@@ -191,11 +199,11 @@ def test_of_copies_that_one_person_labelled_differently_the_newest_word_counts()
     assert not build.questions
 
 
-def _word(name: str, text: str, label: str, minute: int) -> UserCorrection:
+def _word(name: str, text: str, label: str, minute: int, author: str = "mallory") -> UserCorrection:
     return UserCorrection(
         correction_id=f"c-{name}", task="desk", task_revision=task().revision, prediction_id=name,
         occurred_at=NOON + timedelta(minutes=minute), call=Call(messages=(Message(role=Role.USER, content=text),)),
-        answers=(Answer(text="other"),), label=label, author_hash="mallory", user_hash="mallory", predicted_at=NOON,
+        answers=(Answer(text="other"),), label=label, author_hash=author, user_hash=author, predicted_at=NOON,
     )  # fmt: skip
 
 

@@ -262,6 +262,17 @@ async def test_the_pair_of_a_prediction_is_the_same_whenever_it_is_made() -> Non
     assert first.pair_id != pair_of(prediction(2), rollout(), answer(), answer(), 1.0, CUTOFF).pair_id
 
 
+def test_a_replay_that_is_answered_differently_the_second_time_is_the_same_pair() -> None:
+    """It was delivered again: of two pairs both would bet."""
+    replays = [
+        (answer("refund"), 1.0, CUTOFF),
+        (answer("delivery"), 2.0, CUTOFF + timedelta(minutes=1)),
+        (None, 3.0, CUTOFF),
+    ]
+    pairs = [pair_of(prediction(), rollout(), answer(), *replay) for replay in replays]
+    assert len({(pair.event_id, pair.pair_id) for pair in pairs}) == 1
+
+
 async def test_both_arms_are_asked_again_when_the_stored_text_was_redacted() -> None:
     shadow = Shadow()
     (pair,) = await shadow.replay(prediction(redactions=1))

@@ -122,11 +122,11 @@ class Bucket:
     def put(self, path: str, file: Path) -> None:
         self.objects[path] = file.read_bytes()
 
-    def list(self) -> list[list[dict[str, str]]]:
-        return [[{"path": path} for path in self.objects]]
-
     def get(self, path: str) -> list[bytes]:
         return [self.objects[path]]
+
+    def list(self) -> list[list[dict[str, str]]]:
+        return [[{"path": path} for path in self.objects]]
 
 
 def test_a_folder_in_an_object_store_is_missing_until_all_of_it_is_there(
