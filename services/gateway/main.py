@@ -86,7 +86,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
         metrics,
         MediaReferences(identifiers.subjects_key),
         calibrations,
-        RecordingOptions(settings.gateway_spool_full == "answer"),
+        RecordingOptions(settings.gateway_spool_full == "answer", settings.gateway_event_bytes),
     )
     passed = PassedModels(settings.pass_models)
     pass_through = _pass_through(settings, passed, tasks, identifiers.predictions, log, metrics)
@@ -96,7 +96,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     metrics.registry.register(
         SpoolCollector(lambda: log.backlog, lambda: log.fullness, lambda: log.sync_failures, readiness.shipper_status)
     )
-    elsewhere = ExternalPredictions(identifiers)
+    elsewhere = ExternalPredictions(identifiers, settings.gateway_event_bytes)
     ingest = TelemetryIngest(tasks, log, elsewhere, metrics, settings.traces_tasks)
     admission = Admission(access, settings.body_limits)
     handlers = Handlers(tasks, log, elsewhere, access, large_work, settings.gateway_public_metrics, passed)

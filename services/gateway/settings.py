@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
+from schemas.base import MAX_EVENT_BYTES
 from shared.addresses import is_loopback
 from shared.errors import ConfigurationError
 from shared.settings import Settings, read_secret
@@ -141,6 +142,13 @@ class GatewaySettings(Settings):
         description="The task of a service or model: `service=task` or `model=task`, comma-separated, for applications "
         "that set no `ratchet.task` and whose `service.name` is not a task's name.",
     )
+    gateway_event_bytes: int = Field(
+        default=MAX_EVENT_BYTES,
+        ge=16 * 1024,
+        le=3 * 1024**2,
+        description="The most that an event has of a request and its answers, as JSON: lower for a broker that takes "
+        "only small messages. Longer texts are logged cut and marked, and never trained on.",
+    )
     gateway_forward_identity: bool = Field(
         default=False,
         description="Send `user`, `safety_identifier`, `metadata`, `client_metadata`, `prompt_cache_key` and session "
@@ -249,4 +257,8 @@ class GatewaySettings(Settings):
 
     @property
     def spool_options(self) -> SpoolOptions:
-        return SpoolOptions(sync=self.gateway_spool_sync, max_bytes=self.gateway_spool_max_bytes)
+        """Disk space is freed by whole segments: a small spool has small ones."""
+        segment_bytes = max(64 * 1024, self.gateway_spool_max_bytes // 128)
+        return SpoolOptions(
+            self.gateway_spool_sync, segment_bytes=segment_bytes, max_bytes=self.gateway_spool_max_bytes
+        )

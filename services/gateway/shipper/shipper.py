@@ -203,7 +203,7 @@ def build(settings: GatewaySettings | None = None, own_slot: Path | None = None,
         return BatchPublisher(settings, dead_letter, status)
 
     submitted_publisher = new_publisher()
-    external = ExternalPredictions(load_identifiers(settings.secrets_folder))
+    external = ExternalPredictions(load_identifiers(settings.secrets_folder), settings.gateway_event_bytes)
     submitted = SubmittedPredictions(tasks, redactor, submitted_publisher, external, status)
     submitted.subscribe(consumers)
     shipper = Shipper(settings, own_slot, cipher, redactor, new_publisher, status)
