@@ -47,7 +47,7 @@ class RolloutSystem(System):
         self.deployer_url = f"http://{HOST}:{deployer}"
         overrides = {
             "VLLM": ",".join(self.engine_urls), "ARTIFACTS": str(home / "artifacts"),
-            "DEPLOYER_PORT": str(deployer), "DEPLOYER_TICK_SECONDS": "1", "DEPLOYER_IDLE_SECONDS": "5",
+            "DEPLOYER_PORT": str(deployer), "DEPLOYER_TICK_SECONDS": "1",
         }  # fmt: skip
         self.env |= {f"RATCHET_{name}": value for name, value in overrides.items()}
         self.config = StackConfig.load(home, self.env)
