@@ -121,6 +121,9 @@ class GatewaySettings(Settings):
         "process loses nothing. interval: also on the disk within half a second, so a power cut loses at most "
         "the events of that time. always: on the disk before the answer leaves; each waits for it.",
     )
+    gateway_spool_segment_bytes: int = Field(
+        default=16 * 1024**2, ge=64 * 1024, description="Size of one file. Disk space is freed by whole files."
+    )
     gateway_spool_max_bytes: int = Field(
         default=2 * 1024**3,
         ge=1024**2,
@@ -257,8 +260,8 @@ class GatewaySettings(Settings):
 
     @property
     def spool_options(self) -> SpoolOptions:
-        """Disk space is freed by whole segments: a small spool has small ones."""
-        segment_bytes = max(64 * 1024, self.gateway_spool_max_bytes // 128)
         return SpoolOptions(
-            self.gateway_spool_sync, segment_bytes=segment_bytes, max_bytes=self.gateway_spool_max_bytes
+            sync=self.gateway_spool_sync,
+            segment_bytes=self.gateway_spool_segment_bytes,
+            max_bytes=self.gateway_spool_max_bytes,
         )

@@ -79,7 +79,7 @@ class System:
             "GATEWAY_EVENT_BYTES": str(EVENT_BYTES),
             "VLLM": f"http://{HOST}:{self._model_port}",
             # Frequent enough to happen during faults; small files of the spool end and are deleted meanwhile.
-            "GATEWAY_SPOOL_MAX_BYTES": str(128 * 1024**2),
+            "GATEWAY_SPOOL_SEGMENT_BYTES": str(1024**2),
             "PREDICTION_LOG_MAINTENANCE_SECONDS": "40",
         }
         self.env = {

@@ -199,6 +199,17 @@ def test_a_writer_whose_reading_of_who_was_erased_failed_reads_again_and_forgets
     assert tombstones.match(FEEDBACK, batch).tolist() == [True, True, False]
 
 
+def test_a_writer_that_runs_learns_of_everybody_who_is_erased_after_its_last_batch(tmp_path: Path) -> None:
+    seed(tmp_path)
+    late = [prediction("ann-9", user_hash="ann"), prediction("bob-9", user_hash="bob")]
+    batch = pa.Table.from_pylist(late, schema=SCHEMAS[PREDICTIONS])
+    tombstones, found = Tombstones(str(tmp_path)), []
+    for person in ("ann", "bob"):
+        erase_subjects(str(tmp_path), [SubjectErasure(TASK, person, NOON)])
+        found.append(tombstones.match(PREDICTIONS, batch).tolist())
+    assert found == [[True, False], [True, True]]
+
+
 def test_the_rows_of_a_heavy_user_are_deleted_day_by_day_and_each_file_is_rewritten_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
