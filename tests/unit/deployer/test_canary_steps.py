@@ -61,6 +61,17 @@ async def test_a_canary_rises_step_by_step_once_each_has_served_its_users() -> N
     assert [move.stage_shown for move in moves] == shown
 
 
+async def test_each_canary_is_sticky_by_user_and_another_draw_of_users_than_the_one_before() -> None:
+    deployer, draws = Deployer(), []
+    for candidate in ("a1", "b1"):
+        await deployer.handlers.on_evaluated(fakes.evaluated(candidate))
+        (strategy,) = deployer.admin.flags[f"ratchet.{TASK}.canary"].strategies
+        draws.append(strategy["parameters"])
+        await deployer.commands.rollback(TASK, "ben", "the next one")
+    assert [draw["stickiness"] for draw in draws] == ["userId", "userId"]
+    assert draws[0]["groupId"] != draws[1]["groupId"], "else the same people are always the first to meet a candidate"
+
+
 async def test_no_step_but_the_first_is_taken_before_the_proof() -> None:
     deployer = await in_canary(wins=12)
     assert 20 <= deployer.last.evidence.wealth < 1 / deployer.last.evidence.alpha
