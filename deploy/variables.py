@@ -29,7 +29,7 @@ def settings_fields() -> Iterator[tuple[str, str, dict[str, FieldInfo]]]:
     common = Settings.model_fields
     yield "All services", "shared/settings.py", common
     for service in SERVICES:
-        if importlib.util.find_spec(f"services.{service}.settings") is None:
+        if importlib.util.find_spec(f"services.{service}.settings") is None:  # It has the common ones alone.
             continue
         name = "".join(word.title() for word in service.split("_")) + "Settings"
         module = importlib.import_module(f"services.{service}.settings")

@@ -50,7 +50,7 @@ def build(settings: ConsoleSettings | None = None) -> Service:
     subscribe_erasures(consumers, settings, offsets, handlers.on_subject_forgotten)
     http = build_app(settings, reviews, history)
     mount_reports(http, history, ArtifactStore(settings.artifacts_uri, settings.home / "cache"))
-    mount_pages(http, settings, reviews, history, tasks)
+    mount_pages(http, reviews, history, tasks)
 
     return Service(
         NAME,

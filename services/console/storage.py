@@ -67,6 +67,8 @@ _DEEDS = union_all(
     ).join_from(REQUESTS, SKIPS, SKIPS.c.request_id == REQUESTS.c.request_id),
 )  # fmt: skip
 """What every reviewer did with every question that they answered or skipped."""
+RETURNS_AFTER = timedelta(hours=12)
+"""A reviewer gets back after this time what they left to others: a question of the evening is there in the morning."""
 
 
 class Queue(Protocol):
@@ -91,10 +93,6 @@ class Queue(Protocol):
     async def erase(self, event: SubjectForgotten) -> None: ...
     async def withdraw(self, event: RolloutChanged) -> None: ...
     async def drop_before(self, task: str, before: datetime) -> None: ...
-
-
-RETURNS_AFTER = timedelta(hours=12)
-"""So long others have for what a reviewer left to them: a question of the evening is there again in the morning."""
 
 
 class PostgresQueue:

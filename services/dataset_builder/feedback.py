@@ -21,7 +21,7 @@ from shared.kafka.delivery import Delivery, RecordPosition
 from shared.kafka.resuming import resume_where_stored
 from shared.storage.predictions import AnsweredPrediction, AwaitedPredictions, PredictionLookup
 
-MAX_FEEDBACK = 500
+_MAX_FEEDBACK = 500
 """Handled at once."""
 
 
@@ -39,7 +39,7 @@ class UserFeedback:
 
     def subscribe(self, consumers: Consumers) -> None:
         """Register the handler."""
-        batch = BatchOptions(MAX_FEEDBACK)
+        batch = BatchOptions(_MAX_FEEDBACK)
         resume = resume_where_stored(self._corrections.next_offsets, partial(end_offsets, self._settings))
         consumers.on_batch(FeedbackGiven, self.on_feedback, batch, on_skipped=self._corrections.skip, resume=resume)
 

@@ -32,7 +32,7 @@ from shared.kafka.resuming import resume_where_stored
 from shared.privacy.retention import drop_expired_forever
 from shared.storage.erasures import subscribe_erasures
 
-MAX_CORRECTIONS = 500
+_MAX_CORRECTIONS = 500
 """Stored at once."""
 _TRAFFIC_HOURS = 24
 """Of production's answers, that the labels are compared with."""
@@ -61,7 +61,7 @@ class Handlers:
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""
         self._tasks = consumers.table(TaskChanged, self._corrections.save_revision, on_older=True)
-        batch, skip = BatchOptions(MAX_CORRECTIONS), self._corrections.skip
+        batch, skip = BatchOptions(_MAX_CORRECTIONS), self._corrections.skip
         # A database that was restored, or made anew, would wait for ever for records that the group has committed.
         resume = resume_where_stored(self._corrections.next_offsets, partial(end_offsets, self._settings))
         consumers.on_batch(CorrectionSubmitted, self.on_corrections, batch, on_skipped=skip, resume=resume)

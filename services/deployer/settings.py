@@ -13,7 +13,8 @@ class DeployerSettings(Settings):
     deployer_tick_seconds: float = Field(
         default=2.0,
         gt=0.0,
-        description="Least time between two checks of a task's rollout; what cannot wait is looked at sooner.",
+        description="Least time between two checks of a task's rollout; what cannot wait is looked at sooner, one "
+        "of which nothing is new after 15 times as long.",
     )
     deployer_webhook: str = Field(
         default="", description="Where every move of a rollout is posted, as Slack takes it; unset: nowhere."

@@ -73,7 +73,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     access = AccessControl(
         settings.keys_file, settings.had_keys_file, settings.keys_required, buckets, origins=settings.cors_origins
     )
-    flags = UnleashFlagReader(settings.unleash, settings.unleash_client_token, folder)
+    flags = UnleashFlagReader(settings.unleash, settings.unleash_client_token, settings.unleash_environment, folder)
     replicas, external = _replicas(settings, metrics), _external_api(settings, metrics)
     sources = AnswerSources(replicas, external, settings.fallback_model, settings.gateway_forward_identity)
     media = MediaFolder(settings.media_folder, settings.secrets_folder, settings.media_options)

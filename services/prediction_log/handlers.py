@@ -35,7 +35,7 @@ from shared.threads import in_thread
 
 _MAX_RECORDS, _WAIT_MS = 20_000, 250
 """Of one Delta commit, and how long a batch may take to fill."""
-ROLL_UPS = 5
+_ROLL_UPS = 5
 """In the time of one round of maintenance."""
 MIN_BATCH_BYTES = 1024 * 1024
 """Compressed bytes that are worth a commit at once. Each commit is a file for a task and day, and an entry in the
@@ -110,7 +110,7 @@ class Handlers:
     async def roll_up_forever(self) -> None:
         """Publish roll-ups every few minutes, in the background."""
         while True:
-            await asyncio.sleep(self._settings.prediction_log_maintenance_seconds / ROLL_UPS)
+            await asyncio.sleep(self._settings.prediction_log_maintenance_seconds / _ROLL_UPS)
             await self.roll_up_once()
 
     async def read_tasks(self) -> None:

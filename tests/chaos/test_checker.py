@@ -136,11 +136,18 @@ def test_an_answer_that_the_client_left_may_be_cut_and_one_that_it_got_may_not(s
     cut = {"text": "I op", "answer": "I op", "tool_calls": None, "finish_reason": "client_left", "reasoning": None}
     scenario.store_right({**row_of(10, "left"), **cut, "logprob": None, "answer_tokens": 1})
     assert predictions(scenario).is_clean
-    scenario.store([{**row_of(11, "left-too"), **cut, "text": "You", "answer": "You"}])
+    scenario.store([{**row_of(11, "left-too"), **cut, "text": "You op", "answer": "You op"}])
     assert predictions(scenario).changed_fields == {"answer.text": 1}
     DeltaTable(scenario.lake / "predictions").delete("prediction_id = 'p5'")
     scenario.store([{**row_of(5), **cut}])
     assert "answer.finish_reason" in predictions(scenario).changed_fields
+
+
+def test_half_a_word_that_the_redaction_took_for_a_name_is_no_change(scenario: Scenario) -> None:
+    cut = {"text": "I theodore", "answer": "I theodore", "tool_calls": None, "finish_reason": "client_left"}
+    left = {**row_of(10, "left"), **cut, "reasoning": None, "logprob": None, "answer_tokens": 1}
+    scenario.store_right(left)
+    assert predictions(scenario).is_clean
 
 
 def test_a_row_of_a_forgotten_user_is_found_and_its_absence_is_not_a_loss(scenario: Scenario) -> None:

@@ -35,7 +35,6 @@ from services.console.pages.purposes import WORDS, open_questions
 from services.console.pages.review import mount_review_page
 from services.console.pages.rollout import rollout_parts
 from services.console.reviews import Reviews
-from services.console.settings import ConsoleSettings
 from shared.errors import RatchetError
 from shared.kafka.latest_by_key import LatestByKey
 
@@ -45,32 +44,30 @@ _REFRESH_SECONDS = 2.0
 
 def mount_pages(
     app: FastAPI,
-    settings: ConsoleSettings,
     reviews: Reviews,
     history: CycleHistory,
     tasks: LatestByKey[TaskChanged],
 ) -> None:
     """Mount the pages on the API's application. They load nothing from the internet."""
-    seconds = _REFRESH_SECONDS
 
     @page("/")
     async def overview() -> None:
         with frame("Overview"):
             html("<h1>Tasks</h1>")
-            await _live(seconds, lambda: _overview(reviews, history, tasks))
+            await _live(lambda: _overview(reviews, history, tasks))
 
     @page("/tasks/{task}")
     async def task_page(task: str) -> None:
         with frame(task, "cycles"):
             html(f"<h1>{escape(task)}</h1>")
-            await _live(seconds, lambda: _task(reviews, history, tasks.get(task), task))
+            await _live(lambda: _task(reviews, history, tasks.get(task), task))
 
     @page("/cycles/{cycle_id}")
     async def cycle_page(cycle_id: str) -> None:
         with frame(cycle_id, "cycle"):
-            await _live(seconds, lambda: _cycle(history, cycle_id))
+            await _live(lambda: _cycle(history, cycle_id))
 
-    mount_review_page(reviews, seconds)
+    mount_review_page(reviews, _REFRESH_SECONDS)
     if core.app.middleware_stack is not None:  # A second console in the same process, as in tests.
         core.app.user_middleware.clear()
         core.app.middleware_stack = None
@@ -80,8 +77,8 @@ def mount_pages(
 Card = tuple[str, list[str]]
 
 
-async def _live(seconds: float, read: Callable[[], Awaitable[list[Card]]]) -> None:
-    """Show cards, read them again at this interval, and redraw them when they change. An empty title: no card."""
+async def _live(read: Callable[[], Awaitable[list[Card]]]) -> None:
+    """Show cards, read them again every few seconds, and redraw them when they change. An empty title: no card."""
     drawn: list[Card] | None = None
     box = ui.element("div")
 
@@ -100,7 +97,7 @@ async def _live(seconds: float, read: Callable[[], Awaitable[list[Card]]]) -> No
                 card(title, *parts) if title else html("".join(parts))
 
     await draw()
-    ui.timer(seconds, draw, immediate=False)
+    ui.timer(_REFRESH_SECONDS, draw, immediate=False)
 
 
 async def _overview(reviews: Reviews, history: CycleHistory, tasks: LatestByKey[TaskChanged]) -> list[Card]:

@@ -44,7 +44,7 @@ class UnleashFlagReader:
     base model answers.
     """
 
-    def __init__(self, url: str, token: str, folder: Path) -> None:
+    def __init__(self, url: str, token: str, environment: str, folder: Path) -> None:
         # The SDK logs a stack trace at every poll while the server is down; we log each change of `reachable`.
         logging.getLogger("UnleashClient").setLevel(logging.CRITICAL)
         logging.getLogger("apscheduler").setLevel(logging.ERROR)
@@ -54,7 +54,7 @@ class UnleashFlagReader:
         self._client = UnleashClient(
             url=f"{url.rstrip('/')}/api",
             app_name="ratchet-gateway",
-            environment="development",
+            environment=environment,
             custom_headers=self._headers,
             refresh_interval=_POLL_SECONDS,
             request_timeout=2,  # With the SDK's defaults a silent server blocks a poll for 150 s.

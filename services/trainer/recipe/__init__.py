@@ -191,6 +191,7 @@ def choose_packing(model: Any, rows: Sequence[TrainingRow], max_tokens: int) -> 
     nothing for the other. Losses of rows that are computed apart would differ, too, by rounding in bfloat16."""
     has_flash = model.device.type == "cuda" and methods.has_flash_attention()  # FSDP takes a model from the CPU.
     packing = Packing(rows, max_tokens, "positions" if has_flash else "shared")
+    # Of one row alone there is nothing to mix: it stands beside itself.
     first, last = (sorted(rows, key=lambda row: len(row.tokens)) * 2)[:2]
     own = len(first.tokens) - packing.prefix
     other = replace(first, tokens=first.tokens[: packing.prefix] + last.tokens[-1:] * own)

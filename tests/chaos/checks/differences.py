@@ -56,7 +56,8 @@ def _answer(sent: Facts, stored: Facts, *, left: bool) -> Iterator[str]:
         return
     for name in ("text", "refusal", "reasoning"):  # As much as had arrived.
         begun, whole = stored[name] or "", sent[name] or ""
-        if not has_personal_data(whole) and not whole.startswith(begun):
+        complete = begun.rpartition(" ")[0] or begun  # Half a word at the end may look like a name, and is replaced.
+        if not has_personal_data(whole) and not whole.startswith(complete):
             yield f"answer.{name}: {_short(whole)}, {_short(begun)}"
 
 

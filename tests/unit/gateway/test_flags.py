@@ -63,7 +63,7 @@ async def _until_true(condition: Callable[[], bool]) -> None:
 async def test_a_changed_flag_applies_and_survives_unleash(unleash: FakeUnleash, tmp_path: Path) -> None:
     primary = flag("ratchet.support.primary", json.dumps({"adapter": "new", "previous": "old"}))
     unleash.features = [primary]
-    flags = UnleashFlagReader(unleash.url, "token", tmp_path)
+    flags = UnleashFlagReader(unleash.url, "token", "development", tmp_path)
     try:
         await flags.start()
         await _until(flags, ServingFlags(Primary("new", "old")))
@@ -77,7 +77,7 @@ async def test_a_changed_flag_applies_and_survives_unleash(unleash: FakeUnleash,
         await _until(flags, ServingFlags(Primary("new", "old")))
     finally:
         await flags.close()
-    later = UnleashFlagReader("http://127.0.0.1:9", "token", tmp_path)
+    later = UnleashFlagReader("http://127.0.0.1:9", "token", "development", tmp_path)
     try:
         await later.start()
         assert later.read("support", None) == ServingFlags(Primary("new", "old"))
@@ -87,7 +87,7 @@ async def test_a_changed_flag_applies_and_survives_unleash(unleash: FakeUnleash,
 
 async def test_a_canary_is_sticky_by_user_and_off_without_one(unleash: FakeUnleash, tmp_path: Path) -> None:
     unleash.features = [flag("ratchet.support.canary", '{"adapter": "next"}', percent=50, stickiness="userId")]
-    flags = UnleashFlagReader(unleash.url, "token", tmp_path)
+    flags = UnleashFlagReader(unleash.url, "token", "development", tmp_path)
     try:
         await flags.start()
         await _until_true(lambda: any(flags.read("support", f"u{user}").canary for user in range(200)))
@@ -105,7 +105,7 @@ async def test_without_a_user_only_the_canary_is_sticky_by_the_subject(unleash: 
         flag("ratchet.support.canary", '{"adapter": "next"}', percent=50, stickiness="userId"),
         flag("ratchet.support.rollback", percent=50, stickiness="userId"),
     ]
-    flags = UnleashFlagReader(unleash.url, "token", tmp_path)
+    flags = UnleashFlagReader(unleash.url, "token", "development", tmp_path)
     try:
         await flags.start()
         await _until_true(lambda: any(flags.read("support", None, f"s{number}").canary for number in range(200)))
@@ -122,7 +122,7 @@ async def test_without_a_user_only_the_canary_is_sticky_by_the_subject(unleash: 
 
 async def test_the_control_is_sticky_by_user_else_by_subject(unleash: FakeUnleash, tmp_path: Path) -> None:
     unleash.features = [flag("ratchet.support.control", percent=50, stickiness="userId")]
-    flags = UnleashFlagReader(unleash.url, "token", tmp_path)
+    flags = UnleashFlagReader(unleash.url, "token", "development", tmp_path)
     try:
         await flags.start()
         await _until_true(lambda: any(flags.read("support", f"u{user}").control for user in range(200)))
@@ -138,7 +138,7 @@ async def test_the_control_is_sticky_by_user_else_by_subject(unleash: FakeUnleas
 
 async def test_an_invalid_payload_counts_as_off(unleash: FakeUnleash, tmp_path: Path) -> None:
     unleash.features = [flag("ratchet.support.primary", "oops"), flag("ratchet.support.canary", '{"adapter": 1}')]
-    flags = UnleashFlagReader(unleash.url, "token", tmp_path)
+    flags = UnleashFlagReader(unleash.url, "token", "development", tmp_path)
     try:
         await flags.start()
         await _until_true(lambda: flags._client.unleash_static_context is not None)
@@ -151,12 +151,12 @@ async def test_a_silent_server_delays_the_start_for_a_second_and_the_last_known_
     unleash: FakeUnleash, tmp_path: Path
 ) -> None:
     unleash.features = [flag("ratchet.support.primary", '{"adapter": "new"}')]
-    before = UnleashFlagReader(unleash.url, "token", tmp_path)
+    before = UnleashFlagReader(unleash.url, "token", "development", tmp_path)
     await before.start()
     await _until(before, ServingFlags(Primary("new", None)))
     await before.close()
     unleash.delay = 2 * PATIENCE_SECONDS
-    flags = UnleashFlagReader(unleash.url, "token", tmp_path)
+    flags = UnleashFlagReader(unleash.url, "token", "development", tmp_path)
     assert flags.read("support", "ann").primary == Primary("new", None)  # Before it has even started.
     started = time.monotonic()
     try:
@@ -171,7 +171,7 @@ async def test_a_silent_server_delays_the_start_for_a_second_and_the_last_known_
 async def test_a_torn_state_file_counts_as_no_flags(unleash: FakeUnleash, tmp_path: Path, torn: str) -> None:
     (tmp_path / "flags.json").write_text(torn)
     unleash.features = [flag("ratchet.support.primary", '{"adapter": "new"}')]
-    flags = UnleashFlagReader(unleash.url, "token", tmp_path)
+    flags = UnleashFlagReader(unleash.url, "token", "development", tmp_path)
     assert flags.read("support", "ann") == ServingFlags()
     try:
         await flags.start()
@@ -182,7 +182,7 @@ async def test_a_torn_state_file_counts_as_no_flags(unleash: FakeUnleash, tmp_pa
 
 async def test_evaluated_flags_are_cached_until_flags_change(unleash: FakeUnleash, tmp_path: Path) -> None:
     unleash.features = [flag("ratchet.support.primary", '{"adapter": "new"}'), flag("ratchet.support.rollback")]
-    flags = UnleashFlagReader(unleash.url, "token", tmp_path)
+    flags = UnleashFlagReader(unleash.url, "token", "development", tmp_path)
     try:
         await flags.start()
         await _until(flags, ServingFlags(Primary("new", None), rollback=True))
