@@ -49,6 +49,19 @@ class TaskKind(StrEnum):
         return self in (TaskKind.CLASSIFICATION, TaskKind.MULTI_LABEL)
 
 
+_KINDS_OF = {
+    "labels": (TaskKind.CLASSIFICATION, TaskKind.MULTI_LABEL),
+    "max_labels_per_answer": (TaskKind.MULTI_LABEL,),
+    "output_schema": (TaskKind.EXTRACTION,),
+    "comparators": (TaskKind.EXTRACTION, TaskKind.TOOLS),
+    "tools": (TaskKind.TOOLS,),
+    "evaluation.judge": (TaskKind.GENERATION,),
+    "evaluation.golden_score": (TaskKind.GENERATION,),
+}
+"""The kinds of tasks that a setting is of."""
+_NEEDED_BY = {name: _KINDS_OF[name] for name in ("labels", "output_schema", "tools")}
+
+
 class Compare(StrEnum):
     """How a field's value is compared with the right one."""
 
@@ -158,15 +171,30 @@ class TaskSpec(Section):
         return name
 
     @model_validator(mode="after")
-    def _labels_fit_kind(self) -> Self:
+    def _settings_fit_kind(self) -> Self:
+        """Each kind of answers needs what describes it, and takes nothing that describes others."""
+        rules = self.evaluation
+        given = {
+            "labels": bool(self.labels), "max_labels_per_answer": self.max_labels_per_answer is not None,
+            "output_schema": self.output_schema is not None, "comparators": bool(self.comparators),
+            "tools": bool(self.tools), "evaluation.judge": rules.judge is not None,
+            "evaluation.golden_score": rules.golden_score is not None,
+        }  # fmt: skip
+        for name, kinds in _KINDS_OF.items():
+            if given[name] and self.kind not in kinds:
+                raise ValueError(
+                    f"`{name}` is of {' and '.join(kinds)} tasks, and this is a {self.kind} task; remove it or set "
+                    f"kind: {kinds[0]}"
+                )
+        for name, kinds in _NEEDED_BY.items():
+            if self.kind in kinds and not given[name]:
+                raise ValueError(f"a {self.kind} task needs `{name}`")
         if self.kind.has_labels and len(self.labels) < 2:
             raise ValueError(f"a {self.kind} task needs at least two labels")
-        if self.kind is TaskKind.GENERATION and self.labels:
-            raise ValueError("a generation task has no labels; remove `labels` or set kind: classification")
-        if self.kind is TaskKind.EXTRACTION and self.labels:
-            raise ValueError("an extraction task has no labels; name them as `enum` of a field in `output_schema`")
-        if self.kind is TaskKind.TOOLS and self.labels:
-            raise ValueError("a tools task has no labels; its functions are in `tools`")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_are_consistent(self) -> Self:
         if twice := sorted(label for label, times in Counter(self.labels).items() if times > 1):
             raise ValueError(f"labels: {', '.join(twice)} is there twice; each must be unique")
         confusions = [(severity.truth, severity.answer) for severity in self.rollout.severity]
@@ -185,17 +213,10 @@ class TaskSpec(Section):
         return self
 
     @model_validator(mode="after")
-    def _sets_of_labels_fit_kind(self) -> Self:
-        if self.kind is not TaskKind.MULTI_LABEL:
-            if self.max_labels_per_answer is not None:
-                raise ValueError(
-                    f"`max_labels_per_answer` is of multi-label tasks, and this is a {self.kind} task; remove it or "
-                    "set kind: multi_label"
-                )
-            return self
+    def _sets_of_labels_are_possible(self) -> Self:
         if (self.max_labels_per_answer or 0) > len(self.labels):
             raise ValueError(f"max_labels_per_answer is more than the task's {len(self.labels)} labels: lower it")
-        if self.rollout.severity:
+        if self.kind is TaskKind.MULTI_LABEL and self.rollout.severity:
             raise ValueError(
                 "rollout.severity weighs one label in the place of another, and answers of a multi-label task have "
                 "several; remove it"
@@ -203,46 +224,9 @@ class TaskSpec(Section):
         return self
 
     @model_validator(mode="after")
-    def _judge_fits_kind(self) -> Self:
-        if self.evaluation.judge is not None and self.kind is not TaskKind.GENERATION:
-            raise ValueError(
-                f"`evaluation.judge` is of generation tasks, and answers of this {self.kind} task are right or wrong; "
-                "remove it"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _golden_score_fits_kind(self) -> Self:
-        if self.evaluation.golden_score is not None and self.kind is not TaskKind.GENERATION:
-            raise ValueError(
-                f"`evaluation.golden_score` is of generation tasks, and answers of this {self.kind} task are right or "
-                "wrong; remove it"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _schema_fits_kind(self) -> Self:
-        if self.kind is not TaskKind.EXTRACTION:
-            if self.output_schema is not None or (self.comparators and self.kind is not TaskKind.TOOLS):
-                raise ValueError(
-                    f"`output_schema` and `comparators` are of extraction tasks, and this is a {self.kind} task; "
-                    "remove them or set kind: extraction"
-                )
-            return self
-        if self.output_schema is None:
-            raise ValueError("an extraction task needs `output_schema`, the JSON Schema of its answers")
+    def _schemas_are_possible(self) -> Self:
         if len(json.dumps(self.output_schema)) > MAX_SCHEMA_CHARS:
             raise ValueError(f"output_schema: longer than {MAX_SCHEMA_CHARS:,} characters; shorten its descriptions")
-        return self
-
-    @model_validator(mode="after")
-    def _tools_fit_kind(self) -> Self:
-        if self.kind is not TaskKind.TOOLS:
-            if self.tools:
-                raise ValueError(f"`tools` are of tools tasks, and this is a {self.kind} task; set kind: tools")
-            return self
-        if not self.tools:
-            raise ValueError("a tools task needs `tools`, the functions that its answers call")
         names = [tool.name for tool in self.tools]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"tools: {', '.join(twice)} is there twice; names of functions must be unique")

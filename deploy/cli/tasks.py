@@ -10,6 +10,7 @@ import typer
 
 from deploy.cli.output import ask, build_table, print_table, say, warn
 from services.scheduler.settings import SchedulerSettings
+from shared.answers import answer_form
 from shared.errors import RatchetError
 
 app = typer.Typer(no_args_is_help=True, help="A task is one YAML file: check it, apply it, see what is applied.")
@@ -29,10 +30,7 @@ def check(file: File) -> None:
 
     spec = read_task(file)
     golden = spec.golden_set.rows if spec.golden_set else 0
-    answers = f"{len(spec.output_fields)} fields" if spec.output_fields else f"{len(spec.labels)} labels"
-    if spec.functions:
-        answers = f"{len(spec.functions)} functions"
-    has = f"{answers}, {golden} golden rows"
+    has = f"{answer_form(spec).summary}, {golden} golden rows"
     say(f"{file}: {spec.kind} task {spec.name}, {has}, revision {spec.revision}")
 
 

@@ -19,7 +19,7 @@ from deploy.demo.data.csv_file import Row
 from deploy.demo.settings import Fault, PlannedMistakes
 from schemas.conversation import Answer
 from schemas.tasks import TaskSpec
-from shared.grading.grade import grade
+from shared.answers import answer_form
 
 REVIEWERS = ("ada", "ben", "chloe")
 PAIR = "discordant_pair"
@@ -143,7 +143,7 @@ class Reviewers:
 
     async def _prefer(self, spec: TaskSpec, reviewer: str, item: dict[str, Any], true: str, rng: random.Random) -> bool:
         """Say which of two answers has more right in it; by mistake the other one."""
-        a, b = (grade(spec, true, Answer.model_validate(answer).plain) for answer in item["answers"])
+        a, b = (answer_form(spec).grade(true, Answer.model_validate(answer).plain) for answer in item["answers"])
         best = "both_right" if a.right and b.right else "both_wrong" if a.score == b.score else "ab"[b.score > a.score]
         given = best
         if rng.random() < self._mistakes.wrong_share and best in ("a", "b"):

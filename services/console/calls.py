@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 from schemas.output_schema import resolved
 from schemas.tasks import TaskSpec
 from schemas.tools import FunctionTool
+from shared.answers import InvalidAnswer, answer_form
 from shared.errors import InvalidMessage
 from shared.grading.json_values import read_json
-from shared.grading.tool_calls import canonical_calls, loose_calls, split_calls
+from shared.grading.tool_calls import loose_calls, split_calls
 
 
 class ArgumentInput(NamedTuple):
@@ -72,14 +73,9 @@ def answer_of_form(calls: Sequence[FormCall], text: str, spec: TaskSpec) -> str:
     Raises InvalidMessage that names the argument that is missing or wrong.
     """
     filled = [(call.function, _arguments(spec.functions[call.function], call)) for call in calls]
-    return checked_calls(_loose_text(filled) if filled else text, spec)
-
-
-def checked_calls(text: str, spec: TaskSpec) -> str:
-    """Return an answer of a tools task in the spelling that is trained on. Raises InvalidMessage for what is none."""
     try:
-        return canonical_calls(text, spec)
-    except ValueError as error:
+        return answer_form(spec).canonical(_loose_text(filled) if filled else text)
+    except InvalidAnswer as error:
         raise InvalidMessage(f"label: {error}", f"Answers of {spec.name} call its functions.") from error
 
 

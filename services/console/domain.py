@@ -18,8 +18,8 @@ from schemas.base import MAX_TEXT
 from schemas.labels import CorrectionSubmitted, LabelRequested, Preference
 from schemas.rollouts import Stage
 from schemas.tasks import TaskSpec
+from shared.answers import answer_form
 from shared.errors import InvalidMessage
-from shared.grading.labels import labels_of
 from shared.identity import content_hash, event_id
 from shared.privacy.erasure import ErasedSubjects
 from shared.privacy.redaction import Redacted, listed_surrogates
@@ -243,7 +243,7 @@ def correction_of(
     `spec`: the task's, whose labels are nobody's words, also several of them.
     """
     label = given.answer.label
-    is_labels = spec is not None and label is not None and labels_of(label, spec) is not None
+    is_labels = spec is not None and label is not None and answer_form(spec).labels(label) is not None
     correction = correction_id(request.request_id, reviewer, given)
     return CorrectionSubmitted(
         event_id=event_id("correction", correction),

@@ -10,8 +10,9 @@ from dataclasses import replace
 from schemas.conversation import ToolCall, plain_answer
 from schemas.labels import LabelRequested
 from schemas.task_settings import RedactionSettings
-from schemas.tasks import TaskChanged, TaskKind
+from schemas.tasks import TaskChanged
 from services.console.domain import ReviewAnswer
+from shared.answers import answer_form
 from shared.errors import DependencyUnavailable
 from shared.grading.tool_calls import WrittenCall, split_calls
 from shared.privacy.redaction import Redacted, Rules, TextRedactor
@@ -35,8 +36,10 @@ class AnswerRedactor:
         ones of an answer that is changed. `task` None: its settings are unknown, so the defaults apply. Raises
         DependencyUnavailable: never pass the answer on unredacted. JSON is redacted value by value, and stays JSON.
         """
-        if answer.label is None or request.labels or (task is not None and task.spec.kind is TaskKind.MULTI_LABEL):
+        if answer.label is None or request.labels:
             return answer, Redacted(answer.label or "", 0, {})
+        if task is not None and answer_form(task.spec).labels(answer.label) is not None:
+            return answer, Redacted(answer.label, 0, {})
         rules = Rules.of(task.spec.redaction if task is not None else RedactionSettings())
         async with self._lock:
             try:

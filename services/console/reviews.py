@@ -23,10 +23,10 @@ from services.console.domain import (
     interleave,
     next_answer,
 )
-from services.console.objects import as_object
 from services.console.open_pages import OpenPages
 from services.console.redaction import AnswerRedactor
 from services.console.storage import Queue
+from shared.answers import InvalidAnswer, answer_form
 from shared.errors import InvalidMessage, RatchetError
 from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import EventPublisher
@@ -138,14 +138,14 @@ class Reviews:
                 request = as_of_today(request, task.spec)
             spec = None if task is None else task.spec
             check_answer(request, answer)
-            answer = as_object(answer, spec)
+            answer = _in_one_spelling(answer, spec)
             before = await self._queue.given(request_id, reviewer)
             if before is None and needed == 0:
                 return Receipt(None, counted=False)
             earlier = before.surrogates if before is not None else ()
             answer, redacted = await self._redactor.redact(request, answer, task, earlier)
             check_answer(request, answer)  # A surrogate may be longer than the name it replaces,
-            answer = as_object(answer, spec)  # or be none of what a pattern of the schema allows.
+            answer = _in_one_spelling(answer, spec)  # or be none of what a pattern of the schema allows.
             if before is not None and before.says(answer):
                 return Receipt(correction_id(request_id, reviewer, before), counted=True)
             if (
@@ -196,3 +196,16 @@ class Reviews:
     def _no_task(self, task: str) -> UnknownError:
         names = ", ".join(sorted(changed.task for changed in self._tasks)) or "none yet"
         return UnknownError(f"no task {task!r}; tasks: {names}")
+
+
+def _in_one_spelling(answer: ReviewAnswer, spec: TaskSpec | None) -> ReviewAnswer:
+    """A reviewer's answer in the spelling that is trained on. `spec` None: not known yet.
+
+    One label was chosen from those of the question. Raises InvalidMessage for what is no answer of the task.
+    """
+    if answer.label is None or spec is None or spec.choices:
+        return answer
+    try:
+        return replace(answer, label=answer_form(spec).canonical(answer.label))
+    except InvalidAnswer as error:
+        raise InvalidMessage(f"label: {error}") from error

@@ -24,7 +24,6 @@ from schemas.datasets import DatasetBuilt
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, LabelRequested
 from schemas.predictions import FeedbackGiven, SubjectForgotten
-from schemas.tasks import TaskKind
 from services.dataset_builder.building.carry_over import Revision
 from services.dataset_builder.building.compact import Compactor
 from services.dataset_builder.building.length import TokenCounter
@@ -49,11 +48,11 @@ from services.dataset_builder.storage.corrections import (
     StoredCorrections,
 )
 from services.dataset_builder.storage.traffic import PostgresTrafficStore, TrafficStore
+from shared.answers import answer_form
 from shared.conversation import has_own_form
 from shared.cycle_step import CycleStep
 from shared.errors import StepImpossible, StepSkipped
 from shared.files import write_atomically
-from shared.grading.labels import counts_by_set
 from shared.identity import content_hash, event_id
 from shared.jobs import Job, Progress
 from shared.privacy.redaction import Redactor, Rules
@@ -206,7 +205,7 @@ async def _inspected_build(
         drawn_since=job.cycle.drawn_since,
     )
     sketches = inputs.sketches() if models is None else inputs.sketches(models.sketch)
-    if models is not None and job.spec.kind is TaskKind.CLASSIFICATION:
+    if models is not None and job.spec.choices:
         models.embed([scored_text(input_text(vote.call.messages, inputs.prompts)) for vote in votes])
     # After the corrections: whoever is erased in between is missed among them in the end (`concluding`).
     inputs = replace(inputs, decisions=await store.decisions(job.cycle.task))
@@ -215,7 +214,7 @@ async def _inspected_build(
     build = finish()
     del finish  # It has rows that are no longer needed.
     answers = await traffic.answer_counts(job.spec.name, job.cycle.task_revision, job.traffic_hours)
-    answers = counts_by_set(answers, job.spec)
+    answers = answer_form(job.spec).counts_by_answer(answers)
     progress(3, 4, "checking and publishing")
     gates = (*evaluate_gates(build, job.spec, answers), personal_data.gate())
     measures = summaries(build, job.spec, personal_data)
@@ -243,7 +242,7 @@ async def _read_votes(
         models.load_redactor(rules)
 
     def load_scorer() -> None:
-        if models is not None and spec.kind is TaskKind.CLASSIFICATION:
+        if models is not None and spec.choices:
             models.load_scorer()
 
     parts = store.corrections_below(spec.name, job.cycle.fence, by)

@@ -12,7 +12,7 @@ from itertools import chain
 from schemas.conversation import Message, input_text
 from schemas.datasets import Example, Fate, LeftOutCount, LeftOutExample, PreferredAnswer
 from schemas.labels import LabelRequested, Purpose
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskSpec
 from services.dataset_builder.building.augmentation import augment, shown_right
 from services.dataset_builder.building.authors import Authors
 from services.dataset_builder.building.carry_over import (
@@ -23,12 +23,9 @@ from services.dataset_builder.building.carry_over import (
 )
 from services.dataset_builder.building.chat_format import (
     Rejection,
-    calls_error,
     cut_answer_error,
     format_error,
-    labels_error,
     output_error,
-    schema_error,
 )
 from services.dataset_builder.building.length import TokenCounter, length_error
 from services.dataset_builder.building.places.frozen import adversarial_questions
@@ -46,8 +43,8 @@ from services.dataset_builder.checks.measures import Measures
 from services.dataset_builder.checks.poisoning import hold_back_voters
 from services.dataset_builder.checks.reliability import estimate_reliability
 from services.dataset_builder.checks.response import ResponseRates, response_rates
+from shared.answers import answer_form
 from shared.conversation import never_trained
-from shared.grading.labels import labels_of
 from shared.model.question_sketches import BeginSketches, QuestionSketches, question_of, sketch_here
 from shared.model.texts import text_hash
 
@@ -220,7 +217,8 @@ def _labels_of(votes: Sequence[Vote], spec: TaskSpec) -> list[Vote]:
     """
     if not spec.labels:
         return []
-    known = {label for label in {vote.label for vote in votes} if labels_of(label, spec) is not None}
+    form = answer_form(spec)
+    known = {label for label in {vote.label for vote in votes} if form.labels(label) is not None}
     return [vote if vote.label in known else replace(vote, label=NO_LABEL) for vote in votes]
 
 
@@ -283,17 +281,6 @@ def _validate(
     return valid, left_out
 
 
-def _output_error(answer: Message, row: Row, spec: TaskSpec) -> Rejection | None:
-    """The schema of an extraction is the task's of today, not that of the call, which may be an earlier one."""
-    if spec.output_schema is not None:
-        return schema_error(answer, spec.output_schema)
-    if spec.tools:
-        return calls_error(answer, spec)
-    if spec.kind is TaskKind.MULTI_LABEL:
-        return labels_error(answer, spec)
-    return output_error(answer, row.call.response_format)
-
-
 def _error(row: Row, spec: TaskSpec, count_tokens: TokenCounter | None) -> Rejection | None:
     """Return why a row is no example: first what it says itself, then what is wrong with its form."""
     if error := never_trained(row.call, row.answers) or cut_answer_error(row.label, row.answers, spec):
@@ -301,6 +288,6 @@ def _error(row: Row, spec: TaskSpec, count_tokens: TokenCounter | None) -> Rejec
     messages, tools = row.messages, row.tools
     return (
         format_error(messages, tools, spec)
-        or _output_error(messages[-1], row, spec)
+        or output_error(messages[-1], row.call.response_format, spec)
         or length_error(messages, tools, spec, count_tokens)
     )

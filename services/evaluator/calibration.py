@@ -31,11 +31,12 @@ from sklearn.isotonic import IsotonicRegression
 
 from schemas.adapters import Calibration
 from schemas.evaluation import Reliability
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskSpec
 from services.evaluator.statistics.confidence import brier, expected_calibration_error, reliability_bins
 from services.evaluator.statistics.intervals import Groups
 from services.evaluator.statistics.low_confidence import low_confidence
 from services.evaluator.statistics.traffic import TrafficSample
+from shared.answers import answer_form
 from shared.identity import content_hash
 from shared.model.confidence import MAX_LOG_ODDS, calibrated, log_odds
 
@@ -156,12 +157,8 @@ def chance_mistake_looks_right(spec: TaskSpec) -> float | None:
 
     None of generated texts, which are not right or wrong: their confidence is not calibrated.
     """
-    if spec.kind is TaskKind.GENERATION:
-        return None
-    if not spec.labels:
-        return 0.0
-    possible = 2 ** len(spec.labels) if spec.kind is TaskKind.MULTI_LABEL else len(spec.labels)
-    return 1.0 / (possible - 1)
+    form = answer_form(spec)
+    return 1.0 / (form.possible_answers - 1.0) if form.is_exact else None
 
 
 def probability_judged_right(probability: Floats, mistakes: float, chance: float) -> Floats:

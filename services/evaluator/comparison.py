@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.adapters import Difference
-from schemas.tasks import TaskKind
+from schemas.tasks import TaskSpec
 from services.evaluator.domain import GradedAnswers, Question
 from services.evaluator.statistics.intervals import Floats, Groups, group_numbers
 from services.evaluator.statistics.paired import difference
 from services.evaluator.statistics.traffic import TrafficSample, traffic_sample
+from shared.answers import AnswerForm, answer_form
 from shared.grading.fields import FieldGrade
 
 _MAX_APPS = 10
@@ -96,14 +97,14 @@ class Comparison:
         groups = group_numbers([self.questions[i].group for i in chosen])
         return difference(ours[chosen], theirs[chosen], groups, self.traffic.weights, "traffic")
 
-    def parts(self, kind: TaskKind) -> dict[str, Part]:
+    def parts(self, spec: TaskSpec) -> dict[str, Part]:
         """Return what is looked at by itself: classes, failure modes, applications, lengths, fields."""
         found: dict[str, list[int]] = defaultdict(list)
         apps = Counter(s for q in self.questions for s in q.slices if s.startswith("app "))
         kept = {name for name, _ in apps.most_common(_MAX_APPS)} if len(apps) > 1 else set()
         middle = median([len(question.text) for question in self.questions]) if self.questions else 0
         for position, question in enumerate(self.questions):
-            if kind is TaskKind.CLASSIFICATION:
+            if spec.choices:
                 found[f"class {question.answer}"].append(position)
             for name in question.slices:
                 if not name.startswith("app ") or name in kept:
@@ -113,9 +114,9 @@ class Comparison:
             found.pop("shorter inputs", None)
         ours, theirs = self.scores
         parts = {name: Part(np.array(rows, dtype=np.intp), ours[rows], theirs[rows]) for name, rows in found.items()}
-        return parts | self._fields(kind)
+        return parts | self._fields(answer_form(spec))
 
-    def _fields(self, kind: TaskKind) -> dict[str, Part]:
+    def _fields(self, form: AnswerForm) -> dict[str, Part]:
         """Return each field of a JSON answer, function and argument, or one of several labels, on the rows where it is
         expected or given: its F1 on each of them."""
         arms = [
@@ -127,20 +128,12 @@ class Comparison:
             for path in sorted(ours.keys() | theirs.keys()):
                 rows[path].append(position)
         return {
-            f"{_noun(path, kind)} {path}": Part(
+            f"{form.part_noun(path)} {path}": Part(
                 np.array(of_field, dtype=np.intp),
                 *(np.array([_field_f1(arm[position].get(path)) for position in of_field]) for arm in arms),
             )
             for path, of_field in rows.items()
         }
-
-
-def _noun(path: str, kind: TaskKind) -> str:
-    if kind is TaskKind.MULTI_LABEL:
-        return "label"
-    if kind is not TaskKind.TOOLS:
-        return "field"
-    return "argument" if "." in path else "function"
 
 
 def _field_f1(field: FieldGrade | None) -> float:

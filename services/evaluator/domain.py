@@ -15,10 +15,10 @@ from schemas.evaluation_settings import TextMetric
 from schemas.golden import GoldenRow
 from schemas.labels import Purpose
 from schemas.rollouts import RolloutChanged
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskSpec
+from shared.answers import answer_form
 from shared.grading.grade import Grade
 from shared.grading.overlap import WORD_METRICS
-from shared.grading.tool_calls import split_calls
 from shared.identity import content_hash
 
 Candidate = AdapterTrained | EvaluationRequested
@@ -173,14 +173,9 @@ def golden_key(question: Question, spec: TaskSpec) -> str:
 
     So is a text whose answers count as right from another score on.
     """
-    if not is_text(question, spec):
+    if not answer_form(spec).is_free_text(question.answer):
         return content_hash(question.row_id, question.answer)
     return content_hash(question.row_id, question.answer, golden_metric(spec), f"{spec.evaluation.golden_score}")
-
-
-def is_text(question: Question, spec: TaskSpec) -> bool:
-    """Return True if the right answer is generated text alone: hardly any answer is equal to it."""
-    return spec.kind is TaskKind.GENERATION and not split_calls(question.answer)[1]
 
 
 def is_judged(question: Question, spec: TaskSpec) -> bool:
@@ -190,11 +185,11 @@ def is_judged(question: Question, spec: TaskSpec) -> bool:
     """
     rules = spec.evaluation
     by_score = rules.golden_score is not None or rules.text_metric is TextMetric.EXACT_MATCH
-    return by_score or not is_text(question, spec)
+    return by_score or not answer_form(spec).is_free_text(question.answer)
 
 
 def golden_metric(spec: TaskSpec) -> TextMetric:
-    """Return the metric that golden texts are scored by (`shared.grading.grade`)."""
+    """Return the metric that golden texts are scored by (`shared.answers.text`)."""
     metric = spec.evaluation.text_metric
     return metric if metric in WORD_METRICS else TextMetric.ROUGE_L
 
@@ -203,8 +198,9 @@ def golden_grades(golden: Sequence[Question], answers: GradedAnswers, spec: Task
     """Return graded answers to golden questions with the texts right that reach the task's score."""
     if (bar := spec.evaluation.golden_score) is None:
         return answers
+    form = answer_form(spec)
     grades = tuple(
-        replace(grade, right=grade.right or (grade.score >= bar and is_text(question, spec)))
+        replace(grade, right=grade.right or (grade.score >= bar and form.is_free_text(question.answer)))
         for question, grade in zip(golden, answers.grades, strict=True)
     )
     return replace(answers, grades=grades)

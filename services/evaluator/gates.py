@@ -14,7 +14,7 @@ import numpy as np
 
 from schemas.base import Gate, Verdict
 from schemas.judging import JudgeReport
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskSpec
 from services.evaluator.adversarial.gate import adversarial_not_worse
 from services.evaluator.adversarial.misled import Misled
 from services.evaluator.calibration import believed_wrong, chance_mistake_looks_right
@@ -64,9 +64,9 @@ def check_gates(
     `past`: what adapters that were promoted got right of the golden set. `misled`: both arms on the adversarial set.
     """
     gates = [not_worse(spec, evaluation)]
-    if parts := evaluation.parts(spec.kind):
+    if parts := evaluation.parts(spec):
         gates.append(parts_not_worse(evaluation, parts))
-    if spec.kind is TaskKind.CLASSIFICATION and spec.evaluation.better_than_chance:
+    if spec.choices and spec.evaluation.better_than_chance:
         gates.insert(0, better_than_chance(evaluation))
     if spec.evaluation.min_accuracy > 0.0:
         gates.append(min_accuracy(spec, evaluation))

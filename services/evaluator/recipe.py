@@ -14,12 +14,12 @@ from pydantic import BaseModel
 from schemas.conversation import JsonObject
 from schemas.tasks import TaskSpec
 from services.evaluator.domain import REFUSED_WAY_OUT, GradedAnswers, Question
+from shared.answers import answer_form
 from shared.conversation import chat_messages
 from shared.conversation.response_format import response_format
 from shared.conversation.task_tools import chat_fields
 from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
-from shared.grading.grade import grade
-from shared.model.confidence import measure, request_fields
+from shared.model.confidence import measure
 from shared.model.inference import Completion, NotServed
 
 _MAX_ATTEMPTS = 2
@@ -81,8 +81,8 @@ class ArmAnswers(BaseModel):
 
     def graded(self, questions: Sequence[Question], start: int, spec: TaskSpec) -> GradedAnswers:
         """Grade the answers to `questions`, which were asked from position `start` on."""
-        answers = self.answers[start : start + len(questions)]
-        return GradedAnswers(answers, tuple(grade(spec, q.answer, a) for a, q in zip(answers, questions, strict=True)))
+        answers, grade = self.answers[start : start + len(questions)], answer_form(spec).grade
+        return GradedAnswers(answers, tuple(grade(q.answer, a) for a, q in zip(answers, questions, strict=True)))
 
 
 async def ask(
@@ -185,7 +185,7 @@ async def ask_persistently(
 
 async def _complete(client: CompletionClient, model: str, question: Question, spec: TaskSpec) -> Completion | None:
     """Return the answer; None without one. Raises InvalidMessage if the engine refuses the request for what it is."""
-    messages, fields = chat_messages(question.messages), request_fields(spec)
+    messages, fields = chat_messages(question.messages), dict(answer_form(spec).confidence_fields)
     # The task's own form comes first: its rows are right by it, whatever an application asks for.
     wanted = response_format(spec) or (None if spec.labels else question.response_format)
     if wanted is not None:

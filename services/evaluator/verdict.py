@@ -106,7 +106,7 @@ def evaluation_report(
         gain=evaluation.gain,
         texts=text_table(asked.texts, evaluation, spec),
         judge=asked.judge,
-        parts=part_scores(evaluation, spec.kind),
+        parts=part_scores(evaluation, spec),
         lost=_row_ids(asked.evaluation, evaluation.lost),
         gained=_row_ids(asked.evaluation, evaluation.gained),
         golden=Golden(total=len(judged.questions), lost=len(judged.lost), gained=len(judged.gained)),
@@ -161,8 +161,8 @@ def _compared(asked: Asked, spec: TaskSpec) -> tuple[Comparison, Comparison]:
         asked.evaluation,
         ours,
         theirs,
-        confidence_of(asked.candidate, start, spec.kind),
-        confidence_of(asked.production, start, spec.kind),
+        confidence_of(asked.candidate, start, spec),
+        confidence_of(asked.production, start, spec),
     )
     candidate, production = (
         golden_grades(asked.golden, arm.graded(asked.golden, start, spec), spec)
@@ -198,8 +198,8 @@ def _misled(asked: AdversarialAnswers, unchanged: Comparison, spec: TaskSpec) ->
         questions,
         asked.candidate.graded(questions, 0, spec),
         asked.production.graded(questions, 0, spec),
-        confidence_of(asked.candidate, count, spec.kind),
-        confidence_of(asked.production, count, spec.kind),
+        confidence_of(asked.candidate, count, spec),
+        confidence_of(asked.production, count, spec),
     )
     return Misled(spec, asked.cases, adversarial, unchanged)
 

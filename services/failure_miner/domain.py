@@ -14,7 +14,7 @@ from schemas.conversation import Answer, Call, FinishReason, input_text
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import Confidence, FeedbackGiven, LoggedAnswer, PredictionLogged
 from schemas.task_settings import FailureSettings
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskSpec
 from services.failure_miner.sampling import (
     BANDS,
     FEEDBACK,
@@ -24,9 +24,8 @@ from services.failure_miner.sampling import (
     sampling_point,
     stratum_of,
 )
+from shared.answers import answer_form
 from shared.conversation import bounded_answer, bounded_call, never_trained
-from shared.grading.labels import set_of_one
-from shared.grading.text import same_answer
 from shared.identity import event_id
 from shared.kafka.delivery import Delivery
 from shared.storage.predictions import AnsweredPrediction
@@ -88,8 +87,8 @@ def is_negative(feedback: FeedbackGiven) -> bool:
 
 def is_same(label: str, answer: str, spec: TaskSpec) -> bool:
     """Return True if what somebody said that an answer should have been is that answer."""
-    said = set_of_one(label, spec) if spec.kind is TaskKind.MULTI_LABEL else label
-    return same_answer(said, answer, spec.kind)
+    form = answer_form(spec)
+    return form.same(form.from_user(label), answer)
 
 
 def confirms(feedback: FeedbackGiven, answer: Answer, spec: TaskSpec) -> bool:

@@ -42,8 +42,8 @@ from services.failure_miner.domain import (
 from services.failure_miner.modes import FoundMode, StoredMode, describe_modes, modes_for_event
 from services.failure_miner.sampling import FEEDBACK, Question, Sighting, Sightings
 from services.failure_miner.storage import SuspectStore
+from shared.answers import form_of_kind
 from shared.cycle_step import CycleStep, current_spec, cycle_spec
-from shared.grading.text import same_answer
 from shared.identity import event_id
 from shared.kafka.clients import end_offsets
 from shared.kafka.consumers import BatchOptions, Consumers
@@ -184,7 +184,7 @@ class Handlers:
             for d in deliveries
             if d.event.label is not None
             and len(d.event.answers) == 1
-            and not same_answer(d.event.label, d.event.answers[0].plain, kinds[d.event.task])
+            and not form_of_kind(kinds[d.event.task]).same(d.event.label, d.event.answers[0].plain)
         }
         stored = await self._suspects.stored_ids(corrected) if corrected else set()
         new = [(corrected_prediction(d.event), d) for key, d in corrected.items() if key not in stored]

@@ -27,9 +27,9 @@ from schemas.conversation import Answer, Call
 from schemas.predictions import PredictionLogged
 from schemas.rollouts import RolloutChanged, ShadowCompared, Stage
 from schemas.task_settings import RedactionSettings
-from schemas.tasks import TaskChanged, TaskKind
+from schemas.tasks import TaskChanged
+from shared.answers import answer_form
 from shared.conversation import bounded_answer, bounded_call, replay_request
-from shared.grading.text import same_answer as same_text
 from shared.identity import content_hash, event_id
 
 _COMPARING = (Stage.SHADOW, Stage.CANARY)
@@ -123,14 +123,6 @@ def request_of(event: PredictionLogged, rollout: RolloutChanged) -> Request:
     return Request(path, {name: value for name, value in body.items() if name not in own})
 
 
-def same_answer(left: Answer, right: Answer, kind: TaskKind) -> bool:
-    """Return True if the answers, tool calls included, differ in nothing but case, white space and reasoning.
-
-    Two JSON objects are the same whatever their layout and the order of their keys, several labels in any order.
-    """
-    return same_text(left.plain, right.plain, kind)
-
-
 def asks_both_arms(event: PredictionLogged, rollout: RolloutChanged) -> bool:
     """Return True if production is asked again, too: where the stored text is redacted, or an answer to it may be.
 
@@ -202,7 +194,7 @@ def pair_of(
         candidate_adapter=rollout.candidate_adapter,
         production_answer=bounded_answer(before),
         candidate_answer=None if candidate is None else bounded_answer(candidate),
-        agree=answer is not None and same_answer(answer, production, rollout.spec.kind),
+        agree=answer is not None and answer_form(rollout.spec).same(answer.plain, production.plain),
         after_promotion=rollout.control,
         user_hash=event.user_hash,
         subject=event.subject or event.user_hash or event.session_hash or _UNKNOWN,

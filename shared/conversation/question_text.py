@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from schemas.conversation import INSTRUCTIONS
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskSpec
 
 MAX_LABELS = 500
 """The classifier has 16 KB a label, in each worker of a gateway."""
@@ -16,7 +16,7 @@ _MAX_CHARS = 1_000
 
 def has_second_opinion(spec: TaskSpec) -> bool:
     """Return True for a task whose answers may have a second opinion."""
-    return spec.kind is TaskKind.CLASSIFICATION and len(spec.labels) <= MAX_LABELS
+    return 0 < len(spec.choices) <= MAX_LABELS
 
 
 def question_text(messages: Iterable[tuple[str, Any]]) -> str:

@@ -9,10 +9,7 @@ import re
 import unicodedata
 from collections import Counter
 
-from schemas.tasks import TaskKind
 from shared.grading.json_values import NOT_JSON, composed, json_or_nothing, same_json
-from shared.grading.labels import label_set
-from shared.grading.tool_calls import same_call, split_calls
 
 _MARK_CATEGORIES = ("Mn", "Mc", "Me")
 _CODE_POINTS = range(0x300, 0x1F000)
@@ -76,25 +73,6 @@ def exact_match(given: str, expected: str) -> bool:
     if not given_words or not expected_words:  # Punctuation alone.
         return given.strip() == expected.strip()
     return given_words == expected_words
-
-
-def same_answer(one: str, other: str, kind: TaskKind) -> bool:
-    """Return True if two answers to one question differ in nothing but case, space and Unicode form.
-
-    Of JSON, in its layout and the Unicode form of its texts alone. Tool calls are compared by their arguments, and
-    where they are what the task asks for, by them alone; several labels as a set. It tells whether a person changed an
-    answer, and whether two arms said the same: no punctuation is passed over.
-    """
-    if kind is TaskKind.MULTI_LABEL and (labels := label_set(one)) is not None:
-        return labels == label_set(other)
-    (text, calls), (other_text, other_calls) = split_calls(one), split_calls(other)
-    if calls and len(calls) == len(other_calls):
-        same_text = kind is TaskKind.TOOLS or composed(text).split() == composed(other_text).split()
-        return same_text and all(map(same_call, calls, other_calls))
-    values = json_or_nothing(one), json_or_nothing(other)
-    if all(isinstance(value, dict | list) for value in values):
-        return same_json(*values)
-    return casefolded(one).split() == casefolded(other).split()
 
 
 def token_f1(given: str, expected: str) -> float:

@@ -1,7 +1,4 @@
-"""Reads the tool calls that an answer has as one text (`Answer.plain`), or that a person wrote, and compares them.
-
-`read_calls` reads them strictly, by the functions of a tools task.
-"""
+"""Reads the tool calls that an answer has as one text (`Answer.plain`), or that a person wrote, and compares them."""
 
 from __future__ import annotations
 
@@ -9,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from schemas.conversation import ToolCall, plain_answer
-from schemas.tasks import TaskSpec
-from schemas.tools import CallsPerAnswer, FunctionTool, ToolChoice
+from schemas.tools import FunctionTool
 from shared.grading.json_schema import canonical, read_answer
 from shared.grading.json_values import NOT_JSON, json_or_nothing, same_json
 
@@ -62,30 +58,6 @@ class ReadCall(NamedTuple):
 
     name: str
     arguments: Any
-
-
-def read_calls(plain: str, spec: TaskSpec) -> tuple[str, tuple[ReadCall, ...]]:
-    """Return an answer's text and its calls. Raises ValueError that says what no program could run.
-
-    That is an unknown function, arguments that break its schema, no call where one is required, and several where one
-    is asked for.
-    """
-    text, written = split_calls(plain)
-    if not written and spec.tool_choice is ToolChoice.REQUIRED:
-        raise ValueError(f"no call; every answer calls a function: {', '.join(spec.functions)}")
-    if len(written) > 1 and spec.calls_per_answer is CallsPerAnswer.ONE:
-        raise ValueError(f"{len(written)} calls; an answer has one")
-    return text, tuple(read_call(call.name, call.arguments, spec.functions) for call in written)
-
-
-def canonical_calls(plain: str, spec: TaskSpec) -> str:
-    """Return an answer in the spelling that is trained on. Raises ValueError as `read_calls` does.
-
-    Arguments are one line with keys in the order of the schema, as guided decoding writes them: equal calls are equal
-    texts. A text beside calls is left out, since calls alone are judged.
-    """
-    text, calls = read_calls(plain, spec)
-    return calls_text(calls, spec.functions) if calls else text.strip()
 
 
 def calls_text(calls: Iterable[ReadCall], functions: Mapping[str, FunctionTool]) -> str:

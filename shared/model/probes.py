@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from schemas.adapters import Probe, Probes
 from schemas.conversation import Messages
 from shared.addresses import without_credentials
+from shared.answers.measure import TOP_LOGPROBS
 from shared.conversation import chat_messages
 from shared.errors import InvalidMessage
-from shared.model.confidence import TOP_LOGPROBS
 from shared.model.inference import InferenceClient
 
 TOLERANCE = 0.3

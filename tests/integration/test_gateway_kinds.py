@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from schemas.tasks import TaskSpec
-from shared.grading.grade import grade
+from shared.answers import answer_form
 from tests.integration.gateway_process import publish_task
 from tests.integration.gateway_stack import MESSAGES, Gateway, gateway, until_ready
 
@@ -61,7 +61,7 @@ async def test_an_answer_keeps_to_its_kind_and_is_logged_with_the_confidence_of_
     event, logged = await gateway.logged(prediction)
     assert logged.text == text
     assert logged.finish_reason in ("stop", "tool_calls")
-    assert grade(spec, logged.plain, logged.plain).valid, logged.plain
+    assert answer_form(spec).grade(logged.plain, logged.plain).valid, logged.plain
     assert logged.confidence.score is not None and 0.0 < logged.confidence.score <= 1.0
     assert logged.confidence.fields is not None
     assert (kind == "tools") == bool(event.call.tools)

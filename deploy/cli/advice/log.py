@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemas.base import Variant
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskSpec
+from shared.answers import answer_form
 from shared.conversation import json_asked_for
-from shared.grading.json_schema import read_answer
 from shared.grading.json_values import read_json
-from shared.grading.tool_calls import read_calls
 
 COLUMNS = (
     "messages", "tools", "response_format", "constrained", "truncated", "answer", "tool_calls", "latency_ms",
@@ -61,7 +60,7 @@ def log_facts(rows: Sequence[Mapping[str, Any]], spec: TaskSpec) -> LogFacts:
     if not rows:
         return LogFacts(answers=0)
     strict = [row for row in rows if row["constrained"] or row["tools"] or _asks_for_json(row)]
-    judged = rows if spec.kind is not TaskKind.GENERATION else [row for row in rows if _asks_for_json(row)]
+    judged = rows if answer_form(spec).is_exact else [row for row in rows if _asks_for_json(row)]
     latencies = sorted(float(row["latency_ms"]) for row in rows if row["latency_ms"] > 0)
     enough = len(latencies) >= MIN_ANSWERS
     return LogFacts(
@@ -101,18 +100,13 @@ def _asks_for_json(row: Mapping[str, Any]) -> bool:
 def _has_form(row: Mapping[str, Any], spec: TaskSpec) -> bool:
     """True if the answer is a label, fits the task's schema or functions, is JSON where that was asked for, or calls a
     tool."""
-    if spec.kind is TaskKind.CLASSIFICATION:
-        return row["answer"].strip() in spec.labels
     if row["tool_calls"] and not spec.tools:
         return True
+    form = answer_form(spec)
+    if form.is_exact:
+        return form.problem(row["answer"].strip()) is None
     try:
-        if spec.tools:
-            read_calls(row["answer"], spec)
-            return True
-        if spec.answer_schema is not None:
-            read_answer(row["answer"], spec.answer_schema)
-        else:
-            read_json(row["answer"])
+        read_json(row["answer"])
     except ValueError:
         return False
     return True

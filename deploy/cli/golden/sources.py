@@ -13,9 +13,9 @@ from schemas.labels import CorrectionSubmitted
 from schemas.tasks import TaskSpec
 from services.dataset_builder.building.chat_format import answer_message
 from services.scheduler.golden.file import GoldenLine, row_problem
+from shared.answers import answer_form
 from shared.conversation import chat_tools, form_asked_for, has_own_form, never_trained, tool_choice_asked_for
 from shared.errors import ConfigurationError
-from shared.grading.labels import labels_of
 from shared.privacy.redaction import Rules
 from shared.privacy.redaction.spans import TextSpan
 from shared.storage.predictions import LakePredictions
@@ -76,7 +76,7 @@ def personal_data_in(spec: TaskSpec, rows: Sequence[GoldenRow], find: FindPerson
     written = [
         (row.row_id, message.text)
         for row in rows if row.prediction_id is None  # What was logged has surrogates, which look alike.
-        for message in row.messages if labels_of(message.text, spec) is None
+        for message in row.messages if answer_form(spec).labels(message.text) is None
     ]  # fmt: skip
     found: dict[str, set[str]] = {}
     for (row_id, _), spans in zip(written, find([text for _, text in written], Rules.of(spec.redaction)), strict=True):

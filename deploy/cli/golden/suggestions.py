@@ -18,8 +18,8 @@ from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.tasks import TaskSpec
 from services.evaluator.domain import golden_questions
 from services.evaluator.recipe import ask
+from shared.answers import answer_form
 from shared.errors import ConfigurationError
-from shared.grading.grade import grade
 from shared.model.inference import InferenceClient
 from shared.model.near_duplicates import NearTexts
 from shared.model.question_sketches import QuestionSketcher, question_of
@@ -90,7 +90,7 @@ async def ask_base(client: InferenceClient, rows: Sequence[GoldenRow], spec: Tas
     """
     questions = golden_questions(rows, spec)
     answers = await ask(client, spec.base_model, questions, spec, _CONCURRENCY, lambda done: None)
-    return [grade(spec, q.answer, a).right for a, q in zip(answers.answers, questions, strict=True)]
+    return [answer_form(spec).grade(q.answer, a).right for a, q in zip(answers.answers, questions, strict=True)]
 
 
 def _askable(corrections: Iterable[CorrectionSubmitted], spec: TaskSpec, part: GoldenPart) -> list[GoldenRow]:

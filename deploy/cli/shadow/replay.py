@@ -16,9 +16,10 @@ from schemas.base import utc_now
 from schemas.predictions import PredictionLogged, SubjectForgotten
 from schemas.rollouts import RolloutChanged
 from services.shadow.clients import ReplayEngine, VllmEngine
-from services.shadow.domain import asks_both_arms, ineligible, request_of, same_answer
+from services.shadow.domain import asks_both_arms, ineligible, request_of
 from services.shadow.load import EngineLoad, VllmLoad
 from services.shadow.settings import ShadowSettings
+from shared.answers import answer_form
 from shared.errors import ConfigurationError
 from shared.identity import content_hash
 from shared.model.inference import InferenceClient
@@ -154,7 +155,7 @@ async def _compare(event: PredictionLogged, rollout: RolloutChanged, engine: Rep
         asked=event.call.messages[-1].text,
         production=production.plain,
         candidate=None if replay.answer is None else replay.answer.plain,
-        agree=replay.answer is not None and same_answer(replay.answer, production, rollout.spec.kind),
+        agree=replay.answer is not None and answer_form(rollout.spec).same(replay.answer.plain, production.plain),
         before_cutoff=event.occurred_at <= rollout.data_cutoff,
         latency_ms=round(replay.latency_ms, 1),
     )

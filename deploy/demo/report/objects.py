@@ -9,8 +9,8 @@ from dataclasses import replace
 from deploy.demo.clients import GatewayAnswer
 from deploy.demo.report.measure import Measurement, measure, wilson
 from schemas.tasks import TaskSpec
+from shared.answers import answer_form
 from shared.grading.fields import fields_f1
-from shared.grading.grade import grade
 
 
 def measure_objects(answers: Sequence[GatewayAnswer], spec: TaskSpec) -> Measurement:
@@ -18,7 +18,7 @@ def measure_objects(answers: Sequence[GatewayAnswer], spec: TaskSpec) -> Measure
 
     `by_label` has each field with its right values and those that were expected.
     """
-    grades = [grade(spec, answer.row.label, answer.text if answer.ok else None) for answer in answers]
+    grades = [answer_form(spec).grade(answer.row.label, answer.text if answer.ok else None) for answer in answers]
     fields = [field for each in grades for field in each.fields]
     matched: Counter[str] = Counter()
     expected: Counter[str] = Counter()

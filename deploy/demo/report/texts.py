@@ -11,12 +11,12 @@ from deploy.demo.clients import GatewayAnswer
 from deploy.demo.report.measure import Z95, Measurement, measure
 from schemas.base import Interval
 from schemas.tasks import TaskSpec
-from shared.grading.grade import grade
+from shared.answers import answer_form
 
 
 def measure_texts(answers: Sequence[GatewayAnswer], spec: TaskSpec) -> Measurement:
     """Score answers by `evaluation.text_metric`, failed ones as 0. `accuracy` is that of texts that are equal."""
-    grades = [grade(spec, answer.row.label, answer.text if answer.ok else None) for answer in answers]
+    grades = [answer_form(spec).grade(answer.row.label, answer.text if answer.ok else None) for answer in answers]
     measured = replace(measure(answers), by_label={}, confusions=())
     return replace(measured, text_score=mean_score([each.score for each in grades]))
 

@@ -14,7 +14,7 @@ from schemas.tools import NO_CALL, CallsPerAnswer, ToolChoice
 from services.console.calls import FormCall, answer_of_form, form_calls, form_text, inputs_of
 from services.console.domain import keys_for
 from services.console.pages.layout import html
-from shared.grading.labels import label_set
+from shared.answers.label_set import listed_labels
 
 
 class LabelForm:
@@ -24,7 +24,7 @@ class LabelForm:
     def __init__(self, labels: Sequence[str], ticked: str = "") -> None:
         self._labels = labels
         self._keys = keys_for(labels)
-        self._before = label_set(ticked) or frozenset()
+        self._before = listed_labels(ticked) or frozenset()
         self._boxes: dict[str, ui.checkbox] = {}
 
     def draw(self) -> None:

@@ -14,7 +14,7 @@ from nicegui import core, ui
 
 from schemas.base import utc_now
 from schemas.labels import Purpose
-from schemas.tasks import TaskChanged, TaskSpec
+from schemas.tasks import TaskChanged
 from services.console.domain import ReviewerCounts
 from services.console.history import CycleHistory
 from services.console.pages.cycle import Json, outcome_of, outcome_tag, sections, timeline
@@ -35,6 +35,7 @@ from services.console.pages.purposes import WORDS, open_questions
 from services.console.pages.review import mount_review_page
 from services.console.pages.rollout import rollout_parts
 from services.console.reviews import Reviews
+from shared.answers import answer_form
 from shared.errors import RatchetError
 from shared.kafka.latest_by_key import LatestByKey
 
@@ -115,7 +116,7 @@ async def _overview(reviews: Reviews, history: CycleHistory, tasks: LatestByKey[
                 answers_in_the_last_day=number(answers.get(task, 0)),
                 serves_everyone=serving.get(task) or "base model",
             ),
-            muted(f"{spec.kind} · {spec.base_model} · {_answers(spec)} · revision {changed.task_revision}"),
+            muted(f"{spec.kind} · {spec.base_model} · {answer_form(spec).summary} · revision {changed.task_revision}"),
             muted(open_questions(waiting)) if any(waiting.values()) else "",
             muted(WORDS[Purpose.UNCALIBRATED].reason) if waiting.get(Purpose.UNCALIBRATED) else "",
             _newest_cycle(newest.get(task)),
@@ -154,10 +155,10 @@ async def _task(reviews: Reviews, history: CycleHistory, changed: TaskChanged | 
         )
     if changed is not None:
         cards += reviewers_card(await reviews.reviewers(task))
-        spec = changed.spec
+        spec, form = changed.spec, answer_form(changed.spec)
         definition = [
             ("System prompt", spec.system_prompt),
-            (_noun(spec), ", ".join(spec.functions or spec.output_fields or spec.labels) or "free text"),
+            (form.parts_title, ", ".join(form.parts) or "free text"),
             ("Base model", spec.base_model),
             ("Cron, UTC", spec.cron),
             ("Revision", spec.revision),
@@ -199,16 +200,3 @@ def _progress_bar(progress: Json) -> str:
     share = min(1.0, progress["done"] / progress["total"])
     text = f"{progress['step']}: {share:.0%} {progress['message']}"
     return f"<p class='small muted'><progress value='{share:.3f}' style='width: 240px'></progress> {escape(text)}</p>"
-
-
-def _noun(spec: TaskSpec) -> str:
-    return "Functions" if spec.functions else "Fields" if spec.output_fields else "Labels"
-
-
-def _answers(spec: TaskSpec) -> str:
-    """What the answers of a task are."""
-    if spec.functions:
-        return f"{len(spec.functions)} functions"
-    if spec.output_fields:
-        return f"{len(spec.output_fields)} fields"
-    return f"{len(spec.labels)} labels" if spec.labels else "free text"

@@ -17,7 +17,7 @@ from html import escape
 from nicegui import events, ui
 
 from schemas.labels import LabelRequested, Preference
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskSpec
 from services.console.domain import (
     AnsweredQuestion,
     GivenAnswer,
@@ -28,12 +28,12 @@ from services.console.domain import (
     keys_for,
     takes_cannot_tell,
 )
-from services.console.objects import laid_out, object_problem
 from services.console.pages.conversation import answer, conversation, is_text_alone
 from services.console.pages.forms import CallForm, LabelForm
 from services.console.pages.layout import frame, html, muted, page
 from services.console.pages.purposes import WORDS
 from services.console.reviews import Reviews, UnknownError
+from shared.answers import answer_form
 from shared.errors import RatchetError
 
 CANNOT_TELL = "I cannot tell"
@@ -213,12 +213,14 @@ class ReviewPage:
 
     def _show(self, question: LabelRequested) -> None:
         spec = self._reviews.spec_of(question.task)
-        ticks = spec is not None and spec.kind is TaskKind.MULTI_LABEL and not asks_preference(question)
+        editor = "text" if spec is None or asks_preference(question) else answer_form(spec).editor
         html(muted(WORDS[question.purpose].reason))
         html(conversation(question.call), "card beside" if asks_preference(question) else "card")
         if asks_preference(question):
             html(_sides(question))
-        elif not (question.labels or ticks) and (question.suggestion or not is_text_alone(question.answers[0])):
+        elif not (question.labels or editor == "ticks") and (
+            question.suggestion or not is_text_alone(question.answers[0])
+        ):
             html(f"<h2>The answer that was given</h2>{answer(question.answers[0])}", "card")
         if question.suggestion is not None:
             self._suggestion(question, question.suggestion)
@@ -234,7 +236,7 @@ class ReviewPage:
                     self._button(keys.get(label, ""), label, label=label)
                 if takes_cannot_tell(question):
                     self._button(CANNOT_TELL_KEY, CANNOT_TELL, preference="cannot_tell")
-        if ticks and spec is not None:
+        if editor == "ticks" and spec is not None:
             self._ticks(spec)
         elif not question.labels and not asks_preference(question):
             self._text(question, spec)
@@ -270,13 +272,19 @@ class ReviewPage:
             await self._answer(label=text.value or "")
 
         draft = (self._path[-1].given.answer.label or "") if self._path else _draft(question)
-        if spec is not None and spec.tools:
-            self._calls(spec, draft)
+        form = None if spec is None else answer_form(spec)
+        if form is not None and form.editor == "calls":
+            self._calls(form.spec, draft)
             return
+
+        def problem(written: str) -> str | None:
+            found = None if form is None else form.problem(written)
+            return None if found is None else str(found)
+
         text = ui.textarea(
             "The answer as it should be",
-            value=laid_out(draft, spec),
-            validation=lambda written: object_problem(written, spec),
+            value=draft if form is None else form.laid_out(draft),
+            validation=problem,
         ).props("outlined autogrow")
         text.style("width: 100%; margin-top: 18px")
         ui.button("This is right", on_click=submit).props("unelevated no-caps").style("margin-top: 10px")

@@ -18,7 +18,7 @@ from schemas.task_settings import AugmentationSettings
 from schemas.tasks import TaskKind
 from services.dataset_builder.building.compact import replaced
 from services.dataset_builder.building.votes import Vote, by_prediction
-from shared.grading.text import same_answer
+from shared.answers import form_of_kind
 
 HARD_NEGATIVE_WEIGHT = 2.0
 RIGHT_ALREADY = "right_already"
@@ -71,7 +71,9 @@ def _commonest(counts: Counter[str]) -> str | None:
 
 
 def _confirms(vote: Vote, kind: TaskKind) -> bool:
-    return vote.purpose is Purpose.AUDIT and any(same_answer(answer.plain, vote.label, kind) for answer in vote.answers)
+    return vote.purpose is Purpose.AUDIT and any(
+        form_of_kind(kind).same(answer.plain, vote.label) for answer in vote.answers
+    )
 
 
 def _left_out(example: Example) -> LeftOutExample:

@@ -8,7 +8,6 @@ functions of today, which are what the model will be asked with.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -16,12 +15,11 @@ from schemas.conversation import INSTRUCTIONS, Api, Call, Message, Role
 from schemas.datasets import Fate, LeftOutExample, Origin
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.votes import Vote
+from shared.answers import AnswerForm, InvalidAnswer, answer_form
 from shared.conversation import has_own_form
 from shared.conversation.task_tools import chat_fields
-from shared.grading.json_schema import canonical, read_answer
 from shared.grading.json_values import NOT_JSON, json_or_nothing
-from shared.grading.labels import canonical_labels, label_set, set_of_one
-from shared.grading.tool_calls import canonical_calls, split_calls
+from shared.grading.tool_calls import split_calls
 
 _SHOWN_CHARS = 500
 _WITH_SYSTEM_PROMPT = (Api.CHAT, Api.RESPONSES)
@@ -51,19 +49,18 @@ def carry_over(
     constrained to labels, else of the same kind as today.
     """
     holding, left_out = [], []
-    current, form = spec.revision, spec.answer_form
+    current, form, answers = spec.revision, spec.answer_form, answer_form(spec)
     kinds = {name: revision.kind for name, revision in revisions.items()} | {current: spec.kind}
     for vote in votes:
         kind = kinds.get(vote.task_revision) or _kind_of_answer(vote, spec)
-        is_users_set = kind is TaskKind.MULTI_LABEL and vote.origin is Origin.USER
-        label = _renamed(set_of_one(vote.label, spec) if is_users_set else vote.label, kind, spec)
+        label = answers.renamed(answers.from_user(vote.label) if vote.origin is Origin.USER else vote.label)
         revision = vote.task_revision
         if kind is not spec.kind:
             left_out.append(vote.left_out(Fate.SUPERSEDED, "other_kind", f"revision {revision} was a {kind} task"))
-        elif kind.has_labels and revision != current and not _labels_in(label, kind).issubset(spec.labels):
+        elif revision != current and not answers.named_labels(label).issubset(spec.labels):
             left_out.append(vote.left_out(Fate.SUPERSEDED, "label_removed", f"{label[:100]!r} of revision {revision}"))
         else:
-            label, fault = _in_one_spelling(label, spec)
+            label, fault = _in_one_spelling(label, answers)
             if fault and _is_of_other_form(vote, form, revisions):
                 detail = f"of revision {revision}: {fault}"[:_SHOWN_CHARS]
                 left_out.append(vote.left_out(Fate.SUPERSEDED, "schema_changed", detail))
@@ -83,39 +80,13 @@ def _is_of_other_form(vote: Vote, form: str, revisions: Mapping[str, Revision]) 
     return bool(split_calls(vote.label)[1]) or json_or_nothing(vote.label) is not NOT_JSON
 
 
-def _renamed(answer: str, kind: TaskKind, spec: TaskSpec) -> str:
-    """Return an answer with today's names of its labels."""
-    if kind is TaskKind.CLASSIFICATION:
-        return spec.renamed_labels.get(answer, answer)
-    found = _labels_in(answer, kind)
-    if found.isdisjoint(spec.renamed_labels):
-        return answer
-    return json.dumps(sorted(spec.renamed_labels.get(label, label) for label in found), ensure_ascii=False)
-
-
-def _labels_in(answer: str, kind: TaskKind) -> frozenset[str]:
-    if kind is TaskKind.CLASSIFICATION:
-        return frozenset({answer})
-    return (label_set(answer) if kind is TaskKind.MULTI_LABEL else None) or frozenset()
-
-
-def _in_one_spelling(label: str, spec: TaskSpec) -> tuple[str, str]:
-    """Return JSON by the task's schema, several labels, or calls, as they are trained on; and how an answer that is as
-    it was breaks what the task allows, "" if it does not.
-
-    Equal answers are then equal texts, however people and models laid them out.
-    """
-    schema = spec.output_schema or {}
+def _in_one_spelling(label: str, form: AnswerForm) -> tuple[str, str]:
+    """Return an answer as it is trained on, and how one that is as it was breaks what the task allows, "" if it does
+    not."""
     try:
-        if spec.kind is TaskKind.TOOLS:
-            return canonical_calls(label, spec), ""
-        if spec.kind is TaskKind.MULTI_LABEL:
-            return canonical_labels(label, spec), ""
-        if spec.kind is TaskKind.EXTRACTION:
-            return canonical(read_answer(label, schema), schema), ""
-    except ValueError as error:
+        return form.canonical(label), ""
+    except InvalidAnswer as error:
         return label, str(error)
-    return label, ""
 
 
 class CurrentCalls:

@@ -18,11 +18,10 @@ from pydantic import JsonValue
 
 from schemas.conversation import INSTRUCTIONS, Answer, JsonObject, Message, Role, ToolCall
 from schemas.tasks import TaskSpec
-from shared.conversation import json_asked_for
-from shared.grading.json_schema import read_answer
-from shared.grading.json_values import NOT_JSON, json_or_nothing, read_json
-from shared.grading.labels import label_set, labels_of, read_labels
-from shared.grading.tool_calls import read_calls, split_calls
+from shared.answers import answer_form
+from shared.conversation import has_own_form, json_asked_for
+from shared.grading.json_values import read_json
+from shared.grading.tool_calls import split_calls
 from shared.identity import content_hash
 
 DEVELOPER = "developer"
@@ -61,7 +60,7 @@ def _plain_answer(label: str) -> Message:
 def cut_answer_error(label: str, answers: Sequence[Answer], spec: TaskSpec) -> Rejection | None:
     """Return the rejection of a label that repeats an answer that did not end by itself; a task's label is whole."""
     for answer in answers:
-        if answer.plain.strip() == label and not answer.is_whole and labels_of(label, spec) is None:
+        if answer.plain.strip() == label and not answer.is_whole and answer_form(spec).labels(label) is None:
             return "cut", f"the answer that was accepted as it is ended by {answer.finish_reason}"
     return None
 
@@ -78,37 +77,17 @@ def format_error(messages: Sequence[Message], tools: Sequence[JsonObject], spec:
     return _answer_error(messages[-1], spec) or _calls_error(messages[-1].tool_calls, tools)
 
 
-def schema_error(answer: Message, schema: JsonObject) -> Rejection | None:
-    """Return how an extraction's answer breaks the task's schema; None if it does not."""
-    try:
-        read_answer(answer.text, schema)
-    except ValueError as error:
-        broken = json_or_nothing(answer.text) is NOT_JSON
-        return "invalid_json" if broken else "breaks_schema", str(error)[:_SHOWN_CHARS]
-    return None
+def output_error(answer: Message, response_format: JsonValue, spec: TaskSpec) -> Rejection | None:
+    """Return why an answer is none of its task; None if it is one.
+
+    The form of a task's answers is that of today, not that of the call, which may be an earlier one.
+    """
+    if (problem := answer_form(spec).problem(answer.text)) is not None:
+        return problem.reason, str(problem)[:_SHOWN_CHARS]
+    return None if has_own_form(spec) else _asked_form_error(answer, response_format)
 
 
-def labels_error(answer: Message, spec: TaskSpec) -> Rejection | None:
-    """Return why an answer is no set of the task's labels; None if it is one."""
-    try:
-        read_labels(answer.text, spec)
-    except ValueError as error:
-        found = label_set(answer.text)
-        reason = "invalid_json" if found is None else "unknown_label" if found - set(spec.labels) else "too_many_labels"
-        return reason, str(error)[:_SHOWN_CHARS]
-    return None
-
-
-def calls_error(answer: Message, spec: TaskSpec) -> Rejection | None:
-    """Return why a tools task's answer could not be run by its functions of today; None if it could."""
-    try:
-        read_calls(answer.text, spec)
-    except ValueError as error:
-        return "breaks_tools", str(error)[:_SHOWN_CHARS]
-    return None
-
-
-def output_error(answer: Message, response_format: JsonValue) -> Rejection | None:
+def _asked_form_error(answer: Message, response_format: JsonValue) -> Rejection | None:
     """Return how an answer breaks the format that its call asked for; None if it does not, or calls tools instead.
 
     `response_format`: as in OpenAI's APIs. A schema that is none, or refers to others, asks for no more than JSON.
@@ -178,8 +157,6 @@ def _answer_error(answer: Message, spec: TaskSpec) -> Rejection | None:
         return "answer_too_short", f"{len(text)} characters; at least {spec.min_answer_chars}"
     if len(text) > rules.max_answer_chars:
         return "answer_too_long", f"{len(text)} characters; at most {rules.max_answer_chars}"
-    if (choices := spec.choices) and text not in choices:
-        return "unknown_label", f"{text[:100]!r} is not a label of the task"
     return None
 
 

@@ -15,8 +15,8 @@ from schemas.datasets import Example, PreferredAnswer
 from schemas.labels import CorrectionSubmitted, Preference
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.rows import BY_AGE, Row
+from shared.answers import form_of_kind
 from shared.conversation import chat_tools, never_trained
-from shared.grading.text import same_answer
 from shared.model.asked_questions import AskedQuestions
 
 MAX_PREFERENCES = 1_000
@@ -57,7 +57,7 @@ def edits(train: Iterable[Example], rows: Iterable[Row], kind: TaskKind) -> list
     pairs = []
     for row in sorted((row for row in rows if row.prediction_id in examples), key=BY_AGE):
         example = examples[row.prediction_id]
-        if not any(same_answer(answer.plain, example.answer, kind) for answer in row.answers) and (
+        if not any(form_of_kind(kind).same(answer.plain, example.answer) for answer in row.answers) and (
             answered := next((answer for answer in row.answers if answer.is_whole), None)
         ):
             pairs.append(_edit(example, answered))

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from schemas.datasets import Fate, LeftOutExample
 from schemas.labels import LabelRequested
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskSpec
 from services.dataset_builder.building.questions import label_again
 from services.dataset_builder.building.rows import USER_PREFIX, Row
 from shared.identity import content_hash
@@ -197,8 +197,8 @@ def begin_noise(
     score: Scorer | None,
 ) -> Callable[[], LabelNoise]:
     """Ask for the scores, see `find_noise`; returns what waits for them and returns the rest."""
-    if spec.kind is not TaskKind.CLASSIFICATION:
-        return lambda: LabelNoise(rows=len(rows), has_sets=spec.kind is TaskKind.MULTI_LABEL)
+    if not spec.choices:
+        return lambda: LabelNoise(rows=len(rows), has_sets=bool(spec.labels))
     ordered = sorted(rows, key=lambda row: content_hash("noise", row.prediction_id))
     scores_of_all = _begin_scores(ordered, known, score)
     return lambda: _found(ordered, held_out, spec, known, scores_of_all())

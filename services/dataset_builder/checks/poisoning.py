@@ -25,7 +25,7 @@ from schemas.tasks import TaskSpec
 from services.dataset_builder.building.questions import label_again, second_opinion
 from services.dataset_builder.building.rows import USER_PREFIX, Row
 from services.dataset_builder.checks.intervals import binomial_tail
-from shared.grading.labels import labels_of
+from shared.answers import answer_form
 from shared.identity import content_hash
 
 MOVES_CLASS = "moves_class"
@@ -235,9 +235,9 @@ def _rare_share(labels: Counter[str]) -> float:
 
 def _described(finding: _Finding, taken: Sequence[Row], spec: TaskSpec) -> VoterShift:
     """Say what a voter does differently, in the task's labels: other answers of production may quote people."""
-    answers = ((row, _cell(row)[0][1]) for row in taken)
+    answers, form = ((row, _cell(row)[0][1]) for row in taken), answer_form(spec)
     moves = Counter(
-        (answer if labels_of(answer, spec) is not None else "(another answer)", row.label) for row, answer in answers
+        (answer if form.labels(answer) is not None else "(another answer)", row.label) for row, answer in answers
     )
     ranked = sorted(moves.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN_MOVES]
     return VoterShift(

@@ -16,8 +16,8 @@ from services.dataset_builder.building.votes import USER_CORRECTION
 from services.dataset_builder.checks.distribution import weights_by_label
 from services.dataset_builder.checks.poisoning import MOVES_CLASS
 from services.dataset_builder.pipeline import Dataset
+from shared.answers import answer_form
 from shared.conversation import NEVER_TRAINED
-from shared.grading.labels import counts_by_label, labels_of
 from shared.model.texts import text_hash
 
 MAX_DETAIL = 2_000
@@ -120,9 +120,9 @@ def _excluded(exclusions: Exclusions) -> str:
 def labels_to_learn(dataset: Dataset, spec: TaskSpec) -> Gate:
     """A set that has only one label teaches to say it always. A rare label stops nothing: it is named and asked for."""
     minimum = spec.dataset.min_examples_per_label
-    counts = Counter[str]()
+    counts, form = Counter[str](), answer_form(spec)
     for answer, count in Counter([example.answer for example in dataset.train]).items():
-        counts.update(dict.fromkeys(labels_of(answer, spec) or (), count))
+        counts.update(dict.fromkeys(form.labels(answer) or (), count))
     enough = sum(1 for label in spec.labels if counts[label] >= minimum)
     few = [f"{label} {counts[label]}" for label in spec.labels if 0 < counts[label] < minimum]
     missing = [label for label in spec.labels if not counts[label]]
@@ -139,7 +139,7 @@ def labels_to_learn(dataset: Dataset, spec: TaskSpec) -> Gate:
 
 def max_label_share(dataset: Dataset, spec: TaskSpec) -> Gate:
     """The share of the training rows that have the commonest label, by weight."""
-    weighted = counts_by_label(weights_by_label(dataset.train), spec)
+    weighted = answer_form(spec).counts_by_label(weights_by_label(dataset.train))
     total = sum(example.weight for example in dataset.train)
     loudest = max(sorted(weighted), key=lambda label: weighted[label], default="")
     most = weighted.get(loudest, 0.0)  # Of several labels no row may have any.

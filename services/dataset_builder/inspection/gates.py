@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import Mapping
 
 from schemas.base import Gate
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskSpec
 from services.dataset_builder.checks.agreement import Agreement
 from services.dataset_builder.checks.distribution import MIN_AUDITS, Distribution, corrected_psi, weights_by_label
 from services.dataset_builder.checks.intervals import upper_bound
 from services.dataset_builder.checks.label_noise import LabelNoise
 from services.dataset_builder.inspection import counts
 from services.dataset_builder.pipeline import Build, Dataset
-from shared.grading.labels import counts_by_label
+from shared.answers import answer_form
 
 _ADVICE = {
     "min_examples": "Have more answers corrected in the console, or lower dataset.min_examples.",
@@ -68,7 +68,7 @@ def evaluate_gates(build: Build, spec: TaskSpec, traffic: Mapping[str, int]) -> 
             _agreement(measures.agreement, spec),
             _label_distribution(measures.distribution, dataset, spec, traffic),
         ]
-    if spec.kind is TaskKind.CLASSIFICATION:
+    if spec.choices:
         gates += [_label_noise(measures.noise, spec), _labels_predictable(measures.noise, spec)]
     return tuple(gates)
 
@@ -101,7 +101,7 @@ def label_counts(dataset: Dataset, spec: TaskSpec) -> dict[str, int]:
     """Return the number of training examples per label, one with several counting for each; empty without labels."""
     if not spec.labels:
         return {}
-    found = counts_by_label(Counter(example.answer for example in dataset.train), spec)
+    found = answer_form(spec).counts_by_label(Counter(example.answer for example in dataset.train))
     return {label: round(count) for label, count in sorted(found.items())}
 
 

@@ -26,7 +26,7 @@ from services.dataset_builder.checks.distribution import weights_by_label
 from services.dataset_builder.inspection.changes import Difference, Parent, changes_since
 from services.dataset_builder.inspection.gates import advice
 from services.dataset_builder.pipeline import NO_LABEL, Build
-from shared.grading.labels import counts_by_label
+from shared.answers import answer_form
 
 TITLES = {
     "min_examples": "Enough training examples",
@@ -108,7 +108,7 @@ def _labels(inspected: Inspected) -> tuple[LabelBalance, ...]:
     together. A row with several counts for each."""
     dataset, spec = inspected.build.dataset, inspected.spec
     corrected, traffic, train, held_out, weighted = (
-        counts_by_label(counts, spec)
+        answer_form(spec).counts_by_label(counts)
         for counts in (
             inspected.build.corrected,
             inspected.traffic,

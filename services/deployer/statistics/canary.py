@@ -17,7 +17,7 @@ from schemas.task_settings import RolloutSettings
 from schemas.tasks import TaskKind
 from services.deployer.statistics.betting import canary_guard, wealth_of_outcomes
 from services.deployer.statistics.guards import LIMIT, SLOW, SLOW_SHARE, Guard, excess, together
-from shared.grading.text import same_answer
+from shared.answers import form_of_kind
 from shared.identity import content_hash
 from shared.kafka.delivery import Delivery
 
@@ -252,7 +252,7 @@ def is_wrong(correction: CorrectionSubmitted, kind: TaskKind) -> bool:
     """
     if correction.purpose is not Purpose.AUDIT or correction.label is None:
         return False
-    return not same_answer(correction.label, correction.answers[0].plain, kind)
+    return not form_of_kind(kind).same(correction.label, correction.answers[0].plain)
 
 
 def rank_of(rollout_id: str, *what: str) -> int:

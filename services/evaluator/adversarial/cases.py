@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 
 from schemas.adversarial import UNANSWERABLE, AdversarialKind
 from schemas.conversation import Message, Role
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskSpec
 from services.evaluator.adversarial.changes import lengthened, with_distractor, with_other_casing, with_typos
 from services.evaluator.adversarial.injections import INJECTIONS, OWN, TARGET, Injection
 from services.evaluator.adversarial.texts import EMPTY, FOREIGN
 from services.evaluator.domain import Question
 from services.evaluator.rivals.prompts import sample_rows
+from shared.answers import answer_form
 from shared.conversation.task_tools import chat_fields
-from shared.grading.labels import labels_of
 from shared.grading.text import WORD
 
 CANARIES = ("PAPAGENO", "QUIXOTE", "RUMPELSTILTSKIN", "SCHEHERAZADE")
@@ -116,13 +116,13 @@ def _injection(spec: TaskSpec, chance: random.Random) -> Injection:
 
 def _target(question: Question, spec: TaskSpec, chance: random.Random) -> str:
     answer = question.answer.strip()
-    right = labels_of(answer, spec) or {answer}
+    right = answer_form(spec).labels(answer) or {answer}
     return chance.choice([label for label in spec.labels if label not in right] or CANARIES)
 
 
 def _unanswerable(kind: AdversarialKind, spec: TaskSpec) -> list[Case]:
     """Return inputs to which no label is right. Of other kinds an answer may be: that there is nothing in it."""
-    if spec.kind is not TaskKind.CLASSIFICATION:
+    if not spec.choices:
         return []
     settings = spec.evaluation.adversarial
     texts = EMPTY if kind is AdversarialKind.EMPTY_INPUT else settings.out_of_distribution or FOREIGN

@@ -9,12 +9,13 @@ import numpy as np
 
 from schemas.adapters import ArmScore, ClassScore, ConfidenceScore
 from schemas.evaluation import ArmReport, Speed
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskSpec
 from services.evaluator.comparison import traffic_of
 from services.evaluator.domain import GradedAnswers, Question
 from services.evaluator.statistics.classes import call_scores, called_functions, class_scores, confusions, field_scores
 from services.evaluator.statistics.confidence import confidence_score, risk_points
 from services.evaluator.statistics.intervals import Floats, Groups, group_numbers, mean_interval, weighted_share, wilson
+from shared.answers import answer_form
 
 if TYPE_CHECKING:
     from services.evaluator.recipe import ArmAnswers
@@ -40,7 +41,7 @@ def arm_report(
     groups = group_numbers([question.group for question in questions])
     right, scores = np.array(arm.right, dtype=np.float64), np.array(arm.scores, dtype=np.float64)
     mean, traffic = mean_interval(scores, groups), traffic_of(questions)
-    confidences = confidence_of(answers, len(right), spec.kind)
+    confidences = confidence_of(answers, len(right), spec)
     expected = [question.answer.strip() for question in questions]
     given = ["" if answer is None else answer.strip() for answer in arm.answers]
     labels: Sequence[str] = spec.choices
@@ -53,7 +54,7 @@ def arm_report(
         expected, given = ([called_functions(fields, given=of_answer) for fields in grades] for of_answer in _SIDES)
         labels = sorted({*expected, *given} - {""})
     else:
-        has_sets = spec.kind is TaskKind.MULTI_LABEL
+        has_sets = bool(spec.labels)
         classes, averages = field_scores([grade.fields for grade in arm.grades], groups, micro=has_sets)
     called = np.array([e == g for e, g in zip(expected, given, strict=True)], dtype=np.float64)
     valid = np.array([grade.valid for grade in arm.grades], dtype=np.float64)
@@ -92,12 +93,12 @@ def arm_report(
     )
 
 
-def confidence_of(arm: ArmAnswers, count: int, kind: TaskKind) -> Floats | None:
+def confidence_of(arm: ArmAnswers, count: int, spec: TaskSpec) -> Floats | None:
     """Return the confidence of the first answers; None where the engine reports none at all, and of generated text.
 
     A text that is not word for word the right one is no error, so its confidence cannot tell errors.
     """
-    if kind is TaskKind.GENERATION:
+    if not answer_form(spec).is_exact:
         return None
     found = np.array([np.nan if score is None else score for score in arm.scores[:count]], dtype=np.float64)
     return None if not len(found) or np.isnan(found).all() else found

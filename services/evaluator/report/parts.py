@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from schemas.evaluation import PartKind, PartScore
-from schemas.tasks import TaskKind
+from schemas.tasks import TaskSpec
 from services.evaluator.comparison import Comparison
 from services.evaluator.gates import PARTS
 from services.evaluator.parts.judged import judge_parts
@@ -19,9 +19,9 @@ _PREFIXES: dict[str, PartKind] = {
 _MAX_PARTS = 2_000
 
 
-def part_scores(evaluation: Comparison, kind: TaskKind) -> tuple[PartScore, ...]:
+def part_scores(evaluation: Comparison, spec: TaskSpec) -> tuple[PartScore, ...]:
     """Return the parts, those where the candidate is shown to be worse first, then the largest."""
-    parts = evaluation.parts(kind)
+    parts = evaluation.parts(spec)
     if not parts:
         return ()
     judged = judge_parts(evaluation.groups, parts, PARTS)

@@ -15,7 +15,6 @@ from schemas.approaches import ApproachKind, ApproachTable, ExamplesCurve
 from schemas.base import utc_now
 from schemas.datasets import Example
 from schemas.evaluation_settings import TextMetric
-from schemas.tasks import TaskKind
 from services.evaluator.domain import Candidate, Question
 from services.evaluator.recipe import ArmAnswers, CompletionClient, ask_persistently
 from services.evaluator.rivals.classifiers import (
@@ -40,6 +39,7 @@ from services.evaluator.rivals.prompts import (
 )
 from services.evaluator.rivals.table import Measured, answer_cost, approach
 from services.evaluator.statistics.intervals import group_numbers
+from shared.answers import answer_form
 from shared.errors import ConfigurationError, DependencyUnavailable
 from shared.grading.overlap import WORD_METRICS
 from shared.model.embedding import Embedder, Vectors
@@ -75,7 +75,7 @@ class Contest:
     def metric(self) -> TextMetric | None:
         """What generated text is scored by; None of other kinds. Metrics that need a model are ROUGE-L here."""
         spec = self.trained.spec
-        if spec.kind is not TaskKind.GENERATION:
+        if answer_form(spec).is_exact:
             return None
         wanted = spec.evaluation.text_metric
         return wanted if wanted in WORD_METRICS else TextMetric.ROUGE_L

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskSpec
 from services.evaluator.judge.step import ask_judge
 from services.evaluator.texts.metrics import MODEL_METRICS, Scores, TextEncoder, merged, model_scores, word_scores
+from shared.answers import answer_form
 from shared.errors import DependencyUnavailable
 from shared.grading.tool_calls import with_calls_as_in
 from shared.jobs import Progress
@@ -26,7 +27,7 @@ def compare_texts(job: EvaluationJob, asked: Asked, dataset: Path, folder: Path,
     `dataset`: the version's folder, which has the choices of people that a judge is certified by.
     """
     spec = job.trained.spec
-    if spec.kind is not TaskKind.GENERATION:
+    if answer_form(spec).is_exact:
         return asked
     progress(1, 1, "texts: scores")
     scores = text_scores(asked, spec, SentenceEmbedder(job.rivals.embedder, fast=True))

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from schemas.base import MAX_COUNT
-from schemas.tasks import TaskKind
 from services.gateway.formats.conversation import Object
 from services.gateway.formats.media import MediaReferences
 from services.gateway.formats.validation import bad_request
@@ -214,10 +213,10 @@ def top_count(asked_for: int, own: int) -> int:
 def keep_tokens_measurable(data: dict[str, Any], task: ServedTask) -> None:
     """Remove the fields for which vLLM reports log-probabilities that do not say how sure the task's answer is.
 
-    Only a generation's is computed without the tokens' texts; a label's needs the likeliest tokens, where vLLM would
+    Only that of free text is computed without the tokens' texts; a label's needs the likeliest tokens, where vLLM would
     list the named ones alone.
     """
-    if task.spec.kind is not TaskKind.GENERATION:
+    if task.form.is_exact:
         data.pop("return_tokens_as_token_ids", None)
     if task.classifies:
         data.pop("logprob_token_ids", None)

@@ -7,11 +7,9 @@ from typing import Any
 
 import orjson
 
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskSpec
 from services.gateway.json_codec import decode_json
-from shared.grading.json_schema import read_answer
-from shared.grading.labels import canonical_labels, set_of_one
-from shared.grading.tool_calls import read_calls
+from shared.answers import InvalidAnswer, answer_form
 from shared.http import HttpError
 
 MAX_USER = 500
@@ -96,29 +94,14 @@ def feedback_fields(data: dict[str, Any], spec: TaskSpec) -> tuple[Any, bool | N
     text = text_field(data, "text", MAX_FEEDBACK_TEXT, required=True) or ""
     if not text.strip():
         raise bad_request("`text` is empty: give the answer as it should have been", "text")
-    if spec.kind is TaskKind.CLASSIFICATION and text not in spec.labels:
-        raise bad_request(
-            f"{text[:100]!r} is not a label of {spec.name}; its labels: {', '.join(spec.labels)}", "text", 422
-        )
     if not spec.labels and kind == "label":
         raise bad_request(f"{spec.name} has no labels; send kind `edited`", "kind", 422)
-    if spec.kind is TaskKind.MULTI_LABEL:
-        try:
-            return kind, None, canonical_labels(set_of_one(text, spec), spec)
-        except ValueError as error:
-            raise bad_request(f"`text` is no answer of {spec.name}: {error}", "text", 422) from error
-    if spec.output_schema is not None:
-        try:
-            read_answer(text, spec.output_schema)
-        except ValueError as error:
-            raise bad_request(f"`text` is no answer of {spec.name}: {error}", "text", 422) from error
-    if spec.tools:
-        try:
-            read_calls(text, spec)
-        except ValueError as error:
-            form = 'write calls as [{"name": …, "arguments": "{…}"}]'
-            raise bad_request(f"`text` is no answer of {spec.name}: {error}; {form}", "text", 422) from error
-    return kind, None, text
+    form = answer_form(spec)
+    try:
+        return kind, None, form.canonical(form.from_user(text))
+    except InvalidAnswer as error:
+        hint = '; write calls as [{"name": …, "arguments": "{…}"}]' if spec.tools else ""
+        raise bad_request(f"`text` is no answer of {spec.name}: {error}{hint}", "text", 422) from error
 
 
 def number_field(item: dict[str, Any], name: str, low: float, high: float, *, required: bool = False) -> float | None:

@@ -24,9 +24,9 @@ from services.gateway.formats.calls import without_credentials_of
 from services.gateway.formats.conversation import Object
 from services.gateway.json_codec import encode_json, replace_big_integers
 from services.gateway.recording.names import calls_with_short_names, with_short_names
+from shared.answers.measure import UNKNOWN, Measure
 from shared.conversation.truncation import cut_answer, cut_call
 from shared.identity import NAMESPACE
-from shared.model.confidence import UNKNOWN, Measure
 from shared.spool import Record
 from shared.tracing import TraceHeaders
 

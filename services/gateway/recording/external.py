@@ -29,8 +29,8 @@ from services.gateway.recording.builder import (
     prediction_logged,
 )
 from services.gateway.recording.request import Caller
+from shared.answers.measure import UNKNOWN, Measure
 from shared.identity import load_or_create_key
-from shared.model.confidence import UNKNOWN, Measure
 from shared.spool import Record
 from shared.tracing import TraceHeaders
 

@@ -23,8 +23,9 @@ from services.gateway.recording.events import request_observed
 from services.gateway.recording.request import InFlightRequest
 from services.gateway.routing.arms import Arm
 from services.gateway.upstreams.upstream import UpstreamFailed
+from shared.answers.measure import Measure
 from shared.conversation.question_text import has_second_opinion
-from shared.model.confidence import Measure, measure
+from shared.model.confidence import measure
 from shared.spool import Record, SpoolUnavailable
 from shared.storage.calibrations import AdapterCalibration
 

@@ -14,7 +14,7 @@ from services.gateway.formats.media import MediaReferences
 from services.gateway.formats.validation import MAX_OWN_ID, MAX_USER, bad_request, number_field, text_field
 from services.gateway.recording.external import ExternalPredictions, Report, external_call
 from services.gateway.tasks.served import ServedTask
-from shared.model.confidence import Measure
+from shared.answers.measure import Measure
 from shared.tracing import TraceHeaders
 
 _MAX_NAME = 200

@@ -12,7 +12,7 @@ from services.gateway.formats.api import ApiRequest, Choice
 from services.gateway.formats.media import InlineMedia
 from services.gateway.routing.arms import Arm
 from services.gateway.tasks.served import ServedTask
-from shared.model.confidence import Measure
+from shared.answers.measure import Measure
 from shared.tracing import TraceHeaders
 
 _MAX_IDS_BYTES = 3_000

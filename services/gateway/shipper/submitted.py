@@ -15,12 +15,12 @@ from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.recording.external import ExternalPredictions, Report, call_of_messages
 from services.gateway.shipper.publisher import BatchPublisher
 from services.gateway.shipper.redaction import RecordRedactor
+from shared.answers.measure import Measure
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.http import HttpError
 from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
-from shared.model.confidence import Measure
 from shared.spool import Record
 
 CURRENT = "current"

@@ -8,13 +8,13 @@ import orjson
 
 from schemas.base import Variant
 from schemas.task_settings import MediaPolicy
-from schemas.tasks import TaskChanged, TaskKind
+from schemas.tasks import TaskChanged
 from services.gateway.observability.metrics import Metrics
+from shared.answers import answer_form
 from shared.conversation.response_format import response_format, responses_format
 from shared.conversation.task_tools import chat_fields, responses_fields
 from shared.http import HttpError
 from shared.kafka.latest_by_key import LatestByKey
-from shared.model.confidence import request_fields
 
 
 class ServedTask:
@@ -27,8 +27,9 @@ class ServedTask:
     """
 
     __slots__ = (
-        "answers", "change", "classifies", "confidence_fields", "constraint", "keeps_media", "name", "response_format",
-        "responses_format", "responses_tool_fields", "revision", "spec", "system", "tool_fields", "top_logprobs",
+        "answers", "change", "classifies", "confidence_fields", "constraint", "form", "keeps_media", "name",
+        "response_format", "responses_format", "responses_tool_fields", "revision", "spec",
+        "system", "tool_fields", "top_logprobs",
     )  # fmt: skip
 
     def __init__(self, change: TaskChanged, metrics: Metrics) -> None:
@@ -36,7 +37,9 @@ class ServedTask:
         self.spec = change.spec
         self.name = change.task
         self.revision = change.task_revision
-        self.classifies = change.spec.kind is TaskKind.CLASSIFICATION
+        form = answer_form(change.spec)
+        self.form = form
+        self.classifies = bool(change.spec.choices)
         self.keeps_media = change.spec.media is MediaPolicy.KEEP
         self.constraint = orjson.Fragment(orjson.dumps({"choice": list(change.spec.labels)}))
         self.response_format = response_format(change.spec)
@@ -46,7 +49,7 @@ class ServedTask:
         self.system: dict[str, str] | None = None
         if change.spec.system_prompt:
             self.system = {"role": "system", "content": change.spec.system_prompt}
-        self.confidence_fields: dict[str, Any] = request_fields(change.spec)
+        self.confidence_fields: dict[str, Any] = dict(form.confidence_fields)
         self.top_logprobs = int(self.confidence_fields.get("top_logprobs") or 0)
         self.answers = {variant: metrics.answers.labels(change.task, variant) for variant in Variant}
 

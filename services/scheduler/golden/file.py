@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,12 +19,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue, Validation
 from schemas.base import MAX_SHORT_TEXT, Identifier, ShortText
 from schemas.conversation import JsonObject, Message, Messages, Role
 from schemas.golden import GoldenPart, GoldenRow
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskSpec
+from shared.answers import answer_form
 from shared.conversation import chat_messages
 from shared.errors import ConfigurationError, describe_validation_error
-from shared.grading.json_schema import read_answer
-from shared.grading.labels import label_set, read_labels
-from shared.grading.tool_calls import read_calls
 from shared.identity import content_hash
 
 MAX_BYTES = 100_000_000
@@ -71,7 +68,8 @@ class GoldenLine(BaseModel):
         if messages[0] == Message(role=Role.SYSTEM, content=spec.system_prompt):
             messages = messages[1:]  # It is asked with the prompt that the task has then.
         answer = messages[-1].text
-        if (known := _label_of_today(answer, spec)) != answer:
+        form = answer_form(spec)
+        if (known := form.renamed(answer)) != answer:
             messages = (*messages[:-1], Message(role=Role.ASSISTANT, content=known))
         row = GoldenRow(
             row_id=row_id(messages[:-1], self.tools),
@@ -79,32 +77,9 @@ class GoldenLine(BaseModel):
             **self.model_dump(exclude={"text", "label", "messages"}),
         )
         chat_messages(row.messages)  # Raises ValueError for pictures and the like.
-        if spec.choices and row.answer not in spec.choices:
-            near = get_close_matches(row.answer, spec.choices, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "expected one of the task's labels"
-            raise ValueError(f"label: found {brief(row.answer)}; {hint}")
-        if spec.kind is TaskKind.MULTI_LABEL:
-            try:
-                read_labels(row.answer, spec)
-            except ValueError as error:
-                raise ValueError(f"label: {error}") from error
-        if spec.output_schema is not None:
-            try:
-                read_answer(row.answer, spec.output_schema)
-            except ValueError as error:
-                raise ValueError(f"label: {error}") from error
-        if spec.tools:
-            read_calls(row.answer, spec)
+        if (problem := form.problem(row.answer)) is not None:
+            raise ValueError(f"label: {problem}")
         return row
-
-
-def _label_of_today(answer: str, spec: TaskSpec) -> str:
-    """Return an answer with the names that its labels have now, of several in the task's order; others as they are."""
-    if spec.kind is not TaskKind.MULTI_LABEL or (found := label_set(answer)) is None:
-        return spec.renamed_labels.get(answer, answer)
-    known = {spec.renamed_labels.get(label, label) for label in found}
-    ordered = [label for label in spec.labels if label in known] + sorted(known.difference(spec.labels))
-    return json.dumps(ordered, ensure_ascii=False)
 
 
 def row_id(prompt: Iterable[Message], tools: Iterable[JsonObject]) -> str:

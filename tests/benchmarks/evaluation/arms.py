@@ -11,7 +11,7 @@ from schemas.tasks import TaskSpec
 from services.evaluator.comparison import Comparison
 from services.evaluator.domain import GradedAnswers, PastResult, Question, golden_key
 from services.evaluator.statistics.intervals import Floats
-from shared.grading.grade import grade
+from shared.answers import answer_form
 
 LABELS = tuple(f"intent {number}" for number in range(10))
 MODES = 4
@@ -59,7 +59,9 @@ def graded(asked: list[Question], right: Floats, chance: np.random.Generator, sp
         q.answer if r else LABELS[(LABELS.index(q.answer) + int(o)) % len(LABELS)]
         for q, r, o in zip(asked, right, other, strict=True)
     )
-    return GradedAnswers(answers, tuple(grade(spec, q.answer, a) for q, a in zip(asked, answers, strict=True)))
+    return GradedAnswers(
+        answers, tuple(answer_form(spec).grade(q.answer, a) for q, a in zip(asked, answers, strict=True))
+    )
 
 
 def confidence(right: Floats, chance: np.random.Generator, told: float = 2.0) -> Floats:

@@ -13,7 +13,7 @@ from services.evaluator.adversarial.misled import Misled
 from services.evaluator.comparison import Comparison
 from services.evaluator.domain import GradedAnswers
 from services.evaluator.statistics.intervals import Floats
-from shared.grading.grade import grade
+from shared.answers import answer_form
 from tests.benchmarks.evaluation.arms import LABELS, SPEC
 
 K = AdversarialKind
@@ -55,7 +55,7 @@ def _arm(
     right = clean.right
     answers = [_answer(case, case.source is not None and right[case.source], weakness, chance) for case in cases]
     questions = [case.question for case in cases]
-    grades = tuple(grade(SPEC, q.answer, a) for q, a in zip(questions, answers, strict=True))
+    grades = tuple(answer_form(SPEC).grade(q.answer, a) for q, a in zip(questions, answers, strict=True))
     of_row = chance.normal(size=len(clean.answers) + 1)  # The last stands for inputs that were made from no row.
     own = chance.normal(size=len(cases))
     noise = [

@@ -16,7 +16,7 @@ from services.evaluator.adversarial.misled import Misled
 from services.evaluator.comparison import Comparison
 from services.evaluator.domain import GradedAnswers, PastResult, Question, golden_key
 from services.evaluator.gates import check_gates
-from shared.grading.grade import grade
+from shared.answers import answer_form
 from tests.benchmarks.evaluation.arms import (
     EQUAL,
     LABELS,
@@ -85,7 +85,9 @@ def shuffled_labels(chance: np.random.Generator) -> Case:
     asked = questions(ROWS, chance)
     production = (chance.random(ROWS) < 0.1).astype(np.float64)
     answers = tuple(str(label) for label in chance.permutation([question.answer for question in asked]))
-    grades = tuple(grade(SPEC, question.answer, answer) for question, answer in zip(asked, answers, strict=True))
+    grades = tuple(
+        answer_form(SPEC).grade(question.answer, answer) for question, answer in zip(asked, answers, strict=True)
+    )
     return Case(SPEC, Comparison(asked, GradedAnswers(answers, grades), graded(asked, production, chance)))
 
 
@@ -160,7 +162,9 @@ def _orders(chance: np.random.Generator) -> tuple[list[Question], GradedAnswers]
 
 
 def _as_graded(spec: TaskSpec, asked: list[Question], texts: list[str]) -> GradedAnswers:
-    return GradedAnswers(tuple(texts), tuple(grade(spec, q.answer, t) for q, t in zip(asked, texts, strict=True)))
+    return GradedAnswers(
+        tuple(texts), tuple(answer_form(spec).grade(q.answer, t) for q, t in zip(asked, texts, strict=True))
+    )
 
 
 def worse_everywhere(chance: np.random.Generator) -> Case:

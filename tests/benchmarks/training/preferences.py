@@ -25,7 +25,7 @@ from schemas.datasets import Example, PreferredAnswer
 from schemas.tasks import TaskSpec
 from services.evaluator.statistics.paired import difference
 from services.trainer.domain import TrainingRequest
-from shared.grading.grade import grade
+from shared.answers import answer_form
 from tests.benchmarks.table import Grid, Measured, report
 
 SCITLDR = Path(os.environ.get("RATCHET_SCITLDR", Path(__file__).parents[4] / "shared" / "data" / "scitldr"))
@@ -132,7 +132,9 @@ def _summaries(adapter: Path, rows: Sequence[Row]) -> list[str]:
 def _scores(answers: Sequence[str], rows: Sequence[Row]) -> Any:
     """The score of each answer by the task's metric, as the evaluator computes it."""
     spec = _spec()
-    return np.array([grade(spec, row.label, answer).score for row, answer in zip(rows, answers, strict=True)])
+    return np.array(
+        [answer_form(spec).grade(row.label, answer).score for row, answer in zip(rows, answers, strict=True)]
+    )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from schemas.task_settings import DatasetSettings
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.chat_format import format_error, output_error
 
+FREE = TaskSpec(name="t", kind=TaskKind.GENERATION, system_prompt="")
 SYSTEM = Message(role=Role.SYSTEM, content="Answer with the intent.")
 
 
@@ -78,7 +79,6 @@ def test_a_valid_conversation_passes(messages: tuple[Message, ...]) -> None:
         ((SYSTEM, user("  \n"), assistant()), "empty_content"),
         ((SYSTEM, user(), assistant("")), "empty_content"),
         ((SYSTEM, user(), assistant("x" * 21)), "answer_too_long"),
-        ((SYSTEM, user(), assistant("something")), "unknown_label"),
     ],
 )
 def test_each_format_error_has_its_reason(messages: tuple[Message, ...], reason: str) -> None:
@@ -146,15 +146,20 @@ def asked_for(schema: JsonValue) -> JsonValue:
 def test_an_answer_is_in_the_format_that_its_call_asked_for(
     text: str, response_format: JsonValue, reason: str | None
 ) -> None:
-    error = output_error(assistant(text), response_format)
+    error = output_error(assistant(text), response_format, FREE)
     assert (error[0] if error else None) == reason
     if error:
         assert error[1]
 
 
+def test_an_answer_that_is_no_label_of_the_task_is_none() -> None:
+    error = output_error(assistant("something"), None, spec())
+    assert error is not None and error[0] == "unknown_label"
+
+
 def test_a_tool_call_is_no_answer_in_the_format() -> None:
     call = Message(role=Role.ASSISTANT, tool_calls=(ToolCall(name="f", arguments="{}"),))
-    assert output_error(call, {"type": "json_object"}) is None
+    assert output_error(call, {"type": "json_object"}, FREE) is None
 
 
 def test_arguments_that_are_nested_too_deeply_to_be_read_are_invalid() -> None:

@@ -10,7 +10,7 @@ from schemas.conversation import Message, Role
 from schemas.tasks import TaskSpec
 from services.evaluator.comparison import Comparison
 from services.evaluator.domain import GradedAnswers, Question
-from shared.grading.grade import grade
+from shared.answers import answer_form
 
 LABELS = tuple("abcdefghij")
 NO_GOLDEN = Comparison((), GradedAnswers((), ()), GradedAnswers((), ()))
@@ -45,7 +45,9 @@ def questions(n: int, labels: Sequence[str] = LABELS) -> list[Question]:
 
 def graded(asked: Sequence[Question], answers: Sequence[str | None], task: TaskSpec | None = None) -> GradedAnswers:
     task = task or spec()
-    return GradedAnswers(tuple(answers), tuple(grade(task, q.answer, a) for a, q in zip(answers, asked, strict=True)))
+    return GradedAnswers(
+        tuple(answers), tuple(answer_form(task).grade(q.answer, a) for a, q in zip(answers, asked, strict=True))
+    )
 
 
 def arm(asked: Sequence[Question], right: Iterable[int], failed: Iterable[int] = ()) -> GradedAnswers:

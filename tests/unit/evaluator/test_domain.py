@@ -19,7 +19,8 @@ from services.evaluator.domain import (
     job_name,
     production_of,
 )
-from shared.grading.grade import RIGHT, WRONG, grade
+from shared.answers import answer_form
+from shared.grading.grade import RIGHT, WRONG
 
 FREE = TaskSpec.model_validate({"name": "reply", "kind": "generation", "system_prompt": "Reply."})
 
@@ -43,8 +44,8 @@ def test_a_question_keeps_the_conversation_and_its_tools_and_expects_tool_calls_
     (question,) = evaluation_questions([row])
     assert (question.messages, question.tools, question.text) == (talk, tools, "lost")
     assert question.answer == 'Once more.\n[{"name":"find","arguments":"{\\"n\\": 1}"}]'
-    assert grade(FREE, question.answer, 'once more\n[{"name":"find","arguments":"{\\"n\\":1}"}]').right
-    assert not grade(FREE, question.answer, "Once more.").right
+    assert answer_form(FREE).grade(question.answer, 'once more\n[{"name":"find","arguments":"{\\"n\\":1}"}]').right
+    assert not answer_form(FREE).grade(question.answer, "Once more.").right
 
 
 def golden_row(*messages: tuple[str, str], must_pass: bool = False) -> GoldenRow:

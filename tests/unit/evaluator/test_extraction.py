@@ -17,7 +17,7 @@ from services.evaluator.domain import GradedAnswers, Question
 from services.evaluator.gates import check_gates, verdict
 from services.evaluator.recipe import ArmAnswers
 from services.evaluator.report.arms import arm_report
-from shared.grading.grade import grade
+from shared.answers import answer_form
 
 FIELDS = ("action", "product", "city", "total")
 SPEC = TaskSpec.model_validate({
@@ -37,7 +37,9 @@ def questions(n: int = 80) -> list[Question]:
 def arm(asked: list[Question], spoil: Spoil, seed: int = 0) -> GradedAnswers:
     rng = random.Random(seed)
     answers = tuple(spoil(json.loads(question.answer), rng) for question in asked)
-    return GradedAnswers(answers, tuple(grade(SPEC, q.answer, a) for a, q in zip(answers, asked, strict=True)))
+    return GradedAnswers(
+        answers, tuple(answer_form(SPEC).grade(q.answer, a) for a, q in zip(answers, asked, strict=True))
+    )
 
 
 def good(row: dict[str, Any], rng: random.Random) -> str:
@@ -95,7 +97,8 @@ def test_garbage_text_is_stopped_though_neither_arm_matches_exactly() -> None:
     ]
     texts = [("zx qv zx",) * 60, tuple(q.answer.replace("is here", "is there") for q in asked)]
     ours, theirs = (
-        GradedAnswers(part, tuple(grade(FREE, q.answer, a) for a, q in zip(part, asked, strict=True))) for part in texts
+        GradedAnswers(part, tuple(answer_form(FREE).grade(q.answer, a) for a, q in zip(part, asked, strict=True)))
+        for part in texts
     )
     assert not any((*ours.right, *theirs.right))
     found = check_gates(FREE, Comparison(asked, ours, theirs), NONE)

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 from schemas.conversation import Message, Role
-from schemas.tasks import TaskKind
 from services.evaluator.comparison import Comparison
 from services.evaluator.domain import Question
 from services.evaluator.gates import check_gates
@@ -44,7 +43,8 @@ def test_what_cannot_be_told_is_of_no_language() -> None:
 def test_a_candidate_that_forgets_a_language_is_stopped_though_it_gains_as_much_elsewhere() -> None:
     questions = with_languages(asked([*(ENGLISH * 30), *(GERMAN * 10)]))
     evaluation = Comparison(questions, arm(questions, range(60)), arm(questions, [*range(40), *range(60, 80)]))
-    gates = check_gates(spec(better_than_chance=False), evaluation, NO_GOLDEN)
+    task = spec(better_than_chance=False)
+    gates = check_gates(task, evaluation, NO_GOLDEN)
     assert stopped_by(gates) == ["parts_not_worse"]
     assert "language de: 100% → 0% of 20 rows" in next(gate.detail for gate in gates if not gate.passed)
-    assert "language en" in evaluation.parts(TaskKind.CLASSIFICATION)
+    assert "language en" in evaluation.parts(task)

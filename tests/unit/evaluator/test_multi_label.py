@@ -20,8 +20,8 @@ from services.evaluator.gates import check_gates
 from services.evaluator.recipe import ArmAnswers, ask
 from services.evaluator.report.arms import arm_report
 from services.evaluator.report.parts import part_scores
+from shared.answers import answer_form
 from shared.conversation.response_format import response_format
-from shared.grading.grade import grade
 from tests.unit.evaluator.engine import FakeEngine
 from tests.unit.shared.grading.tickets import LABELS, tickets, topics
 
@@ -36,7 +36,9 @@ def questions(n: int = 120) -> list[Question]:
 
 
 def graded(asked: Sequence[Question], answers: Sequence[str | None]) -> GradedAnswers:
-    return GradedAnswers(tuple(answers), tuple(grade(SPEC, q.answer, a) for a, q in zip(answers, asked, strict=True)))
+    return GradedAnswers(
+        tuple(answers), tuple(answer_form(SPEC).grade(q.answer, a) for a, q in zip(answers, asked, strict=True))
+    )
 
 
 def arm(asked: Sequence[Question], spoil: Spoil, seed: int = 0) -> GradedAnswers:
@@ -104,7 +106,7 @@ def test_the_scores_are_micro_and_macro_f1_of_labels_and_the_share_of_whole_sets
 
 def test_parts_of_the_report_are_labels() -> None:
     asked = questions()
-    parts = part_scores(Comparison(asked, arm(asked, good), arm(asked, good, seed=1)), SPEC.kind)
+    parts = part_scores(Comparison(asked, arm(asked, good), arm(asked, good, seed=1)), SPEC)
     assert {part.name for part in parts if part.kind == "label"} == set(LABELS)
     assert not {"class", "field"} & {part.kind for part in parts}
 

@@ -6,8 +6,8 @@ from schemas.conversation import JsonObject, Message, Role, ToolCall
 from schemas.tasks import TaskKind, TaskSpec
 from services.evaluator.domain import Question
 from services.evaluator.recipe import ask
+from shared.answers import answer_form
 from shared.errors import DependencyUnavailable, InvalidMessage
-from shared.model.confidence import request_fields
 from tests.unit.evaluator.engine import FakeEngine, first_letter
 from tests.unit.shared.grading.orders import orders
 
@@ -33,7 +33,7 @@ async def test_both_arms_are_asked_as_the_gateway_asks() -> None:
     answers = await ask(engine, "adapter", QUESTIONS, SPEC, 2, counts.append)
     assert answers.answers == ("a", "b", "b")
     assert {(r.model, r.choices, r.max_tokens) for r in engine.requests} == {("adapter", ("a", "b"), 8)}
-    assert [request.fields for request in engine.requests] == [request_fields(SPEC)] * 3
+    assert [request.fields for request in engine.requests] == [answer_form(SPEC).confidence_fields] * 3
     assert counts == [1, 2, 3]
 
 

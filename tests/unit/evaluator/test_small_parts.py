@@ -101,7 +101,7 @@ def test_a_better_candidate_whose_losses_are_spread_over_many_small_classes_pass
         point = np.random.default_rng([5, seed]).random(N)
         evaluation = compared((point >= 0.06).astype(np.float64), (point < 0.85).astype(np.float64))
         assert len(evaluation.lost) >= 12
-        assert parts_not_worse(evaluation, evaluation.parts(SPEC.kind)).passed
+        assert parts_not_worse(evaluation, evaluation.parts(SPEC)).passed
 
 
 @pytest.mark.parametrize(("intents", "size"), [(INTENTS, ROWS), (10, 14)])
@@ -165,6 +165,6 @@ def test_where_no_class_can_be_judged_alone_a_loss_in_all_of_them_still_stops() 
 
 
 def test_the_report_has_no_p_of_a_class_that_was_judged_only_together() -> None:
-    parts = {part.name: part for part in part_scores(compared(*production_and_four_forgotten()), SPEC.kind)}
+    parts = {part.name: part for part in part_scores(compared(*production_and_four_forgotten()), SPEC)}
     assert parts["intent 0"].p_worse is None and not parts["intent 0"].worse
     assert parts["longer inputs"].p_worse is not None

@@ -17,9 +17,9 @@ from services.evaluator.recipe import ArmAnswers, ask
 from services.evaluator.report.arms import arm_report
 from services.evaluator.report.parts import part_scores
 from services.evaluator.statistics.classes import called_functions
+from shared.answers import answer_form
 from shared.conversation.task_tools import chat_fields
 from shared.grading.fields import FieldGrade
-from shared.grading.grade import grade
 from tests.unit.evaluator.engine import FakeEngine
 from tests.unit.shared.grading.home import STOPS, book, calls, home, light
 
@@ -36,7 +36,9 @@ def questions(n: int = 120) -> list[Question]:
 def arm(asked: Sequence[Question], spoil: Spoil, seed: int = 0) -> GradedAnswers:
     rng = random.Random(seed)
     answers = tuple(spoil(question.answer, rng) for question in asked)
-    return GradedAnswers(answers, tuple(grade(HOME, q.answer, a) for a, q in zip(answers, asked, strict=True)))
+    return GradedAnswers(
+        answers, tuple(answer_form(HOME).grade(q.answer, a) for a, q in zip(answers, asked, strict=True))
+    )
 
 
 def good(answer: str, rng: random.Random) -> str:
@@ -141,6 +143,6 @@ async def test_arms_are_asked_with_the_functions_of_the_task_as_the_gateway_asks
 
 def test_the_report_names_functions_and_arguments_as_such() -> None:
     asked = questions()
-    parts = part_scores(Comparison(asked, arm(asked, good), arm(asked, good, seed=1)), HOME.kind)
+    parts = part_scores(Comparison(asked, arm(asked, good), arm(asked, good, seed=1)), HOME)
     kinds = {(part.kind, part.name) for part in parts}
     assert {("function", "stop"), ("argument", "set_light.on")} <= kinds

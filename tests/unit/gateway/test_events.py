@@ -19,10 +19,10 @@ from services.gateway.recording import builder
 from services.gateway.recording.events import request_observed
 from services.gateway.recording.request import Caller, InFlightRequest
 from services.gateway.routing.arms import Arm
+from shared.answers.measure import Measure
 from shared.conversation import truncation
 from shared.http import HttpError
 from shared.identity import event_id
-from shared.model.confidence import Measure
 from shared.spool import Record
 
 CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\x00")

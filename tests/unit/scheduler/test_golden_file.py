@@ -116,8 +116,8 @@ def test_line_separators_inside_a_text_end_no_line(file: Path) -> None:
         (lines({"messages": [{"role": "assistant", "content": "refund"}]}), "nothing is asked"),
         (lines({"messages": [{"role": "user", "content": "a"}]}), "nothing is asked"),
         (lines({"messages": []}), "messages: Tuple should have at least 1 item"),
-        (lines({"text": "a", "label": "refnd"}), "label: found 'refnd'; did you mean 'refund'?"),
-        (lines({"text": "a", "label": "x"}), "label: found 'x'; expected one of the task's labels"),
+        (lines({"text": "a", "label": "refnd"}), "label: 'refnd' is not a label of the task; did you mean 'refund'?"),
+        (lines({"text": "a", "label": "x"}), "label: 'x' is not a label of the task; its labels:"),
         (lines(WHERE | {"label": "refund"}), "found the same question as in line 1"),
         (
             lines({"messages": [

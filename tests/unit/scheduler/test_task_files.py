@@ -131,7 +131,9 @@ def test_a_golden_file_is_found_relative_to_the_task_file_and_named_by_its_rows(
 def test_an_error_in_a_golden_file_is_reported_with_its_line(file: Path) -> None:
     text = golden(file, WHERE, ("a", "refnd"))
     file.write_text(text)
-    with pytest.raises(ConfigurationError, match=r"golden.jsonl:2: label: found 'refnd'; did you mean 'refund'\?"):
+    with pytest.raises(
+        ConfigurationError, match=r"golden.jsonl:2: label: 'refnd' is not a label of the task; did you mean 'refund'\?"
+    ):
         read_task(file)
 
 

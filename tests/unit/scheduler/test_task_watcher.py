@@ -131,7 +131,7 @@ async def test_an_unchanged_golden_file_is_read_once(bench: Bench, monkeypatch: 
     assert len(read) == 1
     (bench.folder / "desk.yaml").write_text(TASK.replace("refund", "other"))  # Its rows are wrong now.
     await bench.watcher.scan()
-    assert "label: found 'refund'" in bench.watcher.invalid_files["desk.yaml"]
+    assert "label: 'refund' is not a label" in bench.watcher.invalid_files["desk.yaml"]
 
 
 async def test_a_renamed_label_is_another_set_of_the_same_file(bench: Bench) -> None:

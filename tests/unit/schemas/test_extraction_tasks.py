@@ -80,11 +80,11 @@ def test_no_schema_is_taken_that_a_validator_refuses(value: dict[str, Any]) -> N
     ("fields", "said"),
     [
         ({"output_schema": None}, "needs `output_schema`"),
-        ({"labels": ["a", "b"]}, "an extraction task has no labels"),
+        ({"labels": ["a", "b"]}, "`labels` is of classification and multi_label tasks"),
         ({"comparators": {"totl": {"compare": "number"}}}, "'totl' is no field of output_schema; its fields: customer"),
         ({"comparators": {"total": {"compare": "date"}}}, "'total' is compared as date, which is for string"),
         ({"comparators": {"status": {"compare": "casefold", "tolerance": 1}}}, "`tolerance` is of numbers and dates"),
-        ({"kind": "generation"}, "are of extraction tasks, and this is a generation task"),
+        ({"kind": "generation"}, "is of extraction tasks, and this is a generation task"),
     ],
 )
 def test_a_task_whose_parts_do_not_fit_is_refused(fields: dict[str, Any], said: str) -> None:

@@ -17,7 +17,7 @@ CLASSES = {"name": "desk", "kind": "classification", "system_prompt": "", "label
         ({"labels": ["delivery"]}, "a multi_label task needs at least two labels"),
         ({"max_labels_per_answer": 5}, "max_labels_per_answer is more than the task's 4 labels"),
         ({"max_labels_per_answer": 0}, "greater than or equal to 1"),
-        ({"output_schema": {"type": "object"}}, "`output_schema` and `comparators` are of extraction tasks"),
+        ({"output_schema": {"type": "object"}}, "`output_schema` is of extraction tasks"),
         (
             {"rollout": {"severity": [{"truth": "refund", "answer": "damage", "weight": 0.5}]}},
             "rollout.severity weighs one label in the place of another",
@@ -30,7 +30,7 @@ def test_what_does_not_fit_the_kind_is_refused_with_the_reason(changes: dict[str
 
 
 def test_only_answers_with_several_labels_have_a_most() -> None:
-    with pytest.raises(ValidationError, match="`max_labels_per_answer` is of multi-label tasks, and this is a class"):
+    with pytest.raises(ValidationError, match="`max_labels_per_answer` is of multi_label tasks, and this is a class"):
         TaskSpec.model_validate({**CLASSES, "max_labels_per_answer": 1})
 
 

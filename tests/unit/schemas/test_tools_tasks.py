@@ -37,9 +37,9 @@ def test_what_changes_the_answers_makes_a_new_revision_and_comparators_do_not() 
     [
         ({"tools": []}, "a tools task needs `tools`"),
         ({"tools": [STOP, STOP]}, "stop is there twice"),
-        ({"labels": ["a", "b"]}, "a tools task has no labels"),
-        ({"output_schema": LIGHT["parameters"]}, "`output_schema` and `comparators` are of extraction tasks"),
-        ({"kind": "generation", "comparators": {}}, "`tools` are of tools tasks"),
+        ({"labels": ["a", "b"]}, "`labels` is of classification and multi_label tasks, and this is a tools task"),
+        ({"output_schema": LIGHT["parameters"]}, "`output_schema` is of extraction tasks"),
+        ({"kind": "generation", "comparators": {}}, "`tools` is of tools tasks"),
         ({"comparators": {"set_light": {"compare": "exact"}}}, "'set_light' is no field of tools"),
         ({"comparators": {"set_light.on": {"compare": "number"}}}, "is compared as number"),
         ({"tools": [{"name": "two words"}]}, "String should match pattern"),

@@ -19,11 +19,12 @@ from schemas.tasks import TaskKind
 from services.shadow import handlers
 from services.shadow.budget import Considered
 from services.shadow.clients import CandidateMissing, Replay
-from services.shadow.domain import Outcome, Request, ineligible, pair_of, request_of, same_answer
+from services.shadow.domain import Outcome, Request, ineligible, pair_of, request_of
 from services.shadow.handlers import Handlers, batch_seconds
 from services.shadow.replays import Replays
 from services.shadow.settings import ShadowSettings
 from services.shadow.storage import Backlog
+from shared.answers import answer_form
 from shared.errors import ConfigurationError, DependencyUnavailable, Paused
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
@@ -691,8 +692,8 @@ async def test_a_pair_too_long_for_a_question_is_cut_and_says_so_after_it_was_co
 
 
 def test_answers_that_differ_in_case_and_space_agree() -> None:
-    assert same_answer(Answer(text=" Refund\n"), Answer(text="refund"), SPEC.kind)
-    assert not same_answer(Answer(text="refund"), Answer(text="refunds"), SPEC.kind)
+    assert answer_form(SPEC).same(" Refund\n", "refund")
+    assert not answer_form(SPEC).same("refund", "refunds")
 
 
 @pytest.mark.parametrize(("kind", "agree"), [("multi_label", True), ("classification", False)])

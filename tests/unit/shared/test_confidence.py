@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from schemas.adapters import Calibration, LowConfidence, OpinionShare
 from schemas.predictions import Confidence
 from schemas.tasks import TaskSpec
-from shared.model.confidence import UNKNOWN, Measure, calibrated, log_odds, measure, request_fields
+from shared.answers import answer_form
+from shared.answers.measure import UNKNOWN, Measure
+from shared.model.confidence import calibrated, log_odds, measure
 
 END = "<|im_end|>"
 
@@ -140,8 +142,8 @@ def test_a_text_has_its_tokens_geometric_mean_and_the_share_of_uncertain_ones() 
 
 
 def test_the_request_fields_depend_on_the_kind() -> None:
-    assert request_fields(DESK) == {"logprobs": True, "top_logprobs": 20}
-    assert request_fields(FREE) == {"logprobs": True}
+    assert answer_form(DESK).confidence_fields == {"logprobs": True, "top_logprobs": 20}
+    assert answer_form(FREE).confidence_fields == {"logprobs": True}
 
 
 def test_rounding_upstream_never_makes_a_probability_above_one() -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from schemas.adapters import Calibration, LowConfidence
 from schemas.predictions import Confidence
 from schemas.tasks import TaskSpec
+from shared.answers.field_confidence import field_probabilities
 from shared.model.confidence import calibrated, measure
-from shared.model.field_confidence import field_probabilities
 from tests.unit.shared.grading.home import home
 from tests.unit.shared.grading.orders import orders
 from tests.unit.shared.grading.tickets import tickets

@@ -14,12 +14,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from schemas.tasks import TaskKind, TaskSpec
-from schemas.tools import NO_CALL
+from schemas.tasks import TaskSpec
 from services.dataset_builder.building.places.conversations import Conversations
 from services.dataset_builder.building.places.similar import SimilarRows
 from services.dataset_builder.building.rows import Row
-from shared.grading.labels import labels_of
+from shared.answers import answer_form
 from shared.identity import content_hash
 
 _MAX_SKIPPED = 64
@@ -51,7 +50,11 @@ def choose_held_out(
         )
 
     placed = list(placed)
-    stratum = _strata([*new, *placed], spec)
+    stratum_of = answer_form(spec).strata([row.label for row in (*new, *placed)])
+
+    def stratum(row: Row) -> str:
+        return stratum_of(row.label)
+
     by_label: dict[str, list[Row]] = defaultdict(list)
     for row in sorted(free, key=rank):
         by_label[stratum(row)].append(row)
@@ -71,21 +74,6 @@ def choose_held_out(
         draw.wanted[label], draw.largest = 1, len(new) // 2
         draw.choose(by_label[label], label, spare=0)
     return draw.chosen
-
-
-def _strata(rows: Sequence[Row], spec: TaskSpec) -> Callable[[Row], str]:
-    """Return what says the part of `rows` that each is held out of: its label, of calls their functions, of several
-    labels the rarest; one for all other rows.
-
-    Sets of labels are too many to hold rows out of each. By the rarest label, common ones get their share too, as in
-    iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011).
-    """
-    if spec.kind is TaskKind.TOOLS:
-        return lambda row: " ".join(sorted({call.name for call in row.messages[-1].tool_calls})) or NO_CALL
-    if spec.kind is not TaskKind.MULTI_LABEL:
-        return lambda row: row.label if spec.labels else ""
-    times = Counter(label for row in rows for label in labels_of(row.label, spec) or ())
-    return lambda row: min(labels_of(row.label, spec) or ("",), key=lambda label: (times[label], label))
 
 
 def _quotas(

@@ -12,7 +12,7 @@ from schemas.conversation import Answer, FinishReason
 from schemas.rollouts import RolloutChanged
 from services.shadow.clients import Replay
 from services.shadow.domain import Request
-from shared.model.confidence import TOP_LOGPROBS
+from shared.answers.measure import TOP_LOGPROBS
 from shared.model.inference import Completion
 from tests.benchmarks.twelve_weeks.world.models import LogProbabilities
 from tests.benchmarks.twelve_weeks.world.stream import Corpus

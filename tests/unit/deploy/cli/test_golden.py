@@ -23,7 +23,7 @@ from schemas.datasets import DatasetManifest, Example
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.lake import PREDICTIONS
 from schemas.predictions import SubjectForgotten
-from schemas.tasks import TaskSpec
+from schemas.tasks import TaskKind, TaskSpec
 from services.scheduler.golden.changes import find_task
 from services.scheduler.golden.file import GoldenLine
 from services.scheduler.task_files import read_task
@@ -291,7 +291,10 @@ def test_near_copies_are_suggested_once() -> None:
 
 def test_the_order_of_free_answers_is_the_seeds_too() -> None:
     rows = [
-        GoldenLine(text=f"q{n}", label=f"answer {n:02}").row(SPEC.model_copy(update={"labels": ()})) for n in range(30)
+        GoldenLine(text=f"q{n}", label=f"answer {n:02}").row(
+            SPEC.model_copy(update={"kind": TaskKind.GENERATION, "labels": ()})
+        )
+        for n in range(30)
     ]
     order = [row.answer for row in drawn(rows, 1)]
     assert order != sorted(order)

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.tasks import Comparator
+from shared.answers import answer_form
 from shared.grading.fields import UNDECLARED, FieldGrade, same_value
-from shared.grading.grade import Grade, grade
+from shared.grading.grade import Grade
 from shared.grading.pairs import best_pairs
 from tests.unit.shared.grading.orders import orders
 
@@ -27,7 +28,7 @@ VALUES = 11
 
 
 def graded(changes: dict[str, Any], **spec: Any) -> Grade:
-    return grade(orders(**spec), json.dumps(RIGHT), json.dumps({**RIGHT, **changes}))
+    return answer_form(orders(**spec)).grade(json.dumps(RIGHT), json.dumps({**RIGHT, **changes}))
 
 
 def field(found: Grade, path: str) -> FieldGrade:
@@ -36,7 +37,7 @@ def field(found: Grade, path: str) -> FieldGrade:
 
 def test_keys_and_items_in_another_order_and_whole_numbers_make_no_difference() -> None:
     turned = {name: RIGHT[name] for name in reversed(RIGHT)} | {"items": RIGHT["items"][::-1], "total": 20}
-    found = grade(orders(), json.dumps(RIGHT), json.dumps(turned, indent=2))
+    found = answer_form(orders()).grade(json.dumps(RIGHT), json.dumps(turned, indent=2))
     assert (found.score, found.right, found.valid) == (1.0, True, True)
     assert [each.path for each in found.fields] == [
         "customer.name", "customer.vip", "items[].count", "items[].sku", "ordered_on", "status", "tags[]", "total",
@@ -96,7 +97,7 @@ def test_an_item_is_paired_with_the_one_that_it_has_most_in_common_with() -> Non
     ],
 )
 def test_an_answer_that_no_program_could_read_is_worth_nothing(answer: str | None) -> None:
-    found = grade(orders(), json.dumps(RIGHT), answer)
+    found = answer_form(orders()).grade(json.dumps(RIGHT), answer)
     assert (found.score, found.right, found.valid) == (0.0, False, False)
     assert sum(each.expected for each in found.fields) == VALUES
     assert not any(each.matched or each.given for each in found.fields)
@@ -128,7 +129,9 @@ def test_numbers_may_be_off_by_the_tolerance_and_by_what_a_float_is_rounded_and_
 def test_fields_that_the_schema_does_not_name_are_counted_under_no_name_of_theirs() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}, "free": {"type": "object"}}}
     spec = orders(output_schema=schema)
-    found = grade(spec, '{"a": "x", "free": {"Ann Lee": 1}}', '{"a": "x", "free": {"Ann Lee": 2}, "Bob": 3}')
+    found = answer_form(spec).grade(
+        '{"a": "x", "free": {"Ann Lee": 1}}', '{"a": "x", "free": {"Ann Lee": 2}, "Bob": 3}'
+    )
     assert {each.path for each in found.fields} == {"a", "free", UNDECLARED}
     assert not found.right
 
@@ -177,8 +180,8 @@ def test_items_that_all_have_a_counterpart_within_the_tolerance_are_all_right() 
     """1.05 is as near to 1.1 as to 1.0, which is the only one that is left for the second 1.0."""
     schema = {"type": "object", "properties": {"prices": {"type": "array", "items": {"type": "number"}}}}
     spec = orders(output_schema=schema, comparators={"prices[]": {"compare": "number", "tolerance": 0.06}})
-    assert grade(spec, '{"prices": [1.0, 1.1]}', '{"prices": [1.05, 1.0]}').right
-    assert grade(spec, '{"prices": [1.1, 1.0]}', '{"prices": [1.0, 1.05]}').right
+    assert answer_form(spec).grade('{"prices": [1.0, 1.1]}', '{"prices": [1.05, 1.0]}').right
+    assert answer_form(spec).grade('{"prices": [1.1, 1.0]}', '{"prices": [1.0, 1.05]}').right
 
 
 @given(st.lists(st.lists(st.integers(0, 4), min_size=4, max_size=4), min_size=1, max_size=4))
@@ -197,7 +200,7 @@ def test_long_lists_of_values_within_the_tolerance_are_paired_as_well() -> None:
     schema = {"type": "object", "properties": {"prices": {"type": "array", "items": {"type": "number"}}}}
     spec = orders(output_schema=schema, comparators={"prices[]": {"compare": "number", "tolerance": 1}})
     given = json.dumps({"prices": rng.sample([value + 0.5 for value in values], 400)})
-    assert grade(spec, json.dumps({"prices": values}), given).right
+    assert answer_form(spec).grade(json.dumps({"prices": values}), given).right
 
 
 ITEM = st.fixed_dictionaries({"sku": st.sampled_from("ABC"), "count": st.integers(1, 3)})
@@ -209,10 +212,10 @@ ORDER = st.fixed_dictionaries(
 
 @given(ORDER, ORDER, st.randoms())
 def test_a_grade_is_a_fair_comparison(answer: dict[str, Any], expected: dict[str, Any], rng: random.Random) -> None:
-    found = grade(orders(), json.dumps(expected), json.dumps(answer))
+    found = answer_form(orders()).grade(json.dumps(expected), json.dumps(answer))
     assert 0.0 <= found.score <= 1.0
     assert all(each.matched <= min(each.given, each.expected) for each in found.fields)
-    back = grade(orders(), json.dumps(answer), json.dumps(expected))
+    back = answer_form(orders()).grade(json.dumps(answer), json.dumps(expected))
     assert back.right == found.right
     shuffled = {**answer, "items": rng.sample(answer["items"], len(answer["items"]))}
-    assert grade(orders(), json.dumps(answer), json.dumps(shuffled)).right
+    assert answer_form(orders()).grade(json.dumps(answer), json.dumps(shuffled)).right

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from shared.grading.grade import grade
+from shared.answers import answer_form
 from shared.grading.json_schema import canonical, read_answer
 from shared.grading.json_values import MAX_DEPTH, NOT_JSON, json_or_nothing, read_json, same_json
 from tests.unit.shared.grading.orders import orders
@@ -35,11 +35,11 @@ def test_brackets_in_texts_and_beside_each_other_are_no_depth() -> None:
 def test_an_answer_that_is_nested_too_deeply_is_invalid_and_says_why() -> None:
     free = {"type": "object", "properties": {"free": {"type": "object"}}}
     spec, deep = orders(output_schema=free), f'{{"free": {nested(900)}}}'
-    found = grade(spec, '{"free": {"a": [1]}}', deep)
+    found = answer_form(spec).grade('{"free": {"a": [1]}}', deep)
     assert (found.score, found.right, found.valid) == (0.0, False, False)
     with pytest.raises(ValueError, match=f"no JSON: nested more than {MAX_DEPTH} deep"):
         read_answer(deep, free)
-    assert not grade(spec, deep, deep).right, "nor is such a right answer one"
+    assert not answer_form(spec).grade(deep, deep).right, "nor is such a right answer one"
 
 
 @pytest.mark.parametrize("text", ['"\\ud83d"', '{"\\ude00": 1}', '[["\\ude00\\ud83d"]]'])
@@ -56,5 +56,5 @@ def test_a_number_that_is_larger_than_any_float_is_not_read_and_is_near_to_no_ot
         read_json(number)
     spec = orders(comparators={"total": {"compare": "number", "tolerance": 0.01}})
     right = '{"customer": {"name": "Ann"}, "items": [], "total": 20}'
-    found = grade(spec, right, right.replace("20", number))
+    found = answer_form(spec).grade(right, right.replace("20", number))
     assert (found.score, found.valid) == (0.0, False)

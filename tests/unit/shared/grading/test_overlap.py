@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from schemas.tasks import TaskSpec
-from shared.grading.grade import grade
+from shared.answers import answer_form
 from shared.grading.overlap import rouge_l, rouge_n
 
 
@@ -40,5 +40,5 @@ def test_the_task_says_by_which_metric_a_text_is_scored(metric: str, score: floa
     spec = TaskSpec.model_validate(
         {"name": "reply", "kind": "generation", "system_prompt": "Reply.", "evaluation": {"text_metric": metric}}
     )
-    found = grade(spec, "police kill the gunman", "the gunman kill police")
+    found = answer_form(spec).grade("police kill the gunman", "the gunman kill police")
     assert (found.score, found.right) == (pytest.approx(score), False)

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.tasks import TaskKind, TaskSpec
-from shared.grading.grade import RIGHT, grade
+from shared.answers import answer_form, form_of_kind
+from shared.grading.grade import RIGHT
 from shared.grading.json_values import read_json, same_json
 from shared.grading.overlap import rouge_l
-from shared.grading.text import exact_match, same_answer, token_f1, words
+from shared.grading.text import exact_match, token_f1, words
 
 LABELS = TaskSpec.model_validate(
     {"name": "desk", "kind": "classification", "system_prompt": "Say.", "labels": ["a", "b"]}
@@ -64,7 +65,7 @@ def test_texts_that_say_the_same_match(answer: str, expected: str) -> None:
 def test_texts_that_differ_in_what_they_say_do_not_match(answer: str, expected: str) -> None:
     assert not exact_match(answer, expected)
     assert not exact_match(expected, answer)
-    assert not grade(FREE, expected, answer).right
+    assert not answer_form(FREE).grade(expected, answer).right
 
 
 @given(JSON)
@@ -82,16 +83,16 @@ def test_what_a_strict_parser_refuses_is_no_json(text: str) -> None:
 def test_garbage_scores_nothing_and_a_good_answer_most() -> None:
     expected = "the refund is due"
     assert token_f1("the refund was due", expected) == pytest.approx(0.75)
-    assert grade(FREE, expected, "the refund was due").score == pytest.approx(0.75)
-    assert grade(FREE, expected, "zx qv zx").score == 0.0
-    assert grade(FREE, expected, "The refund is due.").score == 1.0
-    assert grade(FREE, expected, None).score == 0.0
+    assert answer_form(FREE).grade(expected, "the refund was due").score == pytest.approx(0.75)
+    assert answer_form(FREE).grade(expected, "zx qv zx").score == 0.0
+    assert answer_form(FREE).grade(expected, "The refund is due.").score == 1.0
+    assert answer_form(FREE).grade(expected, None).score == 0.0
 
 
 def test_a_label_is_right_or_wrong_as_it_is_written() -> None:
-    assert grade(LABELS, "a", " a ").right
-    assert not grade(LABELS, "a", "A").right
-    assert grade(LABELS, "a", "b").score == 0.0
+    assert answer_form(LABELS).grade("a", " a ").right
+    assert not answer_form(LABELS).grade("a", "A").right
+    assert answer_form(LABELS).grade("a", "b").score == 0.0
 
 
 CALL = '[{"name":"find","arguments":"{\\"n\\":1,\\"m\\":[2]}"}]'
@@ -109,7 +110,7 @@ CALL = '[{"name":"find","arguments":"{\\"n\\":1,\\"m\\":[2]}"}]'
     ],
 )
 def test_generated_tool_calls_are_compared_by_function_and_arguments(answer: str, right: bool) -> None:
-    assert grade(FREE, CALL, answer).right is right
+    assert answer_form(FREE).grade(CALL, answer).right is right
 
 
 @pytest.mark.parametrize("metric", ["rouge_1", "rouge_2", "rouge_l", "token_f1", "exact_match"])
@@ -126,23 +127,23 @@ def test_generated_tool_calls_are_compared_by_function_and_arguments(answer: str
 def test_generated_text_with_other_calls_is_worth_nothing_however_alike_it_is(
     metric: str, expected: str, given: str
 ) -> None:
-    assert grade(scored_by(metric), expected, given).score == 0.0
+    assert answer_form(scored_by(metric)).grade(expected, given).score == 0.0
 
 
 def test_beside_the_right_calls_the_text_is_scored_however_the_calls_are_spelled() -> None:
     spelled = '[{"arguments": "{\\"m\\": [2.0], \\"n\\": 1}", "name": "find"}]'
     expected = f"I will look.\n{CALL}"
-    assert grade(FREE, expected, f"I will look.\n{spelled}") == RIGHT
-    other, plain = (grade(FREE, expected, f"Let us see.\n{call}") for call in (spelled, CALL))
+    assert answer_form(FREE).grade(expected, f"I will look.\n{spelled}") == RIGHT
+    other, plain = (answer_form(FREE).grade(expected, f"Let us see.\n{call}") for call in (spelled, CALL))
     assert 0.0 < other.score == plain.score < 1.0
-    assert 0.0 < grade(FREE, expected, spelled).score < 1.0
-    assert 0.0 < grade(FREE, CALL, f"I will look.\n{spelled}").score < 1.0
+    assert 0.0 < answer_form(FREE).grade(expected, spelled).score < 1.0
+    assert 0.0 < answer_form(FREE).grade(CALL, f"I will look.\n{spelled}").score < 1.0
 
 
 def test_parallel_calls_may_be_in_any_order() -> None:
     one, two = '{"name":"a","arguments":"{}"}', '{"name":"b","arguments":""}'
-    assert grade(FREE, f"[{one},{two}]", f"[{two},{one}]").right
-    assert not grade(FREE, f"[{one},{two}]", f"[{one},{one}]").right
+    assert answer_form(FREE).grade(f"[{one},{two}]", f"[{two},{one}]").right
+    assert not answer_form(FREE).grade(f"[{one},{two}]", f"[{one},{one}]").right
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_parallel_calls_may_be_in_any_order() -> None:
     ],
 )
 def test_layout_and_case_do_not_make_an_answer_another_one(one: str, other: str, same: bool) -> None:
-    assert same_answer(one, other, TaskKind.GENERATION) is same
+    assert form_of_kind(TaskKind.GENERATION).same(one, other) is same
 
 
 @pytest.mark.parametrize(
@@ -172,8 +173,8 @@ def test_layout_and_case_do_not_make_an_answer_another_one(one: str, other: str,
     ],
 )
 def test_where_calls_are_asked_for_the_text_beside_them_makes_no_other_answer(one: str, other: str, same: bool) -> None:
-    assert same_answer(one, other, TaskKind.TOOLS) is same
-    assert not same_answer(one, other, TaskKind.GENERATION)
+    assert form_of_kind(TaskKind.TOOLS).same(one, other) is same
+    assert not form_of_kind(TaskKind.GENERATION).same(one, other)
 
 
 @pytest.mark.parametrize(
@@ -221,16 +222,16 @@ def test_the_unicode_form_of_a_text_makes_no_difference(text: str) -> None:
     assert words(composed) == words(decomposed)
     assert exact_match(composed, decomposed)
     assert rouge_l(composed, decomposed) == token_f1(composed, decomposed) == 1.0
-    assert same_answer(composed, decomposed, TaskKind.GENERATION)
+    assert form_of_kind(TaskKind.GENERATION).same(composed, decomposed)
     one, other = (json.dumps({"a": [each]}, ensure_ascii=escaped) for each, escaped in zip(
         (composed, decomposed), (True, False), strict=True
     ))  # fmt: skip
     assert exact_match(one, other)
-    assert same_answer(one, other, TaskKind.EXTRACTION)
+    assert form_of_kind(TaskKind.EXTRACTION).same(one, other)
     calls = (f'[{{"name":"find","arguments":{json.dumps(each)}}}]' for each in (one, other))
     said, repeated = (f"{each}\n{call}" for each, call in zip((composed, decomposed), calls, strict=True))
-    assert same_answer(said, repeated, TaskKind.GENERATION)
-    assert grade(FREE, said, repeated).right
+    assert form_of_kind(TaskKind.GENERATION).same(said, repeated)
+    assert answer_form(FREE).grade(said, repeated).right
 
 
 def test_broken_json_is_the_same_in_either_unicode_form() -> None:
@@ -241,5 +242,5 @@ def test_broken_json_is_the_same_in_either_unicode_form() -> None:
 def test_signs_and_marks_still_tell_answers_apart() -> None:
     assert not exact_match("कि", "की")
     assert not exact_match("resume", "résumé")
-    assert not same_answer("résume", "résumé", TaskKind.GENERATION)
+    assert not form_of_kind(TaskKind.GENERATION).same("résume", "résumé")
     assert not same_json({"e\u0301": 1}, {"é": 1})

@@ -1,0 +1,44 @@
+"""How sure an answer is: what is measured of it, and the measure of any text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+TOP_LOGPROBS = 20
+"""The most that vLLM lists by default (`--max-logprobs`)."""
+_HALF = math.log(0.5)
+
+Tokens = Sequence[Mapping[str, Any]]
+"""OpenAI's `choices[0].logprobs.content`: token, logprob, top_logprobs."""
+
+
+class Measure(NamedTuple):
+    """The fields of `schemas.predictions.Confidence`, for code that makes events without that class."""
+
+    score: float | None = None
+    logprob: float | None = None
+    tokens: int = 0
+    raw: float | None = None
+    margin: float | None = None
+    entropy: float | None = None
+    outside: float | None = None
+    uncertain_share: float | None = None
+    calibration: str | None = None
+    fields: dict[str, float] | None = None
+    threshold: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The event's field `confidence`, without the fields that are None."""
+        return {name: value for name, value in zip(self._fields, self, strict=True) if value is not None}
+
+
+UNKNOWN = Measure()
+
+
+def text_measure(logprobs: Sequence[float], total: float) -> Measure:
+    """The mean probability of a token, and how many are less likely than not. `total`: the sum of `logprobs`."""
+    count = len(logprobs)
+    uncertain = sum([logprob < _HALF for logprob in logprobs])
+    return Measure(math.exp(total / count), total, count, uncertain_share=uncertain / count)
