@@ -65,32 +65,7 @@ class Service:
     http: HttpServer | None = None
     serves_before_broker: bool = False
     tasks: list[asyncio.Task[None]] = field(default_factory=list, init=False)
-    servers: list[tuple[uvicorn.Server, asyncio.Task[None]]] = field(default_factory=list, init=False)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn as a part of a process: `run` handles signals, and `_serve` what keeps it from starting."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.tried = asyncio.Event()
-        self.failure: BaseException | None = None
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start. If that fails, `failure` says why and nothing is raised."""
-        try:
-            await super().startup(sockets)
-        except (OSError, SystemExit) as error:  # An exit would tear down the event loop under all that runs there.
-            self.should_exit = True
-            reason = f"the application at port {self.config.port} failed at its start"
-            cause = error if isinstance(error, OSError) else error.__context__
-            self.failure = cause or ConfigurationError(reason, "What uvicorn logged above says why.")
-        finally:
-            self.tried.set()
+    servers: list[uvicorn.Server] = field(default_factory=list, init=False)
 
 
 def run_alone(build: Callable[[], Service]) -> None:
@@ -187,19 +162,27 @@ def _in_background(service: Service, *works: Background) -> None:
 
 
 async def _serve(service: Service, http: HttpServer) -> None:
-    """Start to serve. Raises ConfigurationError if the address cannot be listened on, or the application fails."""
+    """Start to serve. Raises ConfigurationError if the address cannot be listened on, or the application fails.
+
+    These are the steps of uvicorn's own `serve`, which would also take the signals that `run` handles.
+    """
     options = {"log_level": "warning", "access_log": False, "timeout_graceful_shutdown": 5, **http.options}
-    config = uvicorn.Config(http.app, host=http.host, port=http.port, **options)
+    config = uvicorn.Config(http.app, **options)
     config.load()  # NiceGUI looks at every server of the process as it starts, also at one that has just been made.
-    server = _Server(config)
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    service.servers.append(server)
     try:
-        sockets = [_shared_socket(http.host, http.port)] if http.share_port else None
-        service.servers.append((server, asyncio.create_task(server.serve(sockets))))
-        await server.tried.wait()
-        if server.failure is not None:
-            raise server.failure
+        listening = _listening_socket(http)
     except OSError as error:
         raise ConfigurationError(*unusable_address(service.name, http.host, http.port, error)) from error
+    try:
+        await server.startup([listening])
+    except SystemExit as error:  # An exit would tear down the event loop under all that runs there.
+        listening.close()
+        reason = f"the application at port {http.port} failed at its start"
+        raise ConfigurationError(reason, "What uvicorn logged above says why.") from error
+    _in_background(service, server.main_loop)
 
 
 def unusable_address(name: str, host: str, port: int, error: OSError) -> tuple[str, str]:
@@ -209,14 +192,19 @@ def unusable_address(name: str, host: str, port: int, error: OSError) -> tuple[s
     return f"the {name} cannot serve at {host}:{port}: {error.strerror}", way_out
 
 
-def _shared_socket(host: str, port: int) -> socket.socket:
-    """Return a socket on a port that other processes share: the kernel distributes connections over them."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    shared = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sets TCP_NODELAY if it says TCP.
-    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    shared.bind((host, port))
-    return shared
+def _listening_socket(http: HttpServer) -> socket.socket:
+    """A socket on the address. If other processes share the port, the kernel distributes connections over them."""
+    family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
+    with contextlib.ExitStack() as failed:
+        # asyncio sets TCP_NODELAY only on a socket that says TCP.
+        listening = failed.enter_context(socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if http.share_port:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listening.bind((http.host, http.port))
+        listening.listen()
+        failed.pop_all()
+    return listening
 
 
 async def _connect(service: Service) -> None:
@@ -240,14 +228,14 @@ async def _connect(service: Service) -> None:
 
 
 async def _stop(service: Service) -> None:
-    for server, serving in service.servers:  # Requests in progress are finished first.
-        server.should_exit = True
+    for server in service.servers:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(6.0):
-                await asyncio.shield(serving)
+                if server.started:
+                    await server.shutdown()  # Requests in progress are finished first.
     for hook in service.drain:
         await hook()
-    await end_tasks([*service.tasks, *(serving for _, serving in service.servers)])
+    await end_tasks(service.tasks)
     if service.broker is not None:
         await stop_client(service.broker, service.name)
     for hook in service.close:

@@ -9,11 +9,10 @@ from functools import cached_property
 from typing import Any
 
 from aiokafka import ConsumerRecord
-from aiokafka.errors import KafkaError
 from faststream.kafka import KafkaBroker, KafkaMessage
 
 from shared.errors import MustStop
-from shared.kafka.clients import broker_options, connection_error, stop_client
+from shared.kafka.clients import broker_options, open_producer, stop_client
 from shared.settings import Settings
 from shared.tracing import consumer_middlewares, trace_headers_of
 
@@ -47,10 +46,9 @@ class Broker(KafkaBroker):
 
         Raises DependencyUnavailable when no broker answers, ConfigurationError when the broker refuses the connection.
         """
-        try:
-            await self.connect()
-        except (KafkaError, OSError) as error:
-            raise await connection_error(self.settings, error) from error
+        async with open_producer(self.settings, "ratchet-start"):
+            pass  # FastStream keeps no reference to a producer whose start failed, so that nobody could stop it.
+        await self.connect()
         starting = [_start_or_stop(subscriber) for subscriber in self.subscribers if not subscriber.running]
         for outcome in await asyncio.gather(*starting, return_exceptions=True):
             if isinstance(outcome, BaseException):

@@ -14,13 +14,12 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import get_ip_port_afi
-from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import KafkaConnectionError, KafkaError
+from faststream.kafka import KafkaBroker
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError as AdminError
@@ -37,63 +36,14 @@ COMPRESSION = "zstd"
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 _END_OFFSETS_SECONDS = 10.0
-_STOP_SECONDS, _CUT_OFF_SECONDS = 20.0, 2.0
-"""With the seconds of a service's requests both fit into the half minute after which supervisors kill a service."""
+_STOP_SECONDS = 20.0
+"""With the seconds of a service's requests it fits into the half minute after which supervisors kill a service."""
 # How long a client may not know that a topic was made anew. A group's leader that does not know assigns it to no
 # member; with the default of five minutes nothing would be read for as long.
 _METADATA_MS = 10_000
 # While a broker is away every client retries in several loops and logs each attempt: not ten lines a second.
 _RETRY_MS = 500
 _ADMIN_LIMITS = {"request_timeout_ms": 10_000, "bootstrap_timeout_ms": 5_000}
-
-_bootstrap = AIOKafkaClient.bootstrap
-
-
-async def _bootstrap_from_ready_broker(client: AIOKafkaClient) -> None:
-    """Make `start()` of every aiokafka client raise KafkaConnectionError at a broker that is still starting.
-
-    Such a broker may answer before it knows of any broker, itself included. aiokafka takes this for a cluster without
-    topics and uses the one connection it has; when that breaks it knows no other broker and never reconnects (`Unable
-    to update metadata from []`), while its consumers and producers wait forever. So the start fails here, and whoever
-    starts the client retries, as with a broker that is away.
-    """
-    await _bootstrap(client)
-    if not client.cluster.brokers():
-        await client.close()
-        client._conns.clear()  # Closed connections would break the next attempt.
-        raise KafkaConnectionError("the broker answers but knows of no broker yet: it is still starting")
-
-
-AIOKafkaClient.bootstrap = _bootstrap_from_ready_broker
-
-_start_producer = AIOKafkaProducer.start
-
-
-async def _start_or_stop(producer: AIOKafkaProducer) -> None:
-    """Start a producer, or stop what has started of it: FastStream keeps no reference to one whose start failed."""
-    try:
-        await _start_producer(producer)
-    except BaseException:
-        await producer.stop()
-        raise
-
-
-AIOKafkaProducer.start = _start_or_stop
-
-_leave_group = GroupCoordinator._maybe_leave_group
-
-
-async def _leave_first_generation_too(coordinator: GroupCoordinator) -> None:
-    """Leave the group also in its generation 0, which only tansu has: aiokafka takes it for none.
-
-    A member that stops without leaving is waited for until its session ends, ten seconds.
-    """
-    if coordinator.generation == 0:
-        coordinator.generation = 1  # Only read to decide whether to leave.
-    await _leave_group(coordinator)
-
-
-GroupCoordinator._maybe_leave_group = _leave_first_generation_too
 
 
 def servers(settings: Settings) -> list[str]:
@@ -203,59 +153,47 @@ async def open_consumer(settings: Settings, *topics: str, **options: Any) -> Asy
         await stop_client(consumer, str(options.get("group_id") or "a consumer without a group"))
 
 
+async def start_producer(producer: AIOKafkaProducer, settings: Settings) -> None:
+    """Start a producer, or stop what has started of it. Raises as `connect_admin` does when it cannot connect.
+
+    A broker that is still starting may answer before it knows of any broker, itself included. aiokafka takes this for
+    a cluster without topics and keeps its one connection; when that breaks, it never reconnects.
+    """
+    try:
+        await producer.start()
+        if not producer.client.cluster.brokers():
+            raise KafkaConnectionError("the broker answers but knows of no broker yet: it is still starting")
+    except BaseException as error:
+        await producer.stop()
+        if isinstance(error, KafkaError | OSError):
+            raise await connection_error(settings, error) from error
+        raise
+
+
 @asynccontextmanager
 async def open_producer(settings: Settings, client_id: str) -> AsyncIterator[AIOKafkaProducer]:
-    """Start a producer for the length of a `with`. Raises as `connect_admin` does when it cannot connect."""
+    """Start a producer for the length of a `with`. Raises as `start_producer`."""
     producer = build_producer(settings, client_id)
+    await start_producer(producer, settings)
     try:
-        try:
-            await producer.start()
-        except (KafkaError, OSError) as error:
-            raise await connection_error(settings, error) from error
         yield producer
     finally:
         await stop_client(producer, client_id)
 
 
-class Stoppable(Protocol):
-    """A client of aiokafka, or a broker of FastStream with all of its clients."""
+async def stop_client(client: AIOKafkaConsumer | AIOKafkaProducer | KafkaBroker, name: str) -> None:
+    """Stop a client. What is not committed is delivered again.
 
-    async def stop(self) -> None: ...
-
-
-async def stop_client(client: Stoppable, name: str) -> None:
-    """Stop a client; after a while cut it off and log it: what is not committed is delivered again.
-
-    aiokafka may wait for ever for a member's heartbeat to end (its issue 773). A member that lives on would keep its
-    partitions, which nobody reads.
+    aiokafka may wait for ever for a member's heartbeat to end (its issue 773), so after a while it is left behind. Its
+    group excludes a member that no longer polls.
     """
     try:
         async with asyncio.timeout(_STOP_SECONDS):
             await client.stop()
     except TimeoutError:
         logger.warning("%s: its Kafka clients did not stop within %.0f s", name, _STOP_SECONDS)
-        await asyncio.gather(*map(_cut_off, _consumers_of(client)), return_exceptions=True)
     except (KafkaError, OSError) as error:
         logger.info("%s: its Kafka clients stopped with %r", name, error)
-
-
-def _consumers_of(client: Stoppable) -> list[AIOKafkaConsumer]:
-    if isinstance(client, AIOKafkaConsumer):
-        return [client]
-    consumers = (getattr(subscriber, "consumer", None) for subscriber in getattr(client, "subscribers", ()))
-    return [consumer for consumer in consumers if consumer is not None]
-
-
-async def _cut_off(consumer: AIOKafkaConsumer) -> None:
-    """End a consumer's membership of its group, which waits for nothing: the group finds out by its session's end."""
-    coordinator = consumer._coordinator
-    for name in ("_coordination_task", "_heartbeat_task", "_commit_refresh_task"):
-        if (task := getattr(coordinator, name, None)) is not None:
-            task.cancel()
-    async with asyncio.timeout(_CUT_OFF_SECONDS):
-        if consumer._fetcher is not None:  # It would connect again.
-            await consumer._fetcher.close()
-        await consumer._client.close()
 
 
 async def end_offsets(settings: Settings, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:

@@ -317,6 +317,7 @@ async def test_batches_carry_their_positions(settings: Settings) -> None:
     assert len(places) == 20
 
 
+@pytest.mark.apache_kafka("tansu counts generations from 0, and aiokafka leaves none of number 0")
 async def test_a_stopped_consumer_is_a_member_of_its_new_group_no_longer(settings: Settings) -> None:
     group, partition = uuid4().hex, TopicPartition("feedback.given.v1", 0)
     async with open_consumer(settings, partition.topic, group_id=group):

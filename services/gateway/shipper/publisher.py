@@ -13,8 +13,8 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooL
 from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.shipper.batches import SentBatch, headers_of, partition_of, send_batches
 from services.gateway.shipper.redaction import RefusedRecord
-from shared.errors import DependencyUnavailable, InvalidMessage
-from shared.kafka.clients import client_options, producer_options
+from shared.errors import ConfigurationError, DependencyUnavailable, InvalidMessage
+from shared.kafka.clients import client_options, producer_options, start_producer
 from shared.settings import Settings
 from shared.spool import Record
 
@@ -170,10 +170,8 @@ class BatchPublisher:
                     **client_options(self._settings), **producer_options(self._settings),
                 )  # fmt: skip
                 try:
-                    await producer.start()
-                except (KafkaError, OSError) as error:
-                    raise DependencyUnavailable(
-                        f"Kafka unavailable at {self._settings.kafka}: {error!r}", "Check it: ratchet status"
-                    ) from error
+                    await start_producer(producer, self._settings)
+                except ConfigurationError as error:  # Events wait until it is corrected.
+                    raise DependencyUnavailable(error.reason, error.way_out) from error
                 self._producer = producer
             return self._producer

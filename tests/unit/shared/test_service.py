@@ -9,10 +9,8 @@ import signal
 import socket
 from collections.abc import Iterator
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
-import aiokafka
 import httpx
 import pytest
 from polars.exceptions import PanicException
@@ -209,29 +207,6 @@ async def test_a_service_stops_without_kafka_clients_that_do_not(
     assert "log: its Kafka clients did not stop" in caplog.text
 
 
-async def test_a_consumer_that_does_not_stop_is_no_member_of_its_group_any_more(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Else it kept its partitions in a process that goes on, and nobody read them."""
-    consumers = [aiokafka.AIOKafkaConsumer(bootstrap_servers="127.0.0.1:9", group_id="g") for _ in range(2)]
-    beating = [asyncio.create_task(asyncio.Event().wait()) for _ in consumers]
-    for consumer, heartbeat in zip(consumers, beating, strict=True):
-        consumer._coordinator = SimpleNamespace(_heartbeat_task=heartbeat, _coordination_task=None)
-
-    class StuckBroker:
-        subscribers = (*(SimpleNamespace(consumer=consumer) for consumer in consumers), SimpleNamespace(consumer=None))
-
-        async def stop(self) -> None:
-            await asyncio.Event().wait()
-
-    monkeypatch.setattr(clients, "_STOP_SECONDS", 0.05)
-    await clients.stop_client(StuckBroker(), "log")
-    await asyncio.gather(*beating, return_exceptions=True)
-    assert all(task.cancelled() for task in beating)
-    for consumer in consumers:
-        consumer._closed = True
-
-
 async def test_a_service_stops_background_work_that_lost_its_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a database goes away as its query is cancelled: the work takes the failure for one to retry."""
     monkeypatch.setattr(shared.service, "end_tasks", partial(end_tasks, again_seconds=0.05))
@@ -281,7 +256,7 @@ async def test_no_server_is_seen_half_made_by_one_that_starts_beside_it() -> Non
         if scope["type"] == "lifespan":
             await receive()
             for _ in range(50):
-                loaded.extend(server.config.loaded for service in services for server, _ in service.servers)
+                loaded.extend(server.config.loaded for service in services for server in service.servers)
                 await asyncio.sleep(0)
             await send({"type": "lifespan.startup.complete"})
 
