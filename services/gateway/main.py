@@ -13,7 +13,7 @@ from services.gateway.answering.answer import Answerer, AnswerSources
 from services.gateway.answering.pass_through import PassThrough
 from services.gateway.asgi.admission import Admission
 from services.gateway.asgi.large_work import LargeWork
-from services.gateway.asgi.protocol import BoundedHttpProtocol
+from services.gateway.asgi.protocol import HttpProtocol
 from services.gateway.auth.grants import AccessControl
 from services.gateway.auth.rate_limits import TokenBuckets
 from services.gateway.domain import PredictionIds
@@ -50,7 +50,7 @@ from shared.storage.artifacts import ArtifactStore
 
 NAME = "gateway"
 _HTTP = {
-    "http": BoundedHttpProtocol, "ws": "none", "proxy_headers": False, "server_header": False, "timeout_keep_alive": 75,
+    "http": HttpProtocol, "ws": "none", "proxy_headers": False, "server_header": False, "timeout_keep_alive": 75,
 }  # fmt: skip
 """uvicorn's options. Idle connections stay open for longer than clients keep theirs: if the server closed first, a
 request could arrive on a closing connection."""

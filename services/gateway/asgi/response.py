@@ -1,84 +1,156 @@
-"""Sends an answer's head together with the first piece of its body.
+"""One request of a connection with its answer: `receive` and `send` of the ASGI application.
 
-uvicorn writes them one after the other, which costs a second system call and wakes the client twice.
+The answer's head leaves together with the first piece of its body: a second write costs a system call, and wakes the
+client twice.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import logging
+from functools import cache
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from starlette.types import ASGIApp, Message, Scope
 
-from services.gateway.asgi.exchange import Headers
+if TYPE_CHECKING:
+    from services.gateway.asgi.protocol import HttpProtocol
 
-_UNUSUAL_HEADERS = frozenset({b"connection", b"transfer-encoding"})
-_STATUSES_WITHOUT_BODY = (204, 304)
+_MAX_UNREAD_BODY = 64 * 1024
+"""With more bytes of a body that the application has not taken yet, reading from the socket pauses."""
+_INTERNAL_ERROR: Message = {
+    "type": "http.response.start", "status": 500, "headers": [(b"content-length", b"0"), (b"connection", b"close")],
+}  # fmt: skip
+
+logger = logging.getLogger(__name__)
 
 
-class SingleWriteCycle(RequestResponseCycle):
-    """uvicorn's cycle, with a single write in the usual case: a POST on a kept-alive connection that is writable."""
+class RequestCycle:
+    """`keep_alive`: whether the connection stays open after the answer. `more_body`: the request's body has not come
+    whole. `complete`: the answer has left."""
 
-    _start: Any = None
-    """The message that starts the answer, held back until there is a body to send with it."""
-    closes_later = False
-    """Whether the connection closes once the rest of the request's body has been read."""
+    def __init__(self, connection: HttpProtocol, scope: Scope, keep_alive: bool) -> None:
+        self._connection = connection
+        self._scope = scope
+        self.keep_alive = keep_alive
+        self._expects_continue = (b"expect", b"100-continue") in scope["headers"]
+        self._body = bytearray()
+        self.more_body = True
+        self._arrived = asyncio.Event()
+        self._disconnected = False
+        self._start: Message | None = None
+        """The message that starts the answer, held back until there is a body to send with it."""
+        self._started = False
+        self._left: int | None = None
+        """Bytes of the answer's declared length that are still to come; None: it is chunked."""
+        self.complete = False
 
-    async def send(self, message: Any) -> None:
-        if message["type"] == "http.response.start" and not self.response_started:
+    def add_body(self, body: bytes) -> None:
+        self._body += body
+        if len(self._body) > _MAX_UNREAD_BODY:
+            self._connection.transport.pause_reading()
+        self._arrived.set()
+
+    def end_body(self) -> None:
+        self.more_body = False
+        self._arrived.set()
+
+    def disconnect(self) -> None:
+        """Tell the application that the client has left."""
+        self._disconnected = True
+        self._arrived.set()
+
+    async def run(self, app: ASGIApp) -> None:
+        """Have the application answer. What it leaves without an end becomes a 500, or a closed connection."""
+        try:
+            await app(self._scope, self.receive, self.send)
+        except BaseException as error:
+            logger.error("internal error in the application", exc_info=error)
+        if self._disconnected or self.complete:
+            return
+        if self._started:
+            self._connection.transport.close()
+        else:
+            self._start = _INTERNAL_ERROR
+            await self.send({"type": "http.response.body"})
+
+    async def receive(self) -> Message:
+        if self._expects_continue:
+            self._expects_continue = False
+            self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if not self._disconnected and not self.complete:
+            await self._arrived.wait()
+            self._arrived.clear()
+        if self._disconnected or self.complete:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": self._take_body(), "more_body": self.more_body}
+
+    def _take_body(self) -> bytes:
+        body, self._body = bytes(self._body), bytearray()
+        if len(body) > _MAX_UNREAD_BODY:
+            self._connection.transport.resume_reading()
+        return body
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
             self._start = message
             return
-        start, self._start = self._start, None
-        if start is None:
-            await self._send(message)
-        elif not self._send_at_once(start["status"], start["headers"], message):
-            if self.waiting_for_100_continue and self.more_body:
-                self.keep_alive = False  # Nobody knows whether the body follows: the next bytes may be a request.
-            await self._send(start)
-            await self._send(message)
-
-    async def _send(self, message: Any) -> None:
-        """Send as uvicorn does, which closes the connection after the answer: with unread data of the request that
-        resets it, and the client may never see the answer. So the protocol reads the rest first, and then closes."""
-        if self.more_body and not self.keep_alive and self.response_started and not message.get("more_body", False):
-            self.keep_alive, self.closes_later = True, True
-        await super().send(message)
-
-    def _send_at_once(self, status: int, headers: Headers, message: Any) -> bool:
-        """Send the head with the first piece. Returns False, having sent nothing, in an unusual case."""
-        body, more = message.get("body", b""), message.get("more_body", False)
-        if self.scope["method"] != "POST" or not self.keep_alive or self.disconnected or self.flow.write_paused:
-            return False
-        if self.waiting_for_100_continue and self.more_body:
-            return False
-        length, lines = None, [STATUS_LINE[status]]
-        for name, value in (*self.default_headers, *headers):
-            if name == b"content-length":
-                length = int(value)
-            elif name in _UNUSUAL_HEADERS:
-                return False
-            lines += (name, b": ", value, b"\r\n")
-        if length is None:
-            if status in _STATUSES_WITHOUT_BODY:
-                return False
-            lines.append(b"transfer-encoding: chunked\r\n\r\n")
-        elif more or length != len(body):
-            return False
-        else:
-            lines.append(b"\r\n")
-        head = b"".join(lines)
-        line_ends = 1 + len(self.default_headers) + len(headers) + (2 if length is None else 1)
-        if head.count(b"\n") != line_ends or head.count(b"\r") != line_ends:
-            return False  # A line break in a header would inject another header: uvicorn refuses it.
-        self.response_started = True
-        self.waiting_for_100_continue = False
-        if length is None:
-            self.chunked_encoding = True
-            body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-            self.transport.write(b"%b%b%b" % (head, body, b"" if more else b"0\r\n\r\n"))
-        else:
-            self.transport.write(head + body)
+        if not self._connection.writable.is_set():
+            await self._connection.writable.wait()
+        if self._disconnected:
+            return
+        if self.complete or self._start is None:
+            raise RuntimeError("a piece of an answer that has not begun, or has ended")
+        more = message.get("more_body", False)
+        head = b"" if self._started else self._head(self._start["status"], self._start["headers"])
+        piece = head + self._framed(message.get("body", b""), more)
+        self._started = True
+        if piece:
+            self._connection.transport.write(piece)
         if not more:
-            self.response_complete = True
-            self.message_event.set()
-            self.on_response()
-        return True
+            self.complete = True
+            self._arrived.set()
+            self._take_body()
+            self._connection.answered(self)
+
+    def _head(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
+        if self._expects_continue and self.more_body:
+            self.keep_alive = False  # Nobody knows whether the body follows: the next bytes may be a request.
+        self._left = None
+        lines = [status_line(status)]
+        for name, value in (*self._connection.server_state.default_headers, *headers):
+            if name == b"connection":
+                self.keep_alive = self.keep_alive and value != b"close"
+            elif name != b"transfer-encoding":
+                lines.append(b"%b: %b\r\n" % (name, value))
+                if name == b"content-length":
+                    self._left = int(value)
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        if self._left is None and self._scope["method"] != "HEAD":
+            lines.append(b"transfer-encoding: chunked\r\n")
+        head = b"".join(lines)
+        if not head.count(b"\n") == head.count(b"\r") == len(lines):
+            raise RuntimeError("a line break in a header would inject another header")
+        return head + b"\r\n"
+
+    def _framed(self, body: bytes, more: bool) -> bytes:
+        """A piece of the answer's body as it is sent. Raises RuntimeError if it does not fit the declared length."""
+        if self._scope["method"] == "HEAD":
+            return b""
+        if self._left is None:
+            chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            return chunk if more else chunk + b"0\r\n\r\n"
+        self._left -= len(body)
+        if self._left < 0 or (self._left and not more):
+            raise RuntimeError("the answer's body does not have the declared length")
+        return body
+
+
+@cache
+def status_line(status: int) -> bytes:
+    """The first line of an answer. Model servers also send numbers that are no standard's."""
+    known: Any = HTTPStatus.__members__.values()
+    phrase = next((each.phrase for each in known if each == status), "")
+    return b"HTTP/1.1 %d %b\r\n" % (status, phrase.encode())

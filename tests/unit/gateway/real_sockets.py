@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import uvicorn
 
-from services.gateway.asgi.protocol import BoundedHttpProtocol
+from services.gateway.asgi.protocol import HttpProtocol
 
-WRITE_SECONDS = 0.5
+PATIENCE = 1
 
 
 @asynccontextmanager
 async def listening(app: Any) -> AsyncIterator[tuple[int, set[Any]]]:
     """Serve the application as the gateway does. Yields the port and the connections that the server holds."""
-    protocol = functools.partial(BoundedHttpProtocol, write_seconds=WRITE_SECONDS)
-    config = uvicorn.Config(app, port=0, http=protocol, log_level="critical", timeout_keep_alive=1)  # type: ignore[arg-type]
+    config = uvicorn.Config(app, port=0, http=HttpProtocol, log_level="critical", timeout_keep_alive=PATIENCE)  # type: ignore[arg-type]
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     while not server.started:

@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 
-from services.gateway.asgi.protocol import MAX_HEAD_BYTES, BoundedHttpProtocol
+from services.gateway.asgi.protocol import MAX_HEAD_BYTES, HttpProtocol
 from tests.waiting import PATIENCE_SECONDS
 
 
@@ -23,7 +23,7 @@ async def port() -> AsyncIterator[int]:
     async def size(request: Request) -> int:
         return len(await request.body())
 
-    server = uvicorn.Server(uvicorn.Config(app, port=0, http=BoundedHttpProtocol, log_level="critical"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, http=HttpProtocol, log_level="critical"))
     serving = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)

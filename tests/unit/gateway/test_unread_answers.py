@@ -19,7 +19,7 @@ from services.gateway.observability.metrics import Metrics
 from services.gateway.settings import UpstreamLimits
 from services.gateway.upstreams.replicas import Replicas
 from tests.unit.gateway.conftest import chat_completion, chunk, serving, sse
-from tests.unit.gateway.real_sockets import WRITE_SECONDS, listening
+from tests.unit.gateway.real_sockets import PATIENCE, listening
 from tests.waiting import PATIENCE_SECONDS, until
 
 LARGE = 16 * 1024**2
@@ -145,7 +145,7 @@ def test_a_connection_with_a_little_that_nobody_reads_is_closed_in_time(run: Loo
 
                 def closed() -> bool:
                     nonlocal paused, waited
-                    paused = paused or connection.flow.write_paused
+                    paused = paused or not connection.writable.is_set()
                     waited = max(waited, connection.transport.get_write_buffer_size())
                     return not connections
 
@@ -158,16 +158,19 @@ def test_a_connection_with_a_little_that_nobody_reads_is_closed_in_time(run: Loo
 def test_a_client_that_reads_slowly_gets_its_whole_answer(run: Loop) -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        async with listening(_answers()) as (port, _):
+        async with listening(_answers()) as (port, connections):
             with connected(port) as client:
+                await until(lambda: bool(connections))
+                (connection,) = connections
+                connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
                 await post(client, "/large", None)
                 received, began = 0, loop.time()
                 while received < LARGE:
                     part = await loop.sock_recv(client, 512 * 1024)
                     assert part, f"cut after {received} bytes"
                     received += len(part)
-                    if loop.time() - began < 4 * WRITE_SECONDS:
+                    if loop.time() - began < 4 * PATIENCE:
                         await asyncio.sleep(0.05)
-                assert loop.time() - began > 3 * WRITE_SECONDS
+                assert loop.time() - began > 3 * PATIENCE
 
     run(scenario())

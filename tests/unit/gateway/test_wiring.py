@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from services.gateway.asgi.large_work import LargeWork
-from services.gateway.asgi.protocol import BoundedHttpProtocol
+from services.gateway.asgi.protocol import HttpProtocol
 from services.gateway.auth.grants import AccessControl
 from services.gateway.main import build
 from services.gateway.processes.file_limit import raise_file_limit
@@ -103,7 +103,7 @@ def test_no_error_of_a_setting_shows_the_password_in_an_address(tmp_path: Path) 
 def test_clients_that_do_not_read_are_cut_off_and_the_file_limit_is_raised_at_the_start(tmp_path: Path) -> None:
     service = build(GatewaySettings(home=tmp_path))
     assert service.http is not None
-    assert service.http.options["http"] is BoundedHttpProtocol
+    assert service.http.options["http"] is HttpProtocol
     assert raise_file_limit in service.prepare
 
 
