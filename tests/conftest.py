@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from traceback import walk_tb
 
@@ -29,6 +29,7 @@ from deploy.devstack.ports import take_ports
 from deploy.devstack.supervision import records
 from shared.kafka.topics import create_topics
 from shared.settings import Settings
+from tests.database import Database
 
 ROOT = Path(__file__).parent.parent
 # The same examples in each run, however busy the machine is; `--hypothesis-profile explore` draws others.
@@ -164,6 +165,14 @@ EXIT_SECONDS = 120.0
 def pytest_unconfigure() -> None:
     """End a process that a thread holds after its last test, and show the stacks: a check would wait for it."""
     faulthandler.dump_traceback_later(EXIT_SECONDS, exit=True)
+
+
+@pytest.fixture(scope="session")
+async def database() -> AsyncIterator[Database]:
+    """A database for unit tests, on a server of this session; each test's tables are empty (`Database.engine`)."""
+    database = Database(StackConfig.load(shared_home()))
+    yield database
+    await database.close()
 
 
 @pytest.fixture(scope="session")

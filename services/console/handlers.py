@@ -12,8 +12,8 @@ from schemas.failures import FailuresClustered
 from schemas.labels import LabelRequested
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from schemas.rollouts import RolloutChanged
-from services.console.history import CycleHistory
-from services.console.storage import Queue
+from services.console.history import PostgresCycleHistory
+from services.console.storage import PostgresQueue
 from shared.kafka.consumers import Consumers
 from shared.kafka.delivery import Delivery
 
@@ -31,7 +31,7 @@ CYCLE_EVENTS: tuple[type[Event], ...] = (
 
 
 class Handlers:
-    def __init__(self, queue: Queue, history: CycleHistory) -> None:
+    def __init__(self, queue: PostgresQueue, history: PostgresCycleHistory) -> None:
         self._queue = queue
         self._history = history
 

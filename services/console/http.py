@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from schemas.base import TaskName, Text
 from schemas.labels import Preference, Purpose
 from services.console.domain import AnsweredQuestion, ReviewAnswer, shown
-from services.console.history import CycleHistory
+from services.console.history import PostgresCycleHistory
 from services.console.reviews import Reviews, UnknownError
 from services.console.settings import ConsoleSettings
 from shared.addresses import host_name, is_ip_address
@@ -89,7 +89,7 @@ class AllowedHosts:
         await JSONResponse(body, status_code=400)(scope, receive, send)
 
 
-def build_app(settings: ConsoleSettings, reviews: Reviews, history: CycleHistory) -> FastAPI:
+def build_app(settings: ConsoleSettings, reviews: Reviews, history: PostgresCycleHistory) -> FastAPI:
     """Build the API; `main` mounts the pages on it."""
     app = build_http("Ratchet console", list, _MAX_BODY_BYTES)
     app.add_middleware(AllowedHosts, names=settings.allowed_names)

@@ -6,8 +6,8 @@ See schemas/quality.py and schemas/evaluation.py.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Protocol
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Path
 from fastapi.responses import HTMLResponse
@@ -17,8 +17,9 @@ from schemas.catalog import topic_of
 from schemas.cycles import StepFailed
 from schemas.datasets import DatasetBuilt
 from schemas.evaluation import EVALUATION_PAGE, EVALUATIONS
-from services.console.history import CycleHistory
+from services.console.history import PostgresCycleHistory
 from shared.http import HttpError
+from shared.storage.artifacts import ArtifactStore
 
 _HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'",
@@ -27,12 +28,6 @@ _HEADERS = {
 CycleId = Annotated[str, Path(max_length=200, pattern=r"^[^\x00]+$")]
 Folder = tuple[str, str]
 """Kind and name of a folder in the artifact store."""
-
-
-class ArtifactReader(Protocol):
-    """What is needed of the artifact store."""
-
-    def lines(self, kind: str, name: str, file: str) -> Iterator[bytes]: ...
 
 
 def report_page(cycle_id: str) -> str:
@@ -64,7 +59,7 @@ def evaluation_folder(records: Sequence[dict[str, Any]]) -> Folder | None:
     return None
 
 
-def mount_reports(app: FastAPI, history: CycleHistory, artifacts: ArtifactReader) -> None:
+def mount_reports(app: FastAPI, history: PostgresCycleHistory, artifacts: ArtifactStore) -> None:
     """Add the routes. The pages can run nothing: the texts in them are people's."""
 
     async def page(what: str, cycle_id: str, folder: Folder | None, file: str) -> HTMLResponse:

@@ -25,7 +25,7 @@ from services.console.domain import (
 )
 from services.console.open_pages import OpenPages
 from services.console.redaction import AnswerRedactor
-from services.console.storage import Queue
+from services.console.storage import PostgresQueue
 from shared.answers import InvalidAnswer, answer_form
 from shared.errors import InvalidMessage, RatchetError
 from shared.kafka.latest_by_key import LatestByKey
@@ -50,7 +50,7 @@ class Receipt:
 class Reviews:
     def __init__(
         self,
-        queue: Queue,
+        queue: PostgresQueue,
         publisher: EventPublisher,
         tasks: LatestByKey[TaskChanged],
         redactor: AnswerRedactor,

@@ -16,7 +16,7 @@ from schemas.base import utc_now
 from schemas.labels import Purpose
 from schemas.tasks import TaskChanged
 from services.console.domain import ReviewerCounts
-from services.console.history import CycleHistory
+from services.console.history import PostgresCycleHistory
 from services.console.pages.cycle import Json, outcome_of, outcome_tag, sections, timeline
 from services.console.pages.layout import (
     card,
@@ -46,7 +46,7 @@ _REFRESH_SECONDS = 2.0
 def mount_pages(
     app: FastAPI,
     reviews: Reviews,
-    history: CycleHistory,
+    history: PostgresCycleHistory,
     tasks: LatestByKey[TaskChanged],
 ) -> None:
     """Mount the pages on the API's application. They load nothing from the internet."""
@@ -101,7 +101,7 @@ async def _live(read: Callable[[], Awaitable[list[Card]]]) -> None:
     ui.timer(_REFRESH_SECONDS, draw, immediate=False)
 
 
-async def _overview(reviews: Reviews, history: CycleHistory, tasks: LatestByKey[TaskChanged]) -> list[Card]:
+async def _overview(reviews: Reviews, history: PostgresCycleHistory, tasks: LatestByKey[TaskChanged]) -> list[Card]:
     """Return a card for each task. What it shows is read of all at once: the page is drawn anew every few seconds."""
     cards: list[Card] = []
     counts = await reviews.counts()
@@ -134,7 +134,7 @@ def _newest_cycle(cycle: Json | None) -> str:
     return f"<p>{link('/cycles/' + cycle['cycle_id'], cycle['cycle_id'])} &nbsp; {outcome_tag(cycle['outcome'])}</p>"
 
 
-async def _task(reviews: Reviews, history: CycleHistory, changed: TaskChanged | None, task: str) -> list[Card]:
+async def _task(reviews: Reviews, history: PostgresCycleHistory, changed: TaskChanged | None, task: str) -> list[Card]:
     cycles = await history.cycles(task)
     rows = [
         (
@@ -174,7 +174,7 @@ def reviewers_card(counts: Sequence[ReviewerCounts]) -> list[Card]:
     return [("Reviewers", [table(("Reviewer", "Answered", "Could not tell", "Skipped"), rows), note])] if rows else []
 
 
-async def _cycle(history: CycleHistory, cycle_id: str) -> list[Card]:
+async def _cycle(history: PostgresCycleHistory, cycle_id: str) -> list[Card]:
     records = await history.events(cycle_id)
     if not records:
         return [("No such cycle", [muted(f"The console has no events of {cycle_id}.")])]

@@ -1,28 +1,32 @@
-"""The console's API with its queue in memory, and builders for the questions that it reads."""
+"""The console's API on a database, and builders for the questions that it reads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.base import Event
 from schemas.conversation import Answer, Call, Message, Role, ToolCall
 from schemas.labels import LabelRequested, Purpose
-from schemas.predictions import SubjectForgotten
-from schemas.rollouts import RolloutChanged
+from schemas.rollouts import Evidence, RolloutChanged, Stage
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from services.console.domain import AnsweredQuestion, GivenAnswer, ReviewerCounts
+from services.console.domain import GivenAnswer
+from services.console.history import PostgresCycleHistory
 from services.console.http import build_app
 from services.console.redaction import AnswerRedactor
 from services.console.reviews import Reviews
 from services.console.settings import ConsoleSettings
+from services.console.storage import PostgresQueue, _given
+from services.console.tables import ANSWERS, SKIPS
 from shared.errors import DependencyUnavailable
 from shared.kafka.latest_by_key import LatestByKey
 from shared.privacy.redaction import Redactor
+from tests.database import Database
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SPEC = TaskSpec(name="desk", kind=TaskKind.CLASSIFICATION, system_prompt="p", labels=("delivery", "refund"))
@@ -67,96 +71,72 @@ def question(name: str = "q", **more: Any) -> LabelRequested:
 
 def ticket(name: str = "t", **more: Any) -> LabelRequested:
     answers = (Answer(text="refund"), Answer(text="delivery"))
-    return question(name, **{"purpose": Purpose.DISCORDANT_PAIR, "answers": answers, "ticket_id": "t1", **more})
+    return question(
+        name,
+        **{"purpose": Purpose.DISCORDANT_PAIR, "answers": answers, "ticket_id": name, "cycle_id": "desk-1", **more},
+    )
 
 
-class MemoryQueue:
-    def __init__(self) -> None:
-        self.requests: dict[str, LabelRequested] = {}
-        self.given_answers: dict[tuple[str, str], GivenAnswer] = {}
-        self.ended: set[str] = set()
-        self.skips: set[tuple[str, str]] = set()
-        self.recording_fails = False
+class InterruptedQueue(PostgresQueue):
+    """The queue on a database that may go away before an answer or a skip is recorded."""
 
-    async def add_requests(self, requests: Sequence[LabelRequested]) -> None:
-        for request in requests:
-            self.requests.setdefault(request.request_id, request)
-
-    def needed(self, request: LabelRequested) -> int:
-        return request.overlap - sum(request_id == request.request_id for request_id, _ in self.given_answers)
-
-    async def request(self, request_id: str) -> tuple[LabelRequested, int] | None:
-        found = self.requests.get(request_id)
-        return None if found is None else (found, self.needed(found))
-
-    async def given(self, request_id: str, reviewer: str) -> GivenAnswer | None:
-        return self.given_answers.get((request_id, reviewer))
-
-    async def answers(self, task: str, reviewer: str, limit: int, before: datetime | None) -> list[AnsweredQuestion]:
-        found = [
-            AnsweredQuestion(self.requests[name], given, name in self.ended)
-            for (name, who), given in self.given_answers.items()
-            if who == reviewer and (before is None or given.at < before)
-        ]
-        return sorted(found, key=lambda answered: answered.given.at, reverse=True)[:limit]
+    recording_fails = False
 
     async def record(self, request_id: str, reviewer: str, given: GivenAnswer) -> bool:
-        if self.recording_fails:
-            raise DependencyUnavailable("no database")
-        if request_id in self.requests:
-            self.given_answers[(request_id, reviewer)] = given
-        return request_id in self.requests
-
-    async def has_had_another(self, request: LabelRequested, reviewer: str, since: datetime) -> bool:
-        had = [self.requests[name] for name, who in self.skips if who == reviewer]
-        return any(r.prediction_id == request.prediction_id and r.ticket_id != request.ticket_id for r in had)
-
-    def open(self, tickets: bool, reviewer: str) -> list[LabelRequested]:
-        return [
-            r for r in self.requests.values()
-            if (r.ticket_id is not None) is tickets and self.needed(r)
-            and (r.request_id, reviewer) not in {*self.given_answers, *self.skips}
-        ]  # fmt: skip
+        self._check()
+        return await super().record(request_id, reviewer, given)
 
     async def skip(self, request_id: str, reviewer: str, at: datetime) -> bool:
-        if (exists := request_id in self.requests) and self.recording_fails:
+        self._check()
+        return await super().skip(request_id, reviewer, at)
+
+    def _check(self) -> None:
+        if self.recording_fails:
             raise DependencyUnavailable("no database")
-        self.skips |= {(request_id, reviewer)} if exists else set()
-        return exists
-
-    async def reviewers(self, task: str) -> list[ReviewerCounts]:
-        return [ReviewerCounts(name, 0, 0, 1) for _, name in sorted(self.skips)]
-
-    async def tickets(self, task: str, spec: TaskSpec | None, reviewer: str, limit: int) -> list[LabelRequested]:
-        return self.open(True, reviewer)[:limit]
-
-    async def other_questions(
-        self, task: str, spec: TaskSpec | None, reviewer: str, limit: int, purpose: Purpose | None = None
-    ) -> list[LabelRequested]:
-        return self.open(False, reviewer)[:limit]
-
-    async def open_by_purpose(self, specs: Mapping[str, TaskSpec | None]) -> dict[str, dict[str, int]]:
-        return {task: {"low_confidence": len(self.open(False, ""))} for task in specs}
-
-    async def has_requests(self, task: str) -> bool:
-        return any(request.task == task for request in self.requests.values())
-
-    async def erase(self, event: SubjectForgotten) -> None:
-        self.requests = {name: r for name, r in self.requests.items() if r.user_hash != event.subject_hash}
-
-    async def withdraw(self, event: RolloutChanged) -> None: ...
 
 
 class Scene:
-    def __init__(self, tmp_path: Path) -> None:
-        self.queue = MemoryQueue()
+    """The console's API on empty tables. What a reviewer leaves to others is left to them for good."""
+
+    def __init__(self, home: Path, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self.queue = InterruptedQueue(engine, timedelta(days=10_000))
+        self.history = PostgresCycleHistory(engine)
         self.published: list[Event] = []
         self.redactor_is_broken = False
         self.clock = NOON
         self.tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
         self.tasks._read.set()
         self.reviews = reviews = Reviews(self.queue, self, self.tasks, AnswerRedactor(self.redactor), self.tick)
-        self.http = build_app(ConsoleSettings(home=tmp_path), reviews, None)  # type: ignore[arg-type]  # cycles are not read
+        self.http = build_app(ConsoleSettings(home=home), reviews, self.history)
+
+    @classmethod
+    async def of(cls, home: Path, database: Database, spec: TaskSpec | None = None) -> Scene:
+        scene = cls(home, await database.engine("console"))
+        if spec is not None:
+            await scene.tasks.put("desk", TaskChanged(task="desk", task_revision=spec.revision, spec=spec))
+        return scene
+
+    async def given(self) -> dict[tuple[str, str], GivenAnswer]:
+        """Return all answers that are recorded, by question and reviewer, the oldest first."""
+        async with self._engine.connect() as connection:
+            rows = await connection.execute(select(ANSWERS).order_by(ANSWERS.c.answered_at))
+            return {(row.request_id, row.reviewer): _given(row) for row in rows}
+
+    async def skips(self) -> set[tuple[str, str]]:
+        """Return the questions that were skipped, each with its reviewer."""
+        async with self._engine.connect() as connection:
+            rows = await connection.execute(select(SKIPS))
+            return {(row.request_id, row.reviewer) for row in rows}
+
+    async def end_comparison(self) -> None:
+        """Store that the candidate of the tickets was rejected."""
+        event = RolloutChanged(
+            task="desk", task_revision=SPEC.revision, cycle_id="desk-1", rollout_id="rollout-1", stage=Stage.REJECTED,
+            primary_adapter=None, candidate_adapter="a1", candidate_uri="u", dataset_uri="d", data_cutoff=NOON,
+            evidence=Evidence(alpha=0.01), reason="r", spec=SPEC,
+        )  # fmt: skip
+        await self.history.add_event(event)
 
     def tick(self) -> datetime:
         self.clock += timedelta(seconds=1)

@@ -11,12 +11,10 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from services.console.http import AllowedHosts, build_app
 from services.console.settings import ConsoleSettings
-from tests.unit.console.fakes import Scene
 
 
 async def get(path: str, host: str, tmp_path: Path, **settings: Any) -> httpx.Response:
-    reviews = Scene(tmp_path).reviews
-    app = build_app(ConsoleSettings(home=tmp_path, **settings), reviews, None)  # type: ignore[arg-type]  # cycles are not read
+    app = build_app(ConsoleSettings(home=tmp_path, **settings), None, None)  # type: ignore[arg-type]  # nothing is read
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         return await client.get(path, headers={"host": host})
 

@@ -10,11 +10,11 @@ from nicegui.page import page
 
 from schemas.conversation import Answer, ToolCall
 from schemas.labels import CorrectionSubmitted
-from schemas.tasks import TaskChanged
 from services.console.calls import ArgumentInput, FormCall, answer_of_form, form_calls, form_text, inputs_of
 from services.console.pages.forms import CallForm
 from services.console.pages.review import ReviewPage
 from shared.errors import InvalidMessage
+from tests.database import Database
 from tests.unit.console.fakes import Scene, question
 from tests.unit.shared.grading.home import STOPS, book, calls, home, light
 
@@ -23,9 +23,8 @@ GIVEN = Answer(tool_calls=(ToolCall(name="stop", arguments="{}", id="call_1"),))
 
 
 @pytest.fixture
-async def scene(tmp_path: Path) -> Scene:
-    scene = Scene(tmp_path)
-    await scene.tasks.put("desk", TaskChanged(task="desk", task_revision=HOME.revision, spec=HOME))
+async def scene(tmp_path: Path, database: Database) -> Scene:
+    scene = await Scene.of(tmp_path, database, HOME)
     await scene.queue.add_requests([question(labels=(), answers=(GIVEN,), task_revision=HOME.revision)])
     return scene
 

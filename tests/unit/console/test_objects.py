@@ -11,8 +11,8 @@ from nicegui.page import page
 
 from schemas.conversation import Answer
 from schemas.labels import CorrectionSubmitted
-from schemas.tasks import TaskChanged
 from services.console.pages.review import ReviewPage
+from tests.database import Database
 from tests.unit.console.fakes import Scene, question
 from tests.unit.shared.grading.orders import orders
 
@@ -22,9 +22,8 @@ RIGHT = '{"customer": {"name": "Ann"}, "items": [{"sku": "A1", "count": 2}]}'
 
 
 @pytest.fixture
-async def scene(tmp_path: Path) -> Scene:
-    scene = Scene(tmp_path)
-    await scene.tasks.put("desk", TaskChanged(task="desk", task_revision=SPEC.revision, spec=SPEC))
+async def scene(tmp_path: Path, database: Database) -> Scene:
+    scene = await Scene.of(tmp_path, database, SPEC)
     asked = question(labels=(), answers=(Answer(text=GIVEN),), task_revision=SPEC.revision)
     await scene.queue.add_requests([asked])
     return scene
