@@ -16,8 +16,9 @@ FILE = Path(__file__).parents[1] / "docs" / "configuration.md"
 _HEAD = """# Configuration
 
 Every setting is an environment variable `RATCHET_…`, read once when a process starts. Sources, first wins: the
-environment, then `<home>/stack.env` (written by `ratchet up`), then the default. `<home>` is `RATCHET_HOME`. What a
-*task* is (labels, prompts, gates, schedule, redaction, retention) is a YAML file instead:
+environment, then `<home>/stack.env` (written by `ratchet up`), then a file of `<home>/secrets` that has the variable's
+name in lower case (`ratchet_vllm_key`), then the default. `<home>` is `RATCHET_HOME`. What a *task* is (labels,
+prompts, gates, schedule, redaction, retention) is a YAML file instead:
 [`deploy/tasks/template.yaml`](../deploy/tasks/template.yaml) explains every key.
 
 A variable that begins with `RATCHET_` and is none of these does nothing: `ratchet` and the log of every service name it

@@ -1,6 +1,7 @@
 """The settings of all services: one frozen object, built in `main` and handed down; never read at import.
 
-Sources, first wins: arguments, environment (`RATCHET_…`), `<home>/stack.env` (written by `ratchet up`), defaults.
+Sources, first wins: arguments, environment (`RATCHET_…`), `<home>/stack.env` (written by `ratchet up`), files of
+`<home>/secrets` with a variable's name in lower case (`ratchet_vllm_key`), defaults.
 S3 clients read `AWS_…` from the environment: `load` puts the lines of `stack.env` there.
 """
 
@@ -25,23 +26,13 @@ def default_home() -> Path:
     return Path(os.environ.get("RATCHET_HOME", ".ratchet")).absolute()
 
 
-def read_secret(name: str, value: SecretStr, file: Path | None) -> str:
-    """Return a secret that is a setting, or is in the file that another setting names.
-
-    Raises ConfigurationError for a file that cannot be read, and for a secret that cannot be a header's value.
-    """
-    setting = f"RATCHET_{name.upper()}"
-    secret = value.get_secret_value()
-    if file is not None:
-        try:
-            secret = file.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(
-                f"{setting}_FILE={file} cannot be read: {error}", "Set it to a file that holds the key."
-            ) from error
-    if not all("!" <= character <= "~" for character in secret):
-        raise ConfigurationError(f"{setting} has a character that no key has", "Set it to the key alone.")
-    return secret
+def read_key(name: str, value: SecretStr) -> str:
+    """Return the key that a setting holds. Raises ConfigurationError for one that cannot be a header's value."""
+    key = value.get_secret_value()
+    if not all("!" <= character <= "~" for character in key):
+        reason = f"RATCHET_{name.upper()} has a character that no key has"
+        raise ConfigurationError(reason, "Set it to the key alone.")
+    return key
 
 
 class Settings(BaseSettings):
@@ -87,7 +78,6 @@ class Settings(BaseSettings):
     vllm_key: SecretStr = Field(
         default=SecretStr(""), description="The replicas' key (`vllm serve --api-key`); empty: they need none."
     )
-    vllm_key_file: Path | None = Field(default=None, description="A file with that key, instead.")
     vllm_max_lora_rank: int = Field(
         default=16, ge=1, description="The fleet's --max-lora-rank: no adapter of a higher rank is trained or loaded."
     )
@@ -105,8 +95,6 @@ class Settings(BaseSettings):
         pattern=r"^(https?://[^\s]+)?$",
         description="Where OpenTelemetry spans go, OTLP/HTTP: http://host:4318; empty: none are made.",
     )
-    retry_attempts: int = Field(default=6, ge=1, description="Attempts of a message before it is redelivered.")
-    retry_base_seconds: float = Field(default=0.2, gt=0.0, description="First pause; doubles up to 10 s.")
 
     @classmethod
     def load(cls, **overrides: object) -> Self:
@@ -128,12 +116,14 @@ class Settings(BaseSettings):
 
     @classmethod
     def read(cls, file: Path | None = None, **overrides: object) -> Self:
-        """Read the settings from the environment, and from a file of variables where one is given.
+        """Read the settings from the environment, a file of variables where one is given, and the home's secrets.
 
         Raises ConfigurationError that names the variables whose values cannot be used, without the values.
         """
+        secrets = Path(str(overrides.get("home", default_home()))) / "secrets"
+        folder = secrets if secrets.is_dir() else None  # pydantic warns of one that is missing.
         try:
-            return cls(_env_file=file, **overrides)  # type: ignore[arg-type]  # pydantic-settings' own
+            return cls(_env_file=file, _secrets_dir=folder, **overrides)  # type: ignore[arg-type]  # pydantic's own
         except ValidationError as error:
             problems = [f"RATCHET_{field_path(detail).upper()}: {detail['msg']}" for detail in error.errors()]
             place = "the environment" if file is None else f"the environment or in {file}"
@@ -156,8 +146,8 @@ class Settings(BaseSettings):
         os.environ.update(server)
 
     def server_key(self) -> str:
-        """The key of the replicas, empty if they need none. Raises ConfigurationError for an unreadable file."""
-        return read_secret("vllm_key", self.vllm_key, self.vllm_key_file)
+        """The key of the replicas, empty if they need none. Raises ConfigurationError for one that cannot be sent."""
+        return read_key("vllm_key", self.vllm_key)
 
     @property
     def lake_uri(self) -> str:

@@ -27,6 +27,7 @@ from deploy.devstack.part import tail
 from deploy.devstack.parts.postgres import data_folder, data_folder_record
 from deploy.devstack.ports import take_ports
 from deploy.devstack.supervision import records
+from shared.kafka import consumers
 from shared.kafka.topics import create_topics
 from shared.settings import Settings
 from tests.database import Database
@@ -37,6 +38,12 @@ settings.register_profile("ratchet", derandomize=True, deadline=None, suppress_h
 settings.register_profile("explore", settings.get_profile("ratchet"), derandomize=False)
 settings.load_profile("ratchet")
 os.environ["COLUMNS"] = "200"  # Of the terminal that the command prints to, also where a worker of xdist names another.
+
+
+@pytest.fixture(autouse=True)
+def retries_come_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tried again waits for milliseconds: nobody is away for long on purpose."""
+    monkeypatch.setattr(consumers, "FIRST_PAUSE_SECONDS", 0.005)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

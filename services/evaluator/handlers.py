@@ -100,7 +100,7 @@ class Handlers:
             artifacts=settings.artifacts_uri,
             cache=settings.home / "cache",
             slots_folder=settings.slots_folder,
-            slots=settings.evaluator_slots,
+            slots=1,  # Evaluations queue: each already asks as much at a time as the pool is said to bear.
             concurrency=settings.evaluator_concurrency,
             timeout_seconds=_TIMEOUT_SECONDS,
             max_rank=settings.vllm_max_lora_rank,

@@ -15,7 +15,6 @@ KEY_VARIABLE = "RATCHET_VLLM_KEY"
 class EvaluatorSettings(Settings):
     evaluator_vllm: str = Field(default="", description="vLLM pool of its own, comma-separated; empty: RATCHET_VLLM.")
     evaluator_concurrency: int = Field(default=8, ge=1, description="Maximum number of concurrent requests.")
-    evaluator_slots: int = Field(default=1, ge=1, description="Concurrent evaluations on this machine.")
 
     @property
     def inference_urls(self) -> tuple[str, ...]:

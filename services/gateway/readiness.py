@@ -55,7 +55,7 @@ class Readiness:
     def notes(self) -> list[str]:
         """Problems that do not stop the gateway from serving."""
         settings, on_full = self._settings, f"RATCHET_GATEWAY_SPOOL_FULL={self._settings.gateway_spool_full}"
-        notes = shipper_problems(self.shipper_status(), settings.gateway_shipper_late_seconds, time.time())
+        notes = shipper_problems(self.shipper_status(), 6 * settings.gateway_shipper_stop_seconds, time.time())
         if (full := self._log.fullness) >= _NEARLY_FULL:
             notes.append(f"the spool is {full:.0%} full; once it is, {on_full} applies")
         if problem := self._log.problem:

@@ -11,7 +11,7 @@ from pydantic import Field, SecretStr
 from schemas.base import MAX_EVENT_BYTES
 from shared.addresses import is_loopback
 from shared.errors import ConfigurationError
-from shared.settings import Settings, read_secret
+from shared.settings import Settings, read_key
 from shared.spool import SpoolOptions, Sync
 
 
@@ -57,13 +57,12 @@ class GatewaySettings(Settings):
     gateway_host: str = Field(default="127.0.0.1", description="Address to listen on.")
     gateway_port: int = Field(default=28080, ge=0, le=65_535, description="Port to listen on.")
     gateway_max_body_bytes: int = Field(
-        default=32 * 1024**2, ge=1_024, le=1024**3, description="A longer body is refused: 413."
-    )
-    gateway_max_bytes_in_flight: int = Field(
-        default=256 * 1024**2,
-        ge=1024**2,
-        description="Bytes of the bodies of all requests that a worker is answering; over it, 503. One application may "
-        "have a quarter of it; over that, 429. The memory that they take is up to five times as much.",
+        default=32 * 1024**2,
+        ge=1_024,
+        le=1024**3,
+        description="A longer body is refused: 413. Of all requests that a worker is answering, bodies may have eight "
+        "times as much; over it, 503. Of one application's, twice as much; over it, 429. They take up to five times "
+        "their size of memory.",
     )
     gateway_keys_file: Path | None = Field(
         default=None, description="API keys, written by `ratchet keys`. Empty: <home>/gateway/keys.json."
@@ -82,12 +81,12 @@ class GatewaySettings(Settings):
     gateway_workers: int = Field(
         default=1, ge=1, le=64, description="Processes that answer, on one port; each has a spool and a shipper."
     )
-    gateway_upstream_seconds: float = Field(default=120.0, gt=0.0, description="Longest wait for one whole answer.")
-    gateway_stream_seconds: float = Field(default=600.0, gt=0.0, description="Longest streamed answer.")
-    gateway_piece_seconds: float = Field(
-        default=60.0, gt=0.0, description="Longest silence of a streamed answer, before its first piece too."
+    gateway_upstream_seconds: float = Field(
+        default=120.0,
+        gt=0.0,
+        description="Longest wait for one whole answer. A streamed one may take five times as long, and be silent for "
+        "half of it, before its first piece too. Higher for slow models.",
     )
-    gateway_connections: int = Field(default=1_000, ge=1, description="A worker's connections to all replicas.")
     gateway_fallback_url: str = Field(
         default="",
         pattern=r"^(https?://[^\s]+)?$",
@@ -97,7 +96,6 @@ class GatewaySettings(Settings):
     )
     gateway_fallback_model: str = Field(default="", max_length=200, description="The model of that API.")
     gateway_fallback_key: SecretStr = Field(default=SecretStr(""), description="The key of that API.")
-    gateway_fallback_key_file: Path | None = Field(default=None, description="A file with the key, instead.")
     gateway_pass_url: str = Field(
         default="",
         pattern=r"^(https?://[^\s]+)?$",
@@ -111,7 +109,6 @@ class GatewaySettings(Settings):
         "name wins.",
     )
     gateway_pass_key: SecretStr = Field(default=SecretStr(""), description="The key of that API.")
-    gateway_pass_key_file: Path | None = Field(default=None, description="A file with the key, instead.")
     gateway_spool_folder: Path | None = Field(
         default=None, description="Where events wait for Kafka, encrypted: a local disk. Empty: <home>/spool."
     )
@@ -135,10 +132,10 @@ class GatewaySettings(Settings):
         "that is not recorded. answer: its answer, marked x-ratchet-logged: false, counted and never recorded.",
     )
     gateway_shipper_stop_seconds: float = Field(
-        default=10.0, ge=0.0, description="On a stop, time to ship what waits; the rest is shipped by the next start."
-    )
-    gateway_shipper_late_seconds: float = Field(
-        default=60.0, gt=0.0, description="/readyz notes an event, or kept media, that wait for longer."
+        default=10.0,
+        ge=0.0,
+        description="On a stop, time to ship what waits; the rest is shipped by the next start. /readyz notes an "
+        "event, or kept media, that wait six times as long. Lower where a stopped process is soon killed.",
     )
     gateway_traces_tasks: str = Field(
         default="",
@@ -193,17 +190,16 @@ class GatewaySettings(Settings):
     def body_limits(self) -> BodyLimits:
         return BodyLimits(
             body=self.gateway_max_body_bytes,
-            worker=self.gateway_max_bytes_in_flight,
-            app=self.gateway_max_bytes_in_flight // 4,
+            worker=8 * self.gateway_max_body_bytes,
+            app=2 * self.gateway_max_body_bytes,
         )
 
     @property
     def upstream_limits(self) -> UpstreamLimits:
         return UpstreamLimits(
             total=self.gateway_upstream_seconds,
-            stream=self.gateway_stream_seconds,
-            piece=self.gateway_piece_seconds,
-            connections=self.gateway_connections,
+            stream=5 * self.gateway_upstream_seconds,
+            piece=self.gateway_upstream_seconds / 2,
         )
 
     @property
@@ -217,8 +213,8 @@ class GatewaySettings(Settings):
         return self.gateway_fallback_model or None
 
     def fallback_key(self) -> str:
-        """The key of the external API, empty if it needs none. Raises ConfigurationError for an unreadable file."""
-        return read_secret("gateway_fallback_key", self.gateway_fallback_key, self.gateway_fallback_key_file)
+        """The key of the external API, empty if it needs none. Raises ConfigurationError for one not fit to send."""
+        return read_key("gateway_fallback_key", self.gateway_fallback_key)
 
     @property
     def pass_models(self) -> tuple[str, ...]:
@@ -233,7 +229,7 @@ class GatewaySettings(Settings):
 
     def pass_key(self) -> str:
         """The key of the server that they pass to, empty if it needs none. Raises ConfigurationError."""
-        return read_secret("gateway_pass_key", self.gateway_pass_key, self.gateway_pass_key_file)
+        return read_key("gateway_pass_key", self.gateway_pass_key)
 
     @property
     def traces_tasks(self) -> dict[str, str]:

@@ -23,7 +23,7 @@ from services.shadow.replays import CLAIM_SECONDS, MAX_BATCH_SECONDS, MAX_REQUES
 from services.shadow.settings import ShadowSettings
 from services.shadow.storage import Backlog, Decisions
 from shared.errors import ConfigurationError, DependencyUnavailable, Paused
-from shared.kafka.consumers import MAX_PAUSE_SECONDS, BatchOptions, Consumers
+from shared.kafka.consumers import ATTEMPTS, MAX_PAUSE_SECONDS, BatchOptions, Consumers
 from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
 from shared.model.asked_questions import AskedQuestions
@@ -50,7 +50,7 @@ def batch_seconds(settings: ShadowSettings) -> float:
     Raises ConfigurationError where that is too long.
     """
     answers = 4 * len(settings.vllm_urls) * settings.shadow_timeout_seconds
-    attempts = settings.retry_attempts * (_SOON_SECONDS + MAX_PAUSE_SECONDS)
+    attempts = ATTEMPTS * (_SOON_SECONDS + MAX_PAUSE_SECONDS)
     seconds = CLAIM_SECONDS + MAX_BATCH_SECONDS + answers + attempts
     if seconds > _LONGEST_BATCH_SECONDS:
         raise ConfigurationError(

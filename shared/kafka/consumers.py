@@ -41,7 +41,10 @@ from shared.kafka.resuming import Resume, ResumingListener
 from shared.settings import Settings
 from shared.tasks import ENDINGS
 
-MAX_PAUSE_SECONDS = 10.0
+ATTEMPTS = 6
+"""How often a message is tried while a dependency is away, before it is redelivered: half a minute with its pauses."""
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.2, 10.0
+"""The pause doubles from one attempt to the next, up to the second."""
 # How often a message is tried whose handler raises an unexpected error, before it is dead-lettered.
 BUG_ATTEMPTS = 3
 # What is decoded before the event loop runs other tasks: heartbeats, and the process's other services. A small record
@@ -171,7 +174,7 @@ class Consumers:
                     break
                 except DependencyUnavailable as error:  # No group, so nothing redelivers it before the next start.
                     self._log_retry(error, f"{topic} is tried again")
-                    await asyncio.sleep(self._settings.retry_base_seconds)
+                    await asyncio.sleep(FIRST_PAUSE_SECONDS)
             await table.advance(record.partition, record.offset + 1)
 
         self._broker.subscriber(
@@ -211,7 +214,7 @@ class Consumers:
                 raise
             except Exception as error:  # Logged here, since FastStream's own log is off; raised for the redelivery.
                 self._log_retry(error, f"{topic} is redelivered")
-                await asyncio.sleep(self._settings.retry_base_seconds)  # What fails at once must not spin.
+                await asyncio.sleep(FIRST_PAUSE_SECONDS)  # What fails at once must not spin.
                 raise
 
         subscriber = self._broker.subscriber(
@@ -313,9 +316,9 @@ class Consumers:
                 raise
             except Exception as error:  # Raised again below after the last attempt.
                 unavailable = isinstance(error, DependencyUnavailable)
-                if attempt >= (self._settings.retry_attempts if unavailable else attempts):
+                if attempt >= (ATTEMPTS if unavailable else attempts):
                     raise
-                pause = min(self._settings.retry_base_seconds * 2 ** (attempt - 1), MAX_PAUSE_SECONDS)
+                pause = min(FIRST_PAUSE_SECONDS * 2 ** (attempt - 1), MAX_PAUSE_SECONDS)
                 self._log_retry(error, f"attempt {attempt} of {deliveries[0].topic} failed, retrying in {pause:.1f} s")
                 await asyncio.sleep(pause)
 

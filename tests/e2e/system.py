@@ -288,7 +288,7 @@ class FenceOverEverything:
 
 
 def _settings(kind: type[Settings], base: Settings, home: Path) -> Any:
-    own = {"home": home, "lake": "", "artifacts": "", "retry_base_seconds": 0.01}
+    own = {"home": home, "lake": "", "artifacts": ""}
     return kind.model_validate({**base.model_dump(), **own})
 
 

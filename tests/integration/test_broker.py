@@ -24,7 +24,7 @@ from schemas.predictions import FeedbackGiven, SubjectForgotten
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.kafka.broker import build_broker
 from shared.kafka.clients import build_producer, open_consumer
-from shared.kafka.consumers import Consumers
+from shared.kafka.consumers import ATTEMPTS, Consumers
 from shared.kafka.dead_letters import (
     DEAD_LETTER_KEY,
     count_pending,
@@ -60,7 +60,7 @@ async def consuming(settings: Settings, subscribe: Callable[[Consumers], None]) 
 
 @pytest.fixture
 def settings(stack_settings: Settings) -> Settings:
-    return stack_settings.model_copy(update={"retry_base_seconds": 0.01, "retry_attempts": 2})
+    return stack_settings
 
 
 async def test_a_dead_lettered_event_is_replayed_to_its_service_alone(settings: Settings) -> None:
@@ -229,7 +229,7 @@ async def test_a_running_consumer_is_redelivered_what_failed_at_every_attempt(se
         if event.task != f"t-{mark}":
             return
         attempts += event.subject_hash == "ann"
-        if attempts <= 3 * settings.retry_attempts:
+        if attempts <= 3 * ATTEMPTS:
             raise DependencyUnavailable("the database is away")
         handled.append(event.subject_hash)
 
@@ -240,7 +240,7 @@ async def test_a_running_consumer_is_redelivered_what_failed_at_every_attempt(se
             )
         await until(lambda: len(handled) == 2)
     assert handled == ["ann", "bob"], "the next record waited"
-    assert attempts == 3 * settings.retry_attempts + 1
+    assert attempts == 3 * ATTEMPTS + 1
 
 
 @pytest.mark.parametrize("header", [b"\xff\xfe\x00trace", None], ids=["binary", "null"])

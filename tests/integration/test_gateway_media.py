@@ -44,7 +44,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[GatewayProcess]:
     async with model_server(lambda: "Somebody") as vllm:
         env = {
             "RATCHET_VLLM": vllm, "RATCHET_KAFKA": f"127.0.0.1:{take_ports(1)[0]}",
-            "RATCHET_ARTIFACTS": str(tmp_path / "store"), "RATCHET_GATEWAY_SHIPPER_LATE_SECONDS": "1",
+            "RATCHET_ARTIFACTS": str(tmp_path / "store"),
             "RATCHET_GATEWAY_SHIPPER_STOP_SECONDS": "0.5",
         }  # fmt: skip
         gateway = GatewayProcess(tmp_path, env)

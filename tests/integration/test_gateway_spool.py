@@ -245,8 +245,7 @@ async def test_a_stopping_gateway_ships_its_spool_first(backends: GatewayBackend
 async def test_while_the_broker_is_down_the_gateway_answers_and_ships_everything_afterwards(
     backends: GatewayBackends,
 ) -> None:
-    settings = {"RATCHET_GATEWAY_SHIPPER_LATE_SECONDS": "1", "RATCHET_GATEWAY_SHIPPER_STOP_SECONDS": "1"}
-    async with backends.gateway(**settings) as gateway, gateway.http() as http:
+    async with backends.gateway(RATCHET_GATEWAY_SHIPPER_STOP_SECONDS="1") as gateway, gateway.http() as http:
         await backends.wait_for_predictions(await send_requests(gateway, backends.raw, 8))
         await until(lambda: gateway.spooled() == [])
         async with backends.broker.stopped():

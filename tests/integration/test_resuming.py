@@ -96,7 +96,7 @@ def positions(store: Store) -> list[tuple[int, int]]:
 
 @pytest.fixture
 def settings(stack_settings: Settings) -> Settings:
-    return stack_settings.model_copy(update={"retry_base_seconds": 0.01, "retry_attempts": 2})
+    return stack_settings
 
 
 @pytest.fixture

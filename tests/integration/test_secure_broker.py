@@ -128,7 +128,6 @@ class Secured:
             "kafka_username": USER,
             "kafka_password": SecretStr(PASSWORD),
             "kafka_ca_file": self.ca,
-            "retry_base_seconds": 0.01,
         }
         return Settings(**{**known, **changes})
 

@@ -156,7 +156,7 @@ class UpstreamClient:
             async with asyncio.timeout(self._wait_seconds):
                 await self._connection_limit.acquire()
         except TimeoutError as error:
-            message = f"none became free in {self._wait_seconds:g} s: raise RATCHET_GATEWAY_CONNECTIONS"
+            message = f"none became free in {self._wait_seconds:g} s: raise RATCHET_GATEWAY_WORKERS"
             raise NoFreeConnection(message) from error
 
     def release(self, connection: Connection) -> None:

@@ -211,7 +211,7 @@ def published() -> Published:
 
 @pytest.fixture
 async def handlers(tmp_path: Path, store: MemoryStore, published: Published) -> AsyncIterator[Handlers]:
-    settings = DatasetBuilderSettings(home=tmp_path, retry_base_seconds=0.001)
+    settings = DatasetBuilderSettings(home=tmp_path)
     jobs = Jobs(settings.jobs_folder, "services.dataset_builder.job_process")
     made = Handlers(settings, store, store, jobs, published, now=lambda: NOON)
     broker = build_broker(settings, "dataset_builder")

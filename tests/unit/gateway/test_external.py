@@ -247,14 +247,13 @@ async def test_the_address_is_the_base_url_of_openai_clients(api: Api, path: str
     assert [path for path, _, _ in api.asked] == [asked]
 
 
-def test_its_key_comes_from_a_setting_or_a_file_and_is_never_in_a_repr(tmp_path: Path) -> None:
+def test_its_key_comes_from_a_setting_or_a_file_of_the_homes_secrets_and_is_never_in_a_repr(tmp_path: Path) -> None:
     settings = GatewaySettings(home=tmp_path, gateway_fallback_key="sk-secret")
     assert settings.fallback_key() == "sk-secret"
     assert "sk-secret" not in repr(settings)
-    (tmp_path / "key").write_text("sk-file\n")
-    assert GatewaySettings(home=tmp_path, gateway_fallback_key_file=tmp_path / "key").fallback_key() == "sk-file"
-    with pytest.raises(ConfigurationError, match="cannot be read"):
-        GatewaySettings(home=tmp_path, gateway_fallback_key_file=tmp_path / "none").fallback_key()
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "ratchet_gateway_fallback_key").write_text("sk-file\n")
+    assert GatewaySettings.load(home=tmp_path).fallback_key() == "sk-file"
 
 
 def test_the_fallback_is_off_by_default_and_needs_both_settings(tmp_path: Path) -> None:

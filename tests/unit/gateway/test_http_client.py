@@ -320,7 +320,7 @@ async def test_without_a_free_connection_a_request_waits_for_a_while_and_says_th
     client = await start(server := Server((), pause=0.0), limit=1, wait_seconds=0.2)
     first = asyncio.create_task(ask(client, seconds=PATIENCE_SECONDS))
     await asyncio.sleep(0.05)
-    with pytest.raises(NoFreeConnection, match="RATCHET_GATEWAY_CONNECTIONS"):
+    with pytest.raises(NoFreeConnection, match="RATCHET_GATEWAY_WORKERS"):
         await ask(client)
     with pytest.raises(NoFreeConnection):
         await client.open_stream("/v1/x", b"{}", 5.0, 5.0)

@@ -649,7 +649,7 @@ async def test_a_shortage_of_ours_is_a_503_that_neither_opens_a_circuit_nor_goes
     assert (replica.circuit_open, replica.failures, server.asked) == (False, 0, 1)
     assert errors(replicas, "no_connection") == 7
     (record,) = caplog.records
-    assert "RATCHET_GATEWAY_CONNECTIONS" in record.message
+    assert "RATCHET_GATEWAY_WORKERS" in record.message
 
 
 async def test_streams_that_their_readers_drag_past_the_time_limit_are_not_the_servers_failure(

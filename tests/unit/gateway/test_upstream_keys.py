@@ -135,14 +135,14 @@ async def test_the_other_services_send_the_key_too(servers: list[Server]) -> Non
     await client.close()
 
 
-def test_the_key_comes_from_a_setting_or_a_file_and_is_in_no_repr(tmp_path: Path) -> None:
+def test_the_key_comes_from_a_setting_or_a_file_of_the_homes_secrets_and_is_in_no_repr(tmp_path: Path) -> None:
     settings = GatewaySettings(home=tmp_path, vllm_key=KEY)
     assert settings.server_key() == KEY
     assert KEY not in repr(settings) + repr(ServerKey(KEY)) + str(ServerKey(KEY).refused())
-    (tmp_path / "key").write_text(f"{KEY}\n")
-    assert GatewaySettings(home=tmp_path, vllm_key_file=tmp_path / "key").server_key() == KEY
-    with pytest.raises(ConfigurationError, match=r"RATCHET_VLLM_KEY_FILE=.* cannot be read"):
-        GatewaySettings(home=tmp_path, vllm_key_file=tmp_path / "none").server_key()
+    assert GatewaySettings.load(home=tmp_path).server_key() == ""
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "ratchet_vllm_key").write_text(f"{KEY}\n")
+    assert GatewaySettings.load(home=tmp_path).server_key() == KEY
 
 
 @pytest.mark.parametrize("key", ["a\r\nx-evil: 1", "a b", "é", "a\x00"])

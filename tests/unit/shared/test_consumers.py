@@ -17,7 +17,7 @@ from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from shared.errors import DependencyUnavailable, InvalidMessage, MustStop, Paused
 from shared.kafka.broker import build_broker
 from shared.kafka.clients import MAX_DEAD_LETTER_BYTES
-from shared.kafka.consumers import Consumers
+from shared.kafka.consumers import ATTEMPTS, Consumers
 from shared.kafka.dead_letters import DEAD_LETTER_KEY, DeadLetter, decrypt_dead_letter, send_again
 from shared.kafka.delivery import Delivery, RecordPosition, TopicPartition
 from shared.kafka.publisher import DeadLetterPublisher, Publisher
@@ -38,7 +38,7 @@ class InMemoryService:
 
     def __init__(self, home: Path) -> None:
         self.broker = KafkaBroker("nowhere:9092")
-        self.settings = Settings(home=home, retry_base_seconds=0.001, retry_attempts=4)
+        self.settings = Settings(home=home)
         self._cipher = load_cipher(self.settings.secrets_folder, DEAD_LETTER_KEY)
         self.consumers = Consumers(self.broker, "prediction_log", self.settings)
         self.handled: list[FeedbackGiven] = []
@@ -468,13 +468,13 @@ async def test_a_replay_into_a_compacted_topic_takes_the_place_of_no_value() -> 
 async def test_a_value_of_a_table_is_shown_again_until_what_it_is_shown_to_is_there(tmp_path: Path) -> None:
     """Nothing redelivers it before the next start: a database that is away for a while would lack it until then."""
     broker = KafkaBroker("nowhere:9092")
-    settings = Settings(home=tmp_path, retry_base_seconds=0.001, retry_attempts=2)
+    settings = Settings(home=tmp_path)
     calls, stored = 0, list[str]()
 
     async def save(event: TaskChanged) -> None:
         nonlocal calls
         calls += 1
-        if calls <= 5:
+        if calls <= 2 * ATTEMPTS:
             raise DependencyUnavailable("the database is away")
         stored.append(event.task)
 
@@ -482,7 +482,7 @@ async def test_a_value_of_a_table_is_shown_again_until_what_it_is_shown_to_is_th
     spec = TaskSpec(name="t", kind=TaskKind.GENERATION, system_prompt="p")
     async with TestKafkaBroker(broker) as test:
         await test.publish(TaskChanged(task="t", task_revision=spec.revision, spec=spec), "tasks.changed.v1")
-    assert (stored, calls) == (["t"], 6)
+    assert (stored, calls) == (["t"], 2 * ATTEMPTS + 1)
     await table.wait_until_read({TopicPartition("tasks.changed.v1", 0): 1})
 
 

@@ -122,7 +122,7 @@ class Replica:
         self.handles, self.may_end = asyncio.Event(), asyncio.Event()
         monkeypatch.setattr(consumers, "end_offsets", lambda _, partitions: self.log.ends(partitions))
         self._broker = KafkaBroker("nowhere:9092")
-        service = Consumers(self._broker, "prediction_log", Settings(retry_base_seconds=0.2))
+        service = Consumers(self._broker, "prediction_log", Settings())
         service.on_batch(FeedbackGiven, self._store, resume=self._next_offsets)
         self._subscriber: Any = self._broker.subscribers[0]
 

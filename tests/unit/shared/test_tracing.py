@@ -99,7 +99,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
 
 
 def on(home: Path) -> tuple[Broker, Consumers]:
-    settings = Settings(home=home, otlp_endpoint="http://collector:4318", retry_base_seconds=0.001, retry_attempts=2)
+    settings = Settings(home=home, otlp_endpoint="http://collector:4318")
     broker = build_broker(settings, "prediction_log")
     return broker, Consumers(broker, "prediction_log", settings)
 
