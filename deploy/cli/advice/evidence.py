@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -27,16 +25,8 @@ MAX_ROWS = 2_000
 _CYCLES = 20
 
 
-@dataclass
-class Evidence:
-    """The facts, and what could not be looked at and why."""
-
-    facts: Facts
-    missing: list[str] = field(default_factory=list)
-
-
-def gather(spec: TaskSpec, settings: Settings, now: datetime) -> Evidence:
-    """Measure what the log, the data set and the last evaluation say.
+def gather(spec: TaskSpec, settings: Settings, now: datetime) -> tuple[Facts, list[str]]:
+    """Measure what the log, the data set and the last evaluation say, and name what could not be looked at.
 
     Raises ConfigurationError for bad prices, and for a lake that an older version wrote.
     """
@@ -52,7 +42,7 @@ def gather(spec: TaskSpec, settings: Settings, now: datetime) -> Evidence:
         approaches = last_approaches(spec.name)
     except RatchetError as error:
         missing.append(f"the last evaluation: {error.reason}")
-    cost = cost_of_month(log.uses, per_month, spec.base_model, prices, _measured(approaches))
+    cost, unpriced = cost_of_month(log.uses, per_month, spec.base_model, prices, _measured(approaches))
     facts = Facts(
         kind=spec.kind,
         answers=log.answers,
@@ -60,15 +50,13 @@ def gather(spec: TaskSpec, settings: Settings, now: datetime) -> Evidence:
         broken=log.broken,
         tokens_per_word=log.tokens_per_word,
         p95_ms=log.p95_ms,
-        cost_per_month=cost.amount,
-        unpriced=cost.unpriced,
-        priced_per_month=cost.priced,
-        unpriced_answers=cost.unpriced_answers,
+        cost_per_month=cost,
+        unpriced=unpriced,
         currency=prices.currency,
         examples=labelled_examples(spec.name),
         approaches=approaches,
     )
-    return Evidence(facts, missing)
+    return facts, missing
 
 
 def read_rows(lake: str, task: str, now: datetime) -> list[dict[str, Any]]:
@@ -109,19 +97,14 @@ def labelled_examples(task: str) -> int | None:
 
 
 def last_approaches(task: str) -> ApproachTable | None:
-    """Return the newest table of approaches that the console has of the task; None: no evaluation has one."""
-    for event in _evaluations(task):
-        if event.get("approaches") is not None:
-            return ApproachTable.model_validate(event["approaches"])
-    return None
-
-
-def _evaluations(task: str) -> Iterator[dict[str, Any]]:
+    """The newest table of approaches that the console has of the task; None: no evaluation has one."""
     settings = ConsoleSettings.load()
     address = ("console", settings.console_host, settings.console_port, "GET")
     for cycle in ask(*address, "/api/cycles", params={"task": task})["cycles"][:_CYCLES]:
-        page = ask(*address, f"/api/cycles/{cycle['cycle_id']}")
-        yield from (step["event"] for step in page["steps"] if step["topic"] == "adapters.evaluated.v1")
+        for step in ask(*address, f"/api/cycles/{cycle['cycle_id']}")["steps"]:
+            if step["topic"] == "adapters.evaluated.v1" and step["event"].get("approaches") is not None:
+                return ApproachTable.model_validate(step["event"]["approaches"])
+    return None
 
 
 def _measured(approaches: ApproachTable | None) -> float | None:

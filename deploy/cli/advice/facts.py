@@ -27,8 +27,7 @@ class Facts:
     `machine_read`: the share of requests whose answer a program reads (labels, a schema, tool calls, JSON).
     `broken`: the share of answers that are not in the form asked for. `tokens_per_word` of what users write: plain
     English has about 1.3. `p95_ms`: of production's answers. `cost_per_month`: of all answers, at today's volume;
-    `unpriced`: sentences why that is not known; then `priced_per_month` is what those with a price cost (None: none
-    has), and `unpriced_answers` how many a month have none. `examples`: labelled rows of the newest data set.
+    `unpriced`: sentences why that is not known. `examples`: labelled rows of the newest data set.
     """
 
     kind: TaskKind
@@ -39,8 +38,6 @@ class Facts:
     p95_ms: float | None = None
     cost_per_month: float | None = None
     unpriced: tuple[str, ...] = ()
-    priced_per_month: float | None = None
-    unpriced_answers: float = 0.0
     currency: str = "USD"
     examples: int | None = None
     approaches: ApproachTable | None = None
@@ -51,7 +48,7 @@ class Answers:
     """What a person said. None: not asked, or not known.
 
     `budget_ms`: how long an answer may take. `budget_month`: what a month may cost, in the prices' currency.
-    `strict_format`, `domain_words`, `cost_must_fall` and `examples` count where nothing was measured.
+    What is said goes before what was measured.
     """
 
     need: Need | None = None

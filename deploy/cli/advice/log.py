@@ -113,40 +113,30 @@ def _has_form(row: Mapping[str, Any], spec: TaskSpec) -> bool:
 
 
 def _tokens_per_word(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return the slope of prompt tokens over words, in a regression on words and messages.
+    """The slope of prompt tokens over words.
 
-    So what is the same in every prompt does not count, nor what a chat template puts around each message. Of calls
-    with different tools or formats, those of the commonest are taken: definitions have tokens, too. Whole conversations
-    with tool calls, pictures or what was cut are left out: those tokens are not of words that are here. None for few
-    rows, for prompts of one length or of words in step with messages, for a log without token counts, and for scripts
-    without spaces.
+    So what is the same in every prompt does not count. Of calls with different tools, formats or numbers of messages,
+    the commonest are taken: definitions, and what a chat template puts around each message, have tokens, too. Whole
+    conversations with tool calls, pictures or what was cut are left out: those tokens are not of words that are here.
+    None for few rows, prompts of one length, a log without token counts, and scripts without spaces.
     """
-    alike = defaultdict[tuple[Any, Any], list[tuple[Any, float]]](list)
+    alike = defaultdict[tuple[Any, ...], list[tuple[str, float]]](list)
     for row in rows:
         if row["prompt_tokens"] > 0 and not row["truncated"]:
             messages = json.loads(row["messages"])
             if all(map(_is_of_words, messages)):
-                alike[row["tools"], row["response_format"]].append((messages, float(row["prompt_tokens"])))
+                form = row["tools"], row["response_format"], len(messages)
+                alike[form].append((_said(messages), float(row["prompt_tokens"])))
     counted = max(alike.values(), key=len, default=[])
-    texts = [_said(messages) for messages, _ in counted]
+    texts = [text for text, _ in counted]
     letters = [character for text in texts for character in text if character.isalpha()]
     other = sum(ord(character) >= _PLAIN_LETTERS for character in letters)
     if len(texts) < MIN_ANSWERS or other > _MAX_OTHER_LETTERS * len(letters):
         return None
-    turns = [float(len(messages)) for messages, _ in counted]
-    words = _without(turns, [float(len(text.split())) for text in texts])
+    words = [float(len(text.split())) for text in texts]
     if statistics.pstdev(words) < _MIN_WORDS_SPREAD:
         return None
-    return statistics.linear_regression(words, _without(turns, [tokens for _, tokens in counted])).slope
-
-
-def _without(turns: Sequence[float], values: Sequence[float]) -> list[float]:
-    """Return what `turns` do not explain of the values (Frisch and Waugh): a slope of it is that of a regression on
-    both."""
-    if len(set(turns)) == 1:
-        return list(values)
-    slope, intercept = statistics.linear_regression(turns, values)
-    return [value - intercept - slope * turn for turn, value in zip(turns, values, strict=True)]
+    return statistics.linear_regression(words, [tokens for _, tokens in counted]).slope
 
 
 def _is_of_words(message: Mapping[str, Any]) -> bool:

@@ -8,8 +8,9 @@ larger model with retrieval.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 from deploy.cli.advice.facts import Answers, Facts, Need
 from schemas.tasks import TaskKind
@@ -27,17 +28,22 @@ FAST_MS = 500.0
 ENOUGH_EXAMPLES = 1_000
 
 
-_FORMS = {TaskKind.CLASSIFICATION: "one of a list of labels", TaskKind.MULTI_LABEL: "labels of a list"}
-_TO_ONE = {2: "One of these", 3: "Two of these together", 4: "Three of these together", 5: "Four of these together"}
-"""Conditions that hold → how many of them have to go until one is left."""
-
-
 class Condition(StrEnum):
     STRICT_FORMAT = "strict_format"
     DOMAIN_WORDS = "domain_words"
     LATENCY = "latency"
     COST = "cost"
     EXAMPLES = "examples"
+
+
+_CHANGES = {
+    Condition.STRICT_FORMAT: ("a program that reads the answers", "answers that only people read"),
+    Condition.DOMAIN_WORDS: ("texts full of a trade's own words", "texts whose words the model has whole"),
+    Condition.LATENCY: (f"a budget under {FAST_MS:.0f} ms", f"a budget of {FAST_MS:.0f} ms or more"),
+    Condition.COST: ("a month that costs more than it may", "a budget above today's cost, or less traffic"),
+    Condition.EXAMPLES: (f"{ENOUGH_EXAMPLES:,} labelled examples", "examples that turn out to be wrong"),
+}
+"""What would make a condition hold, and what would make it hold no longer."""
 
 
 class Recommendation(StrEnum):
@@ -67,13 +73,20 @@ class Source(StrEnum):
 
 @dataclass(frozen=True)
 class Reading:
-    """One condition: whether it holds (None: unknown, which counts as no), why, and what would change that."""
+    """One condition: whether it holds (None: unknown, which counts as no), and why."""
 
     condition: Condition
     holds: bool | None
     source: Source
     detail: str
-    would_change: str
+
+    @property
+    def would_change(self) -> str:
+        """The evidence that would turn it round."""
+        return _CHANGES[self.condition][bool(self.holds)]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"would_change": self.would_change}
 
 
 @dataclass(frozen=True)
@@ -88,20 +101,17 @@ class Advice:
 
 
 def advise(facts: Facts, answers: Answers) -> Advice:
-    """Return what to do about a task, with the reading of every condition."""
+    """What to do about a task, with the reading of every condition."""
     readings = tuple(read(facts, answers) for read in (_strict_format, _domain_words, _latency, _cost, _examples))
-    need = needed(facts, answers)
+    need = answers.need
+    if need is None and facts.kind is not TaskKind.GENERATION:
+        need = Need.SKILL  # Labels, fields and tool calls follow from the question; a text may take more.
     held = [reading.condition for reading in readings if reading.holds]
     recommendation = _recommend(need, held, facts)
-    reasons = (*_rivals(facts), _why(recommendation, held), *_unknown(readings, need))
+    findings = facts.approaches.findings if facts.approaches else ()
+    rivals = (f"The last evaluation: {finding}" for finding in findings)  # They overrule no condition.
+    reasons = (*rivals, _why(recommendation, held), *_unknown(readings, need))
     return Advice(recommendation, need, readings, reasons, _changes(recommendation, readings, facts))
-
-
-def needed(facts: Facts, answers: Answers) -> Need | None:
-    """Return what the answers take: labels, fields and tool calls follow from the question, text may take more."""
-    if answers.need is not None:
-        return answers.need
-    return None if facts.kind is TaskKind.GENERATION else Need.SKILL
 
 
 def _recommend(need: Need | None, held: Sequence[Condition], facts: Facts) -> Recommendation:
@@ -116,97 +126,61 @@ def _recommend(need: Need | None, held: Sequence[Condition], facts: Facts) -> Re
     return Recommendation.FEW_SHOT if held else Recommendation.PROMPT
 
 
+def _read(condition: Condition, said: bool | None, measured: bool | None, detail: str, option: str) -> Reading:
+    """A condition's reading: a person's word goes before what is measured, and what is neither is unknown."""
+    if said is not None:
+        return Reading(condition, said, Source.ANSWERED, detail or f"You said {'so' if said else 'that it does not'}.")
+    if measured is not None:
+        return Reading(condition, measured, Source.MEASURED, detail)
+    return Reading(condition, None, Source.UNKNOWN, f"Not known: say it with {option}. {detail}".strip())
+
+
 def _strict_format(facts: Facts, answers: Answers) -> Reading:
-    change = "a program that reads the answers" if not _is_strict(facts, answers) else "answers that only people read"
+    broken = "" if facts.broken is None else f" {facts.broken:.1%} of the answers are not in the form."
     if facts.kind is not TaskKind.GENERATION:
-        form = _FORMS.get(facts.kind, "an object that a program reads")
-        return Reading(
-            Condition.STRICT_FORMAT, True, Source.MEASURED, f"Every answer is {form}.{_broken(facts)}", change
-        )
-    if facts.machine_read is not None and facts.machine_read > MOST:
-        detail = f"{facts.machine_read:.0%} of the requests ask for JSON or a tool's call.{_broken(facts)}"
-        return Reading(Condition.STRICT_FORMAT, True, Source.MEASURED, detail, change)
-    if answers.strict_format is not None:
-        detail = "You said that " + ("a program reads it." if answers.strict_format else "people read it.")
-        return Reading(Condition.STRICT_FORMAT, answers.strict_format, Source.ANSWERED, detail, change)
-    if facts.machine_read is None:
-        return _unread(Condition.STRICT_FORMAT, "--strict-format", change)
-    detail = f"{facts.machine_read:.0%} of the requests ask for JSON or a tool's call."
-    return Reading(Condition.STRICT_FORMAT, False, Source.MEASURED, detail, change)
-
-
-def _is_strict(facts: Facts, answers: Answers) -> bool:
-    return facts.kind is not TaskKind.GENERATION or bool(answers.strict_format) or (facts.machine_read or 0.0) > MOST
-
-
-def _broken(facts: Facts) -> str:
-    return "" if facts.broken is None else f" {facts.broken:.1%} of the answers are not in the form."
+        return Reading(Condition.STRICT_FORMAT, True, Source.MEASURED, f"A program reads every answer.{broken}")
+    share, detail = facts.machine_read, ""
+    if share is not None:
+        detail = f"{share:.0%} of the requests ask for JSON or a tool's call.{broken}"
+    measured = None if share is None else share > MOST
+    return _read(Condition.STRICT_FORMAT, answers.strict_format, measured, detail, "--strict-format")
 
 
 def _domain_words(facts: Facts, answers: Answers) -> Reading:
-    tokens = facts.tokens_per_word
-    measured = "" if tokens is None else f"{tokens:.2f} tokens a word in what users write; plain English has about 1.3."
-    change = "texts whose words the model has whole" if answers.domain_words else "texts full of a trade's own words"
-    if answers.domain_words is not None:  # A person knows better than a count: other languages have longer words, too.
-        detail = "You said that the words are " + ("the domain's own." if answers.domain_words else "plain.")
-        detail += f" Measured: {measured}" if measured else ""
-        return Reading(Condition.DOMAIN_WORDS, answers.domain_words, Source.ANSWERED, detail, change)
-    if tokens is None:
-        return _unread(Condition.DOMAIN_WORDS, "--domain-words", change)
-    if PLAIN_TOKENS_PER_WORD < tokens < DOMAIN_TOKENS_PER_WORD:
-        detail = f"{measured} That tells neither: say it with --domain-words or --no-domain-words."
-        return Reading(Condition.DOMAIN_WORDS, None, Source.UNKNOWN, detail, change)
-    holds = tokens >= DOMAIN_TOKENS_PER_WORD
-    change = "texts whose words the model has whole" if holds else change
-    return Reading(Condition.DOMAIN_WORDS, holds, Source.MEASURED, measured, change)
+    """What is between plain and special tells neither: other languages have longer words, too."""
+    tokens, detail, measured = facts.tokens_per_word, "", None
+    if tokens is not None:
+        detail = f"{tokens:.2f} tokens a word in what users write; plain English has about 1.3."
+        if not PLAIN_TOKENS_PER_WORD < tokens < DOMAIN_TOKENS_PER_WORD:
+            measured = tokens >= DOMAIN_TOKENS_PER_WORD
+    return _read(Condition.DOMAIN_WORDS, answers.domain_words, measured, detail, "--domain-words or --no-domain-words")
 
 
 def _latency(facts: Facts, answers: Answers) -> Reading:
-    now = "" if facts.p95_ms is None else f" Today 95 % are answered in {facts.p95_ms:,.0f} ms."
-    if answers.budget_ms is None:
-        return _unread(Condition.LATENCY, "--latency-budget MS", f"a budget under {FAST_MS:.0f} ms", now)
-    holds = answers.budget_ms < FAST_MS
-    change = f"a budget of {FAST_MS:.0f} ms or more" if holds else f"a budget under {FAST_MS:.0f} ms"
-    return Reading(
-        Condition.LATENCY, holds, Source.ANSWERED, f"An answer may take {answers.budget_ms:,.0f} ms.{now}", change
-    )
+    budget = answers.budget_ms
+    detail = "" if budget is None else f"An answer may take {budget:,.0f} ms. "
+    detail += "" if facts.p95_ms is None else f"Today 95 % are answered in {facts.p95_ms:,.0f} ms."
+    said = None if budget is None else budget < FAST_MS
+    return _read(Condition.LATENCY, said, None, detail.strip(), "--latency-budget MS")
 
 
 def _cost(facts: Facts, answers: Answers) -> Reading:
-    cost, budget = facts.cost_per_month, answers.budget_month
-    now = "" if cost is None else f"Today's answers cost {money(cost, facts.currency)} a month."
-    change = "a month that costs more than it may"
-    if cost is not None and budget is not None:
-        holds = cost > budget
-        detail = f"{now} They may cost {money(budget, facts.currency)}."
-        change = "a budget above today's cost, or less traffic" if holds else change
-        return Reading(Condition.COST, holds, Source.MEASURED, detail, change)
-    if cost is None and facts.priced_per_month is not None:
-        part = f"{money(facts.priced_per_month, facts.currency)} a month"
-        now = f"The answers that have a price cost {part}, and some {facts.unpriced_answers:,.0f} a month have none."
-        if budget is not None and facts.priced_per_month > budget:  # All of them cost more still.
-            detail = " ".join((now, f"All of them may cost {money(budget, facts.currency)}.", *facts.unpriced))
-            return Reading(Condition.COST, True, Source.MEASURED, detail, "a budget above that, or less traffic")
-    if answers.cost_must_fall is not None:
-        detail = f"You said that it {'must' if answers.cost_must_fall else 'need not'} fall. {now}".strip()
-        return Reading(Condition.COST, answers.cost_must_fall, Source.ANSWERED, detail, change)
-    option = "--cost-budget AMOUNT" if cost is not None else "--cost-must-fall"
-    return _unread(Condition.COST, option, change, "".join(f" {said}" for said in (now, *facts.unpriced) if said))
+    cost, budget, measured = facts.cost_per_month, answers.budget_month, None
+    details = list(facts.unpriced)
+    if cost is not None:
+        details.append(f"Today's answers cost {money(cost, facts.currency)} a month.")
+        if budget is not None:
+            details.append(f"They may cost {money(budget, facts.currency)}.")
+            measured = cost > budget
+    option = "--cost-must-fall" if cost is None else "--cost-budget AMOUNT"
+    return _read(Condition.COST, answers.cost_must_fall, measured, " ".join(details), option)
 
 
 def _examples(facts: Facts, answers: Answers) -> Reading:
-    count, source = facts.examples, Source.MEASURED
-    if answers.examples is not None and answers.examples > (count or 0):
-        count, source = answers.examples, Source.ANSWERED
-    if count is None:
-        return _unread(Condition.EXAMPLES, "--examples N", f"{ENOUGH_EXAMPLES:,} labelled examples")
-    holds = count >= ENOUGH_EXAMPLES
-    change = "examples that turn out to be wrong" if holds else f"{ENOUGH_EXAMPLES - count:,} more labelled examples"
-    return Reading(Condition.EXAMPLES, holds, source, f"There are {count:,} labelled examples.", change)
-
-
-def _unread(condition: Condition, option: str, change: str, now: str = "") -> Reading:
-    return Reading(condition, None, Source.UNKNOWN, f"Not known: say it with {option}.{now}", change)
+    said, measured = (None if n is None else n >= ENOUGH_EXAMPLES for n in (answers.examples, facts.examples))
+    count = facts.examples if answers.examples is None else answers.examples
+    detail = "" if count is None else f"There are {count:,} labelled examples."
+    return _read(Condition.EXAMPLES, said, measured, detail, "--examples N")
 
 
 def _why(recommendation: Recommendation, held: Sequence[Condition]) -> str:
@@ -230,34 +204,31 @@ def _unknown(readings: Sequence[Reading], need: Need | None) -> list[str]:
     return said
 
 
+_EVIDENCE = {
+    Recommendation.RETRIEVAL: "Answers in the wrong form, or with wrong words, although the document was given: an "
+    "adapter, too.",
+    Recommendation.RETRIEVAL_AND_FINE_TUNE: "Answers in the right form and words once the document is given: retrieval "
+    "alone.",
+    Recommendation.LARGER_MODEL: "Wrong answers that are wrong in form or words only, not in what they conclude: look "
+    "at the rule.",
+}
+
+
 def _changes(recommendation: Recommendation, readings: Sequence[Reading], facts: Facts) -> tuple[str, ...]:
-    """Return the evidence that would change the advice, each with what it would become."""
-    held = sum(bool(reading.holds) for reading in readings)
-    said: list[str] = []
-    if recommendation in (Recommendation.PROMPT, Recommendation.FEW_SHOT):
-        wanted = [reading.would_change for reading in readings if not reading.holds]
-        count = 2 - held
-        said.append(f"{'One' if count == 1 else 'Two'} of these would make it fine-tuning: {'; '.join(wanted)}.")
+    """The evidence that would change the advice, each with what it would become."""
+    held = [reading for reading in readings if reading.holds]
+    is_prompt = recommendation in (Recommendation.PROMPT, Recommendation.FEW_SHOT)
+    if is_prompt:
+        wanted = "; ".join(reading.would_change for reading in readings if not reading.holds)
+        changes = [f"{2 - len(held)} of these would make it fine-tuning: {wanted}."]
     elif recommendation is Recommendation.FINE_TUNE:
-        lost = [reading.would_change for reading in readings if reading.holds]
-        said.append(f"{_TO_ONE[held]} would make it few-shot prompts: {'; '.join(lost)}.")
-    elif recommendation is Recommendation.RETRIEVAL:
-        said.append("Answers in the wrong form, or with wrong words, although the document was given: an adapter, too.")
-    elif recommendation is Recommendation.RETRIEVAL_AND_FINE_TUNE:
-        said.append("Answers in the right form and words once the document is given: retrieval alone.")
-    elif recommendation is Recommendation.LARGER_MODEL:
-        said.append("Wrong answers that are wrong in form or words only, not in what they conclude: look at the rule.")
+        lost = "; ".join(reading.would_change for reading in held)
+        changes = [f"{len(held) - 1} of these together would make it few-shot prompts: {lost}."]
+    else:
+        changes = [_EVIDENCE[recommendation]]
     if facts.approaches is None:
-        said.append(
-            "A cycle (ratchet cycle): its evaluation measures prompts and linear classifiers beside an adapter."
-        )
-    elif recommendation in (Recommendation.PROMPT, Recommendation.FEW_SHOT):
-        said.append("An adapter that measurably beats few-shot prompts on the held-out rows at a cost you can bear.")
-    return tuple(said)
-
-
-def _rivals(facts: Facts) -> list[str]:
-    """Return what the last evaluation says for or against an adapter; it overrules no condition."""
-    if facts.approaches is None:
-        return []
-    return [f"The last evaluation: {finding}" for finding in facts.approaches.findings]
+        measures = "its evaluation measures prompts and linear classifiers beside an adapter."
+        changes.append(f"A cycle (ratchet cycle): {measures}")
+    elif is_prompt:
+        changes.append("An adapter that measurably beats few-shot prompts on the held-out rows at a cost you can bear.")
+    return tuple(changes)

@@ -74,8 +74,8 @@ def log_answers(count: int = 60, external: str | None = None) -> None:
     lake.append(PREDICTIONS, [delivery(event, n) for n, event in enumerate(made)])
 
 
-def ratchet(*words: str, answers: str = "") -> Result:
-    return CliRunner().invoke(app, ["advise", *words], input=answers, env={"COLUMNS": "220"})
+def ratchet(*words: str) -> Result:
+    return CliRunner().invoke(app, ["advise", *words], env={"COLUMNS": "220"})
 
 
 def as_json(*words: str) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def test_answers_of_an_external_model_are_priced_by_its_own_price_and_one_withou
 
 def test_a_task_that_nothing_is_known_of_gets_advice_that_says_so(console: Console) -> None:
     console.away = True
-    result = ratchet("support-desk", "--no-ask")
+    result = ratchet("support-desk")
     assert result.exit_code == 0
     assert "Few-shot prompts with structured output first" in result.stdout
     assert "Not known, and counted as no: domain words, latency, cost, examples." in result.stdout
@@ -142,20 +142,8 @@ def test_a_task_that_nothing_is_known_of_gets_advice_that_says_so(console: Conso
     assert as_json("support-desk")["not_looked_at"] == ["the last evaluation: the console does not answer"]
 
 
-def test_a_person_is_asked_what_is_not_known_again_where_it_cannot_be_read_and_may_leave_it_open(
-    console: Console,
-) -> None:
-    console.away = True
-    result = ratchet("support-desk", "--ask", answers="perhaps\nyes\nsoon\n300\n\n\n")
-    assert result.exit_code == 0, result.output
-    assert "'perhaps' is neither yes nor no" in result.stderr
-    assert "Fine-tune: train an adapter." in result.stdout
-    assert "3 of the five conditions for fine-tuning hold: strict format, domain words, latency." in result.stdout
-    assert "Not known, and counted as no: cost, examples." in result.stdout
-
-
-def test_json_asks_nothing_and_an_option_says_it(console: Console) -> None:
-    given = as_json("support-desk", "--need", "knowledge", "--domain-words", "--ask")
+def test_an_option_says_what_cannot_be_measured(console: Console) -> None:
+    given = as_json("support-desk", "--need", "knowledge", "--domain-words")
     assert given["recommendation"] == "retrieval_and_fine_tune"
     assert conditions(given)["domain_words"] == (True, "answered")
 

@@ -75,7 +75,7 @@ def test_conversations_that_differ_in_the_number_of_equal_messages_tell_nothing_
 
 
 def test_tokens_of_tool_calls_in_a_conversation_are_no_tokens_of_words() -> None:
-    plain = [chat(n, 1 + n % 3) for n in range(100)]
+    plain = [chat(n, 1 + n % 3) for n in range(300)]
     call = {"role": "assistant", "tool_calls": [{"name": "find", "arguments": '{"number": 4711}'}]}
     result = {"role": "tool", "tool_call_id": "c", "content": '{"state":"in-transit","parcels":["JD-4711","JD-4712"]}'}
     for more in (call, result):
