@@ -4,7 +4,7 @@ Reads what is published: the lake's tables (schemas/lake.py), and the artifact s
 `golden/<id>/`, `inspections/<cycle>/`, `adapters/<name>/` and `models/<name>/`, each with its manifest. Rows are found
 by who was answered (`user_hash`) and by who else wrote feedback that is in them (`author_hashes`). A report quotes only
 rows of its folder's rejected.jsonl, so whoever is quoted is found there. What cannot be read is reported in
-`Lineage.unknown`, as are versions that were built before examples had a user_hash.
+`Lineage.unknown`.
 """
 
 from __future__ import annotations
@@ -212,13 +212,11 @@ def _rows_of(
     """Count these people's rows in each file of a folder, and how many of them have any."""
     rows: Counter[str] = Counter()
     people: set[str] = set()
-    anonymous = 0
     kind, _, name = folder.partition("/")
     try:
         for file in files:
             for line in filter(bytes.strip, store.lines(kind, name, file)):
                 row: dict[str, Any] = json.loads(line)
-                anonymous += "user_hash" not in row
                 if theirs := subjects.intersection((row.get("user_hash"), *row.get("author_hashes", ()))):
                     example = FILES[file].model_validate(row)
                     if example.predicted_at is None or example.predicted_at <= until:
@@ -226,8 +224,6 @@ def _rows_of(
                         people |= theirs
     except (DependencyUnavailable, OSError, ValueError) as error:
         unknown[folder] = f"its rows cannot be read: {error}"
-    if anonymous:
-        unknown[folder] = f"{anonymous} of its rows have no user_hash: an older version built them"
     return rows, len(people)
 
 

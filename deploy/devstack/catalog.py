@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from deploy.devstack.config import StackConfig
 from deploy.devstack.errors import PartError
-from deploy.devstack.part import Part
+from deploy.devstack.part import StackPart
 from deploy.devstack.parts import models
 from deploy.devstack.parts.kafka import KafkaPart, is_tansu
 from deploy.devstack.parts.postgres import PostgresPart
@@ -26,9 +26,9 @@ STOP_ORDER: tuple[frozenset[str], ...] = (
 )
 
 
-def part_named(name: str) -> Part:
+def part_named(name: str) -> StackPart:
     """Return the part of that name; for a service's name, the part that runs only it. Raises PartError."""
-    parts: dict[str, Part] = {
+    parts: dict[str, StackPart] = {
         "s3": S3Part(),
         "kafka": KafkaPart(),
         "postgres": PostgresPart(),
@@ -45,7 +45,7 @@ def part_named(name: str) -> Part:
     return parts[name]
 
 
-def install_command(config: StackConfig, part: Part) -> str:
+def install_command(config: StackConfig, part: StackPart) -> str:
     """Return the command that installs what a part needs. `ratchet install kafka` would replace tansu."""
     if part.name == "kafka" and is_tansu(config):
         return "ratchet up --only kafka"
@@ -61,7 +61,7 @@ def is_wanted(config: StackConfig, name: str) -> bool:
 
 def select(
     config: StackConfig, parts: Sequence[str] | None = None, without: Sequence[str] = (), split: bool = False
-) -> list[Part]:
+) -> list[StackPart]:
     """Return the named parts except `without`; by default all that this home needs.
 
     `split`: each service is a part of its own. tansu brings the S3 server that it keeps everything in.

@@ -6,10 +6,10 @@ A part decides *what* to run; `supervision/supervisor.py` runs and restarts it; 
 from __future__ import annotations
 
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from deploy.devstack.config import StackConfig
 
@@ -29,48 +29,48 @@ class Launch:
     grace_seconds: float = 15.0
 
 
-class Part(Protocol):
-    """One part of the stack."""
+class StackPart(ABC):
+    """One part of the stack. Most parts need no other, leave nothing to finish and have no caveat."""
 
     name: str
     ports: tuple[str, ...]
     """Names in `StackConfig.ports` that it listens on."""
-    start_timeout_seconds: float
+    start_timeout_seconds: float = 180.0
     """How long a cold start may take before it counts as failed."""
 
     def needs(self, config: StackConfig) -> tuple[str, ...]:
-        """Return the names of the parts that must be healthy before this one starts."""
-        ...
+        """The names of the parts that must be healthy before this one starts."""
+        return ()
 
+    @abstractmethod
     def installed(self, config: StackConfig) -> bool: ...
 
+    @abstractmethod
     def install(self, config: StackConfig, say: Say) -> None:
         """Install everything that the part needs on this machine. Idempotent. Raises PartError."""
-        ...
 
+    @abstractmethod
     def launch(self, config: StackConfig) -> Launch:
         """Write the part's configuration and return how to start it. Called while the parts it needs are running."""
-        ...
 
+    @abstractmethod
     def probe(self, config: StackConfig) -> str | None:
         """Send the part a real request. Returns None if it was answered, else what is wrong."""
-        ...
 
-    def finish(self, config: StackConfig, say: Say) -> None:
+    def finish(self, config: StackConfig, say: Say) -> None:  # noqa: B027 - nothing, for most parts
         """Create what must exist before others use the part. Called after the first healthy probe."""
-        ...
 
+    @abstractmethod
     def address(self, config: StackConfig) -> str:
-        """Return the address to show to people, without secrets."""
-        ...
+        """The address to show to people, without secrets."""
 
+    @abstractmethod
     def environment(self, config: StackConfig) -> dict[str, str]:
-        """Return the part's lines of `stack.env`: how other processes reach it."""
-        ...
+        """The part's lines of `stack.env`: how other processes reach it."""
 
     def note(self, config: StackConfig) -> str:
-        """Return a caveat for the person who starts the part; empty if there is none."""
-        ...
+        """A caveat for the person who starts the part; empty if there is none."""
+        return ""
 
 
 def tail(path: Path, lines: int = 15, max_bytes: int = 20_000) -> str:

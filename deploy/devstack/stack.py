@@ -30,7 +30,7 @@ from deploy.devstack.config import PORTS, StackConfig, stored_storage
 from deploy.devstack.credentials import Credentials
 from deploy.devstack.errors import PartError, StackError
 from deploy.devstack.install.packages import file_lock
-from deploy.devstack.part import Part
+from deploy.devstack.part import StackPart
 from deploy.devstack.parts.kafka import require_distribution, switch_to_apache
 from deploy.devstack.parts.services import ALL_SERVICES
 from deploy.devstack.ports import take_ports
@@ -63,7 +63,7 @@ def install(
         _switch_to_apache(config, report)
     config.home.mkdir(parents=True, exist_ok=True)
 
-    def install_part(part: Part) -> None:
+    def install_part(part: StackPart) -> None:
         if part.name in config.externals:
             report(part.name, "external", part.address(config))
             return
@@ -182,7 +182,7 @@ def status(home: Path | None = None, *, env: Mapping[str, str] | None = None) ->
         return list(pool.map(lambda name: _status_of(config, part_named(name), started.get(name)), names))
 
 
-def _status_of(config: StackConfig, part: Part, record: records.PartRecord | None) -> PartStatus:
+def _status_of(config: StackConfig, part: StackPart, record: records.PartRecord | None) -> PartStatus:
     if part.name in config.externals:
         problem = part.probe(config)
         state = "not answering" if problem else "ready"
@@ -198,7 +198,7 @@ def _status_of(config: StackConfig, part: Part, record: records.PartRecord | Non
     return PartStatus(part.name, state, "own", pid, record.address, memory, record.log, detail, record.restarts)
 
 
-def _state_of(config: StackConfig, part: Part, record: records.PartRecord) -> tuple[str, str]:
+def _state_of(config: StackConfig, part: StackPart, record: records.PartRecord) -> tuple[str, str]:
     """Return the state of a part that `up` started, and the detail to show."""
     if record.running and not record.supervised:
         return "unsupervised", "its supervisor is gone; ratchet up restarts both"
@@ -215,7 +215,7 @@ def free_ports() -> dict[str, str]:
     return {f"RATCHET_{name.upper()}_PORT": str(port) for name, port in zip(PORTS, take_ports(len(PORTS)), strict=True)}
 
 
-def _refuse_other_arrangement(config: StackConfig, selected: Sequence[Part]) -> None:
+def _refuse_other_arrangement(config: StackConfig, selected: Sequence[StackPart]) -> None:
     """Raise PartError if a service would run twice: in the process of all, and in its own. Both would do the work.
 
     What died in the other arrangement leaves a record, which is deleted.

@@ -10,7 +10,7 @@ from threading import Event
 from deploy.devstack.catalog import install_command, part_named
 from deploy.devstack.config import StackConfig
 from deploy.devstack.errors import PartError, StackError
-from deploy.devstack.part import Part, tail
+from deploy.devstack.part import StackPart, tail
 from deploy.devstack.ports import port_is_free
 from deploy.devstack.supervision import records
 
@@ -27,14 +27,16 @@ MAX_CRASHES = 3
 """A part that crashes this often before its first answer is stopped and reported as failed."""
 
 
-def run_in_parallel(parts: Sequence[Part], action: Callable[[Part], None], report: Progress, cancel: Event) -> None:
+def run_in_parallel(
+    parts: Sequence[StackPart], action: Callable[[StackPart], None], report: Progress, cancel: Event
+) -> None:
     """Run `action` on every part, each in its own thread. Raises StackError with all failures when all have ended.
 
     Ctrl-C sets `cancel`, so that the threads end soon.
     """
     failures: dict[str, PartError] = {}
 
-    def run_guarded(part: Part) -> None:
+    def run_guarded(part: StackPart) -> None:
         try:
             action(part)
         except PartError as error:
@@ -54,13 +56,13 @@ def run_in_parallel(parts: Sequence[Part], action: Callable[[Part], None], repor
 class StackStartup:
     """The state of one `ratchet up`. Call `bring_up` once per part, each in its own thread."""
 
-    def __init__(self, config: StackConfig, parts: Sequence[Part], installing: bool, report: Progress) -> None:
+    def __init__(self, config: StackConfig, parts: Sequence[StackPart], installing: bool, report: Progress) -> None:
         self._config, self._installing, self._report = config, installing, report
         self._finished = {part.name: Event() for part in parts}
         self._failed: set[str] = set()
         self.cancel = Event()
 
-    def bring_up(self, part: Part) -> None:
+    def bring_up(self, part: StackPart) -> None:
         """Install and start a part, and wait until it is healthy. Raises PartError."""
         try:
             if part.name in self._config.externals:
@@ -79,7 +81,7 @@ class StackStartup:
         finally:
             self._finished[part.name].set()
 
-    def _check_external(self, part: Part) -> None:
+    def _check_external(self, part: StackPart) -> None:
         address = part.address(self._config)
         self._report(part.name, "checking", f"your own, at {address}")
         part.environment(self._config)  # Raises PartError if its tokens are missing.
@@ -88,17 +90,17 @@ class StackStartup:
             raise PartError(problem, f"{variable} names your own server: start it, or unset {variable} to get one.")
         self._report(part.name, "external", address)
 
-    def _is_healthy(self, part: Part) -> bool:
+    def _is_healthy(self, part: StackPart) -> bool:
         record = records.read(self._config, part.name)
         return bool(record and record.supervised and record.running and part.probe(self._config) is None)
 
-    def _install(self, part: Part) -> None:
+    def _install(self, part: StackPart) -> None:
         if self._installing:
             part.install(self._config, lambda words: self._report(part.name, "installing", words))
         elif not part.installed(self._config):
             raise PartError(f"{part.name} is not installed", install_command(self._config, part))
 
-    def _wait_for_needs(self, part: Part) -> None:
+    def _wait_for_needs(self, part: StackPart) -> None:
         for need in part.needs(self._config):
             if need in self._finished:
                 if not self._finished[need].is_set():
@@ -111,7 +113,7 @@ class StackStartup:
             if problem:
                 raise PartError(f"{part.name} needs {need}: {problem}", f"ratchet up --only {need},{part.name}")
 
-    def _start(self, part: Part) -> None:
+    def _start(self, part: StackPart) -> None:
         """Stop what is left of an earlier run, start the part and wait until it answers."""
         config, began = self._config, time.monotonic()
         self._check_cancelled()
@@ -128,7 +130,7 @@ class StackStartup:
         part.finish(config, lambda words: self._report(part.name, "starting", words))
         self._report(part.name, "ready", f"{part.address(config)} ({time.monotonic() - began:.0f} s)")
 
-    def _check_ports(self, part: Part) -> None:
+    def _check_ports(self, part: StackPart) -> None:
         for name in part.ports:
             port, host = self._config.ports[name], self._config.host(name)
             try:
@@ -144,7 +146,7 @@ class StackStartup:
                     "another home's stack that you mean, set RATCHET_HOME to that home.",
                 )
 
-    def _wait_until_healthy(self, part: Part) -> None:
+    def _wait_until_healthy(self, part: StackPart) -> None:
         config, problem = self._config, "it did not start"
         deadline = time.monotonic() + part.start_timeout_seconds
         while time.monotonic() < deadline:

@@ -21,7 +21,7 @@ from deploy.devstack.catalog import part_named, select
 from deploy.devstack.config import HOST, StackConfig
 from deploy.devstack.credentials import Credentials
 from deploy.devstack.install.models import ensure_embedding_model
-from deploy.devstack.part import Launch, Part, tail
+from deploy.devstack.part import Launch, StackPart, tail
 from deploy.devstack.parts.kafka import is_tansu
 from deploy.devstack.parts.postgres import probe_database
 from deploy.devstack.ports import take_ports
@@ -144,7 +144,7 @@ class System:
             self._start_service(name)
         await self._wait_until_ready()
 
-    async def _start_in_order(self, parts: Sequence[Part], say: Callable[[str], None]) -> None:
+    async def _start_in_order(self, parts: Sequence[StackPart], say: Callable[[str], None]) -> None:
         """Start each part and wait for it, except the flag server: it is slow, and the gateways do not wait for it."""
         assert self.programs is not None
         for part in parts:
@@ -200,14 +200,14 @@ class System:
 
     async def wait_until_up(self, name: str, seconds: float = 90.0) -> None:
         """Wait until store, broker, database or flag server answers a real request. Raises StartError."""
-        part: Part = part_named(name)
+        part: StackPart = part_named(name)
         deadline = time.monotonic() + seconds
         while problem := await self._problem(part):
             if time.monotonic() > deadline:
                 raise StartError(f"{name} did not start: {problem}\n{tail(self.home / 'logs' / f'{name}.log')}")
             await asyncio.sleep(0.3)
 
-    async def _problem(self, part: Part) -> str | None:
+    async def _problem(self, part: StackPart) -> str | None:
         if part.name not in self.config.externals and not (self.programs and part.name in self.programs.by_name):
             return "not started yet"
         return await asyncio.to_thread(part.probe, self.config)

@@ -70,8 +70,7 @@ def apply_task_file(
     `questions`: the predictions that people are to be asked about. A loop with a `fault` of noise asks two people often
     enough to know how far they agree. Raises ConfigurationError for what the scheduler would refuse.
     """
-    yaml, document = _loaded(SUPPORT_DESK)
-    document["name"] = name
+    yaml, document = _shipped(SUPPORT_DESK, name, questions)
     if labels is None:
         golden = document.get("golden_file")
         if golden:
@@ -83,22 +82,17 @@ def apply_task_file(
         document["training"].update({"epochs": OWN_DATA_EPOCHS, **few})
         document["labels"] = list(labels)
         document["max_answer_tokens"] = max(16, max(len(label) for label in labels))
-    asking = document["failures"]
-    asking["review_budget_per_day"] = max(asking["review_budget_per_day"], ASKED_PER_ROW * questions)
     if fault is Fault.NOISE and questions:
-        asking["overlap_share"] = min(OVERLAPS_OF_NOISE / questions, 1.0)
+        document["failures"]["overlap_share"] = min(OVERLAPS_OF_NOISE / questions, 1.0)
     return _apply(yaml, document, name, folder)
 
 
 def apply_extraction_file(folder: Path, name: str, schema: Mapping[str, Any] | None, questions: int = 0) -> TaskSpec:
     """Write the file of an extraction into `folder`. `schema` None: the orders as shipped. See `apply_task_file`."""
-    yaml, document = _loaded(ORDERS)
-    document["name"] = name
+    yaml, document = _shipped(ORDERS, name, questions)
     if schema is not None:
         document["output_schema"] = dict(schema)
         document.pop("comparators")
-    asking = document["failures"]
-    asking["review_budget_per_day"] = max(asking["review_budget_per_day"], ASKED_PER_ROW * questions)
     return _apply(yaml, document, name, folder)
 
 
@@ -109,8 +103,7 @@ def apply_tools_file(
 
     `labels`: the right answers of the user's own rows, which show whether some have no call, or several.
     """
-    yaml, document = _loaded(HOME)
-    document["name"] = name
+    yaml, document = _shipped(HOME, name, questions)
     if tools is not None:
         counts = [len(split_calls(label)[1]) for label in labels]
         document["tools"] = [tool.model_dump(mode="json") for tool in tools]
@@ -120,19 +113,14 @@ def apply_tools_file(
         )
         document["system_prompt"] = TOOLS_PROMPT
         document.pop("comparators")
-    asking = document["failures"]
-    asking["review_budget_per_day"] = max(asking["review_budget_per_day"], ASKED_PER_ROW * questions)
     return _apply(yaml, document, name, folder)
 
 
 def apply_generation_file(folder: Path, name: str, prompt: str | None, questions: int = 0) -> TaskSpec:
     """Write the file of a generation into `folder`. `prompt` None: to summarise. See `apply_task_file`."""
-    yaml, document = _loaded(SUMMARIES)
-    document["name"] = name
+    yaml, document = _shipped(SUMMARIES, name, questions)
     if prompt is not None:
         document["system_prompt"] = prompt
-    asking = document["failures"]
-    asking["review_budget_per_day"] = max(asking["review_budget_per_day"], ASKED_PER_ROW * questions)
     return _apply(yaml, document, name, folder)
 
 
@@ -176,6 +164,14 @@ def _loaded(path: Path) -> tuple[YAML, Any]:
     yaml = YAML(typ="rt")
     yaml.width = 4_096
     return yaml, yaml.load(path.read_text(encoding="utf-8"))
+
+
+def _shipped(path: Path, name: str, questions: int) -> tuple[YAML, Any]:
+    """A shipped task's file under another name, with a budget for so many questions."""
+    yaml, document = _loaded(path)
+    document["name"], asking = name, document["failures"]
+    asking["review_budget_per_day"] = max(asking["review_budget_per_day"], ASKED_PER_ROW * questions)
+    return yaml, document
 
 
 def _apply(yaml: YAML, document: Any, name: str, folder: Path) -> TaskSpec:

@@ -23,7 +23,7 @@ from deploy.devstack.install.apache_kafka import install_release, is_release_ins
 from deploy.devstack.install.java import find_java, install_java
 from deploy.devstack.install.packages import pip_target
 from deploy.devstack.object_store import open_bucket
-from deploy.devstack.part import Launch, Say
+from deploy.devstack.part import Launch, Say, StackPart
 from deploy.devstack.parts import s3
 from deploy.devstack.supervision import records
 from deploy.devstack.tansu import BUCKET, retention
@@ -81,12 +81,11 @@ Configuration:
 """
 
 
-class KafkaPart:
+class KafkaPart(StackPart):
     """Apache Kafka or tansu, on `RATCHET_KAFKA_PORT`."""
 
     name = "kafka"
-    ports: tuple[str, ...] = ("kafka", "kafka_internal")
-    start_timeout_seconds = 180.0
+    ports = ("kafka", "kafka_internal")
 
     def needs(self, config: StackConfig) -> tuple[str, ...]:
         return ("s3",) if is_tansu(config) else ()
@@ -144,9 +143,6 @@ class KafkaPart:
         if external := config.externals.get("kafka"):
             return probe_broker(Settings.read(kafka=external))  # With the user's RATCHET_KAFKA_… settings.
         return probe_broker(Settings.read().model_copy(update={"kafka": config.address("kafka"), **PLAINTEXT_SETTINGS}))
-
-    def finish(self, config: StackConfig, say: Say) -> None:
-        """Nothing: the services create the topics."""
 
     def address(self, config: StackConfig) -> str:
         return config.externals.get("kafka") or config.address("kafka")

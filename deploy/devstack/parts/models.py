@@ -6,7 +6,7 @@ import os
 import sys
 
 from deploy.devstack.config import CHECKOUT, StackConfig
-from deploy.devstack.part import Launch, Say
+from deploy.devstack.part import Launch, Say, StackPart
 from deploy.devstack.parts.vllm import probe_health
 from shared.addresses import without_credentials
 
@@ -15,11 +15,11 @@ _PUBLISHED = "*-*"
 """All names of what is published: a task's, a dash and a hash."""
 
 
-class ModelsPart:
+class ModelsPart(StackPart):
     """The server of whole models on `RATCHET_MODELS_PORT`. It runs the vLLM that the part of that name installs."""
 
     name = "models"
-    ports: tuple[str, ...] = ("models",)
+    ports = ("models",)
     start_timeout_seconds = 60.0
 
     def needs(self, config: StackConfig) -> tuple[str, ...]:
@@ -42,9 +42,6 @@ class ModelsPart:
     def probe(self, config: StackConfig) -> str | None:
         return probe_health(_url(config))
 
-    def finish(self, config: StackConfig, say: Say) -> None:
-        """Nothing: models wake when they are asked."""
-
     def address(self, config: StackConfig) -> str:
         return without_credentials(_url(config))
 
@@ -54,9 +51,6 @@ class ModelsPart:
             return {}
         passed = dict(zip(_PASSED, (f"{_url(config)}/v1", _PUBLISHED), strict=True))
         return {"RATCHET_MODELS": _url(config)} | ({} if any(map(os.environ.get, _PASSED)) else passed)
-
-    def note(self, config: StackConfig) -> str:
-        return ""
 
 
 def is_wanted(config: StackConfig) -> bool:

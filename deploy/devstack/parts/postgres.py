@@ -22,7 +22,7 @@ from deploy.devstack.config import HOST, StackConfig
 from deploy.devstack.credentials import Credentials
 from deploy.devstack.errors import PartError
 from deploy.devstack.install.packages import pip_target
-from deploy.devstack.part import Launch, Say
+from deploy.devstack.part import Launch, Say, StackPart
 from deploy.devstack.supervision.processes import run_as
 from shared.addresses import without_credentials
 from shared.files import write_atomically
@@ -35,15 +35,11 @@ PUBLIC_FOLDERS = Path("/var/lib")
 """Where root has files that other users reach: in /var/tmp systemd deletes what has not been used for 30 days."""
 
 
-class PostgresPart:
+class PostgresPart(StackPart):
     """One server on `RATCHET_POSTGRES_PORT`, databases `ratchet` and `unleash`."""
 
     name = "postgres"
-    ports: tuple[str, ...] = ("postgres",)
-    start_timeout_seconds = 180.0
-
-    def needs(self, config: StackConfig) -> tuple[str, ...]:
-        return ()
+    ports = ("postgres",)
 
     def installed(self, config: StackConfig) -> bool:
         return bool(program_folders(config))

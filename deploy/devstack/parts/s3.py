@@ -18,7 +18,7 @@ from deploy.devstack.credentials import Credentials
 from deploy.devstack.errors import PartError
 from deploy.devstack.install.packages import pip_target
 from deploy.devstack.object_store import client_environment, open_bucket
-from deploy.devstack.part import Launch, Say
+from deploy.devstack.part import Launch, Say, StackPart
 from deploy.devstack.tansu import BUCKET as KAFKA_BUCKET
 from shared.files import write_atomically
 
@@ -39,17 +39,13 @@ copy_1 = 2
 """
 
 
-class S3Part:
+class S3Part(StackPart):
     """SeaweedFS on `RATCHET_S3_PORT`; its inner services listen on the seven ports after it."""
 
     name = "s3"
-    ports: tuple[str, ...] = (
+    ports = (
         "s3", "s3_grpc", "s3_filer", "s3_filer_grpc", "s3_master", "s3_master_grpc", "s3_volume", "s3_volume_grpc",
     )  # fmt: skip
-    start_timeout_seconds = 180.0
-
-    def needs(self, config: StackConfig) -> tuple[str, ...]:
-        return ()
 
     def installed(self, config: StackConfig) -> bool:
         return find_program(config) is not None

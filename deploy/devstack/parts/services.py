@@ -8,7 +8,7 @@ import httpx
 
 from deploy.devstack.config import CHECKOUT, StackConfig
 from deploy.devstack.install.models import ensure_base_model, ensure_embedding_model
-from deploy.devstack.part import Launch, Say
+from deploy.devstack.part import Launch, Say, StackPart
 
 ALL_SERVICES = "services"
 PAGES = {"gateway": "/v1", "console": "/", "scheduler": "/", "deployer": "/"}
@@ -17,10 +17,8 @@ NO_TASK = "no task is known"
 """A new gateway's only missing item: it is not ready for traffic, but `up` is done. Tasks are applied afterwards."""
 
 
-class ServicesPart:
+class ServicesPart(StackPart):
     """All services in one process, or the one named `name`."""
-
-    start_timeout_seconds = 180.0
 
     def __init__(self, name: str = ALL_SERVICES) -> None:
         self.name = name
@@ -51,9 +49,6 @@ class ServicesPart:
         problems = (probe_readiness(f"http://{config.address(service)}") for service in self.ports)
         return next((problem for problem in problems if problem), None)
 
-    def finish(self, config: StackConfig, say: Say) -> None:
-        """Nothing: a service that is ready is complete."""
-
     def address(self, config: StackConfig) -> str:
         return "\n".join(f"http://{config.address(service)}{PAGES[service]}" for service in self.ports)
 
@@ -63,9 +58,6 @@ class ServicesPart:
         return values | {  # A wildcard is nothing that commands could ask.
             f"RATCHET_{service.upper()}_HOST": host for service, host in hosts.items() if host == config.host(service)
         }
-
-    def note(self, config: StackConfig) -> str:
-        return ""
 
 
 def probe_readiness(url: str) -> str | None:

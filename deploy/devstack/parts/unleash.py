@@ -14,7 +14,7 @@ from deploy.devstack.config import HOST, StackConfig
 from deploy.devstack.credentials import Credentials
 from deploy.devstack.errors import PartError
 from deploy.devstack.install.packages import install_once, pip_target, run_logged
-from deploy.devstack.part import Launch, Say
+from deploy.devstack.part import Launch, Say, StackPart
 from deploy.devstack.parts.postgres import database_url, ensure_database
 from shared.addresses import without_credentials
 
@@ -28,12 +28,11 @@ NPM_OPTIONS = (
 answer is an error after some minutes; by npm's own limits it took over twenty-five, without a word."""
 
 
-class UnleashPart:
+class UnleashPart(StackPart):
     """Unleash on `RATCHET_UNLEASH_PORT`."""
 
     name = "unleash"
-    ports: tuple[str, ...] = ("unleash",)
-    start_timeout_seconds = 180.0
+    ports = ("unleash",)
 
     def needs(self, config: StackConfig) -> tuple[str, ...]:
         return ("postgres",)
@@ -76,9 +75,6 @@ class UnleashPart:
 
     def probe(self, config: StackConfig) -> str | None:
         return probe_features(server_url(config), tokens(config)[0])
-
-    def finish(self, config: StackConfig, say: Say) -> None:
-        """Nothing: the deployer creates the flags."""
 
     def address(self, config: StackConfig) -> str:
         return without_credentials(server_url(config))

@@ -19,7 +19,7 @@ from deploy.devstack.config import DEFAULT_BASE_MODEL, HOST, StackConfig
 from deploy.devstack.errors import PartError
 from deploy.devstack.install.models import ensure_base_model, ensure_tool_template
 from deploy.devstack.install.packages import install_once, is_installed, pip, run_logged, virtual_environment
-from deploy.devstack.part import Launch, Say
+from deploy.devstack.part import Launch, Say, StackPart
 from shared.addresses import without_credentials
 from shared.processor import has_bfloat16
 
@@ -53,15 +53,12 @@ CPU_ENV = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "auto", "
 GPU_OPTIONS = ("--dtype=auto", "--max-num-seqs=64")
 
 
-class VllmPart:
+class VllmPart(StackPart):
     """One vLLM on `RATCHET_VLLM_PORT`."""
 
     name = "vllm"
-    ports: tuple[str, ...] = ("vllm",)
+    ports = ("vllm",)
     start_timeout_seconds = 300.0
-
-    def needs(self, config: StackConfig) -> tuple[str, ...]:
-        return ()
 
     def installed(self, config: StackConfig) -> bool:
         return is_installed(config.tools / "vllm", requirement()) and (config.models / config.base_model_name).exists()
@@ -110,9 +107,6 @@ class VllmPart:
 
     def environment(self, config: StackConfig) -> dict[str, str]:
         return {"RATCHET_VLLM": ",".join(replica_urls(config))}
-
-    def note(self, config: StackConfig) -> str:
-        return ""
 
 
 @cache

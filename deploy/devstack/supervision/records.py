@@ -82,9 +82,6 @@ def read_all(config: StackConfig) -> dict[str, PartRecord]:
 
 
 def _identity(raw: dict[str, Any] | None) -> ProcessIdentity | None:
-    if raw and "boot" not in raw:
-        way_out = "Stop it with the version that started it: git checkout …, ratchet down."
-        raise PartError("this home's stack was started by an earlier version, which told processes otherwise", way_out)
     return ProcessIdentity(**raw) if raw else None
 
 

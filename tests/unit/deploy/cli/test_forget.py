@@ -195,15 +195,11 @@ def test_other_tasks_are_not_searched(artifacts: Artifacts) -> None:
 
 
 def test_what_cannot_be_searched_is_reported(artifacts: Artifacts) -> None:
-    old = json.loads(example("u1", NOON).model_dump_json(exclude={"user_hash", "predicted_at"}))
-    artifacts.dataset("desk-3", {}, {})
-    artifacts.write("datasets/desk-3/train.jsonl", json.dumps(old))
     artifacts.adapter("lora-9", "deleted")
     artifacts.write("adapters/broken/manifest.json", "{")
     artifacts.write("adapters/unfinished/adapter.safetensors", "")
     found = lineage_of(artifacts.store, ["u1"], ["desk"], NOON)
     assert found.unknown == {
-        "datasets/desk-3": "1 of its rows have no user_hash: an older version built them",
         "adapters/lora-9": "its dataset deleted is not in the store",
         "adapters/broken": "its manifest cannot be read",
     }

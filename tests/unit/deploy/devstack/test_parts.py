@@ -18,7 +18,7 @@ from deploy.devstack.errors import PartError
 from deploy.devstack.install.java import java_major
 from deploy.devstack.install.packages import VERSION_FILE, install_once, is_installed
 from deploy.devstack.model_server import __main__ as model_server
-from deploy.devstack.part import Part, tail
+from deploy.devstack.part import StackPart, tail
 from deploy.devstack.parts import kafka, models, postgres, unleash, vllm
 from shared.errors import ConfigurationError, DependencyUnavailable
 
@@ -119,7 +119,7 @@ def test_a_whole_model_is_served_by_a_vllm_of_its_own_under_its_name_without_ada
 
 @pytest.mark.parametrize("part", [postgres.PostgresPart(), unleash.UnleashPart(), vllm.VllmPart(), models.ModelsPart()])
 def test_an_external_servers_address_is_shown_without_its_password_and_handed_on_with_it(
-    tmp_path: Path, part: Part
+    tmp_path: Path, part: StackPart
 ) -> None:
     name, url = f"RATCHET_{part.name.upper()}", "http://me:s3cret@127.0.0.1:9/x"
     tokens = {"RATCHET_UNLEASH_CLIENT_TOKEN": "t", "RATCHET_UNLEASH_ADMIN_TOKEN": "t"}

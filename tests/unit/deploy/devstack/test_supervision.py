@@ -191,14 +191,6 @@ def test_the_pause_before_a_restart_is_bounded_after_a_night_of_them(
     (config.records / "part.json").unlink()
 
 
-def test_a_record_of_an_earlier_version_says_how_to_stop_that(config: StackConfig) -> None:
-    path = write_record(config, "true")
-    path.write_text(json.dumps({**json.loads(path.read_text()), "supervisor": {"pid": 1, "started": 12.5}}))
-    with pytest.raises(PartError, match="earlier version"):
-        records.read_all(config)
-    path.unlink()
-
-
 def test_a_full_disk_ends_no_supervisor(config: StackConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """It had ended with an error, and what it had started could not be stopped any more."""
     from deploy.devstack.supervision import supervisor
