@@ -103,7 +103,7 @@ class ArmScore(Frozen):
     latency_ms_p95: float = Field(default=0.0, ge=0.0)
 
 
-class Difference(Frozen):
+class ScoreDifference(Frozen):
     """The candidate's mean score less production's on the same rows, with its 95 % interval and what that shows.
 
     `better` and `worse` are statements, each at 2.5 %. A candidate need not be better to be compared on live traffic.
@@ -127,7 +127,7 @@ class TextScore(Frozen):
     metric: TextMetric
     candidate: Interval
     production: Interval
-    difference: Difference
+    difference: ScoreDifference
     gates: bool = Field(description="By this one the candidate may not be worse (`evaluation.text_metric`).")
 
 
@@ -266,7 +266,7 @@ class AdapterEvaluated(Event):
     gates: tuple[Gate, ...]
     candidate: ArmScore
     production: ArmScore
-    gain: Difference | None = None
+    gain: ScoreDifference | None = None
     texts: tuple[TextScore, ...] = Field(default=(), max_length=20, description="Of generated text, by each metric.")
     judge: JudgeReport | None = Field(default=None, description="None: the task has no judge.")
     golden_lost: int = Field(default=0, ge=0, description="Rows that production answers right and the candidate not.")

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field
 
-from schemas.adapters import ArmScore, Calibration, ClassScore, Difference, LowConfidence, TextScore
+from schemas.adapters import ArmScore, Calibration, ClassScore, LowConfidence, ScoreDifference, TextScore
 from schemas.adversarial import AdversarialReport
 from schemas.approaches import ApproachTable, Gain
 from schemas.base import AdapterName, Frozen, Gate, Identifier, Interval, Probability, TaskName, Verdict
@@ -27,7 +27,7 @@ EVALUATION_FILE, EVALUATION_PAGE = "evaluation.json", "evaluation.html"
 Name = Annotated[str, Field(min_length=1, max_length=500)]
 
 
-class Confusion(Frozen):
+class ConfusionCell(Frozen):
     """A cell of the confusion matrix: how often `given` was answered where `expected` is right."""
 
     expected: Identifier
@@ -86,7 +86,7 @@ class ArmReport(Frozen):
     arguments: tuple[ClassScore, ...] = Field(
         default=(), max_length=500, description="Of each function with arguments: of the values of all of them."
     )
-    confusions: tuple[Confusion, ...] = Field(
+    confusions: tuple[ConfusionCell, ...] = Field(
         default=(), max_length=250_000, description="Cells that are not empty, the most frequent first."
     )
     risk_coverage: tuple[RiskPoint, ...] = Field(default=(), max_length=200)
@@ -138,7 +138,7 @@ class EvaluationReport(Frozen):
     gates: tuple[Gate, ...]
     candidate: ArmReport
     production: ArmReport
-    gain: Difference
+    gain: ScoreDifference
     texts: tuple[TextScore, ...] = Field(default=(), max_length=20, description="Of generated text, by each metric.")
     judge: JudgeReport | None = Field(default=None, description="None: the task has no judge.")
     parts: tuple[PartScore, ...] = Field(default=(), max_length=2_000)

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from deploy.demo.data.csv_file import Row
+from deploy.demo.data.csv_file import DataRow
 from schemas.tasks import TaskKind
 from shared.errors import DependencyUnavailable, RatchetError
 from shared.grading.json_values import json_or_nothing, same_json
@@ -27,7 +27,7 @@ TIMEOUT = httpx.Timeout(120.0, connect=10.0)
 class GatewayAnswer:
     """The gateway's answer to a row's question, or the error that remained after all attempts."""
 
-    row: Row
+    row: DataRow
     text: str = ""
     prediction_id: str = ""
     variant: str = ""
@@ -94,7 +94,7 @@ class GatewayClient(TaskClient):
         except httpx.HTTPError:
             return set()
 
-    async def ask(self, row: Row, user: str) -> GatewayAnswer:
+    async def ask(self, row: DataRow, user: str) -> GatewayAnswer:
         """Ask one question. Server errors are retried; the last one is in the answer's `error`."""
         body = {
             "model": self._task,
@@ -120,12 +120,12 @@ class GatewayClient(TaskClient):
         return GatewayAnswer(row, error=error)
 
     async def ask_all(
-        self, rows: Iterable[Row], users: str, concurrency: int, on_answer: Callable[[GatewayAnswer], None]
+        self, rows: Iterable[DataRow], users: str, concurrency: int, on_answer: Callable[[GatewayAnswer], None]
     ) -> list[GatewayAnswer]:
         """Ask each row as a user of its own, `concurrency` at a time. Returns the answers in the rows' order."""
         semaphore = asyncio.Semaphore(concurrency)
 
-        async def ask_row(number: int, row: Row) -> GatewayAnswer:
+        async def ask_row(number: int, row: DataRow) -> GatewayAnswer:
             async with semaphore:
                 answer = await self.ask(row, f"{users}-{number}")
             on_answer(answer)
@@ -139,7 +139,7 @@ def parameters_of(kind: TaskKind) -> dict[str, Any]:
     return {"temperature": 0.0} if kind in (TaskKind.EXTRACTION, TaskKind.TOOLS) else {}
 
 
-def _read_answer(row: Row, response: httpx.Response, latency_ms: float) -> GatewayAnswer:
+def _read_answer(row: DataRow, response: httpx.Response, latency_ms: float) -> GatewayAnswer:
     confidence = response.headers.get("x-ratchet-confidence", "")
     return GatewayAnswer(
         row=row,

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from deploy.demo.data.csv_file import Row
+from deploy.demo.data.csv_file import DataRow
 from deploy.demo.settings import Fault, PlannedMistakes
 from schemas.conversation import Answer
 from schemas.tasks import TaskSpec
@@ -48,7 +48,7 @@ class ReviewCounts:
         return sum(self.by_purpose.values())
 
 
-def faulty_labels(fault: Fault | None, rows: Sequence[Row], seed: int) -> dict[str, str]:
+def faulty_labels(fault: Fault | None, rows: Sequence[DataRow], seed: int) -> dict[str, str]:
     """Return text → the label that every reviewer gives instead of the true one; empty where the truth is known."""
     if fault is Fault.SHUFFLED_LABELS:
         return shuffle_labels(rows, seed)
@@ -57,7 +57,7 @@ def faulty_labels(fault: Fault | None, rows: Sequence[Row], seed: int) -> dict[s
     return {}
 
 
-def shuffle_labels(rows: Sequence[Row], seed: int) -> dict[str, str]:
+def shuffle_labels(rows: Sequence[DataRow], seed: int) -> dict[str, str]:
     """Text → the label of some other row, so that nothing can be learned."""
     labels = [row.label for row in rows]
     random.Random(seed).shuffle(labels)  # noqa: S311 - reproducible, not secret
@@ -84,7 +84,7 @@ class Reviewers:
         self._mistakes = mistakes or PlannedMistakes()
         self._faulty = faulty or {}
         self._spec = spec
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, DataRow] = {}
         self._first_answers: dict[str, str] = {}
         self._answered: set[tuple[str, str]] = set()
         self.corrected: set[str] = set()
@@ -97,7 +97,7 @@ class Reviewers:
         """Return people who err as often as these and have answered nothing yet."""
         return Reviewers(self._client, self._labels, self._mistakes, self._faulty, self._spec)
 
-    def add_prediction(self, prediction_id: str, row: Row) -> None:
+    def add_prediction(self, prediction_id: str, row: DataRow) -> None:
         """From now on answer questions about this prediction."""
         self._rows[prediction_id] = row
 

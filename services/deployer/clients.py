@@ -360,7 +360,7 @@ class VllmAdapterServer:
     async def serve(self, adapter: str, uri: str, spec: TaskSpec) -> None:
         try:
             folder = await asyncio.to_thread(self._store.fetch, uri)
-        except artifacts.ArtifactMissing as error:
+        except artifacts.ArtifactNotFound as error:
             raise ArtifactMissing(error.reason, error.way_out) from error
         modules = spec.training.target_modules
         await asyncio.to_thread(check_adapter, folder, spec.base_model, self._max_rank, modules)

@@ -249,7 +249,7 @@ class AdapterReplicas:
         try:
             folder = self._store.fetch(self._store.address(PROBES, name))
             return Probes.model_validate_json((folder / PROBES_FILE).read_bytes())
-        except artifacts.ArtifactMissing as error:
+        except artifacts.ArtifactNotFound as error:
             raise ArtifactMissing(f"no probes of {name}: {error.reason}", error.way_out) from error
         except (OSError, ValueError) as error:
             raise InvalidMessage(f"the probes of {name} cannot be read: {error}") from error

@@ -11,7 +11,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.adapters import Difference
+from schemas.adapters import ScoreDifference
 from schemas.tasks import TaskSpec
 from services.evaluator.domain import GradedAnswers, Question
 from services.evaluator.statistics.intervals import Floats, Groups, group_numbers
@@ -25,7 +25,7 @@ _MAX_APPS = 10
 
 
 @dataclass(frozen=True)
-class Part:
+class ComparedPart:
     """A part of what is compared: the positions of its rows, and both arms' scores on them, in [0, 1]."""
 
     rows: NDArray[np.intp]
@@ -88,7 +88,7 @@ class Comparison:
         return traffic_of(self.questions)
 
     @cached_property
-    def gain(self) -> Difference:
+    def gain(self) -> ScoreDifference:
         """Return the difference of the mean scores, of all traffic where chance drew enough rows."""
         ours, theirs = self.scores
         if self.traffic is None:
@@ -97,7 +97,7 @@ class Comparison:
         groups = group_numbers([self.questions[i].group for i in chosen])
         return difference(ours[chosen], theirs[chosen], groups, self.traffic.weights, "traffic")
 
-    def parts(self, spec: TaskSpec) -> dict[str, Part]:
+    def parts(self, spec: TaskSpec) -> dict[str, ComparedPart]:
         """Return what is looked at by itself: classes, failure modes, applications, lengths, fields."""
         found: dict[str, list[int]] = defaultdict(list)
         apps = Counter(s for q in self.questions for s in q.slices if s.startswith("app "))
@@ -113,10 +113,12 @@ class Comparison:
         if "longer inputs" not in found:  # All are of one length.
             found.pop("shorter inputs", None)
         ours, theirs = self.scores
-        parts = {name: Part(np.array(rows, dtype=np.intp), ours[rows], theirs[rows]) for name, rows in found.items()}
+        parts = {
+            name: ComparedPart(np.array(rows, dtype=np.intp), ours[rows], theirs[rows]) for name, rows in found.items()
+        }
         return parts | self._fields(answer_form(spec))
 
-    def _fields(self, form: AnswerForm) -> dict[str, Part]:
+    def _fields(self, form: AnswerForm) -> dict[str, ComparedPart]:
         """Return each field of a JSON answer, function and argument, or one of several labels, on the rows where it is
         expected or given: its F1 on each of them."""
         arms = [
@@ -128,7 +130,7 @@ class Comparison:
             for path in sorted(ours.keys() | theirs.keys()):
                 rows[path].append(position)
         return {
-            f"{form.part_noun(path)} {path}": Part(
+            f"{form.part_noun(path)} {path}": ComparedPart(
                 np.array(of_field, dtype=np.intp),
                 *(np.array([_field_f1(arm[position].get(path)) for position in of_field]) for arm in arms),
             )

@@ -18,7 +18,7 @@ from schemas.tasks import TaskSpec
 from services.evaluator.adversarial.gate import adversarial_not_worse
 from services.evaluator.adversarial.misled import Misled
 from services.evaluator.calibration import believed_wrong, chance_mistake_looks_right
-from services.evaluator.comparison import Comparison, Part, uniform_rows
+from services.evaluator.comparison import ComparedPart, Comparison, uniform_rows
 from services.evaluator.domain import ALL_RIGHT, GradedAnswers, PastResult, Repeated
 from services.evaluator.golden_gates import golden_regression, must_pass
 from services.evaluator.parts.gate import parts_gate, unknown
@@ -216,7 +216,7 @@ OF_ROWS = "too few of which chance drew to tell of all traffic"
 _FINDINGS = {"better": "better", "worse": "worse", "not_shown": "no difference is shown"}
 
 
-def parts_not_worse(evaluation: Comparison, parts: Mapping[str, Part]) -> Gate:
+def parts_not_worse(evaluation: Comparison, parts: Mapping[str, ComparedPart]) -> Gate:
     """No class, failure mode, application, language, length or field may be shown to be worse, at one level for all.
 
     Small ones are tested together, too (`parts/judged.py`).

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from schemas.tasks import TaskSpec
 from services.evaluator.domain import PastResult, Question, golden_key, is_judged
 from shared.files import write_atomically
-from shared.storage.artifacts import MANIFEST, ArtifactMissing, ArtifactStore
+from shared.storage.artifacts import MANIFEST, ArtifactNotFound, ArtifactStore
 
 RESULTS, RESULT_FILE = "golden_results", "result.json"
 PROMOTIONS = "promotions"
@@ -77,7 +77,7 @@ def past_results(store: ArtifactStore, task: str, base_model: str) -> list[PastR
             continue
         try:
             stored = store.fetch(store.address(RESULTS, name)) / RESULT_FILE
-        except ArtifactMissing:  # It is being published.
+        except ArtifactNotFound:  # It is being published.
             continue
         result = GoldenResult.model_validate_json(stored.read_bytes())
         # Names of tasks, and so of adapters, may have "--".

@@ -47,7 +47,7 @@ from shared.jobs import Progress, lease, run_job
 from shared.model.adapter_files import check_adapter, check_model
 from shared.model.inference import InferenceClient
 from shared.model.probes import measure_probes
-from shared.storage.artifacts import MANIFEST, ArtifactMissing, ArtifactStore
+from shared.storage.artifacts import MANIFEST, ArtifactNotFound, ArtifactStore
 from shared.storage.calibrations import AdapterCalibration, read_calibration
 from shared.storage.golden_sets import read_golden_set
 
@@ -243,7 +243,7 @@ async def serve(
     """Have every replica serve the adapter, once its folder is checked. Raises StepImpossible."""
     try:
         folder = await asyncio.to_thread(store.fetch, uri)
-    except ArtifactMissing as error:  # It is published before its event, so it will not come.
+    except ArtifactNotFound as error:  # It is published before its event, so it will not come.
         raise StepImpossible(f"the adapter {adapter} cannot be served: {error.reason}", error.way_out) from error
     try:
         await asyncio.to_thread(check, folder)
@@ -267,7 +267,7 @@ async def wake(urls: Sequence[str], key: str, store: ArtifactStore, trained: Can
         check_model(await asyncio.to_thread(store.fetch, trained.uri))
         message = {"role": "user", "content": "."}
         await client.complete(trained.adapter, [message], max_tokens=1)
-    except (ArtifactMissing, InvalidMessage) as error:
+    except (ArtifactNotFound, InvalidMessage) as error:
         way_out = error.way_out or "RATCHET_MODELS must be a server of whole models: ratchet up --only models"
         raise StepImpossible(f"the model {trained.adapter} cannot be served: {error.reason}", way_out) from error
     finally:
@@ -312,7 +312,7 @@ def calibration_of(store: ArtifactStore, adapter: str | None) -> AdapterCalibrat
         return None
     try:
         return read_calibration(store, adapter)
-    except ArtifactMissing:
+    except ArtifactNotFound:
         return None
 
 

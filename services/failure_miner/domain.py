@@ -19,7 +19,7 @@ from services.failure_miner.sampling import (
     BANDS,
     FEEDBACK,
     USUAL_THRESHOLD,
-    Question,
+    ReviewQuestion,
     Sighting,
     sampling_point,
     stratum_of,
@@ -204,7 +204,7 @@ def suspect_of(prediction: AnsweredPrediction, delivery: Delivery[Any], embeddin
 
 
 def review_question(
-    spec: TaskSpec, prediction: AnsweredPrediction, question: Question, feedback: FeedbackGiven | None = None
+    spec: TaskSpec, prediction: AnsweredPrediction, question: ReviewQuestion, feedback: FeedbackGiven | None = None
 ) -> LabelRequested:
     """Return the question to people about a prediction. Its ids follow from the prediction's.
 

@@ -40,7 +40,7 @@ from services.failure_miner.domain import (
     was_interrupted,
 )
 from services.failure_miner.modes import FoundMode, StoredMode, describe_modes, modes_for_event
-from services.failure_miner.sampling import FEEDBACK, Question, Sighting, Sightings
+from services.failure_miner.sampling import FEEDBACK, ReviewQuestion, Sighting, Sightings
 from services.failure_miner.storage import SuspectStore
 from shared.answers import form_of_kind
 from shared.cycle_step import CycleStep, current_spec, cycle_spec
@@ -246,13 +246,13 @@ class Handlers:
         found: Sequence[tuple[AnsweredPrediction, Delivery[Any]]],
         sightings: Sequence[Sighting],
         specs: Mapping[str, TaskSpec],
-    ) -> dict[str, list[Question]]:
+    ) -> dict[str, list[ReviewQuestion]]:
         """Store suspects and draw questions, by prediction: a redelivery draws, and publishes, the same again."""
         rules = {task: spec.failures for task, spec in specs.items()}
         keys = [(sighting.prediction_id, sighting.stratum == FEEDBACK) for sighting in sightings]
         counted = [replace(s, is_new=key not in self._counted) for s, key in zip(sightings, keys, strict=True)]
         seen = Sightings(counted, rules, self._now().astimezone(UTC).date())
-        drawn: dict[str, list[Question]] = {}
+        drawn: dict[str, list[ReviewQuestion]] = {}
         for question in await self._suspects.save(await self._embed(found), seen):
             drawn.setdefault(question.prediction_id, []).append(question)
         self._counted.update(dict.fromkeys(keys))

@@ -68,7 +68,7 @@ class Sightings:
 
 
 @dataclass(frozen=True)
-class Question:
+class ReviewQuestion:
     """A prediction that was drawn, for what purpose, and with what probability.
 
     `drawn_probability`: of being drawn by the audit or for looking wrong, whichever. None: it was not chance.
@@ -146,7 +146,7 @@ class DayOfQuestions:
         self.strata = strata
         self._rules = rules
 
-    def draw(self, sighting: Sighting) -> Question | None:
+    def draw(self, sighting: Sighting) -> ReviewQuestion | None:
         """Return the question about a prediction, if it is drawn. One that both samples draw is asked as an audit."""
         audit, audit_rate = self.strata[AUDIT], 0.0
         if sighting.auditable:
@@ -158,7 +158,7 @@ class DayOfQuestions:
         if sampling_point("audit", sighting.prediction_id) < audit_rate:
             either = 1.0 - (1.0 - audit_rate) * (1.0 - self._suspect_rate(sighting.stratum))
             audit.asked += 1  # After it: this question itself may spend the budget.
-            return Question(sighting.prediction_id, Purpose.AUDIT, audit_rate, either)
+            return ReviewQuestion(sighting.prediction_id, Purpose.AUDIT, audit_rate, either)
         if stratum is None or sampling_point("question", sighting.prediction_id) >= stratum.rate:
             return None
         if self._is_spent():
@@ -167,7 +167,7 @@ class DayOfQuestions:
         stratum.asked += 1
         drawn = None if sighting.stratum == FEEDBACK else 1.0 - (1.0 - audit_rate) * (1.0 - stratum.rate)
         probability = stratum.rate * (1.0 - audit_rate)
-        return Question(sighting.prediction_id, _purpose(sighting.stratum), probability, drawn)
+        return ReviewQuestion(sighting.prediction_id, _purpose(sighting.stratum), probability, drawn)
 
     def _suspect_rate(self, stratum: str | None) -> float:
         """Return how probable it is that a prediction is drawn for looking wrong. A complaint is not a sample's."""

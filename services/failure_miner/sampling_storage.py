@@ -13,14 +13,22 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.labels import Purpose
 from schemas.task_settings import FailureSettings
-from services.failure_miner.sampling import AUDIT, DayOfQuestions, Question, Sighting, Sightings, Stratum, plan_rates
+from services.failure_miner.sampling import (
+    AUDIT,
+    DayOfQuestions,
+    ReviewQuestion,
+    Sighting,
+    Sightings,
+    Stratum,
+    plan_rates,
+)
 from services.failure_miner.tables import ASKED, FORGOTTEN, SAMPLING, is_one_of
 from shared.privacy.erasure import erased_among
 
 logger = logging.getLogger(__name__)
 
 
-async def draw_questions(connection: AsyncConnection, seen: Sightings) -> list[Question]:
+async def draw_questions(connection: AsyncConnection, seen: Sightings) -> list[ReviewQuestion]:
     """Draw which predictions people are asked about, none of an erased person. Returns the questions, earlier ones too.
 
     A redelivered prediction has its earlier questions. If it has none, it gets none: its point is the same, and rates
@@ -29,7 +37,7 @@ async def draw_questions(connection: AsyncConnection, seen: Sightings) -> list[Q
     """
     erased = await erased_among(connection, FORGOTTEN, ((s.task, s.user_hash) for s in seen.sightings))
     left = [s for s in seen.sightings if not erased.covers(s.task, s.user_hash, s.occurred_at)]
-    questions: list[Question] = []
+    questions: list[ReviewQuestion] = []
     for task in sorted({sighting.task for sighting in left}):
         # Two processes must not spend the same budget.
         await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(f"asked {task}"))))
@@ -48,8 +56,8 @@ async def draw_questions(connection: AsyncConnection, seen: Sightings) -> list[Q
 
 
 def _draw(
-    sightings: Iterable[Sighting], earlier: Mapping[str, Sequence[Question]], today: DayOfQuestions
-) -> Iterable[tuple[Sighting, Question]]:
+    sightings: Iterable[Sighting], earlier: Mapping[str, Sequence[ReviewQuestion]], today: DayOfQuestions
+) -> Iterable[tuple[Sighting, ReviewQuestion]]:
     for sighting in sightings:
         asked = earlier.get(sighting.prediction_id, ())
         if not sighting.is_new or any(question.purpose is Purpose.AUDIT for question in asked):
@@ -81,11 +89,11 @@ async def sample_figures(
     return dict(sorted(drawn.items())), (await connection.execute(rate)).scalar_one_or_none() or 0.0
 
 
-async def _earlier_questions(connection: AsyncConnection, ids: Sequence[str]) -> dict[str, list[Question]]:
+async def _earlier_questions(connection: AsyncConnection, ids: Sequence[str]) -> dict[str, list[ReviewQuestion]]:
     rows = await connection.execute(sa.select(ASKED).where(is_one_of(ASKED.c.prediction_id, ids)))
-    found: dict[str, list[Question]] = {}
+    found: dict[str, list[ReviewQuestion]] = {}
     for row in rows:
-        question = Question(row.prediction_id, Purpose(row.purpose), row.probability, row.drawn_probability)
+        question = ReviewQuestion(row.prediction_id, Purpose(row.purpose), row.probability, row.drawn_probability)
         found.setdefault(row.prediction_id, []).append(question)
     return found
 
@@ -108,7 +116,7 @@ async def _save(
     task: str,
     day: date,
     strata: Mapping[str, Stratum],
-    drawn: Sequence[tuple[Sighting, Question]],
+    drawn: Sequence[tuple[Sighting, ReviewQuestion]],
 ) -> None:
     rows = [{"task": task, "day": day, "stratum": name, **asdict(stratum)} for name, stratum in strata.items()]
     statement = insert(SAMPLING)

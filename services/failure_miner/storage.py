@@ -21,7 +21,7 @@ from schemas.predictions import SubjectForgotten
 from services.failure_miner.clustering_storage import rewrite, save_clustering, without_erased
 from services.failure_miner.domain import WORDS_OF_ANOTHER, Suspect
 from services.failure_miner.modes import FoundMode, StoredMode
-from services.failure_miner.sampling import Question, Sightings
+from services.failure_miner.sampling import ReviewQuestion, Sightings
 from services.failure_miner.sampling_storage import draw_questions, sample_figures
 from services.failure_miner.tables import (
     ASKED,
@@ -42,7 +42,7 @@ from shared.storage.offsets import adopt_incarnation, advance_offsets, next_offs
 class SuspectStore(Protocol):
     """What the handlers need of the database."""
 
-    async def save(self, suspects: Sequence[Suspect], seen: Sightings) -> list[Question]: ...
+    async def save(self, suspects: Sequence[Suspect], seen: Sightings) -> list[ReviewQuestion]: ...
     async def stored_ids(self, prediction_ids: Iterable[str]) -> set[str]: ...
     async def asked_otherwise(self, prediction_ids: Iterable[str]) -> set[str]: ...
     async def save_labels(
@@ -82,7 +82,7 @@ class PostgresSuspectStore:
             columns = [SUSPECTS.c.offset, SUSPECTS.c.label_offset]
             await adopt_incarnation(connection, INCARNATION, OFFSETS, incarnation, columns)
 
-    async def save(self, suspects: Sequence[Suspect], seen: Sightings) -> list[Question]:
+    async def save(self, suspects: Sequence[Suspect], seen: Sightings) -> list[ReviewQuestion]:
         """Store suspects, draw questions about what was seen. Idempotent. `advance` once the questions are published.
 
         Returns the questions that were drawn, now or earlier. Nothing of an erased person is stored or asked.

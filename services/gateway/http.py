@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from schemas.tasks import NO_TASK, TaskChanged
 from services.gateway.answering.answer import Answerer
 from services.gateway.answering.tokens import TokenCounter
-from services.gateway.asgi.admission import Admission
+from services.gateway.asgi.admission import RequestAdmission
 from services.gateway.asgi.app import AsgiApp
 from services.gateway.asgi.exchange import Endpoint
 from services.gateway.formats.anthropic.errors import error_body as anthropic_error
@@ -42,7 +42,7 @@ def build_app(
     metrics: Metrics,
     missing: Callable[[], list[str]],
     notes: Callable[[], list[str]],
-    admission: Admission,
+    admission: RequestAdmission,
     routers: Sequence[APIRouter] = (),
 ) -> AsgiApp:
     """The application. Bodies are parsed by hand in `formats/validation.py`.
@@ -66,7 +66,7 @@ def build_app(
     return AsgiApp(app, endpoints, metrics, admission, error_formats)
 
 
-def _add_other_routes(app: FastAPI, handlers: Handlers, metrics: Metrics, admission: Admission) -> None:
+def _add_other_routes(app: FastAPI, handlers: Handlers, metrics: Metrics, admission: RequestAdmission) -> None:
     @app.get("/v1/models", responses=ERRORS)
     async def models(request: Request) -> Response:
         """The tasks that the key may use, and the models that pass through for it."""

@@ -11,7 +11,7 @@ import uvloop
 from schemas.tasks import TaskChanged
 from services.gateway.answering.answer import Answerer, AnswerSources
 from services.gateway.answering.pass_through import PassThrough
-from services.gateway.asgi.admission import Admission
+from services.gateway.asgi.admission import RequestAdmission
 from services.gateway.asgi.large_work import LargeWork
 from services.gateway.asgi.protocol import HttpProtocol
 from services.gateway.auth.grants import AccessControl
@@ -98,7 +98,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     )
     elsewhere = ExternalPredictions(identifiers, settings.gateway_event_bytes)
     ingest = TelemetryIngest(tasks, log, elsewhere, metrics, settings.traces_tasks)
-    admission = Admission(access, settings.body_limits)
+    admission = RequestAdmission(access, settings.body_limits)
     handlers = Handlers(tasks, log, elsewhere, access, large_work, settings.gateway_public_metrics, passed)
     app = build_app(
         answerer, handlers, metrics, readiness.missing, readiness.notes,

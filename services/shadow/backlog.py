@@ -17,7 +17,7 @@ from schemas.predictions import PredictionLogged
 from services.shadow.clients import POLL_SECONDS
 from services.shadow.replays import MAX_REQUESTS
 from services.shadow.settings import ShadowSettings
-from services.shadow.storage import Backlog, Backlogs
+from services.shadow.storage import Backlogs, ReplayBacklog
 from shared.errors import InvalidMessage, Paused
 from shared.kafka.clients import MAX_MESSAGE_BYTES, end_offsets, open_consumer
 from shared.kafka.delivery import Delivery, decode_event, record_headers
@@ -35,9 +35,9 @@ _TOPIC = topic_of(PredictionLogged).name
 class BacklogHandler(Protocol):
     """What becomes of a backlog's requests. Methods raise DependencyUnavailable."""
 
-    async def is_over(self, backlog: Backlog) -> bool: ...
-    async def is_ready(self, backlog: Backlog) -> bool: ...
-    async def on_backlog(self, backlog: Backlog, deliveries: Deliveries) -> bool: ...
+    async def is_over(self, backlog: ReplayBacklog) -> bool: ...
+    async def is_ready(self, backlog: ReplayBacklog) -> bool: ...
+    async def on_backlog(self, backlog: ReplayBacklog, deliveries: Deliveries) -> bool: ...
 
 
 class CatchUp:
@@ -61,7 +61,7 @@ class CatchUp:
                             await self._work_off(ours)
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _work_off(self, backlog: Backlog) -> None:
+    async def _work_off(self, backlog: ReplayBacklog) -> None:
         partition = TopicPartition(_TOPIC, backlog.partition)
         if (await end_offsets(self._settings, [partition]))[partition] < backlog.end_offset:
             logger.warning("%s: the log of %s is shorter than it was: its backlog is gone", backlog.task, partition)
@@ -76,7 +76,7 @@ class CatchUp:
         async with open_consumer(self._settings, group_id=None, **options) as consumer:
             consumer.assign([partition])
             consumer.seek(partition, backlog.next_offset)
-            left: Backlog | None = backlog
+            left: ReplayBacklog | None = backlog
             clock = asyncio.get_running_loop().time
             ends = clock() + TURN_SECONDS
             while left is not None and await self._replay(left, await self._read(consumer, partition, left)):
@@ -87,7 +87,7 @@ class CatchUp:
                 if clock() > ends:
                     break
 
-    async def _replay(self, backlog: Backlog, deliveries: Deliveries) -> bool:
+    async def _replay(self, backlog: ReplayBacklog, deliveries: Deliveries) -> bool:
         """Replay a batch, however late its turn comes. Return False if the flag is off, or the rollout has ended."""
         while not await self._handler.is_over(backlog):
             try:
@@ -96,7 +96,7 @@ class CatchUp:
                 await asyncio.sleep(POLL_SECONDS)
         return False
 
-    async def _read(self, consumer: AIOKafkaConsumer, partition: TopicPartition, backlog: Backlog) -> Deliveries:
+    async def _read(self, consumer: AIOKafkaConsumer, partition: TopicPartition, backlog: ReplayBacklog) -> Deliveries:
         """Return the next requests of the backlog's task; none where the next records are of other tasks."""
         batch = await consumer.getmany(partition, timeout_ms=1_000, max_records=MAX_REQUESTS)
         deliveries = [_delivery(record) for record in batch.get(partition, []) if record.offset < backlog.end_offset]

@@ -21,7 +21,7 @@ from services.shadow.clients import CandidateMissing, ShadowSampling, TrainingIn
 from services.shadow.domain import Outcome, RedactingTasks, ineligible, is_comparing
 from services.shadow.replays import CLAIM_SECONDS, MAX_BATCH_SECONDS, MAX_REQUESTS, Replays
 from services.shadow.settings import ShadowSettings
-from services.shadow.storage import Backlog, Decisions
+from services.shadow.storage import Decisions, ReplayBacklog
 from shared.errors import ConfigurationError, DependencyUnavailable, Paused
 from shared.kafka.consumers import ATTEMPTS, MAX_PAUSE_SECONDS, BatchOptions, Consumers
 from shared.kafka.delivery import Delivery
@@ -111,7 +111,7 @@ class Handlers:
             logger.warning("a batch is tried again later: %s", error)
             raise Paused(error.reason, error.way_out) from error
 
-    async def on_backlog(self, backlog: Backlog, deliveries: list[Delivery[PredictionLogged]]) -> bool:
+    async def on_backlog(self, backlog: ReplayBacklog, deliveries: list[Delivery[PredictionLogged]]) -> bool:
         """Do the same with requests that were left for later; return False, with nothing done, if it is not ready."""
         rollout = self.rollouts.get(backlog.task)
         if rollout is None or not await self.is_ready(backlog):
@@ -138,12 +138,12 @@ class Handlers:
         for request in to_replay:
             self._unreadable_until.pop(request.rollout.candidate_uri, None)
 
-    async def is_over(self, backlog: Backlog) -> bool:
+    async def is_over(self, backlog: ReplayBacklog) -> bool:
         """Return True if the rollout of a backlog has ended. That another one is queued or ended says nothing of it."""
         rollout = await self.rollouts.latest(backlog.task, _READ_SECONDS)
         return rollout is not None and (rollout.rollout_id == backlog.rollout_id) != is_comparing(rollout)
 
-    async def is_ready(self, backlog: Backlog) -> bool:
+    async def is_ready(self, backlog: ReplayBacklog) -> bool:
         """Return True while a backlog's rollout is compared, the flag of its task on, and the candidate and its
         training rows there."""
         rollout = self.rollouts.get(backlog.task)

@@ -46,7 +46,7 @@ _NUMBERS = sa.union_all(
 
 
 @dataclass(frozen=True)
-class Backlog:
+class ReplayBacklog:
     """The records of a partition that are to be read again for a rollout: from `next_offset` up to `end_offset`."""
 
     rollout_id: str
@@ -78,10 +78,10 @@ class Decisions(Protocol):
 class Backlogs(Protocol):
     """What was left for later. Methods raise DependencyUnavailable while the database is away."""
 
-    async def backlogs(self) -> list[Backlog]: ...
-    def claimed(self, backlog: Backlog) -> AbstractAsyncContextManager[Backlog | None]: ...
-    async def advance(self, backlog: Backlog, next_offset: int) -> Backlog | None: ...
-    async def drop(self, backlog: Backlog) -> None: ...
+    async def backlogs(self) -> list[ReplayBacklog]: ...
+    def claimed(self, backlog: ReplayBacklog) -> AbstractAsyncContextManager[ReplayBacklog | None]: ...
+    async def advance(self, backlog: ReplayBacklog, next_offset: int) -> ReplayBacklog | None: ...
+    async def drop(self, backlog: ReplayBacklog) -> None: ...
 
 
 class PostgresDecisions:
@@ -121,14 +121,14 @@ class PostgresDecisions:
         async with transaction(self._engine) as connection:
             await record_erasure(connection, FORGOTTEN, event)
 
-    async def backlogs(self) -> list[Backlog]:
+    async def backlogs(self) -> list[ReplayBacklog]:
         """Return all backlogs."""
         query = sa.select(BACKLOGS).order_by(BACKLOGS.c.rollout_id, BACKLOGS.c.partition)
         async with transaction(self._engine) as connection:
             return [_backlog(row) for row in await connection.execute(query)]
 
     @asynccontextmanager
-    async def claimed(self, backlog: Backlog) -> AsyncIterator[Backlog | None]:
+    async def claimed(self, backlog: ReplayBacklog) -> AsyncIterator[ReplayBacklog | None]:
         """Hold a backlog, and give what it is now; None: another process has it."""
         async with transaction(self._engine) as connection:
             key = _lock_key(f"backlog {backlog.rollout_id} {backlog.partition} ")
@@ -160,12 +160,12 @@ class PostgresDecisions:
         async with transaction(self._engine) as connection:
             await raise_if_lost(connection)
 
-    async def _current(self, backlog: Backlog) -> Backlog | None:
+    async def _current(self, backlog: ReplayBacklog) -> ReplayBacklog | None:
         async with transaction(self._engine) as connection:
             row = (await connection.execute(sa.select(BACKLOGS).where(_is(backlog)))).one_or_none()
         return None if row is None else _backlog(row)
 
-    async def advance(self, backlog: Backlog, next_offset: int) -> Backlog | None:
+    async def advance(self, backlog: ReplayBacklog, next_offset: int) -> ReplayBacklog | None:
         """Store that a backlog's records below `next_offset` are done. Return what is left of it, None: nothing.
 
         Where it begins elsewhere by now, that stays: an earlier request has joined it, or another process works it off,
@@ -180,7 +180,7 @@ class PostgresDecisions:
             await connection.execute(sa.delete(BACKLOGS).where(_is(backlog)))
             return None
 
-    async def drop(self, backlog: Backlog) -> None:
+    async def drop(self, backlog: ReplayBacklog) -> None:
         """Forget a backlog that nobody needs any more, and what was decided of it: else it would wait for ever."""
         of_backlog = sa.and_(
             DECISIONS.c.from_backlog,
@@ -290,7 +290,7 @@ async def _defer(connection: AsyncConnection, requests: Sequence[Considered]) ->
         at, offset = (request.rollout.rollout_id, request.delivery.partition), request.delivery.offset
         if request.from_backlog or not (request.is_put_off or at in behind):
             continue
-        former = behind.get(at) or Backlog(at[0], request.rollout.task, at[1], offset, offset + 1)
+        former = behind.get(at) or ReplayBacklog(at[0], request.rollout.task, at[1], offset, offset + 1)
         behind[at] = replace(
             former, next_offset=min(former.next_offset, offset), end_offset=max(former.end_offset, offset + 1)
         )
@@ -300,11 +300,11 @@ async def _defer(connection: AsyncConnection, requests: Sequence[Considered]) ->
     return later
 
 
-def _backlog(row: Any) -> Backlog:
-    return Backlog(row.rollout_id, row.task, row.partition, row.next_offset, row.end_offset)
+def _backlog(row: Any) -> ReplayBacklog:
+    return ReplayBacklog(row.rollout_id, row.task, row.partition, row.next_offset, row.end_offset)
 
 
-def _is(backlog: Backlog) -> Any:
+def _is(backlog: ReplayBacklog) -> Any:
     return sa.and_(BACKLOGS.c.rollout_id == backlog.rollout_id, BACKLOGS.c.partition == backlog.partition)
 
 

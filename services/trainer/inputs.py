@@ -19,7 +19,7 @@ from schemas.task_settings import Combination
 from schemas.tasks import TaskSpec
 from shared.errors import StepImpossible
 from shared.model.adapter_files import CONFIG
-from shared.storage.artifacts import ArtifactMissing, ArtifactStore
+from shared.storage.artifacts import ArtifactNotFound, ArtifactStore
 
 
 def read_pairs(dataset: Path) -> list[PreferredAnswer]:
@@ -38,7 +38,7 @@ def fetch_adapters(store: ArtifactStore, spec: TaskSpec, max_rank: int) -> tuple
     names = tuple(dict.fromkeys(spec.training.fusion.adapters))
     try:
         folders = tuple(store.fetch_whole(store.address("adapters", name)) for name in names)
-    except ArtifactMissing as error:
+    except ArtifactNotFound as error:
         raise StepImpossible(
             f"an adapter that is to be merged is not in the artifact store: {error.reason}",
             f"Correct training.fusion.adapters of {spec.name}: `ratchet` shows the adapters on its page of models. "

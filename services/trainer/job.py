@@ -26,7 +26,7 @@ from shared.files import write_atomically
 from shared.identity import event_id, file_hash, folder_hash
 from shared.jobs import Progress, lease, run_job
 from shared.model.adapter_files import CONFIG
-from shared.storage.artifacts import MANIFEST, ArtifactMissing, ArtifactStore
+from shared.storage.artifacts import MANIFEST, ArtifactNotFound, ArtifactStore
 
 
 class TrainingJob(BaseModel):
@@ -162,7 +162,7 @@ def training_request(job: TrainingJob, store: ArtifactStore, pairs: Sequence[Pre
     start = job.serving if settings.start_from == "last" else None
     try:
         folder = None if start is None else store.fetch_whole(store.address("adapters", start))
-    except ArtifactMissing as error:
+    except ArtifactNotFound as error:
         raise StepImpossible(
             f"the adapter {start}, which the training is to go on from, is not in the artifact store",
             "Set training.start_from: base.",

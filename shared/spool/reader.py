@@ -17,7 +17,7 @@ from pathlib import Path
 
 from shared.privacy.encryption import Cipher, DecryptionFailed, DecryptionKeyMissing
 from shared.spool.frames import Frame, SegmentFile
-from shared.spool.records import Backlog, Position, Record, SpooledRecord
+from shared.spool.records import Backlog, Record, SpooledRecord, SpoolPosition
 from shared.spool.segments import (
     QUARANTINE_SUFFIX,
     load_cursor,
@@ -58,7 +58,7 @@ class SpoolReader:
     def backlog(self) -> Backlog:
         return measure_backlog(self.slot, self._cursor)
 
-    def read(self, max_records: int, max_bytes: int, after: Position | None = None) -> list[SpooledRecord]:
+    def read(self, max_records: int, max_bytes: int, after: SpoolPosition | None = None) -> list[SpooledRecord]:
         """Read the records behind `after`, by default behind the cursor: always the same ones until `advance`.
 
         At most `max_records`, and at most `max_bytes` of topics, keys and values, but at least one record. Empty if
@@ -87,7 +87,7 @@ class SpoolReader:
             self.advance(end)  # Past incomplete, damaged and empty parts, so that finished segments are deleted.
         return records
 
-    def advance(self, position: Position) -> None:
+    def advance(self, position: SpoolPosition) -> None:
         """Confirm that all before `position` is shipped, for later readers too, and delete its segments.
 
         On a full disk the old cursor stays, so that a crash ships some records twice; segments are deleted even so.
@@ -115,7 +115,7 @@ class SpoolReader:
         else:
             self._saved_cursor, self._cursor_failed = self._cursor, False
 
-    def _records_from(self, start: Position) -> Iterator[tuple[SpooledRecord | None, Position]]:
+    def _records_from(self, start: SpoolPosition) -> Iterator[tuple[SpooledRecord | None, SpoolPosition]]:
         """Yield each record from `start` on with the position behind it, and None with positions to skip to."""
         numbers = segment_numbers(self.slot)
         # Listing a folder may miss a file created meanwhile but include a later one. A second listing has every file
@@ -124,13 +124,13 @@ class SpoolReader:
         for number in numbers:
             if number < start.segment:
                 continue
-            position = start if number == start.segment else Position(number, 0, 0)
+            position = start if number == start.segment else SpoolPosition(number, 0, 0)
             finished = number != numbers[-1] or not has_owner(self.slot)  # Before reading: it cannot grow afterwards.
             with contextlib.suppress(FileNotFoundError), SegmentFile(segment_path(self.slot, number)) as file:
                 for frame, records in self._frames(file, number, position.offset, finished):
                     yield from _spooled_records(number, frame, records, position)
-                    position = Position(number, frame.end, 0)
-            yield None, Position(number + 1, 0, 0) if finished else position
+                    position = SpoolPosition(number, frame.end, 0)
+            yield None, SpoolPosition(number + 1, 0, 0) if finished else position
 
     def _frames(
         self, file: SegmentFile, number: int, offset: int, finished: bool
@@ -193,10 +193,12 @@ class SpoolReader:
 
 
 def _spooled_records(
-    number: int, frame: Frame, records: list[Record], start: Position
-) -> Iterator[tuple[SpooledRecord, Position]]:
+    number: int, frame: Frame, records: list[Record], start: SpoolPosition
+) -> Iterator[tuple[SpooledRecord, SpoolPosition]]:
     for index, record in enumerate(records, 1):
         if frame.start == start.offset and index <= start.record:
             continue
-        end = Position(number, frame.end, 0) if index == len(records) else Position(number, frame.start, index)
+        end = (
+            SpoolPosition(number, frame.end, 0) if index == len(records) else SpoolPosition(number, frame.start, index)
+        )
         yield SpooledRecord(record, frame.appended_at, end), end

@@ -33,7 +33,7 @@ class Record(NamedTuple):
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
-class Position(NamedTuple):
+class SpoolPosition(NamedTuple):
     """A position in a slot: before record number `record` of the frame at byte `offset` of segment `segment`."""
 
     segment: int
@@ -46,7 +46,7 @@ class SpooledRecord(NamedTuple):
 
     record: Record
     appended_at: float
-    position: Position
+    position: SpoolPosition
 
 
 @dataclass(frozen=True, slots=True)

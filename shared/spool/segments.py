@@ -23,7 +23,7 @@ from zlib import crc32
 from xxhash import xxh3_64_intdigest
 
 from shared.privacy.encryption import OVERHEAD_BYTES, Cipher, DecryptionFailed
-from shared.spool.records import Backlog, Position, Record
+from shared.spool.records import Backlog, Record, SpoolPosition
 
 MAGIC = b"RSP2"
 _HEADER_FIELDS = struct.Struct("<4sIQd")  # magic, length of the ciphertext, its checksum, Unix seconds
@@ -40,7 +40,7 @@ MAX_FRAME_BYTES = 32 << 20
 SEGMENT_SUFFIX = ".segment"
 QUARANTINE_SUFFIX = ".quarantine"
 CURSOR_NAME = "cursor"
-START = Position(0, 0, 0)
+START = SpoolPosition(0, 0, 0)
 
 
 class Header(NamedTuple):
@@ -143,7 +143,7 @@ def next_segment_number(slot: Path) -> int:
     return max(int(time.time()), *used, load_cursor(slot).segment) + 1
 
 
-def load_cursor(slot: Path) -> Position:
+def load_cursor(slot: Path) -> SpoolPosition:
     """Read the cursor; the start if it cannot be read, which ships records twice rather than losing them."""
     try:
         text, stored = (slot / CURSOR_NAME).read_bytes().split(b"|")
@@ -152,10 +152,10 @@ def load_cursor(slot: Path) -> Position:
         segment, offset, record = map(int, text.split())
     except (FileNotFoundError, ValueError):
         return START
-    return Position(segment, offset, record)
+    return SpoolPosition(segment, offset, record)
 
 
-def save_cursor(slot: Path, position: Position) -> None:
+def save_cursor(slot: Path, position: SpoolPosition) -> None:
     """Replace the cursor atomically. Raises OSError on a full disk; the old cursor then stays.
 
     Without fsync, which would stall the writer: after a power cut an older cursor ships a batch twice.
@@ -166,7 +166,7 @@ def save_cursor(slot: Path, position: Position) -> None:
     temporary.replace(slot / CURSOR_NAME)
 
 
-def measure_backlog(slot: Path, cursor: Position) -> Backlog:
+def measure_backlog(slot: Path, cursor: SpoolPosition) -> Backlog:
     """Measure what lies behind the cursor."""
     total, oldest = 0, None
     for number in segment_numbers(slot):

@@ -35,7 +35,7 @@ RETRY = timedelta(seconds=30)
 """How long a request to an object store is repeated. Short, because the callers retry."""
 
 
-class ArtifactMissing(DependencyUnavailable):
+class ArtifactNotFound(DependencyUnavailable):
     """The store answers and has no complete folder at this address (yet)."""
 
 
@@ -73,7 +73,7 @@ class ArtifactStore:
         An event names the address, so one that is outside of this store is never read: it is as good as missing.
         """
         if not self._has(address):
-            raise ArtifactMissing(
+            raise ArtifactNotFound(
                 f"{address[:200]} is outside of {self._uri}", "Is RATCHET_ARTIFACTS the same everywhere?"
             )
         if not is_local(address):
@@ -198,8 +198,8 @@ def local_path(address: str) -> Path:
     return Path(address.removeprefix("file://"))
 
 
-def _missing(address: str) -> ArtifactMissing:
-    return ArtifactMissing(f"no artifact at {address}", "Is RATCHET_ARTIFACTS the same everywhere?")
+def _missing(address: str) -> ArtifactNotFound:
+    return ArtifactNotFound(f"no artifact at {address}", "Is RATCHET_ARTIFACTS the same everywhere?")
 
 
 def _damaged_file(folder: Path) -> str | None:

@@ -17,7 +17,7 @@ from schemas.failures import FAILURES, MEMBERS_FILE, MODES_FILE, FailureMode, Fa
 from shared.errors import StepImpossible
 from shared.files import write_atomically
 from shared.identity import content_hash
-from shared.storage.artifacts import MANIFEST, ArtifactMissing
+from shared.storage.artifacts import MANIFEST, ArtifactNotFound
 
 
 class ModesReader(Protocol):
@@ -65,7 +65,7 @@ def read_members(store: ModesReader, address: str | None) -> dict[str, str]:
     try:
         lines = (store.fetch(address) / MEMBERS_FILE).read_bytes().splitlines()
         members = [ModeMember.model_validate_json(line) for line in lines]
-    except ArtifactMissing as error:  # It is published before the event that names it, so it was deleted.
+    except ArtifactNotFound as error:  # It is published before the event that names it, so it was deleted.
         way_out = "Is RATCHET_ARTIFACTS the same everywhere? Start a new cycle: it publishes them again."
         raise StepImpossible(f"the failure modes are not in the artifact store, at {address}", way_out) from error
     except (ValueError, OSError) as error:

@@ -14,7 +14,7 @@ from schemas.tasks import TaskSpec
 from shared.errors import StepImpossible
 from shared.files import write_atomically
 from shared.identity import content_hash
-from shared.storage.artifacts import MANIFEST, ArtifactMissing
+from shared.storage.artifacts import MANIFEST, ArtifactNotFound
 
 
 class GoldenReader(Protocol):
@@ -69,7 +69,7 @@ def read_golden_set(store: GoldenReader, spec: TaskSpec) -> tuple[GoldenRow, ...
         if _set_id(spec.name, lines) != set_id:
             raise ValueError("its rows are not those that were published")
         return tuple(GoldenRow.model_validate_json(line) for line in lines.splitlines())
-    except ArtifactMissing as error:  # It is published before the event that names it, so it was deleted.
+    except ArtifactNotFound as error:  # It is published before the event that names it, so it was deleted.
         way_out = "Is RATCHET_ARTIFACTS the same everywhere? A restarted scheduler publishes the golden sets again."
         raise StepImpossible(f"the golden set {set_id} is not in the artifact store, at {address}", way_out) from error
     except (ValueError, OSError) as error:

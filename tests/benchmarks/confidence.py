@@ -26,7 +26,7 @@ import httpx
 import numpy as np
 
 from deploy.demo.clients import TIMEOUT, GatewayAnswer, GatewayClient
-from deploy.demo.data.csv_file import Row, read_rows
+from deploy.demo.data.csv_file import DataRow, read_rows
 from deploy.demo.data.split import SIMILARITY, split_rows
 from deploy.demo.report.measure import wilson
 from deploy.demo.settings import DataOptions, LoopOptions, LoopSettings, PlannedMistakes
@@ -85,7 +85,7 @@ async def _is_promoted(settings: LoopSettings, task: str) -> bool:
         gateway = GatewayClient(http, settings.gateway_url, task)
         if task not in await gateway.tasks():
             return False
-        return (await gateway.ask(Row("Where is my card?", ""), "benchmark")).variant == "primary"
+        return (await gateway.ask(DataRow("Where is my card?", ""), "benchmark")).variant == "primary"
 
 
 def _run_loop(folder: Path, terminal: Terminal, task: str, intents: int) -> None:
@@ -102,7 +102,7 @@ def _corrections(intents: int) -> int:
     return CORRECTIONS_OF_MANY_INTENTS if intents > 2 * INTENTS else CORRECTIONS
 
 
-def unseen(folder: Path, intents: int) -> list[Row]:
+def unseen(folder: Path, intents: int) -> list[DataRow]:
     """Return questions that the loop did not use, the test file's first, at most `MAX_QUESTIONS`, in a seeded order."""
     data = read_rows(folder / "train.csv", "text", "category", intents)
     parts = split_rows(data, SEED, _corrections(intents))
@@ -113,7 +113,7 @@ def unseen(folder: Path, intents: int) -> list[Row]:
     return [row for row in dict.fromkeys([*rows, *rest]) if not used.contains(row.text)][:MAX_QUESTIONS]
 
 
-async def _measure(settings: LoopSettings, task: str, rows: Sequence[Row], terminal: Terminal) -> list[Found]:
+async def _measure(settings: LoopSettings, task: str, rows: Sequence[DataRow], terminal: Terminal) -> list[Found]:
     async with httpx.AsyncClient(timeout=TIMEOUT, limits=httpx.Limits(max_connections=32)) as http:
         gateway = GatewayClient(http, settings.gateway_url, task)
         await gateway.ask(rows[0], "warm-up")

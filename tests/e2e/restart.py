@@ -21,7 +21,7 @@ import psycopg
 from kafka.structs import OffsetAndMetadata
 
 from deploy.demo.clients import TIMEOUT
-from deploy.demo.data.csv_file import Row
+from deploy.demo.data.csv_file import DataRow
 from deploy.demo.data.split import Split
 from deploy.demo.data.task_file import change_task
 from deploy.demo.errors import CandidateStopped
@@ -48,7 +48,7 @@ QUICK_CYCLE = {
 }
 """Settings of the second cycle's task that do not change its revision: it is compared, not promoted. Inputs that
 mislead are left out: the loop before it has asked those 252."""
-QUESTION = Row("where is my parcel", "delivery")
+QUESTION = DataRow("where is my parcel", "delivery")
 Snapshot = dict[str, Any]
 
 

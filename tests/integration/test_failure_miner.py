@@ -35,7 +35,7 @@ from services.failure_miner.sampling import (
     BANDS,
     FEEDBACK,
     UNCALIBRATED,
-    Question,
+    ReviewQuestion,
     Sighting,
     Sightings,
     sampling_point,
@@ -206,7 +206,7 @@ def seen(task: str, *sightings: Sighting, rules: FailureSettings = RULES, days: 
     return Sightings(sightings, {task: rules}, TODAY + timedelta(days=days))
 
 
-def numbers(questions: Iterable[Question]) -> list[int]:
+def numbers(questions: Iterable[ReviewQuestion]) -> list[int]:
     return sorted(int(question.prediction_id.rpartition(".")[2]) for question in questions)
 
 
@@ -230,7 +230,7 @@ async def test_the_rates_of_a_day_are_planned_from_the_day_before_and_fixed(
     rules = FailureSettings(review_budget_per_day=20, audit_share=0.5)
     await store.save([], seen(task, *(sighting(task, n, None) for n in range(1_000)), rules=rules))
     tomorrow = [sighting(task, n, BANDS[1]) for n in range(1_000, 1_300)]
-    questions: list[Question] = []
+    questions: list[ReviewQuestion] = []
     for start in range(0, 300, 50):
         questions += await store.save([], seen(task, *tomorrow[start : start + 50], rules=rules, days=1))
     audits = [q.inclusion_probability for q in questions if q.purpose is Purpose.AUDIT]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from deploy.demo.data.csv_file import Row, read_rows
+from deploy.demo.data.csv_file import DataRow, read_rows
 from deploy.demo.data.split import split_rows
 from deploy.demo.data.task_file import apply_task_file, shipped_data
 from deploy.demo.reviewers import REVIEWERS, Reviewers, faulty_labels
@@ -34,7 +34,7 @@ NOISE = 0.3
 class Console:
     """A queue of questions about rows, each put to one or two people, as the failure miner would ask them."""
 
-    def __init__(self, rows: tuple[Row, ...], spec: TaskSpec) -> None:
+    def __init__(self, rows: tuple[DataRow, ...], spec: TaskSpec) -> None:
         self._dice = random.Random(SEED)
         share = spec.failures.overlap_share
         self._overlaps = [2 if self._dice.random() < share else 1 for _ in rows]

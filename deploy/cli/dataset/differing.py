@@ -27,7 +27,7 @@ class DifferingRow:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class VersionComparison:
     """Kind of difference → how many rows, and the first of them."""
 
     before: str
@@ -39,7 +39,7 @@ class Comparison:
         return {"before": self.before, "after": self.after, **kinds}
 
 
-def compare_versions(store: ArtifactStore, before: str, after: str, limit: int) -> Comparison:
+def compare_versions(store: ArtifactStore, before: str, after: str, limit: int) -> VersionComparison:
     """Compare two versions of one task. Raises UnknownVersion, or ConfigurationError for versions of two tasks."""
     manifests = [read_manifest(store, name) for name in (before, after)]
     if manifests[0].task != manifests[1].task:
@@ -53,7 +53,7 @@ def compare_versions(store: ArtifactStore, before: str, after: str, limit: int) 
     }  # fmt: skip
     shown = {name for names in kinds.values() for name in names[:limit]}
     asked = _questions(store, (before, after), shown)
-    return Comparison(
+    return VersionComparison(
         before,
         after,
         {kind: (len(names), [_row(name, old, new, asked) for name in names[:limit]]) for kind, names in kinds.items()},

@@ -31,7 +31,7 @@ _BUSY_PAUSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ReplayComparison:
     """Both answers to a logged request, as text. `candidate` None: it erred or was too slow."""
 
     prediction_id: str
@@ -51,7 +51,7 @@ class Diagnosis:
     task: str
     candidate: str
     production: str | None
-    comparisons: Sequence[Comparison]
+    comparisons: Sequence[ReplayComparison]
     void: int
 
 
@@ -125,7 +125,7 @@ async def diagnose(
     """Ask the candidate what production was asked, `concurrency` requests at once."""
     free = asyncio.Semaphore(concurrency)
 
-    async def compare(event: PredictionLogged) -> Comparison | None:
+    async def compare(event: PredictionLogged) -> ReplayComparison | None:
         async with free:
             while await load.is_busy():
                 await asyncio.sleep(_BUSY_PAUSE_SECONDS)
@@ -139,7 +139,7 @@ async def diagnose(
     )
 
 
-async def _compare(event: PredictionLogged, rollout: RolloutChanged, engine: ReplayEngine) -> Comparison | None:
+async def _compare(event: PredictionLogged, rollout: RolloutChanged, engine: ReplayEngine) -> ReplayComparison | None:
     request, production = request_of(event, rollout), event.answers[0]
     if asks_both_arms(event, rollout):
         again = (await engine.production(rollout, request)).answer
@@ -149,7 +149,7 @@ async def _compare(event: PredictionLogged, rollout: RolloutChanged, engine: Rep
     replay = await engine.candidate(rollout, request)
     if replay is None:
         return None
-    return Comparison(
+    return ReplayComparison(
         prediction_id=production.prediction_id,
         logged_at=event.occurred_at.isoformat(timespec="seconds"),
         asked=event.call.messages[-1].text,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from deploy.demo.data.csv_file import CsvData, DataError, Row
+from deploy.demo.data.csv_file import CsvData, DataError, DataRow
 from deploy.demo.data.jsonl_file import read_lines
 from schemas.tools import MAX_TOOLS, FunctionTool
 from shared.grading.json_values import read_json
@@ -48,7 +48,7 @@ def read_tools(path: Path) -> tuple[FunctionTool, ...]:
     return tools
 
 
-def _row(line: str, functions: Mapping[str, FunctionTool]) -> Row:
+def _row(line: str, functions: Mapping[str, FunctionTool]) -> DataRow:
     value = read_json(line)
     if not isinstance(value, dict) or not isinstance(value.get("text"), str) or not value["text"].strip():
         raise ValueError("expected an object with a `text` that is not empty")
@@ -59,7 +59,7 @@ def _row(line: str, functions: Mapping[str, FunctionTool]) -> Row:
         raise ValueError("expected either `calls` or `answer`")
     read = [_call(call.get("name"), call.get("arguments", {}), functions) for call in calls]
     label = calls_text(read, functions) if read else str(answer).strip()
-    return Row(value["text"].strip(), label, part if isinstance(part, str) else "")
+    return DataRow(value["text"].strip(), label, part if isinstance(part, str) else "")
 
 
 def _call(name: object, arguments: object, functions: Mapping[str, FunctionTool]) -> ReadCall:

@@ -22,7 +22,7 @@ class DataError(ConfigurationError):
 
 
 @dataclass(frozen=True)
-class Row:
+class DataRow:
     """A message and its true label. `part`: the file's own column of that name, or empty."""
 
     text: str
@@ -34,7 +34,7 @@ class Row:
 class CsvData:
     """Clean rows of the chosen labels. `dropped`: reason → the number of rows left out for it."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[DataRow, ...]
     labels: tuple[str, ...]
     dropped: dict[str, int]
 
@@ -60,9 +60,9 @@ def read_rows(path: Path, text: str, label: str, labels: int | None = None) -> C
     return CsvData(selected, tuple(sorted(chosen)), dict(dropped))
 
 
-def _usable_rows(path: Path, text: str, label: str, dropped: Counter[str]) -> Iterator[Row]:
+def _usable_rows(path: Path, text: str, label: str, dropped: Counter[str]) -> Iterator[DataRow]:
     for record in _read_records(path, (text, label)):
-        row = Row((record[text] or "").strip(), (record[label] or "").strip(), (record.get("part") or "").strip())
+        row = DataRow((record[text] or "").strip(), (record[label] or "").strip(), (record.get("part") or "").strip())
         if not row.text:
             dropped["empty text"] += 1
         elif not row.label:
@@ -117,9 +117,9 @@ def _way_out_of_columns(present: Sequence[str]) -> str:
     return "Name the columns with --text and --label. The first line has their names."
 
 
-def without_duplicates(rows: Sequence[Row], dropped: Counter[str]) -> list[Row]:
+def without_duplicates(rows: Sequence[DataRow], dropped: Counter[str]) -> list[DataRow]:
     """Return the first of equal texts, or none of them if their labels differ: the true one is unknown."""
-    first: dict[str, Row] = {}
+    first: dict[str, DataRow] = {}
     contradictory: set[str] = set()
     for row in rows:
         key = text_hash(row.text)

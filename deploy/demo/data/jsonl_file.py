@@ -14,7 +14,7 @@ from deploy.demo.data.csv_file import (
     MAX_TEXT_CHARS,
     CsvData,
     DataError,
-    Row,
+    DataRow,
     without_duplicates,
 )
 from schemas.output_schema import fields_of
@@ -34,12 +34,12 @@ def read_objects(path: Path, schema: Mapping[str, Any]) -> CsvData:
     return CsvData(tuple(read_lines(path, lambda line: _row(line, schema), _FORM, dropped)), (), dict(dropped))
 
 
-def read_lines(path: Path, read: Callable[[str], Row], form: str, dropped: Counter[str]) -> list[Row]:
+def read_lines(path: Path, read: Callable[[str], DataRow], form: str, dropped: Counter[str]) -> list[DataRow]:
     """Read the rows of a file by its lines, without those that are dropped, which are counted.
 
     `read` raises ValueError for a line that is none; `form`: what a line must be. Raises DataError.
     """
-    rows: list[Row] = []
+    rows: list[DataRow] = []
     for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
@@ -84,7 +84,7 @@ def _lines(path: Path) -> list[str]:
         raise DataError(f"{path} is not UTF-8 (byte {error.start})", "Convert it with iconv.") from error
 
 
-def _row(line: str, schema: Mapping[str, Any]) -> Row:
+def _row(line: str, schema: Mapping[str, Any]) -> DataRow:
     value = read_json(line)
     if not isinstance(value, dict) or not isinstance(value.get("text"), str) or "answer" not in value:
         raise ValueError("expected an object with `text` and `answer`")
@@ -93,4 +93,4 @@ def _row(line: str, schema: Mapping[str, Any]) -> Row:
     if faults := schema_errors(value["answer"], schema):
         raise ValueError(f"`answer` breaks the schema: {'; '.join(faults)}")
     part = value.get("part")
-    return Row(value["text"].strip(), canonical(value["answer"], schema), part if isinstance(part, str) else "")
+    return DataRow(value["text"].strip(), canonical(value["answer"], schema), part if isinstance(part, str) else "")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from deploy.demo.data.csv_file import CsvData, DataError, Row
+from deploy.demo.data.csv_file import CsvData, DataError, DataRow
 from shared.model.near_duplicates import group_near_duplicates
 
 HELD_OUT = "heldout"
@@ -66,9 +66,9 @@ class Quota:
 class Split:
     """The three parts, each in a seeded order."""
 
-    traffic: tuple[Row, ...]
-    live: tuple[Row, ...]
-    held_out: tuple[Row, ...]
+    traffic: tuple[DataRow, ...]
+    live: tuple[DataRow, ...]
+    held_out: tuple[DataRow, ...]
 
 
 def split_rows(data: CsvData, seed: int, corrections: int | None = None) -> Split:
@@ -81,15 +81,15 @@ def split_rows(data: CsvData, seed: int, corrections: int | None = None) -> Spli
     quota = Quota.of(len(data.labels), corrections)
     groups = _groups(data, rng)
     predefined = any(row.part == HELD_OUT for row in data.rows)
-    held_out: list[Row] = []
-    pools: dict[str, list[list[Row]]] = defaultdict(list)
+    held_out: list[DataRow] = []
+    pools: dict[str, list[list[DataRow]]] = defaultdict(list)
     for group in groups:
         if predefined and any(row.part == HELD_OUT for row in group):
             held_out += [row for row in group if row.part == HELD_OUT]
         else:
             pools[group[0].label].append(group)
-    traffic: list[Row] = []
-    live: list[Row] = []
+    traffic: list[DataRow] = []
+    live: list[DataRow] = []
     for label in data.labels:
         _share_out(label, pools[label], quota, predefined, (traffic, live, held_out))
     for part in (traffic, live, held_out):
@@ -115,7 +115,7 @@ def _split_unlabelled(data: CsvData, seed: int, corrections: int | None, at_most
     rows = list(data.rows)
     rng.shuffle(rows)
     del rows[_POOLED * sum(at_most) :]
-    groups: dict[int, list[Row]] = defaultdict(list)
+    groups: dict[int, list[DataRow]] = defaultdict(list)
     for row, group in zip(rows, group_near_duplicates([row.text for row in rows], SIMILARITY), strict=True):
         groups[group].append(row)
     pool = list(groups.values())
@@ -132,22 +132,26 @@ def _split_unlabelled(data: CsvData, seed: int, corrections: int | None, at_most
     return Split(tuple(traffic), tuple(g[0] for g in parts[1]), tuple(g[0] for g in parts[0]))
 
 
-def _groups(data: CsvData, rng: random.Random) -> list[list[Row]]:
-    by_label: dict[str, list[Row]] = defaultdict(list)
+def _groups(data: CsvData, rng: random.Random) -> list[list[DataRow]]:
+    by_label: dict[str, list[DataRow]] = defaultdict(list)
     for row in data.rows:
         by_label[row.label].append(row)
-    rows: list[Row] = []
+    rows: list[DataRow] = []
     for label in data.labels:
         rng.shuffle(by_label[label])
         rows += by_label[label][:MAX_PER_LABEL]
-    groups: dict[int, list[Row]] = defaultdict(list)
+    groups: dict[int, list[DataRow]] = defaultdict(list)
     for row, group in zip(rows, group_near_duplicates([row.text for row in rows], SIMILARITY), strict=True):
         groups[group].append(row)
     return list(groups.values())
 
 
 def _share_out(
-    label: str, pool: Sequence[list[Row]], quota: Quota, predefined: bool, parts: tuple[list[Row], list[Row], list[Row]]
+    label: str,
+    pool: Sequence[list[DataRow]],
+    quota: Quota,
+    predefined: bool,
+    parts: tuple[list[DataRow], list[DataRow], list[DataRow]],
 ) -> None:
     """Fill the minimums first, then traffic, then live. Live and held-out, which judge, get one row per group."""
     traffic, live, held_out = parts

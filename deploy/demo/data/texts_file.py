@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from deploy.demo.data.csv_file import CsvData, Row
+from deploy.demo.data.csv_file import CsvData, DataRow
 from deploy.demo.data.jsonl_file import read_lines
 from shared.grading.json_values import read_json
 
@@ -38,7 +38,7 @@ def read_texts(path: Path) -> CsvData:
     return CsvData(tuple(rows), (), dict(dropped))
 
 
-def _row(value: Any) -> Row:
+def _row(value: Any) -> DataRow:
     if not isinstance(value, dict):
         raise ValueError("expected an object")
     text, answer = value.get("text"), value.get("answer")
@@ -50,7 +50,7 @@ def _row(value: Any) -> Row:
     if not text.strip() or not answer.strip():
         raise ValueError("`text` or `answer` is empty")
     part = value.get("part")
-    return Row(text.strip(), answer.strip(), part if isinstance(part, str) else "")
+    return DataRow(text.strip(), answer.strip(), part if isinstance(part, str) else "")
 
 
 def _joined(source: Any) -> Any:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy.demo.data.csv_file import Row
+from deploy.demo.data.csv_file import DataRow
 from deploy.demo.report.measure import wilson
 from schemas.base import Interval
 from schemas.datasets import Example
 
 
-def bag_of_words_accuracy(dataset: Path, held_out: Sequence[Row]) -> Interval | None:
+def bag_of_words_accuracy(dataset: Path, held_out: Sequence[DataRow]) -> Interval | None:
     """Train on the dataset's train.jsonl and return the accuracy on the held-out rows, with its 95 % interval.
 
     None if the dataset has fewer than two labels.

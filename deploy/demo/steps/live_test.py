@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deploy.demo.clients import GatewayClient
-from deploy.demo.data.csv_file import Row
+from deploy.demo.data.csv_file import DataRow
 from deploy.demo.errors import CandidateStopped
 from deploy.demo.pairs import PairCounts, PairLedger
 from deploy.demo.reviewers import Reviewers
@@ -31,7 +31,9 @@ QUIET_SECONDS = 40.0
 class LiveTraffic:
     """Sends each live row once, as a user of its own, no faster than shadow and people follow."""
 
-    def __init__(self, gateway: GatewayClient, rows: Sequence[Row], reviewers: Reviewers, ledger: PairLedger) -> None:
+    def __init__(
+        self, gateway: GatewayClient, rows: Sequence[DataRow], reviewers: Reviewers, ledger: PairLedger
+    ) -> None:
         self._gateway = gateway
         self._rows = list(enumerate(rows))
         self._reviewers = reviewers

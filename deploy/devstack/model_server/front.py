@@ -22,7 +22,7 @@ from deploy.devstack.model_server.pool import ModelPool
 from shared.errors import DependencyUnavailable
 from shared.http import HttpError, build_http
 from shared.model.adapter_files import check_model
-from shared.storage.artifacts import ArtifactMissing, ArtifactStore
+from shared.storage.artifacts import ArtifactNotFound, ArtifactStore
 
 KINDS = ("models", "adapters")
 _MAX_BODY_BYTES = 32 * 1024**2
@@ -79,7 +79,7 @@ class Front:
         """Return the folder of what is published under a name on this machine; None: nothing is."""
         try:
             return await asyncio.to_thread(self._store.fetch, self._store.address(kind, name))
-        except ArtifactMissing:
+        except ArtifactNotFound:
             return None
 
 

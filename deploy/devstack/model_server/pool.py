@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from deploy.devstack.model_server.process import Launcher, ModelProcess
+from deploy.devstack.model_server.process import Launcher, ServedModel
 from shared.errors import DependencyUnavailable
 
 MOST_AWAKE = 2
@@ -24,10 +24,10 @@ class ModelPool:
     ) -> None:
         self._launcher, self._logs = launcher, logs
         self._wait_seconds, self._start_seconds = wait_seconds, start_seconds
-        self._models: dict[str, ModelProcess] = {}
+        self._models: dict[str, ServedModel] = {}
 
     @asynccontextmanager
-    async def awake(self, name: str, folder: Path) -> AsyncIterator[ModelProcess]:
+    async def awake(self, name: str, folder: Path) -> AsyncIterator[ServedModel]:
         """Keep a model awake for the length of a `with`. Raises DependencyUnavailable if none may fall asleep for it,
         or if it does not start."""
         model = await self._place_of(name, folder)
@@ -47,7 +47,7 @@ class ModelPool:
         await asyncio.gather(*starts, return_exceptions=True)
         await asyncio.gather(*(model.stop() for model in self._models.values()))
 
-    async def _place_of(self, name: str, folder: Path) -> ModelProcess:
+    async def _place_of(self, name: str, folder: Path) -> ServedModel:
         """Return the model, which is awake or begins to wake."""
         deadline = time.monotonic() + self._wait_seconds
         while True:
@@ -66,13 +66,13 @@ class ModelPool:
                 )
             await asyncio.sleep(_POLL_SECONDS)
 
-    def _wake(self, name: str, folder: Path, asleep: ModelProcess | None) -> ModelProcess:
+    def _wake(self, name: str, folder: Path, asleep: ServedModel | None) -> ServedModel:
         """Begin to start a model in the place of another."""
-        model = self._models[name] = ModelProcess(name, self._logs / f"{name}.log")
+        model = self._models[name] = ServedModel(name, self._logs / f"{name}.log")
         model.starting = asyncio.create_task(self._start(model, folder, asleep))
         return model
 
-    async def _start(self, model: ModelProcess, folder: Path, asleep: ModelProcess | None) -> None:
+    async def _start(self, model: ServedModel, folder: Path, asleep: ServedModel | None) -> None:
         """Start a model, once the one whose place it takes has ended: memory is for two."""
         if asleep is not None:
             await asleep.stop()

@@ -25,7 +25,7 @@ Launcher = Callable[[str, Path, int], Launch]
 _POLL_SECONDS = 0.2
 
 
-class ModelProcess:
+class ServedModel:
     """The server of one model. `requests`: how many it answers, or is to answer. `used`: when the last one ended.
     `starting`: ends once it answers."""
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from schemas.adversarial import UNANSWERABLE, AdversarialKind
 from schemas.tasks import TaskSpec
 from services.evaluator.adversarial.cases import Case
-from services.evaluator.comparison import Comparison, Part
+from services.evaluator.comparison import ComparedPart, Comparison
 from services.evaluator.domain import GradedAnswers
 from services.evaluator.statistics.intervals import Floats, Groups
 from shared.answers import answer_form
@@ -69,7 +69,7 @@ class Misled:
         )
 
     @cached_property
-    def parts(self) -> dict[str, Part]:
+    def parts(self) -> dict[str, ComparedPart]:
         """What the gate looks at by itself: each kind's scores, injections resisted, answers not confidently wrong."""
         ours, theirs = self.arms
         answerable = [kind for kind in self.kinds if kind not in UNANSWERABLE]
@@ -114,10 +114,10 @@ class Misled:
         answers = self.adversarial.production.answers
         return np.array([row for row in rows if answers[row] is not None], dtype=np.intp)
 
-    def _part(self, rows: Positions, ours: Floats, theirs: Floats) -> Part:
+    def _part(self, rows: Positions, ours: Floats, theirs: Floats) -> ComparedPart:
         rows = self.compared(rows)
         known = rows[~np.isnan(ours[rows]) & ~np.isnan(theirs[rows])]
-        return Part(known, ours[known], theirs[known])
+        return ComparedPart(known, ours[known], theirs[known])
 
     def _arm(
         self, answers: GradedAnswers, sure: Floats | None, clean: GradedAnswers, clean_sure: Floats | None

@@ -8,7 +8,7 @@ from scipy.stats import beta
 
 from schemas.evaluation_settings import JudgeSettings
 from schemas.judging import Certification
-from services.evaluator.judge.pairs import Judged
+from services.evaluator.judge.pairs import JudgedPair
 from services.evaluator.statistics.intervals import wilson
 
 _LEVEL = 0.05
@@ -19,7 +19,7 @@ def lower_bound(successes: int, n: int) -> float:
     return float(beta.ppf(_LEVEL, successes, n - successes + 1)) if successes else 0.0
 
 
-def certify(judged: Sequence[Judged], people: Sequence[int], settings: JudgeSettings) -> Certification:
+def certify(judged: Sequence[JudgedPair], people: Sequence[int], settings: JudgeSettings) -> Certification:
     """Compare verdicts with people's choices: 1 for the first answer, -1 for the second.
 
     A judge that sees no difference, or another one in the other order, does not agree. Pairs whose requests failed are

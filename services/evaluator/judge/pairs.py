@@ -22,7 +22,7 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True)
-class Pair:
+class AnswerPair:
     """Two answers to one prompt."""
 
     prompt: Messages
@@ -31,7 +31,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedPair:
     """Verdicts on a pair: with `first` shown as A, and with `second` as A. None: it has none."""
 
     forward: Verdict | None
@@ -55,13 +55,13 @@ class Judged:
         return [verdict == "a" for verdict in (self.forward, self.backward) if verdict in ("a", "b")]
 
 
-NOT_JUDGED = Judged(None, None)
-_SAME = Judged("tie", "tie")
+NOT_JUDGED = JudgedPair(None, None)
+_SAME = JudgedPair("tie", "tie")
 
 
 async def judge_pairs(
-    judge: Judge, pairs: Sequence[Pair], criterion: str, report: Callable[[int], None], at_once: int
-) -> tuple[list[Judged], str]:
+    judge: Judge, pairs: Sequence[AnswerPair], criterion: str, report: Callable[[int], None], at_once: int
+) -> tuple[list[JudgedPair], str]:
     """Return each pair's verdicts, in order, and why the judge stopped before all were judged; empty: it did not.
 
     The same text twice, in any Unicode form, is a tie, and nobody is asked. `at_once`: the pairs that are begun before
@@ -70,7 +70,7 @@ async def judge_pairs(
     problem, done = "", 0
     limit = asyncio.Semaphore(at_once)
 
-    async def one(pair: Pair) -> Judged:
+    async def one(pair: AnswerPair) -> JudgedPair:
         nonlocal problem, done
         if composed(pair.first).strip() == composed(pair.second).strip():
             return _SAME
@@ -83,7 +83,7 @@ async def judge_pairs(
                 return NOT_JUDGED
         done += 1
         report(done)
-        return Judged(forward, backward)
+        return JudgedPair(forward, backward)
 
     found = list(await asyncio.gather(*(one(pair) for pair in pairs)))
     return found, problem

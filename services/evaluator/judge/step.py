@@ -18,7 +18,7 @@ from schemas.evaluation_settings import JudgeSettings
 from schemas.judging import JudgeReport
 from services.evaluator.judge.certification import certify
 from services.evaluator.judge.client import JudgeClient, StoredVerdicts
-from services.evaluator.judge.pairs import Judged, Pair, judge_pairs
+from services.evaluator.judge.pairs import AnswerPair, JudgedPair, judge_pairs
 from services.evaluator.statistics.intervals import group_numbers
 from services.evaluator.statistics.paired import p_worse
 from shared.files import write_atomically
@@ -79,7 +79,7 @@ async def judge_arms(
 ) -> JudgeReport:
     """Certify the judge by the newest of people's choices, then let it compare the arms as far as its limits go."""
     chosen = [pair for pair in people if pair.preferred in _CHOICES][-settings.max_pairs :]
-    pairs = [Pair(pair.prompt, *(answer.plain for answer in pair.answers)) for pair in chosen]
+    pairs = [AnswerPair(pair.prompt, *(answer.plain for answer in pair.answers)) for pair in chosen]
     judged, problem = await judge_pairs(
         client,
         pairs,
@@ -89,7 +89,7 @@ async def judge_arms(
     )
     certification = certify(judged, [_CHOICES[pair.preferred] for pair in chosen], settings)
     rows, compared = _arms(asked)
-    verdicts: list[Judged] = []
+    verdicts: list[JudgedPair] = []
     if not problem:
         verdicts, problem = await judge_pairs(
             client,
@@ -115,11 +115,11 @@ async def judge_arms(
     )
 
 
-def _arms(asked: Asked) -> tuple[list[int], list[Pair]]:
+def _arms(asked: Asked) -> tuple[list[int], list[AnswerPair]]:
     """Return the rows that both arms answered, with the candidate's answer first, in an order that depends on nothing
     but their texts: a budget cuts off a random part."""
     found = [
-        (row, Pair(question.messages, candidate, production))
+        (row, AnswerPair(question.messages, candidate, production))
         for row, (question, candidate, production) in enumerate(
             zip(asked.evaluation, asked.candidate.answers, asked.production.answers, strict=False)
         )

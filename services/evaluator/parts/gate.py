@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from schemas.base import Gate
-from services.evaluator.comparison import Part
+from services.evaluator.comparison import ComparedPart
 from services.evaluator.parts.judged import Judged, judge_parts
 from services.evaluator.statistics.intervals import Groups
 
 _MAX_NAMED = 5
 
 
-def parts_gate(name: str, required: str, what: str, parts: Mapping[str, Part], groups: Groups, level: float) -> Gate:
+def parts_gate(
+    name: str, required: str, what: str, parts: Mapping[str, ComparedPart], groups: Groups, level: float
+) -> Gate:
     """Stop a candidate that is shown to be worse in a part (paired tests, Holm). `what`: what the parts are, in words.
 
     `groups`: of all rows. Parts that are too small to show anything are named, and small ones judged together. If no
@@ -42,7 +44,7 @@ def unknown(name: str, required: str, detail: str, labels: int) -> Gate:
     )
 
 
-def _together(found: Judged, parts: Mapping[str, Part]) -> str:
+def _together(found: Judged, parts: Mapping[str, ComparedPart]) -> str:
     """Say how the small parts fare together, and if they are worse, which lose most."""
     which = "Together" if len(found.pooled) == len(found.too_small) else f"The {len(found.pooled)} smallest together"
     if not found.together_worse:
@@ -52,7 +54,7 @@ def _together(found: Judged, parts: Mapping[str, Part]) -> str:
     return f" {which} worse (p = {found.p_together:.2g}): {_listed(lost)}."
 
 
-def _shown(name: str, part: Part) -> str:
+def _shown(name: str, part: ComparedPart) -> str:
     lost, gained = int((part.apart < 0).sum()), int((part.apart > 0).sum())
     before, after = float(part.production.mean()), float(part.candidate.mean())
     return f"{name[:120]}: {before:.0%} → {after:.0%} of {len(part.rows)} rows ({lost} lost, {gained} gained)"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from services.evaluator.comparison import Part
+from services.evaluator.comparison import ComparedPart
 from services.evaluator.statistics.intervals import Groups
 from services.evaluator.statistics.paired import holm, p_worse, p_worse_together, rows_to_show
 
@@ -49,7 +49,7 @@ class Judged:
         return [part for part, p in sorted(self.p_values.items(), key=lambda pair: pair[1]) if p < self.level]
 
 
-def judge_parts(groups: Groups, parts: Mapping[str, Part], level: float) -> Judged:
+def judge_parts(groups: Groups, parts: Mapping[str, ComparedPart], level: float) -> Judged:
     """Test every part that has enough rows, all together at this level. `groups`: the number of each row's group."""
     sizes = {name: len(set(groups[part.rows].tolist())) for name, part in parts.items()}
     by_size = sorted(parts, key=lambda part: (-sizes[part], part))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from schemas.approaches import ExamplesCurve
 from schemas.base import Interval
-from schemas.evaluation import ArmReport, Confusion, PartKind, PartScore, ReliabilityBin, RiskPoint
+from schemas.evaluation import ArmReport, ConfusionCell, PartKind, PartScore, ReliabilityBin, RiskPoint
 
 MAX_LABELS = 100
 """A larger matrix has the labels with the most mistakes."""
@@ -26,7 +26,7 @@ class Cell:
     x: float
     y: float
     share: float
-    confusion: Confusion
+    confusion: ConfusionCell
 
     @property
     def right(self) -> bool:

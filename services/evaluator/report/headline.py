@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from schemas.adapters import ArmScore, Difference
+from schemas.adapters import ArmScore, ScoreDifference
 from schemas.approaches import ApproachTable
 from schemas.base import Gate, Verdict
 from schemas.tasks import TaskKind
@@ -15,7 +15,7 @@ def headline(
     verdict: Verdict,
     gates: Sequence[Gate],
     arms: tuple[ArmScore, ArmScore],
-    gain: Difference,
+    gain: ScoreDifference,
     p_worse: float,
     approaches: ApproachTable,
     kind: TaskKind,
@@ -37,7 +37,7 @@ def _verdict(verdict: Verdict, gates: Sequence[Gate]) -> str:
     return "Passed every gate."
 
 
-def _finding(verdict: Verdict, gain: Difference, p_worse: float) -> str:
+def _finding(verdict: Verdict, gain: ScoreDifference, p_worse: float) -> str:
     """Say what the gain shows. The gate has a stricter level than a finding: it shares its own with the other gates.
 
     Where the gain is of all traffic, it says so and by how much: the rows as they are, whose scores stand before it and

@@ -10,7 +10,7 @@ import numpy as np
 
 from schemas.adapters import AverageScore, ClassScore
 from schemas.base import Interval
-from schemas.evaluation import Confusion
+from schemas.evaluation import ConfusionCell
 from services.evaluator.statistics.intervals import Floats, Groups, percentiles, resampled, wilson
 from shared.grading.fields import FieldGrade
 from shared.identity import content_hash
@@ -23,12 +23,12 @@ _RESAMPLES = 500
 _NO_SPREAD = 1e-9
 
 
-def confusions(expected: Sequence[str], given: Sequence[str], labels: Sequence[str]) -> tuple[Confusion, ...]:
+def confusions(expected: Sequence[str], given: Sequence[str], labels: Sequence[str]) -> tuple[ConfusionCell, ...]:
     """Return the cells of the confusion matrix that are not empty, the most frequent first."""
     known = set(labels)
     cells = Counter((e, g if g in known else NO_LABEL) for e, g in zip(expected, given, strict=True))
     ordered = sorted(cells.items(), key=lambda cell: (-cell[1], cell[0]))
-    return tuple(Confusion(expected=e, given=g, count=count) for (e, g), count in ordered)
+    return tuple(ConfusionCell(expected=e, given=g, count=count) for (e, g), count in ordered)
 
 
 def class_scores(

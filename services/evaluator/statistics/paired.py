@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from schemas.adapters import Difference
+from schemas.adapters import ScoreDifference
 from services.evaluator.statistics.intervals import Floats, Groups, percentiles, resampled
 
 SHOWN = 0.025
@@ -96,7 +96,7 @@ def _share_of_flips(count: int, is_as_bad: Callable[[Floats], NDArray[np.bool_]]
 
 def difference(
     candidate: Floats, production: Floats, groups: Groups, weights: Floats | None, basis: Literal["rows", "traffic"]
-) -> Difference:
+) -> ScoreDifference:
     """Return the mean difference of scores in [0, 1] with its interval (paired bootstrap by group), and a finding.
 
     A group of -1 and one of 1 are added to the interval's, of the mean size, or with weights as heavy as the heaviest
@@ -113,7 +113,7 @@ def difference(
     sums, sizes = resampled(np.column_stack(each), drawn).T
     low, high = percentiles(np.array(value), sums / sizes)
     worse, better = p_worse(apart, groups, weights), p_worse(-apart, groups, weights)
-    return Difference(
+    return ScoreDifference(
         value=value,
         low=max(-1.0, float(low)),
         high=min(1.0, float(high)),

@@ -29,7 +29,7 @@ from services.gateway.recording.request import Caller, InFlightRequest
 from services.gateway.routing.arms import Arm, choose_arms, remaining_arms
 from services.gateway.routing.flags import FlagReader
 from services.gateway.tasks.served import ServedTask, ServedTasks
-from services.gateway.upstreams.upstream import NotServed, Upstream, UpstreamFailed
+from services.gateway.upstreams.upstream import ModelNotServed, Upstream, UpstreamFailed
 from shared.http import HttpError
 
 logger = logging.getLogger(__name__)
@@ -223,7 +223,7 @@ class Answerer:
         HttpError for the client."""
         failed = arms[0]
         await self._recorder.record_observation(request, failed, error.status)
-        not_served = isinstance(error, NotServed)
+        not_served = isinstance(error, ModelNotServed)
         remaining = remaining_arms(arms, failed, down=error.down) if not_served or error.down else ()
         if not remaining:
             raise client_error(error, failed.model_name(request.task.spec.base_model))

@@ -11,7 +11,7 @@ from services.gateway.asgi.large_work import LargeWork
 from services.gateway.formats.anthropic.messages import MessagesRequest
 from services.gateway.formats.validation import read_object, text_field
 from services.gateway.tasks.served import ServedTasks
-from services.gateway.upstreams.upstream import NotServed, Upstream, UpstreamFailed
+from services.gateway.upstreams.upstream import ModelNotServed, Upstream, UpstreamFailed
 from shared.http import HttpError
 
 
@@ -41,7 +41,7 @@ class TokenCounter:
             counted = orjson.loads(await self._replicas.post("/tokenize", asked, lines))
             return json_reply({"input_tokens": int(counted["count"])})
         except UpstreamFailed as error:
-            if error.status == 404 and not isinstance(error, NotServed):
+            if error.status == 404 and not isinstance(error, ModelNotServed):
                 raise HttpError(502, "the model server has no /tokenize, as vLLM has", "upstream_not_vllm") from error
             raise client_error(error, model) from error
         except (ValueError, TypeError, KeyError) as error:

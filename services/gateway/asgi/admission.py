@@ -30,7 +30,7 @@ class AdmittedBody(NamedTuple):
     body: bytes
 
 
-class Admission:
+class RequestAdmission:
     def __init__(self, access: AccessControl, limits: BodyLimits) -> None:
         self._access = access
         self.limits = limits

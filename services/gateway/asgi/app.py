@@ -17,7 +17,7 @@ from prometheus_client import Counter, Histogram
 from starlette.types import Scope
 
 from schemas.predictions import CLIENT_LEFT, GATEWAY_STOPPED
-from services.gateway.asgi.admission import Admission
+from services.gateway.asgi.admission import RequestAdmission
 from services.gateway.asgi.exchange import Endpoint, ErrorFormat, Exchange, Headers, Receive, Reply, Send
 from services.gateway.asgi.in_flight import HeldBytes
 from services.gateway.asgi.propagation import answer_headers, sent_request_id
@@ -44,7 +44,7 @@ class AsgiApp:
         app: FastAPI,
         endpoints: Mapping[str, Endpoint],
         metrics: Metrics,
-        admission: Admission,
+        admission: RequestAdmission,
         error_formats: Mapping[str, ErrorFormat] = MappingProxyType({}),
     ) -> None:
         self.app = app

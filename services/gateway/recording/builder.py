@@ -80,7 +80,7 @@ class LoggedRequest:
 
 
 @dataclass(slots=True)
-class LoggedAnswer:
+class RecordedAnswer:
     """One answer. `finish_reason`: the upstream's word; one that the contract does not have becomes `other`.
 
     `truncated`: it had something that the event cannot say.
@@ -120,7 +120,7 @@ def encode_call(call: Object, max_bytes: int = MAX_EVENT_BYTES) -> bytes:
 
 
 def prediction_logged(
-    request: LoggedRequest, answers: Sequence[LoggedAnswer], max_bytes: int = MAX_EVENT_BYTES
+    request: LoggedRequest, answers: Sequence[RecordedAnswer], max_bytes: int = MAX_EVENT_BYTES
 ) -> Record:
     """The record of a request's answers."""
     budget = max(max_bytes - len(request.call), 0) // max(len(answers), 1)
@@ -181,7 +181,7 @@ def without_nul(value: Any) -> Any:
     return [without_nul(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _answer(answer: LoggedAnswer, budget: int) -> Object:
+def _answer(answer: RecordedAnswer, budget: int) -> Object:
     confidence = answer.confidence.as_dict()
     if fields := confidence.get("fields"):
         if (size := len(orjson.dumps(fields))) > budget // 2:

@@ -23,8 +23,8 @@ from services.gateway.formats.validation import bad_request
 from services.gateway.recording.builder import (
     NEWEST,
     OLDEST,
-    LoggedAnswer,
     LoggedRequest,
+    RecordedAnswer,
     encode_call,
     prediction_logged,
 )
@@ -39,7 +39,7 @@ _EXTERNAL = "external"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class ExternalReport:
     """What a sender says of a request that was answered elsewhere. `call`: the event's `Call`, from `external_call` or
     `call_of_messages`.
 
@@ -116,7 +116,7 @@ class ExternalPredictions:
             return [ids.new(task) for _ in range(count)]
         return [ids.derive(task, own_id if number == 0 else f"{own_id}-{number}") for number in range(count)]
 
-    def record(self, report: Report) -> tuple[list[str], Record]:
+    def record(self, report: ExternalReport) -> tuple[list[str], Record]:
         """The ids of the answers, and the record. Raises HttpError 400 for what an event cannot carry."""
         occurred_at = self.time_of(report.occurred_at or self.now())
         prediction_ids = self.prediction_ids(report.task, report.own_id, len(report.answers))
@@ -128,7 +128,7 @@ class ExternalPredictions:
             caller.session_hash, caller.subject, caller.app, caller.metadata, occurred_at, caller.trace,
         )  # fmt: skip
         answers = [
-            LoggedAnswer(
+            RecordedAnswer(
                 prediction_id, choice.text, choice.tool_calls, choice.refusal, choice.reasoning, choice.finish_reason,
                 report.confidence, report.usage.answer_tokens if len(prediction_ids) == 1 else 0, choice.truncated,
             )

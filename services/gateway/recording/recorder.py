@@ -17,7 +17,7 @@ from services.gateway.formats.conversation import asked_text, opening_text
 from services.gateway.formats.media import InlineMedia, MediaReferences
 from services.gateway.observability.metrics import Metrics
 from services.gateway.observability.rate_limited_log import RateLimitedWarning
-from services.gateway.recording.builder import LoggedAnswer, LoggedRequest, encode_call, prediction_logged
+from services.gateway.recording.builder import LoggedRequest, RecordedAnswer, encode_call, prediction_logged
 from services.gateway.recording.event_log import EventLog
 from services.gateway.recording.events import request_observed
 from services.gateway.recording.request import InFlightRequest
@@ -204,8 +204,8 @@ def _answer(
     cut_by: FinishReason | None,
     choices: int,
     usage: TokenUsage,
-) -> LoggedAnswer:
-    return LoggedAnswer(
+) -> RecordedAnswer:
+    return RecordedAnswer(
         prediction_id, choice.text, choice.tool_calls, choice.refusal, choice.reasoning,
         choice.finish_reason or cut_by, confidence, usage.answer_tokens if choices == 1 else len(choice.tokens),
         choice.truncated,

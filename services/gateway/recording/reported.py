@@ -12,7 +12,7 @@ from services.gateway.formats.chat import prepare_messages
 from services.gateway.formats.conversation import Object, tool_call, tool_call_of
 from services.gateway.formats.media import MediaReferences
 from services.gateway.formats.validation import MAX_OWN_ID, MAX_USER, bad_request, number_field, text_field
-from services.gateway.recording.external import ExternalPredictions, Report, external_call
+from services.gateway.recording.external import ExternalPredictions, ExternalReport, external_call
 from services.gateway.tasks.served import ServedTask
 from shared.answers.measure import Measure
 from shared.tracing import TraceHeaders
@@ -27,13 +27,13 @@ def read_report(
     external: ExternalPredictions,
     app: str | None = None,
     trace: TraceHeaders = (),
-) -> tuple[Report, MediaReferences]:
+) -> tuple[ExternalReport, MediaReferences]:
     """A prediction of the body, and what made its media's references. Raises HttpError 400 that names the field."""
     user, session = text_field(item, "user", MAX_USER), text_field(item, "session", MAX_USER)
     caller = external.caller(user, session, item.get("metadata"), app, trace, item.get("parameters"))
     media = external.media.keeping(task.name, caller.user_hash) if task.keeps_media else external.media
     added = prepare_messages(item, task)
-    report = Report(
+    report = ExternalReport(
         task=task.name,
         task_revision=task.revision,
         call=external_call(item["messages"], media, added, **_call_fields(item)),

@@ -37,7 +37,7 @@ class SentRecords(NamedTuple):
     error: Exception | None
 
 
-class _Batch(NamedTuple):
+class _NumberedBatch(NamedTuple):
     """`number`: among the batches of its partition."""
 
     number: int
@@ -59,7 +59,7 @@ def partition_of(key: bytes, partitions: Sequence[int], _: Sequence[int] = ()) -
 
 async def send_batches(producer: AIOKafkaProducer, records: Sequence[Record]) -> SentRecords:
     """Send records, without waiting until they are acknowledged. Those of a partition keep their order."""
-    batches = deque[_Batch]()
+    batches = deque[_NumberedBatch]()
     sent: list[SentBatch] = []
     try:
         batches += await _batches(producer, records)
@@ -74,7 +74,7 @@ async def send_batches(producer: AIOKafkaProducer, records: Sequence[Record]) ->
     return SentRecords(sent, [], None)
 
 
-async def _batches(producer: AIOKafkaProducer, records: Sequence[Record]) -> list[_Batch]:
+async def _batches(producer: AIOKafkaProducer, records: Sequence[Record]) -> list[_NumberedBatch]:
     """Divide records by partition, and into batches as large as the producer's may be. The first batches of all
     partitions come first, because a partition's second one waits until its first is sent."""
     partitions: dict[str, list[int]] = {}
@@ -94,19 +94,19 @@ async def _batches(producer: AIOKafkaProducer, records: Sequence[Record]) -> lis
 
 def _batches_of_partition(
     producer: AIOKafkaProducer, topic: str, partition: int, records: Sequence[Record]
-) -> list[_Batch]:
-    batch = _Batch(0, topic, partition, [], producer.create_batch())
+) -> list[_NumberedBatch]:
+    batch = _NumberedBatch(0, topic, partition, [], producer.create_batch())
     batches = [batch]
     for record in records:
         if not _append(batch, record):
-            batch = _Batch(batch.number + 1, topic, partition, [], producer.create_batch())
+            batch = _NumberedBatch(batch.number + 1, topic, partition, [], producer.create_batch())
             batches.append(batch)
             _append(batch, record)  # The first record of a batch may have any size.
     batch.builder.close()
     return batches
 
 
-def _append(batch: _Batch, record: Record) -> bool:
+def _append(batch: _NumberedBatch, record: Record) -> bool:
     """Return False, and close the batch, if it is full."""
     headers = headers_of(record)
     if batch.builder.append(timestamp=None, key=record.key, value=record.value, headers=headers) is None:

@@ -40,7 +40,7 @@ from shared.kafka.publisher import DeadLetterPublisher
 from shared.privacy.encryption import Cipher, load_cipher
 from shared.privacy.redaction import Redactor
 from shared.service import Service, run
-from shared.spool import Position, Record, SpoolReader, list_slots, lock_for_shipping
+from shared.spool import Record, SpoolPosition, SpoolReader, list_slots, lock_for_shipping
 from shared.spool.slots import has_owner
 from shared.storage.media import MediaStore
 from shared.tasks import end_tasks
@@ -144,7 +144,7 @@ class Shipper:
         """
         reader = SpoolReader(slot, self._cipher)
         window = Window(reader, self._redactor.redact, publisher.publish)
-        after: Position | None = None
+        after: SpoolPosition | None = None
         try:
             while True:
                 window.advance()

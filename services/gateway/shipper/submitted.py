@@ -12,7 +12,7 @@ from schemas.predictions import PredictionSubmitted
 from schemas.tasks import TaskChanged
 from services.gateway.formats.api import Choice, TokenUsage
 from services.gateway.observability.shipper_status import ShipperStatus
-from services.gateway.recording.external import ExternalPredictions, Report, call_of_messages
+from services.gateway.recording.external import ExternalPredictions, ExternalReport, call_of_messages
 from services.gateway.shipper.publisher import BatchPublisher
 from services.gateway.shipper.redaction import RecordRedactor
 from shared.answers.measure import Measure
@@ -74,11 +74,11 @@ class SubmittedPredictions:
         except HttpError as error:
             raise InvalidMessage(str(error)) from error
 
-    def _report(self, event: PredictionSubmitted, revision: str) -> Report:
+    def _report(self, event: PredictionSubmitted, revision: str) -> ExternalReport:
         given = event.model_dump(mode="json", include=_FIELDS, exclude_defaults=True)
         _drop_media_keys(given["messages"])
         calls, finish_reason = given.pop("tool_calls", ()), event.finish_reason
-        return Report(
+        return ExternalReport(
             task=event.task,
             task_revision=revision,
             call=call_of_messages(given.pop("messages"), **given),

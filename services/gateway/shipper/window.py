@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from services.gateway.shipper.redaction import RefusedRecord
-from shared.spool import Position, Record, SpooledRecord, SpoolReader
+from shared.spool import Record, SpooledRecord, SpoolPosition, SpoolReader
 from shared.tasks import end_tasks
 
 LARGE = 64 * 1024
@@ -27,8 +27,8 @@ Publish = Callable[[Sequence[Record | RefusedRecord]], Coroutine[Any, Any, None]
 """Returns when Kafka has acknowledged all."""
 
 
-class _Batch(NamedTuple):
-    position: Position
+class _BatchInFlight(NamedTuple):
+    position: SpoolPosition
     publishing: list[asyncio.Task[None]]
 
 
@@ -39,7 +39,7 @@ class Window:
         self._reader = reader
         self._redact = redact
         self._publish = publish
-        self._batches: deque[_Batch] = deque()
+        self._batches: deque[_BatchInFlight] = deque()
         self._small: asyncio.Task[None] | None = None
         self._large: asyncio.Task[None] | None = None
         self._redacting_large = asyncio.Lock()
@@ -51,7 +51,7 @@ class Window:
     async def add(self, spooled: Sequence[SpooledRecord]) -> None:
         """Redact a batch and begin to publish it. Raises the error of a batch before it that failed."""
         publishing: list[asyncio.Task[None]] = []
-        self._batches.append(_Batch(spooled[-1].position, publishing))
+        self._batches.append(_BatchInFlight(spooled[-1].position, publishing))
         for large in _portions([item.record for item in spooled if len(item.record.value) >= LARGE]):
             self._large_bytes += _size(large)
             self._large = asyncio.create_task(self._ship_large(self._large, large))

@@ -14,7 +14,7 @@ from fastapi.responses import Response
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from services.gateway.asgi.admission import Admission
+from services.gateway.asgi.admission import RequestAdmission
 from services.gateway.telemetry.ingest import ExportResult, TelemetryIngest
 from services.gateway.telemetry.spans import MalformedTelemetry
 from shared.errors import DependencyUnavailable
@@ -26,7 +26,7 @@ _CODES = {400: 3, 401: 16, 403: 7, 404: 5, 413: 11, 415: 3, 429: 8, 503: 14}
 _INTERNAL = 13
 
 
-def build_router(telemetry: TelemetryIngest, admission: Admission) -> APIRouter:
+def build_router(telemetry: TelemetryIngest, admission: RequestAdmission) -> APIRouter:
     """The route. A body may have four times as many bytes after gzip as before."""
     router, max_bytes = APIRouter(), admission.limits.telemetry
     responses: dict[int | str, dict[str, Any]] = {

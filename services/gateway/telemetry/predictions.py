@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from schemas.base import Variant
 from schemas.predictions import RequestObserved
 from services.gateway.recording.event_log import encode_event
-from services.gateway.recording.external import ExternalPredictions, Report, external_call
+from services.gateway.recording.external import ExternalPredictions, ExternalReport, external_call
 from services.gateway.recording.request import Caller
 from services.gateway.tasks.served import ServedTask
 from services.gateway.telemetry.genai import Content, content_of, status_of
@@ -65,8 +65,8 @@ def _observed(span: Span, task: ServedTask, external: ExternalPredictions, calle
 
 def _report(
     span: Span, observed: RequestObserved, content: Content, external: ExternalPredictions, caller: Caller
-) -> Report:
-    return Report(
+) -> ExternalReport:
+    return ExternalReport(
         task=observed.task,
         task_revision=observed.task_revision,
         call=external_call(content.messages, external.media, **call_fields_of(span.attributes)),

@@ -18,7 +18,7 @@ from services.gateway.observability.metrics import Metrics
 from services.gateway.settings import UpstreamLimits
 from services.gateway.upstreams.http_client import UpstreamResponse
 from services.gateway.upstreams.replicas import Replicas
-from services.gateway.upstreams.upstream import NotServed, ServerKey, UpstreamFailed
+from services.gateway.upstreams.upstream import ModelNotServed, ServerKey, UpstreamFailed
 
 CREDENTIALS = ("api_key", "authorization", "headers", "extra_headers")
 """What a client of another gateway, such as LiteLLM's, has in its request to sign in with elsewhere, and a tool that is
@@ -213,7 +213,7 @@ def _add_instruction(request: dict[str, Any], instruction: str) -> None:
 
 def _hide_refusal(error: UpstreamFailed) -> UpstreamFailed:
     """Convert a refusal of the gateway's own model name, which is not the client's mistake, to a 502."""
-    if isinstance(error, NotServed):
+    if isinstance(error, ModelNotServed):
         message = f"upstream unavailable, and the external API refused the gateway: {error.message}"
         return UpstreamFailed(502, message, "external_refused", raw=error.raw)
     return error

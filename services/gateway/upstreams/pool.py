@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 _MAX_PAUSE_SECONDS = 60.0
 
 
-class Replica:
+class ModelReplica:
     """A model server. `url`: as logs show it, without credentials.
 
     `outstanding`: its unanswered requests; `failures`: consecutive ones since its last answer; `only_errs`: all of
@@ -54,15 +54,15 @@ class ReplicaPool:
     """
 
     def __init__(self, urls: Sequence[str], opens_after: int, *, last_resort: bool = True) -> None:
-        self._replicas = tuple(Replica(url) for url in urls)
+        self._replicas = tuple(ModelReplica(url) for url in urls)
         self._opens_after = opens_after
         self._last_resort = last_resort
         self._picks = 0
 
-    def __iter__(self) -> Iterator[Replica]:
+    def __iter__(self) -> Iterator[ModelReplica]:
         return iter(self._replicas)
 
-    def pick(self, now: float, tried: Collection[Replica] = (), model: str = "") -> Replica | None:
+    def pick(self, now: float, tried: Collection[ModelReplica] = (), model: str = "") -> ModelReplica | None:
         """Return the replica with the fewest outstanding requests; among equals, the least recently picked.
 
         One that lacks the `model` is picked only where no other is left: it may have got it meanwhile. None if every
@@ -76,7 +76,7 @@ class ReplicaPool:
             best.last_picked = self._picks
         return best
 
-    def _best(self, now: float, tried: Collection[Replica], model: str, include_open: bool) -> Replica | None:
+    def _best(self, now: float, tried: Collection[ModelReplica], model: str, include_open: bool) -> ModelReplica | None:
         best, least = None, (True, 0, 0)
         for replica in self._replicas:
             if (replica.circuit_open and not include_open) or replica.paused_until > now or replica in tried:
@@ -86,7 +86,7 @@ class ReplicaPool:
                 best, least = replica, rank
         return best
 
-    def may_answer(self, tried: Collection[Replica]) -> bool:
+    def may_answer(self, tried: Collection[ModelReplica]) -> bool:
         """Return True if a replica is there, as far as is known: not tried yet, or left out for its 500s alone."""
         untried = any(not replica.circuit_open and replica not in tried for replica in self._replicas)
         return untried or self.answers_with_errors
@@ -96,7 +96,7 @@ class ReplicaPool:
         pauses = (replica.paused_until - now for replica in self._replicas if not replica.circuit_open)
         return max(0.0, min(pauses, default=0.0))
 
-    def record_success(self, replica: Replica, model: str = "") -> None:
+    def record_success(self, replica: ModelReplica, model: str = "") -> None:
         """`model`: which it served; then it has it, even if it did not list it."""
         replica.failures = 0
         replica.circuit_open = False
@@ -105,7 +105,7 @@ class ReplicaPool:
             if replica.models is not None:
                 replica.models |= {model}
 
-    def record_failure(self, replica: Replica, *, refused: bool = False, erred: bool = False) -> None:
+    def record_failure(self, replica: ModelReplica, *, refused: bool = False, erred: bool = False) -> None:
         """`refused`: the connection was refused, which opens the circuit at once. `erred`: it answered, with a 500."""
         replica.only_errs = erred and (replica.only_errs or not replica.failures)
         replica.failures += 1
@@ -117,11 +117,11 @@ class ReplicaPool:
         """Return True if some replica is left out for nothing but 500s: it is not away."""
         return any(replica.circuit_open and replica.only_errs for replica in self._replicas)
 
-    def pause(self, replica: Replica, until: float, now: float) -> None:
+    def pause(self, replica: ModelReplica, until: float, now: float) -> None:
         """Send the replica nothing until then, but for a minute at most."""
         replica.paused_until = min(until, now + _MAX_PAUSE_SECONDS)
 
-    def half_open(self, replica: Replica) -> None:
+    def half_open(self, replica: ModelReplica) -> None:
         """Record that a replica with an open circuit answered a probe."""
         if replica.circuit_open:
             replica.circuit_open = False

@@ -7,23 +7,25 @@ from types import TracebackType
 from typing import Self
 
 from services.gateway.upstreams.http_client import ResponseStream
-from services.gateway.upstreams.pool import Replica
+from services.gateway.upstreams.pool import ModelReplica
 from services.gateway.upstreams.upstream import UpstreamFailed
 
 OpenStream = tuple[ResponseStream, bytes]
 """A 200 response and the first piece of its body."""
-_ErrorOf = Callable[[Replica, OSError], UpstreamFailed]
+_ErrorOf = Callable[[ModelReplica, OSError], UpstreamFailed]
 
 
 class ReplicaStream:
     """A stream of a replica. `open_stream` returns it with its first piece; `error_of` converts later errors."""
 
-    def __init__(self, open_stream: Callable[[], Awaitable[tuple[OpenStream, Replica]]], error_of: _ErrorOf) -> None:
+    def __init__(
+        self, open_stream: Callable[[], Awaitable[tuple[OpenStream, ModelReplica]]], error_of: _ErrorOf
+    ) -> None:
         self._open_stream = open_stream
         self._error_of = error_of
         self._first: bytes | None = None
         self._stream: ResponseStream
-        self._replica: Replica
+        self._replica: ModelReplica
 
     @property
     def headers(self) -> Mapping[bytes, bytes]:

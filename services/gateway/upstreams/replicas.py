@@ -20,11 +20,11 @@ from services.gateway.upstreams.http_client import (
     UpstreamClient,
     UpstreamResponse,
 )
-from services.gateway.upstreams.pool import Replica, ReplicaPool
+from services.gateway.upstreams.pool import ModelReplica, ReplicaPool
 from services.gateway.upstreams.replica_stream import OpenStream, ReplicaStream
 from services.gateway.upstreams.retries import Attempts, RetryBudget
 from services.gateway.upstreams.upstream import (
-    NotServed,
+    ModelNotServed,
     ServerKey,
     UpstreamFailed,
     error_of_response,
@@ -96,12 +96,12 @@ class Replicas:
         return response
 
     def stream(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> ReplicaStream:
-        def send(chosen: Replica) -> Awaitable[OpenStream]:
+        def send(chosen: ModelReplica) -> Awaitable[OpenStream]:
             return self._open(chosen, path, body, lines)
 
         return ReplicaStream(lambda: self._try_replicas(send, model), self._broken_off)
 
-    async def _try_replicas(self, send: Callable[[Replica], Awaitable[T]], model: str) -> tuple[T, Replica]:
+    async def _try_replicas(self, send: Callable[[ModelReplica], Awaitable[T]], model: str) -> tuple[T, ModelReplica]:
         """Return the first response, and its replica, whose `outstanding` the caller decrements when done.
 
         A retry after a lost connection is safe, since the client was sent nothing, and adds no load: the replica
@@ -121,7 +121,7 @@ class Replicas:
                 if not isinstance(error, UpstreamFailed):
                     raise
                 self._metrics.upstream_errors.labels(error.reason).inc()
-                if isinstance(error, NotServed) and model:
+                if isinstance(error, ModelNotServed) and model:
                     replica.missing.add(model)  # It restarted since it listed it. The next probe lists anew.
                 if not attempts.should_retry(replica, error, self._budget):
                     raise self._given_up(attempts) or error  # noqa: B904 - the failure has its own cause
@@ -139,7 +139,7 @@ class Replicas:
             failure.left_untried = may_answer or self._pool.may_answer(attempts.tried)
         return failure
 
-    async def _post(self, replica: Replica, path: str, body: bytes, lines: bytes) -> UpstreamResponse:
+    async def _post(self, replica: ModelReplica, path: str, body: bytes, lines: bytes) -> UpstreamResponse:
         try:
             response = await self._clients[replica].request("POST", path, body, self._limits.total, lines)
         except OSError as error:
@@ -148,7 +148,7 @@ class Replicas:
             raise self._error_response(replica, response.status, response.headers, response.body)
         return response
 
-    async def _open(self, replica: Replica, path: str, body: bytes, lines: bytes) -> OpenStream:
+    async def _open(self, replica: ModelReplica, path: str, body: bytes, lines: bytes) -> OpenStream:
         """Return a 200 response and its first piece. In every other case the connection is closed."""
         stream: ResponseStream | None = None
         try:
@@ -168,7 +168,7 @@ class Replicas:
                 raise self._connection_error(replica, error, self._limit_of(error)) from error
             raise
 
-    def _connection_error(self, replica: Replica, error: OSError, seconds: float) -> UpstreamFailed:
+    def _connection_error(self, replica: ModelReplica, error: OSError, seconds: float) -> UpstreamFailed:
         """The error of a request without a whole answer. `seconds`: the time limit that a TimeoutError exceeded.
 
         An answer that reached our own deadline is no failure of the server: it may be long, or its reader slow. Nor is
@@ -189,14 +189,14 @@ class Replicas:
             )
         return UpstreamFailed(502, "upstream connection lost; try again", "lost", another_may_answer=True)
 
-    def _shortage(self, replica: Replica, error: NoFreeConnection) -> UpstreamFailed:
+    def _shortage(self, replica: ModelReplica, error: NoFreeConnection) -> UpstreamFailed:
         """The error of a request that the gateway itself could not send. It says nothing about the server, so no
         circuit counts it, and no other server, least of all the external API, is asked instead."""
         self._shortages.log("no connection to %s: %s", replica.url, error)
         message = "the gateway has no free connection to a model server; try again"
         return UpstreamFailed(503, message, "no_connection", retry_after=_SHORTAGE_RETRY_SECONDS)
 
-    def _broken_off(self, replica: Replica, error: OSError) -> UpstreamFailed:
+    def _broken_off(self, replica: ModelReplica, error: OSError) -> UpstreamFailed:
         """The error of a stream that had begun: it is too late to try another replica."""
         failure = self._connection_error(replica, error, self._limit_of(error))
         self._metrics.upstream_errors.labels(failure.reason).inc()
@@ -208,7 +208,7 @@ class Replicas:
         return self._limits.piece if isinstance(error, StreamIdle) else self._limits.stream
 
     def _error_response(
-        self, replica: Replica, status: int, headers: Mapping[bytes, bytes], raw: bytes
+        self, replica: ModelReplica, status: int, headers: Mapping[bytes, bytes], raw: bytes
     ) -> UpstreamFailed:
         retry_after = _seconds(headers.get(b"retry-after"))
         if is_servers_failure(status):
@@ -223,7 +223,7 @@ class Replicas:
             return self._refused(replica, status)
         return error
 
-    def _refused(self, replica: Replica, status: int) -> UpstreamFailed:
+    def _refused(self, replica: ModelReplica, status: int) -> UpstreamFailed:
         self.refuses_key = True
         self._refusals.log("%s refuses the gateway's key with %d: correct %s", replica.url, status, self._key.setting)
         return self._key.refused()
@@ -239,7 +239,9 @@ class Replicas:
         message = "upstream unavailable: no model server answers; try again"
         return UpstreamFailed(503, message, "away", another_may_answer=True)
 
-    def _record_failure(self, replica: Replica, reason: object, *, refused: bool = False, erred: bool = False) -> None:
+    def _record_failure(
+        self, replica: ModelReplica, reason: object, *, refused: bool = False, erred: bool = False
+    ) -> None:
         """Log each circuit that opens, not each request that fails."""
         was_open = replica.circuit_open
         self._pool.record_failure(replica, refused=refused, erred=erred)
@@ -251,7 +253,7 @@ class Replicas:
         serves: one that restarted is asked for an adapter only once it lists it."""
         await asyncio.gather(*(self._probe_forever(replica) for replica in self._pool))
 
-    async def _probe_forever(self, replica: Replica) -> None:
+    async def _probe_forever(self, replica: ModelReplica) -> None:
         """Probe a replica every five seconds, or every second while its circuit is open."""
         while True:
             await self._probe(replica)
@@ -260,7 +262,7 @@ class Replicas:
                 if replica.circuit_open:
                     break
 
-    async def _probe(self, replica: Replica) -> None:
+    async def _probe(self, replica: ModelReplica) -> None:
         try:
             status, _, body = await self._clients[replica].probe("/v1/models", _PROBE_TIMEOUT_SECONDS)
         except NoFreeConnection as error:

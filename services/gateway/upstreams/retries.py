@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from services.gateway.upstreams.pool import Replica
-from services.gateway.upstreams.upstream import NotServed, UpstreamFailed
+from services.gateway.upstreams.pool import ModelReplica
+from services.gateway.upstreams.upstream import ModelNotServed, UpstreamFailed
 
 
 class RetryBudget:
@@ -33,22 +33,22 @@ class Attempts:
     """The attempts of one request so far."""
 
     def __init__(self, retries: int) -> None:
-        self.tried: list[Replica] = []
+        self.tried: list[ModelReplica] = []
         self.failure: UpstreamFailed | None = None
         self._retries_left = retries
-        self._lost: Replica | None = None
+        self._lost: ModelReplica | None = None
 
-    def take_lost(self) -> Replica | None:
+    def take_lost(self) -> ModelReplica | None:
         """Return, once, the replica whose connection was lost: an idle connection may just have been closed."""
         replica, self._lost = self._lost, None
         return replica
 
-    def should_retry(self, replica: Replica, error: UpstreamFailed, budget: RetryBudget) -> bool:
+    def should_retry(self, replica: ModelReplica, error: UpstreamFailed, budget: RetryBudget) -> bool:
         """Return True to try another replica after this failure. `failure` is the one to raise if none answers.
 
         A replica's answer wins over a connection error: it is there. NotServed does first: another arm may answer.
         """
-        if self.failure is None or self.failure.down or isinstance(error, NotServed):
+        if self.failure is None or self.failure.down or isinstance(error, ModelNotServed):
             self.failure = error
         if not error.another_may_answer and error.status != 429:
             self.failure = error
@@ -56,7 +56,7 @@ class Attempts:
         if error.reason == "lost" and replica not in self.tried:
             self._lost = replica
         self.tried.append(replica)
-        if isinstance(error, NotServed):  # Costs the replica no work, so every replica may be tried.
+        if isinstance(error, ModelNotServed):  # Costs the replica no work, so every replica may be tried.
             return True
         self._retries_left -= 1
         return self._retries_left >= 0 and (error.reason in ("away", "lost") or budget.try_spend())

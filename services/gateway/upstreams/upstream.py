@@ -70,7 +70,7 @@ class UpstreamFailed(Exception):
         return field if isinstance(field, str) else None
 
 
-class NotServed(UpstreamFailed):
+class ModelNotServed(UpstreamFailed):
     """No replica serves the model; another arm may be served."""
 
     @property
@@ -140,7 +140,7 @@ def error_of_response(status: int, raw: bytes, retry_after: float | None = None)
     # unknown path is a 404 too.
     unloadable = status == 400 and _UNLOADABLE.fullmatch(message)
     if unloadable or (status == 404 and message not in ("", _NO_ROUTE)):
-        return NotServed(status, message, "not_served", raw=raw, another_may_answer=True)
+        return ModelNotServed(status, message, "not_served", raw=raw, another_may_answer=True)
     return UpstreamFailed(
         status,
         message or f"the model server answered {status}",

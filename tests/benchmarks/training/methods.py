@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from deploy.demo.data.csv_file import Row
+from deploy.demo.data.csv_file import DataRow
 from deploy.demo.report.bag_of_words import bag_of_words_accuracy
 from deploy.demo.report.measure import wilson
 from deploy.demo.settings import LoopSettings
@@ -54,7 +54,7 @@ def main() -> None:
     runs = train_all(settings, training, labels, folder)
     bring_up(_say)
     accuracy = asyncio.run(ask_all(settings, {name: run["name"] for name, run in runs.items()}, held_out, labels))
-    rival = bag_of_words_accuracy(folder, [Row(text=text, label=label) for text, label in held_out])
+    rival = bag_of_words_accuracy(folder, [DataRow(text=text, label=label) for text, label in held_out])
     base = accuracy["base model"]
     grid = [("base model, no training", "–", "–", "–", _share(base))]
     grid += [

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from deploy.demo.data.csv_file import Row
+from deploy.demo.data.csv_file import DataRow
 from deploy.demo.data.texts_file import read_texts
 from schemas.conversation import Answer, Message, Role
 from schemas.datasets import Example, PreferredAnswer
@@ -74,7 +74,7 @@ def _spec(**training: Any) -> TaskSpec:
     return TaskSpec.model_validate(task)
 
 
-def _train(rows: Sequence[Row], pairs: tuple[PreferredAnswer, ...], folder: Path) -> tuple[float, str]:
+def _train(rows: Sequence[DataRow], pairs: tuple[PreferredAnswer, ...], folder: Path) -> tuple[float, str]:
     """Train; with pairs go on from where the training on rows alone has ended. Returns seconds, and what is noted."""
     from services.trainer.recipe import train
 
@@ -95,20 +95,20 @@ def _train(rows: Sequence[Row], pairs: tuple[PreferredAnswer, ...], folder: Path
     return time.perf_counter() - started, "; ".join(outcome.notes)
 
 
-def _prompt(row: Row) -> tuple[Message, ...]:
+def _prompt(row: DataRow) -> tuple[Message, ...]:
     """The beginning of an abstract: a core has minutes, not hours."""
     text = " ".join(row.text.split()[:_WORDS])
     return Message(role=Role.SYSTEM, content=_spec().system_prompt), Message(role=Role.USER, content=text)
 
 
-def _pair(row: Row, answered: str) -> PreferredAnswer:
+def _pair(row: DataRow, answered: str) -> PreferredAnswer:
     return PreferredAnswer(
         source="edited", prompt=_prompt(row), answers=(Answer(text=row.label), Answer(text=answered)), preferred="a",
         prediction_ids=(), correction_ids=("edit",),
     )  # fmt: skip
 
 
-def _summaries(adapter: Path, rows: Sequence[Row]) -> list[str]:
+def _summaries(adapter: Path, rows: Sequence[DataRow]) -> list[str]:
     """What an adapter answers, by the likeliest token each time."""
     import torch
     from peft import PeftModel
@@ -129,7 +129,7 @@ def _summaries(adapter: Path, rows: Sequence[Row]) -> list[str]:
     return answers
 
 
-def _scores(answers: Sequence[str], rows: Sequence[Row]) -> Any:
+def _scores(answers: Sequence[str], rows: Sequence[DataRow]) -> Any:
     """The score of each answer by the task's metric, as the evaluator computes it."""
     spec = _spec()
     return np.array(

@@ -9,7 +9,7 @@ import pytest
 
 from schemas.conversation import Message, Role
 from schemas.tasks import TaskSpec
-from services.evaluator.comparison import Comparison, Part
+from services.evaluator.comparison import ComparedPart, Comparison
 from services.evaluator.domain import Question
 from services.evaluator.gates import PARTS, check_gates, parts_not_worse, verdict
 from services.evaluator.parts.judged import judge_parts
@@ -80,7 +80,9 @@ def test_forgotten_intents_stop_a_candidate_also_where_each_has_just_rows_enough
     parts = {f"class {i}": np.arange(rows * i, rows * (i + 1)) for i in range(INTENTS)}
     parts |= {"longer inputs": np.arange(0, n, 2), "shorter inputs": np.arange(1, n, 2)}
     judged = judge_parts(
-        np.arange(n), {name: Part(part, candidate[part], production[part]) for name, part in parts.items()}, PARTS
+        np.arange(n),
+        {name: ComparedPart(part, candidate[part], production[part]) for name, part in parts.items()},
+        PARTS,
     )
     assert judged.together_worse
 
@@ -113,7 +115,7 @@ def test_equal_candidates_are_stopped_at_most_at_the_level_of_the_gate(intents: 
     for run in range(runs):
         apart = np.random.default_rng([9, run]).choice([-1.0, 0.0, 1.0], n, p=[0.05, 0.9, 0.05])
         ours, theirs = np.maximum(apart, 0.0), np.maximum(-apart, 0.0)
-        parts = {name: Part(rows, ours[rows], theirs[rows]) for name, rows in (halves | classes).items()}
+        parts = {name: ComparedPart(rows, ours[rows], theirs[rows]) for name, rows in (halves | classes).items()}
         judged = judge_parts(np.arange(n), parts, PARTS)
         assert judged.p_together is not None
         stopped += bool(judged.worse) or judged.together_worse
@@ -139,7 +141,7 @@ def test_a_forgotten_class_stops_also_where_so_many_parts_are_judged_that_few_fl
     groups = np.repeat(np.arange(40 * classes), np.tile(sizes, classes))
     lost = {name: np.full(rows, float(name == "class 0")) for name in (f"class {n}" for n in range(classes))}
     parts = {
-        name: Part(np.arange(rows * n, rows * (n + 1)), 1.0 - wrong, np.ones(rows))
+        name: ComparedPart(np.arange(rows * n, rows * (n + 1)), 1.0 - wrong, np.ones(rows))
         for n, (name, wrong) in enumerate(lost.items())
     }
     assert judge_parts(groups, parts, PARTS).worse == ["class 0"]
@@ -147,7 +149,7 @@ def test_a_forgotten_class_stops_also_where_so_many_parts_are_judged_that_few_fl
 
 def test_so_few_rows_that_not_even_all_of_them_together_could_show_a_loss_are_not_tested() -> None:
     rows = {f"class {number}": np.arange(2 * number, 2 * number + 2) for number in range(3)}
-    parts = {name: Part(part, np.zeros(2), np.ones(2)) for name, part in rows.items()}
+    parts = {name: ComparedPart(part, np.zeros(2), np.ones(2)) for name, part in rows.items()}
     judged = judge_parts(np.arange(6), parts, 0.01)
     assert (judged.p_together, judged.together_worse, dict(judged.p_values)) == (None, False, {})
     assert judge_parts(np.arange(6), parts, 0.02).together_worse, "six rows lost of six"

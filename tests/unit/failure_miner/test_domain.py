@@ -24,7 +24,7 @@ from services.failure_miner.domain import (
     review_question,
     seen_by_sampling,
 )
-from services.failure_miner.sampling import FEEDBACK, UNCALIBRATED, USUAL_THRESHOLD, Question, Sighting
+from services.failure_miner.sampling import FEEDBACK, UNCALIBRATED, USUAL_THRESHOLD, ReviewQuestion, Sighting
 from shared.storage.predictions import AnsweredPrediction
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
@@ -50,8 +50,8 @@ def answered(prediction_id: str) -> AnsweredPrediction:
     return AnsweredPrediction(prediction_id, SPEC.name, SPEC.revision, NOON, CALL, REFUND, 0.2, "u1")
 
 
-def doubt(prediction_id: str, purpose: Purpose = Purpose.LOW_CONFIDENCE, probability: float = 0.5) -> Question:
-    return Question(prediction_id, purpose, probability)
+def doubt(prediction_id: str, purpose: Purpose = Purpose.LOW_CONFIDENCE, probability: float = 0.5) -> ReviewQuestion:
+    return ReviewQuestion(prediction_id, purpose, probability)
 
 
 def logged(call: Call, *answers: LoggedAnswer) -> PredictionLogged:

@@ -24,7 +24,7 @@ from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.failure_miner.domain import Suspect, Vectors
 from services.failure_miner.handlers import Handlers
 from services.failure_miner.modes import FoundMode, StoredMode
-from services.failure_miner.sampling import DayOfQuestions, Question, Sightings, Stratum, plan_rates
+from services.failure_miner.sampling import DayOfQuestions, ReviewQuestion, Sightings, Stratum, plan_rates
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
@@ -60,7 +60,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.suspects: dict[str, Suspect] = {}
-        self.asked: dict[str, Question] = {}
+        self.asked: dict[str, ReviewQuestion] = {}
         self.rates: dict[str, float] = {}
         self.days: dict[str, DayOfQuestions] = {}
         self.done: dict[str, FailuresClustered] = {}
@@ -70,7 +70,7 @@ class MemoryStore:
         self.corrected: list[CorrectionSubmitted] = []
         self.forgotten_people: dict[tuple[str, str], datetime] = {}
 
-    async def save(self, suspects: Sequence[Suspect], seen: Sightings) -> list[Question]:
+    async def save(self, suspects: Sequence[Suspect], seen: Sightings) -> list[ReviewQuestion]:
         for suspect in suspects:
             self.suspects.setdefault(suspect.prediction_id, suspect)
         for sighting in seen.sightings:

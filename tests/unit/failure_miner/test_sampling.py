@@ -20,7 +20,7 @@ from services.failure_miner.sampling import (
     FEEDBACK,
     UNCALIBRATED,
     DayOfQuestions,
-    Question,
+    ReviewQuestion,
     Sighting,
     Stratum,
     plan_rates,
@@ -67,7 +67,7 @@ def production(run: int, count: int) -> list[Answered]:
     return answers
 
 
-def draw(day: DayOfQuestions, answers: Iterable[Answered]) -> dict[str, Question]:
+def draw(day: DayOfQuestions, answers: Iterable[Answered]) -> dict[str, ReviewQuestion]:
     found = {}
     for answer in answers:
         if (question := day.draw(sighting(answer.name, answer.stratum))) is not None:
@@ -75,7 +75,7 @@ def draw(day: DayOfQuestions, answers: Iterable[Answered]) -> dict[str, Question
     return found
 
 
-def covered(answers: list[Answered], questions: dict[str, Question]) -> tuple[float, bool]:
+def covered(answers: list[Answered], questions: dict[str, ReviewQuestion]) -> tuple[float, bool]:
     """Return the Hájek estimate of accuracy from the audit, and whether its 95 % interval has the true one."""
     truth = mean(answer.right for answer in answers)
     audited = [
@@ -129,7 +129,7 @@ def test_the_audit_asks_about_confident_answers_as_often_as_about_doubtful_ones(
 def test_a_doubtful_answer_that_the_audit_draws_too_is_asked_as_an_audit() -> None:
     day = a_day(RULES.model_copy(update={"audit_share": 0.999_999}))
     question = day.draw(sighting("p1", BANDS[0]))
-    assert question == Question("p1", Purpose.AUDIT, 0.999_999, 1.0)
+    assert question == ReviewQuestion("p1", Purpose.AUDIT, 0.999_999, 1.0)
 
 
 def test_both_samples_together_count_all_answers_by_the_probability_of_being_drawn_by_either() -> None:
@@ -151,9 +151,11 @@ def test_an_audit_that_spends_the_days_budget_has_the_probabilities_from_before_
     day.strata[UNCALIBRATED].asked = 11  # One of the twelve that a day may have is left.
     audited = next(name for name in map(str, range(99)) if sampling_point("audit", name) < 0.5)
     question = day.draw(sighting(audited, UNCALIBRATED))
-    assert question == Question(audited, Purpose.AUDIT, 0.5, 1.0), "without the audit it would have been asked as well"
+    assert question == ReviewQuestion(audited, Purpose.AUDIT, 0.5, 1.0), (
+        "without the audit it would have been asked as well"
+    )
     another = next(name for name in map(str, range(99)) if sampling_point("audit", name) < 0.5 and name != audited)
-    assert day.draw(sighting(another, UNCALIBRATED)) == Question(another, Purpose.AUDIT, 0.5, 0.5)
+    assert day.draw(sighting(another, UNCALIBRATED)) == ReviewQuestion(another, Purpose.AUDIT, 0.5, 0.5)
 
 
 def test_a_complaint_was_not_drawn_by_chance() -> None:
@@ -239,7 +241,7 @@ def test_questions_end_when_the_day_has_a_fifth_more_than_its_budget_and_are_cou
 def test_a_complaint_is_asked_about_with_certainty() -> None:
     busy = {AUDIT: 1_000_000, UNCALIBRATED: 1_000_000}
     question = a_day(seen=busy).draw(sighting("p1", FEEDBACK, auditable=False))
-    assert question == Question("p1", Purpose.FEEDBACK, 1.0)
+    assert question == ReviewQuestion("p1", Purpose.FEEDBACK, 1.0)
 
 
 def test_without_a_budget_nobody_is_asked() -> None:

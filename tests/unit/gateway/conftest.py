@@ -22,7 +22,7 @@ from schemas.predictions import PredictionLogged, RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.gateway.answering.answer import Answerer, AnswerSources
 from services.gateway.answering.pass_through import PassThrough
-from services.gateway.asgi.admission import Admission
+from services.gateway.asgi.admission import RequestAdmission
 from services.gateway.asgi.app import AsgiApp
 from services.gateway.asgi.in_flight import BytesInFlight
 from services.gateway.asgi.large_work import LargeWork
@@ -41,7 +41,7 @@ from services.gateway.settings import BodyLimits, MediaOptions
 from services.gateway.tasks.served import ServedTasks
 from services.gateway.upstreams.http_client import UpstreamResponse
 from services.gateway.upstreams.replicas import Replicas
-from services.gateway.upstreams.upstream import NotServed, Upstream, UpstreamFailed
+from services.gateway.upstreams.upstream import ModelNotServed, Upstream, UpstreamFailed
 from shared.kafka.latest_by_key import LatestByKey
 from shared.spool import Record, SpoolUnavailable
 
@@ -171,7 +171,7 @@ class FakeUpstream:
         self.asked.append(request)
         self.paths.append(path)
         if request["model"] in self.not_served:
-            raise NotServed(404, "no such model", "not_served", another_may_answer=True)
+            raise ModelNotServed(404, "no such model", "not_served", another_may_answer=True)
         if self.failure is not None:
             raise self.failure
 
@@ -294,7 +294,7 @@ async def serving(
         Handlers(tasks, log, ExternalPredictions(identifiers), access, large_work, public_metrics, passed),
         list[str](),
     )
-    admission = Admission(access, limits)
+    admission = RequestAdmission(access, limits)
     app = build_app(answerer, handlers, metrics, lambda: missing, list, admission)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:

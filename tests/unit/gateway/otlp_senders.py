@@ -24,7 +24,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from schemas.catalog import topic_of
 from schemas.predictions import PredictionLogged, RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from services.gateway.asgi.admission import Admission
+from services.gateway.asgi.admission import RequestAdmission
 from services.gateway.auth.grants import UNRESTRICTED, Grant
 from services.gateway.domain import Identifiers, PredictionIds
 from services.gateway.observability.metrics import Metrics
@@ -199,7 +199,7 @@ async def receiver(specs: Sequence[TaskSpec] = SPECS) -> AsyncIterator[Receiver]
     app = build_http("test", list, 64 * 1024)
     external = ExternalPredictions(Identifiers(ids, b"s" * 32), now=lambda: NOW)
     ingest = TelemetryIngest(served, log, external, metrics, names)
-    admission = Admission(keys, BodyLimits(telemetry=64 * 1024))  # type: ignore[arg-type]
+    admission = RequestAdmission(keys, BodyLimits(telemetry=64 * 1024))  # type: ignore[arg-type]
     app.include_router(build_router(ingest, admission))
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:

@@ -16,7 +16,7 @@ import httpx
 import orjson
 import pytest
 
-from services.gateway.asgi.admission import Admission
+from services.gateway.asgi.admission import RequestAdmission
 from services.gateway.asgi.exchange import Exchange
 from services.gateway.asgi.in_flight import BytesInFlight, HeldBytes
 from services.gateway.auth.grants import UNRESTRICTED, AccessControl
@@ -145,7 +145,7 @@ async def test_a_body_that_comes_late_is_read(gateway: Gateway) -> None:
 
 
 async def test_a_body_that_has_come_costs_no_timer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    admission = Admission(AccessControl(tmp_path / "k", tmp_path / "h"), BodyLimits())
+    admission = RequestAdmission(AccessControl(tmp_path / "k", tmp_path / "h"), BodyLimits())
     monkeypatch.delattr(asyncio, "timeout")
     body = await admission.read(UNRESTRICTED, admission.hold(), [], pieces_then([b"{", b"}"], LAST))
     assert body == b"{}"
@@ -239,7 +239,7 @@ def test_a_body_that_is_alone_is_taken_whatever_its_size() -> None:
 
 
 async def test_a_body_in_many_pieces_takes_time_in_proportion_to_its_size(tmp_path: Path) -> None:
-    admission = Admission(AccessControl(tmp_path / "k", tmp_path / "h"), BodyLimits())
+    admission = RequestAdmission(AccessControl(tmp_path / "k", tmp_path / "h"), BodyLimits())
     pieces, began = [b"%1024d" % number for number in range(20_000)], time.process_time()
     body = await admission.read(UNRESTRICTED, admission.hold(), [], pieces_then(pieces, LAST))
     assert time.process_time() - began < 2.0  # Copying the whole for each piece: 200 GB.

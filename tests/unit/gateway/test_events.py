@@ -59,7 +59,7 @@ CONFIDENCES = st.fixed_dictionaries(
 )
 ANSWERS = st.lists(
     st.builds(
-        builder.LoggedAnswer, prediction_id=NAMES, text=TEXTS, tool_calls=CALLS, refusal=st.none() | TEXTS,
+        builder.RecordedAnswer, prediction_id=NAMES, text=TEXTS, tool_calls=CALLS, refusal=st.none() | TEXTS,
         reasoning=st.none() | TEXTS, finish_reason=st.sampled_from([*FinishReason, None, "abort"]),
         confidence=st.builds(lambda fields: Measure(**fields), CONFIDENCES), tokens=COUNTS,
     ),
@@ -112,7 +112,7 @@ def _same(record: Record, event: Any, topic: str) -> None:
     }),
 )  # fmt: skip
 def test_a_prediction_equals_pydantics(
-    call: dict[str, Any], answers: list[builder.LoggedAnswer], counts: tuple[int, int, int, int], own: dict[str, Any]
+    call: dict[str, Any], answers: list[builder.RecordedAnswer], counts: tuple[int, int, int, int], own: dict[str, Any]
 ) -> None:
     request = builder.LoggedRequest(call=builder.encode_call(call), usage=TokenUsage(*counts), **own)
     event = PredictionLogged(
@@ -123,7 +123,7 @@ def test_a_prediction_equals_pydantics(
     _same(builder.prediction_logged(request, answers), event, "predictions.logged.v1")
 
 
-def _logged(answer: builder.LoggedAnswer) -> LoggedAnswer:
+def _logged(answer: builder.RecordedAnswer) -> LoggedAnswer:
     return LoggedAnswer.model_validate(
         {
             "prediction_id": answer.prediction_id, "text": answer.text, "tool_calls": answer.tool_calls,
@@ -164,7 +164,7 @@ def _request(call: dict[str, Any], **fields: Any) -> builder.LoggedRequest:
 @pytest.mark.parametrize("limit", [64 * 1024, MAX_EVENT_BYTES])
 def test_an_event_of_any_length_fits_and_what_is_cut_is_marked(text: str, limit: int) -> None:
     call = {"messages": [{"role": "user", "content": text * limit}, {"role": "user", "content": "And now?"}]}
-    answers = [builder.LoggedAnswer(str(n), text * limit, reasoning=text * limit) for n in range(3)]
+    answers = [builder.RecordedAnswer(str(n), text * limit, reasoning=text * limit) for n in range(3)]
     record = builder.prediction_logged(_request(call, max_bytes=limit), answers, limit)
     assert limit * 0.9 < len(record.value) < limit + 4_096  # The envelope is beside the texts.
     event = PredictionLogged.model_validate_json(record.value)
@@ -177,7 +177,7 @@ def test_an_event_of_any_length_fits_and_what_is_cut_is_marked(text: str, limit:
 def test_confidences_of_very_many_fields_are_within_an_events_size(answers: int, limit: int) -> None:
     fields = {f"{number:03}.{'a' * 196}": 0.123456789012345 for number in range(200)}
     unsure = Measure(0.5, -1.0, 10, fields=fields)
-    logged = [builder.LoggedAnswer(str(n), "x" * 100, confidence=unsure) for n in range(answers)]
+    logged = [builder.RecordedAnswer(str(n), "x" * 100, confidence=unsure) for n in range(answers)]
     request = _request({"messages": [{"role": "user", "content": "x" * limit}]}, max_bytes=limit)
     record = builder.prediction_logged(request, logged, limit)
     assert len(record.value) < limit + 512 * (answers + 2)
@@ -188,7 +188,7 @@ def test_confidences_of_very_many_fields_are_within_an_events_size(answers: int,
 
 def test_a_confidence_of_fields_that_fits_stays_beside_a_text_that_is_cut() -> None:
     fields = {f"field{number}": 0.5 for number in range(200)}
-    answer = builder.LoggedAnswer("p", "x" * MAX_EVENT_BYTES, confidence=Measure(0.5, -1.0, 10, fields=fields))
+    answer = builder.RecordedAnswer("p", "x" * MAX_EVENT_BYTES, confidence=Measure(0.5, -1.0, 10, fields=fields))
     record = builder.prediction_logged(_request({"messages": [{"role": "user", "content": "x"}]}), [answer])
     assert len(record.value) < MAX_EVENT_BYTES + 1_024
     (logged,) = PredictionLogged.model_validate_json(record.value).answers
@@ -198,7 +198,7 @@ def test_a_confidence_of_fields_that_fits_stays_beside_a_text_that_is_cut() -> N
 def test_what_fits_is_not_marked() -> None:
     call = {"messages": [{"role": "user", "content": "x" * 100_000}] * 10}
     event = PredictionLogged.model_validate_json(
-        builder.prediction_logged(_request(call), [builder.LoggedAnswer("p", "y" * 200_000)]).value
+        builder.prediction_logged(_request(call), [builder.RecordedAnswer("p", "y" * 200_000)]).value
     )
     assert not event.call.truncated
     assert not event.answers[0].truncated
@@ -214,7 +214,7 @@ def test_very_many_messages_fit_without_those_of_the_middle() -> None:
 
 def test_cut_arguments_of_a_tool_call_are_still_json() -> None:
     long = orjson.dumps({"text": "x" * MAX_EVENT_BYTES}).decode()
-    answers = [builder.LoggedAnswer("p", "", [{"name": "find", "arguments": long, "id": "c"}])]
+    answers = [builder.RecordedAnswer("p", "", [{"name": "find", "arguments": long, "id": "c"}])]
     record = builder.prediction_logged(_request({"messages": [{"role": "user", "content": "x"}]}), answers)
     (answer,) = PredictionLogged.model_validate_json(record.value).answers
     assert answer.truncated

@@ -14,7 +14,7 @@ from aiohttp import web
 from services.gateway.observability.metrics import Metrics
 from services.gateway.settings import GatewaySettings, UpstreamLimits
 from services.gateway.upstreams.external import ExternalApi, api_url, without_vllm_fields
-from services.gateway.upstreams.upstream import NotServed, UpstreamFailed
+from services.gateway.upstreams.upstream import ModelNotServed, UpstreamFailed
 from shared.errors import ConfigurationError
 
 CHAT = "/v1/chat/completions"
@@ -207,7 +207,7 @@ async def test_a_refusal_of_the_gateways_own_model_is_not_reported_as_the_client
     for asking in (external.post(CHAT, b"{}"), external.stream(CHAT, b"{}").__aenter__()):
         with pytest.raises(UpstreamFailed, match="refused the gateway: no such thing") as caught:
             await asking
-        assert (caught.value.status, isinstance(caught.value, NotServed)) == (502, False)
+        assert (caught.value.status, isinstance(caught.value, ModelNotServed)) == (502, False)
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from services.gateway.upstreams.pool import Replica, ReplicaPool
+from services.gateway.upstreams.pool import ModelReplica, ReplicaPool
 from services.gateway.upstreams.retries import RetryBudget
 
 
-def picked(pool: ReplicaPool, now: float = 0.0) -> Replica:
+def picked(pool: ReplicaPool, now: float = 0.0) -> ModelReplica:
     replica = pool.pick(now)
     assert replica is not None
     return replica
@@ -34,7 +34,7 @@ def test_a_replica_that_lacks_the_model_is_picked_only_where_no_other_is_left() 
     assert pool.pick(0.0, (other, unknown), "a1") is restarted, "the others failed: it may have it by now"
     pool.record_success(restarted, "a1")
     assert not restarted.lacks("a1"), "it has"
-    unlisted = Replica("lists nothing")
+    unlisted = ModelReplica("lists nothing")
     unlisted.set_models(frozenset())
     pool.record_success(unlisted, "a1")
     assert not unlisted.lacks("a1")

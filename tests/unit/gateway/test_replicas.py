@@ -15,7 +15,7 @@ from services.gateway.observability.metrics import Metrics
 from services.gateway.settings import UpstreamLimits
 from services.gateway.upstreams import replicas as replicas_module
 from services.gateway.upstreams.replicas import Replicas
-from services.gateway.upstreams.upstream import NotServed, UpstreamFailed
+from services.gateway.upstreams.upstream import ModelNotServed, UpstreamFailed
 from tests.unit.gateway.conftest import no_free_files
 from tests.waiting import PATIENCE_SECONDS, until
 
@@ -353,7 +353,7 @@ async def test_a_model_is_not_served_only_if_no_replica_serves_it(
     assert await (await make(*without_model, await start())).post(CHAT, b"{}") == b'{"from": "here"}'
     for servers in ([*without_model], [without_model[0], DEAD]):
         error = await refused(await make(*servers))
-        assert isinstance(error, NotServed)
+        assert isinstance(error, ModelNotServed)
         assert not error.down
 
 
@@ -418,13 +418,13 @@ async def test_a_restart_that_no_probe_saw_costs_one_request_a_second_try_and_no
         await ask(replicas, streaming)
     assert (restarted.asked, other.asked, errors(replicas, "not_served")) == (1, 6, 1)
     await start.stop(other)  # type: ignore[attr-defined]
-    with pytest.raises(NotServed):  # So that another arm answers.
+    with pytest.raises(ModelNotServed):  # So that another arm answers.
         await ask(replicas, streaming)
 
 
 async def test_an_unknown_path_is_not_a_missing_model(start: Start, make: Make) -> None:
     error = await refused(await make(await start(status=404, text='{"detail": "Not Found"}')))
-    assert (error.status, isinstance(error, NotServed), error.down) == (404, False, False)
+    assert (error.status, isinstance(error, ModelNotServed), error.down) == (404, False, False)
 
 
 @pytest.mark.parametrize(
@@ -436,7 +436,7 @@ async def test_a_clients_own_text_in_an_error_does_not_make_a_model_one_that_is_
 ) -> None:
     text = orjson.dumps({"error": {"message": echoed}}).decode()
     error = await refused(await make(await start(status=400, text=text)))
-    assert (error.status, error.message, isinstance(error, NotServed)) == (400, echoed, False)
+    assert (error.status, error.message, isinstance(error, ModelNotServed)) == (400, echoed, False)
 
 
 async def test_a_rejected_request_is_passed_on_unchanged_and_not_retried(start: Start, make: Make) -> None:
@@ -569,7 +569,7 @@ async def test_a_stream_begins_at_another_replica_if_the_first_dies_before_its_f
 
 async def test_a_stream_that_is_refused_says_why(start: Start, make: Make) -> None:
     replicas = await make(await start(status=404, text=MISSING))
-    with pytest.raises(NotServed, match="does not exist"):
+    with pytest.raises(ModelNotServed, match="does not exist"):
         await streamed(replicas)
     assert outstanding(replicas) == 0
 

@@ -23,7 +23,7 @@ from services.shadow.domain import Outcome, Request, ineligible, pair_of, reques
 from services.shadow.handlers import Handlers, batch_seconds
 from services.shadow.replays import Replays
 from services.shadow.settings import ShadowSettings
-from services.shadow.storage import Backlog
+from services.shadow.storage import ReplayBacklog
 from shared.answers import answer_form
 from shared.errors import ConfigurationError, DependencyUnavailable, Paused
 from shared.kafka.consumers import Consumers
@@ -167,7 +167,7 @@ async def test_training_rows_that_cannot_be_read_hold_up_their_own_task_alone(mo
     await shadow.handlers.rollouts.put("another", rollout().model_copy(update=another))
     (pair,) = await shadow.replay(prediction(1), prediction(2, task="another"))
     assert pair.task == "another"
-    left = Backlog("rollout-1", SPEC.name, 0, 0, 1)
+    left = ReplayBacklog("rollout-1", SPEC.name, 0, 0, 1)
     assert not await shadow.handlers.on_backlog(left, [delivery(prediction(1), 0)])
     index.is_there = True
     assert await shadow.handlers.on_backlog(left, [delivery(prediction(1), 0)])
@@ -197,7 +197,7 @@ async def test_a_candidate_that_is_gone_holds_up_its_own_task_alone(monkeypatch:
         await shadow.deliver(0, *batch)
     await shadow.deliver(0, *batch)
     assert shadow.decisions.count() == {Outcome.DEFERRED: 1, Outcome.PAIR: 1}
-    left = Backlog("rollout-1", SPEC.name, 0, 0, 1)
+    left = ReplayBacklog("rollout-1", SPEC.name, 0, 0, 1)
     assert not await shadow.handlers.is_ready(left)
     monkeypatch.setattr(shadow.handlers, "_unreadable_until", {})
     assert not await shadow.handlers.on_backlog(left, [delivery(prediction(1), 0)])  # Nor are others' backlogs.
@@ -208,7 +208,7 @@ async def test_a_candidate_that_is_gone_holds_up_its_own_task_alone(monkeypatch:
 
 
 async def test_a_backlog_is_replayed_once_the_flag_is_on_and_while_it_stays_on() -> None:
-    shadow, left = Shadow(), Backlog("rollout-1", SPEC.name, 0, 1, 3)
+    shadow, left = Shadow(), ReplayBacklog("rollout-1", SPEC.name, 0, 1, 3)
     shadow.sampling.on = False
     await shadow.deliver(1, prediction(1), prediction(2))
     batch = [delivery(prediction(1), 1), delivery(prediction(2), 2)]
@@ -233,7 +233,7 @@ async def test_a_backlog_is_over_when_its_rollout_ended_and_not_when_another_one
     rollout_id: str, stage: Stage, is_over: bool, is_ready: bool
 ) -> None:
     """A newer candidate is announced just before the one that is compared is announced once more."""
-    shadow, backlog = Shadow(), Backlog("rollout-1", SPEC.name, 0, 1, 3)
+    shadow, backlog = Shadow(), ReplayBacklog("rollout-1", SPEC.name, 0, 1, 3)
     await shadow.deliver(0, under=rollout(stage).model_copy(update={"rollout_id": rollout_id}))
     assert await shadow.handlers.is_over(backlog) is is_over
     assert await shadow.handlers.is_ready(backlog) is is_ready

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from shared.errors import DependencyUnavailable, StepImpossible
-from shared.storage.artifacts import ArtifactMissing, ArtifactStore
+from shared.storage.artifacts import ArtifactNotFound, ArtifactStore
 
 
 def folder(path: Path, content: str = "x") -> Path:
@@ -136,7 +136,7 @@ def test_a_folder_in_an_object_store_is_missing_until_all_of_it_is_there(
     (folder(tmp_path / "a") / "train.jsonl").touch()
     address = store.publish(tmp_path / "a", "datasets", "d-1")
     name, manifest = bucket.objects.popitem()
-    with pytest.raises(ArtifactMissing):
+    with pytest.raises(ArtifactNotFound):
         store.fetch(address)
     bucket.objects[name] = manifest
     assert sorted(path.name for path in store.fetch(address).iterdir()) == ["inner", "manifest.json", "train.jsonl"]
@@ -183,11 +183,11 @@ def test_an_address_outside_of_the_store_is_never_read(store: ArtifactStore, tmp
     """An event names it: `../../x` was read, and `s3://../..` asked for."""
     folder(tmp_path / "elsewhere")
     store.publish(folder(tmp_path / "a"), "adapters", "a")
-    with pytest.raises(ArtifactMissing, match="is outside of"):
+    with pytest.raises(ArtifactNotFound, match="is outside of"):
         store.fetch(store.address(place, "").rstrip("/") if place else str(tmp_path / "artifacts"))
     others = (str(tmp_path / "elsewhere"), f"{tmp_path}/artifacts-2/adapters/a", "s3://bucket/adapters/a", "s3://../..")
     for other in others:
-        with pytest.raises(ArtifactMissing, match="is outside of"):
+        with pytest.raises(ArtifactNotFound, match="is outside of"):
             store.fetch(other)
 
 

@@ -24,7 +24,7 @@ from services.gateway.formats.api import TokenUsage, token_usage
 from services.gateway.formats.conversation import Object, answer_text, arguments_text, begins_another_call, is_json
 
 
-class _Call:
+class _ToolCallInParts:
     """A tool call while its pieces arrive."""
 
     __slots__ = ("arguments", "call_id", "is_begun", "name")
@@ -52,11 +52,11 @@ class MessageStream:
         self._index = -1
         self._open = ""
         """The type of the open block."""
-        self._call: _Call | None = None
+        self._call: _ToolCallInParts | None = None
         """The tool call whose block is open."""
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, _ToolCallInParts] = {}
         """The latest tool call of each number."""
-        self._waiting_calls: deque[_Call] = deque()
+        self._waiting_calls: deque[_ToolCallInParts] = deque()
         """Those that began before the open one was complete."""
         self._waiting: list[str] = []
         """Text that arrived within a tool call, and follows it as a block of its own."""
@@ -119,7 +119,7 @@ class MessageStream:
         if call is None or begins_another_call(call.call_id, call.name, call.arguments, piece):
             if not function.get("name"):
                 raise ValueError("a tool call begins without a name")
-            call = self._calls[number] = _Call(piece.get("id"), str(function["name"]))
+            call = self._calls[number] = _ToolCallInParts(piece.get("id"), str(function["name"]))
             self._waiting_calls.append(call)
         if arguments := arguments_text(function.get("arguments")):
             if call.is_begun and call is not self._call:

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deploy.demo.data.csv_file import Row
+from deploy.demo.data.csv_file import DataRow
 from deploy.demo.report.bag_of_words import bag_of_words_accuracy
 from schemas.conversation import Message, Part, Role
 from schemas.datasets import Example
 
-HELD_OUT = (Row("where is my parcel now", "delivery"), Row("send my money back please", "refund"))
+HELD_OUT = (DataRow("where is my parcel now", "delivery"), DataRow("send my money back please", "refund"))
 
 
 def train(folder: Path, *pairs: tuple[str, str]) -> Path:

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from deploy.demo.clients import GatewayClient, parameters_of
-from deploy.demo.data.csv_file import Row
+from deploy.demo.data.csv_file import DataRow
 from schemas.tasks import TaskKind
 
 
@@ -26,6 +26,8 @@ async def test_objects_and_calls_are_asked_for_greedily(kind: TaskKind, temperat
         return httpx.Response(400, text="no")
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
-        await GatewayClient(http, "http://gateway", "orders", parameters_of(kind)).ask(Row("a question", "{}"), "ann")
+        await GatewayClient(http, "http://gateway", "orders", parameters_of(kind)).ask(
+            DataRow("a question", "{}"), "ann"
+        )
     assert [body.get("temperature") for body in bodies] == [temperature]
     assert bodies[0]["user"] == "ann"

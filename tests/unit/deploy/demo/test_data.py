@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.demo.data.csv_file import CsvData, DataError, Row, read_rows
+from deploy.demo.data.csv_file import CsvData, DataError, DataRow, read_rows
 from deploy.demo.data.split import SIMILARITY, Quota, split_rows
 from deploy.demo.data.task_file import (
     FEW_QUESTIONS_TRAINING,
@@ -46,14 +46,14 @@ HOW = (
 )
 
 
-def rows(labels: int, each: int) -> tuple[Row, ...]:
+def rows(labels: int, each: int) -> tuple[DataRow, ...]:
     made = []
     for n in range(labels):
         texts = [
             f"{THINGS[(n + i) % 10]} {HOW[i % 5]} {WHERE[(i * 7 + n) % 13]} number {i * 7919 % 100003} q{n}"
             for i in range(each)
         ]
-        made += [Row(text, f"label-{n}") for text in texts]
+        made += [DataRow(text, f"label-{n}") for text in texts]
     return tuple(made)
 
 
@@ -156,8 +156,8 @@ def test_parts_are_disjoint_and_balanced_and_share_no_near_duplicate() -> None:
 
 def test_a_near_duplicate_of_a_held_out_row_is_in_no_other_part() -> None:
     made = rows(4, 100)
-    marked = tuple(Row(row.text, row.label, "heldout" if n % 4 == 1 else "traffic") for n, row in enumerate(made))
-    copy = Row(marked[1].text + " !!", marked[1].label, "traffic")
+    marked = tuple(DataRow(row.text, row.label, "heldout" if n % 4 == 1 else "traffic") for n, row in enumerate(made))
+    copy = DataRow(marked[1].text + " !!", marked[1].label, "traffic")
     parts = split_rows(CsvData((*marked, copy), tuple(f"label-{n}" for n in range(4)), {}), seed=3)
     assert marked[1] in parts.held_out
     assert copy not in parts.traffic + parts.live

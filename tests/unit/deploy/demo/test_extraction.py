@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deploy.demo.clients import GatewayAnswer
-from deploy.demo.data.csv_file import DataError, Row
+from deploy.demo.data.csv_file import DataError, DataRow
 from deploy.demo.data.jsonl_file import read_objects, read_schema
 from deploy.demo.data.split import split_objects
 from deploy.demo.data.task_file import apply_extraction_file, extraction_schema, shipped_data
@@ -79,7 +79,7 @@ def test_rows_are_read_in_one_spelling_and_repeated_ones_counted(tmp_path: Path)
     turned = {**ROW, "answer": dict(reversed(json.loads(RIGHT).items()))}
     other = {"text": "Other", "answer": json.loads(BETTER)}
     data = read_objects(write(tmp_path / "o.jsonl", ROW, "", turned, other), SCHEMA)
-    assert data.rows == (Row("two A1 for Ann", RIGHT), Row("Other", BETTER))
+    assert data.rows == (DataRow("two A1 for Ann", RIGHT), DataRow("Other", BETTER))
     assert data.dropped == {"repeated text": 1}
 
 
@@ -114,7 +114,7 @@ def test_too_few_rows_say_how_many_are_needed(tmp_path: Path) -> None:
 
 
 def answered(text: str, error: str = "") -> GatewayAnswer:
-    return GatewayAnswer(Row("q", RIGHT), text, "p", "base", "", 0.5, 10.0, error)
+    return GatewayAnswer(DataRow("q", RIGHT), text, "p", "base", "", 0.5, 10.0, error)
 
 
 def test_answers_are_measured_by_their_values_and_as_whole_objects() -> None:
@@ -156,7 +156,7 @@ async def test_of_two_objects_people_choose_the_one_with_more_right_in_it(wrong_
     ]
     queue = FakeQueue(items[: len(said)])
     people = Reviewers(queue, [RIGHT, WORSE], PlannedMistakes(wrong_share=wrong_share), spec=orders())
-    people.add_prediction("p", Row("q", RIGHT))
+    people.add_prediction("p", DataRow("q", RIGHT))
     for reviewer in REVIEWERS:
         await people.answer_queue(reviewer)
     assert [answer["preference"] for answer in queue.answers.values()] == said

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deploy.demo.clients import GatewayAnswer
-from deploy.demo.data.csv_file import CsvData, DataError, Row
+from deploy.demo.data.csv_file import CsvData, DataError, DataRow
 from deploy.demo.data.split import split_texts
 from deploy.demo.data.task_file import apply_generation_file
 from deploy.demo.data.texts_file import read_texts
@@ -62,7 +62,7 @@ def test_without_data_it_is_said_where_texts_are_to_be_had() -> None:
 
 
 def test_texts_are_split_into_disjoint_parts_that_two_cores_can_play() -> None:
-    rows = tuple(Row(f"{n * 7919} is about {n * 104729} and {n * 15485863}", f"summary {n}") for n in range(900))
+    rows = tuple(DataRow(f"{n * 7919} is about {n * 104729} and {n * 15485863}", f"summary {n}") for n in range(900))
     split = split_texts(CsvData(rows, (), {}), seed=20)
     assert (len(split.traffic), len(split.held_out), len(split.live)) == (200, 60, 300)
     assert len({row.text for part in (split.traffic, split.held_out, split.live) for row in part}) == 560
@@ -110,13 +110,13 @@ class Queue:
 async def test_people_prefer_the_text_that_is_nearer_to_their_own(answers: tuple[str, str], preferred: str) -> None:
     console = Queue(*answers)
     people = Reviewers(console, ["x"], PlannedMistakes(wrong_share=0.0), spec=SPEC)
-    people.add_prediction("p", Row(OURS["text"], OURS["answer"]))
+    people.add_prediction("p", DataRow(OURS["text"], OURS["answer"]))
     await people.answer_queue("ada")
     assert [answer["preference"] for answer in console.given] == [preferred]
 
 
 def test_the_score_is_the_mean_of_the_tasks_metric_and_a_failed_request_is_worth_nothing() -> None:
-    row = Row("x", "police kill the gunman")
+    row = DataRow("x", "police kill the gunman")
     answers = [
         GatewayAnswer(row, text="police killed the gunman", variant="base"),
         GatewayAnswer(row, text="Police kill the gunman.", variant="base"),

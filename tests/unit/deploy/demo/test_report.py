@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.demo.clients import GatewayAnswer
-from deploy.demo.data.csv_file import Row
+from deploy.demo.data.csv_file import DataRow
 from deploy.demo.errors import CycleStepFailed, StepTimeout
 from deploy.demo.pairs import PairLedger
 from deploy.demo.report.measure import measure, percentile, wilson
@@ -32,7 +32,7 @@ CALL = {"messages": [{"role": "user", "content": "where is it"}]}
 
 
 def answer(label: str, text: str, error: str = "", latency_ms: float = 100.0) -> GatewayAnswer:
-    return GatewayAnswer(Row("q", label), text, "p", "base", "", 0.5, latency_ms, error)
+    return GatewayAnswer(DataRow("q", label), text, "p", "base", "", 0.5, latency_ms, error)
 
 
 def pair(n: int, production: str, candidate: str | None, rollout: str = "r1") -> ShadowCompared:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from deploy.demo.data.csv_file import Row
+from deploy.demo.data.csv_file import DataRow
 from deploy.demo.reviewers import PAIR, REVIEWERS, Reviewers, faulty_labels, shuffle_labels
 from deploy.demo.settings import Fault, PlannedMistakes
 from schemas.task_settings import DatasetSettings
 
 LABELS = ("a", "b", "c", "d")
-ROWS = [Row(f"question {n}", LABELS[n % 4]) for n in range(200)]
+ROWS = [DataRow(f"question {n}", LABELS[n % 4]) for n in range(200)]
 
 
 class FakeQueue:

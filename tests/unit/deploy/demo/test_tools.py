@@ -11,7 +11,7 @@ import pytest
 
 from deploy.demo.clients import GatewayAnswer
 from deploy.demo.data.calls_file import read_call_rows, read_tools
-from deploy.demo.data.csv_file import DataError, Row
+from deploy.demo.data.csv_file import DataError, DataRow
 from deploy.demo.data.split import split_objects
 from deploy.demo.data.task_file import apply_tools_file, shipped_data, shipped_tools
 from deploy.demo.report.objects import measure_objects
@@ -27,7 +27,7 @@ from tests.unit.shared.grading.home import BOOK, LIGHT, STOP, STOPS, calls, home
 TOOLS = tuple(FunctionTool.model_validate(tool) for tool in (LIGHT, BOOK, STOP))
 
 
-def shipped() -> tuple[Row, ...]:
+def shipped() -> tuple[DataRow, ...]:
     data = read_call_rows(shipped_data(TaskKind.TOOLS), shipped_tools())
     assert not data.dropped
     return data.rows
@@ -110,7 +110,7 @@ def test_the_shipped_task_is_applied_as_it_is_or_with_the_users_functions_and_wh
 
 
 def answered(text: str) -> GatewayAnswer:
-    return GatewayAnswer(Row("q", calls(light())), text, "p", "base", "", 0.5, 10.0)
+    return GatewayAnswer(DataRow("q", calls(light())), text, "p", "base", "", 0.5, 10.0)
 
 
 def test_answers_are_measured_by_functions_and_arguments_and_as_a_whole() -> None:
@@ -145,6 +145,6 @@ async def test_of_two_calls_people_choose_the_one_with_more_right_in_it() -> Non
 
     console = Console(call(STOPS), call(light("hall")))
     people = Reviewers(console, [], PlannedMistakes(0.0, 0.0), spec=home())
-    people.add_prediction("p", Row("q", calls(light())))
+    people.add_prediction("p", DataRow("q", calls(light())))
     await people.answer_queue(REVIEWERS[0])
     assert [answer["preference"] for answer in console.given] == ["b"]

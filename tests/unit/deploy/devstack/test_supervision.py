@@ -21,7 +21,6 @@ import pytest
 
 from deploy.devstack import stack
 from deploy.devstack.config import StackConfig
-from deploy.devstack.errors import PartError
 from deploy.devstack.part import Launch
 from deploy.devstack.supervision import records
 from deploy.devstack.supervision.processes import ProcessIdentity, memory_bytes, stop

@@ -22,7 +22,7 @@ from services.evaluator.domain import Question
 from services.evaluator.gates import judged
 from services.evaluator.judge.certification import certify, lower_bound
 from services.evaluator.judge.client import GIVE_UP_AFTER, JudgeClient, StoredVerdicts
-from services.evaluator.judge.pairs import Judged, Pair, judge_pairs
+from services.evaluator.judge.pairs import AnswerPair, JudgedPair, judge_pairs
 from services.evaluator.judge.question import judge_messages, read_verdict
 from services.evaluator.judge.step import ask_judge, judge_arms, read_preferences
 from services.evaluator.recipe import ArmAnswers
@@ -72,11 +72,11 @@ class Api:
         return JudgeClient(settings(**changes), key, stored=stored, **how)
 
 
-def pairs(count: int, first: str = "long answer", second: str = "short") -> list[Pair]:
-    return [Pair(PROMPT, f"{first} {number}", f"{second} {number}") for number in range(count)]
+def pairs(count: int, first: str = "long answer", second: str = "short") -> list[AnswerPair]:
+    return [AnswerPair(PROMPT, f"{first} {number}", f"{second} {number}") for number in range(count)]
 
 
-async def verdicts(client: JudgeClient, asked: list[Pair], at_once: int = 4) -> tuple[list[Judged], str]:
+async def verdicts(client: JudgeClient, asked: list[AnswerPair], at_once: int = 4) -> tuple[list[JudgedPair], str]:
     return await judge_pairs(client, asked, "Which is better?", lambda done: None, at_once)
 
 
@@ -109,7 +109,7 @@ def test_a_verdict_is_read_from_json_and_from_words(text: str, verdict: str | No
 async def test_each_pair_is_asked_in_both_orders_and_a_choice_by_place_is_none() -> None:
     api = Api()
     (found,), problem = await verdicts(api.client(), pairs(1))
-    assert (found, found.preferred, problem) == (Judged("a", "b"), 1, "")
+    assert (found, found.preferred, problem) == (JudgedPair("a", "b"), 1, "")
     assert [shown(body)["A"] for body in api.requests] == ["long answer 0", "short 0"]
     (biased,), _ = await verdicts(Api(lambda body: said('{"verdict": "A"}')).client(), pairs(1))
     assert (biased.preferred, biased.consistent, biased.positions) == (0, False, [True, True])
@@ -117,7 +117,7 @@ async def test_each_pair_is_asked_in_both_orders_and_a_choice_by_place_is_none()
 
 async def test_equal_answers_tie_and_nobody_is_asked() -> None:
     api = Api()
-    asked = [Pair(PROMPT, "same", " same\n"), Pair(PROMPT, "caf\u00e9", "cafe\u0301")]
+    asked = [AnswerPair(PROMPT, "same", " same\n"), AnswerPair(PROMPT, "caf\u00e9", "cafe\u0301")]
     found, _ = await verdicts(api.client(), asked)
     assert ([each.preferred for each in found], api.requests) == ([0, 0], []), "é is one code point or two"
 
@@ -161,7 +161,7 @@ async def test_a_comparison_that_leaves_too_few_tokens_is_asked_without_a_limit_
         return httpx.Response(400, text="context") if is_long and "max_tokens" in body else longer_wins(body)
 
     asked = pairs(6)
-    asked[first] = Pair(PROMPT, "x" * 600, "short")
+    asked[first] = AnswerPair(PROMPT, "x" * 600, "short")
     api = Api(bounded)
     found, problem = await verdicts(api.client(concurrency=1), asked)
     assert ([each.preferred for each in found], problem) == ([1] * 6, "")
@@ -227,7 +227,7 @@ async def test_a_pair_that_the_judge_refuses_is_not_judged_and_the_others_are() 
         return httpx.Response(400, text="context") if max(map(len, shown(body).values())) > 500 else longer_wins(body)
 
     asked = pairs(6)
-    asked[2] = Pair(PROMPT, "x" * 600, "short")
+    asked[2] = AnswerPair(PROMPT, "x" * 600, "short")
     api = Api(short_ones)
     found, problem = await verdicts(api.client(concurrency=1), asked)
     assert [each.preferred for each in found] == [1, 1, None, 1, 1, 1]
@@ -293,7 +293,7 @@ def test_the_lower_bound_is_that_of_clopper_and_pearson() -> None:
 
 @pytest.mark.parametrize(("agreed", "certified"), [(45, True), (44, False)])
 def test_a_judge_is_certified_from_the_bound_on_and_not_from_the_share(agreed: int, certified: bool) -> None:
-    verdict = [Judged("a", "b")] * agreed + [Judged("a", "a")] * (50 - agreed)
+    verdict = [JudgedPair("a", "b")] * agreed + [JudgedPair("a", "a")] * (50 - agreed)
     found = certify(verdict, [1] * 50, settings())
     assert (found.pairs, found.certified) == (50, certified)
     assert found.agreement is not None and found.agreement.value == agreed / 50
@@ -303,8 +303,8 @@ def test_a_judge_is_certified_from_the_bound_on_and_not_from_the_share(agreed: i
 
 
 def test_a_perfect_judge_is_not_certified_on_few_pairs_nor_one_that_always_takes_the_first() -> None:
-    assert not certify([Judged("a", "b")] * 49, [1] * 49, settings()).certified
-    assert not certify([Judged("a", "a")] * 400, [1] * 400, settings()).certified
+    assert not certify([JudgedPair("a", "b")] * 49, [1] * 49, settings()).certified
+    assert not certify([JudgedPair("a", "a")] * 400, [1] * 400, settings()).certified
     assert not certify([], [], settings()).certified
 
 

@@ -17,10 +17,10 @@ import pytest
 from shared.errors import InvalidMessage
 from shared.privacy.encryption import Cipher, DecryptionFailed, DecryptionKeyMissing
 from shared.spool import (
-    Position,
     Record,
     Spool,
     SpoolOptions,
+    SpoolPosition,
     SpoolReader,
     SpoolUnavailable,
     Sync,
@@ -442,7 +442,7 @@ def test_an_older_cursor_ships_records_twice_and_loses_none(tmp_path: Path) -> N
     reader.advance(spooled[2].position)
     (spool.slot / CURSOR_NAME).write_bytes(old)
     assert values(SpoolReader(spool.slot, CIPHER)) == [b"1", b"2", b"3"]
-    reader.advance(Position(0, 0, 0))
+    reader.advance(SpoolPosition(0, 0, 0))
     assert values(reader) == [b"3"]  # A cursor never goes back.
     spool.close()
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from shared.privacy.encryption import Cipher
-from shared.spool import Position, Record, Spool, SpoolOptions, SpoolReader, SpoolUnavailable, Sync
+from shared.spool import Record, Spool, SpoolOptions, SpoolPosition, SpoolReader, SpoolUnavailable, Sync
 from shared.spool.segments import QUARANTINE_SUFFIX, segment_numbers, segment_path
 
 CIPHER = Cipher(bytes(32))
@@ -50,7 +50,7 @@ class SpoolAndModel(RuleBasedStateMachine):
         self.reader = SpoolReader(self.slot, CIPHER)
         self.pending: list[Acknowledged] = []
         self.last_read: list[
-            tuple[int, Position]
+            tuple[int, SpoolPosition]
         ] = []  # Of the last read: number of records, and the position behind them.
         self.flipped: set[Path] = set()
         self.cut_off: set[Path] = set()
@@ -177,7 +177,7 @@ class SpoolAndModel(RuleBasedStateMachine):
 
     @rule()
     def restart_reader(self) -> None:
-        self.reader.advance(Position(0, 0, 0))  # Save a cursor that found no room before.
+        self.reader.advance(SpoolPosition(0, 0, 0))  # Save a cursor that found no room before.
         self.reader = SpoolReader(self.slot, CIPHER)
         self.last_read = []
 
