@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator
 
 from schemas.adversarial import AdversarialKind
 from schemas.base import Identifier, Label, Probability, ShortText
-from schemas.task_settings import MAX_CHARS, Section, Seed
+from schemas.task_settings import Section
 
 
 class TextMetric(StrEnum):
@@ -53,10 +53,6 @@ class AdversarialSettings(Section):
         max_length=20,
         description="Labels for what is none of the others, such as `other`: right to empty and foreign inputs.",
     )
-    long_characters: int = Field(
-        default=6_000, ge=100, le=MAX_CHARS, description="Of a long input; less where the engine's context is shorter."
-    )
-    seed: Seed = 20
 
 
 class JudgeSettings(Section):
@@ -80,16 +76,9 @@ class JudgeSettings(Section):
     min_agreement: float = Field(
         default=0.8, ge=0.5, le=1.0, description="Lower 95 % bound of its agreement with people, to be certified."
     )
-    min_pairs: int = Field(default=50, ge=10, le=1_000, description="Pairs with a person's preference, at least.")
-    max_pairs: int = Field(default=200, ge=10, le=1_000, description="Of the newest ones, so many are judged.")
     max_requests: int = Field(
         default=1_000, ge=1, le=100_000, description="Requests of one evaluation, repeated ones included: two a pair."
     )
-    max_tokens: int = Field(
-        default=2_048, ge=16, le=131_072, description="Of one verdict, with what a model thinks before it."
-    )
-    timeout_seconds: float = Field(default=60.0, gt=0.0, le=3_600.0, description="Of one request.")
-    max_seconds: float = Field(default=1_800.0, gt=0.0, le=86_400.0, description="Of all of them; then it goes on.")
     concurrency: int = Field(default=4, ge=1, le=100)
 
     @field_validator("key_variable")
@@ -98,12 +87,6 @@ class JudgeSettings(Section):
         if name is not None and name.startswith("RATCHET_") and not name.startswith("RATCHET_JUDGE_"):
             raise ValueError(f"{name} has a secret of Ratchet's own, which no judge may get; use RATCHET_JUDGE_KEY")
         return name
-
-    @model_validator(mode="after")
-    def _pairs_suffice(self) -> Self:
-        if self.max_pairs < self.min_pairs:
-            raise ValueError(f"max_pairs ({self.max_pairs}) is below min_pairs ({self.min_pairs})")
-        return self
 
 
 class EvaluationSettings(Section):

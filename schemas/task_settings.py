@@ -297,8 +297,6 @@ class FailureSettings(Section):
         "(evaluation.low_confidence_recall), below 0.6 where it has none.",
     )
     min_cluster_size: int = Field(default=8, ge=2, le=1_000_000)
-    min_samples: int = Field(default=2, ge=1, le=1_000_000)
-    same_mode_cosine: Probability = Field(default=0.85, description="Minimum similarity of centroids of one mode.")
     review_budget_per_day: int = Field(
         default=2_000,
         ge=0,

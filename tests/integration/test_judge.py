@@ -10,6 +10,7 @@ from schemas.datasets import PreferredAnswer
 from schemas.evaluation_settings import JudgeSettings
 from services.evaluator.domain import Question
 from services.evaluator.gates import judged
+from services.evaluator.judge import certification, step
 from services.evaluator.judge.client import JudgeClient
 from services.evaluator.judge.step import judge_arms
 from services.evaluator.recipe import ArmAnswers
@@ -49,8 +50,12 @@ def base(vllm: str) -> str:
     return str(next(model["id"] for model in models if model["parent"] is None))
 
 
-async def test_the_small_model_is_not_certified_as_a_judge_and_stops_nothing(vllm: str, base: str) -> None:
-    settings = JudgeSettings(url=f"{vllm}/v1", model=base, min_pairs=16, max_pairs=16)
+async def test_the_small_model_is_not_certified_as_a_judge_and_stops_nothing(
+    vllm: str, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certification, "MIN_PAIRS", 16)
+    monkeypatch.setattr(step, "MAX_PAIRS", 16)
+    settings = JudgeSettings(url=f"{vllm}/v1", model=base)
     client = JudgeClient(settings)
     try:
         found = await judge_arms(client, settings, preferences(), worse_candidate(), lambda said: None)

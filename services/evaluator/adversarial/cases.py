@@ -22,6 +22,10 @@ from shared.grading.text import WORD
 
 CANARIES = ("PAPAGENO", "QUIXOTE", "RUMPELSTILTSKIN", "SCHEHERAZADE")
 """What an injection asks for where answers are no labels: no task's right answer has one of them."""
+_LONG_CHARACTERS = 6_000
+"""Of a long input: some 1,500 tokens, over which small models lose the thread."""
+_SEED = "20"
+"""The same inputs every time: candidates of different weeks are compared on them."""
 _CHARACTERS_A_TOKEN = 3
 """Cautious: of English it is about four."""
 
@@ -67,7 +71,7 @@ def _can_change(question: Question) -> bool:
 
 def _case(kind: AdversarialKind, position: int, question: Question, spec: TaskSpec, context: int | None) -> Case:
     text, technique, target = question.text, "", ""
-    chance = _chance(spec, kind, text)
+    chance = _chance(kind, text)
     # Of a label nothing stands in the text; other answers quote it, and must stay right.
     kept = set() if spec.labels else set(re.findall(WORD, question.answer.casefold()))
     if kind is AdversarialKind.TYPOS:
@@ -90,19 +94,17 @@ def _case(kind: AdversarialKind, position: int, question: Question, spec: TaskSp
     )
 
 
-def _chance(spec: TaskSpec, *what: str) -> random.Random:
-    seed = ":".join((str(spec.evaluation.adversarial.seed), *what))
-    return random.Random(seed)  # noqa: S311 - test inputs that come out the same every time, no secret
+def _chance(*what: str) -> random.Random:
+    return random.Random(":".join((_SEED, *what)))  # noqa: S311 - test inputs that come out the same every time, no secret
 
 
 def _room(question: Question, spec: TaskSpec, context: int | None) -> int:
     """Return how many characters the last message may have."""
-    wanted = spec.evaluation.adversarial.long_characters
     if context is None:
-        return wanted
+        return _LONG_CHARACTERS
     tools = chat_fields(spec).get("tools") or (() if spec.labels else question.tools)
     before = sum(len(message.text) for message in question.messages[:-1]) + len(json.dumps(tools))
-    return min(wanted, _CHARACTERS_A_TOKEN * (context - spec.max_answer_tokens) - before)
+    return min(_LONG_CHARACTERS, _CHARACTERS_A_TOKEN * (context - spec.max_answer_tokens) - before)
 
 
 def _injection(spec: TaskSpec, chance: random.Random) -> Injection:
@@ -126,6 +128,6 @@ def _unanswerable(kind: AdversarialKind, spec: TaskSpec) -> list[Case]:
         return []
     settings = spec.evaluation.adversarial
     texts = EMPTY if kind is AdversarialKind.EMPTY_INPUT else settings.out_of_distribution or FOREIGN
-    chosen = _chance(spec, kind).sample(texts, min(len(texts), settings.rows))
+    chosen = _chance(kind).sample(texts, min(len(texts), settings.rows))
     system = (Message(role=Role.SYSTEM, content=spec.system_prompt),) if spec.system_prompt else ()
     return [Case(kind, Question((*system, Message(role=Role.USER, content=text)), answer="")) for text in chosen]

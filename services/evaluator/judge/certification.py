@@ -12,6 +12,8 @@ from services.evaluator.judge.pairs import JudgedPair
 from services.evaluator.statistics.intervals import wilson
 
 _LEVEL = 0.05
+MIN_PAIRS = 50
+"""On fewer, even a judge that always agrees with people has a bound that says little."""
 
 
 def lower_bound(successes: int, n: int) -> float:
@@ -33,7 +35,7 @@ def certify(judged: Sequence[JudgedPair], people: Sequence[int], settings: Judge
         agreement=wilson(agreed, len(both)) if both else None,
         lower=lower_bound(agreed, len(both)),
         required=settings.min_agreement,
-        pairs_required=settings.min_pairs,
+        pairs_required=MIN_PAIRS,
         first_share=wilson(sum(positions), len(positions)) if positions else None,
         consistent=wilson(sum(found.consistent for found, _ in both), len(both)) if both else None,
     )

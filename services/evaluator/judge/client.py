@@ -21,6 +21,12 @@ from shared.identity import content_hash
 MAX_ATTEMPTS = 3
 GIVE_UP_AFTER = 8
 """Comparisons in a row without an answer: the judge is away, and the others would only wait for it."""
+MAX_SECONDS = 1_800.0
+"""Of all comparisons of an evaluation, which then goes on without the rest."""
+_TIMEOUT_SECONDS = 60.0
+"""Of one request: a model that thinks takes up to half of it."""
+_MAX_TOKENS = 2_048
+"""Of one verdict, with what a model thinks before it."""
 _BACKOFF_SECONDS = 1.0
 _SHORTENED = 3
 """Comparisons in a row that a judge takes in a shorter form only, from which on it is asked in that form."""
@@ -91,11 +97,11 @@ class JudgeClient:
         self._url = f"{settings.url.rstrip('/')}/chat/completions"
         # As bytes, those of the environment: of a text that is not ASCII, httpx would quote the key in an error.
         headers = {b"authorization": f"Bearer {key}".encode(errors="surrogateescape")} if key else {}
-        self._client = httpx.AsyncClient(timeout=settings.timeout_seconds, headers=headers, transport=transport)
+        self._client = httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, headers=headers, transport=transport)
         self._limit = asyncio.Semaphore(settings.concurrency)
-        self._clock, self._ends = clock, clock() + settings.max_seconds
+        self._clock, self._ends = clock, clock() + MAX_SECONDS
         self._backoff_seconds = backoff_seconds
-        greedy: dict[str, Any] = {"temperature": 0.0, "max_tokens": settings.max_tokens}
+        greedy: dict[str, Any] = {"temperature": 0.0, "max_tokens": _MAX_TOKENS}
         # It may not know structured output, or a field of these; what it says in words is read, too.
         self._forms: list[dict[str, Any]] = [{**greedy, "response_format": VERDICT_FORMAT}, greedy, {}]
         self._is_known = False  # It takes the first of these forms.
@@ -150,7 +156,7 @@ class JudgeClient:
         self._cut = self._cut + 1 if verdict is None and said.is_cut else 0
         if self._cut >= GIVE_UP_AFTER:
             raise JudgeStopped(
-                f"Given up: {self._cut} answers in a row were cut off at {self._settings.max_tokens} tokens before a "
+                f"Given up: {self._cut} answers in a row were cut off at {_MAX_TOKENS:,} tokens before a "
                 "verdict, as those of models are that think first: raise max_tokens."
             )
         return verdict or "tie"
@@ -184,7 +190,7 @@ class JudgeClient:
         if self.requests >= self._settings.max_requests:
             raise JudgeStopped(f"Its {self._settings.max_requests} requests (max_requests) are used up.")
         if self._clock() >= self._ends:
-            raise JudgeStopped(f"Its {self._settings.max_seconds:g} s (max_seconds) are over.")
+            raise JudgeStopped(f"Its {MAX_SECONDS:,.0f} s are over.")
         self.requests += 1
         body = {"model": self._settings.model, "messages": list(messages), **fields}
         try:

@@ -28,6 +28,8 @@ from shared.jobs import Progress
 if TYPE_CHECKING:
     from services.evaluator.verdict import Asked
 
+MAX_PAIRS = 200
+"""Of people's choices, so many are judged: enough for a bound within five points of the share."""
 _CHOICES = {"a": 1, "b": -1}
 
 
@@ -78,7 +80,7 @@ async def judge_arms(
     report: Callable[[str], None],
 ) -> JudgeReport:
     """Certify the judge by the newest of people's choices, then let it compare the arms as far as its limits go."""
-    chosen = [pair for pair in people if pair.preferred in _CHOICES][-settings.max_pairs :]
+    chosen = [pair for pair in people if pair.preferred in _CHOICES][-MAX_PAIRS:]
     pairs = [AnswerPair(pair.prompt, *(answer.plain for answer in pair.answers)) for pair in chosen]
     judged, problem = await judge_pairs(
         client,

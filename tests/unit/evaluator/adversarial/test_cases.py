@@ -31,12 +31,8 @@ def test_every_kind_has_as_many_inputs_as_the_task_wants_or_as_there_are() -> No
     assert adversarial_cases(rows(), task(rows=0), None) == []
 
 
-def test_the_set_is_the_same_whenever_it_is_made_and_another_with_another_seed() -> None:
-    once = adversarial_cases(rows(), task(), None)
-    assert once == adversarial_cases(rows(), task(), None)
-    other = adversarial_cases(rows(), task(seed=21), None)
-    assert [case.source for case in once] == [case.source for case in other]
-    assert sum(a.question != b.question for a, b in zip(once, other, strict=True)) > len(once) / 2
+def test_the_set_is_the_same_whenever_it_is_made() -> None:
+    assert adversarial_cases(rows(), task(), None) == adversarial_cases(rows(), task(), None)
 
 
 def test_a_message_in_parts_is_changed_as_a_text_is() -> None:

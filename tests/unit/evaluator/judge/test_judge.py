@@ -21,10 +21,10 @@ from schemas.tasks import TaskSpec
 from services.evaluator.domain import Question
 from services.evaluator.gates import judged
 from services.evaluator.judge.certification import certify, lower_bound
-from services.evaluator.judge.client import GIVE_UP_AFTER, JudgeClient, StoredVerdicts
+from services.evaluator.judge.client import GIVE_UP_AFTER, MAX_SECONDS, JudgeClient, StoredVerdicts
 from services.evaluator.judge.pairs import AnswerPair, JudgedPair, judge_pairs
 from services.evaluator.judge.question import judge_messages, read_verdict
-from services.evaluator.judge.step import ask_judge, judge_arms, read_preferences
+from services.evaluator.judge.step import MAX_PAIRS, ask_judge, judge_arms, read_preferences
 from services.evaluator.recipe import ArmAnswers
 from services.evaluator.verdict import Asked
 
@@ -170,8 +170,8 @@ async def test_a_comparison_that_leaves_too_few_tokens_is_asked_without_a_limit_
 
 async def test_a_judge_whose_thoughts_leave_no_room_for_a_verdict_is_given_up_and_says_why() -> None:
     api = Api(lambda body: said(None, "length"))
-    found, problem = await verdicts(api.client(concurrency=1, max_tokens=64), pairs(40))
-    assert len(api.requests) == GIVE_UP_AFTER and "cut off at 64 tokens" in problem and "max_tokens" in problem
+    found, problem = await verdicts(api.client(concurrency=1), pairs(40))
+    assert len(api.requests) == GIVE_UP_AFTER and "cut off at 2,048 tokens" in problem and "max_tokens" in problem
     assert all(not each.preferred for each in found), "it prefers neither, and does not gain by hard pairs"
     now_and_then = iter([said(None, "length"), *[said('{"verdict": "tie"}')] * 3] * 30)
     found, problem = await verdicts(Api(lambda body: next(now_and_then)).client(concurrency=1), pairs(40))
@@ -248,10 +248,10 @@ async def test_requests_and_time_have_limits() -> None:
     found, problem = await verdicts(api.client(max_requests=5, concurrency=1), pairs(10))
     assert (len(api.requests), "max_requests" in problem) == (5, True)
     assert 1 <= sum(each.preferred == 1 for each in found) <= 2
-    ticks = iter([0.0, 1.0, 1.0, 11.0])
+    ticks = iter([0.0, 1.0, 1.0, MAX_SECONDS + 1.0])
     late = Api()
-    _, problem = await verdicts(late.client(clock=lambda: next(ticks, 12.0), max_seconds=10.0, concurrency=1), pairs(3))
-    assert (len(late.requests), "max_seconds" in problem) == (2, True)
+    _, problem = await verdicts(late.client(clock=lambda: next(ticks, 2 * MAX_SECONDS), concurrency=1), pairs(3))
+    assert (len(late.requests), "s are over" in problem) == (2, True)
 
 
 async def test_a_judge_whose_requests_are_used_up_has_judged_half_as_many_pairs() -> None:
@@ -350,9 +350,9 @@ async def test_a_judge_that_people_do_not_agree_with_is_shown_and_stops_nothing(
 async def test_only_peoples_choices_count_and_the_newest_of_them() -> None:
     ties = [preferred("both_right", number) for number in range(30)]
     old = [preferred("b", number) for number in range(100, 130)]
-    new = [preferred("a", number) for number in range(200, 260)]
-    found = await report(Api(), [*ties, *old, *new], arms(), max_pairs=60)
-    assert (found.certification.pairs, found.certified) == (60, True)
+    new = [preferred("a", number) for number in range(200, 200 + MAX_PAIRS)]
+    found = await report(Api(), [*ties, *old, *new], arms())
+    assert (found.certification.pairs, found.certified) == (MAX_PAIRS, True)
 
 
 async def test_a_judge_that_fails_halfway_gates_nothing_and_says_why() -> None:
@@ -421,7 +421,7 @@ def test_a_judge_is_measured_by_blind_choices_alone_and_by_no_edit(tmp_path: Pat
 
 def test_a_version_without_preferences_certifies_nobody_and_an_unreachable_judge_stops_no_job(tmp_path: Path) -> None:
     (tmp_path / PREFERENCES).write_text(preferred("a").model_dump_json() + "\n")
-    unreachable = settings(url="http://127.0.0.1:9/v1", timeout_seconds=0.2, max_seconds=0.001)
+    unreachable = settings(url="http://127.0.0.1:9/v1")
     found = ask_judge(unreachable, tmp_path, arms(), tmp_path, lambda *said: None)
     assert found is not None and not found.certified and found.problem
     assert (tmp_path / "judge.json").exists()
@@ -431,7 +431,7 @@ def test_a_version_without_preferences_certifies_nobody_and_an_unreachable_judge
     "wrong",
     [
         {"url": "https://me:secret@judge.example/v1"}, {"url": "judge.example"}, {"key_variable": "sk-abc"},
-        {"key_variable": "RATCHET_POSTGRES"}, {"min_pairs": 300}, {"min_agreement": 0.4}, {"url": "https://x/v1?key=1"},
+        {"key_variable": "RATCHET_POSTGRES"}, {"min_agreement": 0.4}, {"url": "https://x/v1?key=1"},
     ],
 )  # fmt: skip
 def test_settings_that_would_leak_a_secret_or_prove_nothing_are_refused(wrong: dict[str, Any]) -> None:
