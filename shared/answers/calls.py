@@ -9,7 +9,7 @@ from schemas.tasks import TaskKind
 from schemas.tools import NO_CALL, CallsPerAnswer, ToolChoice
 from shared.answers.field_confidence import call_probabilities
 from shared.answers.form import AnswerForm, Editor, InvalidAnswer
-from shared.answers.measure import Measure, Tokens, text_measure
+from shared.answers.measure import ConfidenceMeasure, Tokens, text_measure
 from shared.grading.call_fields import grade_calls
 from shared.grading.fields import Fields, fields_f1
 from shared.grading.grade import Grade
@@ -65,7 +65,7 @@ class Calls(AnswerForm):
         """The functions that an answer calls."""
         return lambda answer: " ".join(sorted({call.name for call in split_calls(answer)[1]})) or NO_CALL
 
-    def measure(self, tokens: Tokens, logprobs: Sequence[float], total: float) -> Measure:
+    def measure(self, tokens: Tokens, logprobs: Sequence[float], total: float) -> ConfidenceMeasure:
         """As sure as the least sure function or argument; a text instead, as any text."""
         measured = text_measure(logprobs, total)
         probabilities = call_probabilities(tokens, self.spec.output_fields)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from schemas.tasks import TaskKind
 from shared.answers.field_confidence import field_probabilities
 from shared.answers.form import AnswerForm, InvalidAnswer
-from shared.answers.measure import Measure, Tokens, text_measure
+from shared.answers.measure import ConfidenceMeasure, Tokens, text_measure
 from shared.grading.fields import Fields, fields_f1, grade_fields
 from shared.grading.grade import WRONG, Grade
 from shared.grading.json_schema import canonical, read_answer
@@ -51,7 +51,7 @@ class Extraction(AnswerForm):
         score = fields_f1(grades)
         return Grade(score, right=score == 1.0, fields=grades)
 
-    def measure(self, tokens: Tokens, logprobs: Sequence[float], total: float) -> Measure:
+    def measure(self, tokens: Tokens, logprobs: Sequence[float], total: float) -> ConfidenceMeasure:
         """As sure as the least sure field; what is no JSON, as all its tokens together."""
         probabilities = field_probabilities(tokens, self.spec.output_fields)
         score = min(probabilities.values()) if probabilities else math.exp(total)

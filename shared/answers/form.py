@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from schemas.tasks import TaskKind, TaskSpec
-from shared.answers.measure import Measure, Tokens
+from shared.answers.measure import ConfidenceMeasure, Tokens
 from shared.grading.grade import Grade
 from shared.grading.json_values import composed, json_or_nothing, same_json
 from shared.grading.text import casefolded
@@ -139,7 +139,7 @@ class AnswerForm(ABC):
     # How sure an answer is.
 
     @abstractmethod
-    def measure(self, tokens: Tokens, logprobs: Sequence[float], total: float) -> Measure:
+    def measure(self, tokens: Tokens, logprobs: Sequence[float], total: float) -> ConfidenceMeasure:
         """How sure an answer is, by the log-probabilities of its tokens and their sum in nats."""
 
     def spelled_label(self, tokens: Tokens) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from schemas.tasks import TaskKind, TaskSpec
 from shared.answers.form import AnswerForm, Editor, InvalidAnswer
 from shared.answers.label_confidence import label_measure, spelled_label
-from shared.answers.measure import TOP_LOGPROBS, Measure, Tokens
+from shared.answers.measure import TOP_LOGPROBS, ConfidenceMeasure, Tokens
 from shared.grading.grade import RIGHT, WRONG, Grade
 
 _SHOWN_CHARS = 100
@@ -48,7 +48,7 @@ class OneLabel(AnswerForm):
     def strata(self, answers: Sequence[str]) -> Callable[[str], str]:
         return lambda answer: answer
 
-    def measure(self, tokens: Tokens, logprobs: Sequence[float], total: float) -> Measure:
+    def measure(self, tokens: Tokens, logprobs: Sequence[float], total: float) -> ConfidenceMeasure:
         return label_measure(self.spec.labels, tokens, total)
 
     def spelled_label(self, tokens: Tokens) -> str | None:

@@ -29,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from shared.answers.measure import Measure, Tokens
+from shared.answers.measure import ConfidenceMeasure, Tokens
 
 _NEGLIGIBLE = 1e-4
 _CERTAIN = -1e-5
@@ -37,7 +37,7 @@ _CERTAIN = -1e-5
 _MAX_SUM = 1.01
 
 
-def label_measure(labels: tuple[str, ...], tokens: Tokens, total: float) -> Measure:
+def label_measure(labels: tuple[str, ...], tokens: Tokens, total: float) -> ConfidenceMeasure:
     """How sure an answer is that should be one of `labels`. `total`: its plain log-probability in nats."""
     return _measure_label(_labels(labels), tokens, total)
 
@@ -103,7 +103,7 @@ def _labels(labels: tuple[str, ...]) -> _Labels:
     return _Labels(labels)
 
 
-def _measure_label(labels: _Labels, tokens: Tokens, total: float) -> Measure:
+def _measure_label(labels: _Labels, tokens: Tokens, total: float) -> ConfidenceMeasure:
     """`total` is the plain log-probability of the answer in nats."""
     answer, end = _answer(labels, tokens)
     label = -1 if answer is None else answer
@@ -141,7 +141,7 @@ def _measure_label(labels: _Labels, tokens: Tokens, total: float) -> Measure:
         score = math.exp(total)
     score = min(score, 1.0)
     margin, entropy = (score - rival, _entropy(score, branches, len(labels))) if all_listed else (None, None)
-    return Measure(score, total, len(tokens), None, margin, entropy, outside)
+    return ConfidenceMeasure(score, total, len(tokens), None, margin, entropy, outside)
 
 
 def _answer(labels: _Labels, tokens: Tokens) -> tuple[int | None, str | None]:

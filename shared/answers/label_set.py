@@ -12,7 +12,7 @@ from schemas.tasks import TaskKind
 from shared.answers.field_confidence import label_probabilities
 from shared.answers.form import AnswerForm, Editor, InvalidAnswer
 from shared.answers.label import unknown_label
-from shared.answers.measure import Measure, Tokens, text_measure
+from shared.answers.measure import ConfidenceMeasure, Tokens, text_measure
 from shared.grading.fields import FieldGrade, fields_f1
 from shared.grading.grade import WRONG, Grade
 from shared.grading.json_values import json_or_nothing, read_json
@@ -103,7 +103,7 @@ class LabelSet(AnswerForm):
     def part_noun(cls, path: str) -> str:
         return "label"
 
-    def measure(self, tokens: Tokens, logprobs: Sequence[float], total: float) -> Measure:
+    def measure(self, tokens: Tokens, logprobs: Sequence[float], total: float) -> ConfidenceMeasure:
         """As sure as all tokens together: which labels, in which order, and that no other follows."""
         fields = label_probabilities(tokens, self.spec.labels)
         return text_measure(logprobs, total)._replace(score=math.exp(total), fields=fields)

@@ -14,7 +14,7 @@ Tokens = Sequence[Mapping[str, Any]]
 """OpenAI's `choices[0].logprobs.content`: token, logprob, top_logprobs."""
 
 
-class Measure(NamedTuple):
+class ConfidenceMeasure(NamedTuple):
     """The fields of `schemas.predictions.Confidence`, for code that makes events without that class."""
 
     score: float | None = None
@@ -34,11 +34,11 @@ class Measure(NamedTuple):
         return {name: value for name, value in zip(self._fields, self, strict=True) if value is not None}
 
 
-UNKNOWN = Measure()
+UNKNOWN = ConfidenceMeasure()
 
 
-def text_measure(logprobs: Sequence[float], total: float) -> Measure:
+def text_measure(logprobs: Sequence[float], total: float) -> ConfidenceMeasure:
     """The mean probability of a token, and how many are less likely than not. `total`: the sum of `logprobs`."""
     count = len(logprobs)
     uncertain = sum([logprob < _HALF for logprob in logprobs])
-    return Measure(math.exp(total / count), total, count, uncertain_share=uncertain / count)
+    return ConfidenceMeasure(math.exp(total / count), total, count, uncertain_share=uncertain / count)

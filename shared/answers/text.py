@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from schemas.tasks import TaskKind
 from shared.answers.form import AnswerForm
-from shared.answers.measure import Measure, Tokens, text_measure
+from shared.answers.measure import ConfidenceMeasure, Tokens, text_measure
 from shared.grading.grade import RIGHT, WRONG, Grade
 from shared.grading.overlap import WORD_METRICS, rouge_l
 from shared.grading.text import exact_match
@@ -38,7 +38,7 @@ class Text(AnswerForm):
     def is_free_text(self, answer: str) -> bool:
         return not split_calls(answer)[1]
 
-    def measure(self, tokens: Tokens, logprobs: Sequence[float], total: float) -> Measure:
+    def measure(self, tokens: Tokens, logprobs: Sequence[float], total: float) -> ConfidenceMeasure:
         return text_measure(logprobs, total)
 
     @property

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from schemas.adapters import Calibration, OpinionShare
 from schemas.tasks import TaskSpec
 from shared.answers import answer_form
-from shared.answers.measure import UNKNOWN, Measure, Tokens
+from shared.answers.measure import UNKNOWN, ConfidenceMeasure, Tokens
 
 MAX_LOG_ODDS = 20.0
 """Log-odds are cut at +- this: two in a billion."""
@@ -27,7 +27,7 @@ Opinion = Callable[[str], float | None]
 
 def measure(
     spec: TaskSpec, tokens: Tokens | None, calibration: Calibration | None = None, opinion: Opinion | None = None
-) -> Measure:
+) -> ConfidenceMeasure:
     """How sure the answer made of `tokens` is; `UNKNOWN` where the upstream reported nothing valid.
 
     `opinion`: the one that the calibration was fitted with.
@@ -87,7 +87,7 @@ def calibrated(calibration: Calibration, score: float) -> float:
     return low + (high - low) * (x - left) / (right - left)
 
 
-def _calibrated(measured: Measure, score: float, calibration: Calibration) -> Measure:
+def _calibrated(measured: ConfidenceMeasure, score: float, calibration: Calibration) -> ConfidenceMeasure:
     """Return what was measured with its calibrated score, and the threshold of low confidence of the map."""
     low = calibration.low_confidence
     return measured._replace(

@@ -24,7 +24,7 @@ from services.gateway.formats.calls import without_credentials_of
 from services.gateway.formats.conversation import Object
 from services.gateway.json_codec import encode_json, replace_big_integers
 from services.gateway.recording.names import calls_with_short_names, with_short_names
-from shared.answers.measure import UNKNOWN, Measure
+from shared.answers.measure import UNKNOWN, ConfidenceMeasure
 from shared.conversation.truncation import cut_answer, cut_call
 from shared.identity import NAMESPACE
 from shared.spool import Record
@@ -92,7 +92,7 @@ class RecordedAnswer:
     refusal: str | None = None
     reasoning: str | None = None
     finish_reason: str | None = None
-    confidence: Measure = UNKNOWN
+    confidence: ConfidenceMeasure = UNKNOWN
     tokens: int = 0
     truncated: bool = False
 

@@ -29,7 +29,7 @@ from services.gateway.recording.builder import (
     prediction_logged,
 )
 from services.gateway.recording.request import Caller
-from shared.answers.measure import UNKNOWN, Measure
+from shared.answers.measure import UNKNOWN, ConfidenceMeasure
 from shared.identity import load_or_create_key
 from shared.spool import Record
 from shared.tracing import TraceHeaders
@@ -54,7 +54,7 @@ class ExternalReport:
     own_id: str | None = None
     model: str | None = None
     adapter: str | None = None
-    confidence: Measure = UNKNOWN
+    confidence: ConfidenceMeasure = UNKNOWN
     usage: TokenUsage = field(default_factory=TokenUsage)
     latency_ms: float = 0.0
     occurred_at: datetime | None = None

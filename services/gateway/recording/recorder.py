@@ -23,7 +23,7 @@ from services.gateway.recording.events import request_observed
 from services.gateway.recording.request import InFlightRequest
 from services.gateway.routing.arms import Arm
 from services.gateway.upstreams.upstream import UpstreamFailed
-from shared.answers.measure import Measure
+from shared.answers.measure import ConfidenceMeasure
 from shared.conversation.question_text import has_second_opinion
 from shared.model.confidence import measure
 from shared.spool import Record, SpoolUnavailable
@@ -86,7 +86,7 @@ class Recorder:
         questions = [asked_text(call["messages"]) for call in calls] if has_second_opinion(task.spec) else ()
         return EncodedCalls(encoded, media.collected, opening, questions)
 
-    def measure_confidence(self, request: InFlightRequest, arm: Arm, answer: ApiAnswer) -> list[Measure]:
+    def measure_confidence(self, request: InFlightRequest, arm: Arm, answer: ApiAnswer) -> list[ConfidenceMeasure]:
         """The confidence of each choice."""
         found = self._calibrations.get(arm.adapter) if self._calibrations is not None else None
         spec, choices = request.task.spec, answer.choices
@@ -103,7 +103,7 @@ class Recorder:
         request: InFlightRequest,
         arm: Arm,
         answer: ApiAnswer,
-        confidences: Sequence[Measure],
+        confidences: Sequence[ConfidenceMeasure],
         *,
         status: int = 200,
         cut_by: FinishReason | None = None,
@@ -133,7 +133,7 @@ class Recorder:
         request: InFlightRequest,
         arm: Arm,
         answer: ApiAnswer,
-        confidences: Sequence[Measure],
+        confidences: Sequence[ConfidenceMeasure],
         latency_ms: float,
         cut_by: FinishReason | None,
     ) -> list[Record]:
@@ -200,7 +200,7 @@ def _share(total: int, number: int, count: int) -> int:
 def _answer(
     prediction_id: str,
     choice: Choice,
-    confidence: Measure,
+    confidence: ConfidenceMeasure,
     cut_by: FinishReason | None,
     choices: int,
     usage: TokenUsage,

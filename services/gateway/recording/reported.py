@@ -14,7 +14,7 @@ from services.gateway.formats.media import MediaReferences
 from services.gateway.formats.validation import MAX_OWN_ID, MAX_USER, bad_request, number_field, text_field
 from services.gateway.recording.external import ExternalPredictions, ExternalReport, external_call
 from services.gateway.tasks.served import ServedTask
-from shared.answers.measure import Measure
+from shared.answers.measure import ConfidenceMeasure
 from shared.tracing import TraceHeaders
 
 _MAX_NAME = 200
@@ -42,7 +42,9 @@ def read_report(
         own_id=text_field(item, "prediction_id", MAX_OWN_ID) or None,
         model=text_field(item, "model", _MAX_NAME),
         adapter=text_field(item, "adapter", _MAX_NAME),
-        confidence=Measure(number_field(item, "confidence", 0.0, 1.0), number_field(item, "logprob", -1e9, 0.0)),
+        confidence=ConfidenceMeasure(
+            number_field(item, "confidence", 0.0, 1.0), number_field(item, "logprob", -1e9, 0.0)
+        ),
         usage=TokenUsage(_count(item, "prompt_tokens"), _count(item, "answer_tokens")),
         latency_ms=number_field(item, "latency_ms", 0.0, 1e9, required=True) or 0.0,
         occurred_at=_time(item, "occurred_at"),

@@ -12,7 +12,7 @@ from services.gateway.formats.api import ApiRequest, Choice
 from services.gateway.formats.media import InlineMedia
 from services.gateway.routing.arms import Arm
 from services.gateway.tasks.served import ServedTask
-from shared.answers.measure import Measure
+from shared.answers.measure import ConfidenceMeasure
 from shared.tracing import TraceHeaders
 
 _MAX_IDS_BYTES = 3_000
@@ -81,7 +81,7 @@ class InFlightRequest:
         return headers
 
     def attribution(
-        self, arm: Arm, choices: Sequence[Choice], confidences: Sequence[Measure], logged: bool
+        self, arm: Arm, choices: Sequence[Choice], confidences: Sequence[ConfidenceMeasure], logged: bool
     ) -> dict[str, Any]:
         """The object `ratchet` at the end of a stream: who answered, and how confidently."""
         attribution: dict[str, Any] = {

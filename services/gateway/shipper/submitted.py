@@ -15,7 +15,7 @@ from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.recording.external import ExternalPredictions, ExternalReport, call_of_messages
 from services.gateway.shipper.publisher import BatchPublisher
 from services.gateway.shipper.redaction import RecordRedactor
-from shared.answers.measure import Measure
+from shared.answers.measure import ConfidenceMeasure
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.http import HttpError
 from shared.kafka.consumers import BatchOptions, Consumers
@@ -89,7 +89,7 @@ class SubmittedPredictions:
             own_id=event.prediction_id,
             model=event.model,
             adapter=event.adapter,
-            confidence=Measure(**event.confidence.model_dump()),
+            confidence=ConfidenceMeasure(**event.confidence.model_dump()),
             usage=TokenUsage(event.prompt_tokens, event.answer_tokens),
             latency_ms=event.latency_ms,
             occurred_at=event.occurred_at,

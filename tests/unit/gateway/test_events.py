@@ -19,7 +19,7 @@ from services.gateway.recording import builder
 from services.gateway.recording.events import request_observed
 from services.gateway.recording.request import Caller, InFlightRequest
 from services.gateway.routing.arms import Arm
-from shared.answers.measure import Measure
+from shared.answers.measure import ConfidenceMeasure
 from shared.conversation import truncation
 from shared.http import HttpError
 from shared.identity import event_id
@@ -61,7 +61,7 @@ ANSWERS = st.lists(
     st.builds(
         builder.RecordedAnswer, prediction_id=NAMES, text=TEXTS, tool_calls=CALLS, refusal=st.none() | TEXTS,
         reasoning=st.none() | TEXTS, finish_reason=st.sampled_from([*FinishReason, None, "abort"]),
-        confidence=st.builds(lambda fields: Measure(**fields), CONFIDENCES), tokens=COUNTS,
+        confidence=st.builds(lambda fields: ConfidenceMeasure(**fields), CONFIDENCES), tokens=COUNTS,
     ),
     min_size=1, max_size=3,
 )  # fmt: skip
@@ -176,7 +176,7 @@ def test_an_event_of_any_length_fits_and_what_is_cut_is_marked(text: str, limit:
 @pytest.mark.parametrize(("answers", "limit"), [(128, MAX_EVENT_BYTES), (128, 64 * 1024), (1, 16 * 1024)])
 def test_confidences_of_very_many_fields_are_within_an_events_size(answers: int, limit: int) -> None:
     fields = {f"{number:03}.{'a' * 196}": 0.123456789012345 for number in range(200)}
-    unsure = Measure(0.5, -1.0, 10, fields=fields)
+    unsure = ConfidenceMeasure(0.5, -1.0, 10, fields=fields)
     logged = [builder.RecordedAnswer(str(n), "x" * 100, confidence=unsure) for n in range(answers)]
     request = _request({"messages": [{"role": "user", "content": "x" * limit}]}, max_bytes=limit)
     record = builder.prediction_logged(request, logged, limit)
@@ -188,7 +188,9 @@ def test_confidences_of_very_many_fields_are_within_an_events_size(answers: int,
 
 def test_a_confidence_of_fields_that_fits_stays_beside_a_text_that_is_cut() -> None:
     fields = {f"field{number}": 0.5 for number in range(200)}
-    answer = builder.RecordedAnswer("p", "x" * MAX_EVENT_BYTES, confidence=Measure(0.5, -1.0, 10, fields=fields))
+    answer = builder.RecordedAnswer(
+        "p", "x" * MAX_EVENT_BYTES, confidence=ConfidenceMeasure(0.5, -1.0, 10, fields=fields)
+    )
     record = builder.prediction_logged(_request({"messages": [{"role": "user", "content": "x"}]}), [answer])
     assert len(record.value) < MAX_EVENT_BYTES + 1_024
     (logged,) = PredictionLogged.model_validate_json(record.value).answers

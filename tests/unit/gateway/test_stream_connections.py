@@ -110,7 +110,7 @@ async def running_stack(share_port: bool = False, stop_seconds: int = 5) -> Asyn
         options = {**_HTTP, "timeout_graceful_shutdown": stop_seconds}
         service = Service("gateway", None, http=HttpServer(gateway.app, "127.0.0.1", port, share_port, options))
         async with running([service]):
-            await until(lambda: service.servers[0][0].started)
+            await until(lambda: service.servers[0].started)
             yield Stack(gateway, model_server, replicas, port)
     await replicas.close()
     await runner.cleanup()

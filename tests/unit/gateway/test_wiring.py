@@ -128,3 +128,10 @@ def test_with_several_workers_the_gateway_supervises_them(tmp_path: Path) -> Non
     assert (service.http, service.broker, len(service.background)) == (None, None, 3)
     with pytest.raises(ConfigurationError, match="need one port"):
         build(GatewaySettings(home=tmp_path, gateway_workers=2, gateway_port=0))
+
+
+def test_times_and_sizes_of_one_idea_follow_from_one_setting(tmp_path: Path) -> None:
+    settings = GatewaySettings(home=tmp_path, gateway_upstream_seconds=40.0, gateway_max_body_bytes=2_000)
+    limits, bodies = settings.upstream_limits, settings.body_limits
+    assert (limits.total, limits.stream, limits.piece) == (40.0, 200.0, 20.0)
+    assert (bodies.body, bodies.worker, bodies.app) == (2_000, 16_000, 4_000)

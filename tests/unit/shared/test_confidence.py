@@ -13,7 +13,7 @@ from schemas.adapters import Calibration, LowConfidence, OpinionShare
 from schemas.predictions import Confidence
 from schemas.tasks import TaskSpec
 from shared.answers import answer_form
-from shared.answers.measure import UNKNOWN, Measure
+from shared.answers.measure import UNKNOWN, ConfidenceMeasure
 from shared.model.confidence import calibrated, log_odds, measure
 
 END = "<|im_end|>"
@@ -220,9 +220,9 @@ def test_an_isotonic_map_that_does_not_ascend_is_refused(knots: Any) -> None:
 def test_the_events_field_is_what_the_schema_reads() -> None:
     measured = measure(DESK, [GOOD, token(END, 0.9)], temperature(2.0))
     read = Confidence.model_validate_json(json.dumps(measured.as_dict()))
-    assert Measure(**read.model_dump()) == measured
+    assert ConfidenceMeasure(**read.model_dump()) == measured
     assert UNKNOWN.as_dict() == {"tokens": 0}
-    assert set(Confidence.model_fields) == set(Measure._fields)
+    assert set(Confidence.model_fields) == set(ConfidenceMeasure._fields)
 
 
 @st.composite
