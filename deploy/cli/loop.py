@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from deploy.cli.output import warn
-
-if TYPE_CHECKING:
-    from deploy.demo.settings import Fault
+from deploy.demo.settings import DataOptions, Fault, LoopOptions, PlannedMistakes
+from schemas.base import TASK_NAME
+from schemas.tasks import TaskKind
 
 
 class LoopKind(StrEnum):
@@ -124,11 +124,8 @@ def loop(
 
       ratchet loop --noise 0.3 --down     a fault: the data set must be stopped
     """
-    from deploy.demo.settings import DataOptions, LoopOptions, PlannedMistakes
     from deploy.demo.story import run
     from deploy.demo.terminal import Terminal
-    from schemas.base import TASK_NAME
-    from schemas.tasks import TaskKind
 
     fault = _chosen_fault(noise, shuffle_labels, one_class)
     if task_name is not None and not re.fullmatch(TASK_NAME, task_name):
@@ -169,8 +166,6 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 def _chosen_fault(noise: float | None, shuffle_labels: bool, one_class: bool) -> Fault | None:
     """Return the fault that was asked for. Raises BadParameter for two: it would be unclear what stopped them."""
-    from deploy.demo.settings import Fault
-
     asked = {Fault.NOISE: noise is not None, Fault.SHUFFLED_LABELS: shuffle_labels, Fault.ONE_CLASS: one_class}
     faults = [fault for fault, is_asked in asked.items() if is_asked]
     if len(faults) > 1:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from obstore.store import S3Store
+from obstore.store import S3Store
 
 _REGION = "us-east-1"
 """SeaweedFS has no regions; clients must name one to sign their requests."""
@@ -31,8 +29,6 @@ def open_bucket(bucket: str, environment: Mapping[str, str] = os.environ, timeou
 
     Its errors are obstore's BaseError, of a missing object FileNotFoundError.
     """
-    from obstore.store import S3Store
-
     return S3Store(
         bucket,
         endpoint=environment["AWS_ENDPOINT_URL"],

@@ -19,14 +19,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import ObjectStore, from_url
 
 from shared.errors import DependencyUnavailable, StepImpossible
 from shared.files import rename_folder
 from shared.identity import file_hash
-
-if TYPE_CHECKING:
-    from obstore.store import ObjectStore
 
 MANIFEST = "manifest.json"
 _ABANDONED_SECONDS = 86_400.0
@@ -112,8 +112,6 @@ class ArtifactStore:
             with (local_path(address) / file).open("rb") as local:
                 yield from local
             return
-        import obstore
-
         with _object_store(address) as store:
             remote = obstore.open_reader(store, file)
             while line := remote.readline():
@@ -227,10 +225,8 @@ def _is_complete(store: ObjectStore) -> bool:
 def _object_store(address: str) -> Iterator[ObjectStore]:
     """Give access to the objects below an address. Raises DependencyUnavailable where the server refuses or is away.
 
-    A missing object stays FileNotFoundError. Loads obstore only here: artifacts in a folder do without.
+    A missing object stays FileNotFoundError.
     """
-    from obstore.store import from_url
-
     with store_errors(address):
         yield from_url(address, retry_config={"retry_timeout": RETRY})
 
@@ -249,8 +245,6 @@ def wrong_bucket(address: str) -> Iterator[None]:
 @contextmanager
 def store_errors(address: str) -> Iterator[None]:
     """Raise obstore's errors, but that of a missing object, as DependencyUnavailable."""
-    from obstore.exceptions import BaseError
-
     try:
         yield
     except BaseError as error:

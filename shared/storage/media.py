@@ -14,7 +14,9 @@ from contextlib import contextmanager, suppress
 from datetime import date, datetime
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from obstore.store import LocalStore, ObjectStore, from_url
 
 from schemas.conversation import Media
 from shared.errors import DependencyUnavailable, RatchetError
@@ -22,9 +24,6 @@ from shared.files import write_atomically
 from shared.privacy.encryption import Cipher, load_cipher
 from shared.storage.artifacts import RETRY, is_local, local_path, store_errors, wrong_bucket
 from shared.storage.media_files import ANONYMOUS, CIPHER, HEADER_BYTES, ROOT, KeptFile, MediaKey, sent_at, unpack
-
-if TYPE_CHECKING:
-    from obstore.store import ObjectStore
 
 _PARALLEL = 16
 
@@ -166,8 +165,6 @@ class MediaStore:
 
     @cached_property
     def _store(self) -> ObjectStore:
-        from obstore.store import LocalStore, from_url
-
         if is_local(self._uri):
             return LocalStore(local_path(self._uri).absolute(), automatic_cleanup=True, mkdir=True)
         return from_url(self._uri, retry_config={"retry_timeout": RETRY})
