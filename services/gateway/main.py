@@ -39,7 +39,8 @@ from services.gateway.tasks.served import ServedTasks
 from services.gateway.tasks.snapshot import TaskSnapshot
 from services.gateway.telemetry.ingest import TelemetryIngest
 from services.gateway.telemetry.otlp import build_router
-from services.gateway.upstreams.external import ExternalApi, api_url
+from services.gateway.upstreams.external import ExternalApi
+from services.gateway.upstreams.outside import OutsideApi
 from services.gateway.upstreams.replicas import Replicas
 from services.gateway.upstreams.upstream import ServerKey
 from shared.http import with_cors
@@ -74,7 +75,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
         settings.keys_file, settings.had_keys_file, settings.keys_required, buckets, origins=settings.cors_origins
     )
     flags = UnleashFlagReader(settings.unleash, settings.unleash_client_token, settings.unleash_environment, folder)
-    replicas, external = _replicas(settings, metrics), _external_api(settings, metrics)
+    replicas, external = _replicas(settings, metrics), _external_api(settings)
     sources = AnswerSources(replicas, external, settings.fallback_model, settings.gateway_forward_identity)
     media = MediaFolder(settings.media_folder, settings.secrets_folder, settings.media_options)
     log = SpoolEventLog(settings.spool_folder, settings.secrets_folder, settings.spool_options, metrics, media)
@@ -136,10 +137,10 @@ def _replicas(settings: GatewaySettings, metrics: Metrics) -> Replicas:
     return Replicas(settings.vllm_urls, settings.upstream_limits, metrics, key=key, last_resort=last_resort)
 
 
-def _external_api(settings: GatewaySettings, metrics: Metrics) -> ExternalApi | None:
+def _external_api(settings: GatewaySettings) -> ExternalApi | None:
     if settings.fallback_model is None:
         return None
-    return ExternalApi(settings.gateway_fallback_url, settings.fallback_key(), settings.upstream_limits, metrics)
+    return ExternalApi(settings.gateway_fallback_url, settings.fallback_key(), settings.upstream_limits)
 
 
 def _pass_through(
@@ -153,8 +154,7 @@ def _pass_through(
     if not settings.pass_models:
         return None
     key = ServerKey(settings.pass_key(), "the API for models that are no task", "RATCHET_GATEWAY_PASS_KEY")
-    urls = [api_url(settings.gateway_pass_url)]
-    api = Replicas(urls, settings.upstream_limits, metrics, key=key, obeys_pauses=False, is_base_url=True)
+    api = OutsideApi(settings.gateway_pass_url, key, settings.upstream_limits)
     return PassThrough(api, models, tasks, ids, log, metrics)
 
 

@@ -23,7 +23,7 @@ from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.event_log import EventLog, encode_event
 from services.gateway.routing.passed_models import PassedModels
 from services.gateway.tasks.served import ServedTasks
-from services.gateway.upstreams.replicas import Replicas
+from services.gateway.upstreams.outside import OutsideApi
 from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.http import HttpError
 from shared.identity import event_id
@@ -40,7 +40,7 @@ class PassThrough:
 
     def __init__(
         self,
-        api: Replicas,
+        api: OutsideApi,
         models: PassedModels,
         tasks: ServedTasks,
         ids: PredictionIds,
@@ -90,10 +90,9 @@ class PassThrough:
 
     async def _stream(self, exchange: Exchange, path: str, lines: bytes) -> None:
         """Pass on all of a stream but its end."""
-        stream = self._api.stream(path, exchange.body, lines)
-        async with stream as pieces:
+        async with self._api.stream(path, exchange.body, lines) as stream:
             await exchange.start_stream((), [(b"content-type", _content_type(stream.headers))])
-            async for piece in pieces:
+            async for piece in stream:
                 await exchange.write(piece)
 
     async def _observe(self, exchange: Exchange, status: int, cut_by: FinishReason | None = None) -> None:

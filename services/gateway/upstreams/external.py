@@ -8,16 +8,16 @@ conversation.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
-from urllib.parse import urlsplit
+
+import httpx
 
 from services.gateway.json_codec import decode_json, encode_json
-from services.gateway.observability.metrics import Metrics
 from services.gateway.settings import UpstreamLimits
 from services.gateway.upstreams.http_client import UpstreamResponse
-from services.gateway.upstreams.replicas import Replicas
+from services.gateway.upstreams.outside import OutsideApi, OutsideStream
 from services.gateway.upstreams.upstream import ModelNotServed, ServerKey, UpstreamFailed
 
 CREDENTIALS = ("api_key", "authorization", "headers", "extra_headers")
@@ -44,51 +44,26 @@ _VLLM_ONLY_OF = {
 """Those that OpenAI has in another of its APIs, by the field that an API is known by."""
 
 
-class ExternalApi:
-    """An `Upstream`. It is never probed, because each request is paid for."""
-
-    def __init__(self, url: str, key: str, limits: UpstreamLimits, metrics: Metrics) -> None:
+class ExternalApi(OutsideApi):
+    def __init__(self, url: str, key: str, limits: UpstreamLimits) -> None:
         name = "upstream unavailable, and the external API"
-        server = ServerKey(key, name, "RATCHET_GATEWAY_FALLBACK_KEY")
-        self._api = Replicas([api_url(url)], limits, metrics, key=server, is_base_url=True)
-
-    async def close(self) -> None:
-        await self._api.close()
-
-    async def post(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> bytes:
-        return (await self.request(path, body, lines, model)).body
+        super().__init__(url, ServerKey(key, name, "RATCHET_GATEWAY_FALLBACK_KEY"), limits)
 
     async def request(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> UpstreamResponse:
-        try:
-            return await self._api.request(path, without_vllm_fields(body), lines)
-        except UpstreamFailed as error:
-            raise _hide_refusal(error) from error
+        return await super().request(path, without_vllm_fields(body), lines)
 
     def stream(
         self, path: str, body: bytes, lines: bytes = b"", model: str = ""
-    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        return _ExternalStream(self._api.stream(path, without_vllm_fields(body), lines))
+    ) -> AbstractAsyncContextManager[OutsideStream]:
+        return super().stream(path, without_vllm_fields(body), lines)
 
-
-class _ExternalStream(AbstractAsyncContextManager[AsyncIterator[bytes]]):
-    """A stream whose opening errors are converted by `_hide_refusal`."""
-
-    def __init__(self, stream: AbstractAsyncContextManager[AsyncIterator[bytes]]) -> None:
-        self._stream = stream
-
-    async def __aenter__(self) -> AsyncIterator[bytes]:
-        try:
-            return await self._stream.__aenter__()
-        except UpstreamFailed as error:
-            raise _hide_refusal(error) from error
-
-    async def __aexit__(self, *raised: Any) -> None:
-        await self._stream.__aexit__(*raised)
-
-
-def api_url(url: str) -> str:
-    """Return the `base_url` of an API as OpenAI clients take it; of a server's address alone that is its `/v1`."""
-    return url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/v1"
+    def error_of(self, response: httpx.Response) -> UpstreamFailed:
+        """A refusal of the gateway's own model name, which is not the client's mistake, is a 502."""
+        error = super().error_of(response)
+        if isinstance(error, ModelNotServed):
+            message = f"upstream unavailable, and the external API refused the gateway: {error.message}"
+            return UpstreamFailed(502, message, "external_refused", raw=error.raw)
+        return error
 
 
 def without_vllm_fields(body: bytes) -> bytes:
@@ -209,11 +184,3 @@ def _add_instruction(request: dict[str, Any], instruction: str) -> None:
         request["prompt"] = f"{instruction}\n\n{prompt}"
     elif isinstance(prompt, list):
         request["prompt"] = [f"{instruction}\n\n{text}" if isinstance(text, str) else text for text in prompt]
-
-
-def _hide_refusal(error: UpstreamFailed) -> UpstreamFailed:
-    """Convert a refusal of the gateway's own model name, which is not the client's mistake, to a 502."""
-    if isinstance(error, ModelNotServed):
-        message = f"upstream unavailable, and the external API refused the gateway: {error.message}"
-        return UpstreamFailed(502, message, "external_refused", raw=error.raw)
-    return error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
@@ -26,11 +26,6 @@ class ReplicaStream:
         self._first: bytes | None = None
         self._stream: ResponseStream
         self._replica: ModelReplica
-
-    @property
-    def headers(self) -> Mapping[bytes, bytes]:
-        """The response's headers, once entered."""
-        return self._stream.headers
 
     async def __aenter__(self) -> Self:
         (self._stream, self._first), self._replica = await self._open_stream()

@@ -30,6 +30,9 @@ from services.gateway.upstreams.upstream import (
     error_of_response,
     is_servers_failure,
     listed_models,
+    no_connection,
+    retry_after_of,
+    timed_out,
 )
 from shared.addresses import without_credentials
 
@@ -37,7 +40,6 @@ _PROBE_SECONDS = 1.0
 _HEALTHY_PROBE_EVERY = 5
 _PROBE_TIMEOUT_SECONDS = 2.0
 _MAX_RETRY_SHARE = 0.2
-_SHORTAGE_RETRY_SECONDS = 2.0
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -46,8 +48,7 @@ T = TypeVar("T")
 class Replicas:
     """An `Upstream` of replicas that are to serve the same models; one that restarted may lack adapters for a while.
 
-    `last_resort`: send requests even with all circuits open. `key` is sent with every request. `obeys_pauses`: send
-    none while a replica has asked to wait, which means all that it serves. `is_base_url`: see `UpstreamClient`.
+    `last_resort`: send requests even with all circuits open. `key` is sent with every request.
     """
 
     def __init__(
@@ -58,20 +59,17 @@ class Replicas:
         *,
         key: ServerKey | None = None,
         last_resort: bool = True,
-        obeys_pauses: bool = True,
-        is_base_url: bool = False,
     ) -> None:
         shown = [without_credentials(url) for url in urls]
         self._pool = ReplicaPool(shown, limits.opens_after, last_resort=last_resort)
         self._budget = RetryBudget(_MAX_RETRY_SHARE)
         self._limits = limits
-        self._obeys_pauses = obeys_pauses
         self._metrics = metrics
         self._key = key or ServerKey()
         fields = {"content-type": "application/json", **self._key.headers}
         connection_limit = asyncio.Semaphore(limits.connections)
         self._clients = {
-            replica: UpstreamClient(url, fields, limits.connect, connection_limit, limits.wait, is_base_url=is_base_url)
+            replica: UpstreamClient(url, fields, limits.connect, connection_limit, limits.wait)
             for replica, url in zip(self._pool, urls, strict=True)
         }
         self.refuses_key = False
@@ -163,7 +161,7 @@ class Replicas:
             if stream is not None:
                 stream.close()
             if isinstance(error, StreamIdle) and (stream is None or stream.status == 200):
-                raise _silent(self._limits.piece) from error
+                raise timed_out(self._limits.piece) from error
             if isinstance(error, OSError):
                 raise self._connection_error(replica, error, self._limit_of(error)) from error
             raise
@@ -178,11 +176,11 @@ class Replicas:
         if isinstance(error, NoFreeConnection):
             return self._shortage(replica, error)
         if isinstance(error, TimeoutError) and not isinstance(error, StreamIdle):
-            return UpstreamFailed(504, f"the answer took longer than {seconds:g} s", "timeout")
+            return timed_out(seconds)
         refused = isinstance(error, ConnectFailed)
         self._record_failure(replica, error, refused=refused)
         if isinstance(error, StreamIdle):
-            return _silent(seconds)
+            return timed_out(seconds)
         if refused:
             return UpstreamFailed(
                 503, "upstream unavailable: cannot connect; try again", "away", another_may_answer=True
@@ -193,8 +191,7 @@ class Replicas:
         """The error of a request that the gateway itself could not send. It says nothing about the server, so no
         circuit counts it, and no other server, least of all the external API, is asked instead."""
         self._shortages.log("no connection to %s: %s", replica.url, error)
-        message = "the gateway has no free connection to a model server; try again"
-        return UpstreamFailed(503, message, "no_connection", retry_after=_SHORTAGE_RETRY_SECONDS)
+        return no_connection()
 
     def _broken_off(self, replica: ModelReplica, error: OSError) -> UpstreamFailed:
         """The error of a stream that had begun: it is too late to try another replica."""
@@ -210,13 +207,13 @@ class Replicas:
     def _error_response(
         self, replica: ModelReplica, status: int, headers: Mapping[bytes, bytes], raw: bytes
     ) -> UpstreamFailed:
-        retry_after = _seconds(headers.get(b"retry-after"))
+        retry_after = retry_after_of(headers)
         if is_servers_failure(status):
             self._record_failure(replica, f"status {status}", erred=status == 500)
         else:
             self._pool.record_success(replica)
             self._answered_at = now = time.monotonic()
-            if status == 429 and retry_after and self._obeys_pauses:
+            if status == 429 and retry_after:
                 self._pool.pause(replica, now + retry_after, now)
         error = error_of_response(status, raw, retry_after)
         if status in (401, 403) and error.refused_field is None:
@@ -283,17 +280,3 @@ class Replicas:
         if replica.circuit_open:
             logger.info("circuit breaker half-open: %s answered a probe", replica.url)
         self._pool.half_open(replica)
-
-
-def _silent(seconds: float) -> UpstreamFailed:
-    """The error of a stream that sent nothing for so long."""
-    return UpstreamFailed(504, f"the model server took longer than {seconds:g} s", "timeout")
-
-
-def _seconds(header: bytes | None) -> float | None:
-    """The seconds of a Retry-After header; None if it is missing or a date."""
-    try:
-        seconds = float(header or b"")
-    except ValueError:
-        return None
-    return seconds if 0.0 <= seconds < float("inf") else None

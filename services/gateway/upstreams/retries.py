@@ -46,7 +46,7 @@ class Attempts:
     def should_retry(self, replica: ModelReplica, error: UpstreamFailed, budget: RetryBudget) -> bool:
         """Return True to try another replica after this failure. `failure` is the one to raise if none answers.
 
-        A replica's answer wins over a connection error: it is there. NotServed does first: another arm may answer.
+        A replica's answer wins over a connection error: it is there. ModelNotServed does first: another arm may answer.
         """
         if self.failure is None or self.failure.down or isinstance(error, ModelNotServed):
             self.failure = error

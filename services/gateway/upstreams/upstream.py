@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -13,6 +13,7 @@ import orjson
 from services.gateway.upstreams.http_client import UpstreamResponse
 
 _NO_ROUTE = "Not Found"
+_SHORTAGE_RETRY_SECONDS = 2.0
 _UNLOADABLE = re.compile(r"LoRA adapter '[^']*' was found but could not be loaded\.")
 """vLLM's whole message: others quote what a client sent."""
 _NO_LOGPROBS = re.compile(r"not allowed to request logprobs")
@@ -115,7 +116,7 @@ class Upstream(Protocol):
         """POST to {replica}{path} (such as "/v1/chat/completions") and return the 200 response, whole.
 
         `lines`: header lines of this request, each with its end. `model`: which it is for; replicas that have it are
-        asked first. Tries another replica while that is safe. Raises UpstreamFailed, NotServed if no replica serves the
+        asked first. Tries another replica while that is safe. Raises UpstreamFailed, ModelNotServed if no replica serves the
         model.
         """
 
@@ -149,6 +150,26 @@ def error_of_response(status: int, raw: bytes, retry_after: float | None = None)
         another_may_answer=is_servers_failure(status),
         retry_after=retry_after,
     )
+
+
+def no_connection() -> UpstreamFailed:
+    """The error of a request that the gateway itself could not send: it says nothing about the server."""
+    message = "the gateway has no free connection to a model server; try again"
+    return UpstreamFailed(503, message, "no_connection", retry_after=_SHORTAGE_RETRY_SECONDS)
+
+
+def timed_out(seconds: float) -> UpstreamFailed:
+    """The error of an answer that exceeded a time limit."""
+    return UpstreamFailed(504, f"the model server took longer than {seconds:g} s", "timeout")
+
+
+def retry_after_of(headers: Mapping[bytes, bytes]) -> float | None:
+    """The seconds of a Retry-After header; None if it is missing or a date."""
+    try:
+        seconds = float(headers.get(b"retry-after", b""))
+    except ValueError:
+        return None
+    return seconds if 0.0 <= seconds < float("inf") else None
 
 
 def is_servers_failure(status: int) -> bool:

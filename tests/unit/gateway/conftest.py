@@ -40,7 +40,7 @@ from services.gateway.routing.passed_models import NO_MODELS, PassedModels
 from services.gateway.settings import BodyLimits, MediaOptions
 from services.gateway.tasks.served import ServedTasks
 from services.gateway.upstreams.http_client import UpstreamResponse
-from services.gateway.upstreams.replicas import Replicas
+from services.gateway.upstreams.outside import OutsideApi
 from services.gateway.upstreams.upstream import ModelNotServed, Upstream, UpstreamFailed
 from shared.kafka.latest_by_key import LatestByKey
 from shared.spool import Record, SpoolUnavailable
@@ -264,7 +264,7 @@ async def serving(
     limits: BodyLimits = SMALL_BODIES,
     home: Path | None = None,
     media: MediaOptions = _MEDIA,
-    passing: tuple[Replicas, PassedModels] | None = None,
+    passing: tuple[OutsideApi, PassedModels] | None = None,
 ) -> AsyncIterator[Gateway]:
     """A gateway that asks `replicas`, by default a fake, and then `external` for its model "large".
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,11 +12,11 @@ import orjson
 import pytest
 from aiohttp import web
 
-from services.gateway.observability.metrics import Metrics
 from services.gateway.settings import GatewaySettings, UpstreamLimits
-from services.gateway.upstreams.external import ExternalApi, api_url, without_vllm_fields
+from services.gateway.upstreams.external import ExternalApi, without_vllm_fields
 from services.gateway.upstreams.upstream import ModelNotServed, UpstreamFailed
 from shared.errors import ConfigurationError
+from tests.waiting import PATIENCE_SECONDS
 
 CHAT = "/v1/chat/completions"
 
@@ -46,13 +47,13 @@ async def api() -> AsyncIterator[Api]:
 
 @pytest.fixture
 async def external(api: Api) -> AsyncIterator[ExternalApi]:
-    external = ExternalApi(api.url, "sk-secret", UpstreamLimits(), Metrics())
+    external = ExternalApi(api.url, "sk-secret", UpstreamLimits())
     yield external
     await external.close()
 
 
 async def test_user_and_password_in_its_address_are_sent_to_it(api: Api) -> None:
-    external = ExternalApi(api.url.replace("//", "//me:s3cret@"), "", UpstreamLimits(), Metrics())
+    external = ExternalApi(api.url.replace("//", "//me:s3cret@"), "", UpstreamLimits())
     await external.post(CHAT, b"{}")
     await external.close()
     assert api.asked == [("/openai/v1/chat/completions", "Basic bWU6czNjcmV0", {})]
@@ -240,10 +241,9 @@ async def test_an_invalid_request_is_reported_as_the_clients_mistake(api: Api, e
 )  # fmt: skip
 async def test_the_address_is_the_base_url_of_openai_clients(api: Api, path: str, asked: str) -> None:
     server = api.url.removesuffix("/openai/v1")
-    external = ExternalApi(f"{server}{path}", "sk-secret", UpstreamLimits(), Metrics())
+    external = ExternalApi(f"{server}{path}", "sk-secret", UpstreamLimits())
     await external.post(CHAT, b"{}")
     await external.close()
-    assert api_url(f"{server}{path}").startswith(server)
     assert [path for path, _, _ in api.asked] == [asked]
 
 
@@ -269,3 +269,26 @@ def test_a_stored_prompt_of_the_responses_api_is_no_completion() -> None:
              "text": {"format": {"type": "json_schema", "name": "labels", "schema": schema}}}  # fmt: skip
     sent = orjson.loads(without_vllm_fields(orjson.dumps(asked)))
     assert "format" not in sent["text"] and sent["prompt"] == {"id": "p"}
+
+
+async def test_an_api_that_is_away_or_silent_is_told_from_one_that_answers() -> None:
+    async def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata:\r\n")
+
+    server = await asyncio.start_server(begin, "127.0.0.1", 0)
+    limits = UpstreamLimits(total=0.3, piece=0.3, stream=PATIENCE_SECONDS)
+    external = ExternalApi(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "", limits)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        with pytest.raises(UpstreamFailed) as late:
+            await external.post(CHAT, b"{}")
+        with pytest.raises(UpstreamFailed) as silent:
+            async with external.stream(CHAT, b"{}") as pieces:
+                assert await anext(pieces) == b"data:"
+                await anext(pieces)
+    server.close()
+    with pytest.raises(UpstreamFailed) as away:
+        await external.post(CHAT, b"{}")
+    await external.close()
+    failed = [(caught.value.status, caught.value.reason) for caught in (late, silent, away)]
+    assert failed == [(504, "timeout"), (504, "timeout"), (503, "away")]

@@ -25,10 +25,9 @@ from schemas.base import Variant
 from schemas.tasks import TaskSpec
 from services.gateway.auth.grants import AccessControl
 from services.gateway.auth.keys import ApiKey, new_key, write_keys
-from services.gateway.observability.metrics import Metrics
 from services.gateway.routing.passed_models import PassedModels
 from services.gateway.settings import GatewaySettings, UpstreamLimits
-from services.gateway.upstreams.replicas import Replicas
+from services.gateway.upstreams.outside import OutsideApi
 from services.gateway.upstreams.upstream import ServerKey
 from shared.errors import ConfigurationError
 from tests.unit.gateway.conftest import SUPPORT, Gateway, serving
@@ -111,11 +110,11 @@ async def passing(folder: Path, *models: str, specs: tuple[TaskSpec, ...] = (SUP
     server = await asyncio.start_server(api.serve, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/openai/v1"
     key = ServerKey("sk-own", "the API", "RATCHET_GATEWAY_PASS_KEY")
-    replicas = Replicas([url], UpstreamLimits(), Metrics(), key=key, obeys_pauses=False, is_base_url=True)
+    outside = OutsideApi(url, key, UpstreamLimits())
     passed = PassedModels(models or ("gpt-4o", "claude-*"))
-    async with serving(access=access, passing=(replicas, passed), specs=specs) as gateway:
+    async with serving(access=access, passing=(outside, passed), specs=specs) as gateway:
         yield Passing(gateway, api, {app: key for app, (key, _) in made.items()})
-    await replicas.close()
+    await outside.close()
     server.close()
 
 
@@ -151,14 +150,18 @@ async def test_the_clients_key_and_cookies_never_leave_and_the_gateways_own_key_
         (head,) = door.api.heads
         names = [line.partition(b":")[0].lower() for line in head.split(b"\r\n")[1:] if line]
         assert sorted(names) == [
+            b"accept",
+            b"accept-encoding",
             b"authorization",
+            b"connection",
             b"content-length",
             b"content-type",
             b"host",
             b"openai-beta",
+            b"user-agent",
             b"x-request-id",
         ]
-        assert b"authorization: Bearer sk-own\r\n" in head
+        assert b"authorization: Bearer sk-own\r\n" in head.replace(b"Authorization", b"authorization")
         assert key.encode() not in head
 
 
@@ -212,8 +215,8 @@ async def test_nothing_passes_before_the_tasks_are_known(tmp_path: Path) -> None
 
 
 async def test_without_keys_nothing_passes(tmp_path: Path) -> None:
-    replicas = Replicas(["http://127.0.0.1:9"], UpstreamLimits(), Metrics())
-    async with serving(passing=(replicas, PassedModels(["*"]))) as gateway:
+    outside = OutsideApi("http://127.0.0.1:9", ServerKey(), UpstreamLimits())
+    async with serving(passing=(outside, PassedModels(["*"]))) as gateway:
         assert (await gateway.http.post(CHAT, content=BODY)).status_code == 404
         assert "gpt-4o" not in (await gateway.http.get("/v1/models")).text
 
