@@ -116,8 +116,8 @@ class Upstream(Protocol):
         """POST to {replica}{path} (such as "/v1/chat/completions") and return the 200 response, whole.
 
         `lines`: header lines of this request, each with its end. `model`: which it is for; replicas that have it are
-        asked first. Tries another replica while that is safe. Raises UpstreamFailed, ModelNotServed if no replica serves the
-        model.
+        asked first. Tries another replica while that is safe. Raises UpstreamFailed; ModelNotServed if no
+        replica serves the model.
         """
 
     def stream(
