@@ -25,7 +25,7 @@ loop: $(INSTALLED)  ## One cycle of the loop on real components: from a request 
 # Three lanes side by side, so that no processor waits: tests of real components, some of which measure seconds; OUTAGES,
 # which mostly wait for what was killed; and, at low priority, tests that pass however busy the machine is: FAST ones compute,
 # PATIENT ones start components, too.
-FAST := tests/unit tests/contract
+FAST := tests/docs tests/unit tests/contract
 OUTAGES := tests/chaos/test_chaos.py \
 	$(patsubst %,tests/integration/test_%.py,gateway_outages gateway_spool lake_and_broker secure_broker)
 PATIENT := tests/e2e tests/chaos/test_checker.py tests/chaos/rollouts/test_checks.py \

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
 
-from deploy.cli.app import app
 from deploy.settings_reference import FILE, render
+from tests.docs.commands import COMMANDS, command_fault
 
 ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -25,7 +25,6 @@ QUOTED_DEFAULT = re.compile(r"`(RATCHET_\w+)`(?: \| |\s\()(\d[\d.,]*\b)(?: (KiB|
 NUMBER = re.compile(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?!\w)")
 """A number by itself, unlike those in Banking77, 135M or p50."""
 BYTES = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
-COMMANDS = typer.main.get_command(app)
 SETTINGS = set(SETTING.findall(render()))
 SETTINGS_OF_TESTS = {"RATCHET_TEST_HOME", "RATCHET_BENCH_SEED", "RATCHET_BANKING77"}
 PATH_IN_CODE = re.compile(r"`((?:schemas|shared|services|deploy|client|tests|docs)/[\w./-]*[\w/])(?:::?[\w.]+)?`")
@@ -60,24 +59,25 @@ def test_every_link_and_every_path_named_in_a_page_leads_somewhere(page: Path) -
     assert broken == []
 
 
-def fault_of(command: str) -> str | None:
-    """Return the first word that is no command, or option that the command does not have."""
-    found, words = COMMANDS, command.split()
-    while commands := getattr(found, "commands", None):
-        if not words or words[0].startswith("-"):
-            return None
-        if words[0] not in commands:
-            return words[0]
-        found, words = commands[words[0]], words[1:]
-    options = {"--help"}.union(*([*option.opts, *option.secondary_opts] for option in found.params))
-    return next((word for word in words if re.match("--?[a-z]", word) and word.split("=")[0] not in options), None)
+def faults_in(text: str) -> dict[str, str]:
+    """Return each command of `ratchet` that a text names and that does not exist, with what is wrong with it."""
+    found = dict[str, str]()
+    for command in COMMAND.findall(text):
+        command, *_ = command.split("  ")  # What it does stands behind it.
+        try:
+            words = shlex.split(command)
+        except ValueError:  # It ends inside quotes, at a character that no command of ours has outside them.
+            words = command.partition('"')[0].split()
+        if fault := command_fault(words, whole=False):
+            found[command] = fault
+    return found
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_option_and_setting_named_in_a_page_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    in_code = "\n".join([*CODE.findall(text), *re.findall(r"`[^`\n]+`", CODE.sub("", text))])
-    assert {command: fault for command in COMMAND.findall(in_code) if (fault := fault_of(command))} == {}
+    in_code = "\n".join(re.findall(r"`[^`\n]+`", CODE.sub("", text)))  # Blocks: tests/docs.
+    assert faults_in(in_code) == {}
     assert set(SETTING.findall(text)) - SETTINGS <= SETTINGS_OF_TESTS
 
 
@@ -122,7 +122,7 @@ def helps(found: Any) -> Iterator[str]:
 def test_every_command_and_option_named_in_the_help_of_a_command_exists() -> None:
     text = re.sub(r"\b[A-Z_]+=\S+ ", "", "\n".join(helps(COMMANDS)))  # Settings before a command may end with its name.
     assert len(COMMAND.findall(text)) > 50
-    assert {command: fault for command in COMMAND.findall(text) if (fault := fault_of(command))} == {}
+    assert faults_in(text) == {}
 
 
 def texts_of(source: Path) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """`python -m tests.contract.words`, part of `make lint`: pages with more words than they may have, and long sentences.
 
-Code blocks and what is generated are not counted. Exits with 1 if a page, or all of `docs/`, is over its limit.
+Code blocks, comments and what is generated are not counted. Exits with 1 if a page, or all of `docs/`, is over its
+limit.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ LIMITS = {"README.md": 1_200, "CONTRIBUTING.md": 1_200, "CHANGELOG.md": 800, "do
 PAGE_LIMIT = 2_200
 """Of a page that has no limit of its own."""
 SHOWN_SENTENCES = 10
-_CODE = re.compile(r"^\s*```.*?^\s*```", re.DOTALL | re.MULTILINE)
+_CODE = re.compile(r"^\s*```.*?^\s*```|<!--.*?-->", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 _ENDS = re.compile(r"(?<=[.:!?])\s+(?=[A-Z`*\[(])")
 _BREAKS = re.compile(r"\n\s*\n|\n\s*(?:[-*]|\d+\.)\s+|^#+ .*$|^>|\|", re.MULTILINE)

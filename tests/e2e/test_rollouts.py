@@ -12,6 +12,8 @@ import pytest
 from schemas.rollouts import Stage
 from services.deployer.flags import flag_name
 from shared.settings import Settings
+from tests.conftest import ROOT
+from tests.docs.blocks import read_blocks, read_commands
 from tests.e2e.rollouts.engine import Kind
 from tests.e2e.rollouts.live import ENDS, LABELS, SERVICES, Live, live
 from tests.e2e.rollouts.load import load_on
@@ -71,3 +73,24 @@ async def test_what_shadow_cannot_see_is_rolled_back_from_the_canary_while_nobod
     assert {a.variant for a in load.asked if not a.is_of(candidate)} == {"base"}
     assert load.dropped(broken_by=candidate) == []
     record_property("seconds", ended.at - decided_at(load, kind, candidate, spec.rollout))
+
+
+async def test_the_commands_that_the_page_shows_hold_a_candidate_move_it_on_and_take_it_back(system: Live) -> None:
+    page = (ROOT / "docs" / "how-to" / "control-a-rollout.md").read_text(encoding="utf-8")
+    commands = [command.words[1:] for block in read_blocks("", page) for command in read_commands(block.text)]
+    spec = await system.add_task(min_canary_users=5, approval=True)
+    said: dict[str, str] = {}
+    async with load_on(system.gateway, spec.name, LABELS):
+        candidate = await system.add_candidate(spec, Kind.GOOD)
+        await system.stage(candidate, Stage.CANARY)
+        for words in commands:  # Before it is proven, `promote` is refused.
+            own = [word.replace("support-desk", spec.name) for word in words]
+            said[words[1]] = await until(lambda own=own: system.ratchet(*own), f"ratchet {' '.join(own)}")
+    assert candidate in said["status"]
+    moves = await system.moves(spec.name)
+    told = [(move["reason"].partition(";")[0], move["stage"]) for move in moves if move["moved_by"] != "ratchet"]
+    assert [reason for reason, _ in told] == [
+        "paused: release freeze", "resumed: freeze is over", "approved: read fifty answers",
+        "rolled back: wrong refunds since noon",
+    ]  # fmt: skip
+    assert [stage for _, stage in told[-2:]] == ["promoted", "rolled_back"]

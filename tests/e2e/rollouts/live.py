@@ -130,6 +130,16 @@ class Live:
         url = f"{self.urls['deployer']}/api/rollouts/{task}/resume"
         (await self.http.post(url, json={"by": "ben", "reason": "it was me"})).raise_for_status()
 
+    async def ratchet(self, *words: str) -> str:
+        """Run a command of `ratchet` as a person does, and return what it prints; nothing if it is refused."""
+        ports = {f"RATCHET_{name.upper()}_PORT": url.rpartition(":")[2] for name, url in self.urls.items()}
+        process = await asyncio.create_subprocess_exec(
+            Path(sys.executable).parent / "ratchet", *words, env={**os.environ, **environment(self.settings), **ports},
+            cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        printed, _ = await process.communicate()
+        return "" if process.returncode else printed.decode()
+
     async def paused(self, task: str) -> str:
         """Wait until the history says that the task's candidate is paused, and return why."""
 
