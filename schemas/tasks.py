@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -173,13 +174,7 @@ class TaskSpec(Section):
     @model_validator(mode="after")
     def _settings_fit_kind(self) -> Self:
         """Each kind of answers needs what describes it, and takes nothing that describes others."""
-        rules = self.evaluation
-        given = {
-            "labels": bool(self.labels), "max_labels_per_answer": self.max_labels_per_answer is not None,
-            "output_schema": self.output_schema is not None, "comparators": bool(self.comparators),
-            "tools": bool(self.tools), "evaluation.judge": rules.judge is not None,
-            "evaluation.golden_score": rules.golden_score is not None,
-        }  # fmt: skip
+        given = {name: attrgetter(name)(self) not in (None, (), {}) for name in _KINDS_OF}
         for name, kinds in _KINDS_OF.items():
             if given[name] and self.kind not in kinds:
                 raise ValueError(
