@@ -104,11 +104,16 @@ def report(results: Sequence[Result], file: str, measured: Sequence[Measured] = 
     """Print the results, with their aims, and write them to `RESULTS` as Markdown and JSON.
 
     Aims that are missed end the command with 1 (`take_missed`).
+    Results of files that are not committed are only printed.
     """
     _missed.extend(f"{result.name} ({result.peer_name})" for result in results if result.missed)
     _missed.extend(figure.name for figure in measured if figure.missed)
     title = f"{file}: Python {platform.python_version()}, {os.cpu_count()} cores"
-    measured_at, commit = datetime.now(UTC).date().isoformat(), _commit()
+    measured_at, commit, changed = (
+        datetime.now(UTC).date().isoformat(),
+        _git("rev-parse", "--short", "HEAD"),
+        _changed(),
+    )
     written = [f"{title}, measured on {measured_at} of {commit}\n"]
     if results:
         rows = [
@@ -126,6 +131,9 @@ def report(results: Sequence[Result], file: str, measured: Sequence[Measured] = 
         written.append(_aimed(title, ("what", "unit", "value"), rows, aims))
     for grid in grids:
         written.append(f"{grid.title}:\n\n{_table(f'{file}: {grid.title}', grid.columns, grid.rows)}")
+    if changed:
+        print(f"{file}: not written to {RESULTS}, since these files differ from {commit}: commit them first\n{changed}")
+        return
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{file}.md").write_text("\n".join(written))
     found: dict[str, object] = {"measured_at": measured_at, "commit": commit}
@@ -141,16 +149,15 @@ def take_missed() -> list[str]:
     return taken
 
 
-def _commit() -> str:
-    """Return the commit that is measured, and whether files differ from it: others than results."""
+def _changed() -> str:
+    """The files that differ from the commit that is measured, others than results."""
+    return _git("status", "--porcelain", "--", ":(top)", ":(top,exclude)tests/*/results")
 
-    def git(*arguments: str) -> str:
-        found = subprocess.run(("git", *arguments), cwd=RESULTS.parent, capture_output=True, text=True, check=False)
-        return found.stdout.strip()
 
-    commit = git("rev-parse", "--short", "HEAD")
-    differs = git("status", "--porcelain", "--", ":(top)", ":(top,exclude)tests/*/results")
-    return f"{commit} with changes" if differs else commit or "an unknown commit"
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ("git", *arguments), cwd=RESULTS.parent, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def _number(value: float) -> str:
