@@ -76,10 +76,11 @@ contracts: $(INSTALLED)  ## Import contracts, drift of the schemas and of docs/c
 check: $(INSTALLED)  ## What CI runs
 	$(MAKE) test AFTER="check-loop lint types contracts"
 
-check-loop: $(INSTALLED)  ## A bare `make loop`, as a newcomer runs it; its report, and what a restart keeps, checked
+check-loop: $(INSTALLED)  ## A bare `make loop`, as a newcomer runs it; its report, what a restart keeps, every documented block
 	env -u KAFKA_HOME $(MAKE) loop ARGS="--report report"
 	$(BIN)/python -m tests.e2e.loop_report report
 	env -u KAFKA_HOME $(BIN)/python -m tests.e2e.restart report
+	env -u KAFKA_HOME $(BIN)/python -m tests.docs
 	env -u KAFKA_HOME $(BIN)/ratchet down
 
 up: $(INSTALLED)  ## Start the local stack and all services
