@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from aiokafka import ConsumerRecord
 
@@ -25,12 +24,6 @@ _ANNOUNCEMENTS: dict[str, type[CycleStarted | CycleFinished]] = {
     topic_of(event).name: event for event in (CycleStarted, CycleFinished)
 }
 logger = logging.getLogger(__name__)
-
-
-class FenceReader(Protocol):
-    """What the scheduler needs of the broker."""
-
-    async def fence(self) -> Fence: ...
 
 
 class KafkaFenceReader:

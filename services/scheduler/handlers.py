@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
 from schemas.adapters import AdapterEvaluated, AdapterTrained
 from schemas.base import Event, utc_now
-from schemas.cycles import CycleFinished, Step, StepFailed, StepProgressed
+from schemas.cycles import CycleFinished, Fence, Step, StepFailed, StepProgressed
 from schemas.datasets import DatasetBuilt
 from schemas.failures import FailuresClustered
 from schemas.rollouts import RolloutChanged, Stage
 from schemas.tasks import TaskSpec
-from services.scheduler.clients import FenceReader
 from services.scheduler.domain import (
     Cycle,
     CycleEnd,
@@ -33,7 +32,7 @@ from services.scheduler.domain import (
     way_to_end,
 )
 from services.scheduler.settings import SchedulerSettings
-from services.scheduler.storage import CycleStore
+from services.scheduler.storage import PostgresCycleStore
 from services.scheduler.task_watcher import TaskWatcher
 from shared.errors import DependencyUnavailable
 from shared.kafka.consumers import Consumers
@@ -57,16 +56,16 @@ class Handlers:
     def __init__(
         self,
         settings: SchedulerSettings,
-        cycles: CycleStore,
+        cycles: PostgresCycleStore,
         publisher: EventPublisher,
-        fences: FenceReader,
+        read_fence: Callable[[], Awaitable[Fence]],
         tasks: TaskWatcher,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._settings = settings
         self._cycles = cycles
         self._publisher = publisher
-        self._fences = fences
+        self._read_fence = read_fence
         self._tasks = tasks
         self._ending = asyncio.Lock()
         self.now = now
@@ -86,7 +85,7 @@ class Handlers:
         The fence is read before the cut-off: a prediction logged between the two neither trains nor judges the
         candidate. Raises DependencyUnavailable, and then nothing was started.
         """
-        fence = await self._fences.fence()
+        fence = await self._read_fence()
         started = cycle_started(spec, trigger, fence, self.now())
         if not await self._cycles.start(started, spec.step_timeout_minutes):
             return None

@@ -17,7 +17,7 @@ from services.scheduler.erasure import ErasureAnnouncer
 from services.scheduler.handlers import Handlers
 from services.scheduler.metrics import step_metrics
 from services.scheduler.settings import SchedulerSettings
-from services.scheduler.storage import CycleStore
+from services.scheduler.storage import PostgresCycleStore
 from services.scheduler.task_watcher import TaskWatcher
 from shared.http import HttpError, build_http
 
@@ -44,7 +44,7 @@ class ErasureRequest(BaseModel):
 def build_app(
     settings: SchedulerSettings,
     handlers: Handlers,
-    cycles: CycleStore,
+    cycles: PostgresCycleStore,
     tasks: TaskWatcher,
     erasures: ErasureAnnouncer,
     ready: Callable[[], list[str]],

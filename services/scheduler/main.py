@@ -37,7 +37,7 @@ def build(settings: SchedulerSettings | None = None) -> Service:
     artifacts = ArtifactStore(settings.artifacts_uri, settings.home / "cache")
     known_tasks, rollouts = consumers.table(TaskChanged), consumers.table(RolloutChanged)
     tasks = TaskWatcher(settings, publisher, known_tasks, artifacts)
-    handlers = Handlers(settings, cycles, publisher, KafkaFenceReader(settings), tasks)
+    handlers = Handlers(settings, cycles, publisher, KafkaFenceReader(settings).fence, tasks)
     handlers.subscribe(consumers)
     key = load_or_create_key(settings.secrets_folder, "subjects")  # The key that the gateway hashes with.
     erasures = ErasureAnnouncer(publisher, rollouts, key, settings.tasks_folder)

@@ -280,11 +280,9 @@ class System:
     outcomes: list[tuple[str, str]]
 
 
-class FenceOverEverything:
+async def fence_over_everything() -> Fence:
     """A fence over all records: the in-memory broker gives each one offset 0 of partition 0 and delivers it at once."""
-
-    async def fence(self) -> Fence:
-        return tuple(PartitionFence(topic=topic, partition=0, offset=1) for topic in INPUTS)
+    return tuple(PartitionFence(topic=topic, partition=0, offset=1) for topic in INPUTS)
 
 
 def _settings(kind: type[Settings], base: Settings, home: Path) -> Any:
@@ -377,7 +375,7 @@ async def running_system(base: Settings, home: Path, spec: TaskSpec, models: Mod
     cycles = PostgresCycleStore(engines["scheduler"])
     task_table = consumers["scheduler"].table(TaskChanged)
     task_watcher = TaskWatcher(settings, publish["scheduler"], task_table, artifacts)
-    scheduler = SchedulerHandlers(settings, cycles, publish["scheduler"], FenceOverEverything(), task_watcher)
+    scheduler = SchedulerHandlers(settings, cycles, publish["scheduler"], fence_over_everything, task_watcher)
     scheduler.subscribe(consumers["scheduler"])
 
     observed = SimpleNamespace(rollouts=[], outcomes=[])

@@ -171,7 +171,7 @@ class Product:
         tasks = TaskWatcher(settings, self.bus, self.bus.table(TaskChanged), self.artifacts)
         tasks.scanned = True  # No task has a file.
         cycles = PostgresCycleStore(self._databases["scheduler"])
-        self._scheduler = scheduler_handlers.Handlers(settings, cycles, self.bus, self.bus, tasks)
+        self._scheduler = scheduler_handlers.Handlers(settings, cycles, self.bus, self.bus.fence, tasks)
         self._scheduler.subscribe(self._consumers)
 
     async def open(self) -> None:

@@ -8,22 +8,25 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.base import Event
-from schemas.cycles import CycleFinished, CycleStarted, Fence, PartitionFence, Step, StepFailed, StepProgressed
+from schemas.cycles import CycleFinished, CycleStarted, Fence, PartitionFence, StepFailed, StepProgressed
 from schemas.failures import FailuresClustered
 from schemas.rollouts import Evidence, RolloutChanged, Stage
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.scheduler import task_watcher
-from services.scheduler.domain import Cycle, ScheduledRun, is_later_step
+from services.scheduler.domain import ScheduledRun
 from services.scheduler.erasure import ErasureAnnouncer
 from services.scheduler.handlers import Handlers
 from services.scheduler.http import build_app
 from services.scheduler.settings import SchedulerSettings
+from services.scheduler.storage import PostgresCycleStore
 from services.scheduler.task_watcher import TaskWatcher
 from shared.errors import DependencyUnavailable
 from shared.kafka.latest_by_key import LatestByKey
 from shared.storage.artifacts import ArtifactStore
+from tests.database import Database
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SPEC = TaskSpec(
@@ -33,84 +36,14 @@ SPEC = TaskSpec(
 FENCE = (PartitionFence(topic="predictions.logged.v1", partition=0, offset=7),)
 
 
-class MemoryCycleStore:
-    def __init__(self) -> None:
-        self.cycles: dict[str, dict[str, Any]] = {}
-        self.runs: dict[str, ScheduledRun] = {}
-
-    async def start(self, started: CycleStarted, timeout_minutes: int) -> bool:
-        own = [c for c in self.cycles.values() if c["started"].task == started.task]
-        if any(c["finished"] is None and c["step"] != "rollout" for c in own):
-            return False
-        self.cycles[str(started.cycle_id)] = {
-            "started": started, "announced": False, "step": "failures", "since": started.occurred_at,
-            "progress": None, "late": None, "finished": None, "by": None, "timeout": timeout_minutes, "waits": False,
-            "end_announced": True,
-        }  # fmt: skip
-        return True
-
-    async def save_announced(self, cycle_id: str) -> None:
-        self.cycles[cycle_id]["announced"] = True
-
-    async def unannounced(self) -> list[CycleStarted]:
-        return [c["started"] for c in self.cycles.values() if not c["announced"] and c["finished"] is None]
-
-    async def save_end_announced(self, cycle_id: str) -> None:
-        self.cycles[cycle_id]["end_announced"] = True
-
-    async def unannounced_ends(self) -> list[CycleFinished]:
-        return [c["finished"] for c in self.cycles.values() if c["finished"] is not None and not c["end_announced"]]
-
-    async def get(self, cycle_id: str) -> Cycle | None:
-        c = self.cycles.get(cycle_id)
-        return c and Cycle(  # type: ignore[return-value]
-            c["started"], c["step"], c["since"], c["progress"], c["late"], c["timeout"], c["waits"]
-        )
-
-    async def running(self) -> list[Cycle]:
-        running = [name for name, c in self.cycles.items() if c["finished"] is None]
-        return [cycle for name in running if (cycle := await self.get(name)) is not None]
-
-    async def enter_step(self, cycle_id: str, step: Step, at: datetime) -> None:
-        c = self.cycles[cycle_id]
-        if is_later_step(step, c["step"]):
-            c.update(step=step, since=at, progress=None)
-        elif step == c["step"]:
-            await self.save_progress(cycle_id, at)
-
-    async def save_progress(self, cycle_id: str, at: datetime) -> None:
-        c = self.cycles.get(cycle_id)
-        if c is not None and at > max(c["since"], c["progress"] or c["since"]):
-            c.update(progress=at, late=None)
-
-    async def save_late_step(self, cycle_id: str, step: Step) -> None:
-        self.cycles[cycle_id]["late"] = step
-
-    async def save_waiting(self, cycle_id: str, waits: bool) -> None:
-        self.cycles[cycle_id]["waits"] = waits
-
-    async def finish(self, finished: CycleFinished) -> bool:
-        by = finished.ended_by or finished.event_id
-        c = self.cycles[str(finished.cycle_id)]
-        if c["finished"] is None:
-            c.update(finished=finished, by=by, end_announced=False)
-        return bool(c["by"] == by)
-
-    async def last_run(self, task: str) -> ScheduledRun | None:
-        return self.runs.get(task)
-
-    async def save_run(self, task: str, run: ScheduledRun) -> None:
-        self.runs[task] = run
-
-
 class SchedulerBench:
-    """The scheduler on a clock that is set by hand, with what it published."""
+    """The scheduler on empty tables and a clock that is set by hand, with what it published."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, engine: AsyncEngine) -> None:
         self.now = NOON
         self.published: list[Event] = []
         self.away = False
-        self.cycles = MemoryCycleStore()
+        self.cycles = PostgresCycleStore(engine)
         settings = SchedulerSettings(home=folder)
         self.table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
         self.tasks = TaskWatcher(settings, self, self.table, ArtifactStore(settings.artifacts_uri, folder / "cache"))
@@ -118,10 +51,14 @@ class SchedulerBench:
         self._settings = settings
         self.restart()
 
+    @classmethod
+    async def open(cls, folder: Path, database: Database) -> SchedulerBench:
+        return cls(folder, await database.engine("scheduler"))
+
     def restart(self) -> None:
         """Let another process go on with the cycles that are stored. The tasks are as they were."""
         settings = self._settings
-        self.handlers = Handlers(settings, self.cycles, self, self, self.tasks, lambda: self.now)
+        self.handlers = Handlers(settings, self.cycles, self, lambda: self.fence(), self.tasks, lambda: self.now)
         erasures = ErasureAnnouncer(self, self.rollouts, b"k" * 32, settings.tasks_folder, lambda: self.now)
         self.http = build_app(settings, self.handlers, self.cycles, self.tasks, erasures, list)
 
@@ -157,8 +94,8 @@ class SchedulerBench:
 
 
 @pytest.fixture
-async def bench(tmp_path: Path) -> SchedulerBench:
-    made = SchedulerBench(tmp_path)
+async def bench(tmp_path: Path, database: Database) -> SchedulerBench:
+    made = await SchedulerBench.open(tmp_path, database)
     await made.apply(SPEC)
     await made.read()
     return made
@@ -347,10 +284,12 @@ async def test_a_run_that_is_due_while_the_broker_is_away_starts_once_it_is_back
     assert [started.trigger for started in bench.of(CycleStarted)] == ["cron"]
 
 
-async def test_a_run_that_was_missed_is_made_up_for_once_the_task_is_known_as_it_is_now(tmp_path: Path) -> None:
+async def test_a_run_that_was_missed_is_made_up_for_once_the_task_is_known_as_it_is_now(
+    tmp_path: Path, database: Database
+) -> None:
     """After a start an older version of a task comes first, and its file may have been edited meanwhile."""
-    bench = SchedulerBench(tmp_path)
-    bench.cycles.runs["desk"] = ScheduledRun(SPEC.cron, NOON - timedelta(minutes=30))
+    bench = await SchedulerBench.open(tmp_path, database)
+    await bench.cycles.save_run("desk", ScheduledRun(SPEC.cron, NOON - timedelta(minutes=30)))
     bench.now += timedelta(minutes=1)
     for older in (SPEC.model_copy(update={"cron": "0 3 * * 1"}), SPEC):
         await bench.apply(older)
@@ -368,10 +307,10 @@ async def test_a_run_that_was_missed_is_made_up_for_once_the_task_is_known_as_it
 
 
 async def test_an_unchanged_task_is_not_published_again_by_a_start_that_reads_its_topic_slowly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(task_watcher, "TABLE_SECONDS", 0.01)
-    bench = SchedulerBench(tmp_path)
+    bench = await SchedulerBench.open(tmp_path, database)
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "desk.yaml").write_text(SPEC.model_dump_json(exclude_defaults=True))
     with pytest.raises(DependencyUnavailable, match="not read"):
@@ -405,7 +344,7 @@ async def test_a_scheduled_run_during_a_cycle_is_skipped(bench: SchedulerBench) 
     bench.now += timedelta(hours=1)
     await bench.handlers.tick()
     assert len(bench.of(CycleStarted)) == 1
-    assert bench.cycles.runs["desk"].considered_at == bench.now
+    assert await bench.cycles.last_run("desk") == ScheduledRun(SPEC.cron, bench.now)
 
 
 @pytest.mark.parametrize(
@@ -596,8 +535,10 @@ async def test_after_a_stopped_cycle_the_next_may_start(bench: SchedulerBench) -
     assert await bench.handlers.start(SPEC, "command") is not None
 
 
-async def test_a_changed_file_is_published_once_and_an_invalid_one_leaves_its_task(tmp_path: Path) -> None:
-    bench = SchedulerBench(tmp_path)
+async def test_a_changed_file_is_published_once_and_an_invalid_one_leaves_its_task(
+    tmp_path: Path, database: Database
+) -> None:
+    bench = await SchedulerBench.open(tmp_path, database)
     await bench.table.read_to({})
     folder = tmp_path / "tasks"
     folder.mkdir()

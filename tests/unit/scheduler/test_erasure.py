@@ -14,6 +14,7 @@ from schemas.predictions import SubjectForgotten
 from schemas.rollouts import Stage
 from schemas.tasks import TaskChanged
 from shared.identity import keyed_hash
+from tests.database import Database
 from tests.unit.scheduler.test_cycles import NOON, SPEC, SchedulerBench, rollout
 
 USER = "jo@example.org"
@@ -21,8 +22,8 @@ HASH = keyed_hash(b"k" * 32, USER)
 
 
 @pytest.fixture
-async def bench(tmp_path: Path) -> SchedulerBench:
-    made = SchedulerBench(tmp_path)
+async def bench(tmp_path: Path, database: Database) -> SchedulerBench:
+    made = await SchedulerBench.open(tmp_path, database)
     for name in ("desk", "other"):
         spec = SPEC.model_copy(update={"name": name})
         await made.table.put(name, TaskChanged(task=name, task_revision=spec.revision, spec=spec))
@@ -114,9 +115,11 @@ async def test_while_the_broker_is_away_the_request_fails_as_unavailable(bench: 
 
 
 @pytest.mark.parametrize("behind", ["tasks", "rollouts"])
-async def test_a_person_is_erased_once_all_tasks_and_rollouts_are_known(tmp_path: Path, behind: str) -> None:
+async def test_a_person_is_erased_once_all_tasks_and_rollouts_are_known(
+    tmp_path: Path, database: Database, behind: str
+) -> None:
     """After a start a task whose file was removed comes from the topic: nobody may be erased in the others alone."""
-    bench = SchedulerBench(tmp_path)
+    bench = await SchedulerBench.open(tmp_path, database)
     await bench.table.put("desk", TaskChanged(task="desk", task_revision=SPEC.revision, spec=SPEC))
     late, read = (bench.table, bench.rollouts) if behind == "tasks" else (bench.rollouts, bench.table)
     await read.read_to({})

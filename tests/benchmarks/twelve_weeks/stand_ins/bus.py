@@ -44,7 +44,7 @@ class _Subscription:
 
 
 class Bus:
-    """Takes the place of `Publisher`, `Consumers` and `FenceReader`."""
+    """Takes the place of `Publisher`, `Consumers` and `KafkaFenceReader`."""
 
     def __init__(self) -> None:
         self._subscriptions: list[_Subscription] = []
