@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +23,6 @@ from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.failure_miner import recipe
 from services.failure_miner.domain import (
     Suspect,
-    Vectors,
     called_wrong,
     chosen_predictions,
     confirms,
@@ -41,7 +40,7 @@ from services.failure_miner.domain import (
 )
 from services.failure_miner.modes import FoundMode, StoredMode, describe_modes, modes_for_event
 from services.failure_miner.sampling import FEEDBACK, ReviewQuestion, Sighting, Sightings
-from services.failure_miner.storage import SuspectStore
+from services.failure_miner.storage import PostgresSuspectStore
 from shared.answers import form_of_kind
 from shared.cycle_step import CycleStep, current_spec, cycle_spec
 from shared.identity import event_id
@@ -51,10 +50,12 @@ from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import EventPublisher
 from shared.kafka.resuming import resume_where_stored
+from shared.model.embedding import Embedder
 from shared.privacy.retention import drop_expired_forever
 from shared.settings import Settings
+from shared.storage.artifacts import ArtifactStore
 from shared.storage.erasures import subscribe_erasures
-from shared.storage.failure_modes import ModesWriter, publish_modes
+from shared.storage.failure_modes import publish_modes
 from shared.storage.predictions import AnsweredPrediction, AwaitedPredictions, PredictionLookup
 
 NAME = "failure_miner"
@@ -76,20 +77,14 @@ _COUNTED = 50_000
 logger = logging.getLogger(__name__)
 
 
-class Embedder(Protocol):
-    """What the handlers need of the sentence encoder."""
-
-    def embed(self, texts: Sequence[str]) -> Vectors: ...
-
-
 class Handlers:
     def __init__(
         self,
         settings: Settings,
-        suspects: SuspectStore,
+        suspects: PostgresSuspectStore,
         embedder: Embedder,
         predictions: PredictionLookup,
-        artifacts: ModesWriter,
+        artifacts: ArtifactStore,
         publisher: EventPublisher,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
