@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from schemas.catalog import HEADER_ONLY, topic_of
 from schemas.predictions import PredictionLogged
 from services.shadow.clients import POLL_SECONDS
+from services.shadow.handlers import Handlers
 from services.shadow.replays import MAX_REQUESTS
 from services.shadow.settings import ShadowSettings
-from services.shadow.storage import Backlogs, ReplayBacklog
+from services.shadow.storage import PostgresDecisions, ReplayBacklog
 from shared.errors import InvalidMessage, Paused
 from shared.kafka.clients import MAX_MESSAGE_BYTES, end_offsets, open_consumer
 from shared.kafka.delivery import Delivery, decode_event, record_headers
@@ -32,30 +32,22 @@ Deliveries = list[Delivery[PredictionLogged]]
 _TOPIC = topic_of(PredictionLogged).name
 
 
-class BacklogHandler(Protocol):
-    """What becomes of a backlog's requests. Methods raise DependencyUnavailable."""
-
-    async def is_over(self, backlog: ReplayBacklog) -> bool: ...
-    async def is_ready(self, backlog: ReplayBacklog) -> bool: ...
-    async def on_backlog(self, backlog: ReplayBacklog, deliveries: Deliveries) -> bool: ...
-
-
 class CatchUp:
     """Works off the backlogs, one partition at a time and in turns, and each in one process at a time."""
 
-    def __init__(self, settings: ShadowSettings, backlogs: Backlogs, handler: BacklogHandler) -> None:
+    def __init__(self, settings: ShadowSettings, backlogs: PostgresDecisions, handlers: Handlers) -> None:
         self._settings = settings
         self._backlogs = backlogs
-        self._handler = handler
+        self._handlers = handlers
         self._announced: set[tuple[str, int]] = set()
 
     async def run_forever(self) -> None:
         """Background, started when the broker answers."""
         while True:
             for backlog in await self._backlogs.backlogs():
-                if await self._handler.is_over(backlog):
+                if await self._handlers.is_over(backlog):
                     await self._backlogs.drop(backlog)
-                elif await self._handler.is_ready(backlog):
+                elif await self._handlers.is_ready(backlog):
                     async with self._backlogs.claimed(backlog) as ours:
                         if ours is not None:
                             await self._work_off(ours)
@@ -89,9 +81,9 @@ class CatchUp:
 
     async def _replay(self, backlog: ReplayBacklog, deliveries: Deliveries) -> bool:
         """Replay a batch, however late its turn comes. Return False if the flag is off, or the rollout has ended."""
-        while not await self._handler.is_over(backlog):
+        while not await self._handlers.is_over(backlog):
             try:
-                return await self._handler.on_backlog(backlog, deliveries)
+                return await self._handlers.on_backlog(backlog, deliveries)
             except Paused:  # It goes on with what is left of the batch.
                 await asyncio.sleep(POLL_SECONDS)
         return False

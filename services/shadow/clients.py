@@ -44,12 +44,6 @@ class ShadowSampling(Protocol):
     def is_off(self, task: str) -> bool: ...
 
 
-class TrainingIndexes(Protocol):
-    """Finds near-duplicates of what a candidate was trained on. Raises DependencyUnavailable."""
-
-    async def for_rollout(self, rollout: RolloutChanged) -> AskedQuestions: ...
-
-
 @dataclass(frozen=True)
 class Replay:
     """An arm's answer and its latency. `answer` None: the arm erred or was too slow."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -17,11 +17,11 @@ from schemas.predictions import PredictionLogged
 from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskChanged
 from services.shadow.budget import Considered
-from services.shadow.clients import CandidateMissing, ShadowSampling, TrainingIndexes
+from services.shadow.clients import CandidateMissing, ShadowSampling
 from services.shadow.domain import Outcome, RedactingTasks, ineligible, is_comparing
 from services.shadow.replays import CLAIM_SECONDS, MAX_BATCH_SECONDS, MAX_REQUESTS, Replays
 from services.shadow.settings import ShadowSettings
-from services.shadow.storage import Decisions, ReplayBacklog
+from services.shadow.storage import PostgresDecisions, ReplayBacklog
 from shared.errors import ConfigurationError, DependencyUnavailable, Paused
 from shared.kafka.consumers import ATTEMPTS, MAX_PAUSE_SECONDS, BatchOptions, Consumers
 from shared.kafka.delivery import Delivery
@@ -66,13 +66,13 @@ class Handlers:
         self,
         settings: ShadowSettings,
         sampling: ShadowSampling,
-        training_indexes: TrainingIndexes,
-        decisions: Decisions,
+        read_training_index: Callable[[RolloutChanged], Awaitable[AskedQuestions]],
+        decisions: PostgresDecisions,
         replays: Replays,
     ) -> None:
         self._settings = settings
         self._sampling = sampling
-        self._training_indexes = training_indexes
+        self._read_training_index = read_training_index
         self._decisions = decisions
         self._replays = replays
         self._redacting = RedactingTasks()
@@ -177,7 +177,7 @@ class Handlers:
         if self._is_unreadable(rollout.dataset_uri):
             return None
         try:
-            index = await self._training_indexes.for_rollout(rollout)
+            index = await self._read_training_index(rollout)
         except DependencyUnavailable as error:
             said = f"{rollout.task}: shadow waits for the candidate's training rows: {error}"
             self._note_unreadable(rollout.dataset_uri, said)

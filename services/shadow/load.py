@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Protocol
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -24,12 +23,6 @@ _MAX_CACHE_USAGE = 0.8
 _WAITING = "vllm:num_requests_waiting"
 _CACHE_USAGE = "vllm:kv_cache_usage_perc"
 """From 0 to 1, despite its name."""
-
-
-class EngineLoad(Protocol):
-    """Says whether the engine has room for replays."""
-
-    async def is_busy(self) -> bool: ...
 
 
 class VllmLoad:

@@ -44,12 +44,12 @@ def build(settings: ShadowSettings | None = None) -> Service:
     decisions = PostgresDecisions(database, settings.shadow_concurrency)
     replays = Replays(
         VllmEngine(inference, artifacts),
-        VllmLoad(inference),
+        VllmLoad(inference).is_busy,
         Publisher(broker, NAME),
         decisions,
         settings.shadow_concurrency,
     )
-    handlers = Handlers(settings, sampling, StoredTrainingIndexes(artifacts), decisions, replays)
+    handlers = Handlers(settings, sampling, StoredTrainingIndexes(artifacts).for_rollout, decisions, replays)
     consumers, offsets = Consumers(broker, NAME, settings), PostgresOffsets(database, OFFSETS, INCARNATION)
     handlers.subscribe(consumers)
     subscribe_erasures(consumers, settings, offsets, decisions.forget)

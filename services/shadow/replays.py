@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from schemas.base import utc_now
 from schemas.conversation import Answer
@@ -14,8 +14,7 @@ from schemas.rollouts import RolloutChanged, ShadowCompared
 from services.shadow.budget import BURST_SECONDS, Considered, Pace
 from services.shadow.clients import CandidateMissing, ReplayEngine
 from services.shadow.domain import Outcome, Request, asks_both_arms, pair_of, request_of
-from services.shadow.load import EngineLoad
-from services.shadow.storage import Decisions
+from services.shadow.storage import PostgresDecisions
 from shared.errors import DependencyUnavailable, Paused
 from shared.kafka.publisher import EventPublisher
 
@@ -38,8 +37,8 @@ class Replays:
     """Asks the arms, publishes each pair, and records that; a redelivered one is not asked again.
 
     Pairs of one batch are published in the order of their requests; between a task's batches, which follow each other
-    (`Decisions.claimed_task`), it is the order in which they are read. In the order in which they are made, a fast
-    answer of the candidate would be its subject's first pair, and bet instead of a slow one or one that timed out; and
+    (`claimed_task`), it is the order in which they are read. In the order in which they are made, a fast answer of the
+    candidate would be its subject's first pair, and bet instead of a slow one or one that timed out; and
     the greatest wealth so far must not depend on which answers come first.
     Tasks do not wait for each other within a batch: each is claimed for as long as its own replays take, and has
     `concurrency` places of its own, for all callers together. All of them have four times as many: not more than an
@@ -47,10 +46,15 @@ class Replays:
     """
 
     def __init__(
-        self, engine: ReplayEngine, load: EngineLoad, publisher: EventPublisher, decisions: Decisions, concurrency: int
+        self,
+        engine: ReplayEngine,
+        is_busy: Callable[[], Awaitable[bool]],
+        publisher: EventPublisher,
+        decisions: PostgresDecisions,
+        concurrency: int,
     ) -> None:
         self._engine = engine
-        self._load = load
+        self._is_busy = is_busy
         self._publisher = publisher
         self._decisions = decisions
         self._all_places = asyncio.Semaphore(_TASKS_AT_ONCE * concurrency)
@@ -152,7 +156,7 @@ class Replays:
 
     async def _is_idle(self, latest: float) -> bool:
         """Wait until the engine has room, and return True; False: it was busy until then."""
-        while await self._load.is_busy():
+        while await self._is_busy():
             if asyncio.get_running_loop().time() > latest:
                 return False
             await asyncio.sleep(BUSY_PAUSE_SECONDS)

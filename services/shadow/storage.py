@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -66,26 +66,12 @@ class Summary:
     requests: dict[str, int] = field(default_factory=dict)
 
 
-class Decisions(Protocol):
-    """What was decided about requests. Methods raise DependencyUnavailable while the database is away."""
-
-    def claimed_task(self, task: str, seconds: float) -> AbstractAsyncContextManager[bool]: ...
-    async def confirm_claim(self) -> None: ...
-    async def decide(self, requests: Sequence[Considered], now: datetime) -> list[Considered]: ...
-    async def finish(self, request: Considered, outcome: Outcome) -> None: ...
-
-
-class Backlogs(Protocol):
-    """What was left for later. Methods raise DependencyUnavailable while the database is away."""
-
-    async def backlogs(self) -> list[ReplayBacklog]: ...
-    def claimed(self, backlog: ReplayBacklog) -> AbstractAsyncContextManager[ReplayBacklog | None]: ...
-    async def advance(self, backlog: ReplayBacklog, next_offset: int) -> ReplayBacklog | None: ...
-    async def drop(self, backlog: ReplayBacklog) -> None: ...
-
-
 class PostgresDecisions:
-    """See `Decisions` and `Backlogs`: one transaction decides whether a request waits, and for how much it is paid."""
+    """What was decided, and what was left for later.
+
+    One transaction decides whether a request waits, and for how much it is paid. Methods raise DependencyUnavailable
+    while the database is away.
+    """
 
     def __init__(self, engine: AsyncEngine, concurrency: int) -> None:
         """`concurrency`: see `Spending`."""

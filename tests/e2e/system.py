@@ -112,11 +112,9 @@ class HashedWords:
         return np.asarray(vectorizer.transform(texts).todense(), dtype=np.float32)
 
 
-class Idle:
-    """An engine that always has room for replays."""
-
-    async def is_busy(self) -> bool:
-        return False
+async def never_busy() -> bool:
+    """An engine always has room for replays."""
+    return False
 
 
 class Flags(MemoryAdmin):
@@ -348,8 +346,8 @@ async def running_system(base: Settings, home: Path, spec: TaskSpec, models: Mod
 
     shadow = _settings(ShadowSettings, base, home)
     decisions = PostgresDecisions(engines["shadow"], shadow.shadow_concurrency)
-    replays = Replays(models, Idle(), publish["shadow"], decisions, shadow.shadow_concurrency)
-    shadow_handlers = ShadowHandlers(shadow, flags, StoredTrainingIndexes(artifacts), decisions, replays)
+    replays = Replays(models, never_busy, publish["shadow"], decisions, shadow.shadow_concurrency)
+    shadow_handlers = ShadowHandlers(shadow, flags, StoredTrainingIndexes(artifacts).for_rollout, decisions, replays)
     shadow_handlers.subscribe(consumers["shadow"])
     await shadow_handlers.rollouts.read_to({})  # There is none yet.
     await shadow_handlers.tasks.read_to({})

@@ -96,8 +96,8 @@ class Scene:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         broker = build_broker(self.settings, "shadow")
-        replays = Replays(self.arms, Load(), self.published, self.decisions, 4)
-        handlers = Handlers(self.settings, self.sampling, OneTrainingIndex(), self.decisions, replays)
+        replays = Replays(self.arms, Load().is_busy, self.published, self.decisions, 4)
+        handlers = Handlers(self.settings, self.sampling, OneTrainingIndex().for_rollout, self.decisions, replays)
         handlers.subscribe(Consumers(broker, "shadow", self.settings))
         catch_up = CatchUp(self.settings, self.decisions, handlers)
         tables = (handlers.rollouts, handlers.tasks)

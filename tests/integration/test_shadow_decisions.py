@@ -170,8 +170,7 @@ async def test_what_forgotten_people_asked_is_not_replayed_whether_it_is_new_or_
     assert left_out == {1: None, 2: Outcome.FORGOTTEN, 4: None}, "3 is new and decided already; 4 was asked later"
     from_backlog = [replace(request, from_backlog=True) for request in requests([3, 4], partition=1)]
     assert [request.left_out for request in await decisions.decide(from_backlog, CUTOFF)] == [None], "4, not 3"
-    shadow = Shadow()
-    shadow.replays._decisions = decisions
+    shadow = Shadow(decisions)
     await shadow.replays.run(decided)
     assert len(shadow.candidate.asked) == 2
     (summary,) = await decisions.summaries(CUTOFF)
@@ -180,16 +179,11 @@ async def test_what_forgotten_people_asked_is_not_replayed_whether_it_is_new_or_
 
 
 async def test_the_handlers_go_on_where_a_killed_process_stopped(database: Database) -> None:
-    async def shadow() -> Shadow:
-        made = Shadow()
-        made.handlers._decisions = made.replays._decisions = database.decisions()
-        return made
-
-    killed = await shadow()
+    killed = Shadow(database.decisions())
     killed.candidate.away = True
     with pytest.raises(DependencyUnavailable):
         await killed.deliver(0, *map(prediction, range(30)))
-    restarted = await shadow()
+    restarted = Shadow(database.decisions())
     pairs = await restarted.deliver(0, *map(prediction, range(30)))
     assert len(pairs) == len(restarted.candidate.asked) == 20
     assert await restarted.deliver(0, *map(prediction, range(30))) == []
@@ -211,10 +205,7 @@ class Slow(BothArms):
 def slow_and_other(database: Database) -> tuple[Shadow, Shadow, Slow]:
     """Two processes on one database, and the candidate of the first one, whose answers wait."""
     candidate = Slow()
-    slow, other = Shadow(engine=candidate), Shadow()
-    for shadow in (slow, other):
-        shadow.handlers._decisions = shadow.replays._decisions = database.decisions()
-    return slow, other, candidate
+    return Shadow(database.decisions(), engine=candidate), Shadow(database.decisions()), candidate
 
 
 async def test_one_batch_of_a_task_is_replayed_at_a_time_whichever_process_has_it(

@@ -7,7 +7,7 @@ published, nothing is counted, and the task's budget is not touched; but the rep
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -17,7 +17,7 @@ from schemas.predictions import PredictionLogged, SubjectForgotten
 from schemas.rollouts import RolloutChanged
 from services.shadow.clients import ReplayEngine, VllmEngine
 from services.shadow.domain import asks_both_arms, ineligible, request_of
-from services.shadow.load import EngineLoad, VllmLoad
+from services.shadow.load import VllmLoad
 from services.shadow.settings import ShadowSettings
 from shared.answers import answer_form
 from shared.errors import ConfigurationError
@@ -68,8 +68,8 @@ async def replay_logged(settings: ShadowSettings, task: str, days: float, limit:
     inference = InferenceClient(settings.vllm_urls, settings.shadow_timeout_seconds, settings.server_key())
     engine = VllmEngine(inference, ArtifactStore(settings.artifacts_uri, settings.home / "cache"))
     try:
-        load = VllmLoad(inference)
-        return await diagnose(events, rollout, engine, load, settings.shadow_concurrency)
+        is_busy = VllmLoad(inference).is_busy
+        return await diagnose(events, rollout, engine, is_busy, settings.shadow_concurrency)
     finally:
         await inference.close()
 
@@ -119,7 +119,7 @@ async def diagnose(
     events: Sequence[PredictionLogged],
     rollout: RolloutChanged,
     engine: ReplayEngine,
-    load: EngineLoad,
+    is_busy: Callable[[], Awaitable[bool]],
     concurrency: int,
 ) -> Diagnosis:
     """Ask the candidate what production was asked, `concurrency` requests at once."""
@@ -127,7 +127,7 @@ async def diagnose(
 
     async def compare(event: PredictionLogged) -> ReplayComparison | None:
         async with free:
-            while await load.is_busy():
+            while await is_busy():
                 await asyncio.sleep(_BUSY_PAUSE_SECONDS)
             return await _compare(event, rollout, engine)
 

@@ -152,9 +152,9 @@ class Product:
     def _compare(self) -> None:
         # One replay at a time: which pair is a user's first must not depend on which task the loop runs first.
         decisions = PostgresDecisions(self._databases["shadow"], ShadowSettings().shadow_concurrency)
-        replays = Replays(self._engine, self._engine, self.bus, decisions, concurrency=1)
-        indexes = StoredTrainingIndexes(self.artifacts)
-        shadow_handlers.Handlers(self._of(ShadowSettings), self.flags, indexes, decisions, replays).subscribe(
+        replays = Replays(self._engine, self._engine.is_busy, self.bus, decisions, concurrency=1)
+        read_index = StoredTrainingIndexes(self.artifacts).for_rollout
+        shadow_handlers.Handlers(self._of(ShadowSettings), self.flags, read_index, decisions, replays).subscribe(
             self._consumers
         )
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+import sqlalchemy as sa
 
 from schemas.base import Event, Variant
 from schemas.conversation import Answer, Call, FinishReason, Message, Role
@@ -16,15 +16,17 @@ from schemas.predictions import LoggedAnswer, PredictionLogged, Usage
 from schemas.rollouts import Evidence, RolloutChanged, ShadowCompared, Stage
 from schemas.task_settings import RedactionSettings, RolloutSettings
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from services.shadow.budget import Considered, Spending
 from services.shadow.clients import Replay
 from services.shadow.domain import Outcome, Request
 from services.shadow.handlers import Handlers
 from services.shadow.replays import Replays
 from services.shadow.settings import ShadowSettings
+from services.shadow.storage import PostgresDecisions
+from services.shadow.tables import DAYS, DECISIONS
 from shared.errors import DependencyUnavailable
 from shared.kafka.delivery import Delivery
 from shared.model.asked_questions import AskedQuestions
+from tests.database import Database
 
 EXAMPLES = Path(__file__).parents[3] / "schemas" / "examples" / "predictions.logged.v1"
 CUTOFF = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
@@ -160,59 +162,32 @@ class Published:
         self.events.append(event)
 
 
-class MemoryDecisions:
-    """What PostgreSQL holds, for tests about what is decided; `tests/integration/test_shadow_decisions.py` has it."""
-
-    def __init__(self) -> None:
-        self.decided: dict[tuple[int, int, str, str, bool], Outcome | None] = {}
-        self.spending = Spending(CUTOFF.date(), 4)
-        self.claimed: set[str] = set()
-        self.claimed_elsewhere: set[str] = set()
-
-    @asynccontextmanager
-    async def claimed_task(self, task: str, seconds: float) -> AsyncIterator[bool]:
-        if task in self.claimed_elsewhere:
-            yield False
-            return
-        self.claimed.add(task)
-        try:
-            yield True
-        finally:
-            self.claimed.discard(task)
-
-    async def confirm_claim(self) -> None:
-        pass
-
-    async def decide(self, requests: Sequence[Considered], now: datetime) -> list[Considered]:
-        new = [r for r in requests if self._key(r) not in self.decided or (r.is_put_off and self._waits(r))]
-        self.decided |= {self._key(request): Outcome.DEFERRED for request in new if request.is_put_off}
-        new = [request for request in new if not request.is_put_off]
-        self.decided |= dict(zip(map(self._key, new), self.spending.decide(new), strict=True))
-        return [request for request in requests if self.decided[self._key(request)] is None]
-
-    def _waits(self, request: Considered) -> bool:
-        return self.decided[self._key(request)] is None
-
-    async def finish(self, request: Considered, outcome: Outcome) -> None:
-        self.decided[self._key(request)] = outcome
-
-    def count(self) -> Counter[Outcome | None]:
-        return Counter(self.decided.values())
-
-    def _key(self, request: Considered) -> tuple[int, int, str, str, bool]:
-        return (*request.position, request.delivery.event.request_id, request.rollout.rollout_id, request.from_backlog)
-
-
 class Shadow:
-    """The handlers with Unleash, the training rows and vLLM in memory."""
+    """The handlers on a database, with Unleash, the training rows and vLLM in memory."""
 
-    def __init__(self, *trained: str, engine: BothArms | None = None) -> None:
+    def __init__(self, decisions: PostgresDecisions, *trained: str, engine: BothArms | None = None) -> None:
         self.sampling, self.candidate, self.published = Sampling(), engine or BothArms(), Published()
-        self.decisions, index = MemoryDecisions(), OneTrainingIndex(*trained)
+        self.decisions, index = decisions, OneTrainingIndex(*trained)
         self.load = Load()
-        self.replays = Replays(self.candidate, self.load, self.published, self.decisions, 4)
-        self.handlers = Handlers(ShadowSettings(), self.sampling, index, self.decisions, self.replays)
+        self.replays = Replays(self.candidate, self.load.is_busy, self.published, self.decisions, 4)
+        self.handlers = Handlers(ShadowSettings(), self.sampling, index.for_rollout, self.decisions, self.replays)
         self._next_offset = 0
+
+    @classmethod
+    async def on(cls, database: Database, *trained: str, engine: BothArms | None = None) -> Shadow:
+        """Shadow on empty tables."""
+        return cls(PostgresDecisions(await database.engine("shadow"), 4), *trained, engine=engine)
+
+    async def count(self) -> Counter[Outcome | None]:
+        """What was decided about the requests, None: they are still to be replayed."""
+        async with self.decisions._engine.connect() as connection:
+            outcomes = await connection.scalars(sa.select(DECISIONS.c.outcome))
+            return Counter(None if outcome is None else Outcome(outcome) for outcome in outcomes)
+
+    async def tokens(self) -> dict[str, int]:
+        """What was spent, by task."""
+        async with self.decisions._engine.connect() as connection:
+            return {row.task: row.tokens for row in await connection.execute(sa.select(DAYS))}
 
     async def replay(self, *events: PredictionLogged, under: RolloutChanged | None = None) -> list[Any]:
         """Deliver new records, and return the pairs published."""

@@ -20,19 +20,18 @@ def promoted(previous: str | None = None, *, control: bool = True) -> RolloutCha
 SERVED = {"variant": Variant.PRIMARY, "adapter": "a1"}
 
 
-async def test_each_arm_keeps_its_side_though_the_candidate_serves() -> None:
-    (pair,) = await Shadow().replay(prediction(**SERVED), under=promoted("a0"))
+async def test_each_arm_keeps_its_side_though_the_candidate_serves(shadow: Shadow) -> None:
+    (pair,) = await shadow.replay(prediction(**SERVED), under=promoted("a0"))
     assert texts(pair) == ("delivery", "refund"), "replayed: delivery; served: refund"
     assert (pair.production_adapter, pair.candidate_adapter, pair.after_promotion) == ("a0", "a1", True)
 
 
-async def test_a_pair_before_the_promotion_says_so() -> None:
-    (pair,) = await Shadow().replay(prediction())
+async def test_a_pair_before_the_promotion_says_so(shadow: Shadow) -> None:
+    (pair,) = await shadow.replay(prediction())
     assert not pair.after_promotion
 
 
-async def test_what_the_adapter_before_answers_as_well_agrees() -> None:
-    shadow = Shadow()
+async def test_what_the_adapter_before_answers_as_well_agrees(shadow: Shadow) -> None:
     shadow.candidate.given = reply("refund")
     (pair,) = await shadow.replay(prediction(**SERVED), under=promoted())
     assert pair.agree and pair.production_adapter is None
@@ -40,17 +39,15 @@ async def test_what_the_adapter_before_answers_as_well_agrees() -> None:
 
 @pytest.mark.parametrize("given", [reply(None), reply("deliv", FinishReason.LENGTH)], ids=["failed", "cut"])
 async def test_where_the_adapter_before_fails_or_is_cut_there_is_no_pair_as_where_the_promoted_one_is(
-    given: Replay,
+    shadow: Shadow, given: Replay
 ) -> None:
     """A served answer that was cut makes none. To judge the other's as it is would find a gain where there is none."""
-    shadow = Shadow()
     shadow.candidate.given = given
     assert await shadow.replay(prediction(**SERVED), under=promoted("a0")) == []
     assert len(shadow.candidate.asked) == 1
 
 
-async def test_what_the_control_was_served_is_no_pair_and_without_control_nothing_is() -> None:
-    shadow = Shadow()
+async def test_what_the_control_was_served_is_no_pair_and_without_control_nothing_is(shadow: Shadow) -> None:
     control = prediction(variant=Variant.ROLLBACK, adapter="a0")
     assert await shadow.replay(control, under=promoted("a0")) == []
     assert await shadow.replay(prediction(**SERVED), under=promoted("a0", control=False)) == []

@@ -148,19 +148,17 @@ async def test_many_replays_at_once_read_the_metrics_once(monkeypatch: pytest.Mo
     assert replicas.reads == 1
 
 
-async def test_shadow_waits_while_the_engine_is_busy_and_loses_nothing() -> None:
-    shadow = Shadow()
+async def test_shadow_waits_while_the_engine_is_busy_and_loses_nothing(shadow: Shadow) -> None:
     shadow.load.busy_for = 50
     assert len(await shadow.replay(*map(prediction, range(5)))) == 5
     assert shadow.load.busy_for < 0
 
 
 async def test_a_long_pause_ends_the_batch_in_time_and_the_requests_are_redelivered(
-    monkeypatch: pytest.MonkeyPatch,
+    shadow: Shadow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kafka takes a partition away from a consumer whose batch takes too long."""
     monkeypatch.setattr(replays, "MAX_BATCH_SECONDS", 0.05)
-    shadow = Shadow()
     shadow.load.busy_for = 10**9
     with pytest.raises(Paused, match="5 replays wait"):
         await shadow.deliver(0, *map(prediction, range(5)))
@@ -170,13 +168,14 @@ async def test_a_long_pause_ends_the_batch_in_time_and_the_requests_are_redelive
     assert (shadow.replays._places["support-desk"]._value, shadow.replays._all_places._value) == (4, 16)
 
 
-async def test_what_waits_until_it_is_too_old_is_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    shadow = Shadow()
+async def test_what_waits_until_it_is_too_old_is_left_out_and_counted(
+    shadow: Shadow, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shadow.candidate.away = True
     with pytest.raises(DependencyUnavailable):
         await shadow.deliver(0, prediction(1))
     shadow.candidate.away = False
     monkeypatch.setattr("services.shadow.handlers.MAX_AGE", timedelta(seconds=36))
     assert await shadow.deliver(0, prediction(1), prediction(2)) == []
-    assert shadow.decisions.count() == {Outcome.BUSY: 1, Outcome.LATE: 1}
+    assert await shadow.count() == {Outcome.BUSY: 1, Outcome.LATE: 1}
     assert len(await shadow.replay(prediction(3, occurred_at=utc_now() - timedelta(seconds=1)))) == 1

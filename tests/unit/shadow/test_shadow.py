@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import nullcontext
 from datetime import timedelta
 from itertools import product
 from typing import Any
@@ -29,6 +30,7 @@ from shared.errors import ConfigurationError, DependencyUnavailable, Paused
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
 from shared.model.asked_questions import AskedQuestions
+from tests.database import Database
 from tests.unit.shadow.fakes import (
     CUTOFF,
     SPEC,
@@ -50,8 +52,8 @@ from tests.unit.shadow.fakes import (
 from tests.waiting import PATIENCE_SECONDS
 
 
-async def test_an_eligible_prediction_becomes_a_pair() -> None:
-    (pair,) = await Shadow().replay(prediction())
+async def test_an_eligible_prediction_becomes_a_pair(shadow: Shadow) -> None:
+    (pair,) = await shadow.replay(prediction())
     assert isinstance(pair, ShadowCompared)
     assert texts(pair) == ("refund", "delivery")
     assert not pair.agree
@@ -92,59 +94,56 @@ def test_a_pair_has_the_subject_that_the_gateway_knew_before_redaction(
     ],
 )
 async def test_only_the_primarys_answer_to_a_new_input_becomes_a_pair(
-    changes: dict[str, Any], primary: str | None, reason: Outcome
+    shadow: Shadow, changes: dict[str, Any], primary: str | None, reason: Outcome
 ) -> None:
-    shadow = Shadow()
     assert ineligible(prediction(**changes), rollout(primary=primary)) is reason
     assert await shadow.replay(prediction(**changes), under=rollout(primary=primary)) == []
-    assert shadow.decisions.count() == {reason: 1}
+    assert await shadow.count() == {reason: 1}
 
 
-async def test_the_primary_adapters_answers_are_compared_when_it_serves() -> None:
+async def test_the_primary_adapters_answers_are_compared_when_it_serves(shadow: Shadow) -> None:
     served = prediction(variant=Variant.PRIMARY, adapter="a0")
-    assert len(await Shadow().replay(served, under=rollout(Stage.CANARY, primary="a0"))) == 1
+    assert len(await shadow.replay(served, under=rollout(Stage.CANARY, primary="a0"))) == 1
 
 
 @pytest.mark.parametrize("stage", [Stage.PROMOTED, Stage.REJECTED, Stage.ROLLED_BACK])
-async def test_nothing_is_replayed_without_an_active_candidate(stage: Stage) -> None:
-    shadow = Shadow()
+async def test_nothing_is_replayed_without_an_active_candidate(shadow: Shadow, stage: Stage) -> None:
     assert await shadow.replay(prediction(), under=rollout(stage)) == []
     assert shadow.candidate.asked == []
 
 
-async def test_a_replay_that_fails_on_production_too_is_no_pair() -> None:
-    shadow = Shadow()
+async def test_a_replay_that_fails_on_production_too_is_no_pair(shadow: Shadow) -> None:
     shadow.candidate.given = None
     assert await shadow.replay(prediction(1)) == []
 
 
-async def test_a_near_duplicate_of_a_training_row_is_not_a_pair() -> None:
-    shadow = Shadow("Where is parcel number 1, that I ordered?!")
+async def test_a_near_duplicate_of_a_training_row_is_not_a_pair(database: Database) -> None:
+    shadow = await Shadow.on(database, "Where is parcel number 1, that I ordered?!")
     assert await shadow.replay(prediction(1)) == []
     other = prediction(2, call=call("please send my money back"))
     assert len(await shadow.replay(other)) == 1
 
 
-async def test_what_is_read_while_the_flag_is_off_waits_and_what_is_not_in_the_sample_does_not() -> None:
-    shadow = Shadow()
+async def test_what_is_read_while_the_flag_is_off_waits_and_what_is_not_in_the_sample_does_not(shadow: Shadow) -> None:
     shadow.sampling.on = False
     assert await shadow.replay(prediction(1)) == []
     shadow.sampling.on = True
-    assert len(await shadow.replay(prediction(2))) == 1
-    assert await shadow.replay(prediction(3, answers=(answer(name="support-desk.unsampled"),))) == []
-    assert shadow.decisions.count() == {Outcome.DEFERRED: 1, Outcome.PAIR: 1, Outcome.NOT_SAMPLED: 1}
+    # In the partition of what waits, it would wait, too.
+    assert len(await shadow.deliver(0, prediction(2), partition=1)) == 1
+    unsampled = prediction(3, answers=(answer(name="support-desk.unsampled"),))
+    assert await shadow.deliver(1, unsampled, partition=1) == []
+    assert await shadow.count() == {Outcome.DEFERRED: 1, Outcome.PAIR: 1, Outcome.NOT_SAMPLED: 1}
 
 
-async def test_a_flag_that_is_turned_off_while_its_sample_is_asked_leaves_nothing_out() -> None:
+async def test_a_flag_that_is_turned_off_while_its_sample_is_asked_leaves_nothing_out(shadow: Shadow) -> None:
     class TurnedOff(Sampling):
         def sampled(self, task: str, prediction_id: str) -> bool:
             self.on = False
             return False
 
-    shadow = Shadow()
     shadow.handlers._sampling = TurnedOff()
     assert await shadow.replay(prediction()) == []
-    assert shadow.decisions.count() == {Outcome.DEFERRED: 1}
+    assert await shadow.count() == {Outcome.DEFERRED: 1}
 
 
 class MissingIndex(OneTrainingIndex):
@@ -158,10 +157,12 @@ class MissingIndex(OneTrainingIndex):
         return await super().for_rollout(rollout)
 
 
-async def test_training_rows_that_cannot_be_read_hold_up_their_own_task_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_training_rows_that_cannot_be_read_hold_up_their_own_task_alone(
+    shadow: Shadow, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(handlers, "_UNREADABLE_SECONDS", 0.0)
-    shadow, index = Shadow(), MissingIndex()
-    shadow.handlers._training_indexes = index
+    index = MissingIndex()
+    shadow.handlers._read_training_index = index.for_rollout
     spec = SPEC.model_copy(update={"name": "another"})
     another = {"task": "another", "rollout_id": "rollout-2", "spec": spec, "dataset_uri": "another"}
     await shadow.handlers.rollouts.put("another", rollout().model_copy(update=another))
@@ -185,10 +186,12 @@ class CandidateIsGone(BothArms):
         return self.given
 
 
-async def test_a_candidate_that_is_gone_holds_up_its_own_task_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_candidate_that_is_gone_holds_up_its_own_task_alone(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every partition with a request of it stood until that was a day old."""
     engine = CandidateIsGone()
-    shadow = Shadow(engine=engine)
+    shadow = await Shadow.on(database, engine=engine)
     spec = SPEC.model_copy(update={"name": "another"})
     another = {"task": "another", "rollout_id": "rollout-2", "spec": spec}
     await shadow.handlers.rollouts.put("another", rollout().model_copy(update=another))
@@ -196,7 +199,7 @@ async def test_a_candidate_that_is_gone_holds_up_its_own_task_alone(monkeypatch:
     with pytest.raises(CandidateMissing):
         await shadow.deliver(0, *batch)
     await shadow.deliver(0, *batch)
-    assert shadow.decisions.count() == {Outcome.DEFERRED: 1, Outcome.PAIR: 1}
+    assert await shadow.count() == {Outcome.DEFERRED: 1, Outcome.PAIR: 1}
     left = ReplayBacklog("rollout-1", SPEC.name, 0, 0, 1)
     assert not await shadow.handlers.is_ready(left)
     monkeypatch.setattr(shadow.handlers, "_unreadable_until", {})
@@ -207,8 +210,8 @@ async def test_a_candidate_that_is_gone_holds_up_its_own_task_alone(monkeypatch:
     assert [pair.task for pair in shadow.published.events] == ["another", SPEC.name]
 
 
-async def test_a_backlog_is_replayed_once_the_flag_is_on_and_while_it_stays_on() -> None:
-    shadow, left = Shadow(), ReplayBacklog("rollout-1", SPEC.name, 0, 1, 3)
+async def test_a_backlog_is_replayed_once_the_flag_is_on_and_while_it_stays_on(shadow: Shadow) -> None:
+    left = ReplayBacklog("rollout-1", SPEC.name, 0, 1, 3)
     shadow.sampling.on = False
     await shadow.deliver(1, prediction(1), prediction(2))
     batch = [delivery(prediction(1), 1), delivery(prediction(2), 2)]
@@ -230,33 +233,33 @@ async def test_a_backlog_is_replayed_once_the_flag_is_on_and_while_it_stays_on()
     ],
 )
 async def test_a_backlog_is_over_when_its_rollout_ended_and_not_when_another_one_is_queued(
-    rollout_id: str, stage: Stage, is_over: bool, is_ready: bool
+    shadow: Shadow, rollout_id: str, stage: Stage, is_over: bool, is_ready: bool
 ) -> None:
     """A newer candidate is announced just before the one that is compared is announced once more."""
-    shadow, backlog = Shadow(), ReplayBacklog("rollout-1", SPEC.name, 0, 1, 3)
+    backlog = ReplayBacklog("rollout-1", SPEC.name, 0, 1, 3)
     await shadow.deliver(0, under=rollout(stage).model_copy(update={"rollout_id": rollout_id}))
     assert await shadow.handlers.is_over(backlog) is is_over
     assert await shadow.handlers.is_ready(backlog) is is_ready
     assert await shadow.handlers.on_backlog(backlog, [delivery(prediction(1), 1)]) is is_ready
 
 
-async def test_a_request_that_is_read_before_the_rollouts_waits_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_request_that_is_read_before_the_rollouts_waits_for_them(
+    shadow: Shadow, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A start read the predictions of its time away before it knew of any candidate, and passed them by."""
     monkeypatch.setattr(handlers, "_READ_SECONDS", 0.01)
-    shadow = Shadow()
     with pytest.raises(DependencyUnavailable, match="not read to its end yet"):
         await shadow.handlers.on_predictions([delivery(prediction(), 0)])
     assert len(await shadow.deliver(0, prediction())) == 1
 
 
-async def test_a_pair_does_not_say_by_a_surrogate_which_answer_is_productions() -> None:
+async def test_a_pair_does_not_say_by_a_surrogate_which_answer_is_productions(shadow: Shadow) -> None:
     asked = call('Paula\'s "parcel" is late', surrogates=("Nadia", "Paula", 'Paula\'s "parcel"'))
-    (pair,) = await Shadow().replay(prediction(call=asked))
+    (pair,) = await shadow.replay(prediction(call=asked))
     assert pair.call.surrogates == ("Paula", 'Paula\'s "parcel"')
 
 
-async def test_the_pair_of_a_prediction_is_the_same_whenever_it_is_made() -> None:
-    shadow = Shadow()
+async def test_the_pair_of_a_prediction_is_the_same_whenever_it_is_made(shadow: Shadow) -> None:
     (first,) = await shadow.replay(prediction())
     (second,) = await shadow.replay(prediction())
     assert (first.event_id, first.pair_id) == (second.event_id, second.pair_id)
@@ -274,8 +277,7 @@ def test_a_replay_that_is_answered_differently_the_second_time_is_the_same_pair(
     assert len({(pair.event_id, pair.pair_id) for pair in pairs}) == 1
 
 
-async def test_both_arms_are_asked_again_when_the_stored_text_was_redacted() -> None:
-    shadow = Shadow()
+async def test_both_arms_are_asked_again_when_the_stored_text_was_redacted(shadow: Shadow) -> None:
     (pair,) = await shadow.replay(prediction(redactions=1))
     assert (texts(pair), pair.agree) == (("login", "delivery"), False)
     shadow.candidate.given_by_production = reply("delivery")
@@ -284,12 +286,12 @@ async def test_both_arms_are_asked_again_when_the_stored_text_was_redacted() -> 
     assert len(shadow.candidate.asked) == 4
 
 
-async def test_equal_arms_win_as_often_as_they_lose_though_only_right_answers_are_redacted() -> None:
+async def test_equal_arms_win_as_often_as_they_lose_though_only_right_answers_are_redacted(database: Database) -> None:
     """Each arm answers right in half of its draws, and right answers have a name in them, which is replaced."""
     under = rollout().model_copy(update={"spec": SPEC.model_copy(update={"redaction": RedactionSettings()})})
     won = 0
     for served, again, candidate in product(("right", "wrong"), repeat=3):
-        shadow = Shadow()
+        shadow = await Shadow.on(database)
         shadow.candidate.given, shadow.candidate.given_by_production = reply(candidate), reply(again)
         event = prediction(
             call=call(constrained=False), answers=(answer(served),), redactions=1 if served == "right" else 0
@@ -301,11 +303,13 @@ async def test_equal_arms_win_as_often_as_they_lose_though_only_right_answers_ar
 
 
 @pytest.mark.parametrize("turned_off_again", [False, True])
-async def test_redaction_that_begins_while_a_candidate_is_compared_chooses_no_answers(turned_off_again: bool) -> None:
+async def test_redaction_that_begins_while_a_candidate_is_compared_chooses_no_answers(
+    database: Database, turned_off_again: bool
+) -> None:
     """As above: the rollout's task did not redact when its cycle began, and does when its answers are logged."""
     won, asked = 0, set()
     for served, again, candidate in product(("right", "wrong"), repeat=3):
-        shadow = Shadow()
+        shadow = await Shadow.on(database)
         shadow.candidate.given, shadow.candidate.given_by_production = reply(candidate), reply(again)
         event = prediction(
             call=call(constrained=False), answers=(answer(served),), redactions=1 if served == "right" else 0
@@ -320,17 +324,18 @@ async def test_redaction_that_begins_while_a_candidate_is_compared_chooses_no_an
     assert (won, asked) == (0, {2})
 
 
-async def test_what_is_logged_once_redaction_has_ended_is_productions_own_answer() -> None:
-    shadow, event = Shadow(), prediction(call=call(constrained=False))
+async def test_what_is_logged_once_redaction_has_ended_is_productions_own_answer(shadow: Shadow) -> None:
+    event = prediction(call=call(constrained=False))
     for minutes, redacts in ((9, True), (5, False), (4, False)):
         await shadow.handlers.on_task(task_changed(event.occurred_at - timedelta(minutes=minutes), redacts=redacts))
     await shadow.replay(event)
     assert len(shadow.candidate.asked) == 1
 
 
-async def test_a_request_that_is_read_before_the_tasks_waits_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_request_that_is_read_before_the_tasks_waits_for_them(
+    shadow: Shadow, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(handlers, "_READ_SECONDS", 0.01)
-    shadow = Shadow()
     await shadow.handlers.rollouts.put(SPEC.name, rollout())
     await shadow.handlers.rollouts.read_to({})
     with pytest.raises(DependencyUnavailable, match="is not read to its end yet"):
@@ -338,23 +343,22 @@ async def test_a_request_that_is_read_before_the_tasks_waits_for_them(monkeypatc
     assert len(await shadow.deliver(0, prediction())) == 1
 
 
-async def test_an_answer_that_is_a_label_is_never_redacted_so_production_is_not_asked_again() -> None:
-    shadow = Shadow()
+async def test_an_answer_that_is_a_label_is_never_redacted_so_production_is_not_asked_again(shadow: Shadow) -> None:
     spec = SPEC.model_copy(update={"redaction": RedactionSettings()})
     await shadow.replay(prediction(), under=rollout().model_copy(update={"spec": spec}))
     assert len(shadow.candidate.asked) == 1
 
 
 @pytest.mark.parametrize("given", [reply(None), reply("log", FinishReason.LENGTH)])
-async def test_without_productions_whole_answer_to_the_stored_text_there_is_no_pair(given: Replay) -> None:
-    shadow = Shadow()
+async def test_without_productions_whole_answer_to_the_stored_text_there_is_no_pair(
+    shadow: Shadow, given: Replay
+) -> None:
     shadow.candidate.given_by_production = given
     assert await shadow.replay(prediction(redactions=1)) == []
     assert len(shadow.candidate.asked) == 1
 
 
-async def test_a_candidate_that_errs_disagrees() -> None:
-    shadow = Shadow()
+async def test_a_candidate_that_errs_disagrees(shadow: Shadow) -> None:
     shadow.candidate.given = reply(None)
     (pair,) = await shadow.replay(prediction())
     assert (pair.candidate_answer, pair.agree) == (None, False)
@@ -382,23 +386,25 @@ class FirstIsSlow(BothArms):
 
 
 @pytest.mark.parametrize("subject", ["ann", "ben"])
-async def test_the_order_of_the_pairs_does_not_depend_on_how_long_the_candidate_takes(subject: str) -> None:
-    shadow = Shadow(engine=FirstIsSlow())
+async def test_the_order_of_the_pairs_does_not_depend_on_how_long_the_candidate_takes(
+    database: Database, subject: str
+) -> None:
+    shadow = await Shadow.on(database, engine=FirstIsSlow())
     pairs = await shadow.replay(prediction(1, subject="ann"), prediction(2, subject=subject))
     assert [pair.prediction_id for pair in pairs] == ["support-desk.1", "support-desk.2"]
 
 
-async def test_a_pair_does_not_overtake_an_earlier_request_that_is_to_be_replayed_again() -> None:
-    shadow = Shadow(engine=FirstIsSlow(fails=True))
+async def test_a_pair_does_not_overtake_an_earlier_request_that_is_to_be_replayed_again(database: Database) -> None:
+    shadow = await Shadow.on(database, engine=FirstIsSlow(fails=True))
     with pytest.raises(DependencyUnavailable):
         await shadow.replay(prediction(1), prediction(2))
     assert shadow.published.events == []
-    assert shadow.decisions.count() == {None: 2}
+    assert await shadow.count() == {None: 2}
 
 
-async def test_a_slow_answer_keeps_no_other_request_from_being_replayed() -> None:
+async def test_a_slow_answer_keeps_no_other_request_from_being_replayed(database: Database) -> None:
     """All others have their turn in the places beside it, though their pairs wait for its own."""
-    shadow = Shadow(engine=FirstIsSlow(others=9))
+    shadow = await Shadow.on(database, engine=FirstIsSlow(others=9))
     assert len(await shadow.replay(*[prediction(number) for number in range(1, 11)])) == 10
 
 
@@ -419,9 +425,8 @@ class OtherTaskHangs(BothArms):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_a_task_whose_replays_are_slow_or_fail_holds_up_no_other_task(fails: bool) -> None:
+async def test_a_task_whose_replays_are_slow_or_fail_holds_up_no_other_task(shadow: Shadow, fails: bool) -> None:
     """It comes first, with more requests than it has places."""
-    shadow = Shadow()
     shadow.replays._engine = OtherTaskHangs(shadow.published.events, 9, fails=fails)
     ours = [Considered(delivery(prediction(n), n), rollout()) for n in range(9)]
     under = rollout().model_copy(update={"task": "other", "rollout_id": "rollout-other"})
@@ -437,7 +442,7 @@ async def test_a_task_whose_replays_are_slow_or_fail_holds_up_no_other_task(fail
 
 
 class OtherTaskWaits(BothArms):
-    """Answers what is asked of task `other` once this test's task is claimed no more."""
+    """Answers what is asked of task `other` once another process could claim this test's task."""
 
     def __init__(self, shadow: Shadow) -> None:
         super().__init__()
@@ -445,9 +450,13 @@ class OtherTaskWaits(BothArms):
 
     async def candidate(self, rollout: RolloutChanged, request: Request) -> Replay | None:
         if rollout.task == "other":
-            while not self._shadow.published.events or SPEC.name in self._shadow.decisions.claimed:
-                await asyncio.sleep(0)
+            while not self._shadow.published.events or not await self._is_free():
+                await asyncio.sleep(0.01)
         return self.given
+
+    async def _is_free(self) -> bool:
+        async with self._shadow.decisions.claimed_task(SPEC.name, 0.01) as is_ours:
+            return is_ours
 
 
 def of_two_tasks() -> list[Considered]:
@@ -456,26 +465,31 @@ def of_two_tasks() -> list[Considered]:
     return [Considered(delivery(prediction(9, task="other"), 9), under), *ours]
 
 
-async def test_a_task_is_claimed_for_no_longer_than_its_own_replays_take() -> None:
+async def test_a_task_is_claimed_for_no_longer_than_its_own_replays_take(shadow: Shadow) -> None:
     """Other processes, and its backlog, waited for the slowest task of the batch."""
-    shadow = Shadow()
     shadow.replays._engine = OtherTaskWaits(shadow)
     async with asyncio.timeout(10):
         await shadow.replays.run(of_two_tasks())
     assert Counter(event.task for event in shadow.published.events) == {SPEC.name: 9, "other": 1}
 
 
-async def test_a_task_that_another_process_has_claimed_leaves_the_others_their_turn() -> None:
-    shadow = Shadow()
-    shadow.decisions.claimed_elsewhere = {"other"}
+async def test_a_task_that_another_process_has_claimed_leaves_the_others_their_turn(
+    shadow: Shadow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed_task = shadow.decisions.claimed_task
+    elsewhere = nullcontext(False)
+    monkeypatch.setattr(
+        shadow.decisions, "claimed_task", lambda task, s: elsewhere if task == "other" else claimed_task(task, s)
+    )
     with pytest.raises(Paused, match="1 replays wait for their turn"):
         await shadow.replays.run(of_two_tasks())
     assert Counter(event.task for event in shadow.published.events) == {SPEC.name: 9}
 
 
-async def test_a_batch_that_failed_late_is_not_tried_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_batch_that_failed_late_is_not_tried_again_at_once(
+    shadow: Shadow, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With an engine that hangs, six attempts took longer than Kafka lets a batch take."""
-    shadow = Shadow()
     shadow.candidate.away = True
     with pytest.raises(DependencyUnavailable) as soon:
         await shadow.deliver(0, prediction(1))
@@ -494,8 +508,7 @@ def test_a_timeout_by_which_a_batch_could_take_over_an_hour_is_refused_with_the_
     assert refused.value.way_out.startswith("Set it lower")
 
 
-async def test_an_answer_that_took_production_minutes_is_compared_where_the_timeout_allows_it() -> None:
-    shadow = Shadow()
+async def test_an_answer_that_took_production_minutes_is_compared_where_the_timeout_allows_it(shadow: Shadow) -> None:
     assert await shadow.replay(prediction(1, latency_ms=120_000)) == []
     settings = ShadowSettings(shadow_timeout_seconds=180)
     shadow.handlers._settings = settings
@@ -503,11 +516,10 @@ async def test_an_answer_that_took_production_minutes_is_compared_where_the_time
 
 
 async def test_a_task_that_fails_while_others_wait_for_their_turn_is_tried_with_them(
-    monkeypatch: pytest.MonkeyPatch,
+    shadow: Shadow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A failure is tried again at once, six times: with what waits a minute each time that is too long for Kafka."""
     monkeypatch.setattr("services.shadow.replays.MAX_BATCH_SECONDS", 0.01)
-    shadow = Shadow()
     shadow.replays._engine = OtherTaskHangs(shadow.published.events, 9, fails=True)
     slow = rollout().spec.model_copy(update={"rollout": RolloutSettings(shadow_requests_per_second=0.1)})
     ours = [Considered(delivery(prediction(n), n), rollout().model_copy(update={"spec": slow})) for n in range(3)]
@@ -520,15 +532,17 @@ async def test_a_task_that_fails_while_others_wait_for_their_turn_is_tried_with_
 
 
 class Counting(BothArms):
-    """Counts how many are asked at the same time."""
+    """Counts how many are asked at the same time, and answers none before it is asked so many."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, at_once: int = 1) -> None:
         super().__init__()
-        self._seconds, self._now, self.most = seconds, 0, 0
+        self._seconds, self._at_once, self._now, self.most = seconds, at_once, 0, 0
 
     async def candidate(self, rollout: RolloutChanged, request: Request) -> Replay | None:
         self._now += 1
         self.most = max(self.most, self._now)
+        while self.most < self._at_once:
+            await asyncio.sleep(0.001)
         await asyncio.sleep(self._seconds)
         self._now -= 1
         return self.given
@@ -544,25 +558,25 @@ def of_tasks(count: int) -> list[Considered]:
     return considered
 
 
-async def test_all_tasks_together_have_four_times_the_places_of_one() -> None:
-    shadow = Shadow(engine=(engine := Counting(0.01)))
-    await shadow.replays.run(of_tasks(8))
+async def test_all_tasks_together_have_four_times_the_places_of_one(database: Database) -> None:
+    shadow = await Shadow.on(database, engine=(engine := Counting(0.01, at_once=16)))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await shadow.replays.run(of_tasks(8))
     assert (engine.most, len(shadow.published.events)) == (16, 32)
 
 
 async def test_what_waits_for_a_place_beyond_the_end_of_its_batch_waits_for_the_next_one(
-    monkeypatch: pytest.MonkeyPatch,
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.shadow.replays.MAX_BATCH_SECONDS", 0.5)
     monkeypatch.setattr("services.shadow.replays.BURST_SECONDS", 0.0)
-    shadow = Shadow(engine=Counting(2.0))
+    shadow = await Shadow.on(database, engine=Counting(2.0))
     with pytest.raises(Paused, match="16 replays wait"):
         await shadow.replays.run(of_tasks(8))
     assert len(shadow.published.events) == 16
 
 
-async def test_an_unavailable_engine_means_redelivery_and_not_a_loss() -> None:
-    shadow = Shadow()
+async def test_an_unavailable_engine_means_redelivery_and_not_a_loss(shadow: Shadow) -> None:
     shadow.candidate.away = True
     with pytest.raises(DependencyUnavailable):
         await shadow.replay(prediction(1), prediction(2))
@@ -581,36 +595,34 @@ async def test_an_unavailable_engine_means_redelivery_and_not_a_loss() -> None:
         {"latency_ms": 20_001.0},
     ],
 )
-async def test_what_was_cut_refused_or_too_slow_in_production_is_not_a_pair(cut: dict[str, Any]) -> None:
-    shadow = Shadow()
+async def test_what_was_cut_refused_or_too_slow_in_production_is_not_a_pair(
+    shadow: Shadow, cut: dict[str, Any]
+) -> None:
     assert await shadow.replay(prediction(**cut)) == []
     assert shadow.candidate.asked == []
 
 
 @pytest.mark.parametrize("key", [None, "media/kept"])
-async def test_a_conversation_with_a_picture_is_not_a_pair(key: str | None) -> None:
+async def test_a_conversation_with_a_picture_is_not_a_pair(shadow: Shadow, key: str | None) -> None:
     picture = Part(type="image_url", media=Media(kind="image", hash="5d3f", key=key))
     shown = Message(role=Role.USER, content=(Part(type="text", text="what is this?"), picture))
-    shadow = Shadow()
     assert await shadow.replay(prediction(call=call(messages=(shown,)))) == []
     assert shadow.candidate.asked == []
 
 
-async def test_a_long_conversation_that_the_event_has_cut_is_not_a_pair() -> None:
+async def test_a_long_conversation_that_the_event_has_cut_is_not_a_pair(database: Database) -> None:
     event = logged("truncated", answers=(answer(),))
-    assert await Shadow().replay(event) == []
-    assert len(await Shadow().replay(event.model_copy(update={"call": call()}))) == 1
+    assert await (await Shadow.on(database)).replay(event) == []
+    assert len(await (await Shadow.on(database)).replay(event.model_copy(update={"call": call()}))) == 1
 
 
-async def test_what_the_candidate_answers_is_never_a_reason_to_leave_the_pair_out() -> None:
-    shadow = Shadow()
+async def test_what_the_candidate_answers_is_never_a_reason_to_leave_the_pair_out(shadow: Shadow) -> None:
     shadow.candidate.given = reply("", FinishReason.LENGTH)
     (pair,) = await shadow.replay(prediction())
     assert (texts(pair), pair.agree) == (("refund", ""), False)
 
 
-async def test_a_conversation_with_tools_is_replayed_whole_and_compared_by_its_tool_calls() -> None:
-    shadow = Shadow()
+async def test_a_conversation_with_tools_is_replayed_whole_and_compared_by_its_tool_calls(shadow: Shadow) -> None:
     event = with_tools()
     calls = (ToolCall(name="find_order", arguments='{"number": "4713"}', id="another"),)
     same = Answer(tool_calls=calls, reasoning="Other thoughts.", finish_reason=FinishReason.TOOL_CALLS)
@@ -630,8 +642,7 @@ async def test_a_conversation_with_tools_is_replayed_whole_and_compared_by_its_t
     assert not (await shadow.replay(event))[0].agree
 
 
-async def test_both_arms_have_the_logged_sampling_parameters_but_a_seed_of_their_own() -> None:
-    shadow = Shadow()
+async def test_both_arms_have_the_logged_sampling_parameters_but_a_seed_of_their_own(shadow: Shadow) -> None:
     parameters = {"temperature": 0.7, "top_p": 0.95, "max_tokens": 512, "seed": 7, "n": 2}
     await shadow.replay(with_tools(parameters=parameters).model_copy(update={"redactions": 1}))
     assert len(shadow.candidate.asked) == 2
@@ -642,16 +653,15 @@ async def test_both_arms_have_the_logged_sampling_parameters_but_a_seed_of_their
         }  # fmt: skip
 
 
-async def test_both_arms_search_as_many_beams_as_production_did() -> None:
-    shadow = Shadow()
+async def test_both_arms_search_as_many_beams_as_production_did(shadow: Shadow) -> None:
     await shadow.replay(prediction(call=call(parameters={"use_beam_search": True, "n": 4, "seed": 7})))
     (request,) = shadow.candidate.asked
     assert (request.body["n"], "seed" in request.body) == (4, False)
 
 
-async def test_a_request_with_several_answers_is_one_pair_of_the_first() -> None:
+async def test_a_request_with_several_answers_is_one_pair_of_the_first(shadow: Shadow) -> None:
     several = (answer("refund"), answer("delivery", "support-desk.2"), answer("login", "support-desk.3"))
-    (pair,) = await Shadow().replay(prediction(answers=several))
+    (pair,) = await shadow.replay(prediction(answers=several))
     assert (pair.prediction_id, texts(pair)) == ("support-desk.1", ("refund", "delivery"))
 
 
@@ -675,8 +685,7 @@ def test_a_call_is_replayed_by_the_api_that_it_came_by(api: Api, path: str, fiel
     assert request.body["structured_outputs"] == {"choice": ["delivery", "refund"]}
 
 
-async def test_a_pair_too_long_for_a_question_is_cut_and_says_so_after_it_was_compared() -> None:
-    shadow = Shadow()
+async def test_a_pair_too_long_for_a_question_is_cut_and_says_so_after_it_was_compared(shadow: Shadow) -> None:
     long = "word " * 200_000
     shadow.candidate.given = reply(long + "end")
     event = prediction(call=call(long, constrained=False), answers=(answer(long + "END"),))
@@ -703,11 +712,10 @@ def test_arms_that_give_the_same_labels_in_another_order_agree(kind: str, agree:
     assert pair_of(prediction(), compared, one, other, 1.0, CUTOFF).agree is agree
 
 
-async def test_a_prediction_on_the_broker_becomes_a_pair_on_the_broker() -> None:
+async def test_a_prediction_on_the_broker_becomes_a_pair_on_the_broker(shadow: Shadow) -> None:
     broker = KafkaBroker("nowhere:9092")
-    shadow = Shadow()
-    replays = Replays(shadow.candidate, shadow.load, Publisher(broker, "shadow"), shadow.decisions, 4)
-    service = Handlers(ShadowSettings(), shadow.sampling, OneTrainingIndex(), shadow.decisions, replays)
+    replays = Replays(shadow.candidate, shadow.load.is_busy, Publisher(broker, "shadow"), shadow.decisions, 4)
+    service = Handlers(ShadowSettings(), shadow.sampling, OneTrainingIndex().for_rollout, shadow.decisions, replays)
     service.subscribe(Consumers(broker, "shadow", ShadowSettings()))
     await service.rollouts.read_to({})
     await service.tasks.read_to({})

@@ -97,14 +97,14 @@ async def test_a_diagnosis_takes_the_tasks_requests_of_the_last_days_that_can_be
 async def test_a_diagnosis_says_where_the_answers_differ() -> None:
     arms = BothArms()
     old = prediction(2, occurred_at=CUTOFF - timedelta(days=1), answers=(answer("Delivery", "support-desk.2"),))
-    found = await diagnose([prediction(1), old], rollout(), arms, Load(), 4)
+    found = await diagnose([prediction(1), old], rollout(), arms, Load().is_busy, 4)
     assert [(one.production, one.candidate, one.agree, one.before_cutoff) for one in found.comparisons] == [
         ("refund", "delivery", False, False), ("Delivery", "delivery", True, True),
     ]  # fmt: skip
     arms.given = None
-    assert (await diagnose([prediction(1)], rollout(), arms, Load(), 4)).void == 1
+    assert (await diagnose([prediction(1)], rollout(), arms, Load().is_busy, 4)).void == 1
     arms.given = reply(None)
-    (erred,) = (await diagnose([prediction(1, redactions=1)], rollout(), arms, Load(), 4)).comparisons
+    (erred,) = (await diagnose([prediction(1, redactions=1)], rollout(), arms, Load().is_busy, 4)).comparisons
     assert (erred.production, erred.candidate, erred.agree) == ("login", None, False)
 
 
@@ -112,13 +112,13 @@ async def test_a_diagnosis_waits_while_the_engine_is_busy(monkeypatch: pytest.Mo
     monkeypatch.setattr(replaying, "_BUSY_PAUSE_SECONDS", 0.0)
     load = Load()
     load.busy_for = 5
-    assert len((await diagnose([prediction(1)], rollout(), BothArms(), load, 4)).comparisons) == 1
+    assert len((await diagnose([prediction(1)], rollout(), BothArms(), load.is_busy, 4)).comparisons) == 1
     assert load.busy_for < 0
 
 
 def test_the_command_shows_what_differs_and_that_nothing_bets(monkeypatch: pytest.MonkeyPatch) -> None:
     async def replay_logged(*_: object) -> Diagnosis:
-        return await diagnose([prediction(1), prediction(2)], rollout(), BothArms(), Load(), 4)
+        return await diagnose([prediction(1), prediction(2)], rollout(), BothArms(), Load().is_busy, 4)
 
     monkeypatch.setattr(replaying, "replay_logged", replay_logged)
     shown = CliRunner().invoke(app, ["shadow", "replay", "support-desk"])
