@@ -124,10 +124,8 @@ class JobProcess(Protocol):
     def send_signal(self, number: int) -> None: ...
 
 
-class JobStarter(Protocol):
-    """Starts the process of a job: `python -m MODULE FOLDER`, with its output in the folder's `log.txt`."""
-
-    def __call__(self, module: str, folder: Path, environment: Mapping[str, str]) -> JobProcess: ...
+JobStarter = Callable[[str, Path, Mapping[str, str]], JobProcess]
+"""Starts `python -m MODULE FOLDER` with more environment variables; its output goes to the folder's `log.txt`."""
 
 
 def start_here(module: str, folder: Path, environment: Mapping[str, str]) -> JobProcess:

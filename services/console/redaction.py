@@ -15,16 +15,16 @@ from services.console.domain import ReviewAnswer
 from shared.answers import answer_form
 from shared.errors import DependencyUnavailable
 from shared.grading.tool_calls import WrittenCall, split_calls
-from shared.privacy.redaction import Redacted, Rules, TextRedactor
+from shared.privacy.redaction import Redacted, Redactor, Rules
 from shared.privacy.redaction.json_texts import literals_of_answer, with_replacements
 
 
 class AnswerRedactor:
     """Redacts answers. The redactor loads a language model, so it is built in a thread, when it is first needed."""
 
-    def __init__(self, build: Callable[[], TextRedactor]) -> None:
+    def __init__(self, build: Callable[[], Redactor]) -> None:
         self._build = build
-        self._redactor: TextRedactor | None = None
+        self._redactor: Redactor | None = None
         self._lock = asyncio.Lock()
 
     async def redact(

@@ -19,7 +19,7 @@ from shared.kafka.clients import end_offsets
 from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.delivery import Delivery, RecordPosition
 from shared.kafka.resuming import resume_where_stored
-from shared.storage.predictions import AnsweredPrediction, AwaitedPredictions, PredictionLookup
+from shared.storage.predictions import AnsweredPrediction, AwaitedPredictions, LakePredictions
 
 _MAX_FEEDBACK = 500
 """Handled at once."""
@@ -30,7 +30,7 @@ class UserFeedback:
         self,
         settings: DatasetBuilderSettings,
         corrections: UserCorrectionStore,
-        predictions: PredictionLookup,
+        predictions: LakePredictions,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._settings = settings

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
 
 from pydantic import BaseModel
 
@@ -40,7 +39,7 @@ from services.dataset_builder.job_input import BuildJob
 from services.dataset_builder.model_process import Models
 from services.dataset_builder.pipeline import Inputs, begin_build
 from services.dataset_builder.publishing.publish import ArtifactWriter, StagedBuild, delete_staged, staged_build
-from services.dataset_builder.publishing.versions import ArtifactReader, read_parent
+from services.dataset_builder.publishing.versions import read_parent
 from services.dataset_builder.storage.corrections import (
     BuildStore,
     PostgresCorrectionStore,
@@ -59,8 +58,8 @@ from shared.privacy.redaction import Redactor, Rules
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.database import build_engine
-from shared.storage.failure_modes import ModesReader, read_members
-from shared.storage.golden_sets import GoldenReader, read_golden_set
+from shared.storage.failure_modes import read_members
+from shared.storage.golden_sets import read_golden_set
 
 NAME = "dataset_builder"
 INPUTS = (CorrectionSubmitted, FeedbackGiven, SubjectForgotten)
@@ -84,10 +83,6 @@ _SEARCHED_AT_ONCE = 2_000
 memory cost a large task much."""
 _QUESTIONS = "questions.jsonl"
 _SKIPPED_WAY_OUT = "Nothing is wrong. Answer more questions in the console, or lower dataset.min_new_examples."
-
-
-class Artifacts(ArtifactReader, ArtifactWriter, GoldenReader, ModesReader, Protocol):
-    """What a build needs of the artifact store."""
 
 
 class BuildResult(BaseModel):
@@ -142,7 +137,7 @@ async def build_version(
     job: BuildJob,
     store: BuildStore,
     traffic: TrafficStore,
-    artifacts: Artifacts,
+    artifacts: ArtifactStore,
     folder: Path,
     progress: Progress,
     models: Models | None = None,
@@ -185,7 +180,7 @@ async def _inspected_build(
     job: BuildJob,
     store: BuildStore,
     traffic: TrafficStore,
-    artifacts: Artifacts,
+    artifacts: ArtifactStore,
     frozen: Sequence[tuple[Message, ...]],
     modes: Mapping[str, str],
     progress: Progress,

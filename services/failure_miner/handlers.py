@@ -56,7 +56,7 @@ from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.erasures import subscribe_erasures
 from shared.storage.failure_modes import publish_modes
-from shared.storage.predictions import AnsweredPrediction, AwaitedPredictions, PredictionLookup
+from shared.storage.predictions import AnsweredPrediction, AwaitedPredictions, LakePredictions
 
 NAME = "failure_miner"
 _MIN_SAMPLES = 2
@@ -83,7 +83,7 @@ class Handlers:
         settings: Settings,
         suspects: PostgresSuspectStore,
         embedder: Embedder,
-        predictions: PredictionLookup,
+        predictions: LakePredictions,
         artifacts: ArtifactStore,
         publisher: EventPublisher,
         now: Callable[[], datetime] = utc_now,

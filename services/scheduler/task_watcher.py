@@ -19,7 +19,8 @@ from services.scheduler.task_files import TaskFile, read_task_file
 from shared.errors import ConfigurationError, DependencyUnavailable
 from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import EventPublisher
-from shared.storage.golden_sets import GoldenWriter, publish_golden_set
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.golden_sets import publish_golden_set
 
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 2.0
@@ -42,7 +43,7 @@ class TaskWatcher:
         settings: SchedulerSettings,
         publisher: EventPublisher,
         table: LatestByKey[TaskChanged],
-        artifacts: GoldenWriter,
+        artifacts: ArtifactStore,
     ) -> None:
         self._settings = settings
         self._publisher = publisher

@@ -9,7 +9,6 @@ import hashlib
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from pydantic import BaseModel
 
@@ -17,22 +16,10 @@ from schemas.failures import FAILURES, MEMBERS_FILE, MODES_FILE, FailureMode, Fa
 from shared.errors import StepImpossible
 from shared.files import write_atomically
 from shared.identity import content_hash
-from shared.storage.artifacts import MANIFEST, ArtifactNotFound
+from shared.storage.artifacts import MANIFEST, ArtifactNotFound, ArtifactStore
 
 
-class ModesReader(Protocol):
-    """What reading failure modes needs of the artifact store."""
-
-    def fetch(self, address: str) -> Path: ...
-
-
-class ModesWriter(Protocol):
-    """What publishing failure modes needs of the artifact store."""
-
-    def publish(self, folder: Path, kind: str, name: str) -> str: ...
-
-
-def publish_modes(store: ModesWriter, task: str, modes: Sequence[FailureMode], members: Mapping[str, str]) -> str:
+def publish_modes(store: ArtifactStore, task: str, modes: Sequence[FailureMode], members: Mapping[str, str]) -> str:
     """Publish failure modes, and the mode of each prediction; returns the address. Idempotent.
 
     The modes are without exemplars: artifacts stay when a person is forgotten, and these hold no text of anyone.
@@ -55,7 +42,7 @@ def publish_modes(store: ModesWriter, task: str, modes: Sequence[FailureMode], m
         return store.publish(Path(folder), FAILURES, name)
 
 
-def read_members(store: ModesReader, address: str | None) -> dict[str, str]:
+def read_members(store: ArtifactStore, address: str | None) -> dict[str, str]:
     """Return the failure mode of each prediction that has one; none where a cycle has no address.
 
     Raises StepImpossible for a folder that is gone or damaged, DependencyUnavailable while the store is away.

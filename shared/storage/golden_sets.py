@@ -7,27 +7,13 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 from schemas.golden import GOLDEN, GOLDEN_ROWS, GoldenManifest, GoldenRow, GoldenSet
 from schemas.tasks import TaskSpec
 from shared.errors import StepImpossible
 from shared.files import write_atomically
 from shared.identity import content_hash
-from shared.storage.artifacts import MANIFEST, ArtifactNotFound
-
-
-class GoldenReader(Protocol):
-    """What reading a golden set needs of the artifact store."""
-
-    def address(self, kind: str, name: str) -> str: ...
-    def fetch(self, address: str) -> Path: ...
-
-
-class GoldenWriter(Protocol):
-    """What publishing a golden set needs of the artifact store."""
-
-    def publish(self, folder: Path, kind: str, name: str) -> str: ...
+from shared.storage.artifacts import MANIFEST, ArtifactNotFound, ArtifactStore
 
 
 def golden_set(task: str, rows: Sequence[GoldenRow]) -> GoldenSet | None:
@@ -37,7 +23,7 @@ def golden_set(task: str, rows: Sequence[GoldenRow]) -> GoldenSet | None:
     return GoldenSet(set_id=_set_id(task, _lines(rows)), rows=len(rows), must_pass=sum(row.must_pass for row in rows))
 
 
-def publish_golden_set(store: GoldenWriter, task: str, rows: Sequence[GoldenRow]) -> str:
+def publish_golden_set(store: ArtifactStore, task: str, rows: Sequence[GoldenRow]) -> str:
     """Publish the set of these rows; returns its address. Idempotent. Raises DependencyUnavailable, or OSError."""
     lines = _lines(rows)
     manifest = GoldenManifest(
@@ -54,7 +40,7 @@ def publish_golden_set(store: GoldenWriter, task: str, rows: Sequence[GoldenRow]
         return store.publish(Path(folder), GOLDEN, manifest.set_id)
 
 
-def read_golden_set(store: GoldenReader, spec: TaskSpec) -> tuple[GoldenRow, ...]:
+def read_golden_set(store: ArtifactStore, spec: TaskSpec) -> tuple[GoldenRow, ...]:
     """Return the rows of the task's golden set, sorted by id; none for a task without one.
 
     Raises StepImpossible for a set that is not in the store or is not what it was published as, DependencyUnavailable

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from schemas.conversation import Answer, Call
 from schemas.lake import PREDICTIONS
@@ -39,13 +39,6 @@ class AnsweredPrediction:
     confidence: float | None
     user_hash: str | None
     app: str | None = None
-
-
-class PredictionLookup(Protocol):
-    """What handlers need of the lake."""
-
-    def find(self, task: str, prediction_ids: Collection[str], around: date) -> dict[str, AnsweredPrediction]: ...
-    def newest(self, until: datetime) -> datetime | None: ...
 
 
 class LakePredictions:
@@ -124,7 +117,7 @@ class _Search:
 class AwaitedPredictions:
     """Looks up the predictions that feedback is about, and remembers since when each has been looked for in vain."""
 
-    def __init__(self, predictions: PredictionLookup, now: Callable[[], datetime]) -> None:
+    def __init__(self, predictions: LakePredictions, now: Callable[[], datetime]) -> None:
         self._predictions = predictions
         self._now = now
         self._missing: dict[str, _Search] = {}

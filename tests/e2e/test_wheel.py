@@ -39,9 +39,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("installed")
     venv.create(home, with_pip=False)
     argv = (sys.executable, "-m", "pip", "--python", home / "bin" / "python", "install", "--quiet")
-    subprocess.run(
-        (*argv, "-c", ROOT / "constraints.txt", f"{wheel}[scheduler]"), cwd=home, check=True, timeout=600
-    )
+    subprocess.run((*argv, "-c", ROOT / "constraints.txt", f"{wheel}[scheduler]"), cwd=home, check=True, timeout=600)
     return home / "bin"
 
 

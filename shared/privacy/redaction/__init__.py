@@ -18,14 +18,12 @@ from shared.privacy.redaction.redactor import (
     RedactedSlice,
     Redactor,
     Rules,
-    SliceRedactor,
-    TextRedactor,
     listed_surrogates,
 )
 from shared.privacy.redaction.repeats import replace_repeats
 from shared.privacy.redaction.slices import MAX_SLICE, TextSlice, slice_from
 
 __all__ = [
-    "DETECTORS", "MAX_SLICE", "Redacted", "RedactedSlice", "Redactor", "Rules", "SliceRedactor", "TextRedactor",
+    "DETECTORS", "MAX_SLICE", "Redacted", "RedactedSlice", "Redactor", "Rules",
     "TextSlice", "listed_surrogates", "replace_repeats", "slice_from",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Self
 
 from schemas.conversation import MAX_SURROGATE, MAX_SURROGATES
 from schemas.task_settings import RedactionSettings
@@ -64,18 +64,6 @@ def listed_surrogates(surrogates: Iterable[str]) -> tuple[str, ...]:
     """
     short = {surrogate for surrogate in surrogates if 0 < len(surrogate) <= MAX_SURROGATE}
     return tuple(sorted(short)[:MAX_SURROGATES])
-
-
-class TextRedactor(Protocol):
-    """What services need of a `Redactor`; tests have their own."""
-
-    def redact(self, texts: Sequence[str], rules: Rules, already_redacted: Sequence[str] = ()) -> list[Redacted]: ...
-
-
-class SliceRedactor(Protocol):
-    """What the gateway's shipper needs of a `Redactor`; tests have their own."""
-
-    def redact_slices(self, slices: Sequence[TextSlice], rules: Rules) -> list[RedactedSlice]: ...
 
 
 class Redactor:

@@ -18,7 +18,7 @@ from services.gateway.shipper.redaction.fitting import MAX_EVENT, PREDICTIONS, f
 from services.gateway.shipper.redaction.texts import DEFAULT_RULES, Query, Results, TextQueue
 from shared.errors import InvalidMessage
 from shared.kafka.latest_by_key import LatestByKey
-from shared.privacy.redaction import Redacted, Rules, SliceRedactor, listed_surrogates, replace_repeats
+from shared.privacy.redaction import Redacted, Redactor, Rules, listed_surrogates, replace_repeats
 from shared.spool import Record
 
 _POLL_SECONDS = 0.5
@@ -74,7 +74,7 @@ class RecordRedactor:
     def __init__(
         self,
         tasks: LatestByKey[TaskChanged],
-        build: Callable[[], SliceRedactor],
+        build: Callable[[], Redactor],
         cache_size: int,
         status: ShipperStatus,
     ) -> None:

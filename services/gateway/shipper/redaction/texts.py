@@ -18,8 +18,8 @@ from shared.privacy.redaction import (
     MAX_SLICE,
     Redacted,
     RedactedSlice,
+    Redactor,
     Rules,
-    SliceRedactor,
     TextSlice,
     slice_from,
 )
@@ -39,9 +39,9 @@ Results = dict[Query, Redacted | Exception]
 class TextQueue:
     """Redacts texts. The redactor loads a language model, so it is built in a thread when first needed."""
 
-    def __init__(self, build: Callable[[], SliceRedactor], cache_size: int, status: ShipperStatus) -> None:
+    def __init__(self, build: Callable[[], Redactor], cache_size: int, status: ShipperStatus) -> None:
         self._build = build
-        self._redactor: SliceRedactor | None = None
+        self._redactor: Redactor | None = None
         self._turn = asyncio.Lock()  # Whoever waits longest is next.
         self._cache: dict[Query, Redacted] = {}
         self._cache_size = cache_size
@@ -138,7 +138,7 @@ def _pieces(queries: Iterable[Query]) -> Iterator[list[Query]]:
         yield piece
 
 
-def _redact_all(redactor: SliceRedactor, slices: Sequence[TextSlice], rules: Rules) -> list[RedactedSlice | Exception]:
+def _redact_all(redactor: Redactor, slices: Sequence[TextSlice], rules: Rules) -> list[RedactedSlice | Exception]:
     """In a thread: return each slice's result or error. Raises DependencyUnavailable if the redactor itself fails."""
     results = _redact_by_halves(redactor, slices, rules)
     if all(isinstance(result, Exception) for result in results):
@@ -151,9 +151,7 @@ def _redact_all(redactor: SliceRedactor, slices: Sequence[TextSlice], rules: Rul
     return results
 
 
-def _redact_by_halves(
-    redactor: SliceRedactor, slices: Sequence[TextSlice], rules: Rules
-) -> list[RedactedSlice | Exception]:
+def _redact_by_halves(redactor: Redactor, slices: Sequence[TextSlice], rules: Rules) -> list[RedactedSlice | Exception]:
     """Redact the slices; if the redactor fails, split them in halves until only the failing ones have an error."""
     try:
         return list(redactor.redact_slices(slices, rules))
