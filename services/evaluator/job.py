@@ -52,7 +52,7 @@ from shared.storage.calibrations import AdapterCalibration, read_calibration
 from shared.storage.golden_sets import read_golden_set
 
 if TYPE_CHECKING:
-    from services.evaluator.recipe import ArmAnswers, CompletionClient
+    from services.evaluator.recipe import ArmAnswers
     from services.evaluator.second_opinion import FittedOpinion
     from services.evaluator.verdict import Asked
 
@@ -193,7 +193,7 @@ async def _ask_attacked(
 
 
 async def ask_must_pass_again(
-    job: EvaluationJob, client: CompletionClient, golden: Sequence[Question], candidate: ArmAnswers, start: int
+    job: EvaluationJob, client: InferenceClient, golden: Sequence[Question], candidate: ArmAnswers, start: int
 ) -> Repeated:
     """Ask the candidate again the must-pass rows that it got wrong; returns the positions of those not right now.
 
@@ -276,7 +276,7 @@ async def wake(urls: Sequence[str], key: str, store: ArtifactStore, trained: Can
 
 async def ask_arm(
     job: EvaluationJob,
-    client: CompletionClient,
+    client: InferenceClient,
     model: str,
     arm: str,
     already_done: int,

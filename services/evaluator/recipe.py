@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from schemas.conversation import JsonObject
 from schemas.tasks import TaskSpec
 from services.evaluator.domain import REFUSED_WAY_OUT, GradedAnswers, Question
 from shared.answers import answer_form
@@ -20,26 +18,11 @@ from shared.conversation.response_format import response_format
 from shared.conversation.task_tools import chat_fields
 from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
 from shared.model.confidence import measure
-from shared.model.inference import Completion, NotServed
+from shared.model.inference import Completion, InferenceClient, NotServed
 
 _MAX_ATTEMPTS = 2
 RETRY_ROUNDS = 2
 """How often the requests that failed are repeated, of arms and rivals alike."""
-
-
-class CompletionClient(Protocol):
-    """The part of an inference client that an evaluation needs."""
-
-    async def complete(
-        self,
-        model: str,
-        messages: Sequence[dict[str, Any]],
-        *,
-        tools: Sequence[JsonObject],
-        choices: Sequence[str],
-        max_tokens: int,
-        fields: Mapping[str, Any],
-    ) -> Completion: ...
 
 
 class ArmAnswers(BaseModel):
@@ -86,7 +69,7 @@ class ArmAnswers(BaseModel):
 
 
 async def ask(
-    client: CompletionClient,
+    client: InferenceClient,
     model: str,
     questions: Sequence[Question],
     spec: TaskSpec,
@@ -110,7 +93,7 @@ async def ask(
 
 
 async def ask_again(
-    client: CompletionClient,
+    client: InferenceClient,
     model: str,
     questions: Sequence[Question],
     spec: TaskSpec,
@@ -153,7 +136,7 @@ async def ask_again(
 
 
 async def ask_failed_again(
-    client: CompletionClient,
+    client: InferenceClient,
     model: str,
     answers: ArmAnswers,
     questions: Sequence[Question],
@@ -171,7 +154,7 @@ async def ask_failed_again(
 
 
 async def ask_persistently(
-    client: CompletionClient,
+    client: InferenceClient,
     model: str,
     questions: Sequence[Question],
     spec: TaskSpec,
@@ -183,7 +166,7 @@ async def ask_persistently(
     return await ask_failed_again(client, model, answers, questions, spec, concurrency)
 
 
-async def _complete(client: CompletionClient, model: str, question: Question, spec: TaskSpec) -> Completion | None:
+async def _complete(client: InferenceClient, model: str, question: Question, spec: TaskSpec) -> Completion | None:
     """Return the answer; None without one. Raises InvalidMessage if the engine refuses the request for what it is."""
     messages, fields = chat_messages(question.messages), dict(answer_form(spec).confidence_fields)
     # The task's own form comes first: its rows are right by it, whatever an application asks for.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
 
 from schemas.tasks import TaskSpec
 from services.evaluator.adversarial.cases import adversarial_cases
 from services.evaluator.adversarial.misled import AdversarialAnswers
 from services.evaluator.domain import Question
 from services.evaluator.recipe import ArmAnswers
+from shared.model.inference import InferenceClient
 
 AskArm = Callable[[str, str, Sequence[Question]], Awaitable[ArmAnswers]]
 """Asks a model questions: takes the name to store the answers by, the model and the questions."""
@@ -17,14 +17,8 @@ RepeatFailed = Callable[[str, ArmAnswers, Sequence[Question]], Awaitable[ArmAnsw
 """Repeats the requests to a model that failed: takes the model, its answers and the questions."""
 
 
-class Engine(Protocol):
-    """The part of an inference client that says how much it can read."""
-
-    async def context_tokens(self) -> int | None: ...
-
-
 async def ask_adversarial(
-    engine: Engine,
+    engine: InferenceClient,
     candidate: str,
     production: str,
     evaluation: Sequence[Question],

@@ -5,20 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from schemas.conversation import Messages
-from services.evaluator.judge.client import JudgeStopped
+from services.evaluator.judge.client import JudgeClient, JudgeStopped
 from services.evaluator.judge.question import Verdict, judge_messages
 from shared.grading.json_values import composed
 
 _SIGNS = {"a": 1, "b": -1, "tie": 0}
-
-
-class Judge(Protocol):
-    """What comparing needs of a judge."""
-
-    async def verdict(self, messages: Sequence[dict[str, str]]) -> Verdict | None: ...
 
 
 @dataclass(frozen=True)
@@ -60,7 +53,7 @@ _SAME = JudgedPair("tie", "tie")
 
 
 async def judge_pairs(
-    judge: Judge, pairs: Sequence[AnswerPair], criterion: str, report: Callable[[int], None], at_once: int
+    judge: JudgeClient, pairs: Sequence[AnswerPair], criterion: str, report: Callable[[int], None], at_once: int
 ) -> tuple[list[JudgedPair], str]:
     """Return each pair's verdicts, in order, and why the judge stopped before all were judged; empty: it did not.
 

@@ -16,7 +16,7 @@ from schemas.base import utc_now
 from schemas.datasets import Example
 from schemas.evaluation_settings import TextMetric
 from services.evaluator.domain import Candidate, Question
-from services.evaluator.recipe import ArmAnswers, CompletionClient, ask_persistently
+from services.evaluator.recipe import ArmAnswers, ask_persistently
 from services.evaluator.rivals.classifiers import (
     MAX_ROWS,
     ClassifierResult,
@@ -43,6 +43,7 @@ from shared.answers import answer_form
 from shared.errors import ConfigurationError, DependencyUnavailable
 from shared.grading.overlap import WORD_METRICS
 from shared.model.embedding import Embedder, Vectors
+from shared.model.inference import InferenceClient
 from shared.model.prices import read_prices
 from shared.storage.volume import task_volume
 
@@ -123,7 +124,7 @@ class _Room:
 
 
 async def approach_table(
-    client: CompletionClient,
+    client: InferenceClient,
     embedder: Embedder,
     contest: Contest,
     options: RivalOptions,
@@ -153,7 +154,7 @@ async def approach_table(
 
 
 async def _prompts(
-    client: CompletionClient, contest: Contest, count: int, room: _Room, report: Callable[[str], None]
+    client: InferenceClient, contest: Contest, count: int, room: _Room, report: Callable[[str], None]
 ) -> list[Measured]:
     """Ask the base model the sampled questions: as they are, with fixed examples, and with the most similar ones."""
     positions = sample_rows(contest.questions, count)

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from schemas.evaluation_settings import TextMetric
 from services.evaluator.statistics.intervals import Floats
 from shared.grading.overlap import WORD_METRICS
-from shared.model.embedding import Vectors
+from shared.model.embedding import SentenceEmbedder, Vectors
 
 MODEL_METRICS = (TextMetric.COSINE, TextMetric.BERT_SCORE)
 _AT_ONCE = 64
 """Rows whose texts are encoded together: a long text's tokens have 400 KB of vectors."""
-
-
-class TextEncoder(Protocol):
-    """What the metrics need of the sentence encoder."""
-
-    def embed(self, texts: Sequence[str]) -> Vectors: ...
-    def embed_tokens(self, texts: Sequence[str]) -> list[Vectors]: ...
 
 
 def word_scores(expected: Sequence[str], given: Sequence[str | None]) -> dict[TextMetric, Floats]:
@@ -34,7 +26,7 @@ def word_scores(expected: Sequence[str], given: Sequence[str | None]) -> dict[Te
 
 
 def model_scores(
-    expected: Sequence[str], arms: Sequence[Sequence[str | None]], encoder: TextEncoder
+    expected: Sequence[str], arms: Sequence[Sequence[str | None]], encoder: SentenceEmbedder
 ) -> list[dict[TextMetric, Floats]]:
     """Return the same of the metrics that need the encoder, for each arm. Raises DependencyUnavailable without it.
 
@@ -52,7 +44,7 @@ def model_scores(
 
 
 def _model_scores(
-    expected: Sequence[str], arms: Sequence[Sequence[str | None]], encoder: TextEncoder
+    expected: Sequence[str], arms: Sequence[Sequence[str | None]], encoder: SentenceEmbedder
 ) -> list[dict[TextMetric, Floats]]:
     texts = list(dict.fromkeys([*expected, *(text for arm in arms for text in arm if text)]))
     sentences = dict(zip(texts, encoder.embed(texts), strict=True))
@@ -75,11 +67,7 @@ def bert_score(given: Vectors, expected: Vectors) -> float:
     return 2 * precision * recall / (precision + recall) if min(precision, recall) > 0.0 else 0.0
 
 
-class _Score(Protocol):
-    def __call__(self, given: str, expected: str, /) -> float: ...
-
-
-def _by_row(expected: Sequence[str], given: Sequence[str | None], score: _Score) -> Floats:
+def _by_row(expected: Sequence[str], given: Sequence[str | None], score: Callable[[str, str], float]) -> Floats:
     found = [score(text, wanted) if text else 0.0 for text, wanted in zip(given, expected, strict=True)]
     return np.clip(np.array(found, dtype=np.float64), 0.0, 1.0)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from schemas.tasks import TaskSpec
 from services.evaluator.judge.step import ask_judge
-from services.evaluator.texts.metrics import MODEL_METRICS, Scores, TextEncoder, merged, model_scores, word_scores
+from services.evaluator.texts.metrics import MODEL_METRICS, Scores, merged, model_scores, word_scores
 from shared.answers import answer_form
 from shared.errors import DependencyUnavailable
 from shared.grading.tool_calls import with_calls_as_in
@@ -34,7 +34,7 @@ def compare_texts(job: EvaluationJob, asked: Asked, dataset: Path, folder: Path,
     return replace(asked, texts=scores, judge=ask_judge(spec.evaluation.judge, dataset, asked, folder, progress))
 
 
-def text_scores(asked: Asked, spec: TaskSpec, encoder: TextEncoder) -> Scores:
+def text_scores(asked: Asked, spec: TaskSpec, encoder: SentenceEmbedder) -> Scores:
     """Score both arms' answers to the evaluation set by every metric. One with other calls is worth 0, as in `grade`.
 
     Without the sentence encoder its metrics are left out, unless the task gates by one: then DependencyUnavailable.
