@@ -23,7 +23,7 @@ from services.prediction_log.maintenance.retention import delete_expired_media
 from services.prediction_log.offsets.resume import ReadTopicIds, resume_from
 from services.prediction_log.rollups.hourly import RollUps
 from services.prediction_log.settings import PredictionLogSettings
-from services.prediction_log.storage import Lake
+from services.prediction_log.storage import DeltaLake
 from services.prediction_log.tables import check_tables
 from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.decoding import Decoder
@@ -46,7 +46,7 @@ class Handlers:
     def __init__(
         self,
         settings: PredictionLogSettings,
-        lake: Lake,
+        lake: DeltaLake,
         publisher: EventPublisher,
         read_topic_ids: ReadTopicIds,
         now: Callable[[], datetime] = utc_now,

@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -32,7 +32,6 @@ from services.prediction_log.deduplication.duplicates import DuplicateFinder
 from services.prediction_log.domain import new_deliveries
 from services.prediction_log.erasure.tombstones import Tombstones
 from services.prediction_log.offsets.commit_offsets import CommitOffsets
-from services.prediction_log.offsets.resume import OffsetStore
 from services.prediction_log.parquet_files import data_file_of, delete_files, filesystem, write_files
 from services.prediction_log.tables import PARTITIONED, SCHEMAS, STORE_ERRORS, create_table, open_table
 from shared.errors import DependencyUnavailable
@@ -41,13 +40,6 @@ from shared.kafka.delivery import Delivery, TopicPartition
 MAX_COMMIT_ATTEMPTS = 20
 """Commit conflicts in one call before the records are redelivered."""
 logger = logging.getLogger(__name__)
-
-
-class Lake(OffsetStore, Protocol):
-    """What the handlers need of the lake. Every method blocks, and raises DependencyUnavailable while the
-    lake is unavailable."""
-
-    def append(self, table: str, deliveries: Sequence[Delivery[Any]]) -> int: ...
 
 
 class _CommitConflict(Exception):
