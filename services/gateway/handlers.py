@@ -24,7 +24,7 @@ from services.gateway.formats.validation import (
     text_field,
 )
 from services.gateway.observability.tracing import event_headers
-from services.gateway.recording.event_log import EventLog, encode_event
+from services.gateway.recording.event_log import SpoolEventLog, encode_event
 from services.gateway.recording.external import ExternalPredictions
 from services.gateway.recording.reported import read_report
 from services.gateway.routing.passed_models import NO_MODELS, PassedModels
@@ -55,7 +55,7 @@ class Handlers:
     def __init__(
         self,
         tasks: ServedTasks,
-        log: EventLog,
+        log: SpoolEventLog,
         external: ExternalPredictions,
         access: AccessControl,
         large_work: LargeWork,

@@ -27,7 +27,7 @@ from services.gateway.json_codec import decode_json, encode_json
 from services.gateway.recording.recorder import Recorder
 from services.gateway.recording.request import Caller, InFlightRequest
 from services.gateway.routing.arms import Arm, choose_arms, remaining_arms
-from services.gateway.routing.flags import FlagReader
+from services.gateway.routing.flags import UnleashFlagReader
 from services.gateway.tasks.served import ServedTask, ServedTasks
 from services.gateway.upstreams.upstream import ModelNotServed, Upstream, UpstreamFailed
 from shared.http import HttpError
@@ -52,7 +52,7 @@ class Answerer:
     def __init__(
         self,
         tasks: ServedTasks,
-        flags: FlagReader,
+        flags: UnleashFlagReader,
         sources: AnswerSources,
         recorder: Recorder,
         identifiers: Identifiers,

@@ -20,7 +20,7 @@ from services.gateway.asgi.exchange import Exchange, Headers, Reply
 from services.gateway.auth.grants import Grant
 from services.gateway.domain import PredictionIds
 from services.gateway.observability.metrics import Metrics
-from services.gateway.recording.event_log import EventLog, encode_event
+from services.gateway.recording.event_log import SpoolEventLog, encode_event
 from services.gateway.routing.passed_models import PassedModels
 from services.gateway.tasks.served import ServedTasks
 from services.gateway.upstreams.outside import OutsideApi
@@ -44,7 +44,7 @@ class PassThrough:
         models: PassedModels,
         tasks: ServedTasks,
         ids: PredictionIds,
-        log: EventLog,
+        log: SpoolEventLog,
         metrics: Metrics,
     ) -> None:
         self._api = api

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -117,9 +117,8 @@ class Exchange:
         return json_reply(body, encoded, status)
 
 
-class Endpoint(Protocol):
-    async def __call__(self, exchange: Exchange) -> Reply | None:
-        """Answer; return None after a stream. Raises HttpError and `shared.errors` before the stream has started."""
+Endpoint = Callable[[Exchange], Awaitable[Reply | None]]
+"""Answers; None after a stream. Raises HttpError and `shared.errors` before the stream has started."""
 
 
 def json_reply(body: Any, headers: Sequence[tuple[bytes, bytes]] = (), status: int = 200) -> Reply:

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from schemas.base import Event
 from schemas.catalog import key_of, topic_of
@@ -22,14 +21,6 @@ from shared.tracing import TraceHeaders
 _REPEAT_LOG_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
-
-
-class EventLog(Protocol):
-    async def append(self, records: Sequence[Record], media: Collection[InlineMedia] | None = None) -> None:
-        """Append events, all or none, and the media that they refer to. When this returns they survive this process.
-
-        Raises SpoolUnavailable.
-        """
 
 
 class SpoolEventLog:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from schemas.base import MAX_EVENT_BYTES
 from schemas.conversation import FinishReason
@@ -18,23 +18,18 @@ from services.gateway.formats.media import InlineMedia, MediaReferences
 from services.gateway.observability.metrics import Metrics
 from services.gateway.observability.rate_limited_log import RateLimitedWarning
 from services.gateway.recording.builder import LoggedRequest, RecordedAnswer, encode_call, prediction_logged
-from services.gateway.recording.event_log import EventLog
+from services.gateway.recording.event_log import SpoolEventLog
 from services.gateway.recording.events import request_observed
 from services.gateway.recording.request import InFlightRequest
 from services.gateway.routing.arms import Arm
+from services.gateway.routing.calibration import CalibrationCache
 from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.answers.measure import ConfidenceMeasure
 from shared.conversation.question_text import has_second_opinion
 from shared.model.confidence import measure
 from shared.spool import Record, SpoolUnavailable
-from shared.storage.calibrations import AdapterCalibration
 
 logger = logging.getLogger(__name__)
-
-
-class CalibrationLookup(Protocol):
-    def get(self, adapter: str | None) -> AdapterCalibration | None:
-        """The calibration published for the adapter, if it is in memory."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +57,10 @@ class Recorder:
 
     def __init__(
         self,
-        log: EventLog,
+        log: SpoolEventLog,
         metrics: Metrics,
         media: MediaReferences,
-        calibrations: CalibrationLookup | None = None,
+        calibrations: CalibrationCache | None = None,
         options: RecordingOptions = RecordingOptions(),
     ) -> None:
         self._log = log

@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
 from UnleashClient import UnleashClient
@@ -30,11 +30,6 @@ _FLAG_NAMES = ("primary", "rollback", "canary", "control")
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-class FlagReader(Protocol):
-    def read(self, task: str, user: str | None, subject: str | None = None) -> ServingFlags:
-        """The task's flags as they apply to this user. `subject`: whom the canary is sticky by where there is none."""
 
 
 class UnleashFlagReader:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from services.gateway.auth.grants import Grant
 from services.gateway.observability.metrics import Metrics
-from services.gateway.recording.event_log import EventLog
+from services.gateway.recording.event_log import SpoolEventLog
 from services.gateway.recording.external import ExternalPredictions
 from services.gateway.tasks.served import ServedTask, ServedTasks
 from services.gateway.telemetry.genai import is_generation, may_be_generation
@@ -49,7 +49,7 @@ class TelemetryIngest:
     def __init__(
         self,
         tasks: ServedTasks,
-        log: EventLog,
+        log: SpoolEventLog,
         external: ExternalPredictions,
         metrics: Metrics,
         task_names: Mapping[str, str],
