@@ -10,7 +10,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import ValidationError
 from UnleashClient import UnleashClient
@@ -37,29 +37,12 @@ _TURNING_ON_SECONDS = 1.0
 _PROBE = {"messages": [{"role": "user", "content": "."}], "max_tokens": 1}
 
 
-class ShadowSampling(Protocol):
-    """Decides which predictions are replayed. Raises DependencyUnavailable while there are no flags."""
-
-    def sampled(self, task: str, prediction_id: str) -> bool: ...
-    def is_off(self, task: str) -> bool: ...
-
-
 @dataclass(frozen=True)
 class Replay:
     """An arm's answer and its latency. `answer` None: the arm erred or was too slow."""
 
     answer: Answer | None
     latency_ms: float
-
-
-class ReplayEngine(Protocol):
-    """Sends a logged request to either arm. Raises DependencyUnavailable if the whole engine is unavailable.
-
-    `candidate`: what is compared with whoever serves; after a promotion the adapter before it.
-    """
-
-    async def candidate(self, rollout: RolloutChanged, request: Request) -> Replay | None: ...
-    async def production(self, rollout: RolloutChanged, request: Request) -> Replay: ...
 
 
 class _FlagCache(FileCache):  # type: ignore[misc]  # the SDK is untyped
@@ -198,7 +181,10 @@ class VllmEngine:
         self._artifacts = artifacts
 
     async def candidate(self, rollout: RolloutChanged, request: Request) -> Replay | None:
-        """Return the candidate's answer, or its failure; None where production's model fails, too: the pair is void."""
+        """Return the answer of the candidate, after a promotion of the adapter before it, or its failure.
+
+        None where production's model fails, too: the pair is void. Raises DependencyUnavailable if no replica answers.
+        """
         model = self._challenger(rollout)
         started = time.perf_counter()
         replay, failed_at = await self._try(model, request)

@@ -17,7 +17,7 @@ from schemas.predictions import PredictionLogged
 from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskChanged
 from services.shadow.budget import Considered
-from services.shadow.clients import CandidateMissing, ShadowSampling
+from services.shadow.clients import CandidateMissing, UnleashSampling
 from services.shadow.domain import Outcome, RedactingTasks, ineligible, is_comparing
 from services.shadow.replays import CLAIM_SECONDS, MAX_BATCH_SECONDS, MAX_REQUESTS, Replays
 from services.shadow.settings import ShadowSettings
@@ -65,7 +65,7 @@ class Handlers:
     def __init__(
         self,
         settings: ShadowSettings,
-        sampling: ShadowSampling,
+        sampling: UnleashSampling,
         read_training_index: Callable[[RolloutChanged], Awaitable[AskedQuestions]],
         decisions: PostgresDecisions,
         replays: Replays,

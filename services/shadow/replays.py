@@ -12,7 +12,7 @@ from schemas.conversation import Answer
 from schemas.predictions import PredictionLogged
 from schemas.rollouts import RolloutChanged, ShadowCompared
 from services.shadow.budget import BURST_SECONDS, Considered, Pace
-from services.shadow.clients import CandidateMissing, ReplayEngine
+from services.shadow.clients import CandidateMissing, VllmEngine
 from services.shadow.domain import Outcome, Request, asks_both_arms, pair_of, request_of
 from services.shadow.storage import PostgresDecisions
 from shared.errors import DependencyUnavailable, Paused
@@ -47,7 +47,7 @@ class Replays:
 
     def __init__(
         self,
-        engine: ReplayEngine,
+        engine: VllmEngine,
         is_busy: Callable[[], Awaitable[bool]],
         publisher: EventPublisher,
         decisions: PostgresDecisions,

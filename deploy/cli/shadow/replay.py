@@ -15,7 +15,7 @@ from deploy.cli.golden.corrections import read_topic
 from schemas.base import utc_now
 from schemas.predictions import PredictionLogged, SubjectForgotten
 from schemas.rollouts import RolloutChanged
-from services.shadow.clients import ReplayEngine, VllmEngine
+from services.shadow.clients import VllmEngine
 from services.shadow.domain import asks_both_arms, ineligible, request_of
 from services.shadow.load import VllmLoad
 from services.shadow.settings import ShadowSettings
@@ -118,7 +118,7 @@ def _by_chance(events: Sequence[PredictionLogged]) -> list[PredictionLogged]:
 async def diagnose(
     events: Sequence[PredictionLogged],
     rollout: RolloutChanged,
-    engine: ReplayEngine,
+    engine: VllmEngine,
     is_busy: Callable[[], Awaitable[bool]],
     concurrency: int,
 ) -> Diagnosis:
@@ -139,7 +139,7 @@ async def diagnose(
     )
 
 
-async def _compare(event: PredictionLogged, rollout: RolloutChanged, engine: ReplayEngine) -> ReplayComparison | None:
+async def _compare(event: PredictionLogged, rollout: RolloutChanged, engine: VllmEngine) -> ReplayComparison | None:
     request, production = request_of(event, rollout), event.answers[0]
     if asks_both_arms(event, rollout):
         again = (await engine.production(rollout, request)).answer

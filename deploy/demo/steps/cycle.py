@@ -6,19 +6,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
+from deploy.demo.clients import ConsoleClient
 from deploy.demo.errors import CycleStepFailed, StepTimeout
 
 POLL_SECONDS = 0.5
 _SETTLING_SECONDS = 30.0
 """How long after a cycle's end the console may show what ended it: it reads topics side by side."""
-
-
-class CycleClient(Protocol):
-    """What following a cycle needs of the console."""
-
-    async def cycle(self, cycle_id: str) -> dict[str, Any] | None: ...
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,7 @@ def stage_in(*stages: str) -> EventFinder:
 
 
 async def follow(
-    console: CycleClient, cycle_id: str, find: EventFinder, seconds: float, on_poll: OnPoll, timeout: StepTimeout
+    console: ConsoleClient, cycle_id: str, find: EventFinder, seconds: float, on_poll: OnPoll, timeout: StepTimeout
 ) -> tuple[dict[str, Any] | None, CyclePage]:
     """Wait until `find` finds its event. Returns None for it if the cycle ended without.
 
