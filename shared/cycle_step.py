@@ -20,7 +20,7 @@ from shared.jobs import Job, JobProgress
 
 if TYPE_CHECKING:  # The process of a job needs no client of Kafka, which takes longer to import than all else here.
     from shared.kafka.latest_by_key import LatestByKey
-    from shared.kafka.publisher import EventPublisher
+    from shared.kafka.publisher import Publisher
 
 logger = logging.getLogger(__name__)
 E = TypeVar("E", CycleStarted, FailuresClustered)
@@ -56,7 +56,7 @@ class CycleStep:
         self,
         event: E,
         store: StepStore,
-        publisher: EventPublisher,
+        publisher: Publisher,
         work: Callable[[E], Awaitable[Event | None]],
         save: Callable[[Event], Awaitable[None]] | None = None,
     ) -> None:

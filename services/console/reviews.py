@@ -29,7 +29,7 @@ from services.console.storage import PostgresQueue
 from shared.answers import InvalidAnswer, answer_form
 from shared.errors import InvalidMessage, RatchetError
 from shared.kafka.latest_by_key import LatestByKey
-from shared.kafka.publisher import EventPublisher
+from shared.kafka.publisher import Publisher
 
 _TASKS_SECONDS = 2.0
 """How long an answer waits for the tasks to be read, which after a start takes a moment."""
@@ -51,7 +51,7 @@ class Reviews:
     def __init__(
         self,
         queue: PostgresQueue,
-        publisher: EventPublisher,
+        publisher: Publisher,
         tasks: LatestByKey[TaskChanged],
         redactor: AnswerRedactor,
         now: Callable[[], datetime] = utc_now,

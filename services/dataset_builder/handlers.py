@@ -27,7 +27,7 @@ from shared.kafka.clients import end_offsets
 from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
-from shared.kafka.publisher import EventPublisher
+from shared.kafka.publisher import Publisher
 from shared.kafka.resuming import resume_where_stored
 from shared.privacy.retention import drop_expired_forever
 from shared.storage.erasures import subscribe_erasures
@@ -46,7 +46,7 @@ class Handlers:
         corrections: CorrectionStore,
         traffic: TrafficStore,
         jobs: Jobs,
-        publisher: EventPublisher,
+        publisher: Publisher,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._settings = settings

@@ -22,13 +22,13 @@ from services.deployer.storage.rollouts import RolloutStore
 from services.deployer.transitions import RolloutTransitions
 from shared.errors import DependencyUnavailable
 from shared.identity import event_id
-from shared.kafka.publisher import EventPublisher
+from shared.kafka.publisher import Publisher
 
 
 class Admission:
     """Admits candidates. Call its methods with the task locked: `async with rollouts.locked(task)`."""
 
-    def __init__(self, rollouts: RolloutStore, transitions: RolloutTransitions, publisher: EventPublisher) -> None:
+    def __init__(self, rollouts: RolloutStore, transitions: RolloutTransitions, publisher: Publisher) -> None:
         self._rollouts = rollouts
         self._transitions = transitions
         self._publisher = publisher

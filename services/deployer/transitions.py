@@ -35,7 +35,7 @@ from services.deployer.storage.rollouts import RolloutStore
 from services.deployer.tickets import DrawnTicket
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.identity import event_id
-from shared.kafka.publisher import EventPublisher
+from shared.kafka.publisher import Publisher
 
 MAX_OPEN_TICKETS = 40
 """Of a candidate: reviewers answer the newest questions, not last week's."""
@@ -58,7 +58,7 @@ class RolloutTransitions:
         ledger: LedgerStore,
         admin: FlagAdmin,
         adapters: AdapterServer,
-        publisher: EventPublisher,
+        publisher: Publisher,
         max_open_tickets: int = MAX_OPEN_TICKETS,
     ) -> None:
         self._missed: dict[str, datetime] = {}

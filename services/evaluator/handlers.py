@@ -20,7 +20,7 @@ from shared.identity import event_id
 from shared.jobs import Job, JobFailure, JobProgress, Jobs
 from shared.kafka.consumers import Consumers
 from shared.kafka.latest_by_key import READ_SECONDS, LatestByKey
-from shared.kafka.publisher import EventPublisher
+from shared.kafka.publisher import Publisher
 from shared.storage.artifacts import ArtifactStore
 from shared.threads import in_thread
 
@@ -36,7 +36,7 @@ class Handlers:
         self,
         settings: EvaluatorSettings,
         jobs: Jobs,
-        publisher: EventPublisher,
+        publisher: Publisher,
         rollouts: LatestByKey[RolloutChanged],
         table_seconds: float = READ_SECONDS,
     ) -> None:

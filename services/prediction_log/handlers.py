@@ -29,7 +29,7 @@ from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.decoding import Decoder
 from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
-from shared.kafka.publisher import EventPublisher
+from shared.kafka.publisher import Publisher
 from shared.storage.media import MediaStore
 from shared.threads import in_thread
 
@@ -47,7 +47,7 @@ class Handlers:
         self,
         settings: PredictionLogSettings,
         lake: DeltaLake,
-        publisher: EventPublisher,
+        publisher: Publisher,
         read_topic_ids: ReadTopicIds,
         now: Callable[[], datetime] = utc_now,
     ) -> None:

@@ -22,7 +22,7 @@ from services.scheduler.golden.changes import Author, ForgottenRows, forget_peop
 from services.scheduler.task_watcher import TABLE_SECONDS
 from shared.identity import event_id, keyed_hash
 from shared.kafka.latest_by_key import LatestByKey
-from shared.kafka.publisher import EventPublisher
+from shared.kafka.publisher import Publisher
 
 _ON_TRIAL = (Stage.QUEUED, Stage.SHADOW, Stage.CANARY)
 
@@ -56,7 +56,7 @@ class ErasureAnnouncer:
 
     def __init__(
         self,
-        publisher: EventPublisher,
+        publisher: Publisher,
         rollouts: LatestByKey[RolloutChanged],
         key: bytes,
         tasks_folder: Path,

@@ -36,7 +36,7 @@ from services.scheduler.storage import PostgresCycleStore
 from services.scheduler.task_watcher import TaskWatcher
 from shared.errors import DependencyUnavailable
 from shared.kafka.consumers import Consumers
-from shared.kafka.publisher import EventPublisher
+from shared.kafka.publisher import Publisher
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Handlers:
         self,
         settings: SchedulerSettings,
         cycles: PostgresCycleStore,
-        publisher: EventPublisher,
+        publisher: Publisher,
         read_fence: Callable[[], Awaitable[Fence]],
         tasks: TaskWatcher,
         now: Callable[[], datetime] = utc_now,

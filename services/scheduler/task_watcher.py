@@ -18,7 +18,7 @@ from services.scheduler.settings import SchedulerSettings
 from services.scheduler.task_files import TaskFile, read_task_file
 from shared.errors import ConfigurationError, DependencyUnavailable
 from shared.kafka.latest_by_key import LatestByKey
-from shared.kafka.publisher import EventPublisher
+from shared.kafka.publisher import Publisher
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.golden_sets import publish_golden_set
 
@@ -41,7 +41,7 @@ class TaskWatcher:
     def __init__(
         self,
         settings: SchedulerSettings,
-        publisher: EventPublisher,
+        publisher: Publisher,
         table: LatestByKey[TaskChanged],
         artifacts: ArtifactStore,
     ) -> None:

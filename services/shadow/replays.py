@@ -16,7 +16,7 @@ from services.shadow.clients import CandidateMissing, VllmEngine
 from services.shadow.domain import Outcome, Request, asks_both_arms, pair_of, request_of
 from services.shadow.storage import PostgresDecisions
 from shared.errors import DependencyUnavailable, Paused
-from shared.kafka.publisher import EventPublisher
+from shared.kafka.publisher import Publisher
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Replays:
         self,
         engine: VllmEngine,
         is_busy: Callable[[], Awaitable[bool]],
-        publisher: EventPublisher,
+        publisher: Publisher,
         decisions: PostgresDecisions,
         concurrency: int,
     ) -> None:

@@ -19,14 +19,14 @@ from shared.identity import event_id
 from shared.jobs import Job, JobFailure, JobProgress, Jobs
 from shared.kafka.consumers import Consumers
 from shared.kafka.latest_by_key import READ_SECONDS, LatestByKey
-from shared.kafka.publisher import EventPublisher
+from shared.kafka.publisher import Publisher
 
 STEP = CycleStep("trainer", "training")
 
 
 class Handlers:
     def __init__(
-        self, settings: TrainerSettings, jobs: Jobs, publisher: EventPublisher, rollouts: LatestByKey[RolloutChanged]
+        self, settings: TrainerSettings, jobs: Jobs, publisher: Publisher, rollouts: LatestByKey[RolloutChanged]
     ) -> None:
         self._settings = settings
         self._jobs = jobs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from functools import cached_property
-from typing import Protocol
 
 from aiokafka import ConsumerRecord
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
@@ -24,12 +23,6 @@ _BEGINNING = 256 * 1024
 """Bytes of a record that is too large for a dead letter."""
 
 logger = logging.getLogger(__name__)
-
-
-class EventPublisher(Protocol):
-    """What a handler needs of a publisher."""
-
-    async def publish(self, event: Event) -> None: ...
 
 
 class Publisher:
