@@ -85,20 +85,6 @@ def loop(
     one_class: Annotated[
         bool, typer.Option("--one-class", help="A fault: reviewers give every text the same label.")
     ] = False,
-    prove_rollback: Annotated[
-        bool,
-        typer.Option(
-            "--prove-rollback", help="Afterwards switch the flags rollback and primary by hand, timed in seconds."
-        ),
-    ] = False,
-    turns: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Cycles on the same task. Each one after the first follows a restart of the whole stack and compares "
-            "its candidate with the adapter that was promoted before.",
-        ),
-    ] = 1,
     down: Annotated[bool, typer.Option("--down/--keep-running", help="Stop the stack afterwards.")] = False,
     wrong_share: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of reviewers' answers that are wrong on purpose, 0 to 1.")
@@ -110,9 +96,8 @@ def loop(
 ) -> None:
     """Run one full cycle on real components: from a production request to a promoted adapter.
 
-    Exits with 0 when a good candidate is promoted and, with --turns, each further one is compared with the adapter that
-    serves (hardly anything is new to it, so it need not be promoted); with --noise, --shuffle-labels or --one-class,
-    when the data set is stopped by a gate that names the fault, before anything is trained. Otherwise with 2.
+    Exits with 0 when a good candidate is promoted; with --noise, --shuffle-labels or --one-class, when the data set is
+    stopped by a gate that names the fault, before anything is trained. Otherwise with 2.
 
     [bold]Examples[/bold]
 
@@ -141,14 +126,12 @@ def loop(
     of_csv = [f"--{name}" for name in ("text", "label", "labels") if _is_given(context, name)]
     if of_csv and (data is None or kind is not LoopKind.CLASSIFICATION):
         raise typer.BadParameter(f"{', '.join(of_csv)}: of your own CSV file; give --data, and no other --kind")
-    if fault is not None and turns > 1:
-        raise typer.BadParameter("a fault stops the first turn: give --turns without one")
     options = LoopOptions(
         data=DataOptions(
             data, text, label, labels, corrections, kind=TaskKind(kind), schema=schema, prompt=prompt,
         ),
         mistakes=PlannedMistakes.of(fault, wrong_share if noise is None else noise, disagree_share, seed),
-        task_name=task_name, report=report, fault=fault, prove_rollback=prove_rollback, turns=turns,
+        task_name=task_name, report=report, fault=fault,
     )  # fmt: skip
     try:
         result = run(options, Terminal(), stop_stack=down)

@@ -1,4 +1,4 @@
-"""Clients of the gateway, console, scheduler and Unleash, as an application, a person and an operator use them."""
+"""Clients of the gateway, console, scheduler and deployer, as an application, a person and an operator use them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from shared.grading.json_values import json_or_nothing, same_json
 from shared.grading.tool_calls import same_calls, split_calls
 from shared.model.answers import parse_answer
 from shared.model.inference import CHAT
-from shared.settings import Settings
 
 ATTEMPTS = 4
 TIMEOUT = httpx.Timeout(120.0, connect=10.0)
@@ -207,24 +206,14 @@ class SchedulerClient(TaskClient):
         return str(response.json()["cycle_id"])
 
 
-class FlagClient:
-    """The operator: switches a task's flags in Unleash's development environment."""
+class DeployerClient(TaskClient):
+    """The operator: sees what the deployer says of the task's candidate."""
 
-    def __init__(self, http: httpx.AsyncClient, settings: Settings, task: str) -> None:
-        self._http = http
-        self._url = f"{settings.unleash.rstrip('/')}/api/admin/projects/default/features/ratchet.{task}"
-        self._headers = {"authorization": settings.unleash_admin_token}
-
-    async def switch(self, flag: str, on: bool) -> None:
-        """Switch `ratchet.<task>.<flag>` on or off. Raises RatchetError if Unleash refuses."""
-        state = "on" if on else "off"
-        url = f"{self._url}.{flag}/environments/development/{state}"
-        response = await self._http.post(url, headers=self._headers)
-        if not response.is_success:
-            raise RatchetError(
-                f"Unleash refused to switch {flag} {state}: {response.status_code} {response.text[:200]}",
-                "Is RATCHET_UNLEASH_ADMIN_TOKEN an admin token? Was the task ever promoted?",
-            )
+    async def rollout(self) -> dict[str, Any] | None:
+        """Return the task's rollout with its evidence as it is now; None before the first."""
+        response = await self._send("GET", "/api/rollouts")
+        _raise_for_status(response, "the deployer cannot show rollouts")
+        return next((dict(found) for found in response.json()["rollouts"] if found["task"] == self._task), None)
 
 
 def _raise_for_status(response: httpx.Response, problem: str) -> None:

@@ -93,10 +93,6 @@ class Reviewers:
         """Set once a cycle runs: later corrections would belong to the next one."""
         self.counts = ReviewCounts()
 
-    def colleagues(self) -> Reviewers:
-        """Return people who err as often as these and have answered nothing yet."""
-        return Reviewers(self._client, self._labels, self._mistakes, self._faulty, self._spec)
-
     def add_prediction(self, prediction_id: str, row: DataRow) -> None:
         """From now on answer questions about this prediction."""
         self._rows[prediction_id] = row

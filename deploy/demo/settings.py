@@ -24,6 +24,8 @@ class LoopSettings(Settings):
     console_port: int = PORTS["console"]
     scheduler_host: str = HOST
     scheduler_port: int = PORTS["scheduler"]
+    deployer_host: str = HOST
+    deployer_port: int = PORTS["deployer"]
     loop_time_limit_factor: float = Field(default=1.0, gt=0.0, description="Factor of every time limit of the loop.")
 
     @property
@@ -37,6 +39,10 @@ class LoopSettings(Settings):
     @property
     def scheduler_url(self) -> str:
         return f"http://{client_address(self.scheduler_host, self.scheduler_port)}"
+
+    @property
+    def deployer_url(self) -> str:
+        return f"http://{client_address(self.deployer_host, self.deployer_port)}"
 
 
 @dataclass(frozen=True)
@@ -114,9 +120,6 @@ class LoopOptions:
     task_name: str | None = None
     report: Path = Path("report")
     fault: Fault | None = None
-    prove_rollback: bool = False
-    turns: int = 1
-    """How often the wheel turns: each turn after the first follows a restart of the stack."""
 
     @property
     def seed(self) -> int:

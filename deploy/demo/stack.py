@@ -1,4 +1,4 @@
-"""The stack that a loop runs on: brought up if it is not running, and restarted between two turns."""
+"""The stack that a loop runs on: brought up if it is not running."""
 
 from __future__ import annotations
 
@@ -35,12 +35,6 @@ def _services_run_here() -> bool:
     """Return True if this home started the services: its task file and its answers would reach another home's, too."""
     running = {record.part for record in records.read_all(StackConfig.load()).values() if record.running}
     return ALL_SERVICES in running or running >= {"gateway", "console", "scheduler"}
-
-
-def restart(say: Say) -> None:
-    """Stop everything that runs in this home and start it again. Raises as `bring_up` does."""
-    take_down(say)
-    bring_up(say)
 
 
 def take_down(say: Say) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 import httpx
 
-from deploy.demo.clients import ConsoleClient, FlagClient, GatewayClient, SchedulerClient, parameters_of
+from deploy.demo.clients import ConsoleClient, DeployerClient, GatewayClient, SchedulerClient, parameters_of
 from deploy.demo.data.split import Split
 from deploy.demo.errors import StepTimeout
 from deploy.demo.pairs import PairLedger
@@ -41,7 +41,7 @@ class Clients:
     gateway: GatewayClient
     console: ConsoleClient
     scheduler: SchedulerClient
-    unleash: FlagClient
+    deployer: DeployerClient
 
     @classmethod
     def of(cls, http: httpx.AsyncClient, settings: LoopSettings, spec: TaskSpec) -> Self:
@@ -50,7 +50,7 @@ class Clients:
             gateway=GatewayClient(http, settings.gateway_url, task, parameters_of(spec.kind)),
             console=ConsoleClient(http, settings.console_url, task),
             scheduler=SchedulerClient(http, settings.scheduler_url, task),
-            unleash=FlagClient(http, settings, task),
+            deployer=DeployerClient(http, settings.deployer_url, task),
         )
 
 
@@ -64,14 +64,7 @@ class LoopContext:
     pairs: PairLedger
     result: LoopResult
     terminal: Terminal
-    turn: int = 1
     background: list[asyncio.Task[None]] = field(default_factory=list, init=False)
-
-    def next_turn(self, number: int) -> LoopContext:
-        """Return the loop for a further turn of the same task, with results, people and times of its own."""
-        result, people = LoopResult(task=self.setup.task.name), self.reviewers.colleagues()
-        terminal = self.terminal.again()
-        return replace(self, reviewers=people, pairs=PairLedger(), result=result, terminal=terminal, turn=number)
 
     def start_background(self, watching: Coroutine[None, None, None]) -> None:
         """Let people answer, and pairs be counted as they appear by `watching`."""

@@ -37,10 +37,7 @@ from deploy.demo.stack import bring_up, take_down
 from deploy.demo.state import Clients, LoopContext, Setup
 from deploy.demo.steps.cycle import poll
 from deploy.demo.steps.learning import learn
-from deploy.demo.steps.live_test import prove_live
-from deploy.demo.steps.next_turn import play_next_turn
-from deploy.demo.steps.pair_watcher import watch_pairs
-from deploy.demo.steps.rollback import prove_rollback
+from deploy.demo.steps.live_test import prove_live, watch_pairs
 from deploy.demo.steps.traffic import ask_held_out, await_corrections, send_traffic
 from deploy.demo.terminal import Terminal
 from schemas.tasks import TaskKind, TaskSpec
@@ -103,8 +100,6 @@ async def play(
         result = loop.result
         try:
             await _measure_and_improve(loop)
-            for number in range(2, options.turns + 1 if result.promoted else 2):
-                result.turns.append(await play_next_turn(loop, number))
         except RatchetError as error:
             result.stopped_by, result.evidence = "a step that failed", error.reason
             raise
@@ -126,8 +121,6 @@ async def _measure_and_improve(loop: LoopContext) -> None:
         loop.terminal.say(("Stopped", "bold yellow"), f" by {stopped.by}: {stopped.evidence}")
     if result.cycle.training is not None:  # Else nothing could have changed.
         result.after = await ask_held_out(loop, "after")
-    if loop.setup.options.prove_rollback and result.promoted:
-        await _roll_back(loop)
 
 
 async def _improve(loop: LoopContext) -> None:
@@ -135,18 +128,6 @@ async def _improve(loop: LoopContext) -> None:
     await await_corrections(loop, answers)
     await learn(loop)
     await prove_live(loop)
-
-
-async def _roll_back(loop: LoopContext) -> None:
-    """Show that rolling back takes seconds: rollback on and off, primary off and on, each timed at the gateway."""
-    row = min(loop.setup.rows.held_out, key=lambda row: len(row.text))
-    with loop.terminal.step("rollback", "Unleash: rollback on and off, primary off and on"):
-        moves = await prove_rollback(loop.clients.unleash, lambda: loop.clients.gateway.ask(row, "operator"))
-    loop.result.flag_moves = moves
-    for move in moves:
-        late = "" if move.in_time else " over 3 s"
-        served = f"{move.variant} ({move.adapter or 'base model'})"
-        loop.terminal.say(f"{move.move}: {served} after {move.seconds:.1f} s", (late, "red"))
 
 
 def _report(loop: LoopContext) -> reports.Report:
@@ -184,7 +165,7 @@ async def _prepared(
         result = LoopResult(task=name, fault=options.fault)
         loop = LoopContext(Setup(options, settings, task, rows), clients, reviewers, PairLedger(), result, terminal)
         await _await_task(loop, data)
-        loop.start_background(watch_pairs(settings, name, loop.pairs))
+        loop.start_background(watch_pairs(clients.deployer, loop.pairs))
         try:
             yield loop
         finally:

@@ -47,10 +47,6 @@ class Terminal:
         self.seconds: dict[str, float] = {}
         """Step → its duration so far, in order."""
 
-    def again(self) -> Terminal:
-        """Return the same terminal, with durations of its own."""
-        return Terminal(self._console)
-
     @contextmanager
     def step(self, name: str, title: str) -> Iterator[StepProgress]:
         """Time a step: `name` is for the report, `title` for the terminal."""

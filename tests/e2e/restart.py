@@ -2,8 +2,8 @@
 
 FOLDER has the report of the loop, whose stack still runs. Topics, ids, end offsets, committed offsets, the lake, the
 database, the console's history and the serving adapter are compared before and after; then a second cycle of the same
-task must compare its candidate with the adapter that serves, as `ratchet loop --turns 2` plays it, up to the verdict of
-its offline gates. Prints its figures; exits with 1 where something differs.
+task must compare its candidate with the adapter that serves, up to the verdict of its offline gates. Prints its
+figures; exits with 1 where something differs.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import json
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -19,24 +20,24 @@ from typing import Any
 import httpx
 import psycopg
 from kafka.structs import OffsetAndMetadata
+from ruamel.yaml import YAML
 
 from deploy.demo.clients import TIMEOUT
 from deploy.demo.data.csv_file import DataRow
 from deploy.demo.data.split import Split
-from deploy.demo.data.task_file import change_task
 from deploy.demo.errors import CandidateStopped
 from deploy.demo.pairs import PairLedger
-from deploy.demo.report.result import LoopResult, NextTurn
+from deploy.demo.report.result import LoopResult
 from deploy.demo.reviewers import Reviewers
 from deploy.demo.settings import LoopOptions, LoopSettings
 from deploy.demo.state import Clients, LoopContext, Setup
+from deploy.demo.steps.cycle import poll
 from deploy.demo.steps.learning import learn
-from deploy.demo.steps.next_turn import await_serving, serving_adapter
 from deploy.demo.terminal import Terminal
 from deploy.devstack import stack
 from schemas.catalog import DEAD_LETTERS, SERVICES, TOPICS
 from services.prediction_log.tables import SCHEMAS, open_table
-from services.scheduler.task_files import read_task_file
+from services.scheduler.task_files import apply_task, read_task_file
 from shared.kafka.clients import connect_admin, describe_topics, end_offsets
 from shared.kafka.delivery import TopicPartition
 from shared.settings import Settings
@@ -49,6 +50,7 @@ QUICK_CYCLE = {
 """Settings of the second cycle's task that do not change its revision: it is compared, not promoted. Inputs that
 mislead are left out: the loop before it has asked those 252."""
 QUESTION = DataRow("where is my parcel", "delivery")
+SERVED_SECONDS = 60.0
 Snapshot = dict[str, Any]
 
 
@@ -141,9 +143,21 @@ async def check(task: str) -> list[str]:
     async with httpx.AsyncClient(timeout=TIMEOUT) as http:
         loop = loop_of(http, task)
         serves = await serving_adapter(loop)
+        if serves is None:
+            return [f"no adapter serves {task}: was it promoted?"]
         found = await check_restart(loop)
-        await await_serving(loop, serves)
-        return found + await check_second_cycle(loop.next_turn(2), serves)
+
+        async def serves_again() -> bool:
+            return await serving_adapter(loop) == serves
+
+        await poll(serves_again, SERVED_SECONDS, loop.timeout(f"{serves} does not serve again", SERVED_SECONDS))
+        return found + await check_second_cycle(loop, serves)
+
+
+async def serving_adapter(loop: LoopContext) -> str | None:
+    """Return the adapter that serves everyone, if one does."""
+    answer = await loop.clients.gateway.ask(QUESTION, "restart")
+    return answer.adapter if answer.ok and answer.variant == "primary" else None
 
 
 async def check_restart(loop: LoopContext) -> list[str]:
@@ -167,13 +181,28 @@ async def check_second_cycle(loop: LoopContext, serves: str) -> list[str]:
     """Play a second cycle up to the verdict of its offline gates, with a short training and few evaluation rows."""
     began = time.monotonic()
     change_task(loop.setup.settings.home / "tasks", loop.setup.task.name, QUICK_CYCLE)
+    stopped_by = "nothing"
     try:
         await learn(loop)
     except CandidateStopped as stopped:
-        loop.result.stopped_by = stopped.by
-    turn = NextTurn(loop.turn, serves, loop.result)
-    print(f"restart: {turn.verdict}, in {time.monotonic() - began:.0f} s")
-    return [] if turn.as_expected else [turn.verdict]
+        stopped_by = stopped.by
+    evaluation = loop.result.cycle.evaluation
+    opponent = evaluation["production"]["adapter"] if evaluation else None
+    verdict = f"the candidate was compared with {opponent}, {serves} serves, stopped by {stopped_by}"
+    print(f"restart: {verdict}, in {time.monotonic() - began:.0f} s")
+    return [] if opponent == serves else [verdict]
+
+
+def change_task(folder: Path, name: str, changes: dict[str, dict[str, Any]]) -> None:
+    """Change settings of an applied task; `changes`: section → its new values."""
+    document = YAML().load(folder / f"{name}.yaml")
+    if golden := document.get("golden_file"):
+        document["golden_file"] = str((folder / golden).absolute())
+    for section, values in changes.items():
+        document.setdefault(section, {}).update(values)
+    with tempfile.TemporaryDirectory() as scratch:
+        YAML().dump(document, changed := Path(scratch) / f"{name}.yaml")
+        apply_task(changed, folder)
 
 
 def main(folder: Path) -> int:

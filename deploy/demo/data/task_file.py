@@ -136,19 +136,6 @@ def extraction_schema() -> dict[str, Any]:
     return dict(document["output_schema"])
 
 
-def change_task(folder: Path, name: str, changes: Mapping[str, Mapping[str, Any]]) -> TaskSpec:
-    """Change settings of a task that is applied already. `changes`: section → its new values.
-
-    Raises ConfigurationError for what the scheduler would refuse.
-    """
-    yaml, document = _loaded(folder / f"{name}.yaml")
-    if golden := document.get("golden_file"):
-        document["golden_file"] = str((folder / golden).absolute())
-    for section, values in changes.items():
-        document.setdefault(section, {}).update(values)
-    return _apply(yaml, document, name, folder)
-
-
 def shipped_data(kind: TaskKind = TaskKind.CLASSIFICATION) -> Path:
     """Return the shipped rows. Raises ConfigurationError if they or their task are not beside the package."""
     shipped = {TaskKind.EXTRACTION: (ORDERS, ORDERS_DATA), TaskKind.TOOLS: (HOME, HOME_DATA)}
@@ -159,16 +146,11 @@ def shipped_data(kind: TaskKind = TaskKind.CLASSIFICATION) -> Path:
     return data
 
 
-def _loaded(path: Path) -> tuple[YAML, Any]:
-    """Return a YAML file with what writes it again as it is."""
-    yaml = YAML(typ="rt")
-    yaml.width = 4_096
-    return yaml, yaml.load(path.read_text(encoding="utf-8"))
-
-
 def _shipped(path: Path, name: str, questions: int) -> tuple[YAML, Any]:
     """A shipped task's file under another name, with a budget for so many questions."""
-    yaml, document = _loaded(path)
+    yaml = YAML()
+    yaml.width = 4_096
+    document = yaml.load(path)
     document["name"], asking = name, document["failures"]
     asking["review_budget_per_day"] = max(asking["review_budget_per_day"], ASKED_PER_ROW * questions)
     return yaml, document

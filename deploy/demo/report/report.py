@@ -16,7 +16,7 @@ from deploy.demo.pairs import PairLedger
 from deploy.demo.report.approaches import COLUMNS, approach_rows, basis
 from deploy.demo.report.measure import Measurement
 from deploy.demo.report.plots import draw
-from deploy.demo.report.result import LoopResult, NextTurn
+from deploy.demo.report.result import LoopResult
 from deploy.demo.reviewers import ReviewCounts
 from deploy.demo.terminal import Terminal
 from schemas.base import Interval
@@ -73,9 +73,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "labels_by_purpose": dict(report.reviews.by_purpose),
         "wrong_on_purpose": report.reviews.wrong,
         "disagreed_on_purpose": report.reviews.disagreed,
-        "pair_outcomes": {
-            name: getattr(pairs, name) for name in ("agree", "wins", "losses", "ties", "pending", "wealth")
-        },
+        "pair_outcomes": {name: getattr(pairs, name) for name in ("wins", "losses", "ties", "pending", "wealth")},
         "rollouts": [
             {key: event[key] for key in ("stage", "reason", "evidence", "candidate_adapter")}
             for event in live_test.changes
@@ -88,11 +86,6 @@ def as_json(report: Report) -> dict[str, Any]:
         "approaches": cycle.approaches.model_dump(mode="json") if cycle.approaches else None,
         "adversarial": cycle.adversarial.model_dump(mode="json") if cycle.adversarial else None,
         "gates": cycle.evaluation["gates"] if cycle.evaluation else [],
-        "flags": [
-            {"move": m.move, "variant": m.variant, "adapter": m.adapter or None, "seconds": round(m.seconds, 2)}
-            for m in result.flag_moves
-        ],
-        "turns": [_turn(turn) for turn in result.turns],
         "cycle_id": cycle.cycle_id,
         "addresses": dict(report.addresses),
     }
@@ -151,11 +144,9 @@ def summary(report: Report) -> list[tuple[str, str, str]]:
     purposes = ", ".join(f"{count} {purpose}" for purpose, count in report.reviews.by_purpose.items())
     rows += [
         ("labels spent", "", f"{report.reviews.answers} ({purposes or 'none'})"),
-        ("pairs", "", f"{pairs.pairs}: {pairs.agree} agree, {pairs.wins} wins, {pairs.losses} losses"),
+        ("pairs", "", f"{pairs.pairs}: {pairs.ties} ties, {pairs.wins} wins, {pairs.losses} losses"),
         ("wealth", "", f"{pairs.wealth:,.1f}"),
     ]
-    rows += [(f"flag: {m.move}", "", f"{m.variant} after {m.seconds:.1f} s") for m in report.result.flag_moves]
-    rows += [(f"turn {turn.number}", "", turn.verdict.partition(": ")[2]) for turn in report.result.turns]
     rows += [(f"step: {name}", "", f"{seconds:.1f} s") for name, seconds in report.seconds.items()]
     rows.append(("total", "", f"{report.result.seconds:.0f} s"))
     rows += [(name, "", address) for name, address in report.addresses.items()]
@@ -186,24 +177,6 @@ def show(report: Report, terminal: Terminal, folder: Path) -> None:
         seen = ("As expected", "bold green") if result.as_expected else ("Not as expected", "bold red")
         terminal.say(seen, f": the gates that should name this fault are {', '.join(sorted(result.fault.gates))}")
     terminal.say(f"{folder / 'report.html'} · {folder / 'report.json'}")
-
-
-def _turn(turn: NextTurn) -> dict[str, Any]:
-    result, evaluation = turn.result, turn.result.cycle.evaluation
-    return {
-        "number": turn.number,
-        "serves": turn.serves,
-        "candidate": evaluation["candidate"]["adapter"] if evaluation else None,
-        "opponent": turn.opponent,
-        "as_expected": turn.as_expected,
-        "promoted": result.promoted,
-        "stopped_by": result.stopped_by or None,
-        "evidence": result.evidence or None,
-        "accuracy_after": result.after.accuracy.model_dump() if result.after else None,
-        "seconds": round(result.seconds, 1),
-        "steps": [{"name": name, "seconds": round(seconds, 1)} for name, seconds in turn.seconds.items()],
-        "cycle_id": result.cycle.cycle_id,
-    }
 
 
 def _share(a: Interval | None) -> str:

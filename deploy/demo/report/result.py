@@ -13,22 +13,6 @@ from schemas.approaches import ApproachTable
 from schemas.base import CheckResult, Interval
 from schemas.quality import QualityReport
 
-MAX_SWITCH_SECONDS = 3.0
-
-
-@dataclass(frozen=True)
-class FlagMove:
-    """A flag that was switched by hand: which, what served afterwards, and how soon."""
-
-    move: str
-    variant: str
-    adapter: str
-    seconds: float
-
-    @property
-    def in_time(self) -> bool:
-        return self.seconds <= MAX_SWITCH_SECONDS
-
 
 @dataclass
 class LearningCycle:
@@ -68,38 +52,6 @@ class LiveTest:
     canary_answers: int = 0
 
 
-@dataclass(frozen=True)
-class NextTurn:
-    """A turn after the first. `serves`: the adapter that served before and after the restart; `seconds` by step."""
-
-    number: int
-    serves: str
-    result: LoopResult
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def opponent(self) -> str | None:
-        """With what the candidate was compared; None: the base model, or nothing, since no verdict came."""
-        evaluation = self.result.cycle.evaluation
-        return None if evaluation is None else evaluation["production"]["adapter"]
-
-    @property
-    def as_expected(self) -> bool:
-        return self.opponent == self.serves
-
-    @property
-    def verdict(self) -> str:
-        """With whom the candidate was compared, and how that ended, for people."""
-        result = self.result
-        if (evaluation := result.cycle.evaluation) is None:
-            return f"turn {self.number}: nothing was compared: stopped by {result.stopped_by}"
-        serves = "which serves" if self.as_expected else f"but {self.serves} serves"
-        stopped = f"stopped by {result.stopped_by}" if result.stopped_by else "past its offline gates"
-        ended = "promoted" if result.promoted else stopped
-        candidate, opponent = evaluation["candidate"]["adapter"], self.opponent or "the base model"
-        return f"turn {self.number}: {candidate} was compared with {opponent}, {serves}: {ended}"
-
-
 @dataclass
 class LoopResult:
     """How a loop ended. Filled step by step, so that a loop that fails still reports the steps before."""
@@ -115,19 +67,13 @@ class LoopResult:
     """Accuracy of a bag-of-words classifier that was trained on the same rows as the adapter."""
     cycle: LearningCycle = field(default_factory=LearningCycle)
     live_test: LiveTest = field(default_factory=LiveTest)
-    flag_moves: list[FlagMove] = field(default_factory=list)
-    turns: list[NextTurn] = field(default_factory=list)
-    """Those after the first, which this is."""
     seconds: float = 0.0
 
     @property
     def as_expected(self) -> bool:
-        """A good candidate is promoted; a data set with a fault is stopped by a gate that names the fault.
-
-        In each further turn the candidate is compared with the adapter that serves, whatever comes of it.
-        """
+        """A good candidate is promoted; a data set with a fault is stopped by a gate that names the fault."""
         if self.fault is None:
-            return self.promoted and all(turn.as_expected for turn in self.turns)
+            return self.promoted
         inspection = self.cycle.inspection
         failed = (
             {check.name for check in inspection.checks if check.result is CheckResult.FAILED} if inspection else set()

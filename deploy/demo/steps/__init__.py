@@ -1,1 +1,1 @@
-"""The parts of the loop, in order: traffic, learning, live_test, rollback; they follow the cycle with `cycle`."""
+"""The parts of the loop, in order: traffic, learning, live_test; they follow the cycle with `cycle`."""

@@ -7,13 +7,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from deploy.demo.clients import GatewayClient
+from deploy.demo.clients import DeployerClient, GatewayClient
 from deploy.demo.data.csv_file import DataRow
 from deploy.demo.errors import CandidateStopped
 from deploy.demo.pairs import PairCounts, PairLedger
 from deploy.demo.reviewers import Reviewers
 from deploy.demo.state import LoopContext
-from deploy.demo.steps.cycle import CyclePage, follow, poll, stage_in
+from deploy.demo.steps.cycle import POLL_SECONDS, CyclePage, follow, poll, stage_in
 from deploy.demo.steps.learning import stopped_by
 from deploy.demo.terminal import StepProgress
 
@@ -26,6 +26,14 @@ _ENDS = ("promoted", "rejected", "inconclusive", "rolled_back")
 """The stages from which a candidate goes no further."""
 QUIET_SECONDS = 40.0
 """Once all rows are sent, the test ends without a decision when nothing has changed for so long."""
+
+
+async def watch_pairs(deployer: DeployerClient, pairs: PairLedger) -> None:
+    """Note what the deployer says of the candidate, until cancelled."""
+    while True:
+        if (rollout := await deployer.rollout()) is not None:
+            pairs.add(rollout["evidence"])
+        await asyncio.sleep(POLL_SECONDS)
 
 
 class LiveTraffic:
@@ -97,7 +105,6 @@ async def prove_live(loop: LoopContext) -> None:
     rollout = loop.setup.task.rollout
     with loop.terminal.step("rollout", "The deployer takes the candidate into shadow"):
         event = await _stage(loop, None, None, 90.0, "shadow", "canary", *_ENDS)
-        loop.pairs.rollout_id = event["rollout_id"]
     alpha = event["evidence"]["alpha"]
     loop.terminal.say(
         f"alpha {alpha:.5f}: wealth {rollout.canary_wealth:.0f} opens a {rollout.canary_steps[0]} % canary, "
@@ -199,6 +206,6 @@ def _describe(evidence: dict[str, Any]) -> str:
 def _progress_line(traffic: LiveTraffic) -> str:
     counts = traffic.pair_counts()
     return (
-        f"{counts.pairs} pairs, {counts.agree} agree, {counts.wins}:{counts.losses} judged, "
-        f"{counts.pending} open, wealth {counts.wealth:,.1f}, {traffic.canary} canary answers"
+        f"{counts.pairs} pairs, {counts.ties} ties, {counts.wins}:{counts.losses} won, {counts.pending} open, "
+        f"wealth {counts.wealth:,.1f}, {traffic.canary} canary answers"
     )

@@ -96,25 +96,17 @@ async def send_traffic(loop: LoopContext) -> list[GatewayAnswer]:
         raise RatchetError(f"{len(failed)} of {len(rows)} requests failed ({failed[0].error})", loop.where_to_look)
     confidences = [answer.confidence for answer in answers if answer.confidence is not None]
     right = sum(answer.correct for answer in answers)
-    asked = (
-        "it is not calibrated and says nothing, so people are asked within their budget"
-        if loop.turn == 1
-        else "people are asked where it is low, and about some at random"
-    )
     loop.terminal.say(
-        f"{right / len(answers):.0%} right, median confidence {percentile(confidences, 0.5):.3f}: {asked}"
-        + (f"; {len(failed)} failed" if failed else "")
+        f"{right / len(answers):.0%} right, median confidence {percentile(confidences, 0.5):.3f}: it is not calibrated "
+        "and says nothing, so people are asked within their budget" + (f"; {len(failed)} failed" if failed else "")
     )
     return answers
 
 
-async def await_corrections(loop: LoopContext, answers: list[GatewayAnswer], least: int | None = None) -> None:
-    """Wait until people have answered what they were asked: in the first turn that is about every prediction.
-
-    `least`: how many predictions must be corrected; None: as many as a dataset needs.
-    """
+async def await_corrections(loop: LoopContext, answers: list[GatewayAnswer]) -> None:
+    """Wait until people have answered what they were asked, about every prediction; at least as a data set needs."""
     asked = {answer.prediction_id for answer in answers if answer.ok}
-    min_corrections = loop.setup.task.dataset.min_examples if least is None else least
+    min_corrections = loop.setup.task.dataset.min_examples
     seconds = CORRECTION_SECONDS + len(asked) * SECONDS_PER_CORRECTION
     people, last_count, changed_at = loop.reviewers, -1, time.monotonic()
     title = "People correct, through the console's API (some wrong, some in disagreement)"

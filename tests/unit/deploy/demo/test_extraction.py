@@ -13,13 +13,9 @@ from deploy.demo.data.csv_file import DataError, DataRow
 from deploy.demo.data.jsonl_file import read_objects, read_schema
 from deploy.demo.data.split import split_objects
 from deploy.demo.data.task_file import apply_extraction_file, extraction_schema, shipped_data
-from deploy.demo.pairs import PairLedger
 from deploy.demo.report.objects import measure_objects
 from deploy.demo.reviewers import PAIR, REVIEWERS, Reviewers
 from deploy.demo.settings import PlannedMistakes
-from schemas.conversation import Answer
-from schemas.labels import CorrectionSubmitted, Purpose
-from schemas.rollouts import ShadowCompared
 from schemas.tasks import TaskKind
 from shared.privacy.redaction import Redactor, Rules
 from shared.privacy.redaction.json_texts import literals_of_answer
@@ -162,24 +158,3 @@ async def test_of_two_objects_people_choose_the_one_with_more_right_in_it(wrong_
     assert [answer["preference"] for answer in queue.answers.values()] == said
     assert people.counts.by_purpose[PAIR] == len(said)
     assert people.counts.wrong == (len(said) if wrong_share else 0)
-
-
-@pytest.mark.parametrize(("preference", "counted"), [("a", (1, 0, 0)), ("b", (0, 1, 0)), ("both_wrong", (0, 0, 1))])
-def test_a_preference_counts_for_the_arm_whose_answer_stood_on_that_side(
-    preference: str, counted: tuple[int, int, int]
-) -> None:
-    example = json.loads(next(Path("schemas/examples/shadow.compared.v1").glob("*.json")).read_text())
-    shadowed = ShadowCompared.model_validate(example).model_copy(update={
-        "agree": False, "candidate_answer": Answer(text=BETTER), "production_answer": Answer(text=WORSE),
-    })  # fmt: skip
-    given = json.loads(next(Path("schemas/examples/corrections.submitted.v1").glob("*.json")).read_text())
-    label = CorrectionSubmitted.model_validate(given).model_copy(update={
-        "purpose": Purpose.DISCORDANT_PAIR, "prediction_id": shadowed.prediction_id, "label": None,
-        "preference": preference,
-        "answers": (Answer(text=BETTER), Answer(text=WORSE)),
-    })  # fmt: skip
-    ledger = PairLedger()
-    ledger.add_pair(shadowed)
-    ledger.add_label(label)
-    counts = ledger.counts()
-    assert (counts.wins, counts.losses, counts.ties) == counted

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from hypothesis import given
@@ -17,39 +16,20 @@ from deploy.demo.errors import CycleStepFailed, StepTimeout
 from deploy.demo.pairs import PairLedger
 from deploy.demo.report.measure import measure, percentile, wilson
 from deploy.demo.report.report import Report, as_json, write
-from deploy.demo.report.result import FlagMove, LearningCycle, LiveTest, LoopResult
+from deploy.demo.report.result import LearningCycle, LiveTest, LoopResult
 from deploy.demo.reviewers import ReviewCounts
 from deploy.demo.settings import Fault
 from deploy.demo.steps import cycle
 from deploy.demo.steps.cycle import CyclePage, event_of, follow, stage_in
-from schemas.base import utc_now
-from schemas.labels import CorrectionSubmitted
-from schemas.rollouts import ShadowCompared
-from services.deployer.statistics.betting import wealth
 from tests.unit.deploy.demo.inspections import inspection
-
-CALL = {"messages": [{"role": "user", "content": "where is it"}]}
 
 
 def answer(label: str, text: str, error: str = "", latency_ms: float = 100.0) -> GatewayAnswer:
     return GatewayAnswer(DataRow("q", label), text, "p", "base", "", 0.5, latency_ms, error)
 
 
-def pair(n: int, production: str, candidate: str | None, rollout: str = "r1") -> ShadowCompared:
-    return ShadowCompared.model_validate({
-        "task": "t", "task_revision": "1", "pair_id": f"pair{n}", "rollout_id": rollout, "prediction_id": f"p{n}",
-        "call": CALL, "production_adapter": None, "candidate_adapter": "c", "production_answer": {"text": production},
-        "candidate_answer": None if candidate is None else {"text": candidate}, "agree": production == candidate,
-        "subject": f"user-{n}", "identified": True, "logged_at": utc_now(), "candidate_latency_ms": 1.0,
-    })  # fmt: skip
-
-
-def label(n: int, answer: str) -> CorrectionSubmitted:
-    return CorrectionSubmitted.model_validate({
-        "task": "t", "task_revision": "1", "correction_id": str(uuid4()), "request_id": f"r{n}",
-        "prediction_id": f"p{n}", "purpose": "discordant_pair", "reviewer": "ada", "call": CALL,
-        "answers": [{"text": "x"}, {"text": "y"}], "label": answer, "ticket_id": f"t{n}",
-    })  # fmt: skip
+def evidence(wins: int, labels: int) -> dict[str, Any]:
+    return {"wins": wins, "losses": 0, "ties": 4, "pending": 2, "labels": labels, "wealth": 2.0**wins, "alpha": 0.00096}
 
 
 @pytest.mark.parametrize(
@@ -81,49 +61,12 @@ def test_a_failed_request_is_a_wrong_answer() -> None:
     assert ("b", "(no answer)", 1) in measured.confusions
 
 
-def test_the_ledger_s_wealth_is_the_deployer_s() -> None:
+def test_the_counts_are_the_deployer_s_and_each_further_label_is_a_point_of_the_history() -> None:
     ledger = PairLedger()
-    for n in range(12):
-        ledger.add_pair(pair(n, "wrong", "right"))
-    ledger.add_pair(pair(12, "same", "same"))
-    for n in range(11):
-        ledger.add_label(label(n, "right"))
-    counts = ledger.counts()
-    assert (counts.pairs, counts.agree, counts.wins, counts.pending) == (13, 1, 11, 1)
-    assert counts.wealth == pytest.approx(wealth(11, 0, 0))
-    ledger.add_label(label(11, "wrong"))
-    assert ledger.counts().losses == 1
-    assert len(ledger.history) == 12
-
-
-def test_a_label_without_a_pair_and_a_label_read_twice_change_nothing() -> None:
-    ledger = PairLedger()
-    ledger.add_pair(pair(1, "a", "b"))
-    ledger.add_label(label(77, "a"))
-    twice = label(1, "c")
-    ledger.add_label(twice)
-    ledger.add_label(twice)
-    assert (ledger.counts().ties, len(ledger.history)) == (1, 1)
-
-
-def test_a_persons_newest_label_counts_in_whatever_order_they_are_read() -> None:
-    first, edited = label(1, "a"), label(1, "b")
-    unsure = label(1, "a").model_copy(update={"label": None, "preference": "cannot_tell"})
-    for order in ([first, edited], [edited, first]):
-        ledger = PairLedger()
-        ledger.add_pair(pair(1, "a", "b"))
-        for answer_given in order:
-            ledger.add_label(answer_given)
-        assert (ledger.counts().wins, ledger.counts().labels) == (1, 1)
-    ledger.add_label(unsure)
-    assert ledger.counts().pending == 1
-
-
-def test_a_pair_of_another_rollout_is_not_counted() -> None:
-    ledger = PairLedger()
-    ledger.rollout_id = "r2"
-    ledger.add_pair(pair(1, "a", "b", rollout="r1"))
-    assert ledger.counts().pairs == 0
+    for said in (evidence(0, 0), evidence(1, 1), evidence(1, 1), evidence(2, 2)):
+        ledger.add(said)
+    assert (ledger.counts().pairs, ledger.counts().wealth) == (8, 4.0)
+    assert [counts.labels for counts in ledger.history] == [1, 2]
 
 
 class Pages:
@@ -203,10 +146,8 @@ def test_a_missing_page_has_no_events() -> None:
 def report(promoted: bool) -> Report:
     ledger = PairLedger()
     for n in range(30):
-        ledger.add_pair(pair(n, "wrong", "right"))
-        ledger.add_label(label(n, "right"))
-    evidence = {"wins": 30, "losses": 0, "ties": 0, "pending": 0, "wealth": 2000.0, "alpha": 0.00096}
-    change = {"stage": "canary", "reason": "wealth", "evidence": evidence, "candidate_adapter": "c"}
+        ledger.add(evidence(n, n))
+    change = {"stage": "canary", "reason": "wealth", "evidence": evidence(29, 29), "candidate_adapter": "c"}
     mode = {"name": "card lost", "size": 9, "share": 0.3, "mean_confidence": None, "exemplars": ["where <b>is</b>"]}
     result = LoopResult(
         task="t",
@@ -217,7 +158,6 @@ def report(promoted: bool) -> Report:
         after=measure([answer("a", "a")] * 9 + [answer("b", "a")]),
         cycle=LearningCycle(modes=[mode], inspection=inspection()),
         live_test=LiveTest([change], {"canary": 12, "promoted": 26}),
-        flag_moves=[FlagMove("rollback on", "rollback", "", 0.8)],
         seconds=600.0,
     )
     reviews = ReviewCounts(wrong=3)
@@ -233,7 +173,7 @@ def test_the_report_s_contract_has_these_keys() -> None:
         "seconds", "steps", "task",
     ]  # fmt: skip
     assert set(data["accuracy_after"]) == {"value", "low", "high", "n"}
-    assert (data["promoted"], data["labels_spent"], data["pairs"]) == (True, 330, 30)
+    assert (data["promoted"], data["labels_spent"], data["pairs"]) == (True, 330, 35)
     assert data["steps"][1] == {"name": "training", "seconds": 150.0}
 
 

@@ -12,19 +12,16 @@ import httpx
 import pytest
 from rich.console import Console
 
-from deploy.demo.clients import FlagClient
 from deploy.demo.errors import CycleStepFailed
 from deploy.demo.report.result import LoopResult
 from deploy.demo.settings import Fault, LoopOptions, LoopSettings
 from deploy.demo.steps import live_test as live
-from deploy.demo.steps.rollback import prove_rollback
 from deploy.demo.steps.traffic import QUIET_SECONDS, STALL_SECONDS
 from deploy.demo.story import play, read_data, run
 from deploy.demo.terminal import Terminal
 from schemas.base import utc_now
-from shared.errors import ConfigurationError, RatchetError
+from shared.errors import ConfigurationError
 from tests.unit.deploy.demo.inspections import inspection
-from tests.waiting import PATIENCE_SECONDS
 
 EVIDENCE = {"wins": 30, "losses": 0, "ties": 0, "pending": 0, "wealth": 2000.0, "alpha": 0.00096}
 ARM = {
@@ -47,15 +44,8 @@ class FakeServices:
         self.corrected: dict[str, str] = {}
         self.cycle: list[dict[str, Any]] = []
         self.live = 0
-        self.turn = 0
         self.served: str | None = None
-        self.opponents: list[str | None] = [None, "a1"]
-        """Of each turn's candidate."""
-        self.restarts: list[int] = []
-        """How many cycles there were before each restart."""
-        self.gain_after_restart = gain
         self.tasks = Path()
-        self.flags = {"rollback": False, "primary": True}
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path
@@ -77,19 +67,17 @@ class FakeServices:
         if path.startswith("/api/cycles/"):
             self.move()
             return httpx.Response(200, json={"cycle_id": "cycle-1", "task": "t", "steps": self.cycle, "progress": None})
-        return self.unleash(path)
-
-    def restart(self, say: object) -> None:
-        self.restarts.append(self.turn)
-        self.gain = self.gain_after_restart
+        assert path == "/api/rollouts"
+        evidence = {**EVIDENCE, "labels": self.live}
+        return httpx.Response(
+            200, json={"rollouts": [{"task": "another"}, {"task": "support-desk", "evidence": evidence}]}
+        )
 
     def answer(self, body: dict[str, Any]) -> httpx.Response:
         text, user = body["messages"][-1]["content"], body["user"]
         self.asked.append((user, text))
         self.live += user.startswith("live-")
-        variant = "base"
-        if self.served and self.flags["primary"]:
-            variant = "rollback" if self.flags["rollback"] else "primary"
+        variant = "primary" if self.served else "base"
         content = self.truth[text] if variant == "primary" or len(self.asked) % 8 == 0 else "nothing"
         headers = {
             "x-ratchet-prediction-id": f"p{len(self.asked)}",
@@ -122,8 +110,6 @@ class FakeServices:
                 },
             )
             return
-        opponent = self.opponents[self.turn]
-        self.turn, self.live, self.cycle = self.turn + 1, 0, []
         mode = {"name": "m", "size": 9, "share": 0.5, "mean_confidence": 0.1, "exemplars": ["x"]}
         self.add("failures.clustered.v1", {"suspects": 9, "noise": 1, "modes": [mode]})
         gate = {"name": "min_examples", "passed": True, "measured": 9.0, "required": ">= 5", "detail": ""}
@@ -138,12 +124,11 @@ class FakeServices:
                 "gates": [gate],
             },
         )
-        self.add("adapters.trained.v1", {"adapter": f"a{self.turn}", "steps": 9, "train_loss": 0.1, "seconds": 1.0})
+        self.add("adapters.trained.v1", {"adapter": "a1", "steps": 9, "train_loss": 0.1, "seconds": 1.0})
         passed = self.gain > 0
         gain = {"name": "min_gain", "passed": passed, "measured": self.gain, "required": ">= 0", "detail": ""}
         verdict = "passed" if passed else "failed"
-        candidate, production = {**ARM, "adapter": f"a{self.turn}"}, {**ARM, "adapter": opponent}
-        arms = {"candidate": candidate, "production": production}
+        arms = {"candidate": {**ARM, "adapter": "a1"}, "production": ARM}
         said = {"headline": f"The verdict is {verdict}.", "report": self.evaluation}
         self.add("adapters.evaluated.v1", {"verdict": verdict, "gates": [gain], **arms, **said})
         if passed:
@@ -155,25 +140,20 @@ class FakeServices:
             self.add_stage("canary")
         elif self.live > 60 and "promoted" not in stages:
             self.add_stage("promoted")
-            self.served = f"a{self.turn}"
+            self.served = "a1"
 
     def add_stage(self, stage: str) -> None:
         event = {
             "stage": stage,
-            "rollout_id": f"r{self.turn}",
+            "rollout_id": "r1",
             "reason": "wealth",
-            "candidate_adapter": f"a{self.turn}",
+            "candidate_adapter": "a1",
             "evidence": EVIDENCE,
         }
         self.add("rollouts.changed.v1", event)
 
     def add(self, topic: str, event: dict[str, Any]) -> None:
         self.cycle.append({"topic": topic, "occurred_at": utc_now().isoformat(), "event": event})
-
-    def unleash(self, path: str) -> httpx.Response:
-        flag, _, state = path.partition(".")[2].rpartition("/environments/development/")
-        self.flags[flag.rpartition(".")[2]] = state == "on"
-        return httpx.Response(200)
 
 
 @pytest.fixture
@@ -187,15 +167,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def played(
-    services: FakeServices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault | None = None, turns: int = 1
+    services: FakeServices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault | None = None
 ) -> tuple[LoopResult, str]:
-    options = LoopOptions(report=tmp_path / "report", fault=fault, prove_rollback=True, turns=turns)
-    monkeypatch.setattr("deploy.demo.steps.next_turn.restart", services.restart)
+    options = LoopOptions(report=tmp_path / "report", fault=fault)
     data, parts = read_data(options)
     small = replace(parts, traffic=parts.traffic[:60], held_out=parts.held_out[:20])
     services.truth.update({row.text: row.label for row in data.rows})
     services.tasks = tmp_path / "tasks"
-    settings = LoopSettings(home=tmp_path, kafka="127.0.0.1:9", unleash_admin_token="x")
+    settings = LoopSettings(home=tmp_path, kafka="127.0.0.1:9")
     client = httpx.AsyncClient(transport=httpx.MockTransport(services))
     monkeypatch.setattr("httpx.AsyncClient", lambda **_: client)
     output = io.StringIO()
@@ -224,61 +203,11 @@ async def test_a_good_candidate_is_promoted_and_the_report_says_so(
     assert result.as_expected
     assert result.after is not None
     assert result.after.accuracy.value == 1.0
-    assert [s.variant for s in result.flag_moves] == ["rollback", "primary", "base", "primary"]
-    assert all(s.in_time for s in result.flag_moves)
     data = json.loads((tmp_path / "report" / "report.json").read_text())
     assert data["promoted"] is True
     assert data["accuracy_before"]["n"] == 20
     assert data["labels_spent"] == 60
     assert "Promoted" in output
-
-
-@pytest.mark.usefixtures("quick")
-async def test_a_further_turn_follows_a_restart_and_names_the_adapter_that_it_was_compared_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    services = FakeServices({})
-    result, output = await played(services, tmp_path, monkeypatch, turns=2)
-    assert services.restarts == [1]
-    assert result.as_expected
-    (turn,) = json.loads((tmp_path / "report" / "report.json").read_text())["turns"]
-    assert (turn["serves"], turn["candidate"], turn["opponent"], turn["promoted"]) == ("a1", "a2", "a1", True)
-    assert next(step["name"] for step in turn["steps"]) == "traffic"
-    assert "turn 2: a2 was compared with a1, which serves: promoted" in output
-    assert "min_new_examples: 0" in (tmp_path / "tasks" / f"{result.task}.yaml").read_text()
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("opponent", [None, "a0"])
-async def test_a_further_turn_against_another_opponent_than_the_one_that_serves_is_not_as_expected(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opponent: str | None
-) -> None:
-    services = FakeServices({})
-    services.opponents = [None, opponent]
-    result, output = await played(services, tmp_path, monkeypatch, turns=2)
-    assert result.promoted
-    assert not result.as_expected
-    assert f"was compared with {opponent or 'the base model'}, but a1 serves" in output
-
-
-@pytest.mark.usefixtures("quick")
-async def test_a_further_turn_is_as_expected_also_where_its_candidate_is_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    services = FakeServices({})
-    services.gain_after_restart = -0.01
-    result, output = await played(services, tmp_path, monkeypatch, turns=2)
-    assert result.as_expected
-    assert "turn 2: a2 was compared with a1, which serves: stopped by evaluation gate min_gain" in output
-
-
-@pytest.mark.usefixtures("quick")
-async def test_no_further_turn_follows_a_candidate_that_is_not_promoted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stopped = FakeServices({}, gain=-0.05)
-    result, _ = await played(stopped, tmp_path, monkeypatch, turns=2)
-    assert (stopped.turn, stopped.restarts, result.turns) == (1, [], [])
 
 
 @pytest.mark.usefixtures("quick")
@@ -368,21 +297,3 @@ async def test_a_step_that_failed_is_an_error_and_in_the_report(
     data = json.loads((tmp_path / "report" / "report.json").read_text())
     assert data["promoted"] is False
     assert "too few" in data["evidence"]
-
-
-async def test_flags_are_put_back_if_the_gateway_does_not_obey(monkeypatch: pytest.MonkeyPatch) -> None:
-    moves: list[tuple[str, bool]] = []
-
-    class Recorded(FlagClient):
-        async def switch(self, flag: str, on: bool) -> None:
-            moves.append((flag, on))
-            if on and flag == "rollback":
-                raise RatchetError("Unleash is unavailable")
-
-    async def ask() -> Any:
-        raise RatchetError("nobody answers")
-
-    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as http:
-        with pytest.raises(RatchetError):
-            await prove_rollback(Recorded(http, LoopSettings(home=Path("/nowhere")), "t"), ask)
-    assert moves == [("rollback", True), ("rollback", False)]
