@@ -177,7 +177,7 @@ def pytest_unconfigure() -> None:
 @pytest.fixture(scope="session")
 async def database() -> AsyncIterator[Database]:
     """A database for unit tests, on a server of this session; each test's tables are empty (`Database.engine`)."""
-    database = Database(StackConfig.load(shared_home()))
+    database = Database()
     yield database
     await database.close()
 

@@ -19,8 +19,7 @@ import psycopg
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from deploy.devstack.config import StackConfig
-from deploy.devstack.parts.postgres import PostgresPart, probe_database, program_folders, server_user
+from deploy.devstack.parts.postgres import find_programs, probe_database, server_user
 from deploy.devstack.supervision.processes import ProcessIdentity, run_as
 from shared.settings import Settings
 from shared.storage.database import build_engine
@@ -40,7 +39,7 @@ kill -INT $server; wait $server; rm -rf "$FOLDER"
 class Database:
     """A database of this process, with the migrated tables of every service that has some."""
 
-    def __init__(self, config: StackConfig) -> None:
+    def __init__(self) -> None:
         session = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
         folder = Path(tempfile.gettempdir()) / f"ratchet-postgres-{session}-{ProcessIdentity.of(session).started}"
         server = f"postgresql://ratchet@/{{}}?host={folder}"
@@ -48,7 +47,7 @@ class Database:
         with (folder / "starting").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (folder / "cluster" / "postmaster.pid").exists():
-                _start(config, folder, session, server.format("postgres"))
+                _start(folder, session, server.format("postgres"))
         name = f"test_{os.getpid()}"
         with psycopg.connect(server.format("postgres"), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")
@@ -71,9 +70,8 @@ class Database:
             await engine.dispose()
 
 
-def _start(config: StackConfig, folder: Path, session: int, url: str) -> None:
-    PostgresPart().install(config, print)
-    programs, cluster, user = program_folders(config)[0], folder / "cluster", server_user()
+def _start(folder: Path, session: int, url: str) -> None:
+    programs, cluster, user = find_programs(), folder / "cluster", server_user()
     if user:
         shutil.chown(folder, user, run_as(user)["group"])
     create = [programs / "initdb", "-D", cluster, "--username=ratchet", "--auth=trust", "--encoding=UTF8", "--locale=C"]

@@ -91,8 +91,7 @@ def ask(service: str, host: str, port: int, method: str, path: str, **options: A
         refusal = body["error"]["message"] if response.is_error else None
     except (ValueError, LookupError, TypeError) as error:
         if response.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
-            way_out = f"ratchet logs services (or {service}, where each is a process of its own)"
-            raise RatchetError(f"the {service} failed at {url} (status 500)", way_out) from error
+            raise RatchetError(f"the {service} failed at {url} (status 500)", "ratchet logs services") from error
         reason = f"what answers at {url} is not the {service} (status {response.status_code})"
         name = f"RATCHET_{service.upper()}"
         raise RatchetError(reason, f"Set {name}_HOST and {name}_PORT to where it listens.") from error

@@ -17,30 +17,19 @@ PARTS_HELP = "Parts: s3, kafka, postgres, unleash, vllm, models, services."
 Only = Annotated[
     list[str] | None, typer.Option("--only", metavar="PART", help=f"Only this part; repeatable, or a,b. {PARTS_HELP}")
 ]
-Without = Annotated[
-    list[str] | None, typer.Option("--without", metavar="PART", help="All but this part; repeatable, or a,b.")
-]
 
 
-def up(
-    only: Only = None,
-    without: Without = None,
-    split: Annotated[bool, typer.Option("--split", help="A process for each service instead of one for all.")] = False,
-    install: Annotated[bool, typer.Option("--install/--no-install", help="Install what is missing first.")] = True,
-) -> None:
+def up(only: Only = None) -> None:
     """Start and health-check the broker, PostgreSQL, Unleash, vLLM and the services.
 
     What is missing is installed first, into RATCHET_TOOLS (default: tools/ in the home). What runs already is left
-    alone, so a second `up` is harmless. A part that crashes later is started again. Where services run in one process,
-    --split needs `ratchet down --only services` first, and so does the way back.
+    alone, so a second `up` is harmless. A part that crashes later is started again.
 
     [bold]Examples[/bold]
 
       ratchet up                                      everything
 
       ratchet up --only kafka --only postgres         two parts
-
-      ratchet up --without vllm                       all but one
 
       KAFKA_HOME=~/kafka_2.13-4.4.0 ratchet up        Apache Kafka instead of tansu
 
@@ -52,10 +41,10 @@ def up(
     """
     from deploy.devstack import catalog, stack, view
 
-    parts, left_out = _names(only), _names(without) or ()
+    parts = _names(only)
     with view.LiveProgress(console, "Starting Ratchet") as progress:
-        config = stack.up(parts, without=left_out, split=split, installing=install, on_progress=progress)
-    for part in catalog.select(config, parts, left_out):
+        config = stack.up(parts, on_progress=progress)
+    for part in catalog.select(config, parts):
         if note := part.note(config):
             say(f"{part.name}: {note}", "dim")
     say(f"Addresses and passwords: {config.home / 'stack.env'}. What runs: ratchet status")
@@ -91,15 +80,11 @@ def status() -> None:
 
     rows = stack.status()
     view.show_status(console, rows, StackConfig.load().home)
-    raise typer.Exit(any(row.state not in ("ready", "stopped", "not installed") for row in rows))
+    raise typer.Exit(any(row.state not in ("ready", "stopped") for row in rows))
 
 
 def install(parts: Annotated[list[str] | None, typer.Argument(help=f"{PARTS_HELP} Default: all.")] = None) -> None:
     """Install what `up` needs, and start nothing. `up` does this itself; use this to do it ahead.
-
-    `ratchet install kafka` does what nothing else does: it downloads Apache Kafka's release (and Java where there is
-    none), and this home's broker is Apache Kafka instead of tansu from then on. Without the internet it says so and
-    changes nothing. It downloads nothing where KAFKA_HOME names an Apache Kafka that you have.
 
     [bold]Examples[/bold]
 
@@ -107,21 +92,16 @@ def install(parts: Annotated[list[str] | None, typer.Argument(help=f"{PARTS_HELP
 
       ratchet install vllm                            vLLM and the base model
 
-      ratchet install kafka                           Apache Kafka (about 130 MB) instead of tansu
-
       RATCHET_TOOLS=/opt/ratchet ratchet install      programs in a folder that several homes share
     """
-    from deploy.devstack import catalog, stack, view
+    from deploy.devstack import stack, view
 
-    names = _names(parts)
     with view.LiveProgress(console, "Installing") as progress:
-        stack.install(names, on_progress=progress)
-    if "kafka" in (names or ()) and (note := catalog.part_named("kafka").note(StackConfig.load())):
-        say(f"kafka: {note}")
+        stack.install(_names(parts), on_progress=progress)
 
 
 def logs(
-    part: Annotated[str, typer.Argument(help=f"{PARTS_HELP} A service when split; install-vllm and the like, too.")],
+    part: Annotated[str, typer.Argument(help=f"{PARTS_HELP} install-vllm and the like, too.")],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue printing what is added.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines.")] = 50,
 ) -> None:

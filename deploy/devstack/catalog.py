@@ -14,12 +14,11 @@ from deploy.devstack.parts.s3 import S3Part
 from deploy.devstack.parts.services import ALL_SERVICES, ServicesPart
 from deploy.devstack.parts.unleash import UnleashPart
 from deploy.devstack.parts.vllm import VllmPart
-from schemas.catalog import SERVICES
 
 INFRASTRUCTURE = ("s3", "kafka", "postgres", "unleash", "vllm", "models")
 PARTS = (*INFRASTRUCTURE, ALL_SERVICES)
 STOP_ORDER: tuple[frozenset[str], ...] = (
-    frozenset({ALL_SERVICES, *SERVICES}),
+    frozenset({ALL_SERVICES}),
     frozenset({"unleash", "vllm", "models"}),
     frozenset({"kafka", "postgres"}),
     frozenset({"s3"}),
@@ -27,7 +26,7 @@ STOP_ORDER: tuple[frozenset[str], ...] = (
 
 
 def part_named(name: str) -> StackPart:
-    """Return the part of that name; for a service's name, the part that runs only it. Raises PartError."""
+    """Return the part of that name. Raises PartError."""
     parts: dict[str, StackPart] = {
         "s3": S3Part(),
         "kafka": KafkaPart(),
@@ -37,19 +36,9 @@ def part_named(name: str) -> StackPart:
         "models": models.ModelsPart(),
         ALL_SERVICES: ServicesPart(),
     }
-    if name in SERVICES:
-        return ServicesPart(name)
     if name not in parts:
-        services = ", ".join(SERVICES)
-        raise PartError(f"there is no part called {name!r}", f"Parts: {', '.join(PARTS)}; services: {services}")
+        raise PartError(f"there is no part called {name!r}", f"Parts: {', '.join(PARTS)}")
     return parts[name]
-
-
-def install_command(config: StackConfig, part: StackPart) -> str:
-    """Return the command that installs what a part needs. `ratchet install kafka` would replace tansu."""
-    if part.name == "kafka" and is_tansu(config):
-        return "ratchet up --only kafka"
-    return f"ratchet install {part.name}"
 
 
 def is_wanted(config: StackConfig, name: str) -> bool:
@@ -59,26 +48,9 @@ def is_wanted(config: StackConfig, name: str) -> bool:
     return name != "models" or models.is_wanted(config)
 
 
-def select(
-    config: StackConfig, parts: Sequence[str] | None = None, without: Sequence[str] = (), split: bool = False
-) -> list[StackPart]:
-    """Return the named parts except `without`; by default all that this home needs.
-
-    `split`: each service is a part of its own. tansu brings the S3 server that it keeps everything in.
-    """
-    for name in without:
-        part_named(name)
+def select(config: StackConfig, parts: Sequence[str] | None = None) -> list[StackPart]:
+    """Return the named parts; by default all that this home needs. tansu brings the S3 server that keeps everything."""
     names = list(parts or (name for name in PARTS if is_wanted(config, name)))
     if "kafka" in names and is_tansu(config):
         names.insert(0, "s3")
-    names = [name for name in names if name not in without]
-    if split and ALL_SERVICES in names:
-        names = [name for name in names if name != ALL_SERVICES] + [name for name in SERVICES if name not in without]
     return [part_named(name) for name in dict.fromkeys(names)]
-
-
-def with_split_services(parts: Sequence[str]) -> set[str]:
-    """Return the names to stop: `services` also means each service that runs on its own. Raises PartError."""
-    for name in parts:
-        part_named(name)
-    return set(parts) | (set(SERVICES) if ALL_SERVICES in parts else set())

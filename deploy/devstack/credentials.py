@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shared.errors import ConfigurationError
@@ -24,16 +24,14 @@ class Credentials:
 
     @classmethod
     def load(cls, home: Path) -> Credentials:
-        """Read the credentials; create those that are missing. Call it holding the home's lock, or after `up` ran."""
+        """Read the credentials, or create them. Call it holding the home's lock, or after `up` ran."""
         path = home / "secrets" / "stack.json"
         try:
-            stored: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+            if path.exists():
+                return cls(**json.loads(path.read_text()))
         except ValueError as error:
             way_out = "Restore the file: the home's database and Unleash know these passwords alone."
             raise ConfigurationError(f"{path} is not JSON: {error}", way_out) from error
-        names = {field.name for field in fields(cls)}
-        if names <= stored.keys():
-            return cls(**{name: stored[name] for name in names})
         created = cls(
             postgres_password=secrets.token_hex(16),
             unleash_client_token=f"default:development.{secrets.token_hex(28)}",
@@ -42,7 +40,6 @@ class Credentials:
             s3_access_key=secrets.token_hex(10),
             s3_secret_key=secrets.token_hex(20),
         )
-        created = replace(created, **stored)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_atomically(path, json.dumps(asdict(created), indent=1).encode())
         return created

@@ -30,7 +30,7 @@ class Launch:
 
 
 class StackPart(ABC):
-    """One part of the stack. Most parts need no other, leave nothing to finish and have no caveat."""
+    """One part of the stack. Most parts install nothing, need no other, leave nothing to finish and have no caveat."""
 
     name: str
     ports: tuple[str, ...]
@@ -42,12 +42,8 @@ class StackPart(ABC):
         """The names of the parts that must be healthy before this one starts."""
         return ()
 
-    @abstractmethod
-    def installed(self, config: StackConfig) -> bool: ...
-
-    @abstractmethod
-    def install(self, config: StackConfig, say: Say) -> None:
-        """Install everything that the part needs on this machine. Idempotent. Raises PartError."""
+    def install(self, config: StackConfig, say: Say) -> None:  # noqa: B027 - nothing: most are in the extra `local`
+        """Install what the part needs beside this environment. Idempotent. Raises PartError."""
 
     @abstractmethod
     def launch(self, config: StackConfig) -> Launch:

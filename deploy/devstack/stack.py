@@ -20,24 +20,21 @@ from deploy.devstack.catalog import (
     INFRASTRUCTURE,
     PARTS,
     STOP_ORDER,
-    install_command,
     is_wanted,
     part_named,
     select,
-    with_split_services,
 )
 from deploy.devstack.config import PORTS, StackConfig, stored_storage
 from deploy.devstack.credentials import Credentials
 from deploy.devstack.errors import PartError, StackError
 from deploy.devstack.install.packages import file_lock
 from deploy.devstack.part import StackPart
-from deploy.devstack.parts.kafka import require_distribution, switch_to_apache
+from deploy.devstack.parts.kafka import is_tansu, require_tansus_data
 from deploy.devstack.parts.services import ALL_SERVICES
 from deploy.devstack.ports import take_ports
 from deploy.devstack.startup import Progress, StackStartup, run_in_parallel
 from deploy.devstack.supervision import records
 from deploy.devstack.supervision.processes import memory_bytes
-from schemas.catalog import SERVICES
 from shared.files import write_atomically
 from shared.jobs import stop_running
 
@@ -51,16 +48,10 @@ def install(
     home: Path | None = None,
     *,
     env: Mapping[str, str] | None = None,
-    without: Sequence[str] = (),
     on_progress: Progress | None = None,
 ) -> None:
-    """Install what the parts need, in parallel; start nothing. Raises StackError.
-
-    Only where `kafka` is among `parts`, Apache Kafka's release is downloaded; the home uses it from then on.
-    """
+    """Install what the parts need, in parallel; start nothing. Raises StackError."""
     config, report = StackConfig.load(home, env), on_progress or _ignore_progress
-    if "kafka" in (parts or ()) and "kafka" not in config.externals:
-        _switch_to_apache(config, report)
     config.home.mkdir(parents=True, exist_ok=True)
 
     def install_part(part: StackPart) -> None:
@@ -71,16 +62,7 @@ def install(
         part.install(config, lambda words: report(part.name, "installing", words))
         report(part.name, "ready", "installed")
 
-    run_in_parallel(select(config, parts, without), install_part, report, Event())
-
-
-def _switch_to_apache(config: StackConfig, report: Progress) -> None:
-    """Switch in this thread, before the parts are selected: Apache Kafka needs others than tansu."""
-    try:
-        switch_to_apache(config, lambda words: report("kafka", "installing", words))
-    except PartError as error:
-        report("kafka", "failed", error.reason.splitlines()[0])
-        raise StackError({"kafka": error}) from error
+    run_in_parallel(select(config, parts), install_part, report, Event())
 
 
 def up(
@@ -88,26 +70,21 @@ def up(
     home: Path | None = None,
     *,
     env: Mapping[str, str] | None = None,
-    without: Sequence[str] = (),
-    split: bool = False,
-    installing: bool = True,
     on_progress: Progress | None = None,
 ) -> StackConfig:
     """Install, start and health-check the parts. Returns when all are ready; raises StackError naming the others.
 
-    `env` replaces this process's environment as the source of settings. `installing=False`: a part that is not
-    installed is an error.
+    `env` replaces this process's environment as the source of settings.
     """
     config, report = StackConfig.load(home, env), on_progress or _ignore_progress
-    selected = select(config, parts, without, split)
-    if any(part.name == "kafka" for part in selected):
-        require_distribution(config)
+    selected = select(config, parts)
+    if any(part.name == "kafka" for part in selected) and is_tansu(config):
+        require_tansus_data(config)
     with file_lock(config.home / "state" / "up.lock"):
         Credentials.load(config.home)
         _refuse_other_storage(config)
-        _refuse_other_arrangement(config, selected)
         _write_stack_env(config, {part.name for part in selected})
-        startup = StackStartup(config, selected, installing, report)
+        startup = StackStartup(config, selected, report)
         run_in_parallel(selected, startup.bring_up, report, startup.cancel)
     return config
 
@@ -119,32 +96,21 @@ def down(
     env: Mapping[str, str] | None = None,
     on_progress: Progress | None = None,
 ) -> list[str]:
-    """Stop what `up` started in this home, or only `parts` of it, services first. Returns the names stopped.
-
-    Raises PartError for a service that runs in one process with all others.
-    """
+    """Stop what `up` started in this home, or only `parts` of it, services first. Returns the names stopped."""
     config, report = StackConfig.load(home, env), on_progress or _ignore_progress
-    names = with_split_services(parts or PARTS)
+    names = [part_named(name).name for name in parts or PARTS]
     if not config.records.exists():
         return []
 
     def stop_part(record: records.PartRecord) -> None:
         report(record.part, "stopping", "")
         records.stop_part(config, record)
-        jobs = config.home / "jobs"
-        for job in stop_running(jobs if record.part == ALL_SERVICES else jobs / record.part):
+        for job in stop_running(config.home / "jobs") if record.part == ALL_SERVICES else ():
             report(record.part, "stopping", f"its job {job}, which the next start resumes")
         report(record.part, "stopped", "")
 
     with file_lock(config.home / "state" / "up.lock"):
-        recorded = records.read_all(config)
-        shared = [name for name in SERVICES if name in names and ALL_SERVICES in recorded.keys() - names]
-        if shared:
-            raise PartError(
-                f"{', '.join(shared)}: no such part runs on its own, since all services run in one process",
-                "ratchet down --only services stops all of them; ratchet up --split then gives each its own process.",
-            )
-        started = {name: record for name, record in recorded.items() if name in names}
+        started = {name: record for name, record in records.read_all(config).items() if name in names}
         for group in STOP_ORDER:
             if in_group := [record for name, record in started.items() if name in group]:
                 with ThreadPoolExecutor(len(in_group)) as pool:
@@ -156,8 +122,8 @@ def down(
 class PartStatus:
     """One row of `ratchet status`.
 
-    `state`: ready, starting, not answering, restarting, unsupervised, failed, stopped, not installed. `owner`: own or
-    external. `detail`: what is wrong and the way out, or a caveat.
+    `state`: ready, starting, not answering, restarting, unsupervised, failed, stopped. `owner`: own or external.
+    `detail`: what is wrong and the way out, or a caveat.
     """
 
     part: str
@@ -175,9 +141,7 @@ def status(home: Path | None = None, *, env: Mapping[str, str] | None = None) ->
     """Probe every part and return its status. Starts and writes nothing."""
     config = StackConfig.load(home, env)
     started = records.read_all(config)
-    services = SERVICES if started.keys() & set(SERVICES) else (ALL_SERVICES,)
-    infrastructure = [name for name in INFRASTRUCTURE if name in started or is_wanted(config, name)]
-    names = [*infrastructure, *services]
+    names = [name for name in PARTS if name in started or is_wanted(config, name)]
     with ThreadPoolExecutor(len(names)) as pool:
         return list(pool.map(lambda name: _status_of(config, part_named(name), started.get(name)), names))
 
@@ -188,10 +152,7 @@ def _status_of(config: StackConfig, part: StackPart, record: records.PartRecord 
         state = "not answering" if problem else "ready"
         return PartStatus(part.name, state, "external", None, part.address(config), 0, None, problem or "", 0)
     if record is None:
-        installed = part.installed(config)
-        start = f"ratchet up --only {part.name}" if part.name in SERVICES else "ratchet up"
-        state, hint = ("stopped", start) if installed else ("not installed", install_command(config, part))
-        return PartStatus(part.name, state, "own", None, part.address(config), 0, None, hint, 0)
+        return PartStatus(part.name, "stopped", "own", None, part.address(config), 0, None, "ratchet up", 0)
     state, detail = _state_of(config, part, record)
     memory = memory_bytes(record.child) if record.child else 0
     pid = record.child.pid if record.child and record.running else None
@@ -213,28 +174,6 @@ def _state_of(config: StackConfig, part: StackPart, record: records.PartRecord) 
 def free_ports() -> dict[str, str]:
     """Return `RATCHET_…_PORT` settings with free ports: for a second stack on this machine, and for tests."""
     return {f"RATCHET_{name.upper()}_PORT": str(port) for name, port in zip(PORTS, take_ports(len(PORTS)), strict=True)}
-
-
-def _refuse_other_arrangement(config: StackConfig, selected: Sequence[StackPart]) -> None:
-    """Raise PartError if a service would run twice: in the process of all, and in its own. Both would do the work.
-
-    What died in the other arrangement leaves a record, which is deleted.
-    """
-    names = {part.name for part in selected}
-    alone = [name for name in SERVICES if name in names]
-    if alone and ALL_SERVICES in names:
-        raise PartError(f"{', '.join(alone)} would run twice: {ALL_SERVICES} are all of them", "Name only one of both.")
-    other = [ALL_SERVICES] if alone else SERVICES if ALL_SERVICES in names else ()
-    started = records.read_all(config)
-    left = [started[name] for name in other if name in started]
-    if running := [record.part for record in left if record.supervised or record.running]:
-        if alone:
-            reason = f"all services run in one process, so {', '.join(alone)} cannot run in another one"
-            raise PartError(reason, "ratchet down --only services, then: ratchet up --split")
-        reason = f"services run in processes of their own ({', '.join(running)}), so they cannot run in one"
-        raise PartError(reason, "ratchet up --split, or: ratchet down --only services, then: ratchet up")
-    for record in left:
-        records.stop_part(config, record)
 
 
 def _refuse_other_storage(config: StackConfig) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
-from deploy.devstack.catalog import install_command, part_named
+from deploy.devstack.catalog import part_named
 from deploy.devstack.config import StackConfig
 from deploy.devstack.errors import PartError, StackError
 from deploy.devstack.part import StackPart, tail
@@ -56,8 +56,8 @@ def run_in_parallel(
 class StackStartup:
     """The state of one `ratchet up`. Call `bring_up` once per part, each in its own thread."""
 
-    def __init__(self, config: StackConfig, parts: Sequence[StackPart], installing: bool, report: Progress) -> None:
-        self._config, self._installing, self._report = config, installing, report
+    def __init__(self, config: StackConfig, parts: Sequence[StackPart], report: Progress) -> None:
+        self._config, self._report = config, report
         self._finished = {part.name: Event() for part in parts}
         self._failed: set[str] = set()
         self.cancel = Event()
@@ -72,7 +72,7 @@ class StackStartup:
             else:
                 if records.read(self._config, part.name) is None:
                     self._check_ports(part)  # Before an installation of some minutes.
-                self._install(part)
+                part.install(self._config, lambda words: self._report(part.name, "installing", words))
                 self._wait_for_needs(part)
                 self._start(part)
         except BaseException:
@@ -93,12 +93,6 @@ class StackStartup:
     def _is_healthy(self, part: StackPart) -> bool:
         record = records.read(self._config, part.name)
         return bool(record and record.supervised and record.running and part.probe(self._config) is None)
-
-    def _install(self, part: StackPart) -> None:
-        if self._installing:
-            part.install(self._config, lambda words: self._report(part.name, "installing", words))
-        elif not part.installed(self._config):
-            raise PartError(f"{part.name} is not installed", install_command(self._config, part))
 
     def _wait_for_needs(self, part: StackPart) -> None:
         for need in part.needs(self._config):

@@ -18,7 +18,7 @@ from rich.text import Text
 from deploy.devstack.stack import PartStatus
 
 DONE = {"ready": "green", "external": "cyan", "failed": "red", "stopped": "green"}
-STATES = {"ready": "green", "starting": "yellow", "restarting": "yellow", "stopped": "dim", "not installed": "dim"}
+STATES = {"ready": "green", "starting": "yellow", "restarting": "yellow", "stopped": "dim"}
 
 
 class LiveProgress:

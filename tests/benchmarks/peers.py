@@ -57,7 +57,7 @@ def portkey(config: StackConfig, port: int, say: Say) -> Launch:
         say(f"installing @portkey-ai/gateway {PORTKEY} from npm")
         package = {"name": "ratchet-bench-portkey", "private": True, "overrides": PORTKEY_OVERRIDES}
         (folder / "package.json").write_text(json.dumps(package))
-        argv = [*npm(config, node), "install", "--prefix", str(folder), f"@portkey-ai/gateway@{PORTKEY}", *NPM_OPTIONS]
+        argv = [*npm(config), "install", "--prefix", str(folder), f"@portkey-ai/gateway@{PORTKEY}", *NPM_OPTIONS]
         run_logged(argv, config.logs / "install-portkey.log", "npm install @portkey-ai/gateway", "", cwd=folder)
 
     folder = install_once(config.tools / "bench-portkey", f"{PORTKEY} {PORTKEY_OVERRIDES}", build)

@@ -46,7 +46,7 @@ def chromium(config: StackConfig) -> Path:
     def build(folder: Path) -> None:
         (folder / "package.json").write_text('{"name": "ratchet-browser", "private": true}\n')
         log, package = config.logs / "install-browser.log", f"{PACKAGE}@{VERSION}"
-        argv = [*npm(config, node), "install", "--prefix", str(folder), package, *NPM_OPTIONS]
+        argv = [*npm(config), "install", "--prefix", str(folder), package, *NPM_OPTIONS]
         run_logged(argv, log, f"npm install {package}", "Is the npm registry reached?", cwd=folder)
         run_logged([node, "-e", UNPACK], log, f"unpacking {package}", "", cwd=folder)
         for name in ("al2023.tar", "fonts.tar"):

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import http.server
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tarfile
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,11 +19,8 @@ import pytest
 from deploy.devstack import stack
 from deploy.devstack.catalog import part_named
 from deploy.devstack.config import StackConfig
-from deploy.devstack.install import apache_kafka
 from deploy.devstack.ports import port_is_free
 from deploy.devstack.supervision import records
-from shared.kafka.topics import create_topics
-from shared.settings import Settings
 from tests.conftest import ROOT, on_tansu, remove_database, shared_home
 from tests.waiting import PATIENCE_SECONDS
 
@@ -42,8 +34,8 @@ class Home:
     path: Path
     env: dict[str, str]
 
-    def up(self, *parts: str, **options: bool) -> StackConfig:
-        return stack.up(parts, self.path, env=self.env, **options)
+    def up(self, *parts: str) -> StackConfig:
+        return stack.up(parts, self.path, env=self.env)
 
     def status(self) -> dict[str, stack.PartStatus]:
         return {row.part: row for row in stack.status(self.path, env=self.env)}
@@ -166,13 +158,6 @@ def test_a_port_in_use_is_reported_with_its_variable(home: Home, tmp_path: Path)
     assert "RATCHET_KAFKA_PORT" in error.value.failures["kafka"].way_out
 
 
-def test_a_part_that_is_not_installed_is_reported_with_the_install_command(home: Home, tmp_path: Path) -> None:
-    env = {**home.env, "RATCHET_HOME": str(tmp_path), "RATCHET_TOOLS": str(tmp_path / "none")}
-    with pytest.raises(stack.StackError) as error:
-        stack.up(["vllm"], tmp_path, env=env, installing=False)
-    assert error.value.failures["vllm"].way_out == "ratchet install vllm"
-
-
 def test_a_wrong_token_of_an_external_unleash_is_reported(home: Home, tmp_path: Path) -> None:
     address = {"RATCHET_UNLEASH": home.stack_env()["RATCHET_UNLEASH"]}
     tokens = {"RATCHET_UNLEASH_CLIENT_TOKEN": "default:development.no", "RATCHET_UNLEASH_ADMIN_TOKEN": "*:*.no"}
@@ -195,32 +180,3 @@ def test_down_stops_everything_and_up_continues_with_the_same_data(home: Home) -
     home.up("postgres")
     with psycopg.connect(url) as connection:
         assert connection.execute("SELECT count(*) FROM persistent").fetchone() == (0,)
-
-
-@pytest.mark.skipif(
-    not os.environ.get("KAFKA_HOME"), reason="the release is packed from the Apache Kafka of KAFKA_HOME"
-)
-def test_an_installed_apache_kafka_runs_in_this_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    archive = tmp_path / "www" / "kafka.tgz"
-    archive.parent.mkdir()
-    with tarfile.open(archive, "w:gz", compresslevel=0) as file:
-        file.add(os.environ["KAFKA_HOME"], "kafka_2.13-4.3.1")
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(archive.parent))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(apache_kafka, "URLS", (f"http://127.0.0.1:{server.server_port}/kafka.tgz",))
-    monkeypatch.setattr(apache_kafka, "SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RATCHET_", "KAFKA_"))}
-    home = Home(tmp_path / "home", {**inherited, **stack.free_ports(), "RATCHET_HOME": str(tmp_path / "home")})
-    try:
-        stack.install(["kafka"], home.path, env=home.env)
-        server.shutdown()
-        home.up("kafka")
-        row = home.status()["kafka"]
-        assert row.state == "ready" and row.detail.startswith(f"Apache Kafka from {home.path / 'tools' / 'kafka'}.")
-        assert "s3" not in home.status()
-        assert home.stack_env()["RATCHET_KAFKA_IDEMPOTENCE"] == "true"
-        create_topics(Settings.load(home=home.path))
-    finally:
-        server.server_close()
-        stack.down(home=home.path, env=home.env)

@@ -24,7 +24,6 @@ from kafka.admin import ScramMechanism, UserScramCredentialUpsertion
 from pydantic import SecretStr
 
 from deploy.devstack.config import StackConfig
-from deploy.devstack.install.java import find_java, install_java
 from deploy.devstack.parts.kafka import LOGGING, KafkaPart, format_storage, render_properties
 from deploy.devstack.ports import take_ports
 from schemas.predictions import FeedbackGiven
@@ -165,8 +164,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     properties, logging = home / "server.properties", home / "log4j2.yaml"
     properties.write_text("\n".join(given) + secure)
     logging.write_text(LOGGING)
-    install_java(config, lambda words: None)
-    java, classpath = str(find_java(config)), f"{os.environ['KAFKA_HOME']}/libs/*"
+    java, classpath = "java", f"{os.environ['KAFKA_HOME']}/libs/*"
     format_storage(java, classpath, properties)
     options = (
         "-Xmx384m",

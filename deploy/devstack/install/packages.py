@@ -23,7 +23,7 @@ from deploy.devstack.part import Say, tail
 
 VERSION_FILE = ".ratchet-installed"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-"""PyTorch's index of CPU wheels, used only when pip finds no torch. `RATCHET_TORCH_INDEX` replaces it."""
+"""PyTorch's index of CPU wheels. `RATCHET_TORCH_INDEX` replaces it."""
 
 
 def is_installed(folder: Path, version: str) -> bool:
@@ -41,7 +41,7 @@ def file_lock(path: Path) -> Iterator[None]:
         yield
 
 
-def install_once(folder: Path, version: str, build: Callable[[Path], None]) -> Path:
+def install_once(folder: Path, version: str, build: Callable[[Path], object]) -> Path:
     """Fill `folder` by `build` unless that version is installed. In place: a virtual environment cannot be moved."""
     if is_installed(folder, version):
         return folder
@@ -93,19 +93,16 @@ def virtual_environment(folder: Path, config: StackConfig) -> str:
 
 
 def pip(config: StackConfig, python: str, arguments: Sequence[str], what: str) -> None:
-    """Run `pip install` with the machine's own pip settings, and PyTorch's CPU index where pip finds no torch."""
+    """Run `pip install` with the machine's own pip settings. Raises PartError."""
     log = config.logs / f"install-{re.split('[^a-zA-Z0-9_-]', what)[0]}.log"
-    start = log.stat().st_size if log.exists() else 0
     argv = [python, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off", *arguments]
-    way_out = f"See {log}. Then repeat: ratchet install"
-    try:
-        run_logged(argv, log, f"pip install {what}", way_out)
-    except PartError:
-        output = log.read_bytes()[start:].decode(errors="replace")
-        index = os.environ.get("RATCHET_TORCH_INDEX", TORCH_CPU_INDEX)
-        if not re.search(r"No matching distribution found for torch\b", output) or not reachable(f"{index}/torch/"):
-            raise
-        run_logged([*argv, "--extra-index-url", index], log, f"pip install {what}", way_out)
+    run_logged(argv, log, f"pip install {what}", f"See {log}. Then repeat: ratchet install")
+
+
+def cpu_torch_index() -> list[str]:
+    """Return pip's options for PyTorch's CPU wheels, which PyPI has not; none where their index cannot be reached."""
+    index = os.environ.get("RATCHET_TORCH_INDEX", TORCH_CPU_INDEX)
+    return ["--extra-index-url", index] if reachable(f"{index}/torch/") else []
 
 
 def reachable(url: str, seconds: float = 3.0) -> bool:

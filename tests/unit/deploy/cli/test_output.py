@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from typer.testing import CliRunner, Result
 
 from deploy.cli import output
 from deploy.cli.app import app
-from deploy.devstack.parts.postgres import program_major
 from shared.errors import RatchetError, unusable_file
 from tests.conftest import ROOT
 
@@ -89,7 +89,7 @@ def test_reason_and_way_out_of_an_error_are_printed_as_they_are(
     "arguments",
     [
         ("tasks", "apply", str(ROOT / "deploy/tasks/support-desk.yaml")),
-        ("up", "--no-install", "--only", "postgres"),
+        ("up", "--only", "postgres"),
         ("install", "postgres"),
     ],
 )
@@ -106,7 +106,7 @@ def test_a_home_that_cannot_be_used_is_an_error_with_its_path(
 
 def test_a_program_that_is_missing_is_an_error_that_says_to_install_it(home: Path) -> None:
     with pytest.raises(FileNotFoundError) as raised:
-        program_major(home / "programs")
+        subprocess.run([home / "programs" / "postgres"], check=False)
     error = unusable_file(raised.value)
     assert str(home / "programs" / "postgres") in error.reason
     assert "ratchet install" in error.way_out and "RATCHET_HOME" not in error.way_out

@@ -7,13 +7,12 @@ import socket
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from deploy.demo.settings import LoopSettings
 from deploy.devstack import stack
-from deploy.devstack.catalog import PARTS, select, with_split_services
+from deploy.devstack.catalog import PARTS, select
 from deploy.devstack.config import StackConfig
 from deploy.devstack.errors import PartError
 from deploy.devstack.parts import models
@@ -21,7 +20,6 @@ from deploy.devstack.parts.kafka import KafkaPart
 from deploy.devstack.parts.s3 import S3Part
 from deploy.devstack.parts.services import ServicesPart
 from deploy.devstack.ports import port_is_free
-from schemas.catalog import SERVICES
 from services.gateway.routing.passed_models import PassedModels
 from services.gateway.settings import GatewaySettings
 
@@ -99,7 +97,7 @@ def test_a_port_that_is_taken_is_named_before_anything_is_installed(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with pytest.raises(stack.StackError, match=f"address already in use: port {port}") as error:
-            stack.up(["console"], tmp_path, env={"RATCHET_CONSOLE_PORT": str(port)})
+            stack.up(["services"], tmp_path, env={**stack.free_ports(), "RATCHET_CONSOLE_PORT": str(port)})
     assert installed == []
     assert "RATCHET_CONSOLE_PORT" in error.value.way_out and "RATCHET_HOME" in error.value.way_out
 
@@ -115,7 +113,8 @@ def test_a_service_with_a_host_of_its_own_is_probed_shown_and_asked_there(
     server = http.server.ThreadingHTTPServer(("127.0.0.2", 0), Ready)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     env = {"RATCHET_CONSOLE_HOST": "127.0.0.2", "RATCHET_CONSOLE_PORT": str(server.server_port)}
-    config, console = StackConfig.load(tmp_path, env), ServicesPart("console")
+    config, console = StackConfig.load(tmp_path, env), ServicesPart()
+    monkeypatch.setattr(console, "ports", ("console",))
     try:
         assert console.probe(config) is None
         assert not port_is_free(server.server_port, config.host("console"))
@@ -132,18 +131,18 @@ def test_a_service_with_a_host_of_its_own_is_probed_shown_and_asked_there(
 
 def test_a_service_that_listens_everywhere_is_asked_on_this_machine(tmp_path: Path) -> None:
     config = StackConfig.load(tmp_path, {"RATCHET_GATEWAY_HOST": "0.0.0.0", "RATCHET_GATEWAY_PORT": "41000"})
-    gateway = ServicesPart("gateway")
-    assert gateway.address(config) == "http://127.0.0.1:41000/v1"
-    assert gateway.environment(config) == {"RATCHET_GATEWAY_PORT": "41000"}
+    services = ServicesPart()
+    assert "http://127.0.0.1:41000/v1" in services.address(config).splitlines()
+    assert services.environment(config)["RATCHET_GATEWAY_PORT"] == "41000"
+    assert "RATCHET_GATEWAY_HOST" not in services.environment(config)
 
 
 def test_a_host_that_this_machine_does_not_have_is_an_error_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ServicesPart, "needs", lambda self, config: ())
-    monkeypatch.setattr(ServicesPart, "installed", lambda self, config: True)
     with pytest.raises(stack.StackError, match=r"nothing can listen at RATCHET_CONSOLE_HOST=192\.0\.2\.1") as error:
-        stack.up(["console"], tmp_path, env={"RATCHET_CONSOLE_HOST": "192.0.2.1"}, installing=False)
+        stack.up(["services"], tmp_path, env={**stack.free_ports(), "RATCHET_CONSOLE_HOST": "192.0.2.1"})
     assert "0.0.0.0" in error.value.way_out
 
 
@@ -164,9 +163,9 @@ def test_a_hub_id_and_a_folder_have_the_same_short_name(tmp_path: Path) -> None:
         assert config.base_model_name == "Llama-3.1-8B-Instruct"
 
 
-def names(env: dict[str, str], parts: Sequence[str] | None = None, **options: Any) -> list[str]:
+def names(env: dict[str, str], parts: Sequence[str] | None = None) -> list[str]:
     """Return the names of the parts that are selected in a home of these settings."""
-    return [part.name for part in select(StackConfig.load(Path("/nowhere"), env), parts, **options)]
+    return [part.name for part in select(StackConfig.load(Path("/nowhere"), env), parts)]
 
 
 @pytest.fixture
@@ -181,11 +180,6 @@ def test_an_unknown_part_is_refused_with_the_known_ones() -> None:
     with pytest.raises(PartError, match="kafak") as error:
         names({}, ["kafak"])
     assert "kafka" in error.value.way_out
-
-
-def test_with_split_each_service_is_a_part() -> None:
-    selected = names({}, split=True, without=["vllm", "shadow"])
-    assert set(selected) == {"s3", "kafka", "postgres", "unleash", "models", *SERVICES} - {"shadow"}
 
 
 def test_whole_models_are_served_by_the_stack_unless_vllm_is_the_users_own() -> None:
@@ -213,7 +207,6 @@ def test_the_gateway_passes_published_names_on_unless_it_passes_models_to_anothe
 def test_tansu_brings_the_s3_server_that_it_is_kept_in(apache_kafka: dict[str, str]) -> None:
     assert names({}, ["kafka", "postgres"]) == ["s3", "kafka", "postgres"]
     assert names({}, ["postgres"]) == ["postgres"]
-    assert names({}, ["kafka"], without=["s3"]) == ["kafka"]
     for env in (apache_kafka, {"RATCHET_KAFKA": "broker.example:9092"}):
         assert names(env, ["kafka"]) == ["kafka"]
         assert names(env) == [name for name in PARTS if name != "s3"]
@@ -221,10 +214,6 @@ def test_tansu_brings_the_s3_server_that_it_is_kept_in(apache_kafka: dict[str, s
 
 def test_the_s3_server_starts_where_the_lake_is_in_it(apache_kafka: dict[str, str]) -> None:
     assert names({**apache_kafka, "RATCHET_STORAGE": "s3"}) == list(PARTS)
-
-
-def test_stopping_services_includes_split_ones() -> None:
-    assert with_split_services(["services"]) == {"services", *SERVICES}
 
 
 def test_free_ports_differ_from_each_other() -> None:

@@ -24,8 +24,6 @@ from deploy.devstack.config import StackConfig
 from deploy.devstack.part import Launch
 from deploy.devstack.supervision import records
 from deploy.devstack.supervision.processes import ProcessIdentity, memory_bytes, stop
-from schemas.catalog import SERVICES
-from shared.errors import RatchetError
 from shared.files import write_atomically
 from tests.waiting import PATIENCE_SECONDS
 
@@ -246,68 +244,3 @@ def test_the_address_of_a_part_that_died_with_its_supervisor_is_the_one_that_it_
     wait_until(lambda: not record.supervised and not record.running)
     stack._write_stack_env(config, {"postgres"})
     assert f"@{config.address('postgres')}/ratchet" in (config.home / "stack.env").read_text()
-
-
-def start_service(config: StackConfig, part: str) -> records.PartRecord:
-    """Start a stand-in for a part that runs services. It can be stopped by `config`'s fixture alone."""
-    launch = Launch(argv=("sleep", "60"), cwd=str(config.home), grace_seconds=2.0)
-    records.start_part(config, part, launch, "nowhere", {})
-    wait_until(lambda: (record := records.read(config, part)) and record.running)
-    record = records.read(config, part)
-    assert record is not None
-    return record
-
-
-@pytest.mark.parametrize(
-    ("running", "asked", "split", "way_out"),
-    [
-        ("services", ["console"], False, "ratchet down --only services, then: ratchet up --split"),
-        ("services", ["services"], True, "ratchet down --only services, then: ratchet up --split"),
-        ("console", ["services"], False, "ratchet up --split, or: ratchet down --only services, then: ratchet up"),
-    ],
-)
-def test_services_that_run_are_not_stopped_to_be_arranged_otherwise(
-    config: StackConfig, running: str, asked: list[str], split: bool, way_out: str
-) -> None:
-    record = start_service(config, running)
-    with pytest.raises(RatchetError) as error:
-        stack.up(asked, config.home, env={}, split=split, installing=False)
-    assert error.value.way_out == way_out
-    assert record.supervised and record.running
-    assert not (config.home / "stack.env").exists()
-
-
-def test_services_that_died_do_not_keep_the_others_from_starting(config: StackConfig) -> None:
-    record = start_service(config, "services")
-    assert record.supervisor and record.child
-    record.supervisor.signal(signal.SIGKILL)
-    record.child.signal(signal.SIGKILL)
-    wait_until(lambda: not record.supervised and not record.running)
-    with pytest.raises(stack.StackError, match="console is not installed"):
-        stack.up(["console"], config.home, env=stack.free_ports(), installing=False)
-    assert records.read(config, "services") is None
-
-
-def test_a_service_is_not_started_twice_at_once(config: StackConfig) -> None:
-    with pytest.raises(RatchetError, match="console would run twice"):
-        stack.up(["services", "console"], config.home, env={}, installing=False)
-
-
-def test_a_service_in_the_process_of_all_cannot_be_stopped_alone(config: StackConfig) -> None:
-    record = start_service(config, "services")
-    with pytest.raises(RatchetError, match="scheduler: no such part runs on its own") as error:
-        stack.down(["scheduler"], config.home, env={})
-    assert "ratchet down --only services" in error.value.way_out
-    assert record.supervised
-    assert stack.down(["services"], config.home, env={}) == ["services"]
-
-
-def test_the_status_lists_every_service_as_soon_as_one_runs_on_its_own(config: StackConfig) -> None:
-    config.models.mkdir()
-    (config.models / config.base_model_name).mkdir()
-    assert [row.part for row in stack.status(config.home, env={})][-1] == "services"
-    start_service(config, "trainer")
-    rows = {row.part: row for row in stack.status(config.home, env={})}
-    assert [name for name in rows if name not in stack.INFRASTRUCTURE] == list(SERVICES)
-    assert (rows["trainer"].state, rows["shadow"].state) == ("ready", "stopped")
-    assert rows["shadow"].detail == "ratchet up --only shadow"
