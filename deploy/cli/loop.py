@@ -39,7 +39,7 @@ def loop(
             help="Your own file instead of the shipped one: a CSV file, or JSON lines of "
             '{"text": …, "answer": {…}} with the JSON Schema beside it (NAME.schema.json), or of '
             '{"text": …, "calls": [{"name": …, "arguments": {…}}]} with a list of the functions (NAME.tools.json). '
-            "A generation's answer is a text, and lines of SciTLDR are read as they are."
+            "A generation's answer is a text."
         ),
     ] = None,
     schema: Annotated[

@@ -70,7 +70,7 @@ class TaskClient:
             except httpx.HTTPError as error:
                 last = error
                 continue
-            if response.status_code < 500:
+            if response.status_code < 500 and response.status_code != 429:
                 return response
             last = DependencyUnavailable(f"{response.status_code}: {response.text[:300]}")
         raise DependencyUnavailable(f"{url} does not answer: {last!r}", "Check it: ratchet status") from last
@@ -101,22 +101,14 @@ class GatewayClient(TaskClient):
             "user": user,
             **self._parameters,
         }
-        error = ""
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                await asyncio.sleep(0.5 * 2**attempt)
-            started = time.perf_counter()
-            try:
-                response = await self._http.post(f"{self._url}/v1/chat/completions", json=body)
-            except httpx.HTTPError as failure:
-                error = repr(failure)
-                continue
-            if response.is_success:
-                return _read_answer(row, response, (time.perf_counter() - started) * 1000)
-            error = f"{response.status_code}: {response.text[:300]}"
-            if response.status_code < 500 and response.status_code != 429:
-                break
-        return GatewayAnswer(row, error=error)
+        started = time.perf_counter()
+        try:
+            response = await self._send("POST", "/v1/chat/completions", json=body)
+        except DependencyUnavailable as error:
+            return GatewayAnswer(row, error=error.reason)
+        if not response.is_success:
+            return GatewayAnswer(row, error=f"{response.status_code}: {response.text[:300]}")
+        return _read_answer(row, response, (time.perf_counter() - started) * 1000)
 
     async def ask_all(
         self, rows: Iterable[DataRow], users: str, concurrency: int, on_answer: Callable[[GatewayAnswer], None]

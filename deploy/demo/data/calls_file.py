@@ -6,13 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from deploy.demo.data.csv_file import CsvData, DataError, DataRow
+from deploy.demo.data.csv_file import CsvData, DataError
 from deploy.demo.data.jsonl_file import read_lines
 from schemas.tools import MAX_TOOLS, FunctionTool
-from shared.grading.json_values import read_json
 from shared.grading.tool_calls import ReadCall, calls_text, read_call
 
 _FORM = (
@@ -28,7 +28,7 @@ def read_call_rows(path: Path, tools: Sequence[FunctionTool]) -> CsvData:
     """
     functions = {tool.name: tool for tool in tools}
     dropped: Counter[str] = Counter()
-    rows = read_lines(path, lambda line: _row(line, functions), _FORM, dropped)
+    rows = read_lines(path, lambda row: _calls(row, functions), _FORM, dropped)
     return CsvData(tuple(rows), (), dict(dropped))
 
 
@@ -48,18 +48,14 @@ def read_tools(path: Path) -> tuple[FunctionTool, ...]:
     return tools
 
 
-def _row(line: str, functions: Mapping[str, FunctionTool]) -> DataRow:
-    value = read_json(line)
-    if not isinstance(value, dict) or not isinstance(value.get("text"), str) or not value["text"].strip():
-        raise ValueError("expected an object with a `text` that is not empty")
-    calls, answer, part = value.get("calls") or [], value.get("answer"), value.get("part")
+def _calls(row: Mapping[str, Any], functions: Mapping[str, FunctionTool]) -> str:
+    calls, answer = row.get("calls") or [], row.get("answer")
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         raise ValueError("`calls` must be a list of objects")
     if bool(calls) == isinstance(answer, str):
         raise ValueError("expected either `calls` or `answer`")
     read = [_call(call.get("name"), call.get("arguments", {}), functions) for call in calls]
-    label = calls_text(read, functions) if read else str(answer).strip()
-    return DataRow(value["text"].strip(), label, part if isinstance(part, str) else "")
+    return calls_text(read, functions) if read else str(answer).strip()
 
 
 def _call(name: object, arguments: object, functions: Mapping[str, FunctionTool]) -> ReadCall:

@@ -31,13 +31,16 @@ def read_objects(path: Path, schema: Mapping[str, Any]) -> CsvData:
     with the line and what to change.
     """
     dropped: Counter[str] = Counter()
-    return CsvData(tuple(read_lines(path, lambda line: _row(line, schema), _FORM, dropped)), (), dict(dropped))
+    return CsvData(tuple(read_lines(path, lambda row: _object(row, schema), _FORM, dropped)), (), dict(dropped))
 
 
-def read_lines(path: Path, read: Callable[[str], DataRow], form: str, dropped: Counter[str]) -> list[DataRow]:
+def read_lines(
+    path: Path, label_of: Callable[[Mapping[str, Any]], str], form: str, dropped: Counter[str]
+) -> list[DataRow]:
     """Read the rows of a file by its lines, without those that are dropped, which are counted.
 
-    `read` raises ValueError for a line that is none; `form`: what a line must be. Raises DataError.
+    `label_of` returns a row's label, or raises ValueError for one that has none; `form`: what a line must be. Raises
+    DataError.
     """
     rows: list[DataRow] = []
     for number, line in enumerate(_lines(path), start=1):
@@ -46,7 +49,7 @@ def read_lines(path: Path, read: Callable[[str], DataRow], form: str, dropped: C
         if len(rows) == MAX_ROWS:
             raise DataError(f"{path} has more than {MAX_ROWS:,} rows", "Take a sample of it.")
         try:
-            row = read(line)
+            row = _row(read_json(line), label_of)
         except ValueError as error:
             raise DataError(f"{path}:{number}: {error}", form) from error
         if len(row.text) > MAX_TEXT_CHARS:
@@ -84,13 +87,16 @@ def _lines(path: Path) -> list[str]:
         raise DataError(f"{path} is not UTF-8 (byte {error.start})", "Convert it with iconv.") from error
 
 
-def _row(line: str, schema: Mapping[str, Any]) -> DataRow:
-    value = read_json(line)
-    if not isinstance(value, dict) or not isinstance(value.get("text"), str) or "answer" not in value:
-        raise ValueError("expected an object with `text` and `answer`")
-    if not value["text"].strip():
-        raise ValueError("`text` is empty")
-    if faults := schema_errors(value["answer"], schema):
-        raise ValueError(f"`answer` breaks the schema: {'; '.join(faults)}")
+def _row(value: object, label_of: Callable[[Mapping[str, Any]], str]) -> DataRow:
+    if not isinstance(value, dict) or not isinstance(text := value.get("text"), str) or not text.strip():
+        raise ValueError("expected an object with a `text` that is not empty")
     part = value.get("part")
-    return DataRow(value["text"].strip(), canonical(value["answer"], schema), part if isinstance(part, str) else "")
+    return DataRow(text.strip(), label_of(value), part if isinstance(part, str) else "")
+
+
+def _object(row: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+    if "answer" not in row:
+        raise ValueError("expected an `answer`")
+    if faults := schema_errors(row["answer"], schema):
+        raise ValueError(f"`answer` breaks the schema: {'; '.join(faults)}")
+    return canonical(row["answer"], schema)

@@ -59,7 +59,6 @@ def as_json(report: Report) -> dict[str, Any]:
         "task": result.task,
         "text_score_before": _dumped(result.before),
         "text_score_after": _dumped(result.after),
-        "bag_of_words": result.bag_of_words.model_dump() if result.bag_of_words else None,
         "fault": result.fault,
         "as_expected": result.as_expected,
         "stopped_by": result.stopped_by or None,
@@ -137,7 +136,6 @@ def summary(report: Report) -> list[tuple[str, str, str]]:
     rows = [
         ("accuracy", _share(before.accuracy if before else None), _share(after.accuracy if after else None)),
         *_field_rows(before, after),
-        ("cheap rival on the same rows (TF-IDF)", "", _share(report.result.bag_of_words)),
         ("latency p50", _ms(before, "latency_ms_p50"), _ms(after, "latency_ms_p50")),
         ("latency p95", _ms(before, "latency_ms_p95"), _ms(after, "latency_ms_p95")),
     ]

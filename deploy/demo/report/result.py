@@ -10,7 +10,7 @@ from deploy.demo.report.measure import Measurement
 from deploy.demo.settings import Fault
 from schemas.adversarial import AdversarialReport
 from schemas.approaches import ApproachTable
-from schemas.base import CheckResult, Interval
+from schemas.base import CheckResult
 from schemas.quality import QualityReport
 
 
@@ -63,8 +63,6 @@ class LoopResult:
     evidence: str = ""
     before: Measurement | None = None
     after: Measurement | None = None
-    bag_of_words: Interval | None = None
-    """Accuracy of a bag-of-words classifier that was trained on the same rows as the adapter."""
     cycle: LearningCycle = field(default_factory=LearningCycle)
     live_test: LiveTest = field(default_factory=LiveTest)
     seconds: float = 0.0

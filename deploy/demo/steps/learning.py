@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from deploy.demo.errors import CandidateStopped, CycleStepFailed
 from deploy.demo.report.approaches import COLUMNS, approach_rows, basis
-from deploy.demo.report.bag_of_words import bag_of_words_accuracy
 from deploy.demo.state import LoopContext
 from deploy.demo.steps.cycle import CyclePage, OnPoll, event_of, follow
 from deploy.demo.steps.inspection import show_inspection
@@ -24,16 +22,12 @@ async def learn(loop: LoopContext) -> None:
     loop.result.cycle.cycle_id = await loop.clients.scheduler.start_cycle()
     try:
         await await_failures(loop)
-        dataset = await await_dataset(loop)
+        await await_dataset(loop)
     except CycleStepFailed as failed:
         if failed.report is None:
             raise
         await show_inspection(loop, failed.report)
         raise CandidateStopped("the data set's inspection", failed.reason) from failed
-    held_out = loop.setup.rows.held_out
-    labelled = bool(loop.setup.task.labels)  # The rival names labels; it cannot write objects.
-    if labelled and held_out and (folder := await loop.fetch(dataset["uri"])) is not None:
-        loop.result.bag_of_words = await asyncio.to_thread(bag_of_words_accuracy, folder, held_out)
     await await_training(loop)
     await await_evaluation(loop)
 

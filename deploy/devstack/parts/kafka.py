@@ -14,15 +14,12 @@ import uuid
 from pathlib import Path
 
 from kafka.errors import KafkaError
-from obstore.exceptions import BaseError
 from pydantic import SecretStr
 
 from deploy.devstack.config import CHECKOUT, HOST, StackConfig
 from deploy.devstack.errors import PartError
-from deploy.devstack.object_store import open_bucket
 from deploy.devstack.part import Launch, StackPart
 from deploy.devstack.parts import s3
-from deploy.devstack.tansu import BUCKET, retention
 from shared.errors import RatchetError
 from shared.kafka.clients import connect_admin
 from shared.settings import Settings
@@ -131,15 +128,6 @@ class KafkaPart(StackPart):
         if "kafka" not in config.externals:
             values["RATCHET_KAFKA_IDEMPOTENCE"] = "false" if is_tansu(config) else "true"
         return values
-
-    def note(self, config: StackConfig) -> str:
-        if not is_tansu(config):
-            return ""
-        try:
-            kept = retention.kept(open_bucket(BUCKET, s3.environment(config), timeout_seconds=4.0))
-        except BaseError:
-            return f"tansu; what it keeps is unknown: the S3 server at {config.address('s3')} does not answer"
-        return f"tansu, keeps {kept.topics} topics ({kept.bytes / 1e6:,.1f} MB in {kept.batches:,} batches) on s3"
 
 
 def is_tansu(config: StackConfig) -> bool:

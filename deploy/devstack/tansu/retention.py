@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -21,15 +20,6 @@ if TYPE_CHECKING:
 
 CLUSTER = "clusters/tansu_cluster"
 """Its folder in the bucket: `meta.json` and `topics/<topic>/partitions/<number>/records/<offset>.batch`."""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What is in the store. `bytes`: of records, as they were sent (compressed)."""
-
-    topics: int = 0
-    batches: int = 0
-    bytes: int = 0
 
 
 def delete_expired(store: ObjectStore, now: datetime) -> int:
@@ -73,10 +63,3 @@ def partitions(store: ObjectStore, topic: str) -> list[list[ObjectMeta]]:
             if name.endswith(".batch"):
                 found[folder].append(batch)
     return [sorted(batches, key=lambda batch: batch["path"]) for batches in found.values()]
-
-
-def kept(store: ObjectStore) -> Kept:
-    """Return what the broker has stored."""
-    topics = read_topics(store)
-    batches = [batch for topic in topics for found in partitions(store, topic) for batch in found]
-    return Kept(len(topics), len(batches), sum(batch["size"] for batch in batches))

@@ -19,7 +19,6 @@ from typing import Any
 import httpx
 
 from deploy.demo.data.csv_file import DataRow
-from deploy.demo.report.bag_of_words import bag_of_words_accuracy
 from deploy.demo.report.measure import wilson
 from deploy.demo.settings import LoopSettings
 from deploy.demo.stack import bring_up, take_down
@@ -32,6 +31,7 @@ from shared.identity import folder_hash
 from shared.storage.artifacts import ArtifactStore
 from tests.benchmarks.table import Grid, Measured, report
 from tests.benchmarks.training import processes
+from tests.benchmarks.training.bag_of_words import bag_of_words_accuracy
 from tests.benchmarks.training.rows import PROMPT, Pair, banking, write_examples
 from tests.integration.gateway_process import publish_task
 

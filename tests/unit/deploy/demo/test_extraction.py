@@ -83,8 +83,8 @@ def test_rows_are_read_in_one_spelling_and_repeated_ones_counted(tmp_path: Path)
     ("line", "said"),
     [
         ("{oops", "o.jsonl:2: "),
-        ({"text": "a"}, "o.jsonl:2: expected an object with `text` and `answer`"),
-        ({"text": " ", "answer": {}}, "o.jsonl:2: `text` is empty"),
+        ({"text": "a"}, "o.jsonl:2: expected an `answer`"),
+        ({"text": " ", "answer": {}}, "o.jsonl:2: expected an object with a `text` that is not empty"),
         ({**ROW, "answer": {"customer": {"name": 1}, "items": []}}, "customer.name: 1 is not of type"),
     ],
 )

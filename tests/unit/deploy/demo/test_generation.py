@@ -21,7 +21,6 @@ from schemas.tasks import TaskKind, TaskSpec
 
 SPEC = TaskSpec.model_validate({"name": "sums", "kind": "generation", "system_prompt": "Sum up."})
 OURS = {"text": "A long text about parcels.", "answer": "Parcels are late this week."}
-SCITLDR = {"source": ["First sentence. ", "Second."], "target": ["A summary of the paper.", "Another."], "title": "T"}
 
 
 def write(path: Path, *rows: Any) -> Path:
@@ -29,13 +28,10 @@ def write(path: Path, *rows: Any) -> Path:
     return path
 
 
-def test_rows_of_ours_and_of_scitldr_are_read_with_the_first_reference(tmp_path: Path) -> None:
+def test_rows_are_read_and_what_cannot_be_trained_on_is_counted(tmp_path: Path) -> None:
     short = {"text": "Something else.", "answer": "Yes."}
-    data = read_texts(write(tmp_path / "t.jsonl", OURS, "", SCITLDR, short, OURS, {**OURS, "text": "x" * 2_001}))
-    assert [(row.text, row.label) for row in data.rows] == [
-        (OURS["text"], OURS["answer"]),
-        ("First sentence. Second.", "A summary of the paper."),
-    ]
+    data = read_texts(write(tmp_path / "t.jsonl", OURS, "", short, OURS, {**OURS, "text": "x" * 2_001}))
+    assert [(row.text, row.label) for row in data.rows] == [(OURS["text"], OURS["answer"])]
     assert sum(data.dropped.values()) == 3
     assert data.dropped["answer under 20 characters"] == 1
 
@@ -43,22 +39,21 @@ def test_rows_of_ours_and_of_scitldr_are_read_with_the_first_reference(tmp_path:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("[1]", "an object"), ('{"text": "x"}', "`text` and `answer`"), ('{"text": " ", "answer": "y"}', "empty"),
-        ('{"source": [1], "target": ["y"]}', "both texts"), ('{"source": ["x"], "target": []}', "both texts"),
-        ("{", "line 1"),
+        ("[1]", "an object"), ('{"text": "x"}', "an `answer`"), ('{"text": " ", "answer": "y"}', "empty"),
+        ('{"text": "x", "answer": ["y"]}', "an `answer`"), ("{", "line 1"),
     ],
 )  # fmt: skip
 def test_a_line_that_is_no_row_is_named_with_what_to_write(tmp_path: Path, line: str, reason: str) -> None:
     with pytest.raises(DataError, match=reason) as raised:
         read_texts(write(tmp_path / "t.jsonl", OURS, line))
     assert ":2:" in raised.value.reason
-    assert "SciTLDR" in raised.value.way_out
+    assert "what was asked" in raised.value.way_out
 
 
 def test_without_data_it_is_said_where_texts_are_to_be_had() -> None:
     with pytest.raises(DataError) as raised:
         read_data(LoopOptions(data=DataOptions(kind=TaskKind.GENERATION)))
-    assert "scitldr" in raised.value.way_out
+    assert "--data" in raised.value.way_out
 
 
 def test_texts_are_split_into_disjoint_parts_that_two_cores_can_play() -> None:
