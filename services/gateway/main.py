@@ -98,7 +98,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
         SpoolCollector(lambda: log.backlog, lambda: log.fullness, lambda: log.sync_failures, readiness.shipper_status)
     )
     elsewhere = ExternalPredictions(identifiers, settings.gateway_event_bytes)
-    ingest = TelemetryIngest(tasks, log, elsewhere, metrics, settings.traces_tasks)
+    ingest = TelemetryIngest(tasks, log, elsewhere, metrics, settings.traces_tasks, large_work)
     admission = RequestAdmission(access, settings.body_limits)
     handlers = Handlers(tasks, log, elsewhere, access, large_work, settings.gateway_public_metrics, passed)
     app = build_app(

@@ -1,1 +1,1 @@
-"""Predictions from OpenTelemetry: spans and log records of model calls that did not go through the gateway."""
+"""Predictions from OpenTelemetry: spans of model calls that did not go through the gateway."""

@@ -1,17 +1,14 @@
-"""Reads the conversation out of a span, by old and new GenAI conventions of OpenTelemetry. Pure.
+"""Reads the conversation out of a span, by the GenAI conventions of OpenTelemetry and by OpenInference. Pure.
 
 Places of the texts; the first that has both messages and an answer is used:
-- attributes `gen_ai.input.messages`, `gen_ai.output.messages`, `gen_ai.system_instructions`, of the span, or of its
-  event `gen_ai.client.inference.operation.details` (https://github.com/open-telemetry/semantic-conventions-genai);
-- events `gen_ai.user.message` … and `gen_ai.choice` (conventions before 1.37), or `gen_ai.content.prompt` and
-  `gen_ai.content.completion` (before 1.28);
-- numbered attributes: `gen_ai.prompt.0.content` (OpenLLMetry), `llm.input_messages.0.message.content`
-  (OpenInference).
+- attributes `gen_ai.input.messages`, `gen_ai.output.messages`, `gen_ai.system_instructions`
+  (https://github.com/open-telemetry/semantic-conventions-genai);
+- numbered attributes: `llm.input_messages.0.message.content` (OpenInference), `gen_ai.prompt.0.content` (LiteLLM).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +19,10 @@ from services.gateway.telemetry.genai_messages import (
     message_list,
     numbered_messages,
 )
-from services.gateway.telemetry.spans import Attributes, Span, SpanEvent
+from services.gateway.telemetry.spans import Attributes, Span
 
 _OPERATIONS = frozenset({"chat", "text_completion", "generate_content", "completion"})
 _GENERATION_ATTRIBUTES = frozenset({"gen_ai.operation.name", "openinference.span.kind", "llm.request.type"})
-_DETAILS = "gen_ai.client.inference.operation.details"
 _STATUSES = {
     "BadRequestError": 400, "AuthenticationError": 401, "PermissionDeniedError": 403, "NotFoundError": 404,
     "ConflictError": 409, "UnprocessableEntityError": 422, "RateLimitError": 429, "APITimeoutError": 504,
@@ -74,12 +70,7 @@ def content_of(span: Span) -> Content | None:
 
     Raises ValueError for unreadable texts, HttpError 400 for texts that an event cannot carry.
     """
-    sources = [span.attributes, *(event.data for event in span.events if event.name == _DETAILS)]
-    for messages, answers in (
-        *map(_from_attributes, sources),
-        _from_events(span.events),
-        _from_numbered_attributes(span.attributes),
-    ):
+    for messages, answers in (_from_attributes(span.attributes), _from_numbered_attributes(span.attributes)):
         if messages and answers:
             return Content(
                 [chat_message for message in messages for chat_message in chat_messages_of(message)],
@@ -88,40 +79,11 @@ def content_of(span: Span) -> Content | None:
     return None
 
 
-_MESSAGE_ROLES = {f"gen_ai.{role}.message": role for role in ("system", "user", "assistant", "tool")}
-
-
 def _from_attributes(data: Attributes) -> tuple[list[Any], list[Any]]:
     messages = message_list(data.get("gen_ai.input.messages"))
     if instructions := message_list(data.get("gen_ai.system_instructions")):
         messages = [{"role": "system", "parts": instructions}, *messages]
     return messages, message_list(data.get("gen_ai.output.messages"))
-
-
-def _from_events(events: Sequence[SpanEvent]) -> tuple[list[Any], list[Any]]:
-    messages: list[Any] = []
-    answers: dict[int, Any] = {}
-    for event in events:
-        if event.name in _MESSAGE_ROLES:
-            messages.append({"role": _MESSAGE_ROLES[event.name], "tool_call_id": event.data.get("id"), **event.data})
-        elif event.name == "gen_ai.choice":
-            if (choice := _choice(event.data)) is not None:
-                answers.setdefault(_number(event.data.get("index")), choice)
-        elif event.name == "gen_ai.content.prompt":
-            messages += message_list(event.data.get("gen_ai.prompt"))
-        elif event.name == "gen_ai.content.completion":
-            answers |= dict(enumerate(message_list(event.data.get("gen_ai.completion"))))
-    return messages, [answers[index] for index in sorted(answers)]
-
-
-def _choice(data: Attributes) -> dict[str, Any] | None:
-    """The message of a `gen_ai.choice`, with its finish reason; None if the texts were not captured."""
-    message = data.get("message", data)
-    if isinstance(message, str):
-        message = next(iter(message_list(message)), {})
-    if not isinstance(message, dict) or ("content" not in message and "tool_calls" not in message):
-        return None
-    return {**message, "finish_reason": data.get("finish_reason")}
 
 
 def _from_numbered_attributes(attributes: Attributes) -> tuple[list[Any], list[Any]]:
@@ -145,7 +107,3 @@ def _finish_reason(answer: Any, number: int, attributes: Attributes) -> str | No
     reason = reason or (reasons[min(number, len(reasons) - 1)] if isinstance(reasons, list) and reasons else reasons)
     reason = reason or attributes.get("llm.finish_reason")
     return reason if isinstance(reason, str) and reason else None
-
-
-def _number(value: Any) -> int:
-    return value if isinstance(value, int) else 0

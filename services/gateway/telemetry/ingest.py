@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from itertools import islice
 from typing import NamedTuple
 
+from services.gateway.asgi.large_work import LargeWork
 from services.gateway.auth.grants import Grant
 from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.event_log import SpoolEventLog
@@ -26,8 +27,8 @@ from shared.spool import Record
 TASK_ATTRIBUTE = "ratchet.task"
 MAX_SPANS = 10_000
 """Of one request."""
-_GROUP_SIZE = 16
-"""Spans handled before other requests run: about a millisecond."""
+_GROUP_SIZE = 32
+"""Records written before other requests run: about a millisecond."""
 _MAX_REASONS = 5
 _WAY_OUT_TASK = (
     "set OTEL_RESOURCE_ATTRIBUTES=ratchet.task=<task> in the application, or RATCHET_GATEWAY_TRACES_TASKS here"
@@ -53,6 +54,7 @@ class TelemetryIngest:
         external: ExternalPredictions,
         metrics: Metrics,
         task_names: Mapping[str, str],
+        large_work: LargeWork,
     ) -> None:
         """`task_names`: the task of a `service.name` or a model."""
         self._tasks = tasks
@@ -60,60 +62,50 @@ class TelemetryIngest:
         self._external = external
         self._metrics = metrics
         self._task_names = task_names
+        self._large_work = large_work
 
     async def ingest(self, body: bytes, grant: Grant, *, as_json: bool) -> ExportResult:
         """Log the model calls among the spans; ignore other spans. Idempotent.
 
         Raises MalformedTelemetry, HttpError 503 while no task is known, DependencyUnavailable without space: retry.
         """
-        spans = await self._read(read_spans(body, as_json=as_json, wanted=may_be_generation))
-        rejected: Counter[str] = Counter()
-        outcomes: Counter[str] = Counter()
-        for group in _groups([span for span in spans if self._is_new_generation(span)]):
-            records: list[Record] = []
-            for span in group:
-                try:
-                    records += records_of_span(span, self._task(span, grant), self._external, grant.app)
-                    outcomes["failed" if span.failed else "logged"] += 1
-                except (_Rejected, ValueError, HttpError) as error:
-                    rejected[_reason(error)] += 1
-            if records:
-                await self._log.append(records)
+        records, outcomes, rejected = await self._large_work.run(len(body), self._read, body, grant, as_json)
+        for start in range(0, len(records), _GROUP_SIZE):
+            await self._log.append(records[start : start + _GROUP_SIZE])
             await asyncio.sleep(0)
-        outcomes["rejected"] = rejected.total()
         for outcome, count in outcomes.items():
             self._metrics.spans.labels(outcome).inc(count)
-        return ExportResult(
-            rejected.total(), "; ".join(f"{count}: {reason}" for reason, count in rejected.most_common(_MAX_REASONS))
-        )
+        reasons = "; ".join(f"{count}: {reason}" for reason, count in rejected.most_common(_MAX_REASONS))
+        return ExportResult(outcomes["rejected"], reasons)
 
-    async def _read(self, spans: Iterator[Span]) -> list[Span]:
-        """Read a request's spans, a few at a time, so that other requests run. MalformedTelemetry if too many."""
-        found: list[Span] = []
-        for span in spans:
-            found.append(span)
-            if len(found) > MAX_SPANS:
-                message = f"more than {MAX_SPANS} in one request: set a smaller batch in the exporter"
-                raise MalformedTelemetry(message)
-            if not len(found) % _GROUP_SIZE:
-                await asyncio.sleep(0)
-        return found
-
-    def _is_new_generation(self, span: Span) -> bool:
-        """Return True for a model call, unless it went through this gateway and is logged or observed already.
-
-        Raises HttpError 503 while no task is known.
-        """
-        if not is_generation(span.attributes):
-            return False
-        is_own = self._is_own(span)
-        if is_own:
-            self._metrics.spans.labels("known").inc()
-        return not is_own
+    def _read(self, body: bytes, grant: Grant, as_json: bool) -> tuple[list[Record], Counter[str], Counter[str]]:
+        """The records of a request's spans, what became of the spans, and why some were rejected. May be called in a
+        thread."""
+        spans = list(islice(read_spans(body, as_json=as_json, wanted=may_be_generation), MAX_SPANS + 1))
+        if len(spans) > MAX_SPANS:
+            raise MalformedTelemetry(f"more than {MAX_SPANS} in one request: set a smaller batch in the exporter")
+        records: list[Record] = []
+        outcomes: Counter[str] = Counter()
+        rejected: Counter[str] = Counter()
+        for span in (span for span in spans if is_generation(span.attributes)):
+            if self._is_own(span):
+                outcomes["known"] += 1
+                continue
+            try:
+                records += records_of_span(span, self._task(span, grant), self._external, grant.app)
+                outcomes["failed" if span.failed else "logged"] += 1
+            except (_Rejected, ValueError, HttpError) as error:
+                outcomes["rejected"] += 1
+                rejected[_reason(error)] += 1
+        return records, outcomes, rejected
 
     def _is_own(self, span: Span) -> bool:
-        """A failed call has no response whose id would tell, and OpenInference has no ids: the model does, since the
-        gateway's clients name a task there; LiteLLM's with a provider in front."""
+        """Return True for a call that went through this gateway, which is logged already.
+
+        A failed call has no response whose id would tell, and OpenInference has no ids: the model does, since the
+        gateway's clients name a task there; LiteLLM's with a provider in front. Raises HttpError 503 while no task is
+        known.
+        """
         if (response_id := response_id_of(span.attributes)) is not None:
             return self._external.identifiers.predictions.task_of(response_id) is not None
         try:
@@ -138,12 +130,6 @@ class TelemetryIngest:
                 raise
             way_out = "" if named else f"; {_WAY_OUT_TASK}"
             raise _Rejected(f"service {service[:100]!r}: {error}{way_out}") from error
-
-
-def _groups(spans: Iterable[Span]) -> Iterator[list[Span]]:
-    iterator = iter(spans)
-    while group := list(islice(iterator, _GROUP_SIZE)):
-        yield group
 
 
 def _reason(error: Exception) -> str:

@@ -1,30 +1,24 @@
 """Decodes OTLP, from protobuf or JSON, into plain spans. No I/O; independent of GenAI conventions.
 
-Format: https://opentelemetry.io/docs/specs/otlp (JSON is protobuf's mapping, but ids are hex and enums are numbers).
+Format: https://opentelemetry.io/docs/specs/otlp (JSON is protobuf's mapping, but ids are hex).
 """
 
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from services.gateway.formats.validation import quoted
-
-_MAX_DEPTH = 24
-"""Levels of nested values; a message of a conversation has five."""
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
 _SPAN_ID = re.compile(r"[0-9a-f]{16}")
-_SCALARS: dict[str, tuple[Any, str]] = {
-    "stringValue": (str, "string"), "boolValue": (bool, "boolean"), "doubleValue": (int | float | str, "number"),
-}  # fmt: skip
-"""A doubleValue may be a string: protobuf writes "NaN" and "Infinity" in JSON."""
-_ERROR_CODES = (2, "STATUS_CODE_ERROR")
+_ERROR = 2
 
 Attributes = Mapping[str, Any]
 Wanted = Callable[[set[str]], bool]
@@ -33,14 +27,6 @@ Wanted = Callable[[set[str]], bool]
 
 class MalformedTelemetry(ValueError):
     """The request body is not valid OTLP."""
-
-
-@dataclass(frozen=True, slots=True)
-class SpanEvent:
-    """An event of a span. `data`: its attributes."""
-
-    name: str
-    data: Attributes
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,153 +40,66 @@ class Span:
     failed: bool
     attributes: Attributes
     resource: Attributes
-    events: tuple[SpanEvent, ...] = ()
 
 
 def read_spans(body: bytes, *, as_json: bool, wanted: Wanted) -> Iterator[Span]:
     """Yield the wanted spans of an ExportTraceServiceRequest. Raises MalformedTelemetry."""
-    return _json_spans(_decode_json(body), wanted) if as_json else _proto_spans(body, wanted)
-
-
-def _proto_spans(body: bytes, wanted: Wanted) -> Iterator[Span]:
-    for resource_group in _decode_protobuf(ExportTraceServiceRequest(), body).resource_spans:
-        resource = _proto_attributes(resource_group.resource.attributes)
+    request, id_text = (_decode_json(body), _id_in_json) if as_json else (_decode_protobuf(body), bytes.hex)
+    for resource_group in request.resource_spans:
+        resource = _attributes(resource_group.resource.attributes)
         for span in (span for scope in resource_group.scope_spans for span in scope.spans):
             if wanted({item.key for item in span.attributes}):
                 yield Span(
-                    trace_id=_id(span.trace_id.hex(), _TRACE_ID),
-                    span_id=_id(span.span_id.hex(), _SPAN_ID),
+                    trace_id=_checked_id(id_text(span.trace_id), _TRACE_ID),
+                    span_id=_checked_id(id_text(span.span_id), _SPAN_ID),
                     started_ns=span.start_time_unix_nano,
                     ended_ns=span.end_time_unix_nano,
-                    failed=span.status.code in _ERROR_CODES,
-                    attributes=_proto_attributes(span.attributes),
+                    failed=span.status.code == _ERROR,
+                    attributes=_attributes(span.attributes),
                     resource=resource,
-                    events=tuple(SpanEvent(event.name, _proto_attributes(event.attributes)) for event in span.events),
                 )
 
 
-def _decode_protobuf(message: Any, body: bytes) -> Any:
+def _decode_protobuf(body: bytes) -> Any:
     try:
-        message.ParseFromString(body)
+        return ExportTraceServiceRequest.FromString(body)
     except DecodeError as error:
-        raise MalformedTelemetry(f"the body is not a protobuf {type(message).__name__}: {error}") from error
-    return message
+        raise MalformedTelemetry(f"the body is not a protobuf ExportTraceServiceRequest: {error}") from error
 
 
-def _proto_attributes(items: Any) -> dict[str, Any]:
-    return {item.key: _proto_value(item.value) for item in items}
+def _decode_json(body: bytes) -> Any:
+    request = ExportTraceServiceRequest()
+    try:
+        if not isinstance(data := orjson.loads(body), dict):
+            raise ValueError("it must be an object")
+        ParseDict(data, request, ignore_unknown_fields=True)
+    except (ParseError, ValueError, TypeError, AttributeError) as error:  # The latter two where an object is expected.
+        raise MalformedTelemetry(f"the body is not the JSON of an ExportTraceServiceRequest: {error}"[:500]) from error
+    return request
 
 
-def _proto_value(value: Message, depth: int = 0) -> Any:
+def _id_in_json(decoded: bytes) -> str:
+    """An id as it was written: in hex, which protobuf's JSON takes for base64."""
+    return b64encode(decoded).decode()
+
+
+def _attributes(items: Any) -> dict[str, Any]:
+    return {item.key: _value(item.value) for item in items}
+
+
+def _value(value: Message) -> Any:
+    """A plain value. How deep it may be nested is for protobuf's parsers to say."""
     kind = value.WhichOneof("value")
     if kind is None or kind == "bytes_value":
         return None
     content: Any = getattr(value, kind)
-    if kind in ("array_value", "kvlist_value"):
-        _check_depth(depth)
-        if kind == "array_value":
-            return [_proto_value(item, depth + 1) for item in content.values]
-        return {item.key: _proto_value(item.value, depth + 1) for item in content.values}
-    return content
+    if kind == "array_value":
+        return [_value(item) for item in content.values]
+    return _attributes(content.values) if kind == "kvlist_value" else content
 
 
-def _json_spans(data: dict[str, Any], wanted: Wanted) -> Iterator[Span]:
-    for resource_group in _list(data, "resourceSpans"):
-        resource = _json_attributes(_dict(resource_group, "resource"))
-        for span in (span for scope in _list(resource_group, "scopeSpans") for span in _list(scope, "spans")):
-            if wanted({_text(item, "key") for item in _list(span, "attributes")}):
-                yield Span(
-                    trace_id=_id(span.get("traceId"), _TRACE_ID),
-                    span_id=_id(span.get("spanId"), _SPAN_ID),
-                    started_ns=_integer(span.get("startTimeUnixNano")),
-                    ended_ns=_integer(span.get("endTimeUnixNano")),
-                    failed=_dict(span, "status").get("code") in _ERROR_CODES,
-                    attributes=_json_attributes(span),
-                    resource=resource,
-                    events=tuple(
-                        SpanEvent(_text(event, "name"), _json_attributes(event)) for event in _list(span, "events")
-                    ),
-                )
-
-
-def _decode_json(body: bytes) -> dict[str, Any]:
-    try:
-        data = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise MalformedTelemetry(f"the body is not valid JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise MalformedTelemetry("the body must be a JSON object")
-    return data
-
-
-def _list(data: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    value = data.get(name)
-    if value is None:
-        return []
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise MalformedTelemetry(f"`{name}` must be a list of objects")
-    return value
-
-
-def _dict(data: dict[str, Any], name: str) -> dict[str, Any]:
-    value = data.get(name)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise MalformedTelemetry(f"`{name}` must be an object")
-    return value
-
-
-def _text(data: dict[str, Any], name: str) -> str:
-    value = data.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise MalformedTelemetry(f"`{name}` must be a string")
-    return value
-
-
-def _json_attributes(data: dict[str, Any]) -> dict[str, Any]:
-    return {_text(item, "key"): _json_value(_dict(item, "value")) for item in _list(data, "attributes")}
-
-
-def _json_value(value: dict[str, Any], depth: int = 0) -> Any:
-    if "arrayValue" in value:
-        _check_depth(depth)
-        return [_json_value(item, depth + 1) for item in _list(_dict(value, "arrayValue"), "values")]
-    if "kvlistValue" in value:
-        _check_depth(depth)
-        items = _list(_dict(value, "kvlistValue"), "values")
-        return {_text(item, "key"): _json_value(_dict(item, "value"), depth + 1) for item in items}
-    if "intValue" in value:
-        return _integer(value["intValue"])
-    for kind, (types, expected) in _SCALARS.items():
-        if kind in value:
-            if not isinstance(value[kind], types):
-                raise MalformedTelemetry(f"{kind}: expected a {expected}")
-            return value[kind]
-    return None
-
-
-def _check_depth(depth: int) -> None:
-    if depth >= _MAX_DEPTH:
-        raise MalformedTelemetry(f"a value is nested more than {_MAX_DEPTH} levels deep")
-
-
-def _integer(value: Any) -> int:
-    """A 64-bit integer, which protobuf's JSON writes as a string."""
-    try:
-        number = int(value or 0)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise MalformedTelemetry(f"{quoted(value)} is not a whole number") from error
-    if not -(2**63) <= number < 2**64:
-        raise MalformedTelemetry("a whole number does not fit in 64 bits")
-    return number
-
-
-def _id(value: Any, pattern: re.Pattern[str]) -> str:
-    text = value.lower() if isinstance(value, str) else ""
-    if not pattern.fullmatch(text) or not text.strip("0"):
+def _checked_id(text: str, pattern: re.Pattern[str]) -> str:
+    if not pattern.fullmatch(text.lower()) or not text.strip("0"):
         digits = 32 if pattern is _TRACE_ID else 16
         raise MalformedTelemetry(f"an id must have {digits} hex digits that are not all zero")
-    return text
+    return text.lower()

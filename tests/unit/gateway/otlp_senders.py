@@ -25,6 +25,7 @@ from schemas.catalog import topic_of
 from schemas.predictions import PredictionLogged, RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.gateway.asgi.admission import RequestAdmission
+from services.gateway.asgi.large_work import LargeWork
 from services.gateway.auth.grants import UNRESTRICTED, Grant
 from services.gateway.domain import Identifiers, PredictionIds
 from services.gateway.observability.metrics import Metrics
@@ -81,13 +82,12 @@ def attributes(values: Mapping[str, Any]) -> list[KeyValue]:
     return [KeyValue(key=name, value=any_value(value)) for name, value in values.items()]
 
 
-def span(values: Mapping[str, Any], events: Sequence[tuple[str, Mapping[str, Any]]] = (), **fields: Any) -> Span:
-    span_events = [Span.Event(name=name, attributes=attributes(data)) for name, data in events]
+def span(values: Mapping[str, Any], **fields: Any) -> Span:
     defaults = {
         "trace_id": bytes.fromhex(TRACE), "span_id": bytes.fromhex(SPAN), "start_time_unix_nano": START,
         "end_time_unix_nano": START + 250_000_000,
     }  # fmt: skip
-    return Span(attributes=attributes(values), events=span_events, **{**defaults, **fields})
+    return Span(attributes=attributes(values), **{**defaults, **fields})
 
 
 def traces(*spans: Span, service: str = "support", **resource: str) -> ExportTraceServiceRequest:
@@ -198,7 +198,7 @@ async def receiver(specs: Sequence[TaskSpec] = SPECS) -> AsyncIterator[Receiver]
     names = {"legacy-app": "haiku", "own-model": "haiku", "support-desk": "support"}
     app = build_http("test", list, 64 * 1024)
     external = ExternalPredictions(Identifiers(ids, b"s" * 32), now=lambda: NOW)
-    ingest = TelemetryIngest(served, log, external, metrics, names)
+    ingest = TelemetryIngest(served, log, external, metrics, names, LargeWork())
     admission = RequestAdmission(keys, BodyLimits(telemetry=64 * 1024))  # type: ignore[arg-type]
     app.include_router(build_router(ingest, admission))
     transport = httpx.ASGITransport(app=app)

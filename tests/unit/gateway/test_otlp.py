@@ -34,7 +34,6 @@ from tests.unit.gateway.otlp_senders import (
 )
 
 JSON = {"content-type": "application/json"}
-EVENTS = [("first", {"n": 1}), ("second", {"deep": {"list": [{"x": "y"}]}})]
 
 
 @pytest.fixture
@@ -49,9 +48,7 @@ async def _post(gateway: Receiver, body: Any, **headers: str) -> Any:
 
 
 def test_json_and_protobuf_are_decoded_alike() -> None:
-    request = traces(
-        span({**CHAT_WITH_MESSAGES, "mixed": [1, -2, 2.5, True, None, {"a": ["b"]}]}, EVENTS, status={"code": 2})
-    )
+    request = traces(span({**CHAT_WITH_MESSAGES, "mixed": [1, -2, 2.5, True, None, {"a": ["b"]}]}, status={"code": 2}))
     plain = list(read_spans(request.SerializeToString(), as_json=False, wanted=bool))
     assert plain == list(read_spans(json.dumps(as_json(request)).encode(), as_json=True, wanted=bool))
     assert plain[0].failed
@@ -152,9 +149,9 @@ CHAT_OPERATION = {"key": "gen_ai.operation.name", "value": {"stringValue": "chat
     "body",
     [
         b"{", [], {"resourceSpans": 1}, {"resourceSpans": [1]}, {"resourceSpans": [{"scopeSpans": {}}]},
-        {"resourceSpans": [{"resource": []}]}, _with({"traceId": "xyz"}), _with({"spanId": None}),
+        _with({"traceId": "xyz"}), _with({"spanId": None}),
         _with({"traceId": "0" * 32}), _with({"startTimeUnixNano": "soon"}), _with({"endTimeUnixNano": "9" * 30}),
-        _with({"status": "bad"}), _with({"events": [{"attributes": 1}]}), _with({"attributes": [CHAT_OPERATION, 1]}),
+        _with({"events": [{"attributes": 1}]}), _with({"attributes": [CHAT_OPERATION, 1]}),
         _with({"attributes": [CHAT_OPERATION, {"key": "deep", "value": _DEEP}]}),
         _with({"attributes": [CHAT_OPERATION, {"key": "n", "value": {"intValue": "1.5"}}]}),
         _with({"attributes": [{"key": _DEEP_LIST}]}), _with({"events": [{"name": _DEEP_LIST}]}),
@@ -167,14 +164,6 @@ async def test_broken_json_is_a_400_with_a_status(gateway: Receiver, body: Any) 
     assert response.json()["code"] == 3
     assert response.json()["message"]
     assert gateway.log.records == []
-
-
-async def test_values_nested_too_deeply_in_protobuf_are_refused(gateway: Receiver) -> None:
-    deep: Any = "x"
-    for _ in range(30):
-        deep = [deep]
-    response = await gateway.send(traces(span({**CHAT_WITH_MESSAGES, "deep": deep})))
-    assert response.status_code == 400
 
 
 async def test_a_full_log_asks_the_client_to_retry(gateway: Receiver) -> None:
