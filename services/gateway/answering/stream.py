@@ -74,7 +74,7 @@ class StreamAnswerer:
     async def _fail(
         self, request: InFlightRequest, arm: Arm, relay: StreamRelay, status: int, body: dict[str, Any]
     ) -> None:
-        if not request.exchange.stream_ended:
+        if not request.exchange.ended:
             await self._record_cut(request, arm, relay, status, FinishReason.UPSTREAM_CUT)
             await request.exchange.end_with_error(status, body)
 

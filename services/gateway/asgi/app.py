@@ -18,7 +18,7 @@ from starlette.types import Scope
 
 from schemas.predictions import CLIENT_LEFT, GATEWAY_STOPPED
 from services.gateway.asgi.admission import RequestAdmission
-from services.gateway.asgi.exchange import Endpoint, ErrorFormat, Exchange, Headers, Receive, Reply, Send
+from services.gateway.asgi.exchange import ON_DISCONNECT, Endpoint, ErrorFormat, Exchange, Headers, Receive, Reply, Send
 from services.gateway.asgi.in_flight import HeldBytes
 from services.gateway.asgi.propagation import answer_headers, sent_request_id
 from services.gateway.observability.metrics import Metrics
@@ -26,9 +26,6 @@ from services.gateway.observability.tracing import event_headers
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.http import HttpError
 from shared.identity import random_id
-
-_DISCONNECT_WATCH_DELAY_SECONDS = 0.05
-"""Watching for a disconnect starts after one to two times this: it costs more than a quick answer may."""
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +49,6 @@ class AsgiApp:
             path: _Route(path, endpoint, metrics, error_formats.get(path)) for path, endpoint in endpoints.items()
         }
         self._admission = admission
-        self._watches = _DisconnectWatches()
         metrics.body_bytes.set_function(lambda: admission.in_flight.total)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,40 +59,38 @@ class AsgiApp:
         held = self._admission.hold()
         status = GATEWAY_STOPPED  # What cancels it but the client is the end of the process.
         try:
-            status = await self._serve(route, scope["method"], exchange, held, receive, send)
+            status = await self._serve(route, scope, exchange, held, receive, send)
         finally:
             held.release()
             route.count(status, exchange.seconds)
 
     async def _serve(
-        self, route: _Route, method: str, exchange: Exchange, held: HeldBytes, receive: Receive, send: Send
+        self, route: _Route, scope: Scope, exchange: Exchange, held: HeldBytes, receive: Receive, send: Send
     ) -> int:
         """Serve one request. Returns the status under which it is counted."""
-        watch = None
         try:
-            if method != "POST":
+            if scope["method"] != "POST":
                 raise HttpError(405, "Method Not Allowed", "http_error", headers={"allow": "POST"})
             exchange.grant = self._admission.grant(exchange.headers)
             body = await self._admission.read(exchange.grant, held, exchange.headers, receive)
             if body is None:
                 return CLIENT_LEFT
             exchange.body, exchange.size = body, len(body)
-            watch = self._watches.add(receive, exchange)
+            _watch(scope, exchange)
             reply = await route.endpoint(exchange)
         except asyncio.CancelledError:
-            if watch is None or not watch.cancelled_task():
+            if not exchange.client_left or (task := asyncio.current_task()) is None:
                 raise
+            task.uncancel()
             return CLIENT_LEFT
         except Exception as error:  # noqa: BLE001 - `_http_error` logs an unexpected one
             failure = _http_error(error)
             if exchange.stream_started:
-                if not exchange.stream_ended:
+                if not exchange.ended:
                     await exchange.end_with_error(failure.status, failure.body)
                 return failure.status
             reply = exchange.error_reply(failure.status, failure.body, failure.headers)
-        finally:
-            if watch is not None:
-                watch.stop()
+        exchange.ended = True
         return await _send(send, reply, exchange.id_headers) if reply is not None else 200
 
 
@@ -119,78 +113,21 @@ class _Route:
         self._seconds.observe(seconds)
 
 
-class _DisconnectWatches:
-    """Starts the watches of requests that last. One timer serves them all: a timer for each request took a thirtieth of
-    its processor time."""
+def _watch(scope: Scope, exchange: Exchange) -> None:
+    """Have this task cancelled when the client disconnects, so that the model server stops, too.
 
-    def __init__(self) -> None:
-        self._young: set[_DisconnectWatch] = set()
-        self._old: set[_DisconnectWatch] = set()
-        """Those that a whole delay has passed for when the timer fires next."""
-        self._is_ticking = False
-
-    def add(self, receive: Receive, exchange: Exchange) -> _DisconnectWatch:
-        """A watch of the task that calls this, to be stopped when its request ends."""
-        watch = _DisconnectWatch(receive, exchange, self._young)
-        self._young.add(watch)
-        if not self._is_ticking:
-            self._is_ticking = True
-            self._tick_later()
-        return watch
-
-    def _tick_later(self) -> None:
-        asyncio.get_running_loop().call_later(_DISCONNECT_WATCH_DELAY_SECONDS, self._tick)
-
-    def _tick(self) -> None:
-        started, self._old, self._young = self._old, self._young, set()
-        for watch in started:
-            watch.start()
-        if self._old:
-            self._tick_later()
-        else:
-            self._is_ticking = False
-
-
-class _DisconnectWatch:
-    """Cancels the task that created it when the client disconnects, so that the model server stops too.
-
-    A disconnect after the last write cancels nothing. uvicorn reports one for every complete answer, and the task may
-    still be reading the end of the model server's response.
+    A disconnect after the last write cancels nothing: the task may still be reading the end of the model server's
+    response. Servers but our own do not tell.
     """
+    task = asyncio.current_task()
 
-    __slots__ = ("_exchange", "_receive", "_task", "_waiting", "_watching")
+    def leave() -> None:
+        if task is not None and not exchange.ended:
+            exchange.client_left = True
+            task.cancel()
 
-    def __init__(self, receive: Receive, exchange: Exchange, waiting: set[_DisconnectWatch]) -> None:
-        """`waiting`: the set that it is in until it starts."""
-        self._waiting = waiting
-        self._receive = receive
-        self._exchange = exchange
-        self._task = asyncio.current_task()
-        self._watching: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        self._watching = asyncio.create_task(self._watch())
-
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        if self._task is not None and not self._exchange.stream_ended:
-            self._exchange.client_left = True
-            self._task.cancel()
-
-    def cancelled_task(self) -> bool:
-        """Return True, and clear the cancellation, if this watch caused the one that was caught."""
-        if self._exchange.client_left and self._task is not None:
-            self._task.uncancel()
-        return self._exchange.client_left
-
-    def stop(self) -> None:
-        """End the watch. A cancelled task holds its traceback, and that this watch: without the reference to the task
-        there is no cycle, which would keep the request's body until the garbage collector's rare full run."""
-        self._waiting.discard(self)
-        if self._watching is not None:
-            self._watching.cancel()
-            self._watching = None
+    if (on_disconnect := scope.get("extensions", {}).get(ON_DISCONNECT)) is not None:
+        on_disconnect(leave)
 
 
 def _with_ids(scope: Scope, send: Send) -> Send:

@@ -18,6 +18,9 @@ Headers = list[tuple[bytes, bytes]]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
+ON_DISCONNECT = "ratchet.on_disconnect"
+"""Our server's extension of ASGI: takes what is to be called if the client leaves before its answer has left. Asking
+`receive` for that took a task and a timer for each request."""
 _JSON_TYPE = (b"content-type", b"application/json")
 EVENT_STREAM = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 
@@ -40,12 +43,13 @@ class Exchange:
     `grant`: what its key may do. `request_id`: the gateway's own, unique. `shown_id`: the `x-request-id` of the answer
     and of the request to the model server: the client's, or else the gateway's. `size`: bytes of the body, which may
     have been let go. `error_format`: None for OpenAI's. `client_left`: the client disconnected before its answer had
-    ended, which cancels the task that answers; what else cancels it is the gateway's stop.
+    ended, which cancels the task that answers; what else cancels it is the gateway's stop. `ended`: the answer's end is
+    sent, or about to be.
     """
 
     __slots__ = (
-        "_error_format", "_send", "_started_at", "_trace", "body", "client_left", "grant", "headers", "request_id",
-        "shown_id", "size", "stream_ended", "stream_started",
+        "_error_format", "_send", "_started_at", "_trace", "body", "client_left", "ended", "grant", "headers",
+        "request_id", "shown_id", "size", "stream_started",
     )  # fmt: skip
 
     def __init__(self, headers: Headers, send: Send, error_format: ErrorFormat | None = None) -> None:
@@ -61,7 +65,7 @@ class Exchange:
         self._started_at = time.perf_counter()
         self.client_left = False
         self.stream_started = False
-        self.stream_ended = False
+        self.ended = False
 
     @property
     def seconds(self) -> float:
@@ -97,7 +101,7 @@ class Exchange:
 
     async def write(self, events: bytes, *, last: bool = False) -> None:
         """Send whole server-sent events. `last` ends the answer."""
-        self.stream_ended = last
+        self.ended = last
         await self._send({"type": "http.response.body", "body": events, "more_body": not last})
 
     async def end_with_error(self, status: int, body: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
@@ -16,6 +17,7 @@ import orjson
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from services.gateway.asgi.exchange import ON_DISCONNECT
 from services.gateway.asgi.propagation import REQUEST_ID
 from services.gateway.asgi.response import RequestCycle, status_line
 from shared.http import error_body
@@ -141,11 +143,16 @@ class HttpProtocol(asyncio.Protocol):
             "query_string": url.query or b"",
             "headers": self._headers,
             "state": self._app_state.copy(),
+            "extensions": {ON_DISCONNECT: self._on_disconnect},
         }
         self._cycle = RequestCycle(self, scope, version != "1.0" and self._parser.should_keep_alive())
         task = self._loop.create_task(self._cycle.run(self._app))
         self.server_state.tasks.add(task)
         task.add_done_callback(self.server_state.tasks.discard)
+
+    def _on_disconnect(self, callback: Callable[[], None]) -> None:
+        if self._cycle is not None:
+            self._cycle.on_disconnect = callback
 
     def on_body(self, body: bytes) -> None:
         if self._cycle is None or self._is_ignored:

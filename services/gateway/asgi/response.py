@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 class RequestCycle:
     """`keep_alive`: whether the connection stays open after the answer. `more_body`: the request's body has not come
-    whole. `complete`: the answer has left."""
+    whole. `complete`: the answer has left. `on_disconnect`: called if the client leaves before that."""
 
     def __init__(self, connection: HttpProtocol, scope: Scope, keep_alive: bool) -> None:
         self._connection = connection
@@ -39,6 +40,7 @@ class RequestCycle:
         self.more_body = True
         self._arrived = asyncio.Event()
         self._disconnected = False
+        self.on_disconnect: Callable[[], None] | None = None
         self._start: Message | None = None
         """The message that starts the answer, held back until there is a body to send with it."""
         self._started = False
@@ -60,6 +62,9 @@ class RequestCycle:
         """Tell the application that the client has left."""
         self._disconnected = True
         self._arrived.set()
+        if self.on_disconnect is not None:
+            self.on_disconnect()
+            self.on_disconnect = None
 
     async def run(self, app: ASGIApp) -> None:
         """Have the application answer. What it leaves without an end becomes a 500, or a closed connection."""
@@ -110,6 +115,7 @@ class RequestCycle:
             self._connection.transport.write(piece)
         if not more:
             self.complete = True
+            self.on_disconnect = None  # It refers to this object, and such circles are collected late.
             self._arrived.set()
             self._take_body()
             self._connection.answered(self)

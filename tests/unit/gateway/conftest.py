@@ -26,6 +26,7 @@ from services.gateway.asgi.admission import RequestAdmission
 from services.gateway.asgi.app import AsgiApp
 from services.gateway.asgi.in_flight import BytesInFlight
 from services.gateway.asgi.large_work import LargeWork
+from services.gateway.asgi.protocol import HttpProtocol
 from services.gateway.auth.grants import AccessControl
 from services.gateway.domain import Identifiers, PredictionIds
 from services.gateway.formats.media import InlineMedia, MediaReferences
@@ -320,7 +321,8 @@ async def answering_when_full() -> AsyncIterator[Gateway]:
 @asynccontextmanager
 async def listening(gateway: Gateway) -> AsyncIterator[str]:
     """The gateway on a real socket: its address, for clients that bring their own HTTP."""
-    server = uvicorn.Server(uvicorn.Config(gateway.app, port=0, log_level="error"))
+    config = uvicorn.Config(gateway.app, port=0, http=HttpProtocol, log_level="error")  # type: ignore[arg-type]
+    server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from schemas.base import Variant
 from schemas.tasks import TaskSpec
+from services.gateway.asgi.exchange import ON_DISCONNECT
 from services.gateway.auth.grants import AccessControl
 from services.gateway.auth.keys import ApiKey, new_key, write_keys
 from services.gateway.routing.passed_models import PassedModels
@@ -262,20 +263,20 @@ async def test_a_stream_that_breaks_off_ends_with_an_error(tmp_path: Path) -> No
 async def test_a_client_that_leaves_is_observed_and_its_bytes_are_released(tmp_path: Path) -> None:
     async with passing(tmp_path) as door:
         door.api.answer = b""
-        body = iter([{"type": "http.request", "body": BODY}])
-        left = asyncio.Event()
+        leaving: list[Callable[[], None]] = []
 
         async def receive() -> Any:
-            if (message := next(body, None)) is None:
-                await left.wait()
-            return message or {"type": "http.disconnect"}
+            return {"type": "http.request", "body": BODY}
 
         headers = [(b"authorization", f"Bearer {door.keys['agents']}".encode())]
-        scope = {"type": "http", "method": "POST", "path": CHAT, "headers": headers}
+        scope = {
+            "type": "http", "method": "POST", "path": CHAT, "headers": headers,
+            "extensions": {ON_DISCONNECT: leaving.append},
+        }  # fmt: skip
         request = asyncio.create_task(door.gateway.app(scope, receive, AsyncMock()))
         await until(lambda: door.api.bodies)
         assert door.gateway.in_flight.total == len(BODY)
-        left.set()
+        leaving[0]()
         await request
         assert [(event.status, event.gateway_stopped) for event in door.gateway.log.observed] == [(499, False)]
         assert door.gateway.in_flight.total == 0
