@@ -114,41 +114,11 @@ async def send_requests(gateway: GatewayProcess, task: str, count: int) -> set[s
     return ids
 
 
-@asynccontextmanager
-async def background_load(gateway: GatewayProcess, task: str, ids: set[str]) -> AsyncIterator[None]:
-    """Run four clients that send requests without end, also while nobody answers; adds the answered ids to `ids`."""
-
-    async def client() -> None:
-        async with gateway.http() as http:
-            while True:
-                try:
-                    response = await ask(http, task)
-                except httpx.TransportError:
-                    pass
-                else:
-                    if response.status_code == 200:
-                        ids.add(response.headers["x-ratchet-prediction-id"])
-                await asyncio.sleep(0.02)
-
-    clients = [asyncio.create_task(client()) for _ in range(4)]
-    try:
-        yield
-    finally:
-        for running in clients:
-            running.cancel()
-        await asyncio.gather(*clients, return_exceptions=True)
-
-
 def append_partial_record(folder: Path) -> None:
     """Append a part of a record to the newest segment, as a crash during a write leaves it."""
     segment = max(folder.glob("*/*.segment"))
     data = segment.read_bytes()
     segment.write_bytes(data + data[:30])
-
-
-def oldest_record_seconds(metrics: str) -> float:
-    (line,) = [line for line in metrics.splitlines() if line.startswith("ratchet_gateway_spool_oldest_seconds ")]
-    return float(line.split()[1])
 
 
 @dataclass

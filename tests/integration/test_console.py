@@ -373,16 +373,6 @@ async def test_an_erased_persons_questions_are_deleted_in_whatever_order_they_ar
     assert names(task, await queue.other_questions(task, None, "ben", 9)) == ["other"]
 
 
-async def test_an_answer_to_a_question_whose_person_was_erased_meanwhile_is_not_recorded(
-    queue: PostgresQueue, task: str
-) -> None:
-    asked = question(task, "q", user_hash="h1")
-    await queue.add_requests([asked])
-    await queue.erase(erasure(task, "h1", NOON + timedelta(hours=1)))
-    assert not await queue.record(asked.request_id, "ann", given(ReviewAnswer(label="refund"), NOON))
-    assert await queue.given(asked.request_id, "ann") is None
-
-
 async def test_a_question_is_erased_by_the_time_of_its_prediction(queue: PostgresQueue, task: str) -> None:
     hour = timedelta(hours=1)
     late = question(task, "late", user_hash="h1", predicted_at=NOON, occurred_at=NOON + 2 * hour)

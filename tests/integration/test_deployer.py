@@ -217,27 +217,6 @@ async def test_unleashs_log_tells_a_hand_from_what_a_change_of_a_rollout_sets(re
     assert [event.leads_to(wanted, True) for event in by_hand] == [False, False]
 
 
-async def test_a_canary_that_was_turned_off_after_a_crash_that_followed_its_last_flag_stays_off(
-    real: Real, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def die(rollout: Rollout) -> None:
-        raise DependencyUnavailable("it died")
-
-    first = real.deployer
-    await first.handlers.on_evaluated(evaluated("a1", real.task))
-    with monkeypatch.context() as patched:
-        patched.setattr(first.rollouts, "set_written", die)
-        await first.compare_and_label(range(12), "delivery")
-    canary = await real.admin.read(real.flag("canary"))
-    assert canary is not None and canary.enabled
-    await real.admin.switch(real.flag("canary"), False)
-    again = Deployer(first.rollouts, first.ledger, real.admin)
-    await again.handlers.tick(real.task)
-    assert (again.last.stage, again.last.paused) == (Stage.SHADOW, "canary is off, by hand")
-    canary = await real.admin.read(real.flag("canary"))
-    assert canary is not None and not canary.enabled
-
-
 async def test_after_a_crash_that_followed_an_entry_a_hand_on_shadow_stays_and_without_one_nothing_is_paused(
     real: Real, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -553,9 +532,9 @@ async def test_a_canary_leaves_numbers_a_sample_of_its_answers_and_as_many_users
     rows = {table: len((await real.dump(table)).splitlines()) for table in ("canary_requests", "canary_answers")}
     assert rows == {"canary_requests": 1, "canary_answers": 40}
 
-    for number in range(2_400):  # 400 of the canary, 2,000 of others.
+    for number in range(800):  # 400 of the canary, as many of others.
         await deployer.handlers.on_feedback(feedback(deployer.last, number))
-    ranks = [rank_of(deployer.last.rollout_id, f"{real.task}.seen-{number}") for number in range(2_400)]
+    ranks = [rank_of(deployer.last.rollout_id, f"{real.task}.seen-{number}") for number in range(800)]
     answered, others = [*ranks[:7], *ranks[8:400]], [ranks[7], *ranks[400:]]
     last = sorted(answered)[39]
     canary, bad = (await deployer.ledger.load(deployer.last.rollout_id)).canary.bad(Guard.FEEDBACK)

@@ -26,9 +26,7 @@ from tests.integration.gateway_clients import (
     SpoolFiller,
     append_partial_record,
     ask,
-    background_load,
     limited_file_size,
-    oldest_record_seconds,
     send_requests,
 )
 from tests.integration.gateway_process import (
@@ -203,23 +201,6 @@ async def test_a_killed_gateways_predictions_arrive_once_by_id_after_its_restart
             assert "ratchet_gateway_spool_incomplete_bytes 30.0" in (await http.get("/metrics")).text
 
 
-async def test_killing_gateway_and_shipper_under_load_loses_no_answered_prediction(
-    backends: GatewayBackends,
-) -> None:
-    ids: set[str] = set()
-    async with backends.gateway() as gateway, background_load(gateway, backends.raw, ids):
-        await asyncio.sleep(0.5)
-        killed = gateway.signal_shipper(signal.SIGKILL)
-        await until(lambda: gateway.shipper_status().get("pid") != killed)
-        before, orphan = len(ids), gateway.shipper_status()["pid"]
-        await gateway.stop(signal.SIGKILL)
-        gateway.start()
-        await gateway.until_ready()
-        await until(lambda: not process_exists(orphan))
-        await until(lambda: len(ids) > before + 10)
-        await backends.wait_for_predictions(set(ids))
-
-
 async def test_the_spool_of_a_dead_gateway_is_shipped_by_another_gateway_of_the_home(backends: GatewayBackends) -> None:
     async with backends.gateway() as dying, backends.gateway(dying.home) as other:
         assert dying.slot != other.slot  # Each worker has a spool of its own.
@@ -240,32 +221,6 @@ async def test_a_stopping_gateway_ships_its_spool_first(backends: GatewayBackend
         assert not process_exists(pid)
         assert gateway.spooled() == []
         assert len(await backends.events(PREDICTIONS, ids)) == 40
-
-
-async def test_while_the_broker_is_down_the_gateway_answers_and_ships_everything_afterwards(
-    backends: GatewayBackends,
-) -> None:
-    async with backends.gateway(RATCHET_GATEWAY_SHIPPER_STOP_SECONDS="1") as gateway, gateway.http() as http:
-        await backends.wait_for_predictions(await send_requests(gateway, backends.raw, 8))
-        await until(lambda: gateway.spooled() == [])
-        async with backends.broker.stopped():
-            ids = await send_requests(gateway, backends.raw, 40)
-            thumbs = {"prediction_id": next(iter(ids)), "kind": "thumbs", "positive": True}
-            assert (await http.post("/v1/feedback", json=thumbs)).status_code == 200
-
-            async def is_reported() -> bool:
-                notes = (await http.get("/readyz")).json()["notes"]  # The shipper says every second how it is.
-                is_behind = any("the shipper is behind" in note for note in notes)
-                return is_behind and oldest_record_seconds((await http.get("/metrics")).text) > 1.0
-
-            await until(is_reported)
-            await gateway.stop(signal.SIGTERM)  # It cannot ship its records: they stay in the spool.
-            assert len(gateway.spooled()) == 81
-        gateway.start()
-        await gateway.until_ready()
-        assert len(await backends.wait_for_predictions(ids)) == 40
-        assert await backends.events(FEEDBACK, {thumbs["prediction_id"]})
-        await until(lambda: gateway.spooled() == [])
 
 
 async def test_a_full_spool_or_disk_refuses_requests_until_there_is_space(

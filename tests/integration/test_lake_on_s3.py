@@ -22,7 +22,6 @@ from services.prediction_log.erasure.erase import ErasureSweep, SubjectErasure, 
 from services.prediction_log.maintenance.compaction import MaintenancePolicy
 from services.prediction_log.maintenance.maintenance import Maintenance
 from services.prediction_log.parquet_files import filesystem
-from services.prediction_log.rollups.hourly import RollUps
 from services.prediction_log.storage import DeltaLake
 from services.prediction_log.tables import create_table, open_table, storage_options
 from shared.errors import DependencyUnavailable
@@ -163,35 +162,6 @@ def test_an_erased_person_is_in_no_object(lake: str) -> None:
     assert objects_with(lake, PREDICTIONS, "Zebedee") == []
     assert (ids(lake), ids(lake, REQUESTS)) == (["bobs"], ["bobs"])
     assert DeltaLake(lake).append(PREDICTIONS, [delivery(hers, 2)]) == 0, "replayed"
-
-
-def test_every_process_counts_an_hour_equally_also_after_compaction(lake: str) -> None:
-    writer, counter = DeltaLake(lake), RollUps(lake)
-    for offset in range(6):
-        writer.append(PREDICTIONS, [delivery(prediction(f"p-{offset}"), offset)])
-        writer.append(REQUESTS, [delivery(request(f"p-{offset}"), offset)])
-    (hour,) = counter.pending()
-    (before,) = counter.count(hour, NOON)
-    counter.published(hour)
-    assert counter.pending() == []
-    Maintenance(lake, POLICY).run({}, utc_now())
-    later = RollUps(lake)
-    assert later.pending() == [], "the watermark is in the lake"
-    (after,) = later.count(hour, NOON)
-    assert before == after
-    assert (before.predictions, before.requests, before.errors) == (6, 6, 6)
-
-
-def test_no_hour_is_missed_when_the_log_was_cleaned_up_unread(lake: str) -> None:
-    writer, counter = DeltaLake(lake), RollUps(lake)
-    for offset in range(3):
-        writer.append(PREDICTIONS, [delivery(prediction(f"p-{offset}", NOON + timedelta(hours=offset)), offset)])
-        if offset == 0:
-            for hour in counter.pending():
-                counter.published(hour)
-    opened(lake, PREDICTIONS).create_checkpoint()
-    filesystem(lake, PREDICTIONS).delete_file(f"_delta_log/{opened(lake, PREDICTIONS).version() - 1:020d}.json")
-    assert {hour.start for hour in counter.pending()} >= {NOON + timedelta(hours=1), NOON + timedelta(hours=2)}
 
 
 def test_an_outage_raises_dependency_unavailable_and_loses_and_duplicates_no_row(lake: str, server: S3Server) -> None:
