@@ -36,7 +36,7 @@ class BuildJob(BaseModel):
 
 def embeddings_file(cache: Path, task: str) -> Path:
     """Return the file that keeps the vectors of a task's texts from build to build."""
-    return cache / "embeddings" / f"{task}.npz"
+    return cache / "embeddings" / f"{task}.vectors"
 
 
 def delete_embeddings(cache: Path, task: str) -> None:

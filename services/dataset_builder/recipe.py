@@ -23,15 +23,15 @@ _FOLDS = 5
 _NEIGHBOURS = 20
 _SEED = 20
 _READ, _AT_ONCE = 10_000, 2_000
-"""Texts whose vectors are read together, which reads through a file with all of them, and that are scored together."""
+"""Texts whose vectors are read together, and that are scored together."""
 _DIGITS = 4
 
 Probabilities = npt.NDArray[np.float32]
 
 
 class Embeddings(Protocol):
-    def store(self, texts: Sequence[str], keep: None) -> None:
-        """Embed those of the texts that are not known. `keep`: all that are known stay known."""
+    def add(self, texts: Sequence[str]) -> None:
+        """Embed those of the texts that are not known."""
         ...
 
     def read(self, texts: Sequence[str]) -> npt.NDArray[np.floating[Any]]:
@@ -49,7 +49,7 @@ class LabelScorer:
         """Return the scores of `learned`, if it is to be judged, then those of `others`."""
         learned, others = asked.learned, asked.others
         texts = [row.text for row in (*learned, *others)]
-        self._embeddings.store(texts, keep=None)
+        self._embeddings.add(texts)
         labels = sorted({row.label for row in learned})
         given = np.array([labels.index(row.label) for row in (*learned, *others)])
         count = len(learned)

@@ -60,7 +60,7 @@ def main() -> None:
 
 def _embedded(settings: Settings, part: str) -> HalfVectors:
     embedder = SentenceEmbedder(settings.models_folder / "all-MiniLM-L6-v2", fast=True)
-    cache = ROOT / ".ratchet" / "bench" / f"banking77-{part}.npz"
+    cache = ROOT / ".ratchet" / "bench" / f"banking77-{part}.vectors"
     return CachedEmbedder(embedder, cache, lambda done, total: None).embed([text for text, _ in banking77(part)])
 
 

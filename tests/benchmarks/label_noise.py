@@ -60,7 +60,7 @@ class Embeddings:
         self._rows = {text: row for row, text in enumerate(texts)}
         self._vectors = vectors
 
-    def store(self, texts: Sequence[str], keep: None) -> None:
+    def add(self, texts: Sequence[str]) -> None:
         """Nothing is missing."""
 
     def read(self, texts: Sequence[str]) -> HalfVectors:

@@ -78,7 +78,7 @@ async def built(fault: Fault | None, folder: Path, models: Path) -> tuple[Build,
     while sum([await people.answer_queue(reviewer) for reviewer in REVIEWERS]):
         pass
     embedder = SentenceEmbedder(models / "all-MiniLM-L6-v2")
-    score = LabelScorer(CachedEmbedder(embedder, folder / "vectors.npz", lambda done, total: None))
+    score = LabelScorer(CachedEmbedder(embedder, folder / "vectors.vectors", lambda done, total: None))
     return build_dataset(Inputs(votes_of(console.corrections), spec), score), spec
 
 

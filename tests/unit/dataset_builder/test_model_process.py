@@ -29,7 +29,7 @@ TEXTS = ["Please write to ann@example.net.", "Where is my parcel?"]
 
 
 def local_models(folder: Path) -> LocalModels:
-    return LocalModels(b"k" * 32, folder / "no encoder", folder / "embeddings.npz", folder)
+    return LocalModels(b"k" * 32, folder / "no encoder", folder / "embeddings.vectors", folder)
 
 
 def test_the_models_of_the_process_answer_as_those_of_this_one(tmp_path: Path) -> None:

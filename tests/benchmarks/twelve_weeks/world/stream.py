@@ -47,7 +47,7 @@ def load_corpus(settings: Settings) -> Corpus:
     rows = {text.strip(): label for part in ("train", "test") for text, label in banking77(part)}
     names = tuple(sorted(set(rows.values())))
     embedder = SentenceEmbedder(settings.models_folder / "all-MiniLM-L6-v2", fast=True)
-    cache = ROOT / ".ratchet" / "bench" / "banking77-twelve-weeks.npz"
+    cache = ROOT / ".ratchet" / "bench" / "banking77-twelve-weeks.vectors"
     words = [name.replace("_", " ") for name in names]
     found = CachedEmbedder(embedder, cache, lambda done, total: None).embed([*rows, *words]).astype(np.float32)
     labels = np.array([names.index(label) for label in rows.values()])
