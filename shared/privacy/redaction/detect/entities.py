@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 
 from shared.privacy.redaction.data import language_model
 from shared.privacy.redaction.data.cues import HOME, RANK, TITLE
@@ -30,7 +29,7 @@ class EntityFindings:
     def find(
         self, texts: Sequence[str], tokens: Sequence[list[Token]], foreign: Sequence[bool]
     ) -> list[list[TextSpan]]:
-        """Find the people and towns of each text, and rare names that the model overlooks."""
+        """Find the people and towns of each text."""
         found: list[list[TextSpan]] = [[] for _ in texts]
         sentences = [
             (i, *found) for i, text in enumerate(texts) for found in self._candidate_sentences(text, tokens[i])
@@ -38,8 +37,6 @@ class EntityFindings:
         entities = language_model.entities(sentence for _, _, sentence in sentences)
         for (i, offset, sentence), found_entities in zip(sentences, entities, strict=True):
             found[i].extend(self._supported(texts[i], offset, sentence, found_entities, foreign[i]))
-            if not foreign[i]:
-                found[i].extend(self._overlooked(offset, sentence, found_entities))
         return found
 
     def _candidate_sentences(self, text: str, tokens: list[Token]) -> Iterator[tuple[int, str]]:
@@ -116,33 +113,6 @@ class EntityFindings:
                 )
             ):
                 yield TextSpan(begin, stop, "person", _PERSON_WEIGHT)
-
-    def _overlooked(self, offset: int, sentence: str, entities: Sequence[tuple[int, int, str]]) -> Iterator[TextSpan]:
-        """Yield pairs of unknown capitalised words inside a sentence that are in no entity: rare names."""
-        lexicon, words = self._lexicon, tokens_of(sentence)
-        covered = bytearray(len(sentence))
-        for start, end, _ in entities:
-            covered[start:end] = b"\x01" * (end - start)
-        for first, second in pairwise(words):
-            is_no_pair = (
-                sentence[first.end : second.start] != " "
-                or (first.starts_sentence and sentence[second.end : second.end + 1] not in (",", "\n"))
-                or 1 in covered[first.start : second.end]
-            )
-            if (
-                is_no_pair
-                or not (first.is_capitalised and second.is_capitalised)
-                or first.is_code
-                or second.is_code
-                or TITLE.fullmatch(first.text)
-                or min(len(first.lower), len(second.lower)) < 3
-            ):
-                continue
-            if not any(
-                lexicon.is_ordinary(w.lower) or w.lower in lexicon.not_people or w.lower in lexicon.organisation_words
-                for w in (first, second)
-            ):
-                yield TextSpan(offset + first.start, offset + second.end, "person", _PERSON_WEIGHT)
 
     def _are_names(self, words: list[Token]) -> bool:
         """Return True for English words of which the last is a name too: Miles Wilson, or Reid alone."""

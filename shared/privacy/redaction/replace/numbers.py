@@ -13,7 +13,6 @@ from shared.privacy.redaction.data.checksums import (
     iban_check_digits,
     is_iban_valid,
     is_luhn_valid,
-    is_nhs_valid,
     luhn_check_digit,
     only_digits,
 )
@@ -130,35 +129,10 @@ def ssn(text: str, random: KeyedRandom) -> str:
 
 def identifier(text: str, random: KeyedRandom) -> str:
     """Replace an identity number by one of the same shape that passes the same checksum."""
-    digits = only_digits(text)
     if re.fullmatch(r"(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}", text):
         hexes = f"00005e0053{random.below(256):02x}"  # RFC 7042
         return _fill(hexes.upper() if any(c in "ABCDEF" for c in text) else hexes, text)
-    if len(digits) == 10 and is_nhs_valid(digits):  # 999 is reserved for tests.
-        for _ in range(50):
-            body = "999" + random.digits(6)
-            surrogate = next((body + c for c in "0123456789" if is_nhs_valid(body + c)), None)
-            if surrogate:
-                return fill_digits(surrogate, text)
-    if re.fullmatch(r"[A-Z]{2} ?\d{2} ?\d{2} ?\d{2} ?[A-D]", text):
-        return "QQ" + fill_digits(random.digits(6), text[2:-1]) + random.choice("ABCD")  # QQ is never issued.
-    if re.fullmatch(r"[XYZ]?\d{7,8}-?[A-Z]", text) and len(digits) + (text[0] in "XYZ") == 8:
-        surrogate = random.digits(len(digits))
-        number = int(str("XYZ".index(text[0])) + surrogate if text[0] in "XYZ" else surrogate)
-        return fill_digits(surrogate, text[:-1]) + "TRWAGMYFPDXBNJZSQVHLCKE"[number % 23]
-    if len(digits) == 9 and len(text) > 9 and is_luhn_valid(digits):  # No SIN begins with 0.
-        body = "0" + random.digits(7)
-        return fill_digits(body + luhn_check_digit(body), text)
     return surrogate_national_id(text, random) or random.same_shape(text)
-
-
-def account(text: str, random: KeyedRandom) -> str:
-    """Replace an account number; a routing number's checksum (ABA) is valid if it was."""
-    digits = only_digits(text)
-    if len(digits) == 9 and _aba(digits) == 0:
-        body = "0" + random.digits(7)
-        return fill_digits(body + str(-_aba(body + "0") % 10), text)
-    return random.same_shape(text)
 
 
 def network_address(text: str, random: KeyedRandom) -> str:
@@ -214,7 +188,3 @@ def _without_extension(text: str) -> str:
 def _fill(surrogate: str, text: str) -> str:
     remaining = iter(surrogate)
     return "".join(next(remaining) if char.isalnum() else char for char in text)
-
-
-def _aba(digits: str) -> int:
-    return sum(int(d) * w for d, w in zip(digits, (3, 7, 1) * 3, strict=True)) % 10

@@ -4,6 +4,7 @@
     phone       a number reserved for fiction where the country has some; country code and groups stay
     card        a test card number of the same network, Luhn-valid if the original was
     iban        the same country, check digits valid if they were
+    id          a national number of the same format, valid if it was
     ip, email   ranges and domains reserved for documentation (RFC 5737, 3849, 7042, 2606)
     others      a digit for a digit, a letter for a letter; dates stay dates
 
@@ -43,7 +44,6 @@ class Surrogates:
             "iban": numbers.iban,
             "ssn": numbers.ssn,
             "id": numbers.identifier,
-            "account": numbers.account,
             "ip": numbers.network_address,
             "birth_date": numbers.date,
             "crypto": numbers.wallet,
