@@ -24,7 +24,6 @@ from schemas.lake import PREDICTIONS
 from schemas.quality import InspectionManifest
 from shared.errors import DependencyUnavailable
 from shared.storage.artifacts import MANIFEST, ArtifactStore
-from shared.storage.lake import check_columns
 
 FILES: dict[str, type[Example] | type[LeftOutExample] | type[PreferredAnswer]] = {
     "train.jsonl": Example,
@@ -110,8 +109,7 @@ class Lineage:
 def predictions_of(lake: str, subjects: Collection[str], tasks: Collection[str]) -> dict[str, int]:
     """Count the lake's predictions of each person in these tasks. `lake`: a folder or an s3:// URI.
 
-    Reads one column, file by file. Raises DependencyUnavailable if the lake is missing or cannot be read, OldLake if an
-    older version wrote it.
+    Reads one column, file by file. Raises DependencyUnavailable if the lake is missing or cannot be read.
     """
     import pyarrow as pa
     from deltalake import DeltaTable
@@ -121,9 +119,7 @@ def predictions_of(lake: str, subjects: Collection[str], tasks: Collection[str])
     counts = dict.fromkeys(subjects, 0)
     lake = lake.rstrip("/")
     try:
-        delta = DeltaTable(f"{lake}/{PREDICTIONS}")
-        check_columns(lake, PREDICTIONS, [column.name for column in delta.schema().fields])
-        rows = delta.to_pyarrow_dataset()
+        rows = DeltaTable(f"{lake}/{PREDICTIONS}").to_pyarrow_dataset()
         # Cast, because files that delta-rs rewrote (after an erasure) have string views, which Arrow cannot compare.
         is_theirs = field("task").isin(list(tasks)) & field("user_hash").cast(pa.string()).isin(list(subjects))
         for batch in rows.scanner(columns=["user_hash"], filter=is_theirs).to_batches():

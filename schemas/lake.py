@@ -3,13 +3,12 @@
 `predictions`, `feedback` and `requests` are partitioned by task and date and hold each event once, however often it is
 delivered: `predictions` a row for each answer of the event. `forgotten` holds who asked for erasure: their rows are not
 in the other tables, and a reader drops its copies by it. A new column is nullable and comes last; readers ignore
-columns that they do not know. A table without a column that is never null was written by an older version: nobody reads
-it.
+columns that they do not know.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import date, datetime
 
 from schemas.base import Frozen
@@ -129,9 +128,3 @@ ROWS: Mapping[str, type[Frozen]] = {
     REQUESTS: RequestRow,
     FORGOTTEN: ForgottenRow,
 }
-
-
-def missing_columns(table: str, columns: Collection[str]) -> list[str]:
-    """Return the never-null columns that a table with these columns lacks: if any, an older version wrote it."""
-    fields = ROWS[table].__annotations__.items()
-    return [name for name, kind in fields if "None" not in str(kind) and name not in columns]

@@ -19,7 +19,6 @@ from deploy.lineage import AdapterUse, Lineage, lineage_of, predictions_of
 from services.scheduler.settings import SchedulerSettings
 from shared.errors import DependencyUnavailable
 from shared.storage.artifacts import ArtifactStore
-from shared.storage.lake import OldLake
 
 MAX_FILE_BYTES = 5_000_000
 MAX_PEOPLE = 10_000
@@ -116,9 +115,6 @@ def _count_predictions(lake: str, answers: Sequence[dict[str, Any]]) -> dict[str
     tasks = [entry["task"] for entry in answers[-1]["tasks"]]
     try:
         counts = predictions_of(lake, _subjects(answers), tasks)
-    except OldLake as error:  # They are forgotten everywhere else, and in that lake by whoever moves it away.
-        warn(f"{error.reason}: their predictions in it are not deleted. {error.way_out}", "red")
-        return None
     except DependencyUnavailable as error:
         warn(f"{error.reason}: the number of their predictions is unknown", "yellow")
         return None

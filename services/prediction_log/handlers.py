@@ -24,7 +24,6 @@ from services.prediction_log.offsets.resume import ReadTopicIds, resume_from
 from services.prediction_log.rollups.hourly import RollUps
 from services.prediction_log.settings import PredictionLogSettings
 from services.prediction_log.storage import DeltaLake
-from services.prediction_log.tables import check_tables
 from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.decoding import Decoder
 from shared.kafka.delivery import Delivery
@@ -61,10 +60,6 @@ class Handlers:
         self._erasure_requests = ErasureRequests(settings.lake_uri, self._media, settings.kafka_incarnation)
         self._roll_ups = RollUps(settings.lake_uri)
         self._maintenance = Maintenance(settings.lake_uri, maintenance_policy(settings))
-
-    async def check_lake(self) -> None:
-        """Raise OldLake if an older version wrote a table of the lake."""
-        await in_thread(check_tables, self._settings.lake_uri)
 
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""

@@ -26,7 +26,7 @@ def build(settings: PredictionLogSettings | None = None) -> Service:
     handlers = Handlers(settings, lake, Publisher(broker, NAME), partial(topic_ids, settings))
     handlers.subscribe(Consumers(broker, NAME, settings))
     return Service(
-        NAME, broker, prepare=[handlers.check_lake], connected=[handlers.read_tasks],
+        NAME, broker, connected=[handlers.read_tasks],
         background=[handlers.roll_up_forever, handlers.maintain_forever],
     )  # fmt: skip
 

@@ -10,7 +10,6 @@ the commit of any process that began earlier, paused or on another replica, fail
 
 from __future__ import annotations
 
-import contextlib
 import os
 from datetime import UTC, date, datetime, timedelta
 
@@ -21,7 +20,6 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from schemas.base import Frozen
 from schemas.lake import FEEDBACK, PREDICTIONS, REQUESTS, ROWS
 from shared.errors import DependencyUnavailable
-from shared.storage.lake import check_columns
 
 _TIME = pa.timestamp("us", tz="UTC")
 _ARROW_TYPES = {
@@ -84,26 +82,13 @@ def polars_options(uri: str) -> dict[str, str] | None:
 
 
 def open_table(uri: str, table: str) -> DeltaTable | None:
-    """Open the newest version of a table; None if it does not exist yet.
-
-    Raises DependencyUnavailable, and OldLake for a table that an older version wrote.
-    """
+    """Open the newest version of a table; None if it does not exist yet. Raises DependencyUnavailable."""
     try:
-        delta = DeltaTable(f"{uri}/{table}", storage_options=storage_options(uri))
-        if table in ROWS:
-            check_columns(uri, table, {field.name for field in delta.schema().fields})
+        return DeltaTable(f"{uri}/{table}", storage_options=storage_options(uri))
     except TableNotFoundError:
         return None
     except STORE_ERRORS as error:
         raise DependencyUnavailable(f"the lake at {uri}/{table} is unavailable: {error}") from error
-    return delta
-
-
-def check_tables(uri: str) -> None:
-    """Raise OldLake if an older version wrote one of the tables. A store that is away is not an error."""
-    with contextlib.suppress(DependencyUnavailable):
-        for table in ROWS:
-            open_table(uri.rstrip("/"), table)
 
 
 def create_table(uri: str, table: str) -> DeltaTable:

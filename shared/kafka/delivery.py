@@ -19,8 +19,6 @@ from shared.errors import InvalidMessage, describe_validation_error
 E = TypeVar("E", bound=Event)
 _MAX_DIGITS = 14
 """Of milliseconds: of years with four digits."""
-_MAX_NAMES, _MAX_NAME = 10, 40
-"""Names of fields in an error, and the characters of each."""
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -58,23 +56,7 @@ def decode_event(event: type[E], value: bytes) -> E:
     try:
         return event.model_validate_json(value)
     except ValidationError as error:
-        problem = _older_shape(event, error) or f"not a valid {event.__name__}: {describe_validation_error(error)}"
-        raise InvalidMessage(problem) from error
-
-
-def _older_shape(event: type[Event], error: ValidationError) -> str | None:
-    """Return a sentence if the message lacks fields of the class and has others instead, as an older version's has."""
-    missing = [detail for detail in error.errors() if detail["type"] == "missing" and len(detail["loc"]) == 1]
-    if not missing:
-        return None
-    unknown = [name[:_MAX_NAME] for name in sorted(missing[0]["input"].keys() - event.model_fields.keys())[:_MAX_NAMES]]
-    if not unknown:
-        return None
-    expected = ", ".join(str(detail["loc"][0]) for detail in missing[:_MAX_NAMES])
-    return (
-        f"not a {event.__name__} of this version: the message has the shape of an older one, with "
-        f"{', '.join(unknown)} and without {expected}"
-    )
+        raise InvalidMessage(f"not a valid {event.__name__}: {describe_validation_error(error)}") from error
 
 
 def record_size(record: ConsumerRecord) -> int:

@@ -18,7 +18,6 @@ from schemas.predictions import FeedbackGiven
 from shared.conversation import answer_of_row, call_of_row
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.kafka.delivery import Delivery
-from shared.storage.lake import check_columns
 
 _LOOK_BACK = timedelta(days=92)
 """As long as Kafka retains predictions: feedback on older ones comes too late to learn from."""
@@ -45,8 +44,7 @@ class LakePredictions:
     """Finds predictions in the Delta table `predictions` below a folder or an s3:// URI (schemas/lake.py)."""
 
     def __init__(self, uri: str) -> None:
-        self._lake = uri.rstrip("/")
-        self._uri = f"{self._lake}/{PREDICTIONS}"
+        self._uri = f"{uri.rstrip('/')}/{PREDICTIONS}"
 
     def exist(self) -> bool:
         """Return True if anything was ever written to the table. Blocking."""
@@ -57,8 +55,7 @@ class LakePredictions:
     def find(self, task: str, prediction_ids: Collection[str], around: date) -> dict[str, AnsweredPrediction]:
         """Return those of the predictions that are in the lake, by id. `around`: a day up to 92 days after each.
 
-        Blocking: call it in a thread. Raises DependencyUnavailable if the lake does not answer, OldLake if an older
-        version wrote it.
+        Blocking: call it in a thread. Raises DependencyUnavailable if the lake does not answer.
         """
         import pyarrow as pa
         from deltalake import DeltaTable
@@ -69,11 +66,9 @@ class LakePredictions:
         has_id = field("prediction_id").cast(pa.string()).isin(sorted(prediction_ids))
         is_wanted = (field("task") == task) & (field("date") >= around - _LOOK_BACK) & has_id
         try:
-            delta = DeltaTable(self._uri)
-            check_columns(self._lake, PREDICTIONS, [column.name for column in delta.schema().fields])
             # First when they were made: files and row groups have statistics of times, while ids have no order. So of
             # the 92 days the texts, which are nearly all of a file, are read only where these predictions are.
-            table = delta.to_pyarrow_dataset()
+            table = DeltaTable(self._uri).to_pyarrow_dataset()
             times = table.to_table(columns=["occurred_at"], filter=is_wanted)["occurred_at"].unique()
             rows = table.to_table(filter=is_wanted & field("occurred_at").isin(times)).to_pylist() if times else []
         except TableNotFoundError:

@@ -17,7 +17,6 @@ from services.console.settings import ConsoleSettings
 from shared.errors import DependencyUnavailable, RatchetError
 from shared.model.prices import read_prices
 from shared.settings import Settings
-from shared.storage.lake import check_columns
 from shared.storage.volume import WINDOW_DAYS, task_volume
 
 MAX_ROWS = 2_000
@@ -28,7 +27,7 @@ _CYCLES = 20
 def gather(spec: TaskSpec, settings: Settings, now: datetime) -> tuple[Facts, list[str]]:
     """Measure what the log, the data set and the last evaluation say, and name what could not be looked at.
 
-    Raises ConfigurationError for bad prices, and for a lake that an older version wrote.
+    Raises ConfigurationError for bad prices.
     """
     prices, missing = read_prices(settings.prices_file), list[str]()
     log, per_month = LogFacts(answers=0), 0.0
@@ -62,7 +61,7 @@ def gather(spec: TaskSpec, settings: Settings, now: datetime) -> tuple[Facts, li
 def read_rows(lake: str, task: str, now: datetime) -> list[dict[str, Any]]:
     """Return up to `MAX_ROWS` of the task's answers, of the last days that have any; none where there is no lake.
 
-    Raises DependencyUnavailable if the lake does not answer, OldLake if an older version wrote it.
+    Raises DependencyUnavailable if the lake does not answer.
     """
     import pyarrow.compute as pc
     from deltalake import DeltaTable
@@ -71,9 +70,7 @@ def read_rows(lake: str, task: str, now: datetime) -> list[dict[str, Any]]:
     uri = f"{lake.rstrip('/')}/{PREDICTIONS}"
     rows: list[dict[str, Any]] = []
     try:
-        delta = DeltaTable(uri)
-        check_columns(lake.rstrip("/"), PREDICTIONS, [column.name for column in delta.schema().fields])
-        dataset = delta.to_pyarrow_dataset()
+        dataset = DeltaTable(uri).to_pyarrow_dataset()
         for day in range(WINDOW_DAYS + 1):
             of_day = (pc.field("task") == task) & (pc.field("date") == (now - timedelta(days=day)).date())
             part = dataset.scanner(columns=list(COLUMNS), filter=of_day).head(MAX_ROWS - len(rows))

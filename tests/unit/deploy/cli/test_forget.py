@@ -8,9 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
-from deltalake import write_deltalake
 from typer.testing import CliRunner
 
 from deploy.cli import forget as command
@@ -338,19 +336,6 @@ def test_people_without_predictions_are_warned_of_since_the_name_may_be_misspelt
     assert result.exit_code == 0
     assert "no prediction of 1 of 2 (hash-of-13)" in result.stderr
     assert scheduler.run("--hash", U1, "--yes").stderr == ""
-
-
-def test_people_are_forgotten_elsewhere_and_it_is_said_if_an_older_version_wrote_the_lake(
-    scheduler: Scheduler, tmp_path: Path
-) -> None:
-    shutil.rmtree(tmp_path / "lake")
-    rows = pa.table({"task": ["desk"], "user_hash": [U1], "prediction_id": ["p"], "messages": ["[]"]})
-    write_deltalake(str(tmp_path / "lake" / "predictions"), rows, partition_by=["task"])
-    result = scheduler.run("--hash", U1, "--yes", "--json")
-    assert (result.exit_code, len(scheduler.announced)) == (0, 1)
-    assert json.loads(result.stdout)["predictions"] is None
-    said = " ".join(result.stderr.split())
-    assert "shape of an older version" in said and "are not deleted" in said and "RATCHET_LAKE" in said
 
 
 def test_people_are_forgotten_even_if_the_lake_cannot_be_read(scheduler: Scheduler, tmp_path: Path) -> None:

@@ -7,10 +7,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from click.testing import Result
-from deltalake import write_deltalake
 from typer.testing import CliRunner
 
 from deploy.cli.advice import evidence
@@ -156,14 +154,6 @@ def test_a_task_that_is_not_there_and_prices_that_cannot_be_read_are_errors_with
     monkeypatch.setenv("RATCHET_PRICES_FILE", str(tmp_path / "none.yaml"))
     broken = ratchet("support-desk")
     assert (broken.exit_code, "none.yaml cannot be read" in broken.stderr) == (1, True)
-
-
-def test_a_lake_that_an_older_version_wrote_is_refused_by_name(console: Console, tmp_path: Path) -> None:
-    rows = pa.table({"task": ["support-desk"], "date": [utc_now().date()], "prediction_id": ["p"], "messages": ["[]"]})
-    write_deltalake(str(tmp_path / "lake" / PREDICTIONS), rows, partition_by=["task", "date"])
-    result = ratchet("support-desk")
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert "has the shape of an older version" in result.stderr and "RATCHET_LAKE" in result.stderr
 
 
 def test_help_teaches_the_rule() -> None:
