@@ -9,15 +9,12 @@ Both are named by what they are of and never change, so every evaluator of a tas
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from pydantic import BaseModel
 
 from schemas.tasks import TaskSpec
 from services.evaluator.domain import PastResult, Question, golden_key, is_judged
-from shared.files import write_atomically
 from shared.storage.artifacts import MANIFEST, ArtifactNotFound, ArtifactStore
 
 RESULTS, RESULT_FILE = "golden_results", "result.json"
@@ -48,19 +45,16 @@ def golden_result(
     return GoldenResult(adapter=adapter, task=spec.name, base_model=spec.base_model, right=judged)
 
 
-def publish_result(store: ArtifactStore, result: GoldenResult, set_id: str, folder: Path) -> None:
+def publish_result(store: ArtifactStore, result: GoldenResult, set_id: str) -> None:
     """Store an adapter's result on a golden set. Its first one stays."""
     manifest = {"adapter": result.adapter, "task": result.task, "set_id": set_id}
-    write_atomically(folder / RESULT_FILE, result.model_dump_json().encode())
-    write_atomically(folder / MANIFEST, json.dumps(manifest).encode())
-    store.publish(folder, RESULTS, f"{result.adapter}--{set_id}")
+    files = {RESULT_FILE: result.model_dump_json().encode(), MANIFEST: json.dumps(manifest).encode()}
+    store.publish_files(files, RESULTS, f"{result.adapter}--{set_id}")
 
 
 def record_promotion(store: ArtifactStore, task: str, adapter: str) -> None:
     """Store that an adapter was promoted. Idempotent."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_atomically(Path(folder) / MANIFEST, json.dumps({"adapter": adapter, "task": task}).encode())
-        store.publish(Path(folder), PROMOTIONS, adapter)
+    store.publish_files({MANIFEST: json.dumps({"adapter": adapter, "task": task}).encode()}, PROMOTIONS, adapter)
 
 
 def past_results(store: ArtifactStore, task: str, base_model: str) -> list[PastResult]:

@@ -13,7 +13,6 @@ from schemas.rollouts import RolloutChanged, Stage
 from services.evaluator.domain import Candidate, job_name, production_of
 from services.evaluator.golden_history import record_promotion
 from services.evaluator.job_input import EvaluationJob
-from services.evaluator.rivals.options import RivalOptions
 from services.evaluator.settings import EvaluatorSettings
 from shared.cycle_step import CycleStep
 from shared.identity import event_id
@@ -27,8 +26,6 @@ from shared.threads import in_thread
 STEP = CycleStep("evaluator", "evaluation")
 _TIMEOUT_SECONDS = 60.0
 """A slower answer counts as failed."""
-_RIVAL_ROWS = 40
-"""Held-out rows that prompts with examples are asked: long prompts take a small engine seconds."""
 
 
 class Handlers:
@@ -104,12 +101,9 @@ class Handlers:
             concurrency=settings.evaluator_concurrency,
             timeout_seconds=_TIMEOUT_SECONDS,
             max_rank=settings.vllm_max_lora_rank,
-            rivals=RivalOptions(
-                embedder=settings.embedder_folder,
-                lake=settings.lake_uri,
-                prices_file=settings.prices_file,
-                rows=_RIVAL_ROWS,
-            ),
+            embedder=settings.embedder_folder,
+            lake=settings.lake_uri,
+            prices_file=settings.prices_file,
         )
         cycle_id = event.cycle_id if isinstance(event, AdapterTrained) else None
         self._jobs.submit(job_name(event, production), job, cycle_id)

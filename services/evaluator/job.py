@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from schemas.adapters import (
     CALIBRATION_FILE,
@@ -81,17 +81,17 @@ def evaluate_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterEv
         approaches = asyncio.run(compare_rivals(job, train, asked, folder, progress))
         asked = compare_texts(job, asked, dataset, folder, progress)
     if probes is not None:
-        publish_probes(probes, store, folder)
-    asked = with_golden_history(job, asked, store, folder)
+        publish_probes(probes, store)
+    asked = with_golden_history(job, asked, store)
     asked, opinion = with_second_opinions(asked, train, job.trained.spec, calibration_of(store, job.production))
-    fitted = calibrate(job.trained, evaluation, asked.candidate, store, folder, opinion)
+    fitted = calibrate(job.trained, evaluation, asked.candidate, store, opinion)
     extras = Extras(approaches, *fitted, job.concurrency)
     report = evaluation_report(job.trained, job.production, folder.name, asked, extras, utc_now())
     uri = publish_report(report, store, folder / "report")
     return evaluated_event(job.trained, read_report(store, uri), uri)  # A killed process may have published another.
 
 
-def with_golden_history(job: EvaluationJob, asked: Asked, store: ArtifactStore, folder: Path) -> Asked:
+def with_golden_history(job: EvaluationJob, asked: Asked, store: ArtifactStore) -> Asked:
     """Add what promoted adapters got right of the golden set, and store what this candidate did.
 
     The adapter that serves was promoted, whether its event has been read yet or not.
@@ -106,7 +106,7 @@ def with_golden_history(job: EvaluationJob, asked: Asked, store: ArtifactStore, 
     right = [None if answer is None else grade for answer, grade in zip(graded.answers, grades, strict=True)]
     result = golden_result(trained.spec, trained.adapter, asked.golden, right)
     if result.right:  # Its first result stays: none before a row can be judged.
-        publish_result(store, result, trained.spec.golden_set.set_id, folder / "golden")
+        publish_result(store, result, trained.spec.golden_set.set_id)
     return replace(asked, past=past_results(store, trained.task, trained.spec.base_model))
 
 
@@ -120,8 +120,8 @@ async def _ask_both(
 ) -> tuple[Asked, Probes | None]:
     """Return both arms' answers to all questions, what became of the must-pass rows that the candidate got wrong, and
     the probes of an adapter."""
-    from services.evaluator.adversarial.step import ask_adversarial
-    from services.evaluator.recipe import ask_failed_again
+    from services.evaluator.adversarial.cases import adversarial_cases
+    from services.evaluator.adversarial.misled import AdversarialAnswers
     from services.evaluator.verdict import Asked
 
     trained, questions = job.trained, [*evaluation, *golden]
@@ -138,23 +138,16 @@ async def _ask_both(
             await serve(client, store, trained.adapter, trained.uri, of_task)
         if job.production is not None:  # It may have been trained before the task's modules were changed.
             await serve(client, store, job.production, store.address("adapters", job.production), check)
-        candidate = await ask_arm(job, ours, trained.adapter, "candidate", 0, questions, folder, progress)
         opponent = job.production or trained.base_model
-        clients = {opponent: client, trained.adapter: ours}
-        production = await ask_arm(job, client, opponent, "production", len(questions), questions, folder, progress)
-        how = trained.spec, job.concurrency
-        candidate = await ask_failed_again(ours, trained.adapter, candidate, questions, *how)
-        production = await ask_failed_again(client, opponent, production, questions, *how)
+        arms = Arm("candidate", trained.adapter, ours), Arm("production", opponent, client)
+        candidate, production = await ask_arms(job, arms, "", questions, folder, progress)
         repeated = await ask_must_pass_again(job, ours, golden, candidate, len(evaluation))
-        adversarial = await ask_adversarial(
-            client,
-            trained.adapter,
-            opponent,
-            evaluation,
-            trained.spec,
-            partial(_ask_attacked, job, clients, folder, progress),
-            lambda model, answers, asked: ask_failed_again(clients[model], model, answers, asked, *how),
-        )
+        adversarial = None
+        if cases := adversarial_cases(evaluation, trained.spec, await client.context_tokens()):
+            attacked = [case.question for case in cases]
+            adversarial = AdversarialAnswers(
+                cases, *await ask_arms(job, arms, "adversarial_", attacked, folder, progress)
+            )
         probes = None if is_model(trained) else await ask_probes(client, trained)
     finally:
         await client.close()
@@ -178,18 +171,6 @@ def unfair(production: ArmAnswers, asked: int) -> RatchetError:
         "Check vLLM and its log: ratchet status. Where answers take long, lower RATCHET_EVALUATOR_CONCURRENCY, or "
         "raise the task's evaluation.max_failed_share.",
     )
-
-
-async def _ask_attacked(
-    job: EvaluationJob,
-    clients: Mapping[str, InferenceClient],
-    folder: Path,
-    progress: Progress,
-    name: str,
-    model: str,
-    questions: Sequence[Question],
-) -> ArmAnswers:
-    return await ask_arm(job, clients[model], model, name, 0, questions, folder, progress)
 
 
 async def ask_must_pass_again(
@@ -229,12 +210,12 @@ async def ask_probes(client: InferenceClient, trained: Candidate) -> Probes:
         ) from error
 
 
-def publish_probes(probes: Probes, store: ArtifactStore, folder: Path) -> None:
+def publish_probes(probes: Probes, store: ArtifactStore) -> None:
     """Store the probes where the deployer finds them by the adapter's name. Its first ones stay."""
-    output = folder / "probes"
-    write_atomically(output / PROBES_FILE, probes.model_dump_json(indent=2).encode())
-    write_atomically(output / MANIFEST, json.dumps({"adapter": probes.adapter}).encode())
-    store.publish(output, PROBES, probes.adapter)
+    manifest = json.dumps({"adapter": probes.adapter}).encode()
+    store.publish_files(
+        {PROBES_FILE: probes.model_dump_json(indent=2).encode(), MANIFEST: manifest}, PROBES, probes.adapter
+    )
 
 
 async def serve(
@@ -272,6 +253,36 @@ async def wake(urls: Sequence[str], key: str, store: ArtifactStore, trained: Can
         raise StepImpossible(f"the model {trained.adapter} cannot be served: {error.reason}", way_out) from error
     finally:
         await client.close()
+
+
+class Arm(NamedTuple):
+    """One of the two models: its name in files and messages, and where it is asked."""
+
+    name: str
+    model: str
+    client: InferenceClient
+
+
+async def ask_arms(
+    job: EvaluationJob, arms: Sequence[Arm], what: str, questions: Sequence[Question], folder: Path, progress: Progress
+) -> list[ArmAnswers]:
+    """Return the arms' answers. `what`: what the questions are, in the names of files.
+
+    What failed is repeated when all were asked: at once, a repeat finds an engine that restarts as it was, and the
+    failures would be those of one arm. What fails each time, or is refused, for its length for example, is a wrong
+    answer. Raises as `ask`.
+    """
+    from services.evaluator.recipe import ask_failed_again
+
+    spec, concurrency = job.trained.spec, job.concurrency
+    found: list[ArmAnswers] = []
+    for number, (name, model, client) in enumerate(arms):
+        done = number * len(questions)
+        found.append(await ask_arm(job, client, model, f"{what}{name}", done, questions, folder, progress))
+    return [
+        await ask_failed_again(arm.client, arm.model, answers, questions, spec, concurrency)
+        for arm, answers in zip(arms, found, strict=True)
+    ]
 
 
 async def ask_arm(
@@ -321,7 +332,6 @@ def calibrate(
     evaluation: Sequence[Question],
     candidate: ArmAnswers,
     store: ArtifactStore,
-    folder: Path,
     opinion: FittedOpinion | None = None,
 ) -> tuple[Calibration | None, Reliability | None]:
     """Fit and publish the candidate's calibration. Returns the one in the store: an adapter's first one stays.
@@ -344,14 +354,13 @@ def calibrate(
     fitted = fit(trained.adapter, scores, right, chance, recall, traffic, groups, pooled=pooled)
     if fitted is None:
         return None, None
-    output, calibration = folder / "calibration", fitted.calibration
+    manifest = {"adapter": trained.adapter, "task_revision": trained.task_revision, "dataset_id": trained.dataset_id}
+    files, calibration = {MANIFEST: json.dumps(manifest, indent=2).encode()}, fitted.calibration
     if opinion is not None:
         calibration = calibration.model_copy(update={"opinion": opinion.share})
-        write_atomically(output / OPINION_FILE, opinion.opinion.to_bytes())
-    write_atomically(output / CALIBRATION_FILE, calibration.model_dump_json(indent=2).encode())
-    manifest = {"adapter": trained.adapter, "task_revision": trained.task_revision, "dataset_id": trained.dataset_id}
-    write_atomically(output / MANIFEST, json.dumps(manifest, indent=2).encode())
-    uri = store.publish(output, CALIBRATIONS, trained.adapter)
+        files[OPINION_FILE] = opinion.opinion.to_bytes()
+    files[CALIBRATION_FILE] = calibration.model_dump_json(indent=2).encode()
+    uri = store.publish_files(files, CALIBRATIONS, trained.adapter)
     first = Calibration.model_validate_json((store.fetch(uri) / CALIBRATION_FILE).read_bytes())
     return first, fitted.reliability
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from services.evaluator.domain import Candidate
-from services.evaluator.rivals.options import RivalOptions
 
 
 class EvaluationJob(BaseModel):
-    """`production`: the adapter that serves now; None: the base model. `models`: where whole models are served."""
+    """`production`: the adapter that serves now; None: the base model. `models`: where whole models are served.
+
+    `embedder`: the folder of the sentence encoder.
+    """
 
     trained: Candidate
     production: str | None
@@ -24,4 +26,6 @@ class EvaluationJob(BaseModel):
     concurrency: int
     timeout_seconds: float
     max_rank: int
-    rivals: RivalOptions
+    embedder: Path
+    lake: str
+    prices_file: Path | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from services.evaluator.comparison import Comparison
 from services.evaluator.domain import ALL_RIGHT, Candidate, PastResult, Question, Repeated, golden_grades, is_model
 from services.evaluator.gates import check_gates, p_all_rows, verdict
 from services.evaluator.golden_gates import judged_part
+from services.evaluator.recipe import ArmAnswers
 from services.evaluator.report.arms import arm_report, confidence_of
 from services.evaluator.report.headline import headline
 from services.evaluator.report.parts import part_scores
@@ -29,9 +29,6 @@ from services.evaluator.statistics.low_confidence import low_confidence
 from services.evaluator.statistics.paired import difference
 from services.evaluator.texts.metrics import Scores
 from shared.identity import event_id
-
-if TYPE_CHECKING:
-    from services.evaluator.recipe import ArmAnswers
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +25,7 @@ from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
 
 from shared.errors import DependencyUnavailable, StepImpossible
-from shared.files import rename_folder
+from shared.files import rename_folder, write_atomically
 from shared.identity import file_hash
 
 MANIFEST = "manifest.json"
@@ -66,6 +66,13 @@ class ArtifactStore:
         else:
             self._publish_remotely(folder, address)
         return address
+
+    def publish_files(self, files: Mapping[str, bytes], kind: str, name: str) -> str:
+        """Do the same with a folder of these files, by their names."""
+        with tempfile.TemporaryDirectory(prefix=f"ratchet-{kind}-") as folder:
+            for file, data in files.items():
+                write_atomically(Path(folder) / file, data)
+            return self.publish(Path(folder), kind, name)
 
     def fetch(self, address: str) -> Path:
         """Return the folder at `address` on this machine. Raises ArtifactMissing, or DependencyUnavailable.

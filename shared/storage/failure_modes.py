@@ -6,15 +6,12 @@ An event has room for the largest modes only; here are all, and each suspect's m
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from pydantic import BaseModel
 
 from schemas.failures import FAILURES, MEMBERS_FILE, MODES_FILE, FailureMode, FailuresManifest, ModeMember
 from shared.errors import StepImpossible
-from shared.files import write_atomically
 from shared.identity import content_hash
 from shared.storage.artifacts import MANIFEST, ArtifactNotFound, ArtifactStore
 
@@ -35,11 +32,7 @@ def publish_modes(store: ArtifactStore, task: str, modes: Sequence[FailureMode],
         files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     )
     name = f"{task}-{content_hash(task, *(files[file] for file in sorted(files)))}"
-    files[MANIFEST] = manifest.model_dump_json(indent=2).encode()
-    with tempfile.TemporaryDirectory(prefix="ratchet-failures-") as folder:
-        for file, data in files.items():
-            write_atomically(Path(folder) / file, data)
-        return store.publish(Path(folder), FAILURES, name)
+    return store.publish_files({**files, MANIFEST: manifest.model_dump_json(indent=2).encode()}, FAILURES, name)
 
 
 def read_members(store: ArtifactStore, address: str | None) -> dict[str, str]:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from schemas.golden import GOLDEN, GOLDEN_ROWS, GoldenManifest, GoldenRow, GoldenSet
 from schemas.tasks import TaskSpec
 from shared.errors import StepImpossible
-from shared.files import write_atomically
 from shared.identity import content_hash
 from shared.storage.artifacts import MANIFEST, ArtifactNotFound, ArtifactStore
 
@@ -34,10 +31,8 @@ def publish_golden_set(store: ArtifactStore, task: str, rows: Sequence[GoldenRow
         parts=dict(Counter(row.part for row in sorted(rows, key=lambda row: row.part))),
         files={GOLDEN_ROWS: hashlib.sha256(lines).hexdigest()},
     )
-    with tempfile.TemporaryDirectory(prefix="ratchet-golden-") as folder:
-        write_atomically(Path(folder) / GOLDEN_ROWS, lines)
-        write_atomically(Path(folder) / MANIFEST, manifest.model_dump_json(indent=2).encode())
-        return store.publish(Path(folder), GOLDEN, manifest.set_id)
+    files = {GOLDEN_ROWS: lines, MANIFEST: manifest.model_dump_json(indent=2).encode()}
+    return store.publish_files(files, GOLDEN, manifest.set_id)
 
 
 def read_golden_set(store: ArtifactStore, spec: TaskSpec) -> tuple[GoldenRow, ...]:

@@ -235,7 +235,7 @@ class EvaluationJobs(InlineJobs):
         asked = [await evaluating.ask(self._models, arm, both, trained.spec, 4, lambda done: None) for arm in arms]
         repeated = await evaluation.ask_must_pass_again(spec, self._models, golden, asked[0], len(questions))
         both_arms = verdicts.Asked(questions, golden, *asked, repeated)
-        judged = evaluation.with_golden_history(spec, both_arms, store, folder)
+        judged = evaluation.with_golden_history(spec, both_arms, store)
         # Rivals gate nothing: production stands alone in their table.
         right = asked[1].graded(questions, 0, trained.spec).right
         production = Approach(

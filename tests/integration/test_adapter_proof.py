@@ -67,7 +67,7 @@ class RealFleet:
         (folder / "manifest.json").write_text("{}")
         self._published += [self.store.publish(folder, "adapters", name), self.store.address("probes", name)]
         trained = TRAINED.model_copy(update={"adapter": name, "base_model": BASE})
-        publish_probes(await ask_probes(self.inference, trained), self.store, self._home / f"{name}-job")
+        publish_probes(await ask_probes(self.inference, trained), self.store)
         return name
 
     def make_empty_adapter(self) -> str:

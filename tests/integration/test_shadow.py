@@ -233,7 +233,7 @@ async def test_a_candidate_goes_from_its_verdict_to_promotion_on_the_real_stack(
     )
     probes = await ask_probes(inference, trained)
     assert tolerance(probes) >= max(0.1, 2 * probes.rounding), "a weaker adapter may be taken for its base"
-    publish_probes(probes, store, tmp_path / "probes")
+    publish_probes(probes, store)
     await inference.close()
     values = stack_settings.model_dump()
     await skip_backlog(stack_settings, "deployer", "shadow")

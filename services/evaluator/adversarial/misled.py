@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +14,9 @@ from schemas.tasks import TaskSpec
 from services.evaluator.adversarial.cases import Case
 from services.evaluator.comparison import ComparedPart, Comparison
 from services.evaluator.domain import GradedAnswers
+from services.evaluator.recipe import ArmAnswers
 from services.evaluator.statistics.intervals import Floats, Groups
 from shared.answers import answer_form
-
-if TYPE_CHECKING:
-    from services.evaluator.recipe import ArmAnswers
 
 Positions = NDArray[np.intp]
 

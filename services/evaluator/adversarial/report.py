@@ -17,9 +17,9 @@ from schemas.adversarial import (
 from schemas.approaches import Gain
 from schemas.base import Interval
 from services.evaluator.adversarial.misled import ArmUnderAttack, Misled, Positions, renumbered
+from services.evaluator.rivals.table import mean_difference
 from services.evaluator.statistics.confidence import auroc
 from services.evaluator.statistics.intervals import Floats, Groups, group_numbers, mean_interval, wilson
-from services.evaluator.statistics.paired import difference
 
 _TRUE_POSITIVES = 0.95
 """Share of the held-out rows whose answers are to be taken as sure ones."""
@@ -95,10 +95,7 @@ def _share(values: Floats, groups: Groups) -> Interval | None:
 def _gain(ours: Floats, theirs: Floats, groups: Groups) -> Gain | None:
     """Return the mean difference of two arms, or of an arm on two inputs, on the rows where both are known."""
     known = ~np.isnan(ours) & ~np.isnan(theirs)
-    if not known.any():
-        return None
-    found = difference(ours[known], theirs[known], renumbered(groups[known]), None, "rows")
-    return Gain(value=found.value, low=found.low, high=found.high)
+    return mean_difference((ours - theirs)[known].tolist(), groups[known]) if known.any() else None
 
 
 def _techniques(misled: Misled) -> tuple[Technique, ...]:

@@ -28,8 +28,6 @@ _TIMEOUT_SECONDS = 60.0
 _MAX_TOKENS = 2_048
 """Of one verdict, with what a model thinks before it."""
 _BACKOFF_SECONDS = 1.0
-_SHORTENED = 3
-"""Comparisons in a row that a judge takes in a shorter form only, from which on it is asked in that form."""
 _REFUSED = (401, 403, 404)
 _BAD_REQUEST = (400, 422)
 
@@ -105,7 +103,6 @@ class JudgeClient:
         # It may not know structured output, or a field of these; what it says in words is read, too.
         self._forms: list[dict[str, Any]] = [{**greedy, "response_format": VERDICT_FORMAT}, greedy, {}]
         self._is_known = False  # It takes the first of these forms.
-        self._shortened = 0  # Comparisons in a row that it took in a shorter one only.
         self._unanswered = self._cut = 0
         self._stopped: str | None = None
         self._stored = stored
@@ -157,25 +154,19 @@ class JudgeClient:
         if self._cut >= GIVE_UP_AFTER:
             raise JudgeStopped(
                 f"Given up: {self._cut} answers in a row were cut off at {_MAX_TOKENS:,} tokens before a "
-                "verdict, as those of models are that think first: raise max_tokens."
+                "verdict, as those of models are that think first: name one that does not."
             )
         return verdict or "tie"
 
     async def _ask(self, messages: Sequence[dict[str, str]]) -> tuple[int, _Said | None]:
         """Return the status and the answer; None where there is none."""
-        forms, known = self._forms, self._is_known  # Another comparison may shorten them meanwhile.
+        forms = self._forms
         status, body = await self._post(messages, forms[0])
-        if status in _BAD_REQUEST and known and "max_tokens" in forms[0]:
-            # The form is right, so this comparison leaves too few tokens for so long a verdict.
-            shorter = {name: value for name, value in forms[0].items() if name != "max_tokens"}
-            status, body = await self._post(messages, shorter)
-        while status in _BAD_REQUEST and not known and len(forms) > 1:  # If it refuses all, it is this comparison.
+        while status in _BAD_REQUEST and not self._is_known and len(forms) > 1:
             forms = forms[1:]
             status, body = await self._post(messages, forms[0])
         if status == httpx.codes.OK and not self._is_known:
-            self._shortened = self._shortened + 1 if forms is not self._forms else 0
-            if not self._shortened or self._shortened == _SHORTENED:  # One comparison may just be long.
-                self._forms, self._is_known = forms, True
+            self._forms, self._is_known = forms, True
         if status in _REFUSED:
             raise JudgeStopped(f"The judge refuses requests with status {status}: check its url, model and key.")
         try:

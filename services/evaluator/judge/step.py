@@ -9,7 +9,6 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,12 +20,10 @@ from services.evaluator.judge.client import JudgeClient, StoredVerdicts
 from services.evaluator.judge.pairs import AnswerPair, JudgedPair, judge_pairs
 from services.evaluator.statistics.intervals import group_numbers
 from services.evaluator.statistics.paired import p_worse
+from services.evaluator.verdict import Asked
 from shared.files import write_atomically
 from shared.identity import content_hash
 from shared.jobs import Progress
-
-if TYPE_CHECKING:
-    from services.evaluator.verdict import Asked
 
 MAX_PAIRS = 200
 """Of people's choices, so many are judged: enough for a bound within five points of the share."""

@@ -2,7 +2,6 @@
 
 step.py       what the evaluation job calls
 run.py        makes the table of approaches
-options.py    what the job is told
 prompts.py    which examples a prompt has, and which rows are asked. Pure
 classifiers.py  logistic regression on TF-IDF and on sentence embeddings (scikit-learn)
 curve.py      accuracy over the number of training rows (scikit-learn)

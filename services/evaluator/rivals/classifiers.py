@@ -51,7 +51,7 @@ class ClassifierResult:
     examples: int
 
 
-def tf_idf(classes: int = 1) -> TfidfVectorizer:
+def tf_idf(classes: int) -> TfidfVectorizer:
     """Return features of words and their parts: what does best on few rows with wrong labels among them.
 
     The more `classes` are told apart by them, the fewer there are: of a task with several labels at once each set of
@@ -83,14 +83,12 @@ def embedding_classifier(
     return _answer(model, embedder.embed, texts, len(train.texts))
 
 
-def nearest(vectors: Any, queries: Any, count: int) -> list[list[int]]:
+def nearest(vectors: Vectors, queries: Vectors, count: int) -> list[list[int]]:
     """Return for each query the rows of `vectors` that are most similar to it, the most similar one last.
 
-    Both are matrices of unit vectors, sparse or dense.
+    Both are matrices of unit vectors.
     """
-    products = queries @ vectors.T
-    similar = np.asarray(products.todense() if hasattr(products, "todense") else products)
-    return [list(map(int, np.argsort(row, kind="stable")[-count:])) for row in similar]
+    return [list(map(int, np.argsort(row, kind="stable")[-count:])) for row in queries @ vectors.T]
 
 
 def _answer(model: LogisticRegression, featurise: Featurise, texts: Sequence[str], examples: int) -> ClassifierResult:

@@ -12,6 +12,8 @@ from services.evaluator.domain import Question
 from shared.conversation import comparable_text
 from shared.identity import content_hash
 
+ASKED_ROWS = 40
+"""Held-out rows that prompts with examples are asked: long prompts take a small engine seconds."""
 MAX_SHOTS = 16
 MAX_NEAREST = 8
 MAX_CHARACTERS = 4_000
@@ -27,12 +29,6 @@ def sample_rows(questions: Sequence[Question], rows: int) -> list[int]:
 def in_stable_order(train: Sequence[Example]) -> list[Example]:
     """Return the examples in an order that has nothing to do with how they came: the first ones are a sample."""
     return sorted(train, key=lambda example: _rank(example.messages))
-
-
-def conversation_text(messages: Messages, prompts: Container[str] = ()) -> str:
-    """Return what classifiers and embeddings read of a conversation: without instructions, but with a document that
-    stands where they do. `prompts`: the task's system prompts."""
-    return comparable_text(messages, prompts)
 
 
 def balanced_shots(train: Sequence[Example], prompts: Container[str] = ()) -> list[Example]:
@@ -74,7 +70,7 @@ def with_shots(question: Question, shots: Sequence[Example], prompts: Container[
 def _turns(messages: Messages, prompts: Container[str]) -> tuple[Message, ...]:
     turns = tuple(message for message in messages if message.role not in INSTRUCTIONS)
     asked = comparable_text(turns[:-1])
-    given = conversation_text(messages[:-1], prompts)
+    given = comparable_text(messages[:-1], prompts)
     if given == asked or turns[0].role != Role.USER:  # Equal where there is no document.
         return turns
     documents = [m.text for m in messages if m.role in INSTRUCTIONS and m.text not in prompts]

@@ -16,6 +16,7 @@ from schemas.base import utc_now
 from schemas.datasets import Example
 from schemas.evaluation_settings import TextMetric
 from services.evaluator.domain import Candidate, Question
+from services.evaluator.job_input import EvaluationJob
 from services.evaluator.recipe import ArmAnswers, ask_persistently
 from services.evaluator.rivals.classifiers import (
     MAX_ROWS,
@@ -23,16 +24,14 @@ from services.evaluator.rivals.classifiers import (
     TrainingRows,
     embedding_classifier,
     nearest,
-    tf_idf,
     tf_idf_classifier,
 )
 from services.evaluator.rivals.curve import examples_curve
 from services.evaluator.rivals.findings import findings
-from services.evaluator.rivals.options import RivalOptions
 from services.evaluator.rivals.prompts import (
+    ASKED_ROWS,
     MAX_NEAREST,
     balanced_shots,
-    conversation_text,
     sample_rows,
     with_shots,
     within_budget,
@@ -40,6 +39,7 @@ from services.evaluator.rivals.prompts import (
 from services.evaluator.rivals.table import Measured, answer_cost, approach
 from services.evaluator.statistics.intervals import group_numbers
 from shared.answers import answer_form
+from shared.conversation import comparable_text
 from shared.errors import ConfigurationError, DependencyUnavailable
 from shared.grading.overlap import WORD_METRICS
 from shared.model.embedding import Embedder, Vectors
@@ -120,21 +120,21 @@ class _Room:
             self.vectors = self.embedder.embed(self.train_texts[:_CURVE_ROWS])
             self.text_vectors = self.embedder.embed(self.texts)
         except DependencyUnavailable as error:
-            self.missing.append(f"Not compared with a classifier on embeddings: {error.reason[:500]}.")
+            self.missing.append(f"Compared with nothing that needs embeddings: {error.reason[:500]}.")
 
 
 async def approach_table(
     client: InferenceClient,
     embedder: Embedder,
     contest: Contest,
-    options: RivalOptions,
+    job: EvaluationJob,
     report: Callable[[str], None],
 ) -> ApproachTable:
     """Measure all rivals and return the table. `report` is called with what is being done."""
     report("rivals: embeddings")
     room = _Room(
-        [conversation_text(example.prompt, contest.prompts) for example in contest.train],
-        [conversation_text(question.messages, contest.prompts) for question in contest.questions],
+        [comparable_text(example.prompt, contest.prompts) for example in contest.train],
+        [comparable_text(question.messages, contest.prompts) for question in contest.questions],
         embedder,
     )
     room.embed()
@@ -146,18 +146,18 @@ async def approach_table(
     production = contest.measured(
         ApproachKind.PRODUCTION, contest.production, everything, adapter=contest.production_adapter
     )
-    prompts = await _prompts(client, contest, options.rows, room, report)
+    prompts = await _prompts(client, contest, room, report)
     report("rivals: classifiers")
     classifiers, curve = _classifiers(contest, room)
     rows = [candidate, production, *prompts, *classifiers]
-    return _table(contest, rows, curve, options, room.missing)
+    return _table(contest, rows, curve, job, room.missing)
 
 
 async def _prompts(
-    client: InferenceClient, contest: Contest, count: int, room: _Room, report: Callable[[str], None]
+    client: InferenceClient, contest: Contest, room: _Room, report: Callable[[str], None]
 ) -> list[Measured]:
     """Ask the base model the sampled questions: as they are, with fixed examples, and with the most similar ones."""
-    positions = sample_rows(contest.questions, count)
+    positions = sample_rows(contest.questions, ASKED_ROWS)
     spec, base = contest.trained.spec, contest.trained.base_model
 
     async def ask(kind: ApproachKind, questions: Sequence[Question], examples: int) -> Measured:
@@ -180,25 +180,22 @@ async def _prompts(
         room.missing.append("Not compared with few-shot prompting: no training example is short enough for a prompt.")
         return measured
     measured.append(await ask(ApproachKind.FEW_SHOT, [with_shots(q, shots, prompts) for q in asked], len(shots)))
-    retrieved = _retrieved(contest, room, positions)
+    if room.vectors is None or room.text_vectors is None:
+        return measured
+    retrieved = _retrieved(contest, room.vectors, room.text_vectors[positions])
     most = max(map(len, retrieved))
     questions = [with_shots(question, similar, prompts) for question, similar in zip(asked, retrieved, strict=True)]
     measured.append(await ask(ApproachKind.RETRIEVAL_FEW_SHOT, questions, most))
     return measured
 
 
-def _retrieved(contest: Contest, room: _Room, positions: Sequence[int]) -> list[list[Example]]:
-    """Return the training examples that are most similar to each question, by embeddings, else by TF-IDF."""
-    texts = [room.texts[position] for position in positions]
-    if room.vectors is not None and room.text_vectors is not None:
-        rows = nearest(room.vectors, room.text_vectors[list(positions)], MAX_NEAREST)
-    else:
-        vectoriser = tf_idf()
-        fitted = vectoriser.fit_transform(room.train_texts[:_CURVE_ROWS])
-        rows = nearest(fitted, vectoriser.transform(texts), MAX_NEAREST)
+def _retrieved(contest: Contest, vectors: Vectors, asked: Vectors) -> list[list[Example]]:
+    """Return the training examples that are most similar to each question, by the embeddings of both."""
     # The most similar ones are the first that must fit, and stand nearest to the question.
-    prompts = contest.prompts
-    return [within_budget([contest.train[row] for row in reversed(similar)], prompts)[::-1] for similar in rows]
+    return [
+        within_budget([contest.train[row] for row in reversed(similar)], contest.prompts)[::-1]
+        for similar in nearest(vectors, asked, MAX_NEAREST)
+    ]
 
 
 def _classifiers(contest: Contest, room: _Room) -> tuple[list[Measured], ExamplesCurve | None]:
@@ -215,7 +212,7 @@ def _classifiers(contest: Contest, room: _Room) -> tuple[list[Measured], Example
     measured = [_classifier(contest, ApproachKind.TF_IDF, tf_idf_classifier(train, room.texts))]
     part = train.first(_CURVE_ROWS)
     if room.vectors is None:
-        return measured, examples_curve(part, tf_idf(len(set(part.labels))).fit_transform(part.texts))
+        return measured, None
     if len(set(part.labels)) > 1:
         result = embedding_classifier(part, room.vectors, room.embedder, room.texts)
         measured.append(_classifier(contest, ApproachKind.EMBEDDING, result))
@@ -233,13 +230,13 @@ def _table(
     contest: Contest,
     measured: Sequence[Measured],
     curve: ExamplesCurve | None,
-    options: RivalOptions,
+    job: EvaluationJob,
     missing: Sequence[str],
 ) -> ApproachTable:
     prices, per_month = read_prices(None), None
     try:
-        prices = read_prices(options.prices_file)
-        volume = task_volume(options.lake, contest.trained.task, utc_now())
+        prices = read_prices(job.prices_file)
+        volume = task_volume(job.lake, contest.trained.task, utc_now())
         per_month = volume.per_month if volume.answers else None
     except ConfigurationError as error:  # The arms were asked for hours, and no gate reads a cost.
         missing = (*missing, f"Without costs: {error.reason[:500]}")

@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from schemas.tasks import TaskSpec
+from services.evaluator.job_input import EvaluationJob
 from services.evaluator.judge.step import ask_judge
 from services.evaluator.texts.metrics import MODEL_METRICS, Scores, merged, model_scores, word_scores
+from services.evaluator.verdict import Asked
 from shared.answers import answer_form
 from shared.errors import DependencyUnavailable
 from shared.grading.tool_calls import with_calls_as_in
 from shared.jobs import Progress
 from shared.model.embedding import SentenceEmbedder
-
-if TYPE_CHECKING:
-    from services.evaluator.job_input import EvaluationJob
-    from services.evaluator.verdict import Asked
 
 
 def compare_texts(job: EvaluationJob, asked: Asked, dataset: Path, folder: Path, progress: Progress) -> Asked:
@@ -30,7 +27,7 @@ def compare_texts(job: EvaluationJob, asked: Asked, dataset: Path, folder: Path,
     if answer_form(spec).is_exact:
         return asked
     progress(1, 1, "texts: scores")
-    scores = text_scores(asked, spec, SentenceEmbedder(job.rivals.embedder, fast=True))
+    scores = text_scores(asked, spec, SentenceEmbedder(job.embedder, fast=True))
     return replace(asked, texts=scores, judge=ask_judge(spec.evaluation.judge, dataset, asked, folder, progress))
 
 

@@ -28,7 +28,7 @@ class Request:
 
 
 class FakeEngine:
-    """A `services.evaluator.recipe.CompletionClient`. An `answer` that is an error is raised, at every request.
+    """What an evaluation asks of an `InferenceClient`. An `answer` that is an error is raised, at every request.
 
     `errors`: by a request's text, what is raised before it is answered, one a request.
     """

@@ -45,7 +45,7 @@ def test_a_model_that_is_too_sure_is_calibrated_by_how_often_whole_answers_are_r
     answers = tuple(right if ok else wrong for ok in rng.random(200) < sure**3)
     arm = ArmAnswers(answers=answers, latencies_ms=(1.0,) * 200, scores=tuple(map(float, sure)))
     store = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache")
-    found, reliability = calibrate(trained(spec), asked, arm, store, tmp_path / "job")
+    found, reliability = calibrate(trained(spec), asked, arm, store)
     assert found is not None and reliability is not None
     assert found.ece_after < found.ece_before
     assert found.low_confidence is not None

@@ -29,7 +29,7 @@ def store(tmp_path: Path) -> ArtifactStore:
 
 def keep(store: ArtifactStore, folder: Path, adapter: str, right: list[bool], task: str = "desk") -> None:
     result = golden_result(spec().model_copy(update={"name": task}), adapter, GOLDEN, right)
-    publish_result(store, result, f"{task}-set", folder / adapter)
+    publish_result(store, result, f"{task}-set")
 
 
 def test_only_what_promoted_adapters_of_the_task_got_right_counts(store: ArtifactStore, tmp_path: Path) -> None:

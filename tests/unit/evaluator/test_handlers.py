@@ -91,7 +91,7 @@ async def test_the_job_is_told_where_the_encoder_the_lake_and_the_prices_are(
     chosen = settings.model_copy(update={"prices_file": Path("own.yaml"), "lake": "s3://lake"})
     jobs = Jobs(settings.jobs_folder, "services.evaluator.job")
     await Handlers(chosen, jobs, published, rollouts, table_seconds=0.05).on_adapter(trained)
-    told = submitted(settings).rivals
+    told = submitted(settings)
     assert (told.prices_file, told.lake) == (Path("own.yaml"), "s3://lake")
     assert told.embedder == settings.home / "models" / "all-MiniLM-L6-v2"
 
@@ -255,14 +255,14 @@ def test_the_calibration_is_stored_beside_the_adapter_and_the_first_one_stays(
     trained: AdapterTrained, tmp_path: Path
 ) -> None:
     store, questions = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache"), asked(trained)
-    first, reliability = calibrate(trained, questions, half_right(questions, 0.9), store, tmp_path / "one")
+    first, reliability = calibrate(trained, questions, half_right(questions, 0.9), store)
     assert first is not None and reliability is not None
     (of_all,) = reliability.before  # They are of one confidence.
     assert (of_all.confidence, of_all.accuracy.value, of_all.accuracy.n) == (pytest.approx(0.9), 0.5, 40)
     assert (first.answers, first.temperature > 1.5, first.ece_before) == (40, True, pytest.approx(0.4))
     stored = tmp_path / "artifacts" / "calibrations" / trained.adapter / "calibration.json"
     assert Calibration.model_validate_json(stored.read_bytes()) == first
-    assert calibrate(trained, questions, half_right(questions, 0.6), store, tmp_path / "two")[0] == first
+    assert calibrate(trained, questions, half_right(questions, 0.6), store)[0] == first
 
 
 @pytest.mark.parametrize(("recall", "threshold"), [(0.5, 0.525), (0.9, 0.925)])
@@ -274,7 +274,7 @@ def test_the_task_says_what_share_of_the_errors_lies_below_its_threshold_of_low_
     wanted = trained.spec.evaluation.model_copy(update={"low_confidence_recall": recall})
     task = trained.model_copy(update={"spec": trained.spec.model_copy(update={"evaluation": wanted})})
     answers = half_right(questions, 0.9).model_copy(update={"scores": tuple((n + 1) / 40 for n in range(40))})
-    found, _ = calibrate(task, questions, answers, store, tmp_path / "one")
+    found, _ = calibrate(task, questions, answers, store)
     assert found is not None and found.low_confidence is not None
     assert (found.low_confidence.recall, found.low_confidence.threshold) == (recall, pytest.approx(threshold))
 
@@ -283,7 +283,7 @@ def test_the_calibration_is_of_traffic_where_chance_drew_enough_rows(trained: Ad
     store = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache")
     audits = [replace(question, drawn=0.1, is_uniform=True) for question in asked(trained) * 4]
     suspects = [replace(question, drawn=None) for question in asked(trained)]
-    found, _ = calibrate(trained, [*audits, *suspects], half_right([*audits, *suspects], 0.9), store, tmp_path / "one")
+    found, _ = calibrate(trained, [*audits, *suspects], half_right([*audits, *suspects], 0.9), store)
     assert found is not None
     assert (found.basis, found.answers) == ("traffic", 160)
 
@@ -291,7 +291,7 @@ def test_the_calibration_is_of_traffic_where_chance_drew_enough_rows(trained: Ad
 def test_golden_answers_are_not_used_for_calibration(trained: AdapterTrained, tmp_path: Path) -> None:
     store, questions = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache"), asked(trained)
     few = questions[:10]
-    assert calibrate(trained, few, half_right(questions, 0.9), store, tmp_path / "one") == (None, None)
+    assert calibrate(trained, few, half_right(questions, 0.9), store) == (None, None)
 
 
 def test_generation_tasks_and_answers_without_scores_have_no_calibration(
@@ -299,10 +299,10 @@ def test_generation_tasks_and_answers_without_scores_have_no_calibration(
 ) -> None:
     store, questions = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache"), asked(trained)
     older = half_right(questions, 0.9).model_copy(update={"scores": ()})
-    assert calibrate(trained, questions, older, store, tmp_path / "one") == (None, None)
+    assert calibrate(trained, questions, older, store) == (None, None)
     free = TaskSpec.model_validate({"name": "reply", "kind": "generation", "system_prompt": "Reply."})
     writer = trained.model_copy(update={"spec": free})
-    assert calibrate(writer, questions, half_right(questions, 0.9), store, tmp_path / "two") == (None, None)
+    assert calibrate(writer, questions, half_right(questions, 0.9), store) == (None, None)
     assert not (tmp_path / "artifacts").exists()
 
 

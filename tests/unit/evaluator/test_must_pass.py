@@ -14,7 +14,6 @@ from services.evaluator.domain import Question
 from services.evaluator.job import ask_must_pass_again, evaluate_adapter
 from services.evaluator.job_input import EvaluationJob
 from services.evaluator.recipe import RETRY_ROUNDS, ArmAnswers
-from services.evaluator.rivals.options import RivalOptions
 from shared.errors import DependencyUnavailable, StepImpossible
 from shared.jobs import Progress
 from shared.storage.artifacts import ArtifactStore
@@ -35,7 +34,7 @@ def job(folder: Path) -> EvaluationJob:
     return EvaluationJob(
         trained=TRAINED, production=None, vllm=(), artifacts=str(folder / "artifacts"), cache=folder / "cache",
         slots_folder=folder / "slots", slots=1, concurrency=2, timeout_seconds=1.0, max_rank=16,
-        rivals=RivalOptions(embedder=folder, lake=str(folder), prices_file=None, rows=40),
+        embedder=folder, lake=str(folder),
     )  # fmt: skip
 
 

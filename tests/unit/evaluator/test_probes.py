@@ -93,8 +93,8 @@ async def test_an_engine_that_cannot_be_measured_fails_the_step_with_the_way_out
 async def test_an_adapters_first_probes_stay(tmp_path: Path) -> None:
     store = ArtifactStore(str(tmp_path / "store"), tmp_path / "cache")
     first = await ask_probes(client(Engine()), TRAINED)
-    publish_probes(first, store, tmp_path / "job-1")
+    publish_probes(first, store)
     second = first.model_copy(update={"base_model": "another"})
-    publish_probes(second, store, tmp_path / "job-2")
+    publish_probes(second, store)
     stored = store.fetch(store.address("probes", TRAINED.adapter)) / "probes.json"
     assert Probes.model_validate_json(stored.read_bytes()) == first

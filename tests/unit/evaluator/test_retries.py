@@ -10,17 +10,17 @@ import pytest
 from schemas.conversation import Message, Role
 from services.evaluator.domain import Question
 from services.evaluator.golden_history import past_results, record_promotion
-from services.evaluator.job import ask_arm, unfair, with_golden_history
+from services.evaluator.job import Arm, ask_arm, ask_arms, unfair, with_golden_history
 from services.evaluator.job_input import EvaluationJob
 from services.evaluator.recipe import RETRY_ROUNDS, ArmAnswers, ask, ask_failed_again
 from services.evaluator.verdict import Asked
 from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
 from shared.jobs import Progress
-from shared.model.inference import InferenceClient
+from shared.model.inference import Completion, InferenceClient
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.golden_sets import golden_set
 from tests.unit.evaluator.arms import FREE
-from tests.unit.evaluator.engine import FakeEngine, first_letter
+from tests.unit.evaluator.engine import FakeEngine, Request, first_letter
 from tests.unit.evaluator.test_must_pass import RIGHT, TRAINED, WRONG, job
 
 SPEC = TRAINED.spec
@@ -41,6 +41,21 @@ async def test_transient_failures_of_either_arm_are_asked_again() -> None:
         answers, engine = await arm(model, failures=3)
         assert answers.unanswered == []
         assert {request.model for request in engine.requests} == {model}
+
+
+async def test_what_failed_is_repeated_when_both_arms_were_asked(tmp_path: Path) -> None:
+    """An engine that restarts is away for a minute: at once, a repeat fails as well, and one arm has all failures."""
+    away, order = DependencyUnavailable("busy"), list[str]()
+
+    def answered(request: Request) -> Completion:
+        order.append(request.model)
+        return first_letter(request)
+
+    engine = FakeEngine(answered, {"a3": [away] * 2})
+    arms = Arm("candidate", "one", engine), Arm("production", "two", engine)
+    found = await ask_arms(job(tmp_path), arms, "", ASKED, tmp_path, Progress(tmp_path))
+    assert [answers.unanswered for answers in found] == [[], []]
+    assert order == ["one"] * 99 + ["two"] * 100 + ["one"]
 
 
 async def test_what_fails_every_time_stays_a_failed_answer() -> None:
@@ -98,7 +113,7 @@ def test_an_evaluation_reads_the_best_results_and_stores_its_own(tmp_path: Path)
             {**job(tmp_path).model_dump(), "trained": trained, "production": production}
         )
         arms = ArmAnswers(answers=answers, latencies_ms=())
-        return with_golden_history(the_job, Asked([], golden, arms, arms), store, tmp_path / adapter)
+        return with_golden_history(the_job, Asked([], golden, arms, arms), store)
 
     assert evaluated("one", None, (RIGHT, RIGHT, RIGHT)).past == []
     second = evaluated("two", "one", (RIGHT, WRONG, WRONG))
@@ -123,7 +138,7 @@ def test_a_golden_set_of_texts_without_a_score_leaves_no_result_that_would_stay(
             update={"adapter": "one", "task": FREE.name, "spec": FREE.model_copy(update=update)}
         )
         the_job = EvaluationJob.model_validate({**job(tmp_path).model_dump(), "trained": trained})
-        past = with_golden_history(the_job, Asked([], golden, arms, arms), store, tmp_path / "one").past
+        past = with_golden_history(the_job, Asked([], golden, arms, arms), store).past
         assert [list(result.right.values()) for result in past] == found
 
 

@@ -184,9 +184,9 @@ def test_it_is_stored_beside_the_calibration_and_the_gateway_measures_as_the_eva
     assert isinstance(ours, FittedOpinion)
     assert calibration_of(store, trained.adapter) is None
     candidate = trained.model_copy(update={"spec": SPEC})
-    calibrated, _ = calibrate(candidate, found.evaluation, found.candidate, store, tmp_path / "job", ours)
+    calibrated, _ = calibrate(candidate, found.evaluation, found.candidate, store, ours)
     assert calibrated is not None and calibrated.opinion == ours.share
-    alone, _ = calibrate(renamed(candidate), found.evaluation, found.candidate, store, tmp_path / "other job")
+    alone, _ = calibrate(renamed(candidate), found.evaluation, found.candidate, store)
     assert alone is not None
     assert abs(math.log(calibrated.temperature)) < abs(math.log(alone.temperature)), "both parts are calibrated already"
     served = calibration_of(store, trained.adapter)
@@ -222,7 +222,7 @@ def test_a_calibration_whose_opinion_is_gone_is_unreadable_rather_than_half_used
     store = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache")
     found, ours = with_second_opinions(asked(), rows(), SPEC, None)
     candidate = trained.model_copy(update={"spec": SPEC})
-    calibrate(candidate, found.evaluation, found.candidate, store, tmp_path / "job", ours)
+    calibrate(candidate, found.evaluation, found.candidate, store, ours)
     (tmp_path / "artifacts" / "calibrations" / trained.adapter / "opinion.npz").write_bytes(b"torn")
     with pytest.raises(ValueError, match="second opinion"):
         read_calibration(store, trained.adapter)

@@ -10,7 +10,6 @@ import pytest
 from services.evaluator import job as job_module
 from services.evaluator.job import _ask_both
 from services.evaluator.job_input import EvaluationJob
-from services.evaluator.rivals.options import RivalOptions
 from shared.errors import StepImpossible
 from shared.storage.artifacts import ArtifactStore
 from tests.unit.evaluator.test_must_pass import TRAINED
@@ -54,7 +53,7 @@ async def test_no_engine_is_asked_for_an_adapter_that_is_not_as_the_trainer_make
         trained=TRAINED.model_copy(update={"adapter": "a", "uri": store.address("adapters", "a")}), production="old",
         vllm=(), artifacts=str(tmp_path), cache=tmp_path, slots_folder=tmp_path, slots=1, concurrency=1,
         timeout_seconds=1.0, max_rank=16,
-        rivals=RivalOptions(embedder=tmp_path, lake=str(tmp_path), prices_file=None, rows=40),
+        embedder=tmp_path, lake=str(tmp_path),
     )  # fmt: skip
     with pytest.raises(StepImpossible if reason else Asked) as refused:
         await _ask_both(job, store, [], [], tmp_path, lambda *_: None)

@@ -39,7 +39,7 @@ async def evaluate(spec: bytes, folder: Path, store: ArtifactStore, engine: Engi
         answers = await ask(engine, model, questions, trained.spec, job.concurrency, lambda done: None)
         arms.append(await ask_failed_again(engine, model, answers, questions, trained.spec, job.concurrency))
     repeated = await ask_must_pass_again(job, engine, golden, arms[0], len(evaluation))
-    asked = with_golden_history(job, Asked(evaluation, golden, *arms, repeated), store, folder)
+    asked = with_golden_history(job, Asked(evaluation, golden, *arms, repeated), store)
     train, production = read_examples(dataset / "train.jsonl"), calibration_of(store, job.production)
     asked, opinion = with_second_opinions(asked, train, trained.spec, production)
     fitted = calibrate(trained, evaluation, asked.candidate, store, folder, opinion)

@@ -225,7 +225,7 @@ def test_the_report_has_scores_before_and_after_and_what_differs_between_the_arm
     assert typos.candidate.score is not None
     assert typos.candidate.drop is not None
     assert (typos.candidate.clean.value, typos.candidate.score.value, typos.candidate.drop.value) == (1.0, 0.75, 0.25)
-    assert 0.07 < typos.candidate.drop.low < 0.25 < typos.candidate.drop.high < 0.45
+    assert 0.06 < typos.candidate.drop.low < 0.25 < typos.candidate.drop.high < 0.45
     assert typos.score is not None
     assert typos.score.value == -0.125
     assert typos.candidate.confident_wrong is not None

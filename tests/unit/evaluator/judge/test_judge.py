@@ -139,7 +139,7 @@ async def test_an_engine_without_structured_output_is_asked_in_words_from_then_o
     api = Api(lambda body: httpx.Response(400) if "response_format" in body else longer_wins(body))
     found, problem = await verdicts(api.client(concurrency=1), pairs(2))
     assert ([each.preferred for each in found], problem) == ([1, 1], "")
-    assert [("response_format" in body) for body in api.requests] == [True, False, True, False, True, False, False]
+    assert [("response_format" in body) for body in api.requests] == [True, *[False] * 4]
     assert all(body["temperature"] == 0.0 and body["max_tokens"] == 2_048 for body in api.requests)
 
 
@@ -147,31 +147,13 @@ async def test_an_engine_that_takes_neither_temperature_nor_a_limit_is_asked_wit
     api = Api(lambda body: httpx.Response(400) if "temperature" in body else longer_wins(body))
     found, problem = await verdicts(api.client(concurrency=1), pairs(2))
     assert ([each.preferred for each in found], problem) == ([1, 1], "")
-    assert [len(body) for body in api.requests] == [5, 4, 2, 5, 4, 2, 5, 4, 2, 2]
-
-
-@pytest.mark.parametrize("first", [0, 1])
-async def test_a_comparison_that_leaves_too_few_tokens_is_asked_without_a_limit_and_the_others_with_one(
-    first: int,
-) -> None:
-    """A context of 4,096 tokens, of which a verdict may take 2,048: the long comparison changes no other."""
-
-    def bounded(body: dict[str, Any]) -> httpx.Response:
-        is_long = max(map(len, shown(body).values())) > 500
-        return httpx.Response(400, text="context") if is_long and "max_tokens" in body else longer_wins(body)
-
-    asked = pairs(6)
-    asked[first] = AnswerPair(PROMPT, "x" * 600, "short")
-    api = Api(bounded)
-    found, problem = await verdicts(api.client(concurrency=1), asked)
-    assert ([each.preferred for each in found], problem) == ([1] * 6, "")
-    assert all(len(body) == 5 for body in api.requests[-8:])
+    assert [len(body) for body in api.requests] == [5, 4, 2, 2, 2, 2]
 
 
 async def test_a_judge_whose_thoughts_leave_no_room_for_a_verdict_is_given_up_and_says_why() -> None:
     api = Api(lambda body: said(None, "length"))
     found, problem = await verdicts(api.client(concurrency=1), pairs(40))
-    assert len(api.requests) == GIVE_UP_AFTER and "cut off at 2,048 tokens" in problem and "max_tokens" in problem
+    assert len(api.requests) == GIVE_UP_AFTER and "cut off at 2,048 tokens" in problem
     assert all(not each.preferred for each in found), "it prefers neither, and does not gain by hard pairs"
     now_and_then = iter([said(None, "length"), *[said('{"verdict": "tie"}')] * 3] * 30)
     found, problem = await verdicts(Api(lambda body: next(now_and_then)).client(concurrency=1), pairs(40))
@@ -231,7 +213,7 @@ async def test_a_pair_that_the_judge_refuses_is_not_judged_and_the_others_are() 
     api = Api(short_ones)
     found, problem = await verdicts(api.client(concurrency=1), asked)
     assert [each.preferred for each in found] == [1, 1, None, 1, 1, 1]
-    assert problem == "" and len(api.requests) == 2 * 5 + 2 * 2
+    assert problem == "" and len(api.requests) == 2 * 6
     assert all("response_format" in body and body["temperature"] == 0.0 for body in (api.requests[0], api.requests[-1]))
 
 

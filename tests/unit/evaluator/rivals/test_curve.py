@@ -50,5 +50,5 @@ def test_there_is_no_curve_of_few_rows_of_one_label_or_of_few_groups() -> None:
 
 
 def test_the_most_similar_row_comes_last() -> None:
-    vectors = np.eye(4)
+    vectors = np.eye(4, dtype=np.float32)
     assert nearest(vectors, np.array([[0.1, 0.9, 0.3, 0.0]]), 2) == [[2, 1]]

@@ -7,11 +7,11 @@ from services.evaluator.rivals.prompts import (
     MAX_CHARACTERS,
     MAX_SHOTS,
     balanced_shots,
-    conversation_text,
     sample_rows,
     with_shots,
     within_budget,
 )
+from shared.conversation import comparable_text
 
 
 def example(text: str, answer: str) -> Example:
@@ -58,7 +58,7 @@ def test_the_question_keeps_its_own_instructions_and_comes_last() -> None:
 
 
 def test_classifiers_read_every_turn_and_no_instructions() -> None:
-    assert conversation_text(example("text", "label").messages, {"old instructions"}) == "text\nlabel"
+    assert comparable_text(example("text", "label").messages, {"old instructions"}) == "text\nlabel"
 
 
 DOCUMENT = "The tenant pays the rent on the third working day of each month. " * 4
@@ -71,7 +71,7 @@ def of_document(text: str, answer: str, document: str = DOCUMENT) -> Example:
 
 def test_rivals_read_a_document_that_stands_where_instructions_do() -> None:
     """Each question was the same sentence to them, so that the adapter seemed to beat all."""
-    assert DOCUMENT.strip() in conversation_text(of_document("Classify it.", "lease").messages, {"Say."})
+    assert DOCUMENT.strip() in comparable_text(of_document("Classify it.", "lease").messages, {"Say."})
     question = Question((Message(role=Role.SYSTEM, content="Say."), Message(role=Role.USER, content="ask")), "a")
     asked = with_shots(question, [of_document("Classify it.", "lease")], {"Say."})
     assert [message.role for message in asked.messages] == [Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.USER]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,6 @@ from services.evaluator.domain import Question
 from services.evaluator.job_input import EvaluationJob
 from services.evaluator.recipe import ArmAnswers
 from services.evaluator.rivals.classifiers import TrainingRows, tf_idf, tf_idf_classifier
-from services.evaluator.rivals.options import RivalOptions
 from services.evaluator.rivals.run import Contest, approach_table
 from services.evaluator.rivals.step import compare_rivals
 from services.evaluator.verdict import Asked
@@ -40,6 +40,11 @@ SPEC = TaskSpec.model_validate(
     {"name": "desk", "kind": "classification", "system_prompt": "Say.", "labels": LABELS, "base_model": "base"}
 )
 SYSTEM = Message(role=Role.SYSTEM, content="Say.")
+
+
+@pytest.fixture(autouse=True)
+def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.evaluator.rivals.run.ASKED_ROWS", 24)
 
 
 def text_of(label: str, number: int) -> str:
@@ -111,10 +116,15 @@ def contest(spec: TaskSpec = SPEC, production: str | None = None, candidate_righ
 
 
 async def table(
-    tmp_path: Path, compared: Contest, engine: FakeEngine, embedder: WordEmbedder | MissingEmbedder | None = None
+    tmp_path: Path,
+    compared: Contest,
+    engine: FakeEngine,
+    embedder: WordEmbedder | MissingEmbedder | None = None,
+    prices: Path | None = None,
+    report: Callable[[str], None] = lambda said: None,
 ) -> ApproachTable:
-    options = RivalOptions(embedder=tmp_path, lake=str(tmp_path / "lake"), prices_file=None, rows=24)
-    return await approach_table(engine, embedder or WordEmbedder(), compared, options, lambda said: None)
+    job = SimpleNamespace(lake=str(tmp_path / "lake"), prices_file=prices)
+    return await approach_table(engine, embedder or WordEmbedder(), compared, job, report)
 
 
 def rows(made: ApproachTable) -> dict[ApproachKind, Approach]:
@@ -139,8 +149,7 @@ async def test_the_table_has_both_arms_the_base_and_every_rival_each_with_its_ow
 async def test_each_answer_to_a_rivals_prompt_is_progress(tmp_path: Path) -> None:
     """Of long texts thirty answers take ten minutes, and who follows a cycle takes one without progress for dead."""
     said: list[str] = []
-    options = RivalOptions(embedder=tmp_path, lake=str(tmp_path / "lake"), prices_file=None, rows=24)
-    await approach_table(copying(), WordEmbedder(), contest(), options, said.append)
+    await table(tmp_path, contest(), copying(), report=said.append)
     for rival in ("few shot", "retrieval few shot"):
         assert [line for line in said if line.startswith(f"rivals: {rival}, ")] == [
             f"rivals: {rival}, {done} of 24 answers" for done in range(25)
@@ -207,10 +216,9 @@ async def test_classifiers_take_a_set_of_labels_as_a_class(tmp_path: Path) -> No
 
 async def test_without_the_sentence_encoder_the_rest_is_compared_and_the_gap_is_named(tmp_path: Path) -> None:
     made = await table(tmp_path, contest(), copying(), MissingEmbedder())
-    assert set(ApproachKind) - set(rows(made)) == {ApproachKind.EMBEDDING}
-    assert rows(made)[ApproachKind.RETRIEVAL_FEW_SHOT].accuracy.value > 0.9
+    assert set(ApproachKind) - set(rows(made)) == {ApproachKind.EMBEDDING, ApproachKind.RETRIEVAL_FEW_SHOT}
     assert any("the embedding model is not in /models" in said for said in made.findings)
-    assert made.curve is not None
+    assert made.curve is None
 
 
 async def test_a_store_that_says_much_of_its_error_costs_the_costs_alone_and_is_quoted_nowhere(
@@ -229,8 +237,7 @@ async def test_a_broken_price_list_costs_the_costs_alone(tmp_path: Path) -> None
     """It ended an evaluation whose arms had all been asked."""
     prices = tmp_path / "prices.yaml"
     prices.write_text("currency: EUR\n")
-    options = RivalOptions(embedder=tmp_path, lake=str(tmp_path / "lake"), prices_file=prices, rows=24)
-    made = await approach_table(copying(), WordEmbedder(), contest(), options, lambda said: None)
+    made = await table(tmp_path, contest(), copying(), prices=prices)
     assert made.answers_per_month is None
     assert all(row.cost_per_month is None for row in made.approaches)
     assert any(said.startswith(f"Without costs: the prices in {prices} are not valid") for said in made.findings)
@@ -284,8 +291,7 @@ async def test_a_killed_job_does_not_measure_again_what_it_has_written(tmp_path:
     (tmp_path / "approaches.json").write_text(made.model_dump_json())
     job = EvaluationJob(
         trained=compared.trained, production=None, vllm=("http://127.0.0.1:1",), artifacts="", cache=tmp_path,
-        slots_folder=tmp_path, slots=1, concurrency=1, timeout_seconds=1.0, max_rank=16,
-        rivals=RivalOptions(embedder=tmp_path, lake="", prices_file=None, rows=1),
+        slots_folder=tmp_path, slots=1, concurrency=1, timeout_seconds=1.0, max_rank=16, embedder=tmp_path, lake="",
     )  # fmt: skip
     asked = Asked(compared.questions, (), compared.candidate, compared.production)
     assert await compare_rivals(job, compared.train, asked, tmp_path, Progress(tmp_path)) == made

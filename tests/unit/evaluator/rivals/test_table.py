@@ -8,14 +8,7 @@ import pytest
 
 from schemas.approaches import ApproachKind, ApproachTable, CurvePoint, ExamplesCurve, Gain
 from services.evaluator.rivals.findings import findings, ties
-from services.evaluator.rivals.table import (
-    Measured,
-    answer_cost,
-    approach,
-    mean_difference,
-    paired_difference,
-    percentile,
-)
+from services.evaluator.rivals.table import Measured, answer_cost, approach, mean_difference
 from shared.model.prices import Cost, money, read_prices
 
 DAY = date(2026, 11, 1)
@@ -34,20 +27,17 @@ def row(kind: ApproachKind, right: int, rows: int = 80, cost: float = 0.001):  #
 def test_the_interval_of_a_paired_difference_covers_the_truth_in_95_of_100_samples() -> None:
     """80 rows; the first arm alone is right on 9 % of rows, the second alone on 4 %."""
     rng, covered = random.Random(7), 0
-    outcomes, weights = [(True, False), (False, True), (True, True), (False, False)], [9, 4, 80, 7]
     for _ in range(2_000):
-        interval = paired_difference(rng.choices(outcomes, weights, k=80))
+        interval = mean_difference(rng.choices([1.0, -1.0, 0.0], [9, 4, 87], k=80), ALONE)
         covered += interval.low <= 0.05 <= interval.high
     assert covered / 2_000 >= 0.94
 
 
 @pytest.mark.parametrize(("gained", "lost", "value"), [(8, 0, 0.1), (0, 8, -0.1), (4, 4, 0.0), (0, 0, 0.0)])
 def test_a_paired_difference_has_a_width_even_where_no_row_differs(gained: int, lost: int, value: float) -> None:
-    pairs = [(True, False)] * gained + [(False, True)] * lost + [(True, True)] * (80 - gained - lost)
-    interval = paired_difference(pairs)
+    interval = mean_difference([1.0] * gained + [-1.0] * lost + [0.0] * (80 - gained - lost), ALONE)
     assert interval.value == pytest.approx(value)
     assert interval.low < value < interval.high
-    assert mean_difference([float(a) - float(b) for a, b in pairs], ALONE).value == pytest.approx(value)
 
 
 def test_near_copies_are_no_rows_of_their_own_and_intervals_still_cover() -> None:
@@ -174,7 +164,9 @@ def test_a_classifier_costs_a_core_and_a_model_its_replica() -> None:
 
 
 def test_percentiles_are_measured_values() -> None:
-    assert (percentile([float(n) for n in range(1, 101)], 0.95), percentile([], 0.95)) == (95.0, 0.0)
+    for times, p95 in (([float(n) for n in range(1, 101)], 95.0), ([], 0.0)):
+        measured = Measured(ApproachKind.TF_IDF, CANDIDATE, times, 0.1)
+        assert approach(measured, CANDIDATE, Cost(0.1, DAY), None, ALONE).latency_ms_p95 == p95
 
 
 def test_money_says_small_amounts_too() -> None:
