@@ -15,6 +15,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from shared.report.blocks import Block
+from shared.report.terminal import print_blocks
+
 PLAIN_LINE_SECONDS = 10.0
 
 
@@ -68,6 +71,10 @@ class Terminal:
     def say(self, *parts: str | tuple[str, str]) -> None:
         """Print a line about the result of a step; a part is a text, or a text and its style."""
         self._console.print(Text.assemble("  ", *parts))
+
+    def show(self, *blocks: Block) -> None:
+        """Print blocks of a report."""
+        print_blocks(blocks, self._console)
 
     def table(self, title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
         """Print a table of results."""

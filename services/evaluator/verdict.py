@@ -95,7 +95,7 @@ def evaluation_report(
         base_model=trained.base_model,
         dataset_id=trained.dataset_id,
         dataset_uri=trained.dataset_uri,
-        headline=headline(found, gates, arms, evaluation.gain, p_all_rows(evaluation), extras.approaches, spec.kind),
+        headline=headline(found, gates, arms, evaluation.gain, p_all_rows(evaluation), extras.approaches),
         verdict=found,
         gates=gates,
         candidate=candidate,

@@ -21,6 +21,7 @@ class Calls(AnswerForm):
 
     kind = TaskKind.TOOLS
     editor: ClassVar[Editor] = "calls"
+    valid_title: ClassVar[str] = "Calls that can be run"
 
     def canonical(self, text: str) -> str:
         """Arguments are one line with keys in the order of the schema, as guided decoding writes them. A text beside

@@ -159,6 +159,8 @@ class AnswerForm(ABC):
         return self.spec.labels
 
     parts_title: ClassVar[str] = "Labels"
+    accuracy_title: ClassVar[str] = "Accuracy"
+    valid_title: ClassVar[str] = "Answers by the schema"
 
     @classmethod
     def part_noun(cls, path: str) -> str:

@@ -23,6 +23,8 @@ class LabelSet(AnswerForm):
 
     kind = TaskKind.MULTI_LABEL
     editor: ClassVar[Editor] = "ticks"
+    accuracy_title: ClassVar[str] = "Subset accuracy: the whole set is right"
+    valid_title: ClassVar[str] = "Answers that are a list of labels"
 
     def canonical(self, text: str) -> str:
         """The labels in the task's order, each once; an empty list: none of them fits."""

@@ -54,11 +54,10 @@ def test_generated_schemas_are_what_the_code_says() -> None:
 
 def test_every_event_class_has_a_topic() -> None:
     def leaves(kind: type[Event]) -> set[type[Event]]:
-        children = kind.__subclasses__()
+        children = [child for child in kind.__subclasses__() if child.__module__.startswith("schemas.")]
         return set().union(*map(leaves, children)) if children else {kind}
 
-    in_contract = {kind for kind in leaves(Event) if kind.__module__.startswith("schemas.")}
-    assert in_contract == {topic.event for topic in TOPICS}
+    assert leaves(Event) == {topic.event for topic in TOPICS}
 
 
 @pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)

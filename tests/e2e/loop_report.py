@@ -10,9 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from schemas.adversarial import AdversarialReport
-from shared.grading.adversarial_table import COLUMNS, adversarial_rows
-
 MIN_GAIN = 0.3
 """Share of held-out questions that the promoted adapter answers right beyond the base model; 0.7 is usual."""
 MISLEADING = {
@@ -45,16 +42,10 @@ def problems(report: dict[str, Any], page: str) -> list[str]:
             and all(result["candidate"]["confident_wrong"] for result in attacked.values()),
         "the costs a month are missing": all(row["cost_per_month"] is not None for row in measured.values()),
         "report.html does not show the approaches, or not first what they say":
-            'class="approaches"' in page and -1 < page.find('class="finding"') < page.find('class="verdict"'),
+            'data-name="approach"' in page and -1 < page.find('class="finding"') < page.find('class="verdict"'),
         "report.html does not link the inspection of the data set": 'href="dataset.html"' in page,
     }  # fmt: skip
     return [problem for problem, fine in checks.items() if not fine]
-
-
-def markdown(report: AdversarialReport) -> list[str]:
-    """Return the lines of the adversarial report's table, in Markdown."""
-    rows = [COLUMNS, ("---",) * len(COLUMNS), *adversarial_rows(report)]
-    return ["| " + " | ".join(row) + " |" for row in rows]
 
 
 def main(folder: Path) -> int:
@@ -65,8 +56,6 @@ def main(folder: Path) -> int:
     if not found:
         before, after = report["accuracy_before"]["value"], report["accuracy_after"]["value"]
         print(f"loop report: promoted, {before:.1%} to {after:.1%} right, in {report['seconds']:.0f} s")
-    if report["adversarial"]:
-        print("\n".join(markdown(AdversarialReport.model_validate(report["adversarial"]))))
     return 1 if found else 0
 
 

@@ -97,6 +97,10 @@ def drawn(plot: Locator) -> dict[str, float]:
     return found
 
 
+def plot_of(page: Page, title: str) -> Locator:
+    return page.locator(f"figure:has(figcaption:text('{title}')) svg")
+
+
 def pixels_near(plot: Locator, colour: tuple[int, int, int]) -> int:
     image = np.asarray(Image.open(io.BytesIO(plot.screenshot())).convert("RGB")).astype(int)
     return int((np.abs(image - np.array(colour)).sum(axis=2) < 40).sum())
@@ -105,13 +109,14 @@ def pixels_near(plot: Locator, colour: tuple[int, int, int]) -> int:
 def assert_whole(page: Page, report: EvaluationReport, complaints: list[str]) -> None:
     assert complaints == []
     said = page.inner_text("body")
-    assert said.startswith(report.headline)
+    title, verdict = said.split("\n\n")[:2] if "\n\n" in said else said.split("\n")[:2]
+    assert (title.startswith("Evaluation"), verdict.strip()) == (True, report.headline)
     assert not re.search(r"\b(None|nan|NaN|undefined|Undefined)\b", said)
     for gate in report.gates:
         assert gate.required in said and gate.detail in said
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
     assert page.evaluate(CUT) == []
-    for tag in page.locator("h1, h2, h3, p, summary, .gates td").all():
+    for tag in page.locator("h1, h2, p, summary, figcaption, td[data-name=why]").all():
         if box := tag.bounding_box():
             assert box["x"] >= 0 and box["x"] + box["width"] <= page.viewport_size["width"], tag.inner_text()
 
@@ -128,22 +133,22 @@ def test_every_plot_of_77_labels_is_drawn(chrome: Browser, console: str, width: 
         assert len(rows) == 77
         apart = [low["y"] - high["y"] for high, low in pairwise(rows)]
         assert min(apart) >= 9 and min(box["height"] for box in rows) >= 9, "names stand apart and can be read"
-        reliability = page.locator("svg.reliability")
+        reliability = plot_of(page, "Reliability")
         drawn(reliability)
         assert reliability.locator("circle").count() == len(report.reliability.before + report.reliability.after)
-        for plot, curves in (("svg.risk", 2), ("svg.curve-plot", 1)):
-            drawn(page.locator(plot))
-            lines = page.locator(f"{plot} path.curve")
+        for title, curves in (("Risk over coverage", 2), ("Accuracy of a linear classifier", 1)):
+            drawn(plot_of(page, title))
+            lines = plot_of(page, title).locator("path")
             assert lines.count() == curves
             assert all(line.evaluate("path => path.getTotalLength()") > 100 for line in lines.all())
             assert all(line.evaluate("path => getComputedStyle(path).stroke") != "none" for line in lines.all())
-        parts = page.locator("svg.intervals")
-        assert [section.inner_text() for section in page.locator("section:has(svg.intervals) h3").all()] == [
+        parts = page.locator("svg.bars")
+        assert page.locator("figure:has(svg.bars) figcaption").all_inner_texts() == [
             "Classes", "Failure modes", "Applications", "Lengths",
         ]  # fmt: skip
         for plot in parts.all():
             drawn(plot)
-            assert plot.locator("g.candidate circle").count() == plot.locator("g.production circle").count() > 0
+            assert plot.locator("g.s0 circle").count() == plot.locator("g.s1 circle").count() > 0
         page.locator("details:has-text('parts as a table')").locator("summary").click()
         assert page.locator("details[open] tr").count() == 1 + len(report.parts)
         assert_whole(page, report, complaints)
@@ -155,7 +160,7 @@ def test_kinds_without_labels_have_a_whole_page_on_a_phone(chrome: Browser, cons
         assert page.locator("svg.matrix").count() == 0
         for plot in page.locator("svg").all():
             drawn(plot)
-        assert ("Fields" in [title.inner_text() for title in page.locator("h3").all()]) == (name == "orders")
+        assert ("Fields" in page.locator("figcaption").all_inner_texts()) == (name == "orders")
         assert_whole(page, REPORTS[name], complaints)
 
 
@@ -163,5 +168,5 @@ def test_the_published_file_opens_by_itself(chrome: Browser, tmp_path: Path) -> 
     store = ArtifactStore(str(tmp_path / "store"), tmp_path / "cache")
     folder = Path(publish_report(REPORTS["orders"], store, tmp_path / "made"))
     with opened(chrome, (folder / "evaluation.html").as_uri(), DESKTOP) as (page, complaints):
-        drawn(page.locator("svg.intervals"))
+        drawn(plot_of(page, "Fields"))
         assert_whole(page, REPORTS["orders"], complaints)

@@ -10,9 +10,10 @@ import typer
 from deploy.cli.advice import rules
 from deploy.cli.advice.facts import Answers, Facts, Need
 from deploy.cli.advice.rules import SENTENCES, Advice, Source
-from deploy.cli.output import build_table, print_table, say, warn
-from deploy.demo.report.approaches import COLUMNS, approach_rows, basis
+from deploy.cli.output import build_table, console, print_table, say, warn
 from schemas.base import utc_now
+from shared.report.evaluation import approach_blocks
+from shared.report.terminal import print_blocks
 
 _MARKS = {True: "holds", False: "does not", None: "not known"}
 _STYLES = {True: "green", False: None, None: "yellow"}
@@ -102,12 +103,7 @@ def _show(facts: Facts, given: Advice) -> None:
         by = "–" if reading.source is Source.UNKNOWN else reading.source.value
         table.add_row(name, _MARKS[reading.holds], by, reading.detail, style=_STYLES[reading.holds])
     print_table(table)
-    if facts.approaches is not None:
-        measured = build_table(*COLUMNS, title="What the last evaluation measured", title_justify="left")
-        for row in approach_rows(facts.approaches):
-            measured.add_row(*row)
-        print_table(measured)
-        say(basis(facts.approaches))
+    print_blocks(approach_blocks(facts.approaches), console)
     say("What would change this:")
     for change in given.would_change:
         say(f"  {change}")

@@ -13,7 +13,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from deploy.demo.pairs import PairLedger
-from deploy.demo.report.approaches import COLUMNS, approach_rows, basis
 from deploy.demo.report.measure import Measurement
 from deploy.demo.report.plots import draw
 from deploy.demo.report.result import LoopResult
@@ -21,8 +20,8 @@ from deploy.demo.reviewers import ReviewCounts
 from deploy.demo.terminal import Terminal
 from schemas.base import Interval
 from shared.errors import ConfigurationError
-from shared.grading.adversarial_table import COLUMNS as ADVERSARIAL_COLUMNS
-from shared.grading.adversarial_table import NOTE, adversarial_rows
+from shared.report.evaluation import evaluated_blocks
+from shared.report.html import STYLE, fragment
 
 INSPECTION_PAGE = "dataset.html"
 """Beside report.html: the page of the data set's inspection."""
@@ -111,7 +110,7 @@ def write(report: Report, folder: Path) -> None:
         shutil.copyfile(evaluation, folder / EVALUATED_PAGE)
     (folder / "report.json").write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["j2"]))
-    approaches, adversarial = report.result.cycle.approaches, report.result.cycle.adversarial
+    approaches = report.result.cycle.approaches
     page = environment.get_template("report.html.j2").render(
         data=data,
         result=report.result,
@@ -119,12 +118,8 @@ def write(report: Report, folder: Path) -> None:
         evaluation_page=EVALUATED_PAGE if evaluation else None,
         rows=summary(report),
         findings=approaches.findings if approaches else (),
-        approach_columns=COLUMNS,
-        approach_rows=approach_rows(approaches) if approaches else (),
-        approach_basis=basis(approaches) if approaches else "",
-        adversarial_columns=ADVERSARIAL_COLUMNS,
-        adversarial_rows=adversarial_rows(adversarial) if adversarial else (),
-        adversarial_note=NOTE,
+        evaluation=fragment(evaluated_blocks(evaluated)) if (evaluated := report.result.cycle.evaluation) else "",
+        style=STYLE,
         plots=draw(report.result, report.pairs.history, dict(report.seconds), report.canary_wealth),
     )
     (folder / "report.html").write_text(page, encoding="utf-8")

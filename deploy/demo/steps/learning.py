@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from deploy.demo.errors import CandidateStopped, CycleStepFailed
-from deploy.demo.report.approaches import COLUMNS, approach_rows, basis
 from deploy.demo.state import LoopContext
 from deploy.demo.steps.cycle import CyclePage, OnPoll, event_of, follow
 from deploy.demo.steps.inspection import show_inspection
 from deploy.demo.terminal import StepProgress
-from schemas.base import Gate
 from schemas.evaluation import EVALUATION_PAGE
 from schemas.task_settings import Method
-from shared.grading.adversarial_table import COLUMNS as ADVERSARIAL_COLUMNS
-from shared.grading.adversarial_table import NOTE, adversarial_finding, adversarial_rows
+from shared.report.evaluation import evaluated_blocks
 
 
 async def learn(loop: LoopContext) -> None:
@@ -87,57 +84,17 @@ async def await_evaluation(loop: LoopContext) -> None:
     with loop.terminal.step("evaluation", title) as progress:
         event = await _event(loop, "adapters.evaluated", 300.0, _show_progress_of("evaluation", progress))
     loop.result.cycle.evaluation = event
-    await _show_headline(loop, event)
-    loop.terminal.table(
-        "Side by side",
-        ("arm", "accuracy", "95 %", "macro F1", "failed", "p50 / p95"),
-        (
-            (
-                f"{name} ({arm['adapter'] or 'base model'})", f"{arm['accuracy']['value']:.1%}",
-                f"{arm['accuracy']['low']:.1%}–{arm['accuracy']['high']:.1%}", f"{arm['macro_f1']:.3f}",
-                arm["failed"], f"{arm['latency_ms_p50']:.0f} / {arm.get('latency_ms_p95', 0.0):.0f} ms",
-            )
-            for name, arm in (("production", event["production"]), ("candidate", event["candidate"]))
-        ),
-    )  # fmt: skip
-    _show_texts(loop, event)
-    _show_approaches(loop)
-    _show_adversarial(loop)
-    _show_gates(loop, "Gates of the evaluation", event["gates"])
+    loop.terminal.show(*evaluated_blocks(event))
+    folder = await loop.fetch(event["report"]) if event.get("report") else None
+    if folder is not None and (folder / EVALUATION_PAGE).is_file():
+        loop.result.cycle.evaluation_page = folder / EVALUATION_PAGE
+        loop.terminal.say(f"The evaluation as a page: {folder / EVALUATION_PAGE}")
     if event["verdict"] == "failed":
         failed = [gate for gate in event["gates"] if not gate["passed"]]
         raise CandidateStopped(
             "evaluation gate " + ", ".join(gate["name"] for gate in failed),
             "; ".join(f"{g['name']} measured {_number(g['measured'])}, required {g['required']}" for g in failed),
         )
-
-
-async def _show_headline(loop: LoopContext, event: dict[str, Any]) -> None:
-    """Say the verdict in a sentence and where its page is, and remember the page for the report."""
-    if event.get("headline"):
-        loop.terminal.say((event["headline"], "bold"))
-    folder = await loop.fetch(event["report"]) if event.get("report") else None
-    if folder is not None and (folder / EVALUATION_PAGE).is_file():
-        loop.result.cycle.evaluation_page = folder / EVALUATION_PAGE
-        loop.terminal.say(f"The evaluation as a page: {folder / EVALUATION_PAGE}")
-
-
-def _show_texts(loop: LoopContext, event: dict[str, Any]) -> None:
-    """Show a generation's scores by every metric."""
-    if texts := event.get("texts"):
-        loop.terminal.table(
-            "Generated text",
-            ("metric", "production", "candidate", "difference (95 %)", ""),
-            (
-                (
-                    row["metric"] + (" (gates)" if row["gates"] else ""), f"{row['production']['value']:.3f}",
-                    f"{row['candidate']['value']:.3f}", f"{row['difference']['value']:+.3f} "
-                    f"({row['difference']['low']:+.3f} to {row['difference']['high']:+.3f})",
-                    row["difference"]["finding"].replace("_", " "),
-                )
-                for row in texts
-            ),
-        )  # fmt: skip
 
 
 def stopped_by(page: CyclePage) -> CandidateStopped:
@@ -170,34 +127,6 @@ def _show_progress_of(step: str, progress: StepProgress) -> OnPoll:
             progress.update(message="starting the job")
 
     return show
-
-
-def _show_approaches(loop: LoopContext) -> None:
-    """Show the adapter beside cheap rivals, and what that says: the most important sentence first."""
-    if (table := loop.result.cycle.approaches) is None:
-        return
-    for finding in table.findings:
-        loop.terminal.say(finding)
-    loop.terminal.table("Approaches: the same training set, the same held-out rows", COLUMNS, approach_rows(table))
-    loop.terminal.say((basis(table), "dim"))
-
-
-def _show_adversarial(loop: LoopContext) -> None:
-    """Show what changed, injected and foreign inputs do to both arms."""
-    if (report := loop.result.cycle.adversarial) is None:
-        return
-    loop.terminal.table("Inputs that mislead, made from held-out rows", ADVERSARIAL_COLUMNS, adversarial_rows(report))
-    loop.terminal.say(adversarial_finding(report))
-    loop.terminal.say((NOTE, "dim"))
-
-
-def _show_gates(loop: LoopContext, title: str, gates: list[dict[str, Any]]) -> None:
-    rows = [
-        (g["name"], Gate.model_validate(g).result, _number(g["measured"]), g["required"], g["detail"][:90])
-        for g in gates
-    ]
-    if rows:
-        loop.terminal.table(title, ("gate", "", "measured", "required", ""), rows)
 
 
 def _number(value: float | None, precision: str = ".4g") -> str:

@@ -8,14 +8,15 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any, get_args
 
+from schemas.base import Gate
 from schemas.cycles import Step
 from services.console.history import Losses
-from services.console.pages.evaluation import evaluation_parts
-from services.console.pages.gates import gates_table
 from services.console.pages.layout import Markup, duration, figures, link, muted, number, percent, table, tag
 from services.console.pages.losses import loss_plots
 from services.console.pages.rollout import rollout_parts
-from services.console.reports import report_page
+from services.console.reports import evaluation_page, report_page
+from shared.report.evaluation import evaluated_blocks, gates_table
+from shared.report.html import fragment
 
 Json = dict[str, Any]
 """A record of `CycleHistory.events`, an event, or a part of one."""
@@ -131,7 +132,8 @@ def _dataset_card(events: list[Json]) -> list[str]:
     left_out = table(("Left out", "Because", "Rows"), rows) if rows else ""
     parent = f", which follows {event['parent']}" if event.get("parent") else ", the task's first version"
     name = muted(event["dataset_id"] + parent)
-    return [summary, name, f"<p>{_inspection_link(event)}</p>", gates_table(event["gates"]), left_out]
+    gates = fragment([gates_table(map(Gate.model_validate, event["gates"]))])
+    return [summary, name, f"<p>{_inspection_link(event)}</p>", gates, left_out]
 
 
 def _inspection_link(event: Json) -> Markup:
@@ -149,6 +151,13 @@ def _training_card(events: list[Json]) -> list[str]:
     return [summary, muted(event["adapter"])]
 
 
+def _evaluation_card(events: list[Json]) -> list[str]:
+    event = events[-1]
+    has_page = event.get("report") and event.get("cycle_id")
+    page = link(evaluation_page(event["cycle_id"]), "The whole evaluation, with plots") if has_page else ""
+    return [fragment(evaluated_blocks(event)), f"<p>{page}</p>"]
+
+
 def _problems_card(events: list[Json]) -> list[str]:
     rows = [(e["step"], e["service"], e["reason"], e["way_out"]) for e in events]
     reports = [f"<p>{_inspection_link(e)}</p>" for e in events if e.get("report")]
@@ -162,6 +171,6 @@ _CARDS: dict[str, tuple[str, Callable[[list[Json]], list[str]]]] = {
     "failures.clustered.v1": ("Failure modes", _failure_modes_card),
     "datasets.built.v1": ("Dataset", _dataset_card),
     "adapters.trained.v1": ("Training", _training_card),
-    "adapters.evaluated.v1": ("Evaluation", evaluation_parts),
+    "adapters.evaluated.v1": ("Evaluation", _evaluation_card),
     "rollouts.changed.v1": ("Rollout", rollout_parts),
 }

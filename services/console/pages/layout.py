@@ -11,6 +11,8 @@ from typing import Any
 
 from nicegui import ui
 
+from shared.report.html import STYLE
+
 _STYLE = Path(__file__).with_name("layout.css")
 
 
@@ -28,6 +30,7 @@ def page(path: str) -> ui.page:
 def frame(title: str, note: str = "") -> Iterator[None]:
     """Show a page's header, and its content in a column."""
     ui.page_title(f"{title} · Ratchet")
+    ui.add_css(STYLE)
     ui.add_css(_STYLE)
     ui.colors(primary="#2f5f8a")
     with ui.element("div").classes("bar"), ui.element("div"):

@@ -3,6 +3,5 @@
 arms.py       what one arm scored
 parts.py      both arms on parts of the evaluation set
 headline.py   the verdict in a sentence
-page.py       the page; charts.py what its plots show; the templates draw them as SVG
-publish.py    the folder in the artifact store
+publish.py    the folder in the artifact store, with the page of shared/report
 """

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from schemas.adapters import ArmScore, ScoreDifference
 from schemas.approaches import ApproachTable
 from schemas.base import Gate, Verdict
-from schemas.tasks import TaskKind
 from services.evaluator.gates import NOT_WORSE, OF_ROWS
 
 
@@ -18,10 +17,9 @@ def headline(
     gain: ScoreDifference,
     p_worse: float,
     approaches: ApproachTable,
-    kind: TaskKind,
 ) -> str:
     """Return the line. `arms`: candidate and production. `p_worse`: what the gate of all rows goes by."""
-    said = [_verdict(verdict, gates), _scores(arms, kind), _finding(verdict, gain, p_worse), *approaches.findings[:1]]
+    said = [_verdict(verdict, gates), _scores(arms), _finding(verdict, gain, p_worse), *approaches.findings[:1]]
     return " ".join(part for part in said if part)[:3_000]
 
 
@@ -58,11 +56,11 @@ def _finding(verdict: Verdict, gain: ScoreDifference, p_worse: float) -> str:
     return f"It is probably worse{of_traffic} (p = {p_worse:.2g}){yet}."
 
 
-def _scores(arms: tuple[ArmScore, ArmScore], kind: TaskKind) -> str:
+def _scores(arms: tuple[ArmScore, ArmScore]) -> str:
     candidate, production = arms
     opponent = production.adapter or "the base model"
-    if kind is not TaskKind.CLASSIFICATION and candidate.score and production.score:
-        ours, theirs = candidate.score, production.score  # Text and JSON may be right in part.
+    ours, theirs = candidate.score, production.score
+    if ours and theirs and (ours, theirs) != (candidate.accuracy, production.accuracy):  # Some are right in part.
         return f"The candidate scores {ours.value:.1%} on {ours.n} held-out rows, {opponent} {theirs.value:.1%}."
     ours, theirs = candidate.accuracy, production.accuracy
     return f"The candidate is right on {ours.value:.1%} of {ours.n} held-out rows, {opponent} {theirs.value:.1%}."

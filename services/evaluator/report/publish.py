@@ -6,8 +6,9 @@ import hashlib
 from pathlib import Path
 
 from schemas.evaluation import EVALUATION_FILE, EVALUATION_PAGE, EVALUATIONS, EvaluationManifest, EvaluationReport
-from services.evaluator.report.page import render
 from shared.files import write_atomically
+from shared.report.evaluation import evaluation_blocks
+from shared.report.html import page
 from shared.storage.artifacts import MANIFEST, ArtifactStore
 
 
@@ -15,7 +16,7 @@ def publish_report(report: EvaluationReport, store: ArtifactStore, folder: Path)
     """Write the files into `folder` and publish them; returns the address. The first report of a name stays."""
     files = {
         EVALUATION_FILE: report.model_dump_json(indent=2).encode(),
-        EVALUATION_PAGE: render(report).encode(),
+        EVALUATION_PAGE: page(f"Evaluation of {report.adapter}", evaluation_blocks(report)).encode(),
     }
     for name, content in files.items():
         write_atomically(folder / name, content)

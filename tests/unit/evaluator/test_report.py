@@ -12,11 +12,11 @@ import pytest
 from schemas.adapters import AdapterEvaluated, LowConfidence
 from schemas.evaluation import EVALUATION_PAGE, EvaluationManifest, EvaluationReport
 from schemas.evaluation_settings import TextMetric
-from services.evaluator.report.charts import MAX_LABELS, matrix
-from services.evaluator.report.page import render
 from services.evaluator.report.publish import publish_report
 from services.evaluator.verdict import evaluated_event
-from shared.grading import text_table
+from shared.report.blocks import Text
+from shared.report.evaluation import evaluation_blocks, matrix
+from shared.report.html import page
 from shared.storage.artifacts import ArtifactStore
 from tests.unit.evaluator.arms import FREE
 from tests.unit.evaluator.reports import (
@@ -39,6 +39,10 @@ def of_many() -> EvaluationReport:
 @pytest.fixture(scope="module")
 def of_four() -> EvaluationReport:
     return classification(4, 240)
+
+
+def render(report: EvaluationReport) -> str:
+    return page("Evaluation", evaluation_blocks(report))
 
 
 class Page(HTMLParser):
@@ -111,8 +115,8 @@ def test_lost_and_gained_rows_are_named_and_nobody_is_quoted(of_four: Evaluation
 def test_the_first_line_says_the_verdict_and_that_a_linear_classifier_does_as_well(of_four: EvaluationReport) -> None:
     assert of_four.headline.startswith("Stopped by parts not worse. The candidate is right on ")
     assert "A linear classifier on sentence embeddings does as well as the adapter" in of_four.headline
-    texts = [text.strip() for text in Page(render(of_four)).texts if text.strip()]
-    assert next(text for text in texts[1:] if not text.startswith(":root")) == of_four.headline
+    first, *_ = evaluation_blocks(of_four)
+    assert first == Text(of_four.headline, "bad") and of_four.headline in Page(render(of_four)).texts
 
 
 @pytest.mark.parametrize("make", [extraction, multi_label, tools, generation, lambda: classification(2, 20)])
@@ -139,7 +143,8 @@ def test_generated_text_has_every_metric_and_the_judge_with_what_its_certificati
     page = Page(render(report))
     assert [score.metric for score in report.texts] == [*TextMetric]
     for said in (
-        *text_table.COLUMNS, "ROUGE-L ●", "ROUGE-2", "token F1", "exact match", "cosine of embeddings", "BERTScore",
+        "text metric", "difference, points", "shown to be",
+        "ROUGE-L ●", "ROUGE-2", "token F1", "exact match", "cosine of embeddings", "BERTScore",
         "82.0% (60.6%–93.1%)", "11.0% (3.2%–31.3%)", "+71.0 (+47.7 to +75.0)", "not certified",
         "73.8% (61.6%–83.2%)", "63.4%, required 80.0%", "61, required 50", "70.3% (61.6%–77.8%)", "0.982",
         "169; 7 comparisons got no answer", "No answer in 60 s",
@@ -163,9 +168,9 @@ def test_the_golden_set_is_counted_as_far_as_it_is_judged() -> None:
 def test_text_metrics_and_a_judge_are_of_generated_text_alone(of_four: EvaluationReport) -> None:
     for report in (of_four, tools(), generation().model_copy(update={"texts": (), "judge": None})):
         page = Page(render(report))
-        assert "Generated text" not in page.texts and not {"texts", "judge"} & set(page.classes)
+        assert not {"Generated text", "text metric", "the judge"} & set(page.texts)
     judged = Page(render(generation().model_copy(update={"texts": ()})))
-    assert "judge" in judged.classes and "texts" not in judged.classes
+    assert "the judge" in judged.texts and "text metric" not in judged.texts
 
 
 def test_calls_have_a_table_of_functions_and_one_of_their_arguments_with_production_beside() -> None:
@@ -174,9 +179,9 @@ def test_calls_have_a_table_of_functions_and_one_of_their_arguments_with_product
     page = Page(render(report))
     start = page.texts.index("Precision, recall and F1 of each function's arguments")
     table = [text for text in page.texts[start:] if text.strip()][1:]
-    assert table[:5] == ["Expected", "Precision", "Recall", "F1", "F1 of production"]
+    assert table[:5] == ["expected", "precision", "recall", "F1", "F1 of production"]
     assert table[5:11] == [
-        "set_light", "40", *["50.0% (29.9% to 70.1%)"] * 3, "100.0% (83.9% to 100.0%)",
+        "set_light", "40", *["50.0% (29.9%–70.1%)"] * 3, "100.0% (83.9%–100.0%)",
     ]  # fmt: skip
     assert table[11] == "book_table" and "Precision, recall and F1 of each function" in page.texts
     assert "Right functions, whatever the arguments" in page.texts and "Calls that can be run" in page.texts
@@ -203,8 +208,7 @@ def test_the_page_has_what_misled_either_arm(of_four: EvaluationReport) -> None:
         "ignore all that",
     ):
         assert said in page.texts, said
-    assert "adversarial" in page.classes
-    assert "adversarial" not in Page(render(of_four.model_copy(update={"adversarial": None}))).classes
+    assert "Inputs that mislead" not in render(of_four.model_copy(update={"adversarial": None}))
 
 
 def test_text_in_a_report_is_escaped_and_nothing_is_loaded(of_four: EvaluationReport) -> None:
@@ -214,31 +218,26 @@ def test_text_in_a_report_is_escaped_and_nothing_is_loaded(of_four: EvaluationRe
     assert "default-src 'none'" in page
 
 
-def test_a_matrix_of_many_labels_has_those_with_the_most_mistakes(of_many: EvaluationReport) -> None:
-    shown = matrix(of_many.candidate)
-    assert shown is not None and (len(shown.rows), shown.left_out) == (77, 0)
-    cells = {(cell.confusion.expected, cell.confusion.given): cell for cell in shown.cells}
-    assert len(cells) == len(of_many.candidate.confusions)
-    forgotten = cells["cash question 3", "cash question 8"]
-    assert (forgotten.right, forgotten.share) == (False, 1.0)
-    assert forgotten.x - shown.margin == 8 * shown.size and forgotten.y - shown.margin == 3 * shown.size
-    large = matrix(classification(120, 480).candidate)
-    assert large is not None and (len(large.columns), large.left_out) == (MAX_LABELS, 20)
+def test_a_matrix_has_every_confusion_in_the_order_of_the_labels(of_many: EvaluationReport) -> None:
+    shown = matrix(of_many.candidate, "candidate")
+    assert shown.rows == [score.label for score in of_many.candidate.classes] and len(shown.rows) == 77
+    assert len(shown.cells) == len(of_many.candidate.confusions)
+    assert ("cash question 3", "cash question 8", 8, 1.0) in shown.cells
 
 
 def test_an_answer_that_is_no_label_has_a_column_and_no_row(of_four: EvaluationReport) -> None:
     (first, *others) = of_four.candidate.confusions
     none = first.model_copy(update={"given": "(no label)"})
-    shown = matrix(of_four.candidate.model_copy(update={"confusions": (none, *others)}))
-    assert shown is not None and "(no label)" in shown.columns and "(no label)" not in shown.rows
+    shown = matrix(of_four.candidate.model_copy(update={"confusions": (none, *others)}), "candidate")
+    assert "(no label)" in shown.columns and "(no label)" not in shown.rows
 
 
 def test_a_matrix_of_calls_has_a_row_for_several_together(of_four: EvaluationReport) -> None:
     """They were left out, and the page said that nothing was."""
     (first, *others) = of_four.candidate.confusions
     both = first.model_copy(update={"expected": "a b", "given": "a b"})
-    shown = matrix(of_four.candidate.model_copy(update={"confusions": (both, *others)}))
-    assert shown is not None and "a b" in shown.rows and any(cell.confusion == both for cell in shown.cells)
+    shown = matrix(of_four.candidate.model_copy(update={"confusions": (both, *others)}), "candidate")
+    assert "a b" in shown.rows and ("a b", "a b", both.count, 1.0) in shown.cells
 
 
 def test_a_report_and_its_page_are_published_and_the_event_has_its_address(
@@ -249,7 +248,7 @@ def test_a_report_and_its_page_are_published_and_the_event_has_its_address(
     folder = tmp_path / "artifacts" / "evaluations" / of_many.evaluation
     assert uri == str(folder)
     assert EvaluationReport.model_validate_json((folder / "evaluation.json").read_bytes()) == of_many
-    assert (folder / EVALUATION_PAGE).read_text() == render(of_many)
+    assert of_many.headline in Page((folder / EVALUATION_PAGE).read_text()).texts
     manifest = EvaluationManifest.model_validate_json((folder / "manifest.json").read_bytes())
     assert set(manifest.files) == {"evaluation.json", "evaluation.html"}
     event = evaluated_event(trained(desk(77)), of_many, uri)

@@ -58,7 +58,7 @@ def test_a_stopped_candidate_is_shown_with_its_reasons_and_exits_with_1(home: Pa
     shown = ratchet(home, "show", REPORT.evaluation)
     assert shown.exit_code == 1
     assert shown.output.startswith("Stopped by parts not worse.")
-    for said in ("parts_not_worse", "class cash question 3", "embeddings, linear", "tokens/s", "evaluation.html"):
+    for said in ("parts not worse", "class cash question 3", "embeddings, linear", "tokens/s", "evaluation.html"):
         assert said in shown.output, said
 
 

@@ -24,6 +24,7 @@ from shared.errors import ConfigurationError
 from tests.unit.deploy.demo.inspections import inspection
 
 EVIDENCE = {"wins": 30, "losses": 0, "ties": 0, "pending": 0, "wealth": 2000.0, "alpha": 0.00096}
+EVALUATED = json.loads(Path("schemas/examples/adapters.evaluated.v1/inconclusive.json").read_text())
 ARM = {
     "adapter": None, "accuracy": {"value": 0.1, "low": 0.0, "high": 0.2, "n": 60}, "macro_f1": 0.1, "classes": [],
     "failed": 0, "latency_ms_p50": 90.0,
@@ -130,7 +131,7 @@ class FakeServices:
         verdict = "passed" if passed else "failed"
         arms = {"candidate": {**ARM, "adapter": "a1"}, "production": ARM}
         said = {"headline": f"The verdict is {verdict}.", "report": self.evaluation}
-        self.add("adapters.evaluated.v1", {"verdict": verdict, "gates": [gain], **arms, **said})
+        self.add("adapters.evaluated.v1", {**EVALUATED, "verdict": verdict, "gates": [gain], **arms, **said})
         if passed:
             self.add_stage("shadow")
 
