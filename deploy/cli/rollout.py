@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
-from deploy.cli.output import ask, build_table, check_had, print_table, say, user_name, warn
+from deploy.cli.output import ask, check_had, console, say, user_name, warn
 from services.deployer.settings import DeployerSettings
+from shared.report.blocks import Table, Text
+from shared.report.rollout import evidence_texts, moves_table, stage
+from shared.report.terminal import print_blocks, print_table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -51,7 +55,7 @@ def status(
     if as_json:
         return typer.echo(json.dumps({"rollout": chosen, "moves": history}, indent=2))
     _show_rollouts([chosen])
-    _show_moves(history)
+    print_table(moves_table(history), console)
 
 
 @app.command()
@@ -108,7 +112,7 @@ def rollback(task: Task, reason: Reason, by: By = "") -> None:
 def _tell(task: str, command: str, reason: str, by: str) -> None:
     body = {"by": by or user_name(), "reason": reason}
     move = _ask("POST", f"/api/rollouts/{task}/{command}", json=body)
-    say(f"{task}: {move['candidate']} is {_stage(move)}{', paused' if move['paused'] else ''}: {move['reason']}")
+    say(f"{task}: {move['candidate']} is {stage(move)}: {move['reason']}")
 
 
 def _ask(method: str, path: str, **options: Any) -> Any:
@@ -118,69 +122,29 @@ def _ask(method: str, path: str, **options: Any) -> Any:
 
 def _show_rollouts(rollouts: list[dict[str, Any]]) -> None:
     columns = ("task", "candidate", "stage", "since", "wealth", "to canary / to all", "labels", "serves")
-    table = build_table(*columns, whole=("candidate", "since"))
-    for rollout in rollouts:
-        evidence = rollout["evidence"]
-        table.add_row(
+    rows = [
+        (
             rollout["task"],
             rollout["candidate"],
-            f"{_stage(rollout)}{' (paused)' if rollout['paused'] else ''}",
-            _time(rollout["stage_since"]),
+            stage(rollout),
+            datetime.fromisoformat(rollout["stage_since"]),
             f"{evidence['wealth']:.1f}",
             f"{rollout['canary_wealth']:.0f} / {1 / evidence['alpha']:.0f}",
             f"{evidence['wins']} wins, {evidence['losses']} losses, {evidence['pending']} pending",
             rollout["primary"] or "the base model",
         )
-    print_table(table)
+        for rollout in rollouts
+        for evidence in (rollout["evidence"],)
+    ]
+    print_table(Table(columns, rows, whole=("candidate", "since")), console)
     for rollout in rollouts:
-        say(f"{rollout['task']}: {rollout['reason']}")
-        if rollout["evidence"].get("warning"):
-            warn(f"{rollout['task']}: {rollout['evidence']['warning']}", "yellow")
-        if rollout["evidence"].get("margin_left") is not None:
-            say(f"{rollout['task']}: {_margin(rollout['evidence'])}")
-        if rollout["control_percent"]:
-            say(f"{rollout['task']}: {_control(rollout)}")
-        if rollout["trouble"]:
-            warn(f"{rollout['task']} waits: {rollout['trouble']}", "yellow")
-        for adapter, trouble in rollout["adapters"].items():
-            warn(f"{rollout['task']}: not every replica is proved to serve {adapter}: {trouble}", "yellow")
-
-
-def _margin(evidence: dict[str, Any]) -> str:
-    left = f"{100 * evidence['margin_left']:.3g} points are left for candidates that are merely not worse"
-    if evidence["margin_debited"]:
-        return f"promoted as not worse by more than {100 * evidence['margin_debited']:.3g} points; {left}"
-    wealth = f"wealth against being worse by more {evidence['non_inferiority_wealth']:.1f}"
-    return f"{left}; {wealth} of {1 / evidence['alpha']:.0f}"
-
-
-def _control(rollout: dict[str, Any]) -> str:
-    evidence = rollout["evidence"]
-    low, high = (f"{100 * evidence[end]:+.1f}" for end in ("control_gain_low", "control_gain_high"))
-    return (
-        f"{rollout['control_percent']} % of users stay on {rollout['previous'] or 'the base model'} as control until "
-        f"{_time(rollout['control_until'])}; evidence of the guards {evidence['guards']:.1f} of 20; gain since the "
-        f"promotion {low} to {high} points by {evidence['control_labels']} labels"
-    )
-
-
-def _show_moves(moves: list[dict[str, Any]]) -> None:
-    table = build_table("when", "candidate", "to", "by", "wealth", "why", whole=("when", "candidate"))
-    for move in moves:
-        table.add_row(
-            _time(move["at"]),
-            move["candidate"],
-            f"{_stage(move)}{' (paused)' if move['paused'] else ''}",
-            move["moved_by"],
-            f"{move['evidence']['wealth']:.1f}",
-            move["reason"],
+        task = rollout["task"]
+        until = f" Until {rollout['control_until']}." if rollout["control_until"] else ""
+        shown = evidence_texts(rollout["evidence"], rollout["control_percent"], rollout["previous"])
+        print_blocks(
+            [Text(f"{rollout['reason']}.{until}", tag=task), *(replace(text, tag=task) for text in shown)], console
         )
-    print_table(table)
-
-
-def _stage(move: dict[str, Any]) -> str:
-    return f"canary, {move['canary_percent']} %" if move["stage"] == "canary" else str(move["stage"])
-
-
-def _time(value: str) -> str:
-    return datetime.fromisoformat(value).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        if rollout["trouble"]:
+            warn(f"{task} waits: {rollout['trouble']}", "yellow")
+        for adapter, trouble in rollout["adapters"].items():
+            warn(f"{task}: not every replica is proved to serve {adapter}: {trouble}", "yellow")

@@ -5,8 +5,9 @@ A text may quote a user: a printer shows it as it is and never reads it as marku
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from schemas.adapters import ScoreDifference
@@ -37,7 +38,7 @@ class Link:
     address: str
 
 
-Cell = str | int | float | None | Interval | Gain | ScoreDifference | Tag | Link
+Cell = str | int | float | datetime | None | Interval | Gain | ScoreDifference | Tag | Link
 """What a table holds: a printer writes all cells of one type alike."""
 
 
@@ -48,6 +49,13 @@ class Text:
     text: str
     tone: Tone = ""
     tag: str = ""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The few numbers that matter, each by its name."""
+
+    values: Mapping[str, Cell]
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,7 @@ class Matrix:
     cells: Sequence[tuple[str, str, int, float]]
 
 
-Block = Text | Link | Table | Section | Bars | Plot | Matrix
+Block = Text | Link | Figures | Table | Section | Bars | Plot | Matrix
 
 
 def share_axis(name: str, most: float = 1.0) -> Axis:

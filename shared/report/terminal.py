@@ -1,15 +1,19 @@
-"""Prints blocks in the terminal. No text is read as markup or emoji; no table cuts what it says."""
+"""Prints blocks in the terminal. No text is read as markup or emoji; no table cuts what it says.
+
+Times are of this machine's zone; a page has them in UTC.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import datetime
 
 from rich.console import Console, Group
 from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
-from shared.report.blocks import Bars, Block, Cell, Link, Matrix, Plot, Section, Table, Tag, Text
+from shared.report.blocks import Bars, Block, Cell, Figures, Link, Matrix, Plot, Section, Table, Tag, Text
 from shared.report.written import written
 
 _STYLES = {"": "", "good": "green", "bad": "red", "open": "yellow", "go": "cyan", "note": "dim"}
@@ -27,7 +31,7 @@ def print_blocks(blocks: Iterable[Block], console: Console) -> None:
     """
     for block in blocks:
         match block:
-            case Text():
+            case Text() if block.text:
                 said = f"{block.tag}: {block.text}" if block.tag else block.text
                 console.print(RichText(said, _STYLES[block.tone]), soft_wrap=True)
             case Link():
@@ -35,6 +39,8 @@ def print_blocks(blocks: Iterable[Block], console: Console) -> None:
             case Section() if not all(isinstance(within, Bars | Plot | Matrix) for within in block.blocks):
                 console.print(RichText(block.title, "bold"), soft_wrap=True)
                 print_blocks(map(_first_rows, block.blocks) if block.folded else block.blocks, console)
+            case Figures():
+                print_table(Table(tuple(block.values), [tuple(block.values.values())]), console)
             case Table():
                 print_table(block, console)
 
@@ -57,6 +63,8 @@ def print_table(block: Table, console: Console) -> None:
 
 
 def _styled(cell: Cell) -> RichText:
+    if isinstance(cell, datetime):
+        return RichText(f"{cell.astimezone():%Y-%m-%d %H:%M:%S}")
     return RichText(written(cell), _STYLES[cell.tone] if isinstance(cell, Tag) else "")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from schemas.adapters import ScoreDifference
 from schemas.approaches import Gain
 from schemas.base import Interval
@@ -17,6 +19,8 @@ def written(cell: Cell) -> str:
             return cell
         case Tag() | Link():
             return cell.text
+        case datetime():
+            return f"{cell.astimezone(UTC):%d %b %H:%M:%S}"
         case Share():
             return f"{cell:.1%}"
         case Interval():
@@ -37,3 +41,10 @@ def decimals(found: Interval | None, digits: int = 3) -> str:
     """A number from 0 to 1 that is no share, with its 95 % interval."""
     bounds = "{:.{d}f} ({:.{d}f}–{:.{d}f})"
     return "–" if found is None else bounds.format(found.value, found.low, found.high, d=digits)
+
+
+def duration(seconds: float) -> str:
+    """A length of time in its two largest units. Clocks of two machines may differ: none is below 0."""
+    minutes, remainder = divmod(max(0, int(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {remainder} s" if minutes else f"{remainder} s"

@@ -12,7 +12,6 @@ from html import escape
 from typing import Any
 
 from schemas.conversation import INSTRUCTIONS, Answer, Call, Media, Message, Part, Role, ToolCall
-from services.console.pages.layout import number
 
 CUT_CALL = "Not all of this conversation is here: it was too long, or has something that cannot be shown."
 CUT_ANSWER = "Not all of this answer is here: it was too long, or had something that cannot be shown."
@@ -102,7 +101,7 @@ def _chip(media: Media) -> str:
 def _size(size: int) -> str:
     if size < 1_000:
         return f"{size} bytes"
-    return f"{number(size / 1_000, 0)} kB" if size < 1_000_000 else f"{number(size / 1_000_000)} MB"
+    return f"{size / 1_000:,.0f} kB" if size < 1_000_000 else f"{size / 1_000_000:,.1f} MB"
 
 
 def _tool_call(call: ToolCall, results: Sequence[Message]) -> str:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from html import escape
+from itertools import groupby
 from typing import Any, get_args
 
 from schemas.base import Gate
 from schemas.cycles import Step
 from services.console.history import Losses
-from services.console.pages.layout import Markup, duration, figures, link, muted, number, percent, table, tag
-from services.console.pages.losses import loss_plots
-from services.console.pages.rollout import rollout_parts
 from services.console.reports import evaluation_page, report_page
+from shared.report.blocks import Block, Figures, Link, Table, Tag, Text, Tone
 from shared.report.evaluation import evaluated_blocks, gates_table
-from shared.report.html import fragment
+from shared.report.learning import failure_blocks, loss_plot
+from shared.report.rollout import rollout_blocks
+from shared.report.written import duration, number
 
 Json = dict[str, Any]
 """A record of `CycleHistory.events`, an event, or a part of one."""
@@ -27,7 +27,6 @@ RESULT_OF: dict[Step, str] = {
     "evaluation": "adapters.evaluated.v1",
     "rollout": "cycles.finished.v1",
 }
-MAX_MODES = 12
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -80,97 +79,102 @@ def outcome_of(records: Sequence[Json]) -> str | None:
     return next((event["outcome"] for event in _events(records, "cycles.finished.v1")), None)
 
 
-def outcome_tag(outcome: str | None) -> Markup:
+def outcome_tag(outcome: str | None) -> Tag:
     """Return a pill with the outcome of a cycle."""
-    if outcome is None:
-        return tag("running", "go")
-    return tag(outcome, _OUTCOME_KINDS.get(outcome, "bad"))
+    return Tag("running", "go") if outcome is None else Tag(outcome, _OUTCOME_TONES.get(outcome, "bad"))
 
 
-def sections(records: Sequence[Json], losses: Sequence[Losses] = ()) -> Iterator[tuple[str, list[str]]]:
-    """Yield the title and parts of each card, in the order of the steps. `losses`: of the cycle's training so far."""
-    for topic, (title, render) in _CARDS.items():
+def sections(records: Sequence[Json], losses: Sequence[Losses] = ()) -> Iterator[tuple[str, list[Block]]]:
+    """Yield the title and blocks of each card, in the order of the steps. `losses`: of the cycle's training so far."""
+    for topic, (title, blocks_of) in _CARDS.items():
         if topic == "steps.failed.v1" and (skipped := [e for e in _events(records, topic) if e.get("skipped")]):
-            yield "Nothing to learn from yet", [muted(skipped[-1]["reason"]), muted(skipped[-1]["way_out"])]
+            yield (
+                "Nothing to learn from yet",
+                [Text(skipped[-1]["reason"], "note"), Text(skipped[-1]["way_out"], "note")],
+            )
         events = [event for event in _events(records, topic) if not event.get("skipped")]
-        plots = loss_plots(losses) if topic == "adapters.trained.v1" else []
+        plots = _loss_plots(losses) if topic == "adapters.trained.v1" else []
         if events or plots:
-            yield title, [*(render(events) if events else []), *plots]
+            yield title, [*(blocks_of(events) if events else []), *plots]
 
 
 def _events(records: Sequence[Json], topic: str) -> list[Json]:
     return [record["event"] for record in records if record["topic"] == topic]
 
 
-def _outcome_card(events: list[Json]) -> list[str]:
+def _outcome_blocks(events: list[Json]) -> list[Block]:
     event = events[-1]
-    summary = figures(outcome=event["outcome"], took=duration(event["seconds"]), adapter=event["adapter"] or "–")
-    return [summary, muted(event["reason"])]
+    figures = {"outcome": event["outcome"], "took": duration(event["seconds"]), "adapter": event["adapter"]}
+    return [Figures(figures), Text(event["reason"], "note")]
 
 
-def _failure_modes_card(events: list[Json]) -> list[str]:
+def _dataset_blocks(events: list[Json]) -> list[Block]:
     event = events[-1]
-    rows = []
-    for mode in event["modes"][:MAX_MODES]:
-        new = f" {tag('new', 'go')}" if mode["is_new"] else ""
-        examples = "".join(f"<div class='muted small'>“{escape(text[:160])}”</div>" for text in mode["exemplars"][:3])
-        name = Markup(f"<b>{escape(mode['name'])}</b>{new}{examples}")
-        rows.append((name, mode["size"], percent(mode["share"]), percent(mode["mean_confidence"])))
-    modes = len(event["modes"]) + event.get("modes_left_out", 0)
-    summary = figures(suspects=number(event["suspects"]), failure_modes=number(modes), in_no_mode=event["noise"])
-    return [summary, table(("Failure mode", "Size", "Share", "Confidence"), rows) if rows else muted("No mode yet.")]
-
-
-def _dataset_card(events: list[Json]) -> list[str]:
-    event = events[-1]
-    summary = figures(
-        training_examples=number(event["train_examples"]),
-        held_out=number(event["eval_examples"]),
-        left_out=number(sum(r["count"] for r in event["left_out"])),
-    )
     rows = [(r["fate"].replace("_", " "), r["reason"].replace("_", " "), r["count"]) for r in event["left_out"]]
-    left_out = table(("Left out", "Because", "Rows"), rows) if rows else ""
+    figures = {
+        "training examples": event["train_examples"],
+        "held out": event["eval_examples"],
+        "left out": sum(count for *_, count in rows),
+    }
     parent = f", which follows {event['parent']}" if event.get("parent") else ", the task's first version"
-    name = muted(event["dataset_id"] + parent)
-    gates = fragment([gates_table(map(Gate.model_validate, event["gates"]))])
-    return [summary, name, f"<p>{_inspection_link(event)}</p>", gates, left_out]
+    return [
+        Figures(figures),
+        Text(event["dataset_id"] + parent, "note"),
+        _inspection_link(event),
+        gates_table(map(Gate.model_validate, event["gates"])),
+        *([Table(("left out", "because", "rows"), rows)] if rows else []),
+    ]
 
 
-def _inspection_link(event: Json) -> Markup:
-    return link(report_page(event["cycle_id"]), "The whole inspection, with plots and examples")
+def _inspection_link(event: Json) -> Link:
+    return Link("The whole inspection, with plots and examples", report_page(event["cycle_id"]))
 
 
-def _training_card(events: list[Json]) -> list[str]:
+def _training_blocks(events: list[Json]) -> list[Block]:
     event = events[-1]
-    summary = figures(
-        method=event["method"] + (f", rank {event['rank']}" if event["rank"] else ""),
-        steps=number(event["steps"]),
-        training_loss=number(event["train_loss"], 3),
-        took=duration(event["seconds"]),
-    )
-    return [summary, muted(event["adapter"])]
+    figures = {
+        "method": event["method"] + (f", rank {event['rank']}" if event["rank"] else ""),
+        "steps": event["steps"],
+        "training loss": number(event["train_loss"], 3),
+        "took": duration(event["seconds"]),
+    }
+    return [Figures(figures), Text(event["adapter"], "note")]
 
 
-def _evaluation_card(events: list[Json]) -> list[str]:
+def _loss_plots(losses: Sequence[Losses]) -> list[Block]:
+    """A plot for each stage of a training."""
+    stages = [list(stage) for _, stage in groupby(losses, key=lambda at: at.steps)]
+    return [
+        loss_plot(
+            {
+                "loss": [(at.step, at.loss) for at in stage if at.loss is not None],
+                "validation": [(at.step, at.validation) for at in stage if at.validation is not None],
+            }
+        )
+        for stage in stages
+    ]
+
+
+def _evaluation_blocks(events: list[Json]) -> list[Block]:
     event = events[-1]
-    has_page = event.get("report") and event.get("cycle_id")
-    page = link(evaluation_page(event["cycle_id"]), "The whole evaluation, with plots") if has_page else ""
-    return [fragment(evaluated_blocks(event)), f"<p>{page}</p>"]
+    page = Link("The whole evaluation, with plots", evaluation_page(event["cycle_id"] or ""))
+    verdict, *blocks = evaluated_blocks(event)
+    return [verdict, *([page] if event.get("report") and event["cycle_id"] else []), *blocks]
 
 
-def _problems_card(events: list[Json]) -> list[str]:
+def _problem_blocks(events: list[Json]) -> list[Block]:
     rows = [(e["step"], e["service"], e["reason"], e["way_out"]) for e in events]
-    reports = [f"<p>{_inspection_link(e)}</p>" for e in events if e.get("report")]
-    return [table(("Step", "Reported by", "Problem", "Way out"), rows), *reports]
+    reports = [_inspection_link(e) for e in events if e.get("report")]
+    return [Table(("step", "reported by", "problem", "way out"), rows), *reports]
 
 
-_OUTCOME_KINDS = {"promoted": "good", "inconclusive": "open", "skipped": ""}
-_CARDS: dict[str, tuple[str, Callable[[list[Json]], list[str]]]] = {
-    "cycles.finished.v1": ("Outcome", _outcome_card),
-    "steps.failed.v1": ("Problems", _problems_card),
-    "failures.clustered.v1": ("Failure modes", _failure_modes_card),
-    "datasets.built.v1": ("Dataset", _dataset_card),
-    "adapters.trained.v1": ("Training", _training_card),
-    "adapters.evaluated.v1": ("Evaluation", _evaluation_card),
-    "rollouts.changed.v1": ("Rollout", rollout_parts),
+_OUTCOME_TONES: dict[str, Tone] = {"promoted": "good", "inconclusive": "open", "skipped": ""}
+_CARDS: dict[str, tuple[str, Callable[[list[Json]], list[Block]]]] = {
+    "cycles.finished.v1": ("Outcome", _outcome_blocks),
+    "steps.failed.v1": ("Problems", _problem_blocks),
+    "failures.clustered.v1": ("Failure modes", lambda events: failure_blocks(events[-1])),
+    "datasets.built.v1": ("Dataset", _dataset_blocks),
+    "adapters.trained.v1": ("Training", _training_blocks),
+    "adapters.evaluated.v1": ("Evaluation", _evaluation_blocks),
+    "rollouts.changed.v1": ("Rollout", rollout_blocks),
 }

@@ -18,26 +18,17 @@ from schemas.tasks import TaskChanged
 from services.console.domain import ReviewerCounts
 from services.console.history import PostgresCycleHistory
 from services.console.pages.cycle import Json, outcome_of, outcome_tag, sections, timeline
-from services.console.pages.layout import (
-    card,
-    duration,
-    figures,
-    frame,
-    html,
-    link,
-    moment,
-    muted,
-    number,
-    page,
-    table,
-)
+from services.console.pages.layout import card, frame, html, page
 from services.console.pages.purposes import WORDS, open_questions
 from services.console.pages.review import mount_review_page
-from services.console.pages.rollout import rollout_parts
 from services.console.reviews import Reviews
 from shared.answers import answer_form
 from shared.errors import RatchetError
 from shared.kafka.latest_by_key import LatestByKey
+from shared.report.blocks import Block, Cell, Figures, Link, Table, Tag, Text
+from shared.report.html import fragment
+from shared.report.rollout import rollout_blocks
+from shared.report.written import duration, written
 
 _REFRESH_SECONDS = 2.0
 """Of an open page."""
@@ -75,11 +66,12 @@ def mount_pages(
     ui.run_with(app, title="Ratchet", favicon="🔧", show_welcome_message=False, tailwind=False)
 
 
-Card = tuple[str, list[str]]
+Card = tuple[str, Sequence[Block] | str]
+"""A title and what is below it; HTML that has its own title."""
 
 
 async def _live(read: Callable[[], Awaitable[list[Card]]]) -> None:
-    """Show cards, read them again every few seconds, and redraw them when they change. An empty title: no card."""
+    """Show cards, read them again every few seconds, and redraw them when they change."""
     drawn: list[Card] | None = None
     box = ui.element("div")
 
@@ -88,14 +80,14 @@ async def _live(read: Callable[[], Awaitable[list[Card]]]) -> None:
         try:
             cards = await read()
         except RatchetError as error:
-            cards = [("Unavailable", [muted(error.reason), muted(error.way_out)])]
+            cards = [("Unavailable", [Text(error.reason), Text(error.way_out, "note")])]
         if cards == drawn:
             return
         drawn = cards
         box.clear()
         with box:
-            for title, parts in cards:
-                card(title, *parts) if title else html("".join(parts))
+            for title, content in cards:
+                html(content) if isinstance(content, str) else card(title, content)
 
     await draw()
     ui.timer(_REFRESH_SECONDS, draw, immediate=False)
@@ -110,49 +102,50 @@ async def _overview(reviews: Reviews, history: PostgresCycleHistory, tasks: Late
     for changed in sorted(tasks, key=lambda changed: changed.task):
         task, spec = changed.task, changed.spec
         waiting = counts.get(task, {})
-        parts = [
-            figures(
-                open_questions=number(sum(waiting.values())),
-                answers_in_the_last_day=number(answers.get(task, 0)),
-                serves_everyone=serving.get(task) or "base model",
-            ),
-            muted(f"{spec.kind} · {spec.base_model} · {answer_form(spec).summary} · revision {changed.task_revision}"),
-            muted(open_questions(waiting)) if any(waiting.values()) else "",
-            muted(WORDS[Purpose.UNCALIBRATED].reason) if waiting.get(Purpose.UNCALIBRATED) else "",
-            _newest_cycle(newest.get(task)),
-            f"<p>{link(f'/review/{task}', 'Review answers')} &nbsp; {link(f'/tasks/{task}', 'All cycles')}</p>",
+        figures: dict[str, Cell] = {
+            "open questions": sum(waiting.values()),
+            "answers in the last day": answers.get(task, 0),
+            "serves everyone": serving.get(task) or "base model",
+        }
+        about = f"{spec.kind} · {spec.base_model} · {answer_form(spec).summary} · revision {changed.task_revision}"
+        cycle = newest.get(task)
+        blocks: list[Block] = [
+            Figures(figures),
+            Text(about, "note"),
+            Text(open_questions(waiting), "note"),
+            Text(WORDS[Purpose.UNCALIBRATED].reason if waiting.get(Purpose.UNCALIBRATED) else "", "note"),
+            Table(("", ""), [_cycle_cells(cycle)]) if cycle else Text("No cycle yet.", "note"),
+            Link("Review answers", f"/review/{task}"),
+            Link("All cycles", f"/tasks/{task}"),
         ]
-        cards.append((task, parts))
+        cards.append((task, blocks))
     if not tasks.is_read:
-        cards.append(("The tasks are not read yet", [muted("Is Kafka there? ratchet status")]))
-    return cards or [("No task yet", [muted("Apply one: ratchet tasks apply FILE.yaml")])]
+        cards.append(("The tasks are not read yet", [Text("Is Kafka there? ratchet status", "note")]))
+    return cards or [("No task yet", [Text("Apply one: ratchet tasks apply FILE.yaml", "note")])]
 
 
-def _newest_cycle(cycle: Json | None) -> str:
-    if cycle is None:
-        return muted("No cycle yet.")
-    return f"<p>{link('/cycles/' + cycle['cycle_id'], cycle['cycle_id'])} &nbsp; {outcome_tag(cycle['outcome'])}</p>"
+def _cycle_cells(cycle: Json) -> tuple[Link, Tag]:
+    return Link(cycle["cycle_id"], f"/cycles/{cycle['cycle_id']}"), outcome_tag(cycle["outcome"])
 
 
 async def _task(reviews: Reviews, history: PostgresCycleHistory, changed: TaskChanged | None, task: str) -> list[Card]:
     cycles = await history.cycles(task)
     rows = [
         (
-            link(f"/cycles/{c['cycle_id']}", c["cycle_id"]),
-            outcome_tag(c["outcome"]),
+            *_cycle_cells(c),
             c["trigger"],
-            duration((c["finished_at"] - c["started_at"]).total_seconds()) if c["finished_at"] else "–",
+            duration((c["finished_at"] - c["started_at"]).total_seconds()) if c["finished_at"] else None,
             c["reason"] or "",
         )
         for c in cycles
     ]
-    heads = ("Cycle", "", "Started by", "Took", "Why")
-    cards: list[Card] = [("Cycles", [table(heads, rows) if rows else muted("None yet.")])]
+    cycles_table = Table(("cycle", "", "started by", "took", "why"), rows)
+    cards: list[Card] = [("Cycles", [cycles_table if rows else Text("None yet.", "note")])]
     if events := await history.running_rollout(task):
-        about = link(f"/cycles/{events[-1]['cycle_id']}", events[-1]["candidate_adapter"])
-        cards.insert(
-            0, ("The candidate", [f"<p>{about} is compared with what serves now.</p>", *rollout_parts(events)])
+        about = Link(
+            f"{events[-1]['candidate_adapter']} is compared with what serves now", f"/cycles/{events[-1]['cycle_id']}"
         )
+        cards.insert(0, ("The candidate", [about, *rollout_blocks(events)]))
     if changed is not None:
         cards += reviewers_card(await reviews.reviewers(task))
         spec, form = changed.spec, answer_form(changed.spec)
@@ -163,37 +156,37 @@ async def _task(reviews: Reviews, history: PostgresCycleHistory, changed: TaskCh
             ("Cron, UTC", spec.cron),
             ("Revision", spec.revision),
         ]
-        cards.append(("The task", [table(("", ""), definition)]))
+        cards.append(("The task", [Table(("", ""), definition)]))
     return cards
 
 
 def reviewers_card(counts: Sequence[ReviewerCounts]) -> list[Card]:
     """Return a card that shows who leaves how much to others; none while nobody has reviewed."""
-    rows = [(c.reviewer, number(c.answers), number(c.cannot_tell), number(c.skipped)) for c in counts]
-    note = muted("Of the questions that are still stored. What is skipped, or could not be told, is for somebody else.")
-    return [("Reviewers", [table(("Reviewer", "Answered", "Could not tell", "Skipped"), rows), note])] if rows else []
+    rows = [(c.reviewer, c.answers, c.cannot_tell, c.skipped) for c in counts]
+    note = "Of the questions that are still stored. What is skipped, or could not be told, is for somebody else."
+    columns = ("reviewer", "answered", "could not tell", "skipped")
+    return [("Reviewers", [Table(columns, rows), Text(note, "note")])] if rows else []
 
 
 async def _cycle(history: PostgresCycleHistory, cycle_id: str) -> list[Card]:
     records = await history.events(cycle_id)
     if not records:
-        return [("No such cycle", [muted(f"The console has no events of {cycle_id}.")])]
+        return [("No such cycle", [Text(f"The console has no events of {cycle_id}.", "note")])]
     task = records[0]["event"]["task"]
     progress = await history.progress(cycle_id)
     states = timeline(records, utc_now(), progress)
-    head = (
-        f"<h1>{escape(cycle_id)}</h1>{outcome_tag(outcome_of(records))} &nbsp; "
-        f"<span class=muted>started {moment(records[0]['occurred_at'])} UTC</span> &nbsp; "
-        f"{link(f'/tasks/{task}', task)}"
-    )
+    figures: dict[str, Cell] = {
+        "outcome": outcome_tag(outcome_of(records)),
+        "started, UTC": written(records[0]["occurred_at"]),
+        "task": Link(task, f"/tasks/{task}"),
+    }
     steps = "".join(
         f"<div class='step {s.state}'><b>{s.step}</b><span class=muted>{escape(s.note)}</span></div>" for s in states
     )
-    parts = [head, f"<div class=steps>{steps}</div>"]
     running = next((s.step for s in states if s.state == "go"), None)
-    if progress is not None and progress["step"] == running:
-        parts.append(_progress_bar(progress))
-    return [("", parts), *sections(records, await history.losses(cycle_id))]
+    bar = _progress_bar(progress) if progress is not None and progress["step"] == running else ""
+    head = f"<h1>{escape(cycle_id)}</h1>{fragment([Figures(figures)])}<div class=steps>{steps}</div>{bar}"
+    return [("", head), *sections(records, await history.losses(cycle_id))]
 
 
 def _progress_bar(progress: Json) -> str:

@@ -30,7 +30,7 @@ from services.console.domain import (
 )
 from services.console.pages.conversation import answer, conversation, is_text_alone
 from services.console.pages.forms import CallForm, LabelForm
-from services.console.pages.layout import frame, html, muted, page
+from services.console.pages.layout import frame, html, note, page
 from services.console.pages.purposes import WORDS
 from services.console.reviews import Reviews, UnknownError
 from shared.answers import answer_form
@@ -121,16 +121,16 @@ class ReviewPage:
                 questions = [] if self._path else await self._reviews.questions_of_page(self, self._task, self.reviewer)
             except RatchetError as error:
                 self._question = None
-                html(f"<h1>{escape(error.reason)}</h1>{muted(error.way_out)}")
+                html(f"<h1>{escape(error.reason)}</h1>{note(error.way_out)}")
                 return
             self._question = self._path[-1].request if self._path else self._next_of(questions)
             self._reviews.show(self, None if self._path else self._question)
             self._shown_at = time.monotonic()
             self._head(waiting)
             if self._path:
-                html(muted(_GONE_BACK) + (f"<div class=note>{_ENDED}</div>" if self._path[-1].ended else ""))
+                html(note(_GONE_BACK) + (f"<div class=note>{_ENDED}</div>" if self._path[-1].ended else ""))
             if self._question is None:
-                html(f"<h1>Nothing to review.</h1>{muted(_FOR_OTHERS if waiting else _NOTHING_OPEN)}", "card")
+                html(f"<h1>Nothing to review.</h1>{note(_FOR_OTHERS if waiting else _NOTHING_OPEN)}", "card")
             else:
                 self._show(self._question)
 
@@ -193,7 +193,7 @@ class ReviewPage:
             ui.run_javascript(f"localStorage.setItem({json.dumps(_REVIEWER_KEY)}, {json.dumps(self.reviewer)})")
             await self.draw()
 
-        html("<h1>Who is reviewing?</h1>" + muted("Your name goes with your answers. This browser remembers it."))
+        html("<h1>Who is reviewing?</h1>" + note("Your name goes with your answers. This browser remembers it."))
         name = ui.input("Name").classes("name").props("autofocus outlined").on("keydown.enter", start)
         ui.button("Start", on_click=start).props("unelevated no-caps").style("margin-top: 14px")
 
@@ -214,7 +214,7 @@ class ReviewPage:
     def _show(self, question: LabelRequested) -> None:
         spec = self._reviews.spec_of(question.task)
         editor = "text" if spec is None or asks_preference(question) else answer_form(spec).editor
-        html(muted(WORDS[question.purpose].reason))
+        html(note(WORDS[question.purpose].reason))
         html(conversation(question.call), "card beside" if asks_preference(question) else "card")
         if asks_preference(question):
             html(_sides(question))

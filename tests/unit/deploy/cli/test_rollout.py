@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from deploy.cli import rollout
 from deploy.cli.app import app
-from deploy.cli.rollout import _control, _margin
 
 
 @pytest.mark.parametrize("error", [KeyError("getpwuid(): uid not found: 1234"), OSError("No username set")])
@@ -46,20 +45,26 @@ def test_the_status_of_a_task_without_a_candidate_is_an_error_that_names_those_w
     assert "dekk has had no candidate yet" in result.stderr and way_out in result.stderr
 
 
-def test_the_control_of_a_promotion_is_shown_with_its_guards_and_the_gain_so_far() -> None:
-    evidence = {"control_labels": 14, "control_gain_low": -0.01, "control_gain_high": 0.314, "guards": 3.52}
-    shown = {"control_percent": 5, "previous": None, "control_until": "2026-11-30T12:00:00Z", "evidence": evidence}
-    assert _control(shown).startswith("5 % of users stay on the base model as control until ")
-    assert _control(shown).endswith(
-        "evidence of the guards 3.5 of 20; gain since the promotion -1.0 to +31.4 points by 14 labels"
-    )
-
-
-def test_the_margin_that_is_left_is_shown_with_the_wealth_against_it_and_what_a_promotion_took() -> None:
-    evidence = {"margin_left": 0.007, "margin_debited": 0.0, "non_inferiority_wealth": 12.34, "alpha": 0.001}
-    assert _margin(evidence) == (
-        "0.7 points are left for candidates that are merely not worse; wealth against being worse by more 12.3 of 1000"
-    )
-    assert _margin(evidence | {"margin_debited": 0.013}) == (
-        "promoted as not worse by more than 1.3 points; 0.7 points are left for candidates that are merely not worse"
-    )
+def test_the_status_says_what_is_proved_who_is_control_and_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    evidence = {
+        "wealth": 12.34, "alpha": 0.001, "wins": 7, "losses": 2, "pending": 3, "gain_low": -0.01, "gain_high": 0.2,
+        "warning": "less sure", "margin_left": 0.007, "non_inferiority_wealth": 12.34, "margin_debited": 0.0,
+        "control_labels": 14, "control_gain_low": -0.01, "control_gain_high": 0.314, "guards": 3.52,
+    }  # fmt: skip
+    move = {"candidate": "desk-2", "stage": "promoted", "paused": "", "reason": "proven", "evidence": evidence}
+    shown = {
+        **move, "task": "desk", "primary": "desk-2", "previous": None, "stage_since": "2026-11-23T12:00:00Z",
+        "canary_wealth": 20.0, "control_percent": 5, "control_until": "2026-11-30T12:00:00Z",
+        "trouble": "Unleash is off",
+        "adapters": {"desk-1": "no answer"},
+    }  # fmt: skip
+    history = [{**move, "at": "2026-11-23T12:00:00Z", "moved_by": "ana"}]
+    monkeypatch.setattr(rollout, "_ask", lambda *_, **__: {"rollouts": [shown], "moves": history})
+    result = CliRunner().invoke(app, ["rollout", "status", "desk"])
+    assert result.exit_code == 0, result.exception
+    for said in (
+        "desk: proven. Until 2026-11-30T12:00:00Z.", "5 % of users still on the base model as control", "ana",
+        "-1.0 to +31.4 points by 14 labels", "3.52 of 20", "0.7 points are left", "desk: less sure", "7 wins, 2 losses",
+    ):  # fmt: skip
+        assert said in result.stdout, said
+    assert "desk waits: Unleash is off" in result.stderr and "desk-1: no answer" in result.stderr
