@@ -30,6 +30,7 @@ from deploy.demo.data.texts_file import TEXTS_WAY_OUT, read_texts
 from deploy.demo.errors import CandidateStopped
 from deploy.demo.pairs import PairLedger
 from deploy.demo.report import report as reports
+from deploy.demo.report.blocks import Report
 from deploy.demo.report.result import LoopResult
 from deploy.demo.reviewers import Reviewers, faulty_labels
 from deploy.demo.settings import DataOptions, LoopOptions, LoopSettings
@@ -130,7 +131,7 @@ async def _improve(loop: LoopContext) -> None:
     await prove_live(loop)
 
 
-def _report(loop: LoopContext) -> reports.Report:
+def _report(loop: LoopContext) -> Report:
     settings, task, cycle_id = loop.setup.settings, loop.setup.task, loop.result.cycle.cycle_id
     unleash, credentials = without_credentials(settings.unleash), settings.home / "secrets" / "stack.json"
     addresses = {
@@ -139,9 +140,7 @@ def _report(loop: LoopContext) -> reports.Report:
         "Unleash": f"{unleash} (user admin, password in {credentials})",
     }
     canary_wealth = task.rollout.canary_wealth
-    return reports.Report(
-        loop.result, loop.reviewers.counts, loop.pairs, loop.terminal.seconds, addresses, canary_wealth
-    )
+    return Report(loop.result, loop.reviewers.counts, loop.pairs, loop.terminal.seconds, addresses, canary_wealth)
 
 
 @contextlib.asynccontextmanager

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from shared.report.blocks import Block
@@ -75,13 +74,3 @@ class Terminal:
     def show(self, *blocks: Block) -> None:
         """Print blocks of a report."""
         print_blocks(blocks, self._console)
-
-    def table(self, title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-        """Print a table of results."""
-        heading = Text(title, "table.title")
-        table = Table(title=heading, title_justify="left", header_style="bold", show_lines=False, pad_edge=False)
-        for number, column in enumerate(columns):
-            table.add_column(column, overflow="fold", justify="left" if number == 0 else "default")
-        for row in rows:
-            table.add_row(*(Text(str(cell)) for cell in row))
-        self._console.print(table)

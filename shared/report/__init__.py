@@ -4,5 +4,5 @@ blocks.py        the blocks: texts, tables, plots, sections
 written.py       how numbers and intervals are written
 html.py          blocks as HTML: a page that stands alone, or a part of the console's
 terminal.py      blocks in the terminal
-evaluation.py, rollout.py, learning.py    a result as blocks
+dataset.py, learning.py, evaluation.py, rollout.py    a result as blocks
 """

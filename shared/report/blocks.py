@@ -5,7 +5,7 @@ A text may quote a user: a printer shows it as it is and never reads it as marku
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -79,12 +79,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Bars:
-    """Rows that are compared on a scale from 0 to `most`: a name, a value of each series, and the name's tone."""
+    """Rows that are compared on a scale from 0 to `most`: name → a value of each series. `bad`: names in red."""
 
     title: str
     series: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[Interval | float | None], Tone]]
+    rows: Mapping[str, Sequence[Interval | float | None]]
     most: float = 1.0
+    bad: Collection[str] = ()
 
 
 @dataclass(frozen=True)

@@ -289,11 +289,13 @@ def _judge_blocks(judge: JudgeReport) -> list[Block]:
 def _part_blocks(parts: Sequence[PartScore]) -> list[Block]:
     """Both arms on parts of the evaluation set: where the candidate loses most first."""
     parts = sorted(parts, key=lambda part: (not part.worse, part.gain.value, -part.rows))
+    names = {part: f"{part.name} ({part.rows:,})" for part in parts}
     bars = [
         Bars(
             _KINDS[kind],
             _ARMS,
-            [(f"{x.name} ({x.rows:,})", (x.candidate, x.production), "bad" if x.worse else "") for x in of_kind],
+            {names[part]: (part.candidate, part.production) for part in of_kind},
+            bad={names[part] for part in of_kind if part.worse},
         )
         for kind in get_args(PartKind)
         if (of_kind := [part for part in parts if part.kind == kind][:_MAX_BARS])

@@ -12,8 +12,14 @@ _MAX_MODES = 12
 
 
 def failure_blocks(event: dict[str, Any]) -> list[Block]:
-    """The failure modes of a `failures.clustered`, the largest first, with their most typical examples."""
-    modes = event["modes"]
+    """What a `failures.clustered` found."""
+    count = len(event["modes"]) + event.get("modes_left_out", 0)
+    figures = Figures({"suspects": event["suspects"], "failure modes": count, "in no mode": event["noise"]})
+    return [figures, modes_table(event["modes"]) if event["modes"] else Text("No mode yet.", "note")]
+
+
+def modes_table(modes: Sequence[dict[str, Any]]) -> Table:
+    """Failure modes, the largest first, with their most typical examples."""
     rows = [
         (
             mode["name"],
@@ -25,10 +31,7 @@ def failure_blocks(event: dict[str, Any]) -> list[Block]:
         )
         for mode in sorted(modes, key=lambda mode: -mode["size"])[:_MAX_MODES]
     ]
-    count = len(modes) + event.get("modes_left_out", 0)
-    figures = Figures({"suspects": event["suspects"], "failure modes": count, "in no mode": event["noise"]})
-    columns = ("failure mode", "", "size", "share", "confidence", "most typical examples")
-    return [figures, Table(columns, rows) if rows else Text("No mode yet.", "note")]
+    return Table(("failure mode", "", "size", "share", "confidence", "most typical examples"), rows)
 
 
 def loss_plot(curves: dict[str, Sequence[tuple[float, float]]]) -> Plot:

@@ -42,7 +42,7 @@ def problems(report: dict[str, Any], page: str) -> list[str]:
             and all(result["candidate"]["confident_wrong"] for result in attacked.values()),
         "the costs a month are missing": all(row["cost_per_month"] is not None for row in measured.values()),
         "report.html does not show the approaches, or not first what they say":
-            'data-name="approach"' in page and -1 < page.find('class="finding"') < page.find('class="verdict"'),
+            'data-name="approach"' in page and -1 < page.find('class="text"') < page.find('class="verdict'),
         "report.html does not link the inspection of the data set": 'href="dataset.html"' in page,
     }  # fmt: skip
     return [problem for problem, fine in checks.items() if not fine]

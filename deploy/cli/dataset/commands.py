@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 
 from deploy.cli.dataset.differing import DifferingRow, compare_versions
 from deploy.cli.dataset.export import export as export_version
 from deploy.cli.dataset.versions import open_store, read_manifest, read_report, versions_of
-from deploy.cli.output import build_table, print_table, say
-from schemas.base import CheckResult
+from deploy.cli.output import console, say
 from schemas.quality import QualityReport
+from shared.report.blocks import Link, Table, Tag
+from shared.report.dataset import inspection_blocks
+from shared.report.terminal import print_blocks, print_table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,7 +26,6 @@ app = typer.Typer(
     A version never changes: its id is a hash of its rows. Where the artifacts are is a setting (RATCHET_ARTIFACTS).""",
 )
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_STYLES = {CheckResult.PASSED: "green", CheckResult.FAILED: "red", CheckResult.UNKNOWN: "yellow"}
 
 
 class Form(StrEnum):
@@ -49,15 +49,20 @@ def list_versions(
         typer.echo(json.dumps([{"id": v.name, **_summary(v.report)} for v in found], indent=2))
         return
     columns = ("version", "built", "cycle", "training", "held out", "left out", "checks")
-    table = build_table(*columns, whole=columns[:3])
-    for version in found:
-        report = version.report
-        counts = (f"{report.train_examples:,}", f"{report.eval_examples:,}", f"{_left_out(report):,}")
-        name = version.name if report.passed else "stopped"
-        built = f"{report.created_at:%Y-%m-%d %H:%M}"
-        style = None if report.passed else "yellow"
-        table.add_row(name, built, report.cycle_id or "–", *counts, version.checks(), style=style)
-    print_table(table)
+    rows = [
+        (
+            version.name if report.passed else Tag("stopped", "open"),
+            f"{report.created_at:%Y-%m-%d %H:%M}",
+            report.cycle_id,
+            report.train_examples,
+            report.eval_examples,
+            sum(count.count for count in report.left_out),
+            version.checks(),
+        )
+        for version in found
+        for report in (version.report,)
+    ]
+    print_table(Table(columns, rows, whole=columns[:3]), console)
 
 
 @app.command()
@@ -81,8 +86,7 @@ def show(
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:
-        _show(report)
-        say(f"The report as a page: {address}/quality.html")
+        print_blocks([*inspection_blocks(report), Link("The report as a page", f"{address}/quality.html")], console)
     raise typer.Exit(not report.passed)
 
 
@@ -105,11 +109,13 @@ def diff(
     if as_json:
         typer.echo(json.dumps(found.body(), indent=2, ensure_ascii=False))
         return
-    table = build_table("rows", "", "prediction", "before", "after", "asked", whole=("prediction",))
-    for kind, (count, rows) in found.kinds.items():
-        for number, row in enumerate(rows or [None]):
-            table.add_row(f"{count:,}" if number == 0 else "", kind if number == 0 else "", *_cells(row))
-    print_table(table)
+    cells = [
+        (*((count, kind) if number == 0 else ("", "")), *_cells(row))
+        for kind, (count, rows) in found.kinds.items()
+        for number, row in enumerate(rows or [None])
+    ]
+    columns = ("rows", "", "prediction", "before", "after", "asked")
+    print_table(Table(columns, cells, whole=("prediction",)), console)
 
 
 @app.command()
@@ -141,38 +147,6 @@ def export(
 def _summary(report: QualityReport) -> dict[str, Any]:
     fields = {"dataset_id", "cycle_id", "parent", "created_at", "passed", "train_examples", "eval_examples", "left_out"}
     return report.model_dump(mode="json", include=fields)
-
-
-def _left_out(report: QualityReport) -> int:
-    return sum(count.count for count in report.left_out)
-
-
-def _show(report: QualityReport) -> None:
-    name = report.dataset_id or f"the build of {report.cycle_id}"
-    if report.passed:
-        say(f"{name}: passed", "green")
-    else:
-        say(f"{name}: stopped, nobody trains on it", "red")
-    checks = build_table("check", "", "value", "limit", "what was found")
-    for check in report.checks:
-        value = "–" if check.measured is None else f"{check.measured:,.4g}"
-        result = Text(check.result.value, style=_STYLES[check.result])
-        checks.add_row(check.title, result, value, check.required, check.detail)
-    print_table(checks)
-    places = build_table("rows", "end in", "because")
-    places.add_row(f"{report.train_examples:,}", "training", "")
-    places.add_row(f"{report.eval_examples:,}", "held out", "")
-    for count in report.left_out:
-        places.add_row(f"{count.count:,}", count.fate.replace("_", " "), count.reason.replace("_", " "))
-    print_table(places)
-    for measure in report.measures:
-        say(f"{measure.title}: {measure.summary}")
-    if report.changes is not None:
-        changes = ", ".join(f"{n:,} {kind}" for kind, n in report.changes.model_dump().items())
-        say(f"Since {report.parent}: {changes}")
-    for check in report.checks:
-        if check.result is not CheckResult.PASSED and check.way_out:
-            say(f"{check.title}: {check.way_out}", _STYLES[check.result])
 
 
 def _cells(row: DifferingRow | None) -> tuple[str, str, str, str]:

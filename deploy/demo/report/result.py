@@ -8,7 +8,6 @@ from typing import Any
 
 from deploy.demo.report.measure import Measurement
 from deploy.demo.settings import Fault
-from schemas.adversarial import AdversarialReport
 from schemas.approaches import ApproachTable
 from schemas.base import CheckResult
 from schemas.quality import QualityReport
@@ -34,12 +33,6 @@ class LearningCycle:
         """The adapter beside cheap rivals; None: there was no evaluation."""
         table = (self.evaluation or {}).get("approaches")
         return None if table is None else ApproachTable.model_validate(table)
-
-    @property
-    def adversarial(self) -> AdversarialReport | None:
-        """Both arms on inputs that mislead; None: there was no evaluation, or the task wants no such inputs."""
-        report = (self.evaluation or {}).get("adversarial")
-        return None if report is None else AdversarialReport.model_validate(report)
 
 
 @dataclass

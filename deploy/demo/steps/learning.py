@@ -11,7 +11,9 @@ from deploy.demo.steps.inspection import show_inspection
 from deploy.demo.terminal import StepProgress
 from schemas.evaluation import EVALUATION_PAGE
 from schemas.task_settings import Method
+from shared.report.blocks import Section
 from shared.report.evaluation import evaluated_blocks
+from shared.report.learning import failure_blocks
 
 
 async def learn(loop: LoopContext) -> None:
@@ -35,14 +37,7 @@ async def await_failures(loop: LoopContext) -> None:
     with loop.terminal.step("failure modes", f"Cycle {cycle.cycle_id}: failure modes from the suspects"):
         event = await _event(loop, "failures.clustered", 180.0)
     cycle.modes = event["modes"]
-    loop.terminal.table(
-        f"Failure modes: {event['suspects']} suspects, {event['noise']} in no mode",
-        ("mode", "size", "share", "confidence", "most typical example"),
-        (
-            (m["name"], m["size"], f"{m['share']:.0%}", _number(m["mean_confidence"], ".3f"), m["exemplars"][0][:90])
-            for m in sorted(cycle.modes, key=lambda mode: -mode["size"])[:12]
-        ),
-    )
+    loop.terminal.show(Section("Failure modes", failure_blocks(event)))
 
 
 async def await_dataset(loop: LoopContext) -> dict[str, Any]:

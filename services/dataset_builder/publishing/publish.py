@@ -27,10 +27,11 @@ from services.dataset_builder.inspection.gates import label_counts
 from services.dataset_builder.inspection.report import Inspected, quality_report
 from services.dataset_builder.pipeline import Dataset
 from services.dataset_builder.publishing.card import CARD, dataset_card
-from services.dataset_builder.publishing.page import render
 from services.dataset_builder.publishing.versions import KIND
 from shared.files import replaced_atomically, write_atomically
 from shared.identity import content_hash, file_hash
+from shared.report.dataset import inspection_blocks
+from shared.report.html import page
 from shared.storage.artifacts import MANIFEST
 
 INSPECTIONS = "inspections"
@@ -94,7 +95,9 @@ def staged_build(inspected: Inspected, cycle: FailuresClustered, now: datetime, 
         dataset_id = f"{spec.name}-{rows_hash}"
         report = quality_report(inspected, dataset_id, cycle.cycle_id, now)
         write_atomically(staged / "quality.json", report.model_dump_json(indent=2).encode())
-        write_atomically(staged / "quality.html", render(report).encode())
+        write_atomically(
+            staged / "quality.html", page(f"Inspection of {name}", inspection_blocks(report, quoted=True)).encode()
+        )
         files = ["quality.json", "quality.html", REJECTED]
         if report.passed:
             write_atomically(staged / CARD, dataset_card(dataset_id, "jsonl").encode())

@@ -18,7 +18,8 @@ from services.dataset_builder.building.votes import votes_of
 from services.dataset_builder.inspection.gates import evaluate_gates
 from services.dataset_builder.inspection.report import TITLES, Inspected, quality_report
 from services.dataset_builder.pipeline import NO_LABEL, Inputs, build_dataset
-from services.dataset_builder.publishing.page import render
+from shared.report.dataset import inspection_blocks
+from shared.report.html import page
 from tests.conftest import ROOT
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
@@ -142,6 +143,10 @@ def test_every_gate_has_a_title() -> None:
     assert {check.name for check in report.checks} <= set(TITLES)
 
 
+def render(report: QualityReport) -> str:
+    return page("Inspection of desk", inspection_blocks(report, quoted=True))
+
+
 class Page(HTMLParser):
     """The tags of a page, and its text."""
 
@@ -167,32 +172,32 @@ def test_no_text_of_a_report_becomes_markup() -> None:
         name="noise", title=POISON, summary=POISON, figures={POISON: POISON},
         table=Table(columns=(POISON,), rows=((POISON,),)),
     )  # fmt: skip
-    page = Page(render(report_of(rows, measure, gates=(gate,))))
-    assert "script" not in page.tags
-    assert page.text.count(POISON) >= 9
+    shown = Page(render(report_of(rows, measure, gates=(gate,))))
+    assert "script" not in shown.tags
+    assert shown.text.count(POISON) >= 9
 
 
 def test_a_page_of_a_stopped_build_says_why_and_what_to_do_and_loads_nothing() -> None:
     report = report_of([correction(n, SPEC.labels[n % 2]) for n in range(4)])
     markup = render(report)
-    page = Page(markup)
-    assert "Stopped." in page.text
-    assert "Have more answers corrected in the console, or lower dataset.min_examples." in page.text
-    assert "ratchet cycle desk" in page.text
+    shown = Page(markup)
+    assert "Stopped." in shown.text
+    assert "Have more answers corrected in the console, or lower dataset.min_examples." in shown.text
+    assert "ratchet cycle desk" in shown.text
     assert not re.search(r"https?://|url\(", markup)
 
 
 def test_a_page_shows_every_check_in_words_and_the_bars_of_every_label() -> None:
-    page = Page(render(QualityReport.model_validate_json(GOLDEN.read_text())))
+    shown = Page(render(QualityReport.model_validate_json(GOLDEN.read_text())))
     report = QualityReport.model_validate_json(GOLDEN.read_text())
     for check in report.checks:
-        assert f"{check.title} {check.result.value}" in page.text
-    shown = [page.text.rindex(f"{check.title} {check.result.value}") for check in report.checks]
-    assert sorted(shown) == [shown[1], shown[2], shown[0]]  # Failed, unknown, passed.
+        assert f"{check.title} {check.result.value}" in shown.text
+    at = [shown.text.rindex(f"{check.title} {check.result.value}") for check in report.checks]
+    assert sorted(at) == [at[1], at[2], at[0]]  # Failed, unknown, passed.
     for measure in report.measures:
-        assert measure.summary in page.text
-    assert page.tags.count("svg") == 2
-    assert page.tags.count("rect") >= 2 * len(report.labels)
+        assert measure.summary in shown.text
+    assert shown.tags.count("svg") == 2
+    assert shown.tags.count("rect") >= 2 * len(report.labels)
 
 
 @pytest.mark.parametrize("kind", [TaskKind.GENERATION])

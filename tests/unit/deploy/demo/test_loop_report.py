@@ -7,7 +7,7 @@ import pytest
 from tests.e2e.loop_report import APPROACHES, MISLEADING, problems
 
 PAGE = (
-    '<h1>support-desk</h1><p class="finding">x</p><p class="verdict">y</p><td data-name="approach">'
+    '<h1>support-desk</h1><p class="text">x</p><p class="verdict good">y</p><td data-name="approach">'
     '<a href="dataset.html">' + "<svg></svg>" * 5
 )
 MEASURED = [

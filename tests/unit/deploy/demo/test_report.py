@@ -14,8 +14,9 @@ from deploy.demo.clients import GatewayAnswer
 from deploy.demo.data.csv_file import DataRow
 from deploy.demo.errors import CycleStepFailed, StepTimeout
 from deploy.demo.pairs import PairLedger
+from deploy.demo.report.blocks import Report
 from deploy.demo.report.measure import measure, percentile, wilson
-from deploy.demo.report.report import Report, as_json, write
+from deploy.demo.report.report import as_json, write
 from deploy.demo.report.result import LearningCycle, LiveTest, LoopResult
 from deploy.demo.reviewers import ReviewCounts
 from deploy.demo.settings import Fault
@@ -147,7 +148,13 @@ def report(promoted: bool) -> Report:
     ledger = PairLedger()
     for n in range(30):
         ledger.add(evidence(n, n))
-    change = {"stage": "canary", "reason": "wealth", "evidence": evidence(29, 29), "candidate_adapter": "c"}
+    change = {
+        "occurred_at": "2026-11-23T12:00:00Z",
+        "stage": "canary",
+        "reason": "wealth",
+        "evidence": evidence(29, 29),
+        "candidate_adapter": "c",
+    }
     mode = {"name": "card lost", "size": 9, "share": 0.3, "mean_confidence": None, "exemplars": ["where <b>is</b>"]}
     result = LoopResult(
         task="t",
@@ -180,7 +187,7 @@ def test_the_report_s_contract_has_these_keys() -> None:
 def test_the_page_is_self_contained_and_escapes_what_users_wrote(tmp_path: Path) -> None:
     write(report(promoted=False), tmp_path)
     text = (tmp_path / "report.html").read_text()
-    assert text.count("<svg") == 5
+    assert text.count("<svg") == 6
     assert "&lt;script&gt;" in text
     assert "where &lt;b&gt;is" in text
     assert "src=" not in text

@@ -145,6 +145,7 @@ class FakeServices:
 
     def add_stage(self, stage: str) -> None:
         event = {
+            "occurred_at": utc_now().isoformat(),
             "stage": stage,
             "rollout_id": "r1",
             "reason": "wealth",

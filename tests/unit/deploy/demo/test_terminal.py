@@ -7,6 +7,7 @@ import io
 from rich.console import Console
 
 from deploy.demo.terminal import Terminal
+from shared.report.blocks import Table
 
 
 def test_no_text_is_read_as_markup_or_emoji() -> None:
@@ -15,6 +16,6 @@ def test_no_text_is_read_as_markup_or_emoji() -> None:
     with terminal.step("step", odd) as progress:
         progress.update(1, 2, odd)
     terminal.say(odd, (odd, "red"))
-    terminal.table(odd, ("column",), [(odd,)])
+    terminal.show(Table(("column",), [(odd,)], odd))
     assert output.getvalue().count(odd) == 5
     assert "step" in terminal.seconds

@@ -23,7 +23,7 @@ BLOCKS = [
     Text(POISON), Text(POISON, "bad", POISON), Link(POISON, '"><b>'), PLOT,
     Table((POISON, ""), [(POISON, Tag(POISON, "good")), (Link(POISON, "/x"), None)], POISON),
     Section(POISON, [Section(POISON, [Text(POISON)], folded=True)]),
-    Bars(POISON, (POISON, "other"), [(POISON, (INTERVAL, 0.25), "bad"), ("none", (None, Share(0.5)), "")]),
+    Bars(POISON, (POISON, "other"), {POISON: (INTERVAL, 0.25), "none": (None, Share(0.5))}, bad={POISON}),
     Matrix(POISON, [POISON, "b"], [POISON, "b"], [(POISON, POISON, 3, 0.75), (POISON, "b", 1, 0.25)]),
 ]  # fmt: skip
 
