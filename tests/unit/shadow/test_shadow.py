@@ -468,7 +468,7 @@ def of_two_tasks() -> list[Considered]:
 async def test_a_task_is_claimed_for_no_longer_than_its_own_replays_take(shadow: Shadow) -> None:
     """Other processes, and its backlog, waited for the slowest task of the batch."""
     shadow.replays._engine = OtherTaskWaits(shadow)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await shadow.replays.run(of_two_tasks())
     assert Counter(event.task for event in shadow.published.events) == {SPEC.name: 9, "other": 1}
 
@@ -534,16 +534,16 @@ async def test_a_task_that_fails_while_others_wait_for_their_turn_is_tried_with_
 class Counting(BothArms):
     """Counts how many are asked at the same time, and answers none before it is asked so many."""
 
-    def __init__(self, seconds: float, at_once: int = 1) -> None:
+    def __init__(self, at_once: int) -> None:
         super().__init__()
-        self._seconds, self._at_once, self._now, self.most = seconds, at_once, 0, 0
+        self._at_once, self._now, self.most = at_once, 0, 0
 
     async def candidate(self, rollout: RolloutChanged, request: Request) -> Replay | None:
         self._now += 1
         self.most = max(self.most, self._now)
         while self.most < self._at_once:
             await asyncio.sleep(0.001)
-        await asyncio.sleep(self._seconds)
+        await asyncio.sleep(0.01)
         self._now -= 1
         return self.given
 
@@ -559,7 +559,7 @@ def of_tasks(count: int) -> list[Considered]:
 
 
 async def test_all_tasks_together_have_four_times_the_places_of_one(database: Database) -> None:
-    shadow = await Shadow.on(database, engine=(engine := Counting(0.01, at_once=16)))
+    shadow = await Shadow.on(database, engine=(engine := Counting(at_once=16)))
     async with asyncio.timeout(PATIENCE_SECONDS):
         await shadow.replays.run(of_tasks(8))
     assert (engine.most, len(shadow.published.events)) == (16, 32)
@@ -568,11 +568,16 @@ async def test_all_tasks_together_have_four_times_the_places_of_one(database: Da
 async def test_what_waits_for_a_place_beyond_the_end_of_its_batch_waits_for_the_next_one(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.shadow.replays.MAX_BATCH_SECONDS", 0.5)
-    monkeypatch.setattr("services.shadow.replays.BURST_SECONDS", 0.0)
-    shadow = await Shadow.on(database, engine=Counting(2.0))
-    with pytest.raises(Paused, match="16 replays wait"):
-        await shadow.replays.run(of_tasks(8))
+    class TakesTooLong(Counting):
+        async def candidate(self, rollout: RolloutChanged, request: Request) -> Replay | None:
+            replay = await super().candidate(rollout, request)
+            monkeypatch.setattr("services.shadow.replays.BURST_SECONDS", -PATIENCE_SECONDS)  # The batch's time is over.
+            return replay
+
+    shadow = await Shadow.on(database, engine=TakesTooLong(at_once=16))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        with pytest.raises(Paused, match="16 replays wait"):
+            await shadow.replays.run(of_tasks(8))
     assert len(shadow.published.events) == 16
 
 
