@@ -15,7 +15,9 @@ import typer
 
 from deploy.cli.output import build_table, print_table, say, warn
 from deploy.cli.tasks import ask_scheduler
-from deploy.lineage import AdapterUse, Lineage, lineage_of, predictions_of
+from deploy.lineage import HELD_OUT, LEFT_OUT, TRAINED, AdapterUse, Lineage, lineage_of, predictions_of
+from schemas.datasets import PREFERENCES
+from schemas.golden import GOLDEN_ROWS
 from services.scheduler.settings import SchedulerSettings
 from shared.errors import DependencyUnavailable
 from shared.storage.artifacts import ArtifactStore
@@ -178,9 +180,9 @@ def _report(
         "predictions": predictions,
         "forgotten_until": None if until is None else until.isoformat(),
         "tasks": list(roles),
-        "datasets": [asdict(use) for use in lineage.datasets],
-        "golden_sets": [asdict(use) for use in lineage.golden],
-        "inspections": [asdict(use) for use in lineage.inspections],
+        "datasets": [use.as_json() for use in lineage.datasets],
+        "golden_sets": [use.as_json() for use in lineage.golden],
+        "inspections": [use.as_json() for use in lineage.inspections],
         "adapters": adapters,
         "unknown": lineage.unknown,
         "next": [*_next_steps(adapters), *_deletable(lineage)],
@@ -223,6 +225,8 @@ def _deletable(lineage: Lineage) -> list[str]:
     return [f"Inspections of stopped builds may quote them, and nothing needs these folders: delete {folders}"]
 
 
+_FILES = (TRAINED, HELD_OUT, LEFT_OUT, PREFERENCES)
+"""As the columns of the table."""
 _ROLES = {
     "primary": "serves everyone", "previous": "serves after a rollback",
     "candidate": "is compared with production, or waits for that", None: "not in use",
@@ -245,15 +249,13 @@ def _show(report: dict[str, Any]) -> None:
             "dataset version", "task", "trained on", "held out", "rejected", "compared", whole=("dataset version",)
         )
         for use in report["datasets"]:
-            versions.add_row(
-                use["dataset_id"], use["task"], *(str(use[n]) for n in ("training", "held_out", "rejected", "compared"))
-            )
+            versions.add_row(use["name"], use["task"], *(str(use["rows"].get(file, 0)) for file in _FILES))
         print_table(versions)
     if report["inspections"]:
         columns = ("inspection of a stopped build", "task", "left-out rows of theirs")
         inspections = build_table(*columns, whole=columns[:1])
         for use in report["inspections"]:
-            inspections.add_row(use["cycle_id"], use["task"], str(use["rejected"]))
+            inspections.add_row(use["name"], use["task"], str(use["rows"][LEFT_OUT]))
         print_table(inspections)
     if report["adapters"]:
         adapters = build_table("adapter", "task", "examples of theirs", "now", whole=("adapter",))
@@ -264,7 +266,7 @@ def _show(report: dict[str, Any]) -> None:
     for task, rows in report["golden_rows"].items():
         say(f"{task}'s golden set {verb} {rows} rows of theirs.")
     for use in report["golden_sets"]:
-        say(f"The golden set {use['set_id']} has {use['rows']} of them until you delete {use['uri']}.")
+        say(f"The golden set {use['name']} has {use['rows'][GOLDEN_ROWS]} of them until you delete {use['uri']}.")
     for folder, reason in report["unknown"].items():
         say(f"unknown for {folder}: {reason}", "yellow")
     for step in report["next"]:

@@ -21,8 +21,6 @@ It is called from any thread.
 """
 
 POLL_SECONDS = 0.3
-HEALTHY_AFTER_SECONDS = 4.0
-"""A part without a port cannot be probed: it counts as healthy when it has run this long."""
 MAX_CRASHES = 3
 """A part that crashes this often before its first answer is stopped and reported as failed."""
 
@@ -150,9 +148,9 @@ class StackStartup:
                 break
             if record.running:
                 failure = part.probe(config)
-                if failure is None and (part.ports or record.running_seconds >= HEALTHY_AFTER_SECONDS):
+                if failure is None:
                     return
-                problem = failure or "it exited soon after its start"
+                problem = failure
             self._report(part.name, "starting", f"exited {record.restarts}×, restarting" if record.restarts else "")
             time.sleep(POLL_SECONDS)
         if record := records.read(config, part.name):

@@ -28,7 +28,6 @@ import numpy as np
 from deploy.demo.clients import TIMEOUT, GatewayAnswer, GatewayClient
 from deploy.demo.data.csv_file import DataRow, read_rows
 from deploy.demo.data.split import SIMILARITY, split_rows
-from deploy.demo.report.measure import wilson
 from deploy.demo.settings import DataOptions, LoopOptions, LoopSettings, PlannedMistakes
 from deploy.demo.stack import bring_up, take_down
 from deploy.demo.story import run
@@ -36,6 +35,7 @@ from deploy.demo.terminal import Terminal
 from deploy.devstack.parts.services import probe_readiness
 from schemas.catalog import topic_of
 from schemas.predictions import Confidence, PredictionLogged
+from services.evaluator.statistics.intervals import wilson
 from shared.kafka.clients import open_consumer
 from shared.model.near_duplicates import NearDuplicates
 from tests.benchmarks.calibration import best_possible_lowest_tenth, draw, figures, perfect_ece

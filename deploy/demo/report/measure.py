@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deploy.demo.clients import GatewayAnswer
 from schemas.base import Interval
-
-Z95 = 1.959963984540054
-
-
-def wilson(correct: int, n: int) -> Interval:
-    """Return the share `correct / n` with its 95 % Wilson score interval; for n = 0 the interval is 0 to 1."""
-    if not 0 <= correct <= n:
-        raise ValueError(f"{correct} of {n}")
-    if n == 0:
-        return Interval(value=0.0, low=0.0, high=1.0, n=0)
-    share, z2 = correct / n, Z95 * Z95
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return Interval(value=share, low=max(min(centre - half, share), 0.0), high=min(max(centre + half, share), 1.0), n=n)
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """Return the nearest-rank percentile; 0 for no values."""
-    ordered = sorted(values)
-    return ordered[max(math.ceil(share * len(ordered)) - 1, 0)] if ordered else 0.0
+from services.evaluator.rivals.table import percentile
+from services.evaluator.statistics.intervals import wilson
 
 
 @dataclass(frozen=True)

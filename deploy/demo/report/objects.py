@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from deploy.demo.clients import GatewayAnswer
-from deploy.demo.report.measure import Measurement, measure, wilson
+from deploy.demo.report.measure import Measurement, measure
 from schemas.tasks import TaskSpec
+from services.evaluator.statistics.intervals import wilson
 from shared.answers import answer_form
 from shared.grading.fields import fields_f1
 

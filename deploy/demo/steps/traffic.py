@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 
 from deploy.demo.clients import GatewayAnswer
-from deploy.demo.report.measure import Measurement, measure, percentile
+from deploy.demo.report.measure import Measurement, measure
 from deploy.demo.report.objects import measure_objects
 from deploy.demo.report.texts import measure_texts
 from deploy.demo.settings import Fault
 from deploy.demo.state import LoopContext
 from deploy.demo.steps.cycle import poll
 from schemas.tasks import TaskKind, TaskSpec
+from services.evaluator.rivals.table import percentile
 from shared.errors import RatchetError
 
 CONCURRENCY = 8

@@ -19,7 +19,6 @@ import psutil
 
 _PR_SET_PDEATHSIG = 1
 _ZOMBIE, _DEAD = b"Z", b"X"
-_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 _libc = ctypes.CDLL(None)
 
 
@@ -47,10 +46,6 @@ class ProcessIdentity:
         except OSError:
             return False
         return (started, _boot()) == (self.started, self.boot) and state not in (_ZOMBIE, _DEAD)
-
-    def seconds(self) -> float:
-        """Return how long ago it was started, if it runs."""
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - self.started / _TICKS_A_SECOND
 
     def signal(self, number: int) -> None:
         """Send a signal if the process still runs."""

@@ -47,11 +47,6 @@ class PartRecord:
     def running(self) -> bool:
         return self.child is not None and self.child.alive()
 
-    @property
-    def running_seconds(self) -> float:
-        """How long the child has been running; 0 if it is not."""
-        return self.child.seconds() if self.child and self.running else 0.0
-
 
 def read(config: StackConfig, part: str) -> PartRecord | None:
     """Return the part's record, or None if `up` has not started it."""

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.demo.data.csv_file import DataRow
-from deploy.demo.report.measure import wilson
 from schemas.base import Interval
 from schemas.datasets import Example
+from services.evaluator.statistics.intervals import wilson
 
 
 def bag_of_words_accuracy(dataset: Path, held_out: Sequence[DataRow]) -> Interval | None:

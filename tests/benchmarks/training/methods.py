@@ -19,12 +19,12 @@ from typing import Any
 import httpx
 
 from deploy.demo.data.csv_file import DataRow
-from deploy.demo.report.measure import wilson
 from deploy.demo.settings import LoopSettings
 from deploy.demo.stack import bring_up, take_down
 from schemas.base import Interval
 from schemas.task_settings import TrainingSettings
 from schemas.tasks import TaskKind, TaskSpec
+from services.evaluator.statistics.intervals import wilson
 from services.gateway.auth.keys import ApiKey, new_key, write_keys
 from services.gateway.settings import GatewaySettings
 from shared.identity import folder_hash

@@ -18,10 +18,10 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from deploy.demo.report.measure import wilson
 from deploy.devstack.config import StackConfig
 from schemas.task_settings import TrainingSettings
 from schemas.tasks import TaskKind, TaskSpec
+from services.evaluator.statistics.intervals import wilson
 from services.trainer.recipe.engine import Packing, score_rows
 from services.trainer.recipe.packing import PACKED_ATTENTION
 from services.trainer.rows import tokenize_rows

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from deploy.cli import forget as command
 from deploy.cli.app import app
-from deploy.lineage import lineage_of
+from deploy.lineage import HELD_OUT, LEFT_OUT, TRAINED, lineage_of
 from schemas.conversation import Answer, Message, Role
 from schemas.datasets import PREFERENCES, DatasetManifest, Example, Fate, LeftOutExample, PreferredAnswer
-from schemas.golden import GoldenRow
+from schemas.golden import GOLDEN_ROWS, GoldenRow
 from schemas.lake import PREDICTIONS
 from schemas.quality import InspectionManifest
 from shared.storage.artifacts import ArtifactStore
@@ -98,7 +98,7 @@ def artifacts(tmp_path: Path) -> Artifacts:
 
 def test_adapters_are_found_by_the_people_they_were_trained_on(artifacts: Artifacts) -> None:
     found = lineage_of(artifacts.store, ["u1"], ["desk"], NOON)
-    counts = [(use.dataset_id, use.training, use.held_out, use.people) for use in found.datasets]
+    counts = [(use.name, use.rows[TRAINED], use.rows[HELD_OUT], len(use.people)) for use in found.datasets]
     assert counts == [("desk-1", 1, 0, 1), ("desk-2", 0, 1, 1)]
     assert [(use.adapter, use.dataset_id, use.examples) for use in found.adapters] == [("lora-1", "desk-1", 1)]
     assert found.adapters[0].uri == f"{artifacts.folder}/adapters/lora-1"
@@ -122,7 +122,8 @@ def test_requests_after_the_erasure_do_not_count(artifacts: Artifacts) -> None:
 
 def test_held_out_and_rejected_rows_are_listed_but_train_no_adapter(artifacts: Artifacts) -> None:
     found = lineage_of(artifacts.store, ["u3", "u4", "u1x"], ["desk"], NOON)
-    assert [(use.training, use.held_out, use.rejected, use.people) for use in found.datasets] == [(0, 1, 1, 2)]
+    (use,) = found.datasets
+    assert (use.rows, len(use.people)) == ({HELD_OUT: 1, LEFT_OUT: 1}, 2)
     assert found.adapters == []
 
 
@@ -138,11 +139,11 @@ def test_who_wrote_about_the_answer_of_another_is_found_as_well(artifacts: Artif
     artifacts.inspection("cycle-9", {})
     artifacts.write("inspections/cycle-9/rejected.jsonl", refused.model_dump_json() + "\n")
     found = lineage_of(artifacts.store, ["bob"], ["desk"], NOON)
-    assert [(use.dataset_id, use.training, use.people) for use in found.datasets] == [("desk-3", 1, 1)]
+    assert [(use.name, use.rows[TRAINED], len(use.people)) for use in found.datasets] == [("desk-3", 1, 1)]
     assert [(use.adapter, use.examples) for use in found.adapters] == [("lora-3", 1)]
-    assert [(use.cycle_id, use.rejected, use.people) for use in found.inspections] == [("cycle-9", 1, 1)]
+    assert [(use.name, use.rows[LEFT_OUT], len(use.people)) for use in found.inspections] == [("cycle-9", 1, 1)]
     (both,) = lineage_of(artifacts.store, ["bob", "alice"], ["desk"], NOON).datasets
-    assert (both.training, both.people) == (1, 2)
+    assert (both.rows[TRAINED], len(both.people)) == (1, 2)
     assert lineage_of(artifacts.store, ["bob"], ["desk"], NOON - timedelta(days=1)).datasets == []
 
 
@@ -153,8 +154,8 @@ def test_pairs_that_people_compared_are_found_by_who_was_answered(artifacts: Art
         prediction_ids=("p",), correction_ids=("c",), user_hash="ann", predicted_at=NOON,
     )  # fmt: skip
     artifacts.write(f"datasets/compared/{PREFERENCES}", pair.model_dump_json() + "\n")
-    (use,) = [use for use in lineage_of(artifacts.store, ["ann"], ["desk"], NOON).datasets if use.compared]
-    assert (use.dataset_id, use.compared, use.training, use.people) == ("compared", 1, 0, 1)
+    (use,) = lineage_of(artifacts.store, ["ann"], ["desk"], NOON).datasets
+    assert (use.name, use.rows, use.people) == ("compared", {PREFERENCES: 1}, {"ann"})
 
 
 @pytest.mark.parametrize(("method", "adapters"), [("dpo", ["aligned"]), ("none", [])])
@@ -179,7 +180,7 @@ def test_the_inspections_of_stopped_builds_that_quote_a_person_are_listed(artifa
     artifacts.inspection("cycle-7", {"u1": NOON, "u2": NOON})
     artifacts.inspection("cycle-8", {"u1": NOON + timedelta(days=1)})
     found = lineage_of(artifacts.store, ["u1"], ["desk"], NOON)
-    assert [(use.cycle_id, use.rejected, use.people) for use in found.inspections] == [("cycle-7", 1, 1)]
+    assert [(use.name, use.rows[LEFT_OUT], len(use.people)) for use in found.inspections] == [("cycle-7", 1, 1)]
     assert found.inspections[0].uri == f"{artifacts.folder}/inspections/cycle-7"
     assert lineage_of(artifacts.store, ["u1"], ["other"], NOON).inspections == []
     artifacts.write("inspections/cycle-9/manifest.json", "{")
@@ -223,11 +224,11 @@ def test_golden_sets_with_rows_of_the_people_are_found(artifacts: Artifacts, who
     publish_golden_set(artifacts.store, "desk", rows[2:])
     publish_golden_set(artifacts.store, "other", rows)
     found = lineage_of(artifacts.store, ["u1"], ["desk"], NOON)
-    assert [(use.uri, use.task, use.rows) for use in found.golden] == [(uri, "desk", 1)]
-    (artifacts.folder / "golden" / found.golden[0].set_id / "golden.jsonl").write_text("{oops")
+    assert [(use.uri, use.task, use.rows) for use in found.golden] == [(uri, "desk", {GOLDEN_ROWS: 1})]
+    (artifacts.folder / "golden" / found.golden[0].name / "golden.jsonl").write_text("{oops")
     assert (
         "cannot be read"
-        in lineage_of(artifacts.store, ["u1"], ["desk"], NOON).unknown[f"golden/{found.golden[0].set_id}"]
+        in lineage_of(artifacts.store, ["u1"], ["desk"], NOON).unknown[f"golden/{found.golden[0].name}"]
     )
 
 
@@ -308,7 +309,7 @@ def test_rows_of_golden_sets_are_counted_and_it_is_said_where_they_could_not_be_
 def test_the_inspections_to_delete_are_named(scheduler: Scheduler, tmp_path: Path) -> None:
     Artifacts(tmp_path / "artifacts").inspection("cycle-7", {U1: NOON})
     report = json.loads(scheduler.run("--hash", U1, "--yes", "--json").stdout)
-    assert [use["cycle_id"] for use in report["inspections"]] == ["cycle-7"]
+    assert [use["name"] for use in report["inspections"]] == ["cycle-7"]
     assert report["next"][-1].endswith(f"delete {tmp_path}/artifacts/inspections/cycle-7")
     assert "cycle-7" in scheduler.run("--hash", U1, "--yes").stdout
 

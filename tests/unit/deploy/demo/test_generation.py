@@ -13,7 +13,7 @@ from deploy.demo.data.csv_file import CsvData, DataError, DataRow
 from deploy.demo.data.split import split_texts
 from deploy.demo.data.task_file import apply_generation_file
 from deploy.demo.data.texts_file import read_texts
-from deploy.demo.report.texts import mean_score, measure_texts
+from deploy.demo.report.texts import measure_texts
 from deploy.demo.reviewers import PAIR, Reviewers
 from deploy.demo.settings import DataOptions, LoopOptions, PlannedMistakes
 from deploy.demo.story import read_data
@@ -122,4 +122,3 @@ def test_the_score_is_the_mean_of_the_tasks_metric_and_a_failed_request_is_worth
     assert measured.text_score.value == pytest.approx((0.75 + 1.0 + 0.0) / 3)
     assert 0.0 <= measured.text_score.low < measured.text_score.value < measured.text_score.high <= 1.0
     assert (measured.failed, measured.by_label) == (1, {})
-    assert mean_score([]).n == 0

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from deploy.demo.clients import GatewayAnswer
 from deploy.demo.data.csv_file import DataRow
 from deploy.demo.errors import CycleStepFailed, StepTimeout
 from deploy.demo.pairs import PairLedger
 from deploy.demo.report.blocks import Report
-from deploy.demo.report.measure import measure, percentile, wilson
+from deploy.demo.report.measure import measure
 from deploy.demo.report.report import as_json, write
 from deploy.demo.report.result import LearningCycle, LiveTest, LoopResult
 from deploy.demo.reviewers import ReviewCounts
@@ -31,27 +29,6 @@ def answer(label: str, text: str, error: str = "", latency_ms: float = 100.0) ->
 
 def evidence(wins: int, labels: int) -> dict[str, Any]:
     return {"wins": wins, "losses": 0, "ties": 4, "pending": 2, "labels": labels, "wealth": 2.0**wins, "alpha": 0.00096}
-
-
-@pytest.mark.parametrize(
-    ("right", "n", "low", "high"),
-    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 100, 0.7222, 0.8749), (19, 100, 0.1251, 0.2778)],
-)
-def test_wilson_intervals_have_their_published_values(right: int, n: int, low: float, high: float) -> None:
-    interval = wilson(right, n)
-    assert interval.low == pytest.approx(low, abs=1e-4)
-    assert interval.high == pytest.approx(high, abs=1e-4)
-
-
-@given(st.integers(0, 500), st.integers(0, 500))
-def test_an_interval_contains_its_share_and_stays_within_0_and_1(right: int, wrong: int) -> None:
-    interval = wilson(right, right + wrong)
-    assert 0.0 <= interval.low <= interval.value <= interval.high <= 1.0
-
-
-def test_percentiles_are_measured_values() -> None:
-    values = [float(n) for n in range(1, 101)]
-    assert (percentile(values, 0.5), percentile(values, 0.95), percentile([], 0.5)) == (50.0, 95.0, 0.0)
 
 
 def test_a_failed_request_is_a_wrong_answer() -> None:
