@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from deploy.demo.clients import GatewayAnswer
 from schemas.base import Interval
-from services.evaluator.rivals.table import percentile
 from services.evaluator.statistics.intervals import wilson
 
 
@@ -48,11 +49,12 @@ def measure(answers: Sequence[GatewayAnswer]) -> Measurement:
             correct[label] += 1
         else:
             wrong[label, answer.text if answer.ok else "(no answer)"] += 1
-    times = [answer.latency_ms for answer in answers if answer.ok]
+    times = [answer.latency_ms for answer in answers if answer.ok] or [0.0]
+    p50, p95 = map(float, np.percentile(times, (50, 95), method="inverted_cdf"))
     return Measurement(
         accuracy=wilson(sum(correct.values()), len(answers)),
-        latency_ms_p50=percentile(times, 0.5),
-        latency_ms_p95=percentile(times, 0.95),
+        latency_ms_p50=p50,
+        latency_ms_p95=p95,
         failed=sum(not answer.ok for answer in answers),
         variants=dict(Counter(answer.variant for answer in answers if answer.ok)),
         by_label={label: (correct[label], total[label]) for label in sorted(total)},

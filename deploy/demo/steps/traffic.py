@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from statistics import median
 
 from deploy.demo.clients import GatewayAnswer
 from deploy.demo.report.measure import Measurement, measure
@@ -12,7 +13,6 @@ from deploy.demo.settings import Fault
 from deploy.demo.state import LoopContext
 from deploy.demo.steps.cycle import poll
 from schemas.tasks import TaskKind, TaskSpec
-from services.evaluator.rivals.table import percentile
 from shared.errors import RatchetError
 
 CONCURRENCY = 8
@@ -95,10 +95,10 @@ async def send_traffic(loop: LoopContext) -> list[GatewayAnswer]:
     failed = [answer for answer in answers if not answer.ok]
     if len(failed) > len(rows) / 2:
         raise RatchetError(f"{len(failed)} of {len(rows)} requests failed ({failed[0].error})", loop.where_to_look)
-    confidences = [answer.confidence for answer in answers if answer.confidence is not None]
+    confidences = [answer.confidence for answer in answers if answer.confidence is not None] or [0.0]
     right = sum(answer.correct for answer in answers)
     loop.terminal.say(
-        f"{right / len(answers):.0%} right, median confidence {percentile(confidences, 0.5):.3f}: it is not calibrated "
+        f"{right / len(answers):.0%} right, median confidence {median(confidences):.3f}: it is not calibrated "
         "and says nothing, so people are asked within their budget" + (f"; {len(failed)} failed" if failed else "")
     )
     return answers
