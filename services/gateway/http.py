@@ -24,7 +24,7 @@ from services.gateway.formats.observed import OBSERVED_APIS
 from services.gateway.formats.openapi import ERRORS, FEEDBACK, document_answer_routes, predictions_schema, request_body
 from services.gateway.formats.responses import ResponsesRequest
 from services.gateway.handlers import MAX_PREDICTIONS, Handlers
-from services.gateway.observability.metrics import Metrics, MetricsMiddleware
+from services.gateway.observability.metrics import Metrics
 from shared.addresses import is_loopback
 from shared.http import build_http
 
@@ -55,7 +55,6 @@ def build_app(
         return _is_local(request) or handlers.has_access(request.headers.raw)
 
     app = build_http("Ratchet gateway", missing, max_body_bytes, notes, sees_details)
-    app.add_middleware(MetricsMiddleware, metrics=metrics)
     for router in routers:
         app.include_router(router)
     _add_other_routes(app, handlers, metrics, admission)

@@ -77,7 +77,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     flags = UnleashFlagReader(settings.unleash, settings.unleash_client_token, settings.unleash_environment, folder)
     replicas, external = _replicas(settings, metrics), _external_api(settings)
     sources = AnswerSources(replicas, external, settings.fallback_model, settings.gateway_forward_identity)
-    media = MediaFolder(settings.media_folder, settings.secrets_folder, settings.media_options)
+    media = MediaFolder(settings.media_folder, settings.secrets_folder, settings.gateway_spool_max_bytes)
     log = SpoolEventLog(settings.spool_folder, settings.secrets_folder, settings.spool_options, metrics, media)
     shipper = supervise_shipper(settings, lambda: log.slot)
     calibrations = CalibrationCache(ArtifactStore(settings.artifacts_uri, settings.home / "cache"))
@@ -107,7 +107,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     )  # fmt: skip
     background = [
         shipper.run_forever, replicas.watch_forever, flags.watch_forever, access.watch_forever, snapshot.sync_forever,
-        calibrations.watch_forever, media.sync_forever,
+        calibrations.watch_forever,
         lambda: exit_with_parent(parent, "the supervisor of this worker is gone"),
     ]  # fmt: skip
     if several_workers:

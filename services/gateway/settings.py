@@ -44,15 +44,6 @@ class BodyLimits:
     silence: float = 30.0
 
 
-@dataclass(frozen=True)
-class MediaOptions:
-    """How durable kept media are, as `SpoolOptions` says. `max_bytes`: of all that wait in the folder."""
-
-    sync: Sync = Sync.INTERVAL
-    sync_seconds: float = 0.5
-    max_bytes: int = 2 * 1024**3
-
-
 class GatewaySettings(Settings):
     gateway_host: str = Field(default="127.0.0.1", description="Address to listen on.")
     gateway_port: int = Field(default=28080, ge=0, le=65_535, description="Port to listen on.")
@@ -249,10 +240,6 @@ class GatewaySettings(Settings):
     def media_folder(self) -> Path:
         """Where media that a task keeps wait for the artifact store, encrypted."""
         return self.spool_folder.with_name("media")
-
-    @property
-    def media_options(self) -> MediaOptions:
-        return MediaOptions(sync=self.gateway_spool_sync, max_bytes=self.gateway_spool_max_bytes)
 
     @property
     def spool_options(self) -> SpoolOptions:

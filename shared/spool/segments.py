@@ -1,8 +1,8 @@
 """The format on disk: a slot's folder holds numbered segments, each a sequence of frames, and a cursor.
 
 One `append` writes one frame: a header (magic, length, XXH3 of what follows, time of the append, CRC-32 of the header
-itself) and one encrypted message with the records. The header's own checksum distinguishes a frame that a crash cut
-short (its length is right, its end is missing) from a damaged one.
+itself) and one encrypted message, the records as MessagePack. The header's own checksum distinguishes a frame that a
+crash cut short (its length is right, its end is missing) from a damaged one.
 
     000000000007.segment      frames; only the process that created it appends to it
     000000000007.quarantine   a segment with a damaged frame, for an operator to examine
@@ -20,21 +20,17 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
+import msgspec
 from xxhash import xxh3_64_intdigest
 
 from shared.privacy.encryption import OVERHEAD_BYTES, Cipher, DecryptionFailed
 from shared.spool.records import Backlog, Record, SpoolPosition
 
-MAGIC = b"RSP2"
+MAGIC = b"RSP3"
 _HEADER_FIELDS = struct.Struct("<4sIQd")  # magic, length of the ciphertext, its checksum, Unix seconds
 _HEADER_CHECKSUM = struct.Struct("<I")
 HEADER_BYTES = _HEADER_FIELDS.size + _HEADER_CHECKSUM.size
-_RECORD = struct.Struct("<HII")  # lengths of topic, key and value
-_HEADER_COUNT = struct.Struct("<H")  # how many headers follow the value
-_RECORD_HEADER = struct.Struct("<HI")  # lengths of name and value
-_WITH_HEADERS = b"\xff"
-"""Prefix of the topic of a record with headers. UTF-8 never begins with it: records without headers keep their format,
-and older code quarantines such a frame as damaged instead of misreading it."""
+_RECORDS = msgspec.msgpack.Decoder(list[Record])
 MAX_FRAME_BYTES = 32 << 20
 
 SEGMENT_SUFFIX = ".segment"
@@ -52,16 +48,8 @@ class Header(NamedTuple):
 
 
 def pack_frame(records: Sequence[Record], cipher: Cipher, now: float) -> bytearray:
-    """Pack records into a frame. Raises struct.error for a record that is too large for the format."""
-    parts: list[bytes] = []
-    for record in records:
-        topic = record.topic.encode()
-        if record.headers:
-            topic = _WITH_HEADERS + topic
-        parts += (_RECORD.pack(len(topic), len(record.key), len(record.value)), topic, record.key, record.value)
-        if record.headers:
-            parts += _pack_headers(record.headers)
-    plain = b"".join(parts)
+    """Pack records into a frame."""
+    plain = msgspec.msgpack.encode(records)
     frame = bytearray(HEADER_BYTES + len(plain) + OVERHEAD_BYTES)
     ciphertext = memoryview(frame)[HEADER_BYTES:]
     cipher.encrypt_into(plain, ciphertext)
@@ -72,45 +60,10 @@ def pack_frame(records: Sequence[Record], cipher: Cipher, now: float) -> bytearr
 
 def unpack_frame(ciphertext: bytes, cipher: Cipher) -> list[Record]:
     """Return the records of a frame's ciphertext. Raises `DecryptionFailed`, `DecryptionKeyMissing`."""
-    data, offset, records = cipher.decrypt(ciphertext), 0, []
     try:
-        while offset < len(data):
-            topic, key, value = _RECORD.unpack_from(data, offset)
-            offset += _RECORD.size
-            ends = (offset + topic, offset + topic + key, offset + topic + key + value)
-            name, parts = data[offset : ends[0]], (data[ends[0] : ends[1]], data[ends[1] : ends[2]])
-            offset = ends[2]
-            if name.startswith(_WITH_HEADERS):
-                headers, offset = _unpack_headers(data, offset)
-                records.append(Record(name[1:].decode(), *parts, headers))
-            else:
-                records.append(Record(name.decode(), *parts))
-    except (struct.error, UnicodeDecodeError):
-        offset = -1
-    if offset != len(data):
-        raise DecryptionFailed("A frame of the spool does not contain records.")
-    return records
-
-
-def _pack_headers(headers: Sequence[tuple[str, bytes]]) -> list[bytes]:
-    parts = [_HEADER_COUNT.pack(len(headers))]
-    for name, value in headers:
-        encoded = name.encode()
-        parts += (_RECORD_HEADER.pack(len(encoded), len(value)), encoded, value)
-    return parts
-
-
-def _unpack_headers(data: bytes, offset: int) -> tuple[tuple[tuple[str, bytes], ...], int]:
-    """Return the headers that begin at `offset`, and where they end."""
-    (count,) = _HEADER_COUNT.unpack_from(data, offset)
-    offset += _HEADER_COUNT.size
-    headers = []
-    for _ in range(count):
-        name, value = _RECORD_HEADER.unpack_from(data, offset)
-        offset += _RECORD_HEADER.size
-        headers.append((data[offset : offset + name].decode(), data[offset + name : offset + name + value]))
-        offset += name + value
-    return tuple(headers), offset
+        return _RECORDS.decode(cipher.decrypt(ciphertext))
+    except msgspec.DecodeError as error:
+        raise DecryptionFailed("A frame of the spool does not contain records.") from error
 
 
 def read_header(data: bytes) -> Header | None:

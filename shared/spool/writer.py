@@ -7,7 +7,6 @@ import errno
 import logging
 import math
 import os
-import struct
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,10 +121,7 @@ class Spool:
         self._lock.close()
 
     def _pack(self, records: Sequence[Record], now: float) -> bytearray:
-        try:
-            frame = pack_frame(records, self._cipher, now)
-        except struct.error as error:
-            raise InvalidMessage(f"A record is too large for the spool's format: {error}") from error
+        frame = pack_frame(records, self._cipher, now)
         if len(frame) > MAX_FRAME_BYTES:
             raise InvalidMessage(f"An append of {len(frame)} bytes; the limit is {MAX_FRAME_BYTES}", "Send less.")
         return frame

@@ -34,7 +34,6 @@ from services.gateway.recording.recorder import Recorder
 from services.gateway.routing.arms import ServingFlags
 from services.gateway.settings import GatewaySettings
 from services.gateway.tasks.served import ServedTasks
-from services.gateway.upstreams.http_client import UpstreamResponse
 from shared.kafka.latest_by_key import LatestByKey
 from shared.spool import Record, Sync
 from tests.benchmarks.table import Measured, compare, report
@@ -97,9 +96,6 @@ class Answers:
     async def post(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> bytes:
         await asyncio.sleep(0)
         return _ANSWER
-
-    async def request(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> UpstreamResponse:
-        return UpstreamResponse(200, {}, await self.post(path, body, lines, model))
 
     def stream(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> Any:
         raise AssertionError("this benchmark does not stream")

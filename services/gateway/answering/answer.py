@@ -129,11 +129,8 @@ class Answerer:
             try:
                 asked, lines = await self._encoded(request, arm), request.exchange.upstream_headers
                 model = arm.model_name(request.task.spec.base_model)
-                response = await self._source(arm).request(request.parsed.upstream_path, asked, lines, model)
-                body, answer = response.body, ApiAnswer(())
-                of_bytes = request.parsed.headers_of_bytes(response.headers)
-                if of_bytes is None:
-                    body, answer = await self._large_work.run(len(body), _converted, request, body)
+                raw = await self._source(arm).post(request.parsed.upstream_path, asked, lines, model)
+                body, answer = await self._large_work.run(len(raw), _converted, request, raw)
                 break
             except UpstreamFailed as error:
                 if not await self._does_without(request, arm, error):
@@ -145,10 +142,7 @@ class Answerer:
             except ValueError as error:  # Includes malformed JSON.
                 await self._recorder.record_observation(request, arm, 502)
                 raise HttpError(502, f"the model server's answer is {error}", "upstream_garbled") from error
-        headers = await self._record(request, arm, answer)
-        if of_bytes is not None:
-            return Reply(200, [*of_bytes, *headers], body)
-        return json_reply(body, headers)
+        return json_reply(body, await self._record(request, arm, answer))
 
     async def _record(self, request: InFlightRequest, arm: Arm, answer: ApiAnswer) -> Headers:
         """Record the answer. Returns the reply's headers."""

@@ -91,26 +91,20 @@ class RequestAdmission:
             raise _too_large(max_bytes)
         held.grow_to(size)
         is_known = not packed and (declared is not None or not more)
-        if is_known and grant.bytes is not None:
+        if is_known:
             self._access.charge(grant, size)
         try:
             if more:
                 pieces = await self._read_rest(body, held, receive, max_bytes)
                 if pieces is None:
-                    if not is_known and grant.bytes is not None:
-                        with contextlib.suppress(HttpError):  # Nobody is there to be told.
-                            self._access.charge(grant, held.size)
                     return None
                 # Joining drops the GIL, so that in a thread it holds nobody up.
                 body = await asyncio.to_thread(b"".join, pieces) if held.size > _LARGE_BYTES else b"".join(pieces)
             if packed:
                 body = await unpack(body, max_unpacked or max_bytes, held.grow_to)
-        except HttpError:
-            if not is_known and grant.bytes is not None:  # Else a key could send garbage past its limit.
+        finally:
+            if not is_known:  # What is refused, too: else a key could send garbage past its limit.
                 self._access.charge(grant, held.size)
-            raise
-        if not is_known and grant.bytes is not None:
-            self._access.charge(grant, held.size)
         return body
 
     async def _read_rest(self, first: bytes, held: HeldBytes, receive: Receive, max_bytes: int) -> list[bytes] | None:

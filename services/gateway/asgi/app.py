@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -49,12 +50,13 @@ class AsgiApp:
             path: _Route(path, endpoint, metrics, error_formats.get(path)) for path, endpoint in endpoints.items()
         }
         self._admission = admission
+        self._metrics = metrics
         metrics.body_bytes.set_function(lambda: admission.in_flight.total)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = self._routes.get(scope["path"]) if scope["type"] == "http" else None
         if route is None:
-            return await self.app(scope, receive, _with_ids(scope, send))
+            return await self._pass_on(scope, receive, send)
         exchange = Exchange(scope["headers"], send, route.error_format)
         held = self._admission.hold()
         status = GATEWAY_STOPPED  # What cancels it but the client is the end of the process.
@@ -63,6 +65,28 @@ class AsgiApp:
         finally:
             held.release()
             route.count(status, exchange.seconds)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have FastAPI answer, under the request's id and trace, and count the request."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        headers, started, status = scope["headers"], time.perf_counter(), 500
+        ids = answer_headers(sent_request_id(headers) or random_id().encode(), event_headers(headers))
+
+        async def send_with_ids(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *ids]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_ids)
+        finally:
+            # The route's pattern, which FastAPI stores in the scope: an invented path must not become a label.
+            route = getattr(scope.get("route"), "path", "none")
+            self._metrics.requests.labels(route, str(status)).inc()
+            self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
 
     async def _serve(
         self, route: _Route, scope: Scope, exchange: Exchange, held: HeldBytes, receive: Receive, send: Send
@@ -128,21 +152,6 @@ def _watch(scope: Scope, exchange: Exchange) -> None:
 
     if (on_disconnect := scope.get("extensions", {}).get(ON_DISCONNECT)) is not None:
         on_disconnect(leave)
-
-
-def _with_ids(scope: Scope, send: Send) -> Send:
-    """Return a `send` that adds the request's id and trace to the answer's headers."""
-    if scope["type"] != "http":
-        return send
-    headers = scope["headers"]
-    ids = answer_headers(sent_request_id(headers) or random_id().encode(), event_headers(headers))
-
-    async def send_with_ids(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", ()), *ids]
-        await send(message)
-
-    return send_with_ids
 
 
 async def _send(send: Send, reply: Reply, id_headers: Headers) -> int:

@@ -136,13 +136,6 @@ class ApiRequest(ABC):
         """Leave out, or say otherwise, what the external API refuses, also where vLLM would take it."""
         return self.do_without(field)
 
-    def headers_of_bytes(self, headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]] | None:
-        """Return what the client gets of the upstream's headers if its answer is no JSON, else None, as a rule.
-
-        Raises ValueError if they are malformed.
-        """
-        return None
-
     @abstractmethod
     def parse_answer(self, body: Any) -> ApiAnswer:
         """Parse the upstream's answer. Raises ValueError if it is malformed."""

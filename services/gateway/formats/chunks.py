@@ -135,11 +135,6 @@ class ChoicesRequest(ApiRequest):
     _stream: bool
     __slots__ = ("_stream", "include_usage", "prediction_count")
 
-    @property
-    def conversation_count(self) -> int:
-        """How many conversations it has, with as many answers each."""
-        return 1
-
     @abstractmethod
     def parse_choice(self, choice: Any) -> Choice:
         """Parse one of an answer's `choices`."""
@@ -157,7 +152,7 @@ class ChoicesRequest(ApiRequest):
             listed, count = body["choices"], self.prediction_count
             if not 1 <= len(listed) <= count:
                 raise ValueError(f"invalid: {len(listed)} choices, but the request asked for {count}")
-            numbers = _put_in_order(listed, count, may_number=len(listed) == count or self.conversation_count == 1)
+            numbers = _put_in_order(listed, count)
             choices = [self.parse_choice(choice) for choice in listed]
             if len(choices) > 1 or numbers[0]:
                 choices = [choice._replace(number=n) for choice, n in zip(choices, numbers, strict=True)]
@@ -260,9 +255,8 @@ class ChunkRelay:
         return b"".join(b"data: " + encode_json(chunk) + b"\n\n" for chunk in held) + b"data: [DONE]\n\n"
 
 
-def _put_in_order(choices: list[Any], count: int, *, may_number: bool) -> Sequence[int]:
-    """Sort choices by their index, the order of the ids; return the indexes. Those that the server does not number get
-    its order, if `may_number`; the only one may have any.
+def _put_in_order(choices: list[Any], count: int) -> Sequence[int]:
+    """Sort choices by their index, the order of the ids; return the indexes. The only one may have any, or none.
 
     `count`: of the answers that the client wants. Raises ValueError if it is not known which of them a choice is, and
     as malformed choices do.
@@ -272,14 +266,8 @@ def _put_in_order(choices: list[Any], count: int, *, may_number: bool) -> Sequen
             choices[0]["index"] = 0
         return range(1)
     indexes = [choice.get("index") for choice in choices]
-    if all(index is None for index in indexes) and may_number:
-        for number, choice in enumerate(choices):
-            choice["index"] = number
-        return range(len(choices))
-    if not all(type(index) is int for index in indexes):
-        raise ValueError("ambiguous: the `index` of some of its choices is no whole number")
-    if len(set(indexes)) < len(indexes) or not all(0 <= index < count for index in indexes):
-        raise ValueError(f"ambiguous: the indexes of its choices are {sorted(indexes)}, of {count} answers")
+    if not all(type(index) is int and 0 <= index < count for index in indexes) or len(set(indexes)) < len(indexes):
+        raise ValueError(f"ambiguous: the indexes of its choices are {indexes!r:.100}, of {count} answers")
     choices.sort(key=itemgetter("index"))
     return sorted(indexes)
 

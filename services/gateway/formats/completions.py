@@ -61,10 +61,6 @@ class CompletionRequest(ChoicesRequest):
         if (self._top is None and not self._echo) or isinstance(self._top, int):
             data["logprobs"] = top_count(int(self._top or 0), task.top_logprobs)
 
-    @property
-    def conversation_count(self) -> int:
-        return len(self._embeds) + len(self._prompts)
-
     def calls(self, media: MediaReferences, *, external: bool = False) -> list[Object]:
         asked, constrained = self._asked(external=external)
         # vLLM answers those of embeddings first.

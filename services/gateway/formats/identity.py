@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -25,8 +24,6 @@ SESSION_FIELD, XARGS = "session_id", "vllm_xargs"
 _PERSONAL_FIELDS = ("user", "safety_identifier", "metadata", CLIENT_METADATA, "prompt_cache_key", SESSION_FIELD)
 """Fields that do not reach the model server: each may name a person."""
 _MAX_NAME, _MAX_VALUE = 64, 512
-_CLAUDE_CODE = re.compile(r"user_([0-9a-f]+)_account_([0-9a-f-]*)_session_([0-9a-f-]+)")
-"""Claude Code's user up to version 2.1.77. Later ones write it as JSON: see `_of_claude_code`."""
 
 _NAMING = (str, int)
 """A tuple: `str | int` makes an object each time that it is asked for."""
@@ -99,9 +96,6 @@ def _of_claude_code(user: str) -> Identity | None:
 
     Taken as it is, each of a person's sessions would be another person. None: another application named the user.
     """
-    if user.startswith("user_"):
-        match = _CLAUDE_CODE.fullmatch(user)
-        return Identity(match[2] or match[1], match[3]) if match else None
     if not user.startswith("{"):
         return None
     try:

@@ -5,18 +5,14 @@ OpenAI's embeddings, and vLLM's rerank (the shape of Jina's and Cohere's API) an
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
-
-import orjson
 
 from services.gateway.formats.api import ApiAnswer, ApiRequest
 from services.gateway.formats.conversation import Object
 from services.gateway.formats.media import MediaReferences
+from services.gateway.formats.validation import bad_request, quoted
 from services.gateway.tasks.served import ServedTask
-
-_BYTES, _METADATA = b"application/octet-stream", b"metadata"
 
 
 class ObservedRequest(ApiRequest):
@@ -50,17 +46,11 @@ class EmbeddingRequest(ObservedRequest):
     path: ClassVar[str] = "/v1/embeddings"
     __slots__ = ()
 
-    def headers_of_bytes(self, headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]] | None:
-        """With vLLM's `encoding_format: bytes` the body is numbers, and a header says where each embedding is."""
-        if headers.get(b"content-type") != _BYTES:
-            return None
-        found = [(b"content-type", _BYTES)]
-        if (metadata := headers.get(_METADATA)) is not None:
-            described = orjson.loads(metadata)
-            if not isinstance(described, dict):
-                raise ValueError("described by something else than an object")
-            found.append((_METADATA, json.dumps({**described, "model": self.task.name}).encode()))
-        return found
+    def __init__(self, data: dict[str, Any], task: ServedTask) -> None:
+        super().__init__(data, task)
+        if (wanted := data.get("encoding_format")) not in (None, "float", "base64"):
+            message = f"`encoding_format` is {quoted(wanted)}; it must be float or base64: answers are JSON"
+            raise bad_request(message, "encoding_format")
 
 
 class ScoreRequest(ObservedRequest):

@@ -51,7 +51,6 @@ _OVERRULED_BY_LABELS = (
 _LAST_EVENTS = {"response.completed", "response.incomplete"}
 _FINISH_REASONS = {"completed": "stop", "max_output_tokens": "length"}
 _CALLS = ("function_call", "custom_tool_call")
-_CALL_DELTAS = {"response.function_call_arguments.delta", "response.custom_tool_call_input.delta"}
 _REASONING_DELTAS = {
     "response.reasoning_text.delta", "response.reasoning.delta", "response.reasoning_summary_text.delta",
 }  # fmt: skip
@@ -160,40 +159,11 @@ class ResponsesRequest(ApiRequest):
         return ResponseRelay(self, ids) if self._stream else None
 
 
-class _PartialCalls:
-    """The calls of a stream, whose arguments may arrive in turns. `index`: of the output item, where the server says
-    it."""
-
-    def __init__(self) -> None:
-        self._calls: list[tuple[Object, list[str] | None]] = []
-        """In the order in which they began, each with the pieces of its arguments until it is whole."""
-        self._open: dict[Any, int] = {}
-        """The number of the call that is open, by the index of its item."""
-
-    def begin(self, index: Any, call: Object) -> None:
-        self._open[index] = len(self._calls)
-        self._calls.append((call, []))
-
-    def add(self, index: Any, piece: str) -> None:
-        """Add a piece of the arguments, to the call that began last if none of that index is open."""
-        number = self._open.get(index, max(self._open.values(), default=None))
-        if number is not None and (pieces := self._calls[number][1]) is not None:
-            pieces.append(piece)
-
-    def end(self, index: Any, call: Object) -> None:
-        """Add the whole call."""
-        number = self._open.pop(index, None)
-        if number is None:
-            self._calls.append((call, None))
-        else:
-            self._calls[number] = (call, None)
-
-    def so_far(self) -> list[Object]:
-        return [call if pieces is None else {**call, "arguments": "".join(pieces)} for call, pieces in self._calls]
-
-
 class ResponseRelay:
-    """A `StreamRelay` of response events. It holds back the last one, which has the whole answer."""
+    """A `StreamRelay` of response events. It holds back the last one, which has the whole answer.
+
+    Of a stream that is cut, a call whose arguments had not all come is left out: nobody could run it.
+    """
 
     def __init__(self, request: ResponsesRequest, ids: Sequence[str]) -> None:
         self._request = request
@@ -201,7 +171,7 @@ class ResponseRelay:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._refusal: list[str] = []
-        self._calls = _PartialCalls()
+        self._calls: list[Object] = []
         self._tokens: list[Token] = []
         self._last: dict[str, Any] = {}
         self._answer: ApiAnswer | None = None
@@ -227,12 +197,8 @@ class ResponseRelay:
             self._reasoning.append(str(event["delta"]))
         elif kind == "response.refusal.delta":
             self._refusal.append(str(event["delta"]))
-        elif kind in _CALL_DELTAS:
-            self._calls.add(event.get("output_index"), str(event["delta"]))
-        elif kind == "response.output_item.added" and event["item"].get("type") in _CALLS:
-            self._calls.begin(event.get("output_index"), _call_of(event["item"]))
         elif kind == "response.output_item.done" and event["item"].get("type") in _CALLS:
-            self._calls.end(event.get("output_index"), _call_of(event["item"]))
+            self._calls.append(_call_of(event["item"]))
         response = event.get("response")
         if kind in _LAST_EVENTS and response is not None:
             self._answer = self._request.parse_answer(response)
@@ -259,7 +225,7 @@ class ResponseRelay:
         if self._answer is not None:
             return self._answer
         refusal, reasoning = "".join(self._refusal) or None, "".join(self._reasoning) or None
-        choice = Choice("".join(self._text), self._tokens, None, self._calls.so_far(), refusal, reasoning)
+        choice = Choice("".join(self._text), self._tokens, None, self._calls, refusal, reasoning)
         return ApiAnswer([choice], TokenUsage(answer_tokens=len(self._tokens)))
 
     def final_events(self, ratchet: Mapping[str, Any]) -> bytes:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.gateway.observability.shipper_status import ShipperStatus
 from shared.spool import Backlog
@@ -126,31 +125,3 @@ def _gauge(name: str, help_text: str, value: float) -> Metric:
 
 def _count(name: str, help_text: str, value: float) -> Metric:
     return CounterMetricFamily(f"ratchet_gateway_{name}", help_text, value=value)
-
-
-class MetricsMiddleware:
-    """ASGI middleware that counts and times every request, including refused ones."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        started = time.perf_counter()
-        status = 500
-
-        async def send_noting_status(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_noting_status)
-        finally:
-            # The route's pattern, which FastAPI stores in the scope: an invented path must not become a label.
-            route = getattr(scope.get("route"), "path", "none")
-            self._metrics.requests.labels(route, str(status)).inc()
-            self._metrics.seconds.labels(route).observe(time.perf_counter() - started)

@@ -12,13 +12,12 @@ from schemas.base import Event
 from schemas.catalog import key_of, topic_of
 from services.gateway.formats.media import InlineMedia
 from services.gateway.observability.metrics import Metrics
+from services.gateway.observability.rate_limited_log import RateLimitedWarning
 from services.gateway.recording.group_commit import GroupCommit
 from services.gateway.recording.media_folder import MediaFolder
 from shared.privacy.encryption import load_cipher
 from shared.spool import Backlog, Record, Spool, SpoolOptions, SpoolUnavailable, Sync
 from shared.tracing import TraceHeaders
-
-_REPEAT_LOG_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ class SpoolEventLog:
         self._media = media
         self._spool: Spool | None = None
         self._group = GroupCommit(self._write)
-        self._logged_at = float("-inf")
+        self._refusals = RateLimitedWarning(logger)
         self.problem = ""
         """Why the last append failed; empty after one that succeeded."""
 
@@ -115,12 +114,9 @@ class SpoolEventLog:
         await self.append(records)
 
     def _count_refusal(self, error: SpoolUnavailable) -> None:
-        """Count the refusal and log an error, but not at every request while the spool stays full."""
         self._metrics.spool_refusals.inc()
         self.problem = error.reason
-        if time.monotonic() - self._logged_at > _REPEAT_LOG_SECONDS:
-            self._logged_at = time.monotonic()
-            logger.error("event not recorded: %s. %s", error.reason, error.way_out)
+        self._refusals.log("event not recorded: %s. %s", error.reason, error.way_out)
 
     @property
     def _open(self) -> Spool:

@@ -2,13 +2,13 @@
 
     <task>.<day>.<user hash, or anonymous>.<name>     the key of the file in the store, with dots
 
-All gateways of a home share it, and any shipper uploads any file: what a gateway leaves that dies needs no owner.
+All gateways of a home share it, and any shipper uploads any file: what a gateway leaves that dies needs no owner. A
+file is synced as it is written, whatever the spool's `sync`: it has a thread to wait in.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import threading
 import time
@@ -20,10 +20,9 @@ from secrets import token_hex
 from typing import NamedTuple
 
 from services.gateway.formats.media import InlineMedia
-from services.gateway.settings import MediaOptions
 from shared.files import sync
 from shared.privacy.encryption import load_cipher
-from shared.spool import SpoolUnavailable, Sync
+from shared.spool import SpoolUnavailable
 from shared.storage.media_files import CIPHER, ROOT, MediaKey, pack
 
 _THREADS = 4
@@ -34,8 +33,6 @@ _HEADERS = 1_024
 _DOTS = 3
 """In the name of a file, unlike in that of a lock."""
 _WAY_OUT = "Find out why the artifact store takes nothing (shipper's log), or raise RATCHET_GATEWAY_SPOOL_MAX_BYTES."
-
-logger = logging.getLogger(__name__)
 
 
 class WaitingFile(NamedTuple):
@@ -57,41 +54,30 @@ def waiting_files(folder: Path) -> list[WaitingFile]:
 
 
 class MediaFolder:
-    """Writes files to the folder. `close` after use."""
+    """Writes files to the folder. `max_bytes`: of all that wait in it. `close` after use."""
 
-    def __init__(self, folder: Path, secrets_folder: Path, options: MediaOptions) -> None:
+    def __init__(self, folder: Path, secrets_folder: Path, max_bytes: int) -> None:
         self._folder = folder
         self._secrets = secrets_folder
-        self._options = options
+        self._max_bytes = max_bytes
         self._threads = ThreadPoolExecutor(_THREADS, "media")
         self._lock = threading.Lock()
         self._waiting = 0
         self._measured_at = float("-inf")
-        self._unsynced: set[Path] = set()
 
     async def start(self) -> None:
         """Load the key."""
         self._cipher = load_cipher(self._secrets, CIPHER)
 
     async def close(self) -> None:
-        """Sync what is not on the disk yet."""
         self._threads.shutdown()
-        if self._options.sync is not Sync.PROCESS:
-            await asyncio.to_thread(self._sync)
 
     async def write(self, media: Collection[InlineMedia]) -> None:
-        """Write contents, all or none as far as the limit goes. When this returns they are as durable as events.
+        """Write contents, all or none as far as the limit goes. When this returns they survive a power cut.
 
         In a thread, so that other requests go on. Raises SpoolUnavailable.
         """
         await asyncio.get_running_loop().run_in_executor(self._threads, self._write, media)
-
-    async def sync_forever(self) -> None:
-        """Background: sync to the disk what was written, if that is not done at each write."""
-        while self._options.sync is Sync.INTERVAL:
-            await asyncio.sleep(self._options.sync_seconds)
-            if self._unsynced:
-                await asyncio.to_thread(self._sync)
 
     def _write(self, media: Collection[InlineMedia]) -> None:
         self._reserve(sum((len(item.text) - item.start) * 3 // 4 + _HEADERS for item in media))
@@ -100,8 +86,7 @@ class MediaFolder:
             for item in media:
                 file = pack(item.surroundings, item.text[item.start :], item.sent_at, self._cipher)
                 self._write_file(self._folder / item.key.removeprefix(f"{ROOT}/").replace("/", "."), file)
-            if self._options.sync is Sync.ALWAYS:
-                sync(self._folder)
+            sync(self._folder)
         except OSError as error:
             raise SpoolUnavailable(
                 f"The media folder {self._folder} could not be written: {error.strerror}", "Free disk space."
@@ -114,16 +99,12 @@ class MediaFolder:
             with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
                 opened.write(file)
                 opened.flush()
-                if self._options.sync is Sync.ALWAYS:
-                    os.fsync(opened.fileno())
+                os.fsync(opened.fileno())
             temporary.replace(path)
         except OSError:
             with suppress(OSError):
                 temporary.unlink()
             raise
-        if self._options.sync is Sync.INTERVAL:
-            with self._lock:
-                self._unsynced.add(path)
 
     def _reserve(self, size: int) -> None:
         """Count bytes that are about to be written. Raises SpoolUnavailable where the limit is reached.
@@ -134,24 +115,12 @@ class MediaFolder:
             if time.monotonic() - self._measured_at >= _MEASURE_SECONDS:
                 self._waiting = sum(file.size for file in _scan(self._folder))
                 self._measured_at = time.monotonic()
-            if self._waiting + size > self._options.max_bytes:
+            if self._waiting + size > self._max_bytes:
                 raise SpoolUnavailable(
                     f"{self._waiting} bytes of media in {self._folder} are not uploaded: their limit is reached",
                     _WAY_OUT,
                 )
             self._waiting += size
-
-    def _sync(self) -> None:
-        with self._lock:
-            written, self._unsynced = self._unsynced, set()
-        try:
-            for path in written:
-                with suppress(FileNotFoundError):  # Uploaded in the meantime.
-                    sync(path)
-            if written:
-                sync(self._folder)
-        except OSError as error:
-            logger.error("fsync of %s failed (%s): a power cut may lose its last files", self._folder, error)
 
 
 def _scan(folder: Path) -> Iterator[WaitingFile]:

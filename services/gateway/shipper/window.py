@@ -1,14 +1,14 @@
 """What of a slot is on its way to Kafka: the cursor moves past a batch when it, and all before it, has arrived.
 
-There are two lanes. Small events are redacted and published batch by batch. Large ones, whose redaction takes seconds,
-follow a few at a time, and the small ones of later batches overtake them. A crash ships again what had overtaken.
+There are two lanes. Small events are redacted and published batch by batch. A batch's large ones, whose redaction takes
+seconds, follow together, and the small ones of later batches overtake them. A crash ships again what had overtaken.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 from services.gateway.shipper.redaction import RefusedRecord
@@ -17,8 +17,6 @@ from shared.tasks import end_tasks
 
 LARGE = 64 * 1024
 """Bytes of an event that is large: half a second of redaction."""
-_LARGE_AT_ONCE = 2 * 1024 * 1024
-"""Bytes of large events that are published together: one by one, each would wait for its acknowledgement, 10 ms."""
 _MAX_LARGE_BYTES = 32 * 1024 * 1024
 """Of large events on their way; with more, the slot waits."""
 
@@ -52,7 +50,7 @@ class Window:
         """Redact a batch and begin to publish it. Raises the error of a batch before it that failed."""
         publishing: list[asyncio.Task[None]] = []
         self._batches.append(_BatchInFlight(spooled[-1].position, publishing))
-        for large in _portions([item.record for item in spooled if len(item.record.value) >= LARGE]):
+        if large := [item.record for item in spooled if len(item.record.value) >= LARGE]:
             self._large_bytes += _size(large)
             self._large = asyncio.create_task(self._ship_large(self._large, large))
             publishing.append(self._large)
@@ -94,18 +92,6 @@ class Window:
             await before
         await self._publish(redacted)
         self._large_bytes -= _size(records)
-
-
-def _portions(records: Sequence[Record]) -> Iterator[list[Record]]:
-    """Split records into portions of at most `_LARGE_AT_ONCE` bytes, or of one record."""
-    portion: list[Record] = []
-    for record in records:
-        if portion and _size(portion) + len(record.value) > _LARGE_AT_ONCE:
-            yield portion
-            portion = []
-        portion.append(record)
-    if portion:
-        yield portion
 
 
 def _size(records: Sequence[Record]) -> int:

@@ -105,13 +105,13 @@ def _without(value: Any, name: str) -> Any:
 
 
 def _relaxed(tool: Any) -> Any:
-    """Ask for no strict arguments of a function whose schema OpenAI's strict mode refuses, and with it the request."""
+    """Ask for no strict arguments: OpenAI refuses a whole request for one schema that its strict mode does not take."""
     if not isinstance(tool, dict):
         return tool
     if isinstance(function := tool.get("function"), dict):
         return {**tool, "function": _relaxed(function)}
-    # The responses API has a function's fields at the top.
-    return {**tool, "strict": False} if tool.get("strict") and not _is_strict(tool.get("parameters")) else tool
+    # The responses API has a function's fields at the top, and is strict unless it is told otherwise.
+    return {**tool, "strict": False} if tool.get("strict") else tool
 
 
 def _is_completion(request: Mapping[str, Any]) -> bool:
@@ -123,22 +123,6 @@ def _labels(request: Mapping[str, Any]) -> list[str]:
     constraint = request.get("structured_outputs")
     labels = constraint.get("choice") if isinstance(constraint, dict) else None
     return labels if isinstance(labels, list) and all(isinstance(label, str) for label in labels) else []
-
-
-def _is_strict(schema: Any) -> bool:
-    """Return True if all objects of a schema name all of their properties as required, and allow no others."""
-    if isinstance(schema, list):
-        return all(map(_is_strict, schema))
-    if not isinstance(schema, dict):
-        return True
-    properties = schema.get("properties")
-    if schema.get("type") == "object" or properties is not None:
-        required, named = schema.get("required") or [], properties if isinstance(properties, dict) else {}
-        if schema.get("additionalProperties") is not False or not isinstance(required, list):
-            return False
-        if sorted(named) != sorted(map(str, required)):
-            return False
-    return all(map(_is_strict, schema.values()))
 
 
 def _instruction(request: dict[str, Any]) -> str:

@@ -18,7 +18,6 @@ from services.gateway.upstreams.http_client import (
     ResponseStream,
     StreamIdle,
     UpstreamClient,
-    UpstreamResponse,
 )
 from services.gateway.upstreams.pool import ModelReplica, ReplicaPool
 from services.gateway.upstreams.replica_stream import OpenStream, ReplicaStream
@@ -86,12 +85,9 @@ class Replicas:
         return self._answered_at is not None and time.monotonic() - self._answered_at < seconds
 
     async def post(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> bytes:
-        return (await self.request(path, body, lines, model)).body
-
-    async def request(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> UpstreamResponse:
-        response, replica = await self._try_replicas(lambda chosen: self._post(chosen, path, body, lines), model)
+        answer, replica = await self._try_replicas(lambda chosen: self._post(chosen, path, body, lines), model)
         replica.outstanding -= 1
-        return response
+        return answer
 
     def stream(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> ReplicaStream:
         def send(chosen: ModelReplica) -> Awaitable[OpenStream]:
@@ -137,14 +133,14 @@ class Replicas:
             failure.left_untried = may_answer or self._pool.may_answer(attempts.tried)
         return failure
 
-    async def _post(self, replica: ModelReplica, path: str, body: bytes, lines: bytes) -> UpstreamResponse:
+    async def _post(self, replica: ModelReplica, path: str, body: bytes, lines: bytes) -> bytes:
         try:
             response = await self._clients[replica].request("POST", path, body, self._limits.total, lines)
         except OSError as error:
             raise self._connection_error(replica, error, self._limits.total) from error
         if response.status != 200:
             raise self._error_response(replica, response.status, response.headers, response.body)
-        return response
+        return response.body
 
     async def _open(self, replica: ModelReplica, path: str, body: bytes, lines: bytes) -> OpenStream:
         """Return a 200 response and its first piece. In every other case the connection is closed."""

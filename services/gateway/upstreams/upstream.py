@@ -10,8 +10,6 @@ from typing import Protocol
 
 import orjson
 
-from services.gateway.upstreams.http_client import UpstreamResponse
-
 _NO_ROUTE = "Not Found"
 _SHORTAGE_RETRY_SECONDS = 2.0
 _UNLOADABLE = re.compile(r"LoRA adapter '[^']*' was found but could not be loaded\.")
@@ -110,10 +108,7 @@ class Upstream(Protocol):
     """A source of answers. Cancelling a call closes its connection, so that vLLM stops computing."""
 
     async def post(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> bytes:
-        """Return the body of what `request` returns. Raises as it does."""
-
-    async def request(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> UpstreamResponse:
-        """POST to {replica}{path} (such as "/v1/chat/completions") and return the 200 response, whole.
+        """POST to {replica}{path} (such as "/v1/chat/completions") and return the body of the 200 response.
 
         `lines`: header lines of this request, each with its end. `model`: which it is for; replicas that have it are
         asked first. Tries another replica while that is safe. Raises UpstreamFailed; ModelNotServed if no
@@ -129,7 +124,7 @@ class Upstream(Protocol):
         that its connection is reused. Leaving it with an error, or with more left than comes in a second, closes its
         connection, so that the server stops.
 
-        Entering waits for the first piece; until then another replica may be tried. Entering raises as `request` does;
+        Entering waits for the first piece; until then another replica may be tried. Entering raises as `post` does;
         reading raises UpstreamFailed if the stream breaks off.
         """
 

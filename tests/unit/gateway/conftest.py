@@ -38,9 +38,8 @@ from services.gateway.recording.media_folder import MediaFolder
 from services.gateway.recording.recorder import Recorder, RecordingOptions
 from services.gateway.routing.arms import ServingFlags
 from services.gateway.routing.passed_models import NO_MODELS, PassedModels
-from services.gateway.settings import BodyLimits, MediaOptions
+from services.gateway.settings import BodyLimits
 from services.gateway.tasks.served import ServedTasks
-from services.gateway.upstreams.http_client import UpstreamResponse
 from services.gateway.upstreams.outside import OutsideApi
 from services.gateway.upstreams.upstream import ModelNotServed, Upstream, UpstreamFailed
 from shared.kafka.latest_by_key import LatestByKey
@@ -58,7 +57,7 @@ ORDERS = TaskSpec.model_validate({
         "customer": {"type": "string"}, "status": {"enum": ["open", "Maria paid"]}, "phone": {"type": "integer"},
     }},
 })  # fmt: skip
-_MEDIA = MediaOptions()
+_MEDIA_BYTES = 2 * 1024**3
 _EVENTS = {topic.name: topic.event for topic in TOPICS}
 _COMMON = {"id": "chatcmpl-1", "created": 1_790_000_000, "model": "small"}
 
@@ -127,7 +126,6 @@ class FakeUpstream:
     pieces: list[bytes | Exception | asyncio.Event] = field(default_factory=lambda: list(REFUND))
     waits_for: asyncio.Event | None = None
     closed: asyncio.Event = field(default_factory=asyncio.Event)
-    headers: dict[bytes, bytes] = field(default_factory=dict)
 
     def says(self, text: str, logprobs: list[float]) -> None:
         self.answer = chat_completion(text, logprobs)
@@ -141,9 +139,6 @@ class FakeUpstream:
             self.closed.set()
             raise
         return self.answer if isinstance(self.answer, bytes) else orjson.dumps(self.answer)
-
-    async def request(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> UpstreamResponse:
-        return UpstreamResponse(200, self.headers, await self.post(path, body, lines, model))
 
     @asynccontextmanager
     async def stream(
@@ -264,7 +259,7 @@ async def serving(
     external: Upstream | None = None,
     limits: BodyLimits = SMALL_BODIES,
     home: Path | None = None,
-    media: MediaOptions = _MEDIA,
+    media: int = _MEDIA_BYTES,
     passing: tuple[OutsideApi, PassedModels] | None = None,
 ) -> AsyncIterator[Gateway]:
     """A gateway that asks `replicas`, by default a fake, and then `external` for its model "large".

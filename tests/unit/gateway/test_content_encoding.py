@@ -43,13 +43,8 @@ async def _send(gateway: Gateway, content: bytes, coding: str = "gzip", path: st
 @pytest.mark.parametrize("size", [len(BODY), 64 * 1024, 3 * MB])
 async def test_a_gzip_body_is_as_the_plain_one(size: int, coding: str) -> None:
     async with serving(limits=BodyLimits(body=3 * MB)) as gateway:
-        half = size // 2
-        for packed in (
-            gzip.compress(_of_size(size)),
-            gzip.compress(_of_size(size)[:half]) + gzip.compress(_of_size(size)[half:]),
-        ):
-            assert (await _send(gateway, packed, coding)).status_code == 200
-        assert [asked["messages"][-1]["content"] for asked in gateway.upstream.asked] == ["a pond"] * 2
+        assert (await _send(gateway, gzip.compress(_of_size(size)), coding)).status_code == 200
+        assert [asked["messages"][-1]["content"] for asked in gateway.upstream.asked] == ["a pond"]
         assert gateway.in_flight.total == 0
 
 
@@ -80,9 +75,9 @@ async def test_another_coding_is_refused_with_what_to_send_instead(gateway: Gate
     "content",
     [
         b"no gzip", gzip.compress(BODY)[:-5], gzip.compress(BODY) + b"more", gzip.compress(BODY)[:30] + b"x", b"",
-        gzip.compress(BODY) + 1_000 * gzip.compress(b""),
+        gzip.compress(BODY) + gzip.compress(b""),
     ],
-    ids=["no gzip", "cut", "more behind", "broken", "nothing", "many members"],
+    ids=["no gzip", "cut", "more behind", "broken", "nothing", "several members"],
 )  # fmt: skip
 async def test_what_is_no_gzip_is_a_400_that_says_so(gateway: Gateway, content: bytes) -> None:
     response = await _send(gateway, content)

@@ -14,7 +14,6 @@ from services.gateway.formats.media import InlineMedia
 from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.event_log import SpoolEventLog, encode_event
 from services.gateway.recording.media_folder import MediaFolder
-from services.gateway.settings import MediaOptions
 from shared.privacy.encryption import load_cipher
 from shared.spool import Backlog, Record, Spool, SpoolOptions, SpoolReader, SpoolUnavailable, Sync
 
@@ -133,7 +132,7 @@ async def test_refusals_are_logged_but_not_for_every_request(
         with pytest.raises(SpoolUnavailable):
             await log.append(encoded(event("a" * 3_000)))
     assert "its limit is reached" in log.problem
-    assert [(r.levelname, log.problem in r.message) for r in caplog.records] == [("ERROR", True)]
+    assert [(r.levelname, log.problem in r.message) for r in caplog.records] == [("WARNING", True)]
     await log.append(encoded(event("a")))
     assert log.problem == ""
 
@@ -171,7 +170,7 @@ async def test_a_client_that_leaves_while_its_media_are_written_does_not_undo_th
         async def write(self, media: Collection[InlineMedia]) -> None:
             await written.wait()
 
-    folder = SlowFolder(tmp_path / "media", tmp_path / "secrets", MediaOptions())
+    folder = SlowFolder(tmp_path / "media", tmp_path / "secrets", 2**30)
     log = SpoolEventLog(tmp_path / "spool", tmp_path / "secrets", SpoolOptions(), Metrics(), folder)
     await log.start()
     appending = asyncio.create_task(log.append(encoded(event("with a picture")), [MEDIA]))
@@ -187,7 +186,7 @@ async def test_a_client_that_leaves_while_its_media_are_written_does_not_undo_th
 
 async def test_an_event_whose_media_find_no_room_is_refused_counted_and_reported(tmp_path: Path) -> None:
     metrics = Metrics()
-    folder = MediaFolder(tmp_path / "media", tmp_path / "secrets", MediaOptions(max_bytes=1))
+    folder = MediaFolder(tmp_path / "media", tmp_path / "secrets", 1)
     log = SpoolEventLog(tmp_path / "spool", tmp_path / "secrets", SpoolOptions(), metrics, folder)
     await log.start()
     with pytest.raises(SpoolUnavailable):

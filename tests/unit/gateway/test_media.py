@@ -21,15 +21,12 @@ from services.gateway.formats.conversation import opening_text
 from services.gateway.formats.media import MEDIA_KINDS, MediaReferences
 from services.gateway.recording.event_log import SpoolUnavailable
 from services.gateway.recording.media_folder import waiting_files
-from services.gateway.settings import MediaOptions
 from shared.conversation import chat_messages, replay_request
 from shared.privacy.encryption import Cipher, load_cipher
-from shared.spool import Sync
 from shared.storage.media import MediaReader, MediaStore
 from shared.storage.media_files import pack, unpack
 from tests.unit.gateway.conftest import HAIKU, SUPPORT, Gateway, serving
 from tests.unit.gateway.redacting import Blanks, set_up
-from tests.waiting import until
 
 KEEPING = HAIKU.model_copy(update={"name": "keeping", "media": MediaPolicy.KEEP})
 PNG = b"\x89PNG a picture of Maria Gonzalez" * 100
@@ -227,7 +224,7 @@ async def test_a_task_that_drops_media_writes_none(keeping: Gateway, tmp_path: P
 
 
 async def test_a_full_folder_refuses_media_and_nothing_else(tmp_path: Path) -> None:
-    options = MediaOptions(max_bytes=len(PNG))
+    options = len(PNG)
     async with serving(specs=(KEEPING,), home=tmp_path, media=options) as gateway:
         body = {"model": "keeping", "messages": [{"role": "user", "content": [PARTS[0]]}]}
         refused = await gateway.http.post("/v1/chat/completions", json=body)
@@ -238,7 +235,7 @@ async def test_a_full_folder_refuses_media_and_nothing_else(tmp_path: Path) -> N
 
 
 async def test_a_stream_whose_media_find_no_room_ends_with_an_error(tmp_path: Path) -> None:
-    async with serving(specs=(KEEPING,), home=tmp_path, media=MediaOptions(max_bytes=1)) as gateway:
+    async with serving(specs=(KEEPING,), home=tmp_path, media=1) as gateway:
         body = {"model": "keeping", "messages": [{"role": "user", "content": [PARTS[0]]}], "stream": True}
         response = await gateway.http.post("/v1/chat/completions", json=body)
         assert "limit is reached" in response.text
@@ -247,7 +244,7 @@ async def test_a_stream_whose_media_find_no_room_ends_with_an_error(tmp_path: Pa
 
 
 async def test_with_the_setting_answer_a_full_folder_answers_and_reports_unlogged(tmp_path: Path) -> None:
-    options = MediaOptions(max_bytes=1)
+    options = 1
     async with serving(answer_when_full=True, specs=(KEEPING,), home=tmp_path, media=options) as gateway:
         body = {"model": "keeping", "messages": [{"role": "user", "content": [PARTS[0]]}]}
         response = await gateway.http.post("/v1/chat/completions", json=body)
@@ -302,25 +299,15 @@ class Disk:
         self.synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
 
 
-@pytest.mark.parametrize(
-    ("sync", "at_once", "later"), [(Sync.PROCESS, 0, 0), (Sync.INTERVAL, 0, 2), (Sync.ALWAYS, 2, 2)]
-)
-async def test_media_are_synced_to_the_disk_when_events_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: Sync, at_once: int, later: int
-) -> None:
-    async with serving(specs=(KEEPING,), home=tmp_path, media=MediaOptions(sync, 0.01)) as gateway:
+async def test_media_are_on_the_disk_before_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(specs=(KEEPING,), home=tmp_path) as gateway:
         disk = Disk(monkeypatch)
         await ask(gateway, PARTS[0])
-        assert len(disk.synced) == at_once  # The file and its folder.
-        background = asyncio.create_task(gateway.media.sync_forever())
-        await until(lambda: len(disk.synced) >= later)
-        await asyncio.sleep(0.1)
-        assert len(disk.synced) == later
-        background.cancel()
+        assert len(disk.synced) == 2  # The file and its folder.
 
 
 async def test_a_disk_that_is_full_leaves_no_file_and_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with serving(specs=(KEEPING,), home=tmp_path, media=MediaOptions(Sync.ALWAYS)) as gateway:
+    async with serving(specs=(KEEPING,), home=tmp_path, media=2**30) as gateway:
 
         def full(_: int) -> None:
             raise OSError(28, "No space left on device")
@@ -336,7 +323,7 @@ async def test_a_disk_that_is_full_leaves_no_file_and_refuses(tmp_path: Path, mo
 
 async def test_room_that_an_upload_makes_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.gateway.recording.media_folder._MEASURE_SECONDS", 0.0)
-    async with serving(specs=(KEEPING,), home=tmp_path, media=MediaOptions(max_bytes=2 * len(PNG))) as gateway:
+    async with serving(specs=(KEEPING,), home=tmp_path, media=2 * len(PNG)) as gateway:
         await gateway.media.write(kept(PARTS[0]))
         with pytest.raises(SpoolUnavailable):
             await gateway.media.write(kept(PARTS[2]))

@@ -15,7 +15,6 @@ import pytest
 
 from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.recording.media_folder import MediaFolder, waiting_files
-from services.gateway.settings import MediaOptions
 from services.gateway.shipper.media import MediaUploader
 from shared.errors import DependencyUnavailable
 from shared.storage.media import MediaStore
@@ -31,7 +30,7 @@ class Home:
         self.folder = folder / "media"
         self.store = MediaStore(str(folder / "artifacts"))
         self.artifacts = folder / "artifacts"
-        self.gateway = MediaFolder(self.folder, folder / "secrets", MediaOptions())
+        self.gateway = MediaFolder(self.folder, folder / "secrets", 2**30)
 
     async def write(self, *parts: int, user: str | None = None) -> None:
         for part in parts:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import orjson
 import pytest
 
 if TYPE_CHECKING:
@@ -47,29 +46,11 @@ async def test_what_nobody_could_correct_is_passed_on_and_observed_but_not_logge
     assert gateway.log.observed[0].user_hash == gateway.log.observed[0].subject
 
 
-async def test_embeddings_as_bytes_are_passed_on_with_their_description(gateway: Gateway) -> None:
-    items = [{"index": 0, "start": 0, "end": 4, "shape": [1], "embed_dtype": "float32", "endianness": "native"}]
-    described = {"id": "embd-1", "created": 1, "model": "small", "data": items, "usage": {"prompt_tokens": 3}}
-    gateway.upstream.answer = b"\x00\xff{}"
-    for metadata in ({b"metadata": orjson.dumps(described)}, {}):
-        gateway.upstream.headers = {b"content-type": b"application/octet-stream", b"x-other": b"1", **metadata}
-        asked = {"model": "haiku", "input": "x", "encoding_format": "bytes" if metadata else "bytes_only"}
-        response = await gateway.http.post("/v1/embeddings", json=asked)
-        assert (response.status_code, response.content) == (200, b"\x00\xff{}")
-        assert response.headers["content-type"] == "application/octet-stream"
-        assert response.headers["x-ratchet-variant"] == "base"
-        shown = response.headers.get("metadata")
-        assert (orjson.loads(shown) if shown else None) == ({**described, "model": "haiku"} if metadata else None)
-        assert "x-other" not in response.headers
-    assert [event.status for event in gateway.log.observed] == [200, 200]
-
-
-@pytest.mark.parametrize("described", [b"no JSON", b"[]"])
-async def test_embeddings_as_bytes_whose_description_is_none_are_garbled(gateway: Gateway, described: bytes) -> None:
-    gateway.upstream.answer = b"\x00"
-    gateway.upstream.headers = {b"content-type": b"application/octet-stream", b"metadata": described}
-    response = await gateway.http.post("/v1/embeddings", json={"model": "haiku", "input": "x"})
-    assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_garbled")
+async def test_embeddings_as_bytes_are_refused_with_what_to_ask_for(gateway: Gateway) -> None:
+    asked = {"model": "haiku", "input": "x", "encoding_format": "bytes"}
+    response = await gateway.http.post("/v1/embeddings", json=asked)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "encoding_format")
+    assert "base64" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/v2/rerank", "/score"])

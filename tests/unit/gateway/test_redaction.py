@@ -316,17 +316,6 @@ async def test_names_and_numbers_in_a_role_are_found_and_roles_of_templates_stay
     assert await _published_roles(setup, *known) == known
 
 
-OLD = b'{"task": "haiku", "prediction_id": "p", "messages": [{"role": "user", "content": "Maria"}], "answer": "x"}'
-
-
-async def test_an_event_of_an_older_version_is_refused_by_name_and_nothing_of_it_is_redacted(setup: Setup) -> None:
-    (refused,) = await setup.redactor.redact([Record("predictions.logged.v1", b"p", OLD)])
-    assert isinstance(refused, RefusedRecord)
-    assert "an event of an older version" in str(refused.error)
-    assert refused.record.value == OLD
-    assert setup.swaps.asked == []
-
-
 @pytest.mark.parametrize(
     ("topic", "fields"),
     [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import orjson
 
 from schemas.catalog import topic_of
@@ -22,42 +21,6 @@ _MIN_ROOM = 64 * 1024
 """Bytes for the texts of an event without which it says nothing."""
 _SHARES = (1.0, 0.5, 0.2)
 """Cutting goes by estimates: what is still too large is cut to less."""
-
-
-class _AnyObject(msgspec.Struct):
-    """An object of JSON whose fields are passed over."""
-
-
-class _Call(msgspec.Struct):
-    messages: list[_AnyObject]
-
-
-class _Event(msgspec.Struct):
-    task: str
-    redactions: int = 0
-
-
-class _Prediction(_Event, kw_only=True):
-    call: _Call
-    answers: list[_AnyObject]
-
-
-_EVENT, _PREDICTION = msgspec.json.Decoder(_Event), msgspec.json.Decoder(_Prediction)
-
-
-def task_of(record: Record) -> str | None:
-    """Return the task of a record that is an event of this version, at half of what decoding its texts costs.
-
-    None if it is none, or has no task: then `read_event` says why.
-    """
-    if record.topic not in PLACES:
-        return None
-    decoder: msgspec.json.Decoder[Any] = _PREDICTION if record.topic == PREDICTIONS else _EVENT
-    try:
-        task: str = decoder.decode(record.value).task
-    except (msgspec.DecodeError, RecursionError):
-        return None
-    return task
 
 
 def read_event(record: Record) -> dict[str, Any]:
@@ -91,11 +54,6 @@ def fitted(record: Record, data: dict[str, Any]) -> bytes:
 
 def _check_prediction(data: dict[str, Any]) -> None:
     call, answers = data.get("call"), data.get("answers")
-    if call is None and ("messages" in data or "answer" in data):
-        raise InvalidMessage(
-            "an event of an older version: it has `messages` and `answer` where this version has `call` and `answers`",
-            "It cannot be shipped any more; read it with `ratchet dlq show gateway`.",
-        )
     messages = call.get("messages") if isinstance(call, dict) else None
     if not _are_objects(messages) or not _are_objects(answers):
         raise InvalidMessage(f"not an event of {PREDICTIONS}: `call.messages` and `answers` are lists of objects")

@@ -12,9 +12,8 @@ import orjson
 from schemas.output_schema import texts_of
 from schemas.tasks import TaskChanged
 from services.gateway.observability.shipper_status import ShipperStatus
-from services.gateway.shipper.redaction.binary import may_have_base64
 from services.gateway.shipper.redaction.event_texts import TextFinder, leave_out_unreadable
-from services.gateway.shipper.redaction.fitting import MAX_EVENT, PREDICTIONS, fitted, read_event, task_of
+from services.gateway.shipper.redaction.fitting import MAX_EVENT, PREDICTIONS, fitted, read_event
 from services.gateway.shipper.redaction.texts import DEFAULT_RULES, Query, Results, TextQueue
 from shared.errors import InvalidMessage
 from shared.kafka.latest_by_key import LatestByKey
@@ -56,16 +55,15 @@ class _Draft:
         self.data = data
         self.finder = TextFinder(task.own_texts)
         self.queries: list[Query] = []
-        if not task.rules.enabled and not may_have_base64(record.value):
+        if not task.rules.enabled:
             return
         try:
-            if task.rules.enabled and record.topic == PREDICTIONS:
+            if record.topic == PREDICTIONS:
                 self.finder.left_out = leave_out_unreadable(data["call"])
             self.finder.find(data, record.topic)
         except Exception as error:
             raise InvalidMessage(f"redaction failed: {error!r}") from error
-        if task.rules.enabled:
-            self.queries = [(task.number, text.text, text.cue_length) for text in self.finder.texts]
+        self.queries = [(task.number, text.text, text.cue_length) for text in self.finder.texts]
 
 
 class RecordRedactor:
@@ -92,12 +90,7 @@ class RecordRedactor:
 
     async def redact(self, records: Sequence[Record]) -> list[Record | RefusedRecord]:
         """Return the records without personal data, in order. An invalid event, or one that fails, is refused."""
-        tasks = [task_of(record) for record in records]
-        unredacted = {name for name in set(tasks) if name and not (await self._task_rules(name)).rules.enabled}
-        drafts = [
-            record if task in unredacted and _stays(record) else await self._draft(record)
-            for record, task in zip(records, tasks, strict=True)
-        ]
+        drafts = [await self._draft(record) for record in records]
         results = await self._texts.redact(
             query for draft in drafts if isinstance(draft, _Draft) for query in draft.queries
         )
@@ -160,11 +153,6 @@ class RecordRedactor:
         is_too_large = len(value) > MAX_EVENT
         self._status.truncated += left_out or is_too_large
         return fitted(draft.record, data) if is_too_large else value
-
-
-def _stays(record: Record) -> bool:
-    """Return True for a record that a task without redaction publishes as it is, without decoding its texts."""
-    return len(record.value) <= MAX_EVENT and not may_have_base64(record.value)
 
 
 def _place_of_surrogates(draft: _Draft) -> dict[str, Any] | None:
