@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.model.buckets import Buckets, Owners, ranges
-from shared.model.sketches import MAX_SHINGLES, Keys, Sketch, Sketches, jaccard, mixed, sketch_folded, sketch_texts
+from shared.model.sketches import MAX_SHINGLES, Keys, Sketch, Sketches, jaccard, mixed, sketch_folded
 from shared.model.templates import find_templates
 from shared.model.texts import Hashes, fold
 
@@ -148,16 +148,15 @@ class NearTexts:
         """Return for each text the first one that a chain of near-duplicates, all of the mask, joins it with."""
         buckets = (self._typos, self._similar)
         typos, similar = buckets if among is None else (kind.only(among) for kind in buckets)
-        parents = np.arange(len(self))
-        _join_all(parents, typos.pairs(_ALL_PAIRS))
+        firsts = _joined_by(np.arange(len(self)), typos.pairs(_ALL_PAIRS))
         pairs = similar.pairs(_ALL_PAIRS)
         pairs = pairs[self._may_be_near(pairs)]
         for start in range(0, len(pairs), _CHUNK):
             chunk = pairs[start : start + _CHUNK]
-            roots = _roots(parents)[chunk]
-            chunk = chunk[roots[:, 0] != roots[:, 1]]  # In a loud mode nearly all are joined soon.
-            _join_all(parents, chunk[self._pairs_are_near(chunk)])
-        found: list[int] = _roots(parents).tolist()
+            left, right = firsts[chunk].T
+            chunk = chunk[left != right]  # In a loud mode nearly all are joined soon.
+            firsts = _joined_by(firsts, chunk[self._pairs_are_near(chunk)])
+        found: list[int] = firsts.tolist()
         return found
 
     def _are_near(self, text: int, others: Owners) -> npt.NDArray[np.bool_]:
@@ -236,24 +235,6 @@ class NearSketches:
         return False
 
 
-class NearDuplicates:
-    """An index of texts that says whether a further text is, or nearly is, one of them."""
-
-    def __init__(self, texts: Iterable[str], similarity: float = 0.8) -> None:
-        """`similarity`: the Jaccard similarity of shingles from which two texts are near-duplicates, in (0, 1]."""
-        folded = [fold(text) for text in texts]
-        self._templates = find_templates(folded)
-        self._index = NearSketches(sketch_folded(folded, self._templates), similarity)
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def contains(self, text: str) -> bool:
-        """Return True if the index has this text or a near-duplicate of it."""
-        (sketch,) = sketch_texts([text], self._templates)
-        return self._index.contains(sketch)
-
-
 def near_texts(texts: Sequence[str], similarity: float) -> NearTexts:
     """Return the near-duplicates among some texts."""
     folded = [fold(text) for text in texts]
@@ -272,35 +253,22 @@ def _rank(pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 def join_pairs(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
     """Return for each number below `count` the smallest one that a chain of pairs joins it with."""
-    parents = np.arange(count)
-    for left, right in pairs:
-        _join(parents, left, right)
-    joined: list[int] = _roots(parents).tolist()
+    joined: list[int] = _joined_by(np.arange(count), np.array([*pairs], dtype=np.int64).reshape(-1, 2)).tolist()
     return joined
 
 
-def _join_all(parents: npt.NDArray[np.int64], pairs: npt.NDArray[np.int64]) -> None:
-    for left, right in pairs.tolist():
-        _join(parents, left, right)
+def _joined_by(firsts: npt.NDArray[np.int64], pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the first of each number's group once these pairs join groups, too. `firsts`: without them."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-
-def _join(parents: npt.NDArray[np.int64], left: int, right: int) -> None:
-    low, high = sorted((_root(parents, left), _root(parents, right)))
-    parents[high] = low
-
-
-def _root(parents: npt.NDArray[np.int64], number: int) -> int:
-    while parents[number] != number:
-        parents[number] = parents[parents[number]]  # Halve the path, so that long chains stay fast.
-        number = int(parents[number])
-    return number
-
-
-def _roots(parents: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the root of every number at once."""
-    while not np.array_equal(above := parents[parents], parents):
-        parents[:] = above
-    return parents
+    if not len(pairs):
+        return firsts
+    edges = coo_array((np.ones(len(pairs), dtype=np.int8), tuple(firsts[pairs].T)), shape=(len(firsts), len(firsts)))
+    _, group = connected_components(edges, directed=False)
+    _, smallest = np.unique(group, return_index=True)
+    joined: npt.NDArray[np.int64] = smallest[group][firsts]
+    return joined
 
 
 @dataclass(frozen=True)

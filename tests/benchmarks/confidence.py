@@ -37,9 +37,9 @@ from schemas.catalog import topic_of
 from schemas.predictions import Confidence, PredictionLogged
 from services.evaluator.statistics.intervals import wilson
 from shared.kafka.clients import open_consumer
-from shared.model.near_duplicates import NearDuplicates
 from tests.benchmarks.calibration import best_possible_lowest_tenth, draw, figures, perfect_ece
 from tests.benchmarks.table import RESULTS, Measured, report
+from tests.near_duplicates import NearDuplicates
 
 INTENTS = 10
 SEED = 20

@@ -18,7 +18,7 @@ from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.votes import third_opinion, votes_of
 from services.dataset_builder.pipeline import Dataset, Inputs
 from services.dataset_builder.pipeline import build_dataset as build
-from shared.model.near_duplicates import NearDuplicates
+from tests.near_duplicates import NearDuplicates
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 SYSTEM = Message(role=Role.SYSTEM, content="Answer with the intent.")

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.model.near_duplicates import NearDuplicates, band_keys, group_near_duplicates, near_texts
+from shared.model.near_duplicates import band_keys, group_near_duplicates, near_texts
 from shared.model.sketches import MAX_SHINGLES, Sketch, Sketches, jaccard, sketch_folded, sketch_texts
 from shared.model.templates import Templates, find_templates
 from shared.model.texts import fold, normalise, text_hash
+from tests.near_duplicates import NearDuplicates
 
 WORDS = ("card", "refund", "please", "where", "my", "is", "delivery", "late", "cancel", "invoice", "the", "again")
 SENTENCE = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map(" ".join)

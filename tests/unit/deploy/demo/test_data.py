@@ -19,7 +19,7 @@ from deploy.demo.data.task_file import (
     name_for,
 )
 from deploy.demo.settings import Fault
-from shared.model.near_duplicates import NearDuplicates
+from tests.near_duplicates import NearDuplicates
 
 THINGS = ("card", "parcel", "invoice", "password", "refund", "address", "discount", "subscription", "warranty", "sofa")
 WHERE = (
