@@ -34,8 +34,10 @@ from tests.database import Database
 
 ROOT = Path(__file__).parent.parent
 # The same examples in each run, however busy the machine is; `--hypothesis-profile explore` draws others.
-settings.register_profile("ratchet", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("explore", settings.get_profile("ratchet"), derandomize=False)
+settings.register_profile(
+    "ratchet", derandomize=True, deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("explore", settings.get_profile("ratchet"), derandomize=False, max_examples=200)
 settings.load_profile("ratchet")
 os.environ["COLUMNS"] = "200"  # Of the terminal that the command prints to, also where a worker of xdist names another.
 

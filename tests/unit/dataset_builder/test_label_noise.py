@@ -6,14 +6,15 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+import pytest
+
 from schemas.datasets import Fate
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.task_settings import FailureSettings
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.votes import resolve_votes, votes_of
+from services.dataset_builder.checks import label_noise
 from services.dataset_builder.checks.label_noise import (
-    ENOUGH_SCORED,
-    MAX_MODEL_ROWS,
     SUSPICIOUS,
     LabelledText,
     LabelScore,
@@ -207,41 +208,50 @@ def test_the_model_does_not_learn_from_labels_that_wait_and_not_from_more_rows_t
     assert rows.decisions.label_scores == {}
 
 
+MAX_MODEL_ROWS, ENOUGH_SCORED = 1_000, 500
+
+
+@pytest.fixture(autouse=True)
+def models_learn_from_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_noise, "MAX_MODEL_ROWS", MAX_MODEL_ROWS)
+    monkeypatch.setattr(label_noise, "ENOUGH_SCORED", ENOUGH_SCORED)
+
+
 def test_a_large_set_is_learned_from_a_bounded_sample_that_has_all_rows_of_rare_labels() -> None:
     model = WordModel()
     row = resolve_votes(votes_of(corrections_of(1)), SPEC, {})[0][0]
     rows = [
-        replace(row, prediction_id=f"p{n}", label="c" if n < 50 else "ab"[n % 2]) for n in range(MAX_MODEL_ROWS + 2_000)
+        replace(row, prediction_id=f"p{n}", label="c" if n < 50 else "ab"[n % 2]) for n in range(MAX_MODEL_ROWS + 200)
     ]
     noise = find_noise(rows, (), SPEC, {}, model)
     learned = [row.label for row in model.learned[0]]
     assert (len(learned), learned.count("c")) == (MAX_MODEL_ROWS, 50)
-    assert len(model.scored_only[0]) == 2_000
-    assert noise.judged == len(noise.decided) == MAX_MODEL_ROWS + 2_000
-    assert [score.is_issue for score in noise.decided.values()].count(None) == 2_000
+    assert len(model.scored_only[0]) == 200
+    assert noise.judged == len(noise.decided) == MAX_MODEL_ROWS + 200
+    assert [score.is_issue for score in noise.decided.values()].count(None) == 200
 
 
 def test_new_rows_of_a_large_set_are_scored_by_a_model_of_rows_that_have_a_score_which_are_not_judged_again() -> None:
     model = WordModel(rival_probability=0.2)
     row = resolve_votes(votes_of(corrections_of(1)), SPEC, {})[0][0]
-    rows = [replace(row, prediction_id=f"p{n}", label="abc"[n % 3]) for n in range(MAX_MODEL_ROWS + 1_500)]
-    old = rows[:-500]
+    rows = [replace(row, prediction_id=f"p{n}", label="abc"[n % 3]) for n in range(MAX_MODEL_ROWS + 150)]
+    old = rows[:-50]
     known = find_noise(old, (), SPEC, {}, model).decided
     found = find_noise(rows, (), SPEC, known, model)
-    assert len(model.learned[1]) == MAX_MODEL_ROWS - 1, "3,333 of each of three labels"
-    assert {key for key, _ in found.decided} == {row.prediction_id for row in rows[-500:]}
+    assert len(model.learned[1]) == MAX_MODEL_ROWS - 1, "333 of each of three labels"
+    assert {key for key, _ in found.decided} == {row.prediction_id for row in rows[-50:]}
     assert {score.is_issue for score in found.decided.values()} == {None}
 
 
 def test_wrong_labels_of_a_large_set_count_whenever_they_came() -> None:
-    """Once 5,000 rows had a score, the gate counted among these alone until there were twice as many rows."""
+    """The gate counted among scored rows alone until there were twice as many."""
     right = resolve_votes(votes_of(corrections_of(3)), SPEC, {})[0]
     old = [replace(right[n % 3], prediction_id=f"p{n}") for n in range(ENOUGH_SCORED)]
     labels = {row.label: SPEC.labels[(number + 1) % 3] for number, row in enumerate(right)}
-    new = [replace(right[n % 3], prediction_id=f"new{n}", label=labels[right[n % 3].label]) for n in range(3_000)]
+    new = [replace(right[n % 3], prediction_id=f"new{n}", label=labels[right[n % 3].label]) for n in range(300)]
     known = find_noise(old, (), SPEC, {}, WordModel()).decided
     found = find_noise([*old, *new], (), SPEC, known, WordModel())
-    assert (found.judged, found.issues) == (ENOUGH_SCORED + 3_000, 3_000)
+    assert (found.judged, found.issues) == (ENOUGH_SCORED + 300, 300)
     gates = evaluate_gates(Build(Dataset((), (), ()), measures=Measures(noise=found)), SPEC, {})
     assert "label_noise" in {gate.name for gate in gates if not gate.passed}
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,51 +32,47 @@ def local_models(folder: Path) -> LocalModels:
     return LocalModels(b"k" * 32, folder / "no encoder", folder / "embeddings.vectors", folder)
 
 
-def test_the_models_of_the_process_answer_as_those_of_this_one(tmp_path: Path) -> None:
-    local = local_models(tmp_path)
-    with ModelProcess(local) as models:
-        models.load_redactor(PATTERNS)
-        assert models.find(TEXTS, PATTERNS) == local.find(TEXTS, PATTERNS)
-        assert models.redact(TEXTS, PATTERNS) == local.redact(TEXTS, PATTERNS)
-        assert models.redact(TEXTS, PATTERNS, TEXTS) == local.redact(TEXTS, PATTERNS, TEXTS)
-    assert not multiprocessing.active_children()
-
-
 QUESTIONS = [(("user", f"where is order {number} of mine, please, and why is it late?"),) for number in range(5_000)]
 TO_SKETCH = QuestionsToSketch(QUESTIONS, None, 0.8)
 
 
-def test_questions_are_sketched_as_in_this_process(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> LocalModels:
+    return local_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def models(local: LocalModels) -> Iterator[ModelProcess]:
+    """A process with the same models: it takes seconds to start."""
+    with ModelProcess(local) as models:
+        models.load_redactor(PATTERNS)
+        yield models
+    assert not multiprocessing.active_children()
+
+
+def test_the_models_of_the_process_answer_as_those_of_this_one(models: ModelProcess, local: LocalModels) -> None:
+    assert models.find(TEXTS, PATTERNS) == local.find(TEXTS, PATTERNS)
+    assert models.redact(TEXTS, PATTERNS) == local.redact(TEXTS, PATTERNS)
+    assert models.redact(TEXTS, PATTERNS, TEXTS) == local.redact(TEXTS, PATTERNS, TEXTS)
+
+
+def test_questions_are_sketched_as_in_this_process_and_answers_go_to_those_who_asked_whoever_waits_first(
+    models: ModelProcess,
+) -> None:
     local = sketch_questions(TO_SKETCH)
-    with ModelProcess(local_models(tmp_path)) as models:
-        sketched = models.sketch(TO_SKETCH)()
+    wait = models.sketch(TO_SKETCH)
+    assert len(models.find(TEXTS, PATTERNS)) == len(TEXTS)
+    sketched = wait()
     pairs = zip(vars(sketched.sketches).values(), vars(local.sketches).values(), strict=True)
     assert all(np.array_equal(theirs, ours) for theirs, ours in pairs)
     theirs, ours = (sketcher.sketch(QUESTIONS[7]) for sketcher in (sketched.sketcher, local.sketcher))
     assert np.array_equal(theirs.shingles, ours.shingles)
 
 
-def test_the_process_goes_on_while_nobody_waits_for_an_answer_yet(tmp_path: Path) -> None:
-    """Sketches are more than a pipe holds, and texts are to be embedded before the build waits for them."""
-    with ModelProcess(SlowModels(b"k" * 32, tmp_path, tmp_path, tmp_path)) as models:
-        wait = models.sketch(TO_SKETCH)
-        models.embed(TEXTS)
-        wait_until((tmp_path / "embedded").exists, None)
-        assert len(wait().sketches) == len(QUESTIONS)
-
-
-def test_answers_go_to_those_who_asked_for_them_whoever_waits_first(tmp_path: Path) -> None:
-    with ModelProcess(local_models(tmp_path)) as models:
-        wait = models.sketch(TO_SKETCH)
-        assert len(models.find(TEXTS, PATTERNS)) == len(TEXTS)
-        assert len(wait().sketches) == len(QUESTIONS)
-
-
-def test_what_could_not_be_sent_is_raised_with_the_next_answer(tmp_path: Path) -> None:
-    with ModelProcess(local_models(tmp_path)) as models:
-        models.embed([lambda: "no text"])  # type: ignore[list-item]
-        with pytest.raises(Exception, match="pickle"):
-            models.find(TEXTS, PATTERNS)
+def test_what_could_not_be_sent_is_raised_with_the_next_answer(models: ModelProcess) -> None:
+    models.embed([lambda: "no text"])  # type: ignore[list-item]
+    with pytest.raises(Exception, match="pickle"):
+        models.find(TEXTS, PATTERNS)
 
 
 def test_what_a_model_raises_is_raised_here_with_its_way_out_and_what_could_not_be_loaded_stops_nothing(
@@ -152,10 +148,19 @@ def test_what_no_score_is_asked_for_is_not_embedded_in_each_build_and_what_was_e
     assert embedded[42:] == ["erased"], "its vector was gone"
 
 
-def test_a_process_that_died_is_away_and_may_come_back(tmp_path: Path) -> None:
+def test_the_process_is_ended_not_waited_for_once_nothing_more_is_asked(tmp_path: Path) -> None:
+    before = {*multiprocessing.active_children()}
     with ModelProcess(local_models(tmp_path)) as models:
         models.find(TEXTS, PATTERNS)
-        (process,) = multiprocessing.active_children()
+        (process,) = {*multiprocessing.active_children()} - before
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_a_process_that_died_is_away_and_may_come_back(tmp_path: Path) -> None:
+    before = {*multiprocessing.active_children()}
+    with ModelProcess(local_models(tmp_path)) as models:
+        models.find(TEXTS, PATTERNS)
+        (process,) = {*multiprocessing.active_children()} - before
         process.kill()
         with pytest.raises(DependencyUnavailable, match="died"):
             models.find(TEXTS, PATTERNS)
@@ -174,22 +179,20 @@ class SlowModels(LocalModels):
         (self.folder / "embedded").write_text(str(len(texts)))
 
 
-def test_whoever_asks_for_what_comes_later_does_not_wait_until_a_model_is_loaded(tmp_path: Path) -> None:
-    """The texts of a large task are more than a pipe holds."""
+def test_neither_the_process_nor_who_asks_for_what_comes_later_waits_for_the_other(tmp_path: Path) -> None:
+    """Sketches and the texts of a large task are more than a pipe holds."""
     with ModelProcess(SlowModels(b"k" * 32, tmp_path, tmp_path, tmp_path)) as models:
+        wait = models.sketch(TO_SKETCH)
+        models.embed(TEXTS)
+        wait_until((tmp_path / "embedded").exists, None)
+        assert len(wait().sketches) == len(QUESTIONS)
+        (tmp_path / "embedded").unlink()
         models.load_scorer()
         models.embed([f"{number:0100}" for number in range(50_000)])
         assert not (tmp_path / "embedded").exists()
         (tmp_path / "go").touch()
         assert models.find(TEXTS, PATTERNS)[0], "requests are answered in their order"
         assert (tmp_path / "embedded").read_text() == "50000"
-
-
-def test_the_process_is_ended_not_waited_for_once_nothing_more_is_asked(tmp_path: Path) -> None:
-    with ModelProcess(local_models(tmp_path)) as models:
-        models.find(TEXTS, PATTERNS)
-        (process,) = multiprocessing.active_children()
-    assert process.exitcode == -signal.SIGKILL
 
 
 @dataclass(frozen=True)

@@ -256,7 +256,7 @@ def test_what_questions_have_in_common_does_not_depend_on_which_answers_count() 
 WORDS = st.sampled_from(("parcel", "refund", "please", "where", "order", "late", "cancel", "now", "card"))
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(st.lists(st.lists(WORDS, min_size=2, max_size=9).map(" ".join), min_size=2, max_size=30), st.integers(0, 5))
 def test_near_duplicates_are_never_in_both_parts(texts: list[str], seed: int) -> None:
     rows = [correction(text, "refund", prediction=f"p{i}", minute=i) for i, text in enumerate(texts)]
@@ -267,7 +267,7 @@ def test_near_duplicates_are_never_in_both_parts(texts: list[str], seed: int) ->
             assert not NearDuplicates([trained.prompt[-1].text], 0.8).contains(held_out.prompt[-1].text)
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(st.lists(st.tuples(WORDS, st.sampled_from(("refund", "delivery", "nonsense"))), max_size=30))
 def test_every_correction_ends_in_exactly_one_part(rows: list[tuple[str, str]]) -> None:
     corrections = [correction(text, label, prediction=f"p{i}", minute=i) for i, (text, label) in enumerate(rows)]

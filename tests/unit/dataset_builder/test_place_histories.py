@@ -1,4 +1,4 @@
-"""Two hundred random histories: what was once held out is never trained on, and every row is in exactly one place."""
+"""Sixty random histories: what was once held out is never trained on, and every row is in exactly one place."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.dataset_builder.pipeline import Build, Decisions, Inputs, build_da
 from shared.model.texts import fold
 from tests.unit.dataset_builder.histories import LABELS, correction, held_out, sentence, task, trained
 
-HISTORIES, PARTS, CYCLES = 200, 20, 5
+HISTORIES, PARTS, CYCLES = 60, 6, 5
 WORDS = ("parcel", "refund", "please", "where", "order", "late", "cancel", "now", "card", "twice", "abroad", "fee")
 SIMILARITIES = (0.5, 0.8, 0.8, 0.95)
 

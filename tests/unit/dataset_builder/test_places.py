@@ -43,7 +43,7 @@ def test_the_split_is_stratified_by_label() -> None:
 
 def test_the_share_is_right_over_many_small_builds() -> None:
     builds = Builds()
-    for count in range(5, 305, 5):
+    for count in range(20, 301, 20):
         last = builds.build(corrections(count))
     assert len(last.dataset.eval) == pytest.approx(60, abs=3)
 

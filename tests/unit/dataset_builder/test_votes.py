@@ -275,7 +275,7 @@ def build(reviews: list[CorrectionSubmitted], users: list[UserCorrection], spec:
     return build_dataset(Inputs(votes_of(reviews, users), spec))
 
 
-@settings(max_examples=150)
+@settings(max_examples=50)
 @given(
     st.lists(REVIEWS, max_size=12, unique_by=lambda c: c.correction_id),
     st.lists(USERS, max_size=8, unique_by=lambda c: c.correction_id),

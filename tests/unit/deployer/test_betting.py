@@ -63,7 +63,7 @@ def test_expected_wealth_at_the_null_stays_one(margin: float) -> None:
     assert expected == pytest.approx(1.0)
 
 
-@settings(max_examples=50)
+@settings(max_examples=20)
 @given(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), max_size=40), st.randoms())
 def test_wealth_depends_on_counts_alone_and_never_on_order(outcomes: list[float], random: object) -> None:
     counted = wealth(outcomes.count(1.0), outcomes.count(0.0), outcomes.count(-1.0))
@@ -72,7 +72,7 @@ def test_wealth_depends_on_counts_alone_and_never_on_order(outcomes: list[float]
     assert max_wealth(ordered) == pytest.approx(max(counted, 1.0))
 
 
-@settings(max_examples=50)
+@settings(max_examples=20)
 @given(st.lists(st.sampled_from([-1.0, 0.0, 1.0, None]), max_size=30))
 def test_a_pending_ticket_never_helps(outcomes: list[float | None]) -> None:
     for position, outcome in enumerate(outcomes):

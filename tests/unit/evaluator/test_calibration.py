@@ -55,6 +55,13 @@ def fitted(answers: int, truth: float, seed: int = 7) -> Calibration:
     return found
 
 
+def mapped(found: Calibration, scores: np.ndarray) -> np.ndarray:
+    """Calibrated scores, to a fortieth of a log-odd: a Python call for each of 20,000 would take most of the time."""
+    odds = np.round(40 * np.log(scores / (1 - scores))) / 40
+    each, places = np.unique(odds, return_inverse=True)
+    return np.array([calibrated(found, score) for score in 1 / (1 + np.exp(-each))])[places]
+
+
 def test_below_a_thousand_answers_the_map_is_a_temperature_and_above_it_is_isotonic() -> None:
     few, many = fitted(900, 3.0), fitted(3_000, 3.0)
     assert (few.kind, few.answers) == ("temperature", 900)
@@ -62,8 +69,7 @@ def test_below_a_thousand_answers_the_map_is_a_temperature_and_above_it_is_isoto
     assert (many.kind, many.answers) == ("isotonic", 3_000)
     scores, right = simulated(20_000, 3.0, seed=8)
     for found in (few, many):
-        mapped = np.array([calibrated(found, score) for score in scores])
-        assert expected_calibration_error(mapped, right) < 0.02
+        assert expected_calibration_error(mapped(found, scores), right) < 0.02
         assert expected_calibration_error(scores, right) > 0.08
 
 
@@ -88,8 +94,7 @@ def test_near_copies_count_as_one_answer_and_none_is_judged_by_a_map_that_was_fi
         assert set(np.unique(of_fold, return_counts=True)[1]) == {5}
 
 
-@pytest.mark.parametrize(("answers", "max_error"), [(300, 0.035), (3_000, 0.025)])
-@pytest.mark.parametrize("truth", [0.6, 1.0, 2.0])
+@pytest.mark.parametrize(("answers", "max_error", "truth"), [(300, 0.035, 0.6), (300, 0.035, 2.0), (3_000, 0.025, 1.0)])
 def test_mistakes_of_reviewers_lower_the_confidence_only_a_little(answers: int, max_error: float, truth: float) -> None:
     asked, honest = simulated(20_000, truth, seed=8)
     errors, shares = [], []
@@ -100,7 +105,7 @@ def test_mistakes_of_reviewers_lower_the_confidence_only_a_little(answers: int, 
         judged = np.where(wrong, ~right & (chance.random(answers) < CHANCE), right)
         found = fit("desk-1", list(scores), list(judged), LABELS)
         assert found is not None
-        errors.append(expected_calibration_error(np.array([calibrated(found, s) for s in asked]), honest))
+        errors.append(expected_calibration_error(mapped(found, asked), honest))
         shares.append(found.mistakes)
     assert np.mean(errors) < max_error
     assert 0.025 < np.mean(shares) < 0.08
@@ -111,9 +116,8 @@ def test_mistakes_of_reviewers_lower_the_confidence_only_a_little(answers: int, 
 def test_the_reported_error_is_that_of_answers_outside_the_fit(truth: float, answers: int) -> None:
     found = fitted(answers, truth)
     scores, right = simulated(20_000, truth, seed=9)
-    mapped = np.array([calibrated(found, score) for score in scores])
     noise = 0.03 if answers == 300 else 0.015  # Fifteen bins of answers/15 each scatter by about so much.
-    assert found.ece_after == pytest.approx(expected_calibration_error(mapped, right), abs=2 * noise)
+    assert found.ece_after == pytest.approx(expected_calibration_error(mapped(found, scores), right), abs=2 * noise)
     assert found.ece_before == pytest.approx(expected_calibration_error(scores, right), abs=2 * noise)
 
 
@@ -174,7 +178,7 @@ def test_the_calibration_error_is_zero_for_true_frequencies_and_one_for_their_op
 pairs = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=MIN_ANSWERS, max_size=200)
 
 
-@settings(max_examples=150)
+@settings(max_examples=50)
 @given(pairs, st.sampled_from([temperature_map, isotonic_map]), st.lists(st.floats(0, 1), min_size=2, max_size=20))
 def test_every_map_preserves_the_order_of_scores(pairs, fit_map, asked) -> None:  # type: ignore[no-untyped-def]
     scores, right = np.array([s for s, _ in pairs]), np.array([float(r) for _, r in pairs])
@@ -205,8 +209,7 @@ def test_the_map_is_fitted_on_the_sample_of_traffic_where_it_suffices() -> None:
     for sample in (traffic, None):
         found = fit("desk-1", list(scores), list(right), LABELS, sample)
         assert found is not None
-        mapped = np.array([calibrated(found, score) for score in asked])
-        errors.append(expected_calibration_error(mapped, honest))
+        errors.append(expected_calibration_error(mapped(found, asked), honest))
         assert found.basis == ("rows" if sample is None else "traffic")
     assert errors[0] < 0.05 < 0.1 < errors[1]
 

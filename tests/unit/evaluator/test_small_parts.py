@@ -108,8 +108,8 @@ def test_a_better_candidate_whose_losses_are_spread_over_many_small_classes_pass
 
 @pytest.mark.parametrize(("intents", "size"), [(INTENTS, ROWS), (10, 14)])
 def test_equal_candidates_are_stopped_at_most_at_the_level_of_the_gate(intents: int, size: int) -> None:
-    """Of 300 that gain 5 % of the rows and lose as many; the test of all small parts by itself keeps to any level."""
-    runs, stopped, alone, n = 300, 0, list[float](), intents * size
+    """Of 150 that gain 5 % of the rows and lose as many; the test of all small parts by itself keeps to any level."""
+    runs, stopped, alone, n = 150, 0, list[float](), intents * size
     classes = {f"class {number}": np.arange(size * number, size * (number + 1)) for number in range(intents)}
     halves = {"longer inputs": np.arange(0, n, 2), "shorter inputs": np.arange(1, n, 2)}
     for run in range(runs):

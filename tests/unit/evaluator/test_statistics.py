@@ -445,7 +445,7 @@ def test_the_interval_of_a_gain_on_traffic_covers_the_truth_where_few_rows_stand
 
 
 def test_where_arms_differ_on_all_rows_no_weights_round_the_difference_and_the_errors_to_above_one() -> None:
-    for run in range(50):
+    for run in range(10):
         weights = 1.0 / np.random.default_rng(run).uniform(0.01, 1.0, 40)
         right, wrong = np.ones(40), np.zeros(40)
         for better, worse, value in ((right, wrong, 1.0), (wrong, right, -1.0)):

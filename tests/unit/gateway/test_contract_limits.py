@@ -176,9 +176,9 @@ async def test_a_feedback_id_whose_task_has_a_dot_is_no_prediction_of_that_task(
 TEXTS = [
     start + "x" * length + end
     for start, length, end in product(
-        ("", "haiku", "haiku/", "haiku.", "support/", "\x00"),
-        (0, 63, 64, 200, 201, 300, 501, 32_001),
-        ("", "/", "/own", ".own", "é"),
+        ("", "haiku/", "support/", "\x00"),
+        (0, 64, 201, 32_001),
+        ("", "/own", ".é"),
     )
 ]
 OTHERS: list[Any] = [None, True, [], {}, [[]], -1e300, -1, -1e-9, 0, 1.1, 1e9 + 1, 1e300, 2**63]

@@ -468,7 +468,7 @@ NAMES = st.sampled_from([
 VALUES = st.dictionaries(NAMES, ANYTHING, max_size=6)
 
 
-@settings(max_examples=400)
+@settings(max_examples=120)
 @given(VALUES, st.booleans())
 def test_any_span_is_converted_or_rejected_with_a_reason(values: dict[str, Any], failed: bool) -> None:
     tested = Span(TRACE, SPAN, START, START + 1, failed, values, {})

@@ -213,7 +213,7 @@ def test_the_task_names_of_services_come_from_the_settings() -> None:
 SEEDS = [body for _, body in recorded("openai-v2 2.4b0, messages on spans")]
 
 
-@settings(max_examples=300, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(SEEDS), st.lists(st.tuples(st.integers(0, 10**4), st.integers(0, 255)), max_size=5), st.data())
 def test_damaged_protobuf_is_decoded_or_malformed(
     seed: bytes, changes: list[tuple[int, int]], data: st.DataObject
@@ -237,7 +237,7 @@ JSON_VALUES = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=300)
+@settings(max_examples=80)
 @given(JSON_VALUES)
 def test_any_json_is_decoded_or_malformed(value: Any) -> None:
     try:

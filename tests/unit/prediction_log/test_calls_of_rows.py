@@ -69,14 +69,14 @@ def expect_the_same(rows: dict[str, dict[str, Any]], logged: list[PredictionLogg
             assert (found, row["answer"]) == (given_answer, answer.plain)
 
 
-@settings(max_examples=80, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(st.lists(events, min_size=1, max_size=4))
 def test_call_and_answers_of_a_row_equal_those_of_its_event(logged: list[PredictionLogged]) -> None:
     table = to_arrow(PREDICTIONS, [plain(event) for event in logged])
     expect_the_same({row["prediction_id"]: row for row in table.to_pylist()}, logged)
 
 
-@settings(max_examples=10, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, suppress_health_check=list(HealthCheck))
 @given(st.lists(events, min_size=1, max_size=4))
 def test_they_are_equal_after_the_lake_has_stored_them(logged: list[PredictionLogged]) -> None:
     with tempfile.TemporaryDirectory() as folder:

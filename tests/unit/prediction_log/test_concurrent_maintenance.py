@@ -21,7 +21,7 @@ from shared.errors import DependencyUnavailable
 from tests.unit.prediction_log.deliveries import NOON, TASK, delivery, prediction, stored_ids
 from tests.waiting import PATIENCE_SECONDS
 
-BATCHES, IN_A_BATCH = 40, 5
+BATCHES, IN_A_BATCH = 16, 5
 POLICY = MaintenancePolicy(
     timedelta(seconds=1), small_files=3, target_bytes=1024 * 1024, grace_hours=0, orphan_hours=24
 )

@@ -245,7 +245,7 @@ def test_a_table_gets_new_nullable_columns_and_an_older_writer_appends_to_a_newe
     }  # fmt: skip
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 20)), max_size=60))
 def test_of_any_deliveries_each_record_above_the_committed_offset_is_new_once(
     positions: list[tuple[int, int]],

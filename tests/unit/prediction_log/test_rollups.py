@@ -270,8 +270,8 @@ def age_commits(lake: Path, table: str, hours: int) -> None:
         path.write_text("\n".join(json.dumps(action) for action in actions))
 
 
-@settings(max_examples=12)
-@given(st.lists(st.tuples(st.integers(0, 71), st.sampled_from(["a", "b"])), min_size=1, max_size=40), st.data())
+@settings(max_examples=5)
+@given(st.lists(st.tuples(st.integers(0, 71), st.sampled_from(["a", "b"])), min_size=1, max_size=16), st.data())
 def test_rows_in_any_order_and_any_batches_give_the_same_hours(
     rows: list[tuple[int, str]], data: st.DataObject
 ) -> None:
@@ -312,7 +312,7 @@ def merged_sketch(first: LatencySketch, second: LatencySketch) -> LatencySketch:
     )
 
 
-@settings(max_examples=20)
+@settings(max_examples=6)
 @given(latencies, latencies, st.sampled_from([0.0, 0.01, 0.25, 0.5, 0.9, 0.95, 0.99, 1.0]))
 def test_a_quantile_of_merged_sketches_is_within_two_percent(first: list[float], second: list[float], q: float) -> None:
     with tempfile.TemporaryDirectory() as first_folder, tempfile.TemporaryDirectory() as second_folder:

@@ -230,5 +230,5 @@ class Log(RuleBasedStateMachine):
 
 TestLog = Log.TestCase
 TestLog.settings = settings(
-    max_examples=15, stateful_step_count=25, suppress_health_check=list(HealthCheck), print_blob=True
+    max_examples=6, stateful_step_count=25, suppress_health_check=list(HealthCheck), print_blob=True
 )

@@ -249,7 +249,7 @@ def answers(draw: st.DrawFn) -> tuple[TaskSpec, list[dict[str, Any]]]:
     return labelled(*labels), tokens
 
 
-@settings(max_examples=500)
+@settings(max_examples=120)
 @given(answers())
 def test_every_figure_is_a_probability_and_branches_leave_room_for_the_answer(
     case: tuple[TaskSpec, list[dict[str, Any]]],
@@ -264,7 +264,7 @@ def test_every_figure_is_a_probability_and_branches_leave_room_for_the_answer(
         assert measured.score - measured.margin <= 1.0 - measured.score + 1e-9  # The runner-up has at most the rest.
 
 
-@settings(max_examples=300)
+@settings(max_examples=80)
 @given(
     st.floats(0, 1), st.floats(0, 1),
     st.floats(0.01, 50).map(temperature)
@@ -281,7 +281,7 @@ def test_a_calibration_gives_probabilities_and_preserves_their_order(
     assert log_odds(low) <= log_odds(high)
 
 
-@settings(max_examples=300)
+@settings(max_examples=80)
 @given(st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=3)

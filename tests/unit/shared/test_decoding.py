@@ -142,13 +142,13 @@ def expect_the_same(kind: type[Event], value: bytes) -> None:
     assert isinstance(plain.occurred_at, datetime)
 
 
-@settings(max_examples=250, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), kind=st.sampled_from(list(DECODERS)))
 def test_it_accepts_and_reads_what_the_class_does(data: st.DataObject, kind: type[Event]) -> None:
     expect_the_same(kind, data.draw(texts(kind)).encode("utf-8", "surrogatepass"))
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(value=st.binary(max_size=60))
 @example(b"")
 @example(b"null")

@@ -128,7 +128,7 @@ def test_a_sketch_reads_back_as_it_was_stored() -> None:
         assert np.array_equal(sketch.typos, again.typos)
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(st.lists(SENTENCE, max_size=25), st.sampled_from((0.5, 0.6, 0.8, 0.95)))
 def test_texts_at_the_given_similarity_are_in_one_group(texts: list[str], at_least: float) -> None:
     groups = group_near_duplicates(texts, at_least)
@@ -138,7 +138,7 @@ def test_texts_at_the_given_similarity_are_in_one_group(texts: list[str], at_lea
                 assert groups[i] == groups[j]
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(st.lists(SENTENCE, min_size=1, max_size=15), st.randoms(use_true_random=False))
 def test_the_order_of_texts_does_not_change_the_groups(texts: list[str], random) -> None:  # type: ignore[no-untyped-def]
     def together(order: list[str]) -> set[frozenset[str]]:

@@ -299,8 +299,8 @@ async def test_a_killed_job_does_not_measure_again_what_it_has_written(tmp_path:
 
 def test_a_classifier_of_hundreds_of_classes_has_the_fewer_features() -> None:
     """Each set of labels is a class of a task with several at once: all features for each would be gigabytes."""
-    texts = [f"{text_of(LABELS[n % 3], n)} {n * 7919}" for n in range(600)]
-    train = TrainingRows(texts, [f"set {n % 300}" for n in range(600)], [1.0] * 600, texts)
+    texts = [f"{text_of(LABELS[n % 3], n)} {n * 7919}" for n in range(120)]
+    train = TrainingRows(texts, [f"set {n % 60}" for n in range(120)], [1.0] * 120, texts)
     assert tf_idf(300).max_features * 300 <= 4_000_000
     assert (tf_idf(77).max_features, tf_idf(10).max_features) == (50_000, 50_000)
     assert len(tf_idf_classifier(train, texts[:3]).answers) == 3

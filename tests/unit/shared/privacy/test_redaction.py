@@ -321,18 +321,16 @@ def test_the_time_grows_with_the_number_of_dates_behind_a_birth_date(redactor: R
 def test_the_time_grows_with_the_length_of_a_text(redactor: Redactor, unit: str) -> None:
     """Twice the length takes about twice the CPU seconds; wall time would depend on the machine's load."""
 
-    def min_seconds(size: int) -> float:
-        seconds = []
-        for _ in range(2):
-            started = time.process_time()
-            redact(redactor, unit * (size // len(unit)))
-            seconds.append(time.process_time() - started)
-        return min(seconds)
+    def seconds(size: int) -> float:
+        started = time.process_time()
+        redact(redactor, unit * (size // len(unit)))
+        return time.process_time() - started
 
     redact(redactor, "Does it work, Maria?")
     gc.disable()  # It would scan the objects of all earlier tests.
     try:
-        assert min_seconds(32_000) < 8 * min_seconds(8_000) + 0.5
+        limit = 8 * seconds(8_000) + 0.5
+        assert seconds(32_000) < limit or seconds(32_000) < limit, "twice"
     finally:
         gc.enable()
 
@@ -345,7 +343,7 @@ def test_both_ends_of_a_long_text_are_redacted(redactor: Redactor) -> None:
 
 
 @given(st.text(max_size=200))
-@settings(max_examples=200)
+@settings(max_examples=60)
 def test_any_text_is_redacted_without_an_error_and_the_same_every_time(text: str) -> None:
     first = redact(Redactor(KEY), text, PATTERNS)
     assert first == redact(Redactor(KEY), text, PATTERNS)

@@ -212,5 +212,5 @@ def kill(spool: Spool) -> None:
     spool._lock.close()
 
 
-SpoolAndModel.TestCase.settings = settings(max_examples=80, stateful_step_count=40)
+SpoolAndModel.TestCase.settings = settings(max_examples=25, stateful_step_count=40)
 test_the_spool_behaves_like_its_model: Callable[..., object] = SpoolAndModel.TestCase
