@@ -63,7 +63,7 @@ def test_however_much_users_write_the_share_is_held_out_of_what_reviewers_stand_
 def test_users_words_that_are_trained_on_round_no_later_share_up() -> None:
     rows = [user_word(correction(f"u{n}", sentence(1_000 + n), LABELS[n % 3]), f"user{n}") for n in range(300)]
     places: dict[str, Place] = {}
-    for count in range(5, 305, 5):
+    for count in range(20, 301, 20):
         build = build_dataset(Inputs(votes_of(corrections(count), rows), task(), Decisions(places=places)))
         places |= build.decisions.places
     assert len(held_out(build)) == pytest.approx(60, abs=3)
@@ -200,7 +200,7 @@ def test_another_share_moves_no_row_that_has_a_place(share: float) -> None:
 
 
 def test_nothing_of_small_sets_ever_moves() -> None:
-    for seed in range(30):
+    for seed in range(10):
         builds, before = Builds(), None
         for count in (2, 3, 5, 8, 12):
             build = builds.build(corrections(count, first=seed * 20))

@@ -76,7 +76,7 @@ def test_the_interval_of_a_few_scores_covers_their_mean_as_often_as_it_says(n: i
     random, covered, asked = np.random.default_rng(5), 0, 0
     for zeros, ones, a, b in SHAPES:
         mean = ones + (1.0 - zeros - ones) * a / (a + b)
-        for _ in range(125):
+        for _ in range(60):
             scores = mixed(zeros, ones, a, b)(random, n)
             found = mean_interval(scores, np.arange(n))
             assert 0.0 <= found.low <= found.value <= found.high <= 1.0

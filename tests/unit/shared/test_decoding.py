@@ -159,10 +159,11 @@ def test_anything_but_json_is_refused(value: bytes) -> None:
         expect_the_same(kind, value)
 
 
-@pytest.mark.parametrize("token", [token for name in sorted(TOKENS) for token in TOKENS[name]])
-def test_every_unusual_token_in_an_otherwise_valid_event(token: str) -> None:
+def test_every_unusual_token_in_an_otherwise_valid_event() -> None:
     for kind in DECODERS:
-        for field in kind.model_fields.keys() & {name for name, tokens in TOKENS.items() if token in tokens}:
+        for field, token in [(name, token) for name in sorted(TOKENS) for token in TOKENS[name]]:
+            if field not in kind.model_fields:
+                continue
             pairs = {name: VALID.get(name, '"a"') for name in kind.model_fields} | {field: token}
             text = ",".join(f'"{name}":{value}' for name, value in pairs.items())
             expect_the_same(kind, f"{{{text}}}".encode())

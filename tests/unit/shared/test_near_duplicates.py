@@ -56,10 +56,10 @@ def test_there_are_two_hundred_pairs_of_different_texts() -> None:
     assert {script for script, *_ in DIFFERENT} >= {"hindi", "thai", "arabic", "chinese", "japanese", "code"}
 
 
-@pytest.mark.parametrize(("script", "left", "right"), DIFFERENT)
-def test_different_texts_are_never_equal(script: str, left: str, right: str) -> None:
-    assert normalise(left) != normalise(right)
-    assert text_hash(left) != text_hash(right)
+def test_different_texts_are_never_equal() -> None:
+    for script, left, right in DIFFERENT:
+        assert normalise(left) != normalise(right), (script, left, right)
+        assert text_hash(left) != text_hash(right), (script, left, right)
 
 
 @pytest.mark.parametrize(

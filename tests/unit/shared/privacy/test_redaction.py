@@ -374,7 +374,7 @@ def test_the_language_model_does_not_remember_the_words_of_texts() -> None:
     language_model.entities(sentences(2))
     remembered = language_model._language().vocab.strings
     before = len(remembered)
-    found = language_model.entities(sentences(300))
+    found = language_model.entities(sentences(80))
     assert len(remembered) == before
     assert sum(map(len, found)) > 100
 
@@ -382,18 +382,18 @@ def test_the_language_model_does_not_remember_the_words_of_texts() -> None:
 def test_the_language_model_is_loaded_anew_before_its_numbers_of_words_are_many(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    first = language_model.entities(sentences(300))
+    first = language_model.entities(sentences(80))
     loaded = language_model._language()
     monkeypatch.setattr(language_model, "_MAX_WORDS", len(loaded.vocab) - 1)
-    assert language_model.entities(sentences(300)) == first
+    assert language_model.entities(sentences(80)) == first
     assert language_model._language() is not loaded
 
 
 def test_two_threads_use_the_language_model_one_after_the_other() -> None:
     wanted = language_model.entities(sentences(50))
     with ThreadPoolExecutor(4) as threads:
-        found = list(threads.map(lambda _: language_model.entities(sentences(50)), range(12)))
-    assert found == [wanted] * 12
+        found = list(threads.map(lambda _: language_model.entities(sentences(50)), range(4)))
+    assert found == [wanted] * 4
 
 
 def test_the_language_model_imports_no_other_packages_extension(monkeypatch: pytest.MonkeyPatch) -> None:
