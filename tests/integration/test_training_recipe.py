@@ -341,8 +341,8 @@ def test_checkpoints_that_take_long_to_write_take_a_twentieth_of_the_time_at_mos
 @pytest.mark.parametrize(
     ("kills", "training"),
     [
-        (10, {"epochs": 1, "dropout": 0.1, "validation_share": 0.1}),
-        (3, {"epochs": 2, "batch_size": 8, "method": "full", "learning_rate": 0.001}),
+        (3, {"epochs": 1, "dropout": 0.1, "validation_share": 0.1}),
+        (1, {"epochs": 2, "batch_size": 8, "method": "full", "learning_rate": 0.001}),
     ],
 )
 def test_a_training_killed_at_random_steps_ends_with_the_same_weights(
