@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from deploy.cli.output import build_table, console, print_table, say
+from deploy.cli.output import console, say, show_blocks
 from schemas.catalog import SERVICES
 from services.gateway.settings import GatewaySettings
 from shared.errors import InvalidMessage
@@ -22,6 +22,7 @@ from shared.kafka.dead_letters import (
     replay_dead_letters,
 )
 from shared.privacy.encryption import load_cipher
+from shared.report.blocks import Table
 from shared.settings import Settings
 from shared.spool import Record, Spool, list_slots
 from shared.tracing import pick_trace_headers
@@ -54,13 +55,13 @@ def list_dead_letters() -> None:
 
     `ratchet dlq show SERVICE` has the rest; `ratchet dlq replay SERVICE` sends them again.
     """
-    table = build_table("service", "waiting", "last error", "at", whole=("at",))
+    rows = []
     for service, pending in zip(SERVICES, _run(_count_all(Settings.load())), strict=True):
         # Only the kind: the text of an error may quote the message, and nobody asked to see that here.
         last = pending.last
         kind, failed_at = (last.error.split(":")[0][:60], last.failed_at[:19]) if last else ("", "")
-        table.add_row(service, str(pending.count), kind, failed_at)
-    print_table(table)
+        rows.append((service, pending.count, kind, failed_at))
+    show_blocks(Table(("service", "waiting", "last error", "at"), rows, whole=("at",)))
 
 
 async def _count_all(settings: Settings) -> list[PendingDeadLetters]:

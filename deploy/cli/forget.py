@@ -13,13 +13,14 @@ from typing import Annotated, Any
 
 import typer
 
-from deploy.cli.output import build_table, print_table, say, warn
+from deploy.cli.output import say, show_blocks, warn
 from deploy.cli.tasks import ask_scheduler
 from deploy.lineage import HELD_OUT, LEFT_OUT, TRAINED, AdapterUse, Lineage, lineage_of, predictions_of
 from schemas.datasets import PREFERENCES
 from schemas.golden import GOLDEN_ROWS
 from services.scheduler.settings import SchedulerSettings
 from shared.errors import DependencyUnavailable
+from shared.report.blocks import Table
 from shared.storage.artifacts import ArtifactStore
 
 MAX_FILE_BYTES = 5_000_000
@@ -245,23 +246,18 @@ def _show(report: dict[str, Any]) -> None:
     elif not report["datasets"]:
         say("No dataset version has an example of theirs, so no adapter was trained on one.")
     else:
-        versions = build_table(
-            "dataset version", "task", "trained on", "held out", "rejected", "compared", whole=("dataset version",)
-        )
-        for use in report["datasets"]:
-            versions.add_row(use["name"], use["task"], *(str(use["rows"].get(file, 0)) for file in _FILES))
-        print_table(versions)
+        versions = [
+            [use["name"], use["task"], *(use["rows"].get(file, 0) for file in _FILES)] for use in report["datasets"]
+        ]
+        columns = ("dataset version", "task", "trained on", "held out", "rejected", "compared")
+        show_blocks(Table(columns, versions, whole=columns[:1]))
     if report["inspections"]:
-        columns = ("inspection of a stopped build", "task", "left-out rows of theirs")
-        inspections = build_table(*columns, whole=columns[:1])
-        for use in report["inspections"]:
-            inspections.add_row(use["name"], use["task"], str(use["rows"][LEFT_OUT]))
-        print_table(inspections)
+        builds = [(use["name"], use["task"], use["rows"][LEFT_OUT]) for use in report["inspections"]]
+        build = "inspection of a stopped build"
+        show_blocks(Table((build, "task", "left-out rows of theirs"), builds, whole=(build,)))
     if report["adapters"]:
-        adapters = build_table("adapter", "task", "examples of theirs", "now", whole=("adapter",))
-        for use in report["adapters"]:
-            adapters.add_row(use["adapter"], use["task"], str(use["examples"]), _ROLES[use["in_use_as"]])
-        print_table(adapters)
+        adapters = [(x["adapter"], x["task"], x["examples"], _ROLES[x["in_use_as"]]) for x in report["adapters"]]
+        show_blocks(Table(("adapter", "task", "examples of theirs", "now"), adapters, whole=("adapter",)))
     verb = "has" if report["forgotten_until"] is None else "had"
     for task, rows in report["golden_rows"].items():
         say(f"{task}'s golden set {verb} {rows} rows of theirs.")

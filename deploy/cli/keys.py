@@ -13,12 +13,13 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from deploy.cli.output import build_table, print_table, warn
+from deploy.cli.output import show_blocks, warn
 from services.gateway.auth.keys import ApiKey, locked_for_editing, new_key, read_keys, remember_keys, write_keys
 from services.gateway.settings import GatewaySettings
 from services.gateway.tasks.snapshot import read_snapshot
 from services.scheduler.settings import SchedulerSettings
 from shared.errors import RatchetError
+from shared.report.blocks import Table
 
 HELP = """API keys: which application may use the gateway, for which tasks, how often.
 
@@ -136,10 +137,9 @@ def list_keys(as_json: Annotated[bool, typer.Option("--json", help="Print JSON."
             state = "No keys: a gateway on loopback that has never had one is open to anyone who reaches it."
         warn(f"{state} Create one: ratchet keys create APP")
         return
-    table = build_table("id", "app", "tasks", "limits", "created", "expires", whole=("id", "created", "expires"))
-    for key in shown:
-        table.add_row(key.id, key.app, _tasks(key), _limits(key), f"{key.created_at:%Y-%m-%d}", _expiry(key))
-    print_table(table)
+    rows = [(key.id, key.app, _tasks(key), _limits(key), f"{key.created_at:%Y-%m-%d}", _expiry(key)) for key in shown]
+    columns = ("id", "app", "tasks", "limits", "created", "expires")
+    show_blocks(Table(columns, rows, whole=("id", "created", "expires")))
 
 
 @app.command()

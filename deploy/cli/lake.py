@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.cli.output import build_table, print_table, say
+from deploy.cli.output import say, show_blocks
 from shared.errors import RatchetError
 from shared.files import write_atomically
+from shared.report.blocks import Table, Tag
 from shared.settings import INCARNATION_FILE, Settings
 from shared.storage.media import MediaReader
 
@@ -135,10 +136,12 @@ def _write_incarnation(settings: Settings) -> None:
 
 
 def _show(settings: Settings, tables: Sequence[TopicLag]) -> None:
-    shown = build_table("table", "rows", "topic", "read", "waiting", "", whole=("topic",))
-    for table in tables:
-        style = "red" if table.stops else "yellow" if table.problem else None
-        counts = (f"{table.read:,}", f"{table.waiting:,}")
-        shown.add_row(table.table, f"{table.rows:,}", table.topic, *counts, table.problem or "ok", style=style)
+    rows = [
+        (
+            table.table, table.rows, table.topic, table.read, table.waiting,
+            Tag(table.problem or "ok", "bad" if table.stops else "open" if table.problem else "good"),
+        )
+        for table in tables
+    ]  # fmt: skip
     say(f"{settings.lake_uri} and {settings.kafka}")
-    print_table(shown)
+    show_blocks(Table(("table", "rows", "topic", "read", "waiting", ""), rows, whole=("topic",)))

@@ -8,23 +8,20 @@ from __future__ import annotations
 import getpass
 import inspect
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import typer
-from rich.console import Console, Group
-from rich.table import Table
+from rich.console import Console
 from typer.core import TyperGroup
 
 from deploy.variables import unknown_variables
 from shared.errors import ConfigurationError, DependencyUnavailable, RatchetError, unusable_file
+from shared.report.blocks import Block
+from shared.report.terminal import print_blocks
 
 console = Console(markup=False, emoji=False, highlight=False)
 stderr = Console(markup=False, emoji=False, highlight=False, stderr=True)
-_pipe = Console(markup=False, emoji=False, highlight=False, width=10_000)
-"""For tables where no terminal ends a line: Rich would take a file, a pipe or cron for one of 80 columns."""
-_FOLDED_COLUMNS, _EDGES = 5, 3
-"""The least width of a column that folds; the width of what is between two columns."""
 EXTRAS = {
     "advise": "services",
     "loop": "services,local",
@@ -51,26 +48,9 @@ def warn(text: str, style: str = "") -> None:
     stderr.print(text, style=style, soft_wrap=True)
 
 
-def build_table(*columns: str, whole: Collection[str] = (), **options: Any) -> Table:
-    """Return a table that cuts nothing: a long cell goes on in the next line.
-
-    `whole`: the columns of what people copy, ids and times. They stay on one line where the terminal has room for them.
-    """
-    table = Table(**options)
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in whole)
-    return table
-
-
-def print_table(table: Table) -> None:
-    """Print a table of `build_table`."""
-    shown_by = console if console.is_terminal else _pipe
-    whole = [column for column in table.columns if column.no_wrap]
-    room = shown_by.width - _FOLDED_COLUMNS * (len(table.columns) - len(whole)) - _EDGES * (len(table.columns) + 1)
-    if sum(shown_by.measure(Group(column.header, *column.cells)).maximum for column in whole) > room:
-        for column in whole:  # Rich would cut them.
-            column.no_wrap = False
-    shown_by.print(table)
+def show_blocks(*blocks: Block) -> None:
+    """Print blocks of a report, such as a table."""
+    print_blocks(blocks, console)
 
 
 def ask(service: str, host: str, port: int, method: str, path: str, **options: Any) -> Any:

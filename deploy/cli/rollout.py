@@ -9,11 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from deploy.cli.output import ask, check_had, console, say, user_name, warn
+from deploy.cli.output import ask, check_had, say, show_blocks, user_name, warn
 from services.deployer.settings import DeployerSettings
 from shared.report.blocks import Table, Text
 from shared.report.rollout import evidence_texts, moves_table, stage
-from shared.report.terminal import print_blocks, print_table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -55,7 +54,7 @@ def status(
     if as_json:
         return typer.echo(json.dumps({"rollout": chosen, "moves": history}, indent=2))
     _show_rollouts([chosen])
-    print_table(moves_table(history), console)
+    show_blocks(moves_table(history))
 
 
 @app.command()
@@ -136,14 +135,12 @@ def _show_rollouts(rollouts: list[dict[str, Any]]) -> None:
         for rollout in rollouts
         for evidence in (rollout["evidence"],)
     ]
-    print_table(Table(columns, rows, whole=("candidate", "since")), console)
+    show_blocks(Table(columns, rows, whole=("candidate", "since")))
     for rollout in rollouts:
         task = rollout["task"]
         until = f" Until {rollout['control_until']}." if rollout["control_until"] else ""
         shown = evidence_texts(rollout["evidence"], rollout["control_percent"], rollout["previous"])
-        print_blocks(
-            [Text(f"{rollout['reason']}.{until}", tag=task), *(replace(text, tag=task) for text in shown)], console
-        )
+        show_blocks(Text(f"{rollout['reason']}.{until}", tag=task), *(replace(text, tag=task) for text in shown))
         if rollout["trouble"]:
             warn(f"{task} waits: {rollout['trouble']}", "yellow")
         for adapter, trouble in rollout["adapters"].items():

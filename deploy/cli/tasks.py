@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from deploy.cli.output import ask, build_table, print_table, say, warn
+from deploy.cli.output import ask, say, show_blocks, warn
 from services.scheduler.settings import SchedulerSettings
 from shared.answers import answer_form
 from shared.errors import RatchetError
+from shared.report.blocks import Table
 
 app = typer.Typer(no_args_is_help=True, help="A task is one YAML file: check it, apply it, see what is applied.")
 
@@ -71,11 +72,11 @@ def list_tasks(
     if as_json:
         return typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
     columns = ("name", "kind", "base_model", "revision", "labels", "cron", "next_cycle_at", "cycle_id", "step")
-    table = build_table(*columns, whole=("name", "revision", "next_cycle_at", "cycle_id"))
-    for row in found["tasks"]:
-        row["step"] = f"{row['step']}, late" if row["late"] else row["step"]
-        table.add_row(*(str(row.get(column) or "") for column in columns))
-    print_table(table)
+    rows = [
+        [f"{row['step']}, late" if name == "step" and row["late"] else str(row.get(name) or "") for name in columns]
+        for row in found["tasks"]
+    ]
+    show_blocks(Table(columns, rows, whole=("name", "revision", "next_cycle_at", "cycle_id")))
     for fault in found["broken"].values():
         warn(f"invalid, and its task stays as it was: {fault}", "yellow")
 

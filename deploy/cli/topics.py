@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from deploy.cli.output import build_table, print_table, say
+from deploy.cli.output import say, show_blocks
 from shared.kafka.topics import correct_topics, create_topics, find_drift, wanted_topics
+from shared.report.blocks import Table
 from shared.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Compare the broker's topics with the catalog, and correct them.")
@@ -21,12 +22,12 @@ def list_topics() -> None:
     drift = find_drift(settings)
     topics = wanted_topics(settings)
     of_all = set.intersection(*(set(topic.configs.items()) for topic in topics))
-    table = build_table("topic", "partitions", "retention", "settings", "on the broker", whole=("topic",))
+    rows = []
     for topic in topics:
         own = "\n".join(f"{name}={value}" for name, value in topic.configs.items() if (name, value) not in of_all)
         differences = "\n".join(f"{d.setting} {d.found}, not {d.wanted}" for d in drift if d.topic == topic.name)
-        table.add_row(topic.name, str(topic.partitions), _retention(topic.configs), own, differences or "the same")
-    print_table(table)
+        rows.append((topic.name, topic.partitions, _retention(topic.configs), own, differences or "the same"))
+    show_blocks(Table(("topic", "partitions", "retention", "settings", "on the broker"), rows, whole=("topic",)))
     say(f"Every topic also has {', '.join(f'{name}={value}' for name, value in sorted(of_all))}.")
     if any(difference.correctable for difference in drift):
         say("To set the topics as the catalog says: ratchet topics correct")

@@ -53,13 +53,14 @@ def print_table(block: Table, console: Console) -> None:
         table.add_column(RichText(name), overflow="fold", no_wrap=name in block.whole)
     for row in block.rows:
         table.add_row(*map(_styled, row))
-    width = console.width if console.is_terminal else _PIPE_WIDTH
+    if not console.is_terminal:
+        console = Console(file=console.file, width=_PIPE_WIDTH)
     whole = [column for column in table.columns if column.no_wrap]
-    room = width - _FOLDED_COLUMNS * (len(table.columns) - len(whole)) - _EDGES * (len(table.columns) + 1)
+    room = console.width - _FOLDED_COLUMNS * (len(table.columns) - len(whole)) - _EDGES * (len(table.columns) + 1)
     if sum(console.measure(Group(column.header, *column.cells)).maximum for column in whole) > room:
         for column in whole:
             column.no_wrap = False
-    console.print(table, width=width, crop=False)
+    console.print(table)
 
 
 def _styled(cell: Cell) -> RichText:

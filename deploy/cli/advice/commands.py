@@ -10,13 +10,13 @@ import typer
 from deploy.cli.advice import rules
 from deploy.cli.advice.facts import Answers, Facts, Need
 from deploy.cli.advice.rules import SENTENCES, Advice, Source
-from deploy.cli.output import build_table, console, print_table, say, warn
+from deploy.cli.output import say, show_blocks, warn
 from schemas.base import utc_now
+from shared.report.blocks import Table, Tag, Tone
 from shared.report.evaluation import approach_blocks
-from shared.report.terminal import print_blocks
 
 _MARKS = {True: "holds", False: "does not", None: "not known"}
-_STYLES = {True: "green", False: None, None: "yellow"}
+_TONES: dict[bool | None, Tone] = {True: "good", False: "", None: "open"}
 
 
 def advise(
@@ -97,13 +97,17 @@ def _show(facts: Facts, given: Advice) -> None:
     say(SENTENCES[given.recommendation], "bold")
     for reason in given.reasons:
         say(f"  {reason}")
-    table = build_table("condition", "", "by", "what", title="Conditions for fine-tuning", title_justify="left")
-    for reading in given.readings:
-        name = reading.condition.replace("_", " ")
-        by = "–" if reading.source is Source.UNKNOWN else reading.source.value
-        table.add_row(name, _MARKS[reading.holds], by, reading.detail, style=_STYLES[reading.holds])
-    print_table(table)
-    print_blocks(approach_blocks(facts.approaches), console)
+    rows = [
+        (
+            reading.condition.replace("_", " "),
+            Tag(_MARKS[reading.holds], _TONES[reading.holds]),
+            None if reading.source is Source.UNKNOWN else reading.source.value,
+            reading.detail,
+        )
+        for reading in given.readings
+    ]
+    conditions = Table(("condition", "", "by", "what"), rows, "Conditions for fine-tuning")
+    show_blocks(conditions, *approach_blocks(facts.approaches))
     say("What would change this:")
     for change in given.would_change:
         say(f"  {change}")

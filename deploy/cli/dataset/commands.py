@@ -12,11 +12,10 @@ import typer
 from deploy.cli.dataset.differing import DifferingRow, compare_versions
 from deploy.cli.dataset.export import export as export_version
 from deploy.cli.dataset.versions import open_store, read_manifest, read_report, versions_of
-from deploy.cli.output import console, say
+from deploy.cli.output import say, show_blocks
 from schemas.quality import QualityReport
 from shared.report.blocks import Link, Table, Tag
 from shared.report.dataset import inspection_blocks
-from shared.report.terminal import print_blocks, print_table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -62,7 +61,7 @@ def list_versions(
         for version in found
         for report in (version.report,)
     ]
-    print_table(Table(columns, rows, whole=columns[:3]), console)
+    show_blocks(Table(columns, rows, whole=columns[:3]))
 
 
 @app.command()
@@ -86,7 +85,7 @@ def show(
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:
-        print_blocks([*inspection_blocks(report), Link("The report as a page", f"{address}/quality.html")], console)
+        show_blocks(*inspection_blocks(report), Link("The report as a page", f"{address}/quality.html"))
     raise typer.Exit(not report.passed)
 
 
@@ -115,7 +114,7 @@ def diff(
         for number, row in enumerate(rows or [None])
     ]
     columns = ("rows", "", "prediction", "before", "after", "asked")
-    print_table(Table(columns, cells, whole=("prediction",)), console)
+    show_blocks(Table(columns, cells, whole=("prediction",)))
 
 
 @app.command()

@@ -12,11 +12,10 @@ import typer
 
 from deploy.cli.dataset.versions import open_store
 from deploy.cli.evaluation.reports import evaluations_of, find_report, page_of, rows_named
-from deploy.cli.output import console, say
+from deploy.cli.output import say, show_blocks
 from schemas.evaluation import EVALUATION_PAGE, EVALUATIONS, EvaluationReport
 from shared.report.blocks import Block, Cell, Link, Share, Table, Tag
 from shared.report.evaluation import VERDICTS, evaluation_blocks
-from shared.report.terminal import print_blocks, print_table
 from shared.storage.artifacts import ArtifactStore
 
 app = typer.Typer(
@@ -55,7 +54,7 @@ def list_evaluations(
         for report in found
     ]
     columns = ("evaluation", "judged", "candidate", "production", "verdict")
-    print_table(Table(columns, rows, whole=columns[:2]), console)
+    show_blocks(Table(columns, rows, whole=columns[:2]))
 
 
 @app.command()
@@ -90,7 +89,7 @@ def show(
         typer.echo(report.model_dump_json(indent=2))
     else:
         page = Link("The report as a page", f"{store.address(EVALUATIONS, report.evaluation)}/{EVALUATION_PAGE}")
-        print_blocks([*evaluation_blocks(report), *_lost_blocks(store, report, lost), page], console)
+        show_blocks(*evaluation_blocks(report), *_lost_blocks(store, report, lost), page)
     if output is not None:
         shutil.copyfile(page_of(store, report), output)
     if open_page and not webbrowser.open(page_of(store, report).absolute().as_uri()):

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.cli.output import build_table, print_table, say, user_name, warn
+from deploy.cli.output import say, show_blocks, user_name, warn
 from schemas.base import utc_now
 from schemas.golden import GoldenPart, GoldenRow
 from schemas.tasks import TaskSpec
 from services.scheduler.settings import SchedulerSettings
 from shared.errors import ConfigurationError
+from shared.report.blocks import Table
 from shared.storage.artifacts import ArtifactStore
 
 if TYPE_CHECKING:
@@ -63,15 +64,16 @@ def list_rows(
         typer.echo(json.dumps({"task": task, "rows": found, "history": changes}, ensure_ascii=False, indent=2))
         return
     added = {change.row_id: change for change in history if change.action == "added"}
-    table = build_table("row", "part", "must pass", "question", "answer", "added", "reason", whole=("row",))
+    cells = []
     for row in rows:
         change = added.get(row.row_id)
         by = f"{change.at:%Y-%m-%d} {change.by}" if change else "with the task's file"
-        table.add_row(
+        cells.append((
             row.row_id, row.part, "yes" if row.must_pass else "", _short(row.prompt[-1].text), _short(row.answer), by,
             change.reason if change else "",
-        )  # fmt: skip
-    print_table(table)
+        ))  # fmt: skip
+    columns = ("row", "part", "must pass", "question", "answer", "added", "reason")
+    show_blocks(Table(columns, cells, whole=columns[:1]))
     must_pass = sum(row.must_pass for row in rows)
     say(f"{_count(rows)}, {must_pass} of them must-pass; set {file.spec.golden_set and file.spec.golden_set.set_id}")
 

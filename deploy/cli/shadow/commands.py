@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.cli.output import build_table, check_had, print_table, say
+from deploy.cli.output import check_had, say, show_blocks
 from schemas.base import utc_now
+from shared.report.blocks import Table
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -114,20 +115,19 @@ async def _summaries(settings: Settings) -> list[Summary]:
 
 def _show(summary: Summary) -> None:
     say(f"{summary.task}: {summary.rollout_id}; {summary.tokens_today:,} tokens of replays today (UTC)")
-    table = build_table("requests", "", "what that means")
-    for name, requests in sorted(summary.requests.items(), key=lambda item: list(MEANINGS).index(item[0])):
-        table.add_row(f"{requests:,}", name, MEANINGS[name])
-    print_table(table)
+    ordered = sorted(summary.requests.items(), key=lambda item: list(MEANINGS).index(item[0]))
+    rows = [(requests, name, MEANINGS[name]) for name, requests in ordered]
+    show_blocks(Table(("requests", "", "what that means"), rows))
 
 
 def _show_diagnosis(found: Diagnosis) -> None:
     differing = [comparison for comparison in found.comparisons if not comparison.agree]
-    table = build_table("asked", found.production or "the base model", found.candidate, show_lines=True)
-    for comparison in differing[:_SHOWN]:
-        answer = "(no answer)" if comparison.candidate is None else comparison.candidate
-        table.add_row(*(_cut(text) for text in (comparison.asked, comparison.production, answer)))
-    if differing:
-        print_table(table)
+    rows = [
+        tuple(map(_cut, (x.asked, x.production, "(no answer)" if x.candidate is None else x.candidate)))
+        for x in differing[:_SHOWN]
+    ]
+    if rows:
+        show_blocks(Table(("asked", found.production or "the base model", found.candidate), rows))
     erred = sum(comparison.candidate is None for comparison in differing)
     older = sum(comparison.before_cutoff for comparison in found.comparisons)
     say(

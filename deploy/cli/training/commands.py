@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.cli.output import build_table, print_table, say, warn
+from deploy.cli.output import say, show_blocks, warn
 from schemas.task_settings import Method
 from shared.errors import ConfigurationError
+from shared.report.blocks import Table
 from shared.storage.artifacts import ArtifactStore
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _show_sweep(folder: Path) -> None:
     from services.trainer.sweep import Findings
 
     findings = Findings.model_validate_json((folder / "sweep" / "findings.json").read_bytes())
-    print_table(trials_table(findings))
+    show_blocks(trials_table(findings))
     say(findings.reason)
     chosen = findings.settings
     say("The settings that it was trained with, for the task's file:")
@@ -135,18 +136,18 @@ def _show_sweep(folder: Path) -> None:
     say("training:\n" + "\n".join(f"  {name}: {value}" for name, value in lines.items() if value is not None))
 
 
-def trials_table(findings: Findings) -> Any:
+def trials_table(findings: Findings) -> Table:
     """Return a sweep's trials as a table. Loss: nats per answer of the judged rows; right: the share of them."""
     from services.trainer.sweep import describe
 
     columns = ("trial", "method", "r", "learning rate", "epochs", "loss (95 %)", "right (95 %)", "steps", "s", "")
-    table = build_table(*columns, whole=columns[5:7])
+    rows = []
     for trial in findings.trials:
         settings = trial["settings"]
-        table.add_row(
+        rows.append((
             "default" if trial["number"] == 0 else str(trial["number"]), Method(settings["method"]).value,
             str(settings["r"]), f"{settings['learning_rate']:g}", f"{settings['epochs']:g}",
             *(describe(trial[part]) if part in trial else "–" for part in ("loss", "right")),
             str(trial["steps"]), f"{trial['seconds']:.0f}", trial["state"],
-        )  # fmt: skip
-    return table
+        ))  # fmt: skip
+    return Table(columns, rows, whole=columns[5:7])

@@ -6,7 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from deploy.cli.output import build_table, print_table, say, warn
+from deploy.cli.output import say, show_blocks, warn
 from schemas.task_settings import FusionSettings, Method, TrainingSettings
 from schemas.tasks import TaskSpec
 from services.trainer.devices import available_memory, gpus_present
@@ -14,6 +14,7 @@ from services.trainer.memory import GIB, Device, MemoryEstimate, PassSize, estim
 from services.trainer.plan import SMALL_MODEL, ModelShape, resolve
 from shared.errors import ConfigurationError
 from shared.processor import has_bfloat16
+from shared.report.blocks import Table
 
 LLAMA_8B = ModelShape(
     model_type="llama", layers=32, hidden=4096, intermediate=14336, heads=32, kv_heads=8, head_width=128,
@@ -41,14 +42,15 @@ def show_estimate(spec: TaskSpec | None, rows: int, models_folder: Path, max_ran
     places = {"GPU": (GPU, _free_on_gpus())}
     if shape.parameters < SMALL_MODEL:
         places["CPU"] = (Device(is_gpu=False, has_bfloat16=has_bfloat16()), available_memory())
-    table = build_table("method", "on", *_PARTS, "total", "here", title=_title(spec.base_model, shape, batch, settings))
+    cells = []
     for method in METHODS:
         for place, (device, free) in places.items():
             needed = needed_by(method, shape, settings, rows, device)
             here = "none" if free is None else "yes" if needed.total <= free else "too little"
             marked = method.value + (" (this task)" if method is settings.method else "")
-            table.add_row(marked, place, *_cells(needed), here)
-    print_table(table)
+            cells.append((marked, place, *_cells(needed), here))
+    title = _title(spec.base_model, shape, batch, settings)
+    show_blocks(Table(("method", "on", *_PARTS, "total", "here"), cells, title))
     free_here = [f"{place} {free / GIB:.1f}" for place, (_, free) in places.items() if free is not None]
     say(f"Free on this machine, GiB: {', '.join(free_here)}")
     say("Rows that are shorter take less: a training counts its own before it loads the model, and refuses in words.")
@@ -79,11 +81,11 @@ def _show_example() -> None:
     """Print the table of `docs/training.md`: four rows at once, and one, beside what practice reckons with."""
     settings = {rows: TrainingSettings(batch_size=rows) for rows in (4, 1)}
     title = _title("Llama 3.1 8B", LLAMA_8B, 4, settings[4])
-    table = build_table("method", *_PARTS, "total", "total, 1 row", "practice", title=title)
+    cells = []
     for method in METHODS:
         four, one = (needed_by(method, LLAMA_8B, settings[rows], 10_000, GPU) for rows in (4, 1))
-        table.add_row(method.value, *_cells(four), f"{one.total / GIB:.1f}", PRACTICE[method])
-    print_table(table)
+        cells.append((method.value, *_cells(four), f"{one.total / GIB:.1f}", PRACTICE[method]))
+    show_blocks(Table(("method", *_PARTS, "total", "total, 1 row", "practice"), cells, title))
     say("With a task, of its base model on this machine: ratchet train TASK --estimate")
 
 

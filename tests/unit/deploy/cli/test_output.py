@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from deploy.cli import output
 from deploy.cli.app import app
 from shared.errors import RatchetError, unusable_file
+from shared.report.blocks import Table
 from tests.conftest import ROOT
 
 ODD = "root:x:0 [bold]x[/bold]"
@@ -215,9 +216,7 @@ def test_a_table_cuts_nothing_and_its_ids_stay_on_one_line_where_there_is_room(
     file = StringIO()
     monkeypatch.setattr(output, "console", Console(file=file, width=width, force_terminal=True, color_system=None))
     name, at, why = "desk-20261123-120000", "2026-11-23 12:00", "offline-gates-failed-" * 5
-    table = output.build_table("cycle", "at", "why", whole=("cycle", "at"))
-    table.add_row(name, at, why)
-    output.print_table(table)
+    output.show_blocks(Table(("cycle", "at", "why"), [(name, at, why)], whole=("cycle", "at")))
     lines = [line.split("│")[1:-1] for line in file.getvalue().splitlines() if "│" in line]
     cells = ["".join(cell.strip() for cell in column) for column in zip(*lines, strict=True)]
     assert cells == [name, at if width > 30 else at.replace(" ", ""), why]

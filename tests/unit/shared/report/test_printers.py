@@ -50,6 +50,10 @@ def test_the_terminal_prints_texts_and_tables_as_they_are_and_leaves_plots_to_th
     assert printed(Section("only a plot", [PLOT], folded=True)) == ""
 
 
+def test_no_line_of_a_table_ends_where_no_terminal_does() -> None:
+    assert f"│ {'x' * 500} │" in printed(Table(("a",), [("x" * 500,)]))
+
+
 def test_the_terminal_prints_the_first_rows_of_what_a_page_folds() -> None:
     table = Table(("row",), [(f"row {n}",) for n in range(12)])
     assert "row 11" in printed(Section("all", [table]))
