@@ -29,7 +29,7 @@ from services.gateway.domain import Identifiers, PredictionIds
 from services.gateway.formats.chat import ChatRequest
 from services.gateway.formats.media import MediaReferences
 from services.gateway.observability.metrics import Metrics
-from services.gateway.recording.event_log import EventLog, SpoolEventLog
+from services.gateway.recording.event_log import SpoolEventLog
 from services.gateway.recording.recorder import Recorder
 from services.gateway.routing.arms import ServingFlags
 from services.gateway.settings import GatewaySettings
@@ -79,7 +79,7 @@ class Sqlite:
 class Timed:
     """An event log that measures its appends and remembers the last records."""
 
-    log: EventLog
+    log: SpoolEventLog
     seconds: list[float] = field(default_factory=list)
     last: Sequence[Record] = ()
 
@@ -138,7 +138,7 @@ async def _open(folder: Path, sync: Sync) -> SpoolEventLog:
     return log
 
 
-async def _ask(log: EventLog, clients: int) -> Timed:
+async def _ask(log: SpoolEventLog, clients: int) -> Timed:
     """Return how long requests of concurrent clients wait for the log."""
     timed = Timed(log)
     tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
@@ -164,7 +164,7 @@ async def _ask(log: EventLog, clients: int) -> Timed:
     return timed
 
 
-async def _drive(log: EventLog, records: Sequence[Record]) -> None:
+async def _drive(log: SpoolEventLog, records: Sequence[Record]) -> None:
     for _ in range(BATCH):
         await log.append(records)
 
