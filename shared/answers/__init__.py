@@ -1,7 +1,7 @@
 """What the answers of a task are: one class for each kind, each in a file of its own.
 
 What a service does with an answer, it asks of the task's form; `form.py` has everything that a form says. A new kind is
-a member of `TaskKind`, a file here and its name in `_FORMS`.
+a file here and its name in `_FORMS`; what else it needs, CONTRIBUTING says.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 GENERATED = {"docs/configuration.md"}
 MAX_WORDS = 18_000
 """Of all pages in `docs/`."""
-LIMITS = {"README.md": 1_200, "CONTRIBUTING.md": 1_200, "CHANGELOG.md": 800, "docs/benchmarks.md": 2_500}
+LIMITS = {"README.md": 1_200, "CONTRIBUTING.md": 1_300, "CHANGELOG.md": 800, "docs/benchmarks.md": 2_500}
 PAGE_LIMIT = 2_200
 """Of a page that has no limit of its own."""
 SHOWN_SENTENCES = 10
