@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, field_validator
 
 from schemas.adversarial import AdversarialKind
 from schemas.base import Identifier, Label, Probability, ShortText
-from schemas.task_settings import Section
+from schemas.task_settings import TaskSection
 
 
 class TextMetric(StrEnum):
@@ -27,7 +27,7 @@ class TextMetric(StrEnum):
 AttackText = Annotated[str, StringConstraints(min_length=1, max_length=1_000)]
 
 
-class AdversarialSettings(Section):
+class AdversarialSettings(TaskSection):
     """Inputs that are made from held-out rows to see what misleads an arm. Texts given here are never trained on."""
 
     rows: int = Field(
@@ -55,7 +55,7 @@ class AdversarialSettings(Section):
     )
 
 
-class JudgeSettings(Section):
+class JudgeSettings(TaskSection):
     """A model that compares generated texts, behind any OpenAI-compatible API.
 
     It is shown, and stops nothing until it is certified: until its agreement with people's own blind comparisons is
@@ -89,7 +89,7 @@ class JudgeSettings(Section):
         return name
 
 
-class EvaluationSettings(Section):
+class EvaluationSettings(TaskSection):
     """The offline gates, which stop a candidate that is worse before it answers a single live input.
 
     That it is better is no condition: few rows can show it, and the test on live traffic will.

@@ -50,7 +50,7 @@ class LabelBalance(Frozen):
 Cell = str | int | float | None
 
 
-class Table(Frozen):
+class MeasureTable(Frozen):
     """A table of a measure. A cell that is None could not be measured."""
 
     columns: tuple[str, ...]
@@ -64,7 +64,7 @@ class Measure(Frozen):
     title: str = Field(max_length=200)
     summary: str = Field(max_length=2_000, description="What was found, or why nothing was measured.")
     figures: dict[str, Cell] = Field(default={}, description="Name to value; a name says its unit.")
-    table: Table | None = None
+    table: MeasureTable | None = None
 
 
 class LeftOutSample(Frozen):

@@ -26,7 +26,7 @@ MAX_CHARS = 2_000_000
 """More than a text has that any engine reads."""
 
 
-class Section(BaseModel):
+class TaskSection(BaseModel):
     """The base class of the YAML's sections: an unknown key is an error of the author, not a newer contract."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,7 +65,7 @@ class Combination(StrEnum):
     DARE = "dare_linear"
 
 
-class FusionSettings(Section):
+class FusionSettings(TaskSection):
     """Which adapters `method: fusion` merges, and how."""
 
     adapters: tuple[AdapterName, ...] = Field(
@@ -78,7 +78,7 @@ class FusionSettings(Section):
     )
 
 
-class PreferenceSettings(Section):
+class PreferenceSettings(TaskSection):
     """A second stage of training, on pairs of answers of which people preferred one: blind judgements and edits."""
 
     method: Literal["none", "dpo", "kto"] = "none"
@@ -89,7 +89,7 @@ class PreferenceSettings(Section):
     epochs: float = Field(default=1.0, gt=0.0, le=100.0)
 
 
-class TrainingSettings(Section):
+class TrainingSettings(TaskSection):
     """How a candidate is trained. What is empty follows from the model and the number of rows: `docs/training.md`."""
 
     method: Method = Method.LORA
@@ -163,7 +163,7 @@ class TrainingSettings(Section):
         return self.method is not Method.FULL and not self.dora
 
 
-class BalanceSettings(Section):
+class BalanceSettings(TaskSection):
     """What one source may contribute to a training set, and how far class weights go.
 
     A source over its share is weighed down, to 0.2 at the least; what that does not reach is left out (`capped`).
@@ -185,7 +185,7 @@ class BalanceSettings(Section):
     )
 
 
-class AugmentationSettings(Section):
+class AugmentationSettings(TaskSection):
     """What is trained on beside people's corrections; each such row says so (`origin`)."""
 
     audited: bool = Field(
@@ -197,7 +197,7 @@ class AugmentationSettings(Section):
     )
 
 
-class DatasetSettings(Section):
+class DatasetSettings(TaskSection):
     """The gates of a training set, and how it is split."""
 
     eval_share: float = Field(default=0.2, gt=0.0, lt=1.0)
@@ -287,7 +287,7 @@ class DatasetSettings(Section):
         return pattern
 
 
-class FailureSettings(Section):
+class FailureSettings(TaskSection):
     """Which predictions are suspects, and how they are clustered into failure modes."""
 
     confidence_threshold: Probability | None = Field(
@@ -310,7 +310,7 @@ class FailureSettings(Section):
     overlap_share: Probability = Field(default=0.1, description="Share of questions that two reviewers answer.")
 
 
-class Severity(Section):
+class Severity(TaskSection):
     """How bad one confusion is: what it costs to answer `answer` where `truth` is right. Any other wrong answer: 1."""
 
     truth: Label
@@ -318,7 +318,7 @@ class Severity(Section):
     weight: Probability = Field(description="0: as good as right; 1: as bad as any wrong answer.")
 
 
-class RolloutSettings(Section):
+class RolloutSettings(TaskSection):
     """How much evidence (wealth) a candidate needs for more traffic. The statistics are in the deployer."""
 
     yearly_false_promotion: float = Field(default=0.05, ge=1e-6, lt=1.0, description="Alpha of a whole year.")
@@ -401,7 +401,7 @@ class RolloutSettings(Section):
         return steps
 
 
-class ExtraPattern(Section):
+class ExtraPattern(TaskSection):
     """A pattern of personal data that is special to the task, such as a customer number."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
@@ -418,7 +418,7 @@ class ExtraPattern(Section):
         return self
 
 
-class RedactionSettings(Section):
+class RedactionSettings(TaskSection):
     """How personal data is replaced by surrogates of the same shape before an event reaches Kafka."""
 
     enabled: bool = True

@@ -29,7 +29,7 @@ from schemas.task_settings import (
     MediaPolicy,
     RedactionSettings,
     RolloutSettings,
-    Section,
+    TaskSection,
     TrainingSettings,
 )
 from schemas.tools import MAX_TOOLS, CallsPerAnswer, FunctionTool, ToolChoice, fields_of_tools
@@ -81,7 +81,7 @@ _COMPARED_TYPES = {
 """The types of fields that a comparison is for; an exact one is for all."""
 
 
-class Comparator(Section):
+class Comparator(TaskSection):
     """How one field of an extraction is judged. Without one: equal as JSON, so that 1.0 is 1 and "A" is not "a"."""
 
     compare: Compare = Field(
@@ -100,7 +100,7 @@ class Comparator(Section):
         return self
 
 
-class TaskSpec(Section):
+class TaskSpec(TaskSection):
     """The complete specification of a task."""
 
     name: TaskName

@@ -25,7 +25,7 @@ class ChatTokens:
         self._tokenizer: Any = None
 
     def __call__(self, messages: Sequence[Message], tools: Sequence[JsonObject]) -> int | None:
-        """See `building.length.TokenCounter`."""
+        """See `building.length.CountTokens`."""
         if self._tokenizer is None:
             from transformers import AutoTokenizer
 

@@ -25,7 +25,7 @@ from schemas.labels import CorrectionSubmitted, LabelRequested
 from schemas.predictions import FeedbackGiven, SubjectForgotten
 from services.dataset_builder.building.carry_over import Revision
 from services.dataset_builder.building.compact import Compactor
-from services.dataset_builder.building.length import TokenCounter
+from services.dataset_builder.building.length import CountTokens
 from services.dataset_builder.building.personal_data import PersonalData, PersonalDataPass, rules_id
 from services.dataset_builder.building.preferences import Preferences, mark_held_out
 from services.dataset_builder.building.votes import OLDEST_FIRST, Vote, Withdrawals, votes_of
@@ -127,7 +127,7 @@ async def _build_on_postgres(job: BuildJob, folder: Path, progress: Progress, mo
         await engine.dispose()
 
 
-def _token_counter(job: BuildJob) -> TokenCounter | None:
+def _token_counter(job: BuildJob) -> CountTokens | None:
     """Return what counts tokens as the base model does; None where the model is not on this machine."""
     folder = job.models_folder / job.spec.base_model
     return ChatTokens(folder) if folder.is_dir() else None

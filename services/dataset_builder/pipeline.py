@@ -27,7 +27,7 @@ from services.dataset_builder.building.chat_format import (
     format_error,
     output_error,
 )
-from services.dataset_builder.building.length import TokenCounter, length_error
+from services.dataset_builder.building.length import CountTokens, length_error
 from services.dataset_builder.building.places.frozen import adversarial_questions
 from services.dataset_builder.building.places.place import Place
 from services.dataset_builder.building.places.placement import Placed, group_rows, make_examples
@@ -138,7 +138,7 @@ class Build:
     edits: Sequence[PreferredAnswer] = ()
 
 
-def build_dataset(inputs: Inputs, score: Scorer | None = None, count_tokens: TokenCounter | None = None) -> Build:
+def build_dataset(inputs: Inputs, score: Scorer | None = None, count_tokens: CountTokens | None = None) -> Build:
     """Build a dataset. The order in which corrections arrived makes no difference.
 
     `score` is the noise model for labels that have no score yet; None: they get none. `count_tokens`: with the base
@@ -150,7 +150,7 @@ def build_dataset(inputs: Inputs, score: Scorer | None = None, count_tokens: Tok
 def begin_build(
     inputs: Inputs,
     score: Scorer | None = None,
-    count_tokens: TokenCounter | None = None,
+    count_tokens: CountTokens | None = None,
     sketches: QuestionSketches | None = None,
 ) -> Callable[[], Build]:
     """Build as far as the noise model is not needed, see `build_dataset`; returns what waits for it and goes on.
@@ -270,7 +270,7 @@ def _resolve(
 
 
 def _validate(
-    rows: Iterable[Row], spec: TaskSpec, count_tokens: TokenCounter | None
+    rows: Iterable[Row], spec: TaskSpec, count_tokens: CountTokens | None
 ) -> tuple[list[Row], list[LeftOutExample]]:
     valid, left_out = [], []
     for row in rows:
@@ -281,7 +281,7 @@ def _validate(
     return valid, left_out
 
 
-def _error(row: Row, spec: TaskSpec, count_tokens: TokenCounter | None) -> Rejection | None:
+def _error(row: Row, spec: TaskSpec, count_tokens: CountTokens | None) -> Rejection | None:
     """Return why a row is no example: first what it says itself, then what is wrong with its form."""
     if error := never_trained(row.call, row.answers) or cut_answer_error(row.label, row.answers, spec):
         return error

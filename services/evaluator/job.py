@@ -139,7 +139,7 @@ async def _ask_both(
         if job.production is not None:  # It may have been trained before the task's modules were changed.
             await serve(client, store, job.production, store.address("adapters", job.production), check)
         opponent = job.production or trained.base_model
-        arms = Arm("candidate", trained.adapter, ours), Arm("production", opponent, client)
+        arms = AskedArm("candidate", trained.adapter, ours), AskedArm("production", opponent, client)
         candidate, production = await ask_arms(job, arms, "", questions, folder, progress)
         repeated = await ask_must_pass_again(job, ours, golden, candidate, len(evaluation))
         adversarial = None
@@ -255,7 +255,7 @@ async def wake(urls: Sequence[str], key: str, store: ArtifactStore, trained: Can
         await client.close()
 
 
-class Arm(NamedTuple):
+class AskedArm(NamedTuple):
     """One of the two models: its name in files and messages, and where it is asked."""
 
     name: str
@@ -264,7 +264,12 @@ class Arm(NamedTuple):
 
 
 async def ask_arms(
-    job: EvaluationJob, arms: Sequence[Arm], what: str, questions: Sequence[Question], folder: Path, progress: Progress
+    job: EvaluationJob,
+    arms: Sequence[AskedArm],
+    what: str,
+    questions: Sequence[Question],
+    folder: Path,
+    progress: Progress,
 ) -> list[ArmAnswers]:
     """Return the arms' answers. `what`: what the questions are, in the names of files.
 

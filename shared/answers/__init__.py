@@ -15,10 +15,10 @@ from shared.answers.form import AnswerForm as AnswerForm
 from shared.answers.form import InvalidAnswer as InvalidAnswer
 from shared.answers.label import OneLabel
 from shared.answers.label_set import LabelSet
-from shared.answers.text import Text
+from shared.answers.text import WrittenText
 
 _FORMS: Mapping[TaskKind, type[AnswerForm]] = {
-    form.kind: form for form in (OneLabel, LabelSet, Extraction, Calls, Text)
+    form.kind: form for form in (OneLabel, LabelSet, Extraction, Calls, WrittenText)
 }
 
 

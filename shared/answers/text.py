@@ -14,7 +14,7 @@ from shared.grading.text import exact_match
 from shared.grading.tool_calls import split_calls, with_calls_as_in
 
 
-class Text(AnswerForm):
+class WrittenText(AnswerForm):
     """Any text."""
 
     kind = TaskKind.GENERATION

@@ -16,7 +16,7 @@ _TEMPLATE_TOKENS = 32
 """More than a chat template adds to a message: its role and the marks around it."""
 
 
-class TokenCounter(Protocol):
+class CountTokens(Protocol):
     """Counts with the base model's tokenizer and chat template (`recipe.py`)."""
 
     def __call__(self, messages: Sequence[Message], tools: Sequence[JsonObject]) -> int | None:
@@ -25,7 +25,7 @@ class TokenCounter(Protocol):
 
 
 def length_error(
-    messages: Sequence[Message], tools: Sequence[JsonObject], spec: TaskSpec, count: TokenCounter | None
+    messages: Sequence[Message], tools: Sequence[JsonObject], spec: TaskSpec, count: CountTokens | None
 ) -> Rejection | None:
     """Return why an example is too long, or is none for this base model; None if it is neither.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from schemas.datasets import Example
-from schemas.quality import Cell, Measure, Table
+from schemas.quality import Cell, Measure, MeasureTable
 from schemas.tasks import TaskSpec
 from services.dataset_builder.building.personal_data import PersonalData
 from services.dataset_builder.building.places.place import Exclusions
@@ -171,8 +171,8 @@ def _personal_data(found: PersonalData) -> Measure:
     return Measure(name="personal_data", title="Personal data", summary=summary, figures=figures)
 
 
-def _table(columns: tuple[str, ...], rows: Sequence[tuple[Cell, ...]]) -> Table | None:
-    return Table(columns=columns, rows=tuple(rows[:MAX_ROWS])) if rows else None
+def _table(columns: tuple[str, ...], rows: Sequence[tuple[Cell, ...]]) -> MeasureTable | None:
+    return MeasureTable(columns=columns, rows=tuple(rows[:MAX_ROWS])) if rows else None
 
 
 def _interval(estimate: Estimate) -> tuple[float, float, float]:

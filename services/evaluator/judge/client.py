@@ -37,7 +37,7 @@ class _Said(NamedTuple):
     is_cut: bool
 
 
-class _Stored(BaseModel):
+class _StoredVerdict(BaseModel):
     """A line of the file of verdicts: no text of anyone."""
 
     comparison: str
@@ -52,7 +52,7 @@ class StoredVerdicts:
         self._known: dict[str, Verdict] = {}
         for line in file.read_bytes().splitlines() if file.exists() else ():
             try:
-                stored = _Stored.model_validate_json(line)
+                stored = _StoredVerdict.model_validate_json(line)
             except ValidationError:  # The process was killed while it wrote it.
                 continue
             self._known[stored.comparison] = stored.verdict
@@ -64,7 +64,7 @@ class StoredVerdicts:
         return self._known.get(_name(messages))
 
     def add(self, messages: Sequence[dict[str, str]], verdict: Verdict) -> None:
-        stored = _Stored(comparison=_name(messages), verdict=verdict)
+        stored = _StoredVerdict(comparison=_name(messages), verdict=verdict)
         self._known[stored.comparison] = verdict
         with self._file.open("ab") as file:  # A line before it that was cut off ends here.
             file.write(b"\n" + stored.model_dump_json().encode())

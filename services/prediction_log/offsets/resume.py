@@ -21,7 +21,7 @@ ReadTopicIds = Callable[[Sequence[str]], Awaitable[Mapping[str, str]]]
 """Topic names → the broker's id of each; topics and ids that the broker does not know are absent."""
 
 
-class OffsetStore(Protocol):
+class LakeOffsets(Protocol):
     """A store that commits the offsets it was filled to. Every method blocks, and raises DependencyUnavailable while
     the lake is unavailable."""
 
@@ -29,7 +29,7 @@ class OffsetStore(Protocol):
     def accept_topic(self, table: str, topic: str, topic_id: UUID) -> bool: ...
 
 
-def resume_from(store: OffsetStore, table: str, read_topic_ids: ReadTopicIds) -> Resume:
+def resume_from(store: LakeOffsets, table: str, read_topic_ids: ReadTopicIds) -> Resume:
     """Return what a consumer calls when partitions are assigned to it: the next offset of each for this table."""
 
     async def resume(partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
@@ -42,7 +42,7 @@ def resume_from(store: OffsetStore, table: str, read_topic_ids: ReadTopicIds) ->
     return resume
 
 
-async def _check_topic(store: OffsetStore, table: str, topic: str, topic_id: UUID) -> None:
+async def _check_topic(store: LakeOffsets, table: str, topic: str, topic_id: UUID) -> None:
     if topic_id.int == 0:  # The id that a broker without topic ids reports.
         return
     if not await asyncio.to_thread(store.accept_topic, table, topic, topic_id):

@@ -12,7 +12,7 @@ from schemas.base import CheckResult, Gate
 from schemas.conversation import Answer, Call, Message, Role
 from schemas.datasets import Fate
 from schemas.labels import CorrectionSubmitted, Purpose
-from schemas.quality import MAX_QUOTED, MAX_SAMPLES, Measure, QualityReport, Table
+from schemas.quality import MAX_QUOTED, MAX_SAMPLES, Measure, MeasureTable, QualityReport
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.votes import votes_of
 from services.dataset_builder.inspection.gates import evaluate_gates
@@ -170,7 +170,7 @@ def test_no_text_of_a_report_becomes_markup() -> None:
     rows = [correction(1, POISON, text=POISON), correction(2, "refund", text=POISON, user=POISON)]
     measure = Measure(
         name="noise", title=POISON, summary=POISON, figures={POISON: POISON},
-        table=Table(columns=(POISON,), rows=((POISON,),)),
+        table=MeasureTable(columns=(POISON,), rows=((POISON,),)),
     )  # fmt: skip
     shown = Page(render(report_of(rows, measure, gates=(gate,))))
     assert "script" not in shown.tags

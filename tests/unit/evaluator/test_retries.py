@@ -10,7 +10,7 @@ import pytest
 from schemas.conversation import Message, Role
 from services.evaluator.domain import Question
 from services.evaluator.golden_history import past_results, record_promotion
-from services.evaluator.job import Arm, ask_arm, ask_arms, unfair, with_golden_history
+from services.evaluator.job import AskedArm, ask_arm, ask_arms, unfair, with_golden_history
 from services.evaluator.job_input import EvaluationJob
 from services.evaluator.recipe import RETRY_ROUNDS, ArmAnswers, ask, ask_failed_again
 from services.evaluator.verdict import Asked
@@ -52,7 +52,7 @@ async def test_what_failed_is_repeated_when_both_arms_were_asked(tmp_path: Path)
         return first_letter(request)
 
     engine = FakeEngine(answered, {"a3": [away] * 2})
-    arms = Arm("candidate", "one", engine), Arm("production", "two", engine)
+    arms = AskedArm("candidate", "one", engine), AskedArm("production", "two", engine)
     found = await ask_arms(job(tmp_path), arms, "", ASKED, tmp_path, Progress(tmp_path))
     assert [answers.unanswered for answers in found] == [[], []]
     assert order == ["one"] * 99 + ["two"] * 100 + ["one"]
