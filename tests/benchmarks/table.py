@@ -151,7 +151,9 @@ def take_missed() -> list[str]:
 
 def _changed() -> str:
     """The files that differ from the commit that is measured, others than results."""
-    return _git("status", "--porcelain", "--", ":(top)", ":(top,exclude)tests/*/results")
+    return _git(
+        "status", "--porcelain", "--untracked-files=all", "--", ":(top)", ":(top,exclude,glob)tests/*/results/**"
+    )
 
 
 def _git(*arguments: str) -> str:

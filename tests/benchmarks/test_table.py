@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +21,25 @@ def result(ratio: float, min_ratio: float | None = None) -> Result:
 
 
 @pytest.fixture(autouse=True)
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "RESULTS", tmp_path)
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of results, in a repository whose only commit is empty."""
+    git = ("git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@example.com")
+    subprocess.run((*git, "init", "--quiet"), check=True)
+    subprocess.run((*git, "commit", "--quiet", "--allow-empty", "--message", "empty"), check=True)
+    folder = tmp_path / "tests" / "benchmarks" / "results"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(table, "RESULTS", folder)
+    return folder
+
+
+def test_results_name_their_commit_and_those_of_changed_files_are_not_written(results: Path) -> None:
+    report([result(0.5)], "b")
+    report([result(0.5)], "c")  # The results themselves are no change.
+    commit = subprocess.run(("git", "rev-parse", "--short", "HEAD"), cwd=results, capture_output=True, text=True).stdout
+    assert {json.loads((results / f"{name}.json").read_text())["commit"] for name in "bc"} == {commit.strip()}
+    (results.parent / "changed.py").touch()
+    report([result(0.5)], "d")
+    assert sorted(path.name for path in results.iterdir()) == ["b.json", "b.md", "c.json", "c.md"]
 
 
 def stopped() -> NoReturn:
