@@ -32,6 +32,7 @@ from services.console.storage import PostgresQueue
 from shared.kafka.broker import build_broker
 from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import Publisher
+from shared.report.html import fragment
 from shared.service import running
 from shared.settings import Settings
 from shared.storage.database import build_engine
@@ -623,7 +624,7 @@ async def test_the_overview_reads_as_often_however_many_tasks_there_are(
         cards = await _overview(reviews, history, tasks)
         counts.append(len(statements))
     assert counts[0] == counts[1] == counts[2]
-    pages = {title: "".join(parts) for title, parts in cards}
+    pages = {title: fragment(blocks) for title, blocks in cards if not isinstance(blocks, str)}
     for number in (1, 2, 3):
         page = pages[f"{task}-{number}"]
         assert f"<b>{number}</b><span>open questions" in page

@@ -440,7 +440,7 @@ async def test_a_person_is_erased_everywhere_and_stays_erased_after_a_replay(sce
     without = (await scene.dataset(2))[-1]  # One person's few rows are reason enough: the cycle is not skipped.
     assert "leaves wrote" not in without
     assert "stays wrote" in without
-    assert f'"parent": "{version["dataset_id"]}"' in without
+    assert f'"parent": "{version["name"]}"' in without
 
 
 async def test_every_store_deletes_what_is_older_than_its_tasks_retention(scene: Services) -> None:
