@@ -25,12 +25,12 @@ PAGES = (
 )  # fmt: skip
 """The gateway's page is the last one: once it has made a key, a client needs one."""
 PLACES = {
-    "support-desk-9b1c2d3e4f50": ("dataset", r'"id": "(.+)"'),
-    "support-desk-90d2b1c4": ("dataset", r'"id": "(.+)"'),
-    "support-desk-3f2a9c01b2d4": ("evaluation", r'"adapter": "(.+)"'),
-    "g-5f0c52d1a9be": ("golden", r'"row_id": "(.+)"'),
+    "support-desk-9b1c2d3e4f50": ("dataset", r'"id": "(.+)"', -1),
+    "support-desk-90d2b1c4": ("dataset", r'"id": "(.+)"', 0),
+    "support-desk-3f2a9c01b2d4": ("evaluation", r'"adapter": "(.+)"', 0),  # The loop's: a restart's may be stopped.
+    "g-5f0c52d1a9be": ("golden", r'"row_id": "(.+)"', -1),
 }
-"""Made-up names in the pages, and where this stack's are listed."""
+"""Made-up names in the pages, and where this stack's are listed, oldest first."""
 EDITED = {"docs/tutorial.md:18": "sed -i s,meta-llama/Llama-3.1-8B-Instruct,SmolLM2-135M-Instruct, my-task.yaml"}
 """What a reader edits by hand behind a block."""
 BIN = ROOT / ".venv" / "bin"
@@ -70,10 +70,10 @@ class Reader:
 
     def with_names_of_this_stack(self, text: str) -> str:
         """Put this stack's data set, adapter, golden row and model where the pages have made-up ones."""
-        for name, (command, pattern) in PLACES.items():
+        for name, (command, pattern, at) in PLACES.items():
             if name in text:
                 text = text.replace(
-                    name, re.findall(pattern, self.printed(command, "list", "support-desk", "--json"))[-1]
+                    name, re.findall(pattern, self.printed(command, "list", "support-desk", "--json"))[at]
                 )
         return text
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
+from shared.report.blocks import Link, Table, Text
+from shared.report.html import page
 from tests.e2e.loop_report import APPROACHES, MISLEADING, problems
 
-PAGE = (
-    '<h1>support-desk</h1><p class="text">x</p><p class="verdict good">y</p><td data-name="approach">'
-    '<a href="dataset.html">' + "<svg></svg>" * 5
-)
+BLOCKS = [Text("x"), Text("y", "good"), Table(("approach",), [("a",)]), Link("Inspection", "dataset.html")]
+PAGE = page("support-desk", BLOCKS) + "<svg></svg>" * 5
 MEASURED = [
     {"kind": kind, "accuracy": {"n": 40}, "latency_ms_p95": 9.0, "cost_per_month": 0.2} for kind in sorted(APPROACHES)
 ]
