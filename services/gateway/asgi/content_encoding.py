@@ -13,6 +13,8 @@ from shared.http import HttpError
 
 _GZIP = 16 + zlib.MAX_WBITS
 _MAX_SHOWN = 50
+_STEP_BYTES = 1024 * 1024
+"""Unpacked at once, before its size is counted."""
 
 
 def is_gzip(coding: bytes) -> bool:
@@ -27,23 +29,28 @@ def is_gzip(coding: bytes) -> bool:
 
 
 async def unpack(packed: bytes, max_bytes: int, count: Callable[[int], None]) -> bytes:
-    """Return what is in a gzip body, unpacked in a thread: zlib drops the GIL. `count` gets its size, and may raise.
+    """Return what is in a gzip body, unpacked in threads: zlib drops the GIL.
 
-    Raises HttpError 400 for what is not one whole member of gzip, 413 for more than `max_bytes`: it is unpacked no
-    further.
+    `count` gets the size so far before more is unpacked, and may raise: a body may unpack to a thousand times its size.
+    Raises HttpError 400 for what is not one whole member of gzip, 413 as soon as it has more than `max_bytes`.
     """
-    unpacker = zlib.decompressobj(_GZIP)
-    try:
-        body = await asyncio.to_thread(unpacker.decompress, packed, max_bytes + 1)
-    except zlib.error as error:
-        raise _malformed(error) from error
-    if len(body) > max_bytes:
-        message = f"the request body has more than {max_bytes} bytes when unpacked, which is its limit"
-        raise HttpError(413, message, "body_too_large")
+    unpacker, rest, pieces, size = zlib.decompressobj(_GZIP), packed, list[bytes](), 0
+    while not unpacker.eof:
+        try:
+            piece = await asyncio.to_thread(unpacker.decompress, rest, _STEP_BYTES)
+        except zlib.error as error:
+            raise _malformed(error) from error
+        if not piece:
+            break
+        rest, size = unpacker.unconsumed_tail, size + len(piece)
+        if size > max_bytes:
+            message = f"the request body has more than {max_bytes} bytes when unpacked, which is its limit"
+            raise HttpError(413, message, "body_too_large")
+        count(size)
+        pieces.append(piece)
     if not unpacker.eof or unpacker.unused_data:
         raise _malformed("it is cut short, or something follows it")
-    count(len(body))
-    return body
+    return pieces[0] if len(pieces) == 1 else await asyncio.to_thread(b"".join, pieces)
 
 
 def _malformed(reason: object) -> HttpError:

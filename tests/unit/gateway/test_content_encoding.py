@@ -134,3 +134,15 @@ async def test_a_long_body_is_unpacked_beside_the_event_loop(packed: bytes) -> N
     with suppress(HttpError):
         await unpack(packed, MB, seen.append)
     assert seen[0] == 0, "nothing else had a turn before a step was unpacked"
+
+
+async def test_what_is_over_the_bytes_in_flight_is_unpacked_no_further() -> None:
+    counted: list[int] = []
+
+    def refuse(size: int) -> None:
+        counted.append(size)
+        raise HttpError(503, "too much at once", "overloaded")
+
+    with pytest.raises(HttpError, match="too much"):
+        await unpack(gzip.compress(bytes(20 * MB)), 32 * MB, refuse)
+    assert counted == [1024 * 1024]
