@@ -84,7 +84,7 @@ class DatasetBuilt(Event):
 class Example(Frozen):
     """One line of train.jsonl and eval.jsonl: a published, read-only format.
 
-    `messages` ends with the assistant's answer. Near-duplicates have the same `group`, which is never split.
+    `messages` ends with the assistant's answer. Turns of a conversation have the same `group`, which is never split.
     """
 
     example_id: Identifier
@@ -100,6 +100,9 @@ class Example(Frozen):
         "answer by it. Absent: none, or the task's own.",
     )
     group: Identifier
+    seen: bool = Field(
+        default=False, description="Of a held-out row: its text, or nearly, is trained on, as production's is."
+    )
     origin: Origin = Origin.REVIEWER
     weight: float = Field(default=1.0, gt=0.0, le=10.0, description="How much it counts in training; 1: as usual.")
     mode_id: Identifier | None = Field(default=None, description="The failure mode that its prediction belongs to.")

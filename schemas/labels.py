@@ -66,6 +66,9 @@ class LabelRequested(Event):
     overlap: int = Field(default=1, ge=1, le=5, description="How many reviewers are asked the same question.")
     app: Identifier | None = Field(default=None, description="The application that asked the model.")
     ticket_id: Identifier | None = None
+    session_hash: Identifier | None = Field(
+        default=None, description="Of the prediction's conversation, whose turns are trained on or held out together."
+    )
     user_hash: Identifier | None = Field(default=None, description="Of the prediction's user, for erasure.")
     predicted_at: AwareDatetime | None = Field(default=None, description="When the prediction was made, for erasure.")
 
@@ -104,6 +107,9 @@ class CorrectionSubmitted(Event):
     overlap: int = Field(default=1, ge=1, le=5)
     app: Identifier | None = None
     ticket_id: Identifier | None = None
+    session_hash: Identifier | None = Field(
+        default=None, description="Of the prediction's conversation, whose turns are trained on or held out together."
+    )
     user_hash: Identifier | None = Field(default=None, description="Of the prediction's user, for erasure.")
     suggested_by: Identifier | None = Field(
         default=None,

@@ -24,6 +24,7 @@ class ShadowCompared(Event):
     candidate_answer: Answer | None = Field(description="None: the candidate failed or timed out: a loss.")
     agree: bool
     user_hash: Identifier | None = None
+    session_hash: Identifier | None = None
     subject: Identifier = Field(
         description="Who bets, once a rollout: the user, else the session, else the app's conversation by its first "
         "question."

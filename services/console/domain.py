@@ -265,6 +265,7 @@ def correction_of(
         overlap=request.overlap,
         app=request.app,
         ticket_id=request.ticket_id,
+        session_hash=request.session_hash,
         user_hash=request.user_hash,
         suggested_by=request.suggested_by if may_be_taken(request, label) and not is_labels else None,
         predicted_at=request.predicted_at,

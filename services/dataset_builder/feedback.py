@@ -86,5 +86,6 @@ def user_correction(event: FeedbackGiven, prediction: AnsweredPrediction) -> Use
         user_hash=prediction.user_hash or event.user_hash,
         predicted_at=prediction.occurred_at,
         app=prediction.app,
+        session_hash=prediction.session_hash,
         surrogates=event.surrogates,
     )

@@ -1,6 +1,5 @@
 """The build as a job, from corrections to a version; `job_process` runs it.
 
-It is two processes: this one reads, decides and publishes; the other one has the models (`model_process`).
 The process reads corrections from PostgreSQL, and its folder holds the questions and files to publish only until they
 are published: nothing of a person is left in a file that `ratchet forget` does not reach.
 """
@@ -8,8 +7,7 @@ are published: nothing of a person is left in a file that `ratchet forget` does 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from pydantic import BaseModel
 
 from schemas.base import utc_now
 from schemas.catalog import topic_of
-from schemas.conversation import Message, input_text
+from schemas.conversation import Message
 from schemas.cycles import StepFailed
 from schemas.datasets import DatasetBuilt
 from schemas.failures import FailuresClustered
@@ -30,21 +28,18 @@ from services.dataset_builder.building.personal_data import PersonalData, Person
 from services.dataset_builder.building.preferences import Preferences, mark_held_out
 from services.dataset_builder.building.votes import OLDEST_FIRST, Vote, Withdrawals, votes_of
 from services.dataset_builder.chat_tokens import ChatTokens
-from services.dataset_builder.checks.label_noise import scored_text
 from services.dataset_builder.inspection.changes import too_little_new
 from services.dataset_builder.inspection.gates import describe_failed_gates, evaluate_gates, way_out
 from services.dataset_builder.inspection.report import Inspected
 from services.dataset_builder.inspection.summaries import summaries
 from services.dataset_builder.job_input import BuildJob
-from services.dataset_builder.model_process import Models
-from services.dataset_builder.pipeline import Inputs, begin_build
+from services.dataset_builder.models import Models
+from services.dataset_builder.pipeline import Inputs, build_dataset
 from services.dataset_builder.publishing.publish import ArtifactWriter, StagedBuild, delete_staged, staged_build
 from services.dataset_builder.publishing.versions import read_parent
 from services.dataset_builder.storage.corrections import (
     BuildStore,
     PostgresCorrectionStore,
-    SearchedCorrections,
-    StoredCorrections,
 )
 from services.dataset_builder.storage.traffic import PostgresTrafficStore, TrafficStore
 from shared.answers import answer_form
@@ -66,21 +61,8 @@ INPUTS = (CorrectionSubmitted, FeedbackGiven, SubjectForgotten)
 STEP = CycleStep(NAME, "dataset", inputs=tuple(topic_of(event).name for event in INPUTS))
 POSTGRES_VARIABLE = "RATCHET_POSTGRES"
 """Has the database's address in a job's process: the password in it must not be in the job's file."""
-ENVIRONMENT = {
-    "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "4194304", "MALLOC_TRIM_THRESHOLD_": "4194304",
-    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "OMP_NUM_THREADS": "1",
-}  # fmt: skip
-"""Makes glibc give memory back that a job's process has freed: most of a build's large arrays live for seconds.
-
-Those of a portion (`sketches.py`), of up to 4 MB, are used again: fresh pages took half of the time of sketching.
-
-oneDNN keeps what it has compiled for a length of texts. They are embedded by length, so no length comes again: those of
-a large task were 30 MB.
-
-A build is two processes, on as few as two cores: with two threads the noise model took twice as long as with one."""
-_SEARCHED_AT_ONCE = 2_000
-"""Corrections that are searched for personal data together, beside as many that are read meanwhile: more of them in
-memory cost a large task much."""
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "4194304", "OMP_NUM_THREADS": "1"}
+"""Makes glibc give memory back that a job's process has freed: most of a build's large arrays live for seconds."""
 _QUESTIONS = "questions.jsonl"
 _SKIPPED_WAY_OUT = "Nothing is wrong. Answer more questions in the console, or lower dataset.min_new_examples."
 
@@ -193,21 +175,17 @@ async def _inspected_build(
     inputs = Inputs(
         votes,
         job.spec,
+        # After the corrections: whoever is erased in between is missed among them in the end (`concluding`).
+        decisions=await store.decisions(job.cycle.task),
         revisions=revisions,
         frozen=frozen,
         modes=modes,
         questions_drawn=job.cycle.questions_drawn,
         drawn_since=job.cycle.drawn_since,
     )
-    sketches = inputs.sketches() if models is None else inputs.sketches(models.sketch)
-    if models is not None and job.spec.choices:
-        models.embed([scored_text(input_text(vote.call.messages, inputs.prompts)) for vote in votes])
-    # After the corrections: whoever is erased in between is missed among them in the end (`concluding`).
-    inputs = replace(inputs, decisions=await store.decisions(job.cycle.task))
-    finish = begin_build(inputs, None if models is None else models.score, _token_counter(job), sketches)
-    parent = read_parent(artifacts, await store.last_version(job.spec.name))  # While labels are scored.
-    build = finish()
-    del finish  # It has rows that are no longer needed.
+    parent = read_parent(artifacts, await store.last_version(job.spec.name))
+    score = None if models is None else models.score
+    build = await asyncio.to_thread(build_dataset, inputs, score, _token_counter(job))
     answers = await traffic.answer_counts(job.spec.name, job.cycle.task_revision, job.traffic_hours)
     answers = answer_form(job.spec).counts_by_answer(answers)
     progress(3, 4, "checking and publishing")
@@ -226,79 +204,26 @@ async def _read_votes(
     spec, rules = job.spec, Rules.of(job.spec.redaction)
     prompts = (revision.system_prompt for revision in revisions.values())
     own_texts = (spec.system_prompt, *prompts, *spec.labels, *spec.renamed_labels)
-    redactor = models or Redactor(job.surrogate_key)
     forms = not has_own_form(spec)
-    search = PersonalDataPass(redactor, rules, own_texts, forms=forms)
+    search = PersonalDataPass(models or Redactor(job.surrogate_key), rules, own_texts, forms=forms)
     votes, found, count, compact, withdrawn = list[Vote](), PersonalData(), 0, Compactor(), Withdrawals()
     preferences = Preferences()
     by = rules_id(rules, forms=forms)
-    total, clear = await store.count_below(spec.name, job.cycle.fence, by)
-    if models is not None and total > clear:
-        models.load_redactor(rules)
-
-    def load_scorer() -> None:
-        if models is not None and spec.choices:
-            models.load_scorer()
-
-    parts = store.corrections_below(spec.name, job.cycle.fence, by)
-    async for words, found_in_them in _without_personal_data(parts, search, load_scorer):
-        votes += votes_of(words.reviewers, words.users, compact)
-        withdrawn.add(words.reviewers)
-        preferences.add(words.reviewers)
-        found += found_in_them
-        count += len(words)
+    total = await store.count_below(spec.name, job.cycle.fence)
+    async for part in store.corrections_below(spec.name, job.cycle.fence, by):
+        reviewers, in_reviewers = await asyncio.to_thread(search.clean, part.others.reviewers)
+        users, in_users = await asyncio.to_thread(search.clean, part.others.users)
+        found += in_reviewers + in_users
+        reviewers += part.clear.reviewers
+        votes += votes_of(reviewers, [*users, *part.clear.users], compact)
+        withdrawn.add(reviewers)
+        preferences.add(reviewers)
+        count += len(part.clear) + len(part.others)
         progress(2 * count / max(total, 1), 4, f"read {count} of {total} corrections, looking for personal data")
     await store.save_clear(by, found.clear)
     # They were read in no order, and their texts are embedded in this one: batches round alike in every build of them.
     left = sorted(withdrawn.left_of(votes), key=OLDEST_FIRST)
     return left, found, count, preferences
-
-
-async def _without_personal_data(
-    parts: AsyncIterator[SearchedCorrections], search: PersonalDataPass, then: Callable[[], None]
-) -> AsyncIterator[tuple[StoredCorrections, PersonalData]]:
-    """Yield the corrections without personal data, and what was found in them.
-
-    Few are new to most builds, and they come first: the others are read while those are searched. `then` is called once
-    they are: new ones need not wait for what it asks of the models.
-    """
-
-    has_clear = is_told = False
-
-    def tell() -> None:
-        nonlocal is_told
-        if not is_told:
-            is_told = True
-            then()
-
-    async def searched(words: StoredCorrections) -> tuple[StoredCorrections, PersonalData]:
-        cleaned = await asyncio.to_thread(_cleaned, words, search)
-        if has_clear:
-            tell()
-        return cleaned
-
-    new, searching = StoredCorrections(), None
-    async for part in parts:
-        new.add(part.others)
-        has_clear = has_clear or len(part.clear) > 0
-        if len(new) >= _SEARCHED_AT_ONCE or (has_clear and len(new) > 0):
-            if searching is not None:
-                yield await searching
-            searching = asyncio.create_task(searched(new))
-            new = StoredCorrections()
-        elif has_clear and (searching is None or searching.done()):
-            tell()
-        yield part.clear, PersonalData()
-    if searching is not None:
-        yield await searching
-    yield await searched(new)
-    tell()
-
-
-def _cleaned(words: StoredCorrections, search: PersonalDataPass) -> tuple[StoredCorrections, PersonalData]:
-    reviewers, found = search.clean(words.reviewers)
-    users, found_in_users = search.clean(words.users)
-    return StoredCorrections(reviewers, users), found + found_in_users
 
 
 def conclude(

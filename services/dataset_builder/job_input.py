@@ -1,4 +1,4 @@
-"""What a build's job is given, and the models that it asks: all that the process with the models needs to start."""
+"""What a build's job is given, and the models that it asks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from schemas.failures import FailuresClustered
 from schemas.tasks import TaskSpec
-from services.dataset_builder.model_process import LocalModels
+from services.dataset_builder.models import LocalModels
 from shared.identity import load_or_create_key
 
 

@@ -1,13 +1,24 @@
-"""The steps from corrections to a data set, in their order. Pure."""
+"""The steps from corrections to a data set, in their order. Pure.
+
+    votes     what people said, as it holds for today's task                 carry_over.py, votes.py
+    answers   one a prediction, or why there is none                         votes.py, chat_format.py, length.py
+    guards    who moves a class too far, and equal questions that disagree   checks/poisoning.py, conflicts.py
+    places    trained on, held out, or neither                               places.py
+    noise     labels that look wrong wait for a person                       checks/label_noise.py
+    balance   caps and weights of training rows                              checks/balance.py
+    measures  what gates and the report read                                 checks/measures.py
+
+Each step takes rows, and returns those that go on and those that it leaves out with a fate and a reason. So each row
+ends in exactly one place.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
-from itertools import chain
 
 from schemas.conversation import Message, input_text
 from schemas.datasets import Example, Fate, LeftOutCount, LeftOutExample, PreferredAnswer
@@ -15,37 +26,37 @@ from schemas.labels import LabelRequested, Purpose
 from schemas.tasks import TaskSpec
 from services.dataset_builder.building.augmentation import augment, shown_right
 from services.dataset_builder.building.authors import Authors
-from services.dataset_builder.building.carry_over import (
-    CurrentCalls,
-    Revision,
-    carry_over,
-    prompts_of,
-)
+from services.dataset_builder.building.carry_over import CurrentCalls, Revision, carry_over, prompts_of
 from services.dataset_builder.building.chat_format import (
     Rejection,
     cut_answer_error,
     format_error,
     output_error,
 )
+from services.dataset_builder.building.compact import Compactor
+from services.dataset_builder.building.conflicts import resolve_conflicts
 from services.dataset_builder.building.length import CountTokens, length_error
-from services.dataset_builder.building.places.frozen import adversarial_questions
-from services.dataset_builder.building.places.place import Place
-from services.dataset_builder.building.places.placement import Placed, group_rows, make_examples
-from services.dataset_builder.building.places.steps import place
+from services.dataset_builder.building.places import (
+    Place,
+    Placed,
+    adversarial_questions,
+    copies_of,
+    exclude_frozen,
+    place_rows,
+)
 from services.dataset_builder.building.preferences import edits
 from services.dataset_builder.building.rows import Row
 from services.dataset_builder.building.votes import OLDEST_FIRST, Vote, resolve_votes, reviewers_answers
 from services.dataset_builder.checks.agreement import WINDOW, blind_overlaps, measure_agreement
 from services.dataset_builder.checks.balance import balance
 from services.dataset_builder.checks.distribution import audited, measure_distribution
-from services.dataset_builder.checks.label_noise import LabelNoise, LabelScore, ScoreKey, Scorer, begin_noise
+from services.dataset_builder.checks.label_noise import LabelScore, ScoreKey, Scorer, find_noise
 from services.dataset_builder.checks.measures import Measures
 from services.dataset_builder.checks.poisoning import hold_back_voters
 from services.dataset_builder.checks.reliability import estimate_reliability
 from services.dataset_builder.checks.response import ResponseRates, response_rates
 from shared.answers import answer_form
 from shared.conversation import never_trained
-from shared.model.question_sketches import BeginSketches, QuestionSketches, question_of, sketch_here
 from shared.model.texts import text_hash
 
 NO_LABEL = "(no label of the task)"
@@ -107,15 +118,6 @@ class Inputs:
     def response(self) -> ResponseRates:
         return response_rates(self.votes, self.questions_drawn, self.drawn_since)
 
-    def sketches(self, begin: BeginSketches = sketch_here) -> QuestionSketches:
-        """Begin to sketch all questions that anybody labelled, and those that are never trained on.
-
-        What they have in common does not depend on which of the labels count.
-        """
-        corrected = (vote.call.messages for vote in self.votes)
-        questions = (question_of(messages, self.prompts) for messages in chain(corrected, self.never_trained_on))
-        return QuestionSketches(questions, self.spec.dataset, begin)
-
     @cached_property
     def prompts(self) -> frozenset[str]:
         """See `prompts_of`."""
@@ -144,115 +146,50 @@ def build_dataset(inputs: Inputs, score: Scorer | None = None, count_tokens: Cou
     `score` is the noise model for labels that have no score yet; None: they get none. `count_tokens`: with the base
     model's tokenizer; None: nothing is too long.
     """
-    return begin_build(inputs, score, count_tokens)()
-
-
-def begin_build(
-    inputs: Inputs,
-    score: Scorer | None = None,
-    count_tokens: CountTokens | None = None,
-    sketches: QuestionSketches | None = None,
-) -> Callable[[], Build]:
-    """Build as far as the noise model is not needed, see `build_dataset`; returns what waits for it and goes on.
-
-    `sketches`: those of the inputs, that somebody has begun.
-    """
-    spec = inputs.spec
-    sketches = sketches or inputs.sketches()
+    spec, places, frozen = inputs.spec, inputs.decisions.places, inputs.never_trained_on
     votes, obsolete = carry_over(sorted(inputs.votes, key=OLDEST_FIRST), spec, inputs.revisions)
     reliability = estimate_reliability(reviewers_answers(votes)) if spec.labels else {}
     rows, overruled, questions = _resolve(votes, inputs, reliability)
     valid, invalid = _validate(rows, spec, count_tokens)
     guarded = hold_back_voters(valid, spec)
-    places, others = inputs.decisions.places, _left_out_with_place(inputs, guarded.rows)
-    placed, similar = place(guarded.rows, places, inputs.never_trained_on, spec, inputs.prompts, others, sketches)
-    finish_noise = _begin_noise(placed, inputs, score)
-    # While the noise model is at work:
-    grouped, copies = group_rows(placed, similar)
-    del similar  # It is large, and so are the examples.
-    examples = make_examples(grouped, placed)
-    labels, right = _labels_of(votes, spec), shown_right(votes, spec.kind)
-    audits, overlaps = audited(vote for vote in labels if vote.label != NO_LABEL), blind_overlaps(labels)
-    agreement = measure_agreement(overlaps, spec.dataset.seed, max(spec.dataset.min_overlaps, WINDOW))
-    authors = Authors(inputs.votes)
-
-    def finish() -> Build:
-        noise = finish_noise()
-        to_train, held_out = ([e for e in part if e.prediction_ids[0] not in noise.held_ids] for part in examples)
-        augmented, right_already = augment(to_train, right, spec.dataset.augmentation)
-        train, capped = balance(augmented, guarded.rows, spec, audits, copies)
-        left_out = [*obsolete, *overruled, *invalid, *guarded.held_back, *placed.left_out]
-        left_out += [*noise.held_back, *right_already, *capped]
-        left_out.sort(key=lambda r: (r.fate, r.reason, r.correction_ids))
-        dataset = Dataset(
-            authors.name_in_rows(train), authors.name_in_rows(held_out), authors.name_in_left_out(left_out)
-        )
-        return Build(
-            dataset,
-            decisions=Decisions(noise.decided, placed.decided),
-            questions=(*questions, *guarded.questions, *placed.questions, *noise.questions),
-            corrected=Counter(row.label for row in rows),
-            measures=Measures(
-                agreement,
-                measure_distribution(
-                    train, audits, inputs.response.answered_audits, inputs.questions_drawn.get(Purpose.AUDIT, 0)
-                ),
-                guarded.shifts,
-                noise,
-                placed.exclusions,
-                frozenset(text_hash(input_text(question, inputs.prompts)) for question in inputs.never_trained_on),
-                reliability,
-            ),
-            edits=edits(dataset.train, guarded.rows, spec.kind),
-        )
-
-    return finish
-
-
-def _labels_of(votes: Sequence[Vote], spec: TaskSpec) -> list[Vote]:
-    """Return the votes with labels that can be counted and shown; none of a task without labels.
-
-    What a person wrote that is no label counts as one that has no name: gates and reports quote nobody. Several labels
-    together count as one: what is agreed on, and how frequent in production, is the set.
-    """
-    if not spec.labels:
-        return []
-    form = answer_form(spec)
-    known = {label for label in {vote.label for vote in votes} if form.labels(label) is not None}
-    return [vote if vote.label in known else replace(vote, label=NO_LABEL) for vote in votes]
-
-
-def _left_out_with_place(inputs: Inputs, rows: Iterable[Row]) -> list[Row]:
-    """Return a row, by its oldest vote, of each prediction that is trained on or held out, and not among the rows.
-
-    A dispute about a label takes nothing back of what was trained on or held out: near-copies, and later turns, go
-    where the row is.
-    """
-    given = {row.prediction_id for row in rows}
-    placed = {name for name, place in inputs.decisions.places.items() if place.fate in (Fate.TRAIN, Fate.EVAL)} - given
-    oldest: dict[str, Vote] = {}
-    for vote in sorted((vote for vote in inputs.votes if vote.prediction_id in placed), key=OLDEST_FIRST):
-        oldest.setdefault(vote.prediction_id, vote)
-    current = CurrentCalls(inputs.spec, inputs.prompts)
-    return [
-        Row(
-            call=current(vote.call),
-            answers=vote.answers,
-            label=vote.label,
-            prediction_id=name,
-            correction_ids=(vote.correction_id,),
-            corrected_at=vote.occurred_at,
-            prompts=inputs.prompts,
-        )
-        for name, vote in oldest.items()
-    ]
-
-
-def _begin_noise(placed: Placed, inputs: Inputs, score: Scorer | None) -> Callable[[], LabelNoise]:
-    """Begin to look for wrong labels among the rows that have a place."""
+    unfrozen, excluded = exclude_frozen(guarded.rows, frozen, spec, inputs.prompts)
+    held_before = {name for name, place in places.items() if place.fate is Fate.EVAL}
+    agreeing, conflicting, ties = resolve_conflicts(unfrozen, held_before, spec)
+    placed = place_rows(agreeing, places, spec)
     in_eval = {row.prediction_id for row in placed.held_out}
-    rows = [*placed.train, *placed.held_out]
-    return begin_noise(rows, in_eval, inputs.spec, inputs.decisions.label_scores, score)
+    noise = find_noise([*placed.train, *placed.held_out], in_eval, spec, inputs.decisions.label_scores, score)
+    to_train, held_out = (
+        _examples([row for row in part if row.prediction_id not in noise.held_ids], placed)
+        for part in (placed.train, placed.held_out)
+    )
+    labels = _labels_of(votes, spec)
+    audits, overlaps = audited(vote for vote in labels if vote.label != NO_LABEL), blind_overlaps(labels)
+    augmented, right_already = augment(to_train, shown_right(votes, spec.kind), spec.dataset.augmentation)
+    train, capped = balance(augmented, guarded.rows, spec, audits, copies_of(placed.train, spec))
+
+    left_out = [*obsolete, *overruled, *invalid, *guarded.held_back, *excluded, *conflicting, *placed.left_out]
+    left_out += [*noise.held_back, *right_already, *capped]
+    left_out.sort(key=lambda r: (r.fate, r.reason, r.correction_ids))
+    authors = Authors(inputs.votes)
+    dataset = Dataset(authors.name_in_rows(train), authors.name_in_rows(held_out), authors.name_in_left_out(left_out))
+    return Build(
+        dataset,
+        decisions=Decisions(noise.decided, placed.decided),
+        questions=(*questions, *guarded.questions, *ties, *noise.questions),
+        corrected=Counter(row.label for row in rows),
+        measures=Measures(
+            measure_agreement(overlaps, spec.dataset.seed, max(spec.dataset.min_overlaps, WINDOW)),
+            measure_distribution(
+                train, audits, inputs.response.answered_audits, inputs.questions_drawn.get(Purpose.AUDIT, 0)
+            ),
+            guarded.shifts,
+            noise,
+            placed.exclusions,
+            frozenset(text_hash(input_text(question, inputs.prompts)) for question in frozen),
+            reliability,
+        ),
+        edits=edits(dataset.train, guarded.rows, spec.kind),
+    )
 
 
 def _resolve(
@@ -291,3 +228,27 @@ def _error(row: Row, spec: TaskSpec, count_tokens: CountTokens | None) -> Reject
         or output_error(messages[-1], row.call.response_format, spec)
         or length_error(messages, tools, spec, count_tokens)
     )
+
+
+def _labels_of(votes: Sequence[Vote], spec: TaskSpec) -> list[Vote]:
+    """Return the votes with labels that can be counted and shown; none of a task without labels.
+
+    What a person wrote that is no label counts as one that has no name: gates and reports quote nobody. Several labels
+    together count as one: what is agreed on, and how frequent in production, is the set.
+    """
+    if not spec.labels:
+        return []
+    form = answer_form(spec)
+    known = {label for label in {vote.label for vote in votes} if form.labels(label) is not None}
+    return [vote if vote.label in known else replace(vote, label=NO_LABEL) for vote in votes]
+
+
+def _examples(rows: Iterable[Row], placed: Placed) -> list[Example]:
+    """The rows as lines of a version's files."""
+    compact, examples = Compactor(), []
+    for row in rows:
+        example = row.example(placed.groups[row.prediction_id], seen=row.prediction_id in placed.seen)
+        compact(example.messages[-1])  # Made for the example; the others are the call's, which are compact already.
+        compact.share_form(example)
+        examples.append(compact.share_field_set(example))
+    return examples

@@ -30,8 +30,8 @@ Probabilities = npt.NDArray[np.float32]
 
 
 class Embeddings(Protocol):
-    def add(self, texts: Sequence[str]) -> None:
-        """Embed those of the texts that are not known."""
+    def store(self, texts: Sequence[str]) -> None:
+        """Embed those of the texts that are not known, and forget all others."""
         ...
 
     def read(self, texts: Sequence[str]) -> npt.NDArray[np.floating[Any]]:
@@ -49,7 +49,7 @@ class LabelScorer:
         """Return the scores of `learned`, if it is to be judged, then those of `others`."""
         learned, others = asked.learned, asked.others
         texts = [row.text for row in (*learned, *others)]
-        self._embeddings.add(texts)
+        self._embeddings.store(texts)
         labels = sorted({row.label for row in learned})
         given = np.array([labels.index(row.label) for row in (*learned, *others)])
         count = len(learned)

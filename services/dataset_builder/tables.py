@@ -42,9 +42,8 @@ LABEL_SCORES = sa.Table(
 PLACES = sa.Table(
     "places", METADATA,
     Column("task", Text, primary_key=True), Column("prediction_id", Text, primary_key=True), Column("fate", Text),
-    Column("similarity", sa.Float), Column("user_hash", Text), Column("happened_at", sa.DateTime(timezone=True)),
-    Column("text_hash", Text), Column("fingerprint", sa.LargeBinary), Column("whole", sa.LargeBinary),
-    Column("turn", Text), Column("cycle_id", Text),
+    Column("group", Text), Column("user_hash", Text), Column("happened_at", sa.DateTime(timezone=True)),
+    Column("fingerprint", sa.LargeBinary), Column("cycle_id", Text),
 )  # fmt: skip
 BUILDS = sa.Table(
     "builds", METADATA,

@@ -73,6 +73,7 @@ class DrawnTicket:
     rollout_id: str
     prediction_id: str
     user_hash: str | None
+    session_hash: str | None
     call: Call | None
     pair: Pair
     labels: int

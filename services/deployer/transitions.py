@@ -465,6 +465,7 @@ def _question(rollout: Rollout, ticket: DrawnTicket, call: Call, now: datetime) 
         labels=rollout.spec.choices,
         priority=_PRIORITY,
         ticket_id=ticket.ticket_id,
+        session_hash=ticket.session_hash,
         user_hash=ticket.user_hash,
         predicted_at=ticket.logged_at,
     )

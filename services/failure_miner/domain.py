@@ -163,7 +163,7 @@ def chosen_predictions(event: PredictionLogged, choose: Callable[[LoggedAnswer],
     return [
         AnsweredPrediction(
             answer.prediction_id, event.task, event.task_revision, event.occurred_at, call, bounded_answer(answer),
-            answer.confidence.score, event.user_hash, event.app,
+            answer.confidence.score, event.user_hash, event.app, event.session_hash,
         )
         for answer in chosen
     ]  # fmt: skip
@@ -182,7 +182,7 @@ def looked_up_prediction(found: AnsweredPrediction) -> AnsweredPrediction:
 def corrected_prediction(event: CorrectionSubmitted) -> AnsweredPrediction:
     return AnsweredPrediction(
         event.prediction_id, event.task, event.task_revision, event.happened_at, event.call, event.answers[0],
-        None, event.user_hash, event.app,
+        None, event.user_hash, event.app, event.session_hash,
     )  # fmt: skip
 
 
@@ -236,6 +236,7 @@ def review_question(
         drawn_probability=question.drawn_probability,
         overlap=2 if is_overlap else 1,
         app=prediction.app,
+        session_hash=prediction.session_hash,
         user_hash=user_hash,
         predicted_at=prediction.occurred_at,
     )

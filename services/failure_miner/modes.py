@@ -14,7 +14,7 @@ from schemas.failures import ExemplarSource, FailureMode
 from services.failure_miner.domain import Suspect, Vectors
 from shared.grading.text import MARK, casefolded
 from shared.identity import content_hash
-from shared.model.near_duplicates import join_pairs
+from shared.model.groups import Groups
 
 MAX_EXEMPLARS = 5
 EXEMPLAR_CHARS = 300
@@ -131,8 +131,9 @@ def _copies_together(texts: Sequence[str], cluster_of: Sequence[int]) -> list[in
     """
     of_text: dict[str, int] = {}
     clustered = [(text, number) for text, number in zip(texts, cluster_of, strict=True) if number >= 0]
-    pairs = [(of_text.setdefault(text, number), number) for text, number in clustered]
-    joined = join_pairs(max(cluster_of, default=-1) + 1, pairs)
+    joined = Groups(max(cluster_of, default=-1) + 1)
+    for text, number in clustered:
+        joined.join(of_text.setdefault(text, number), number)
     numbers = [of_text.get(text, number) for text, number in zip(texts, cluster_of, strict=True)]
     return [joined[number] if number >= 0 else number for number in numbers]
 

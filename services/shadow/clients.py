@@ -25,8 +25,8 @@ from schemas.tasks import TaskSpec
 from services.shadow.domain import Request
 from shared.addresses import without_credentials
 from shared.errors import DependencyUnavailable, InvalidMessage, describe_validation_error
-from shared.model.asked_questions import AskedQuestions
 from shared.model.inference import CHAT, InferenceClient, NotServed
+from shared.model.near_copies import AskedQuestions
 from shared.storage.artifacts import ArtifactStore
 
 logger = logging.getLogger(__name__)

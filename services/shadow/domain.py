@@ -197,6 +197,7 @@ def pair_of(
         agree=answer is not None and answer_form(rollout.spec).same(answer.plain, production.plain),
         after_promotion=rollout.control,
         user_hash=event.user_hash,
+        session_hash=event.session_hash,
         subject=event.subject or event.user_hash or event.session_hash or _UNKNOWN,
         identified=bool(event.user_hash or event.session_hash),
         logged_at=event.occurred_at,

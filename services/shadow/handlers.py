@@ -26,7 +26,7 @@ from shared.errors import ConfigurationError, DependencyUnavailable, Paused
 from shared.kafka.consumers import ATTEMPTS, MAX_PAUSE_SECONDS, BatchOptions, Consumers
 from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
-from shared.model.asked_questions import AskedQuestions
+from shared.model.near_copies import AskedQuestions
 
 logger = logging.getLogger(__name__)
 

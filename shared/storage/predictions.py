@@ -38,6 +38,7 @@ class AnsweredPrediction:
     confidence: float | None
     user_hash: str | None
     app: str | None = None
+    session_hash: str | None = None
 
 
 class LakePredictions:
@@ -173,4 +174,5 @@ def _prediction(row: Mapping[str, Any]) -> AnsweredPrediction:
         confidence=row["confidence"],
         user_hash=row["user_hash"],
         app=row["app"],
+        session_hash=row["session_hash"],
     )

@@ -85,10 +85,19 @@ def near_copies(count: int) -> Iterator[tuple[str, str]]:
         yield f"My transfer {number:06} of {day} has still not arrived, why is it pending?", "pending_transfer"
 
 
-def corrections(spec: TaskSpec, rows: Sequence[tuple[str, str]], start: int = 0) -> Iterator[CorrectionSubmitted]:
-    """Yield a correction for each (text, label), numbered from `start`, of fifty users and ten reviewers."""
+def corrections(
+    spec: TaskSpec, rows: Sequence[tuple[str, str]], start: int = 0, turns: int = 1
+) -> Iterator[CorrectionSubmitted]:
+    """Yield a correction for each (text, label), numbered from `start`, of fifty users and ten reviewers.
+
+    `turns`: each text ends a conversation of so many questions, the others being those of other rows.
+    """
     for number, (text, label) in enumerate(rows, start):
-        messages = (Message(role=Role.SYSTEM, content=spec.system_prompt), Message(role=Role.USER, content=text))
+        messages = (Message(role=Role.SYSTEM, content=spec.system_prompt),)
+        for turn in range(1, turns):
+            asked = rows[(number * turn + turn) % len(rows)][0]
+            messages += (Message(role=Role.USER, content=asked), Message(role=Role.ASSISTANT, content=f"{asked} Done."))
+        messages += (Message(role=Role.USER, content=text),)
         yield CorrectionSubmitted(
             occurred_at=START + timedelta(seconds=number),
             task=spec.name,
@@ -106,14 +115,14 @@ def corrections(spec: TaskSpec, rows: Sequence[tuple[str, str]], start: int = 0)
         )
 
 
-def store(settings: Settings, spec: TaskSpec, rows: Sequence[tuple[str, str]], start: int = 0) -> None:
+def store(settings: Settings, spec: TaskSpec, rows: Sequence[tuple[str, str]], start: int = 0, turns: int = 1) -> None:
     """Store corrections as the service does; their offsets are their numbers."""
 
     async def save() -> None:
         await migrate(settings, NAME, MIGRATIONS)
         engine = build_engine(settings, NAME)
         stored = PostgresCorrectionStore(engine)
-        made = corrections(spec, rows, start)
+        made = corrections(spec, rows, start, turns)
         offset = start
         while batch := list(islice(made, _BATCH)):
             deliveries = [Delivery(event, TOPIC, 0, offset + n, {}) for n, event in enumerate(batch)]

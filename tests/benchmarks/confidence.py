@@ -37,9 +37,9 @@ from schemas.catalog import topic_of
 from schemas.predictions import Confidence, PredictionLogged
 from services.evaluator.statistics.intervals import wilson
 from shared.kafka.clients import open_consumer
+from shared.model.near_copies import NearCopies, Question
 from tests.benchmarks.calibration import best_possible_lowest_tenth, draw, figures, perfect_ece
 from tests.benchmarks.table import RESULTS, Measured, report
-from tests.near_duplicates import NearDuplicates
 
 INTENTS = 10
 SEED = 20
@@ -106,11 +106,13 @@ def unseen(folder: Path, intents: int) -> list[DataRow]:
     """Return questions that the loop did not use, the test file's first, at most `MAX_QUESTIONS`, in a seeded order."""
     data = read_rows(folder / "train.csv", "text", "category", intents)
     parts = split_rows(data, SEED, _corrections(intents))
-    used = NearDuplicates((row.text for row in (*parts.traffic, *parts.live, *parts.held_out)), SIMILARITY)
+    used = NearCopies(SIMILARITY)
+    for row in (*parts.traffic, *parts.live, *parts.held_out):
+        used.add(Question(row.text))
     rows = [row for row in read_rows(folder / "test.csv", "text", "category").rows if row.label in data.labels]
     rest = list(data.rows)
     random.Random(SEED).shuffle(rest)
-    return [row for row in dict.fromkeys([*rows, *rest]) if not used.contains(row.text)][:MAX_QUESTIONS]
+    return [row for row in dict.fromkeys([*rows, *rest]) if not used.contains(Question(row.text))][:MAX_QUESTIONS]
 
 
 async def _measure(settings: LoopSettings, task: str, rows: Sequence[DataRow], terminal: Terminal) -> list[Found]:

@@ -7,22 +7,15 @@ import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from shared.model.near_duplicates import near_texts
-from shared.model.sketches import jaccard, sketch_texts
-from shared.model.templates import Templates
+from shared.model.near_copies import NearCopies, Question, group_near_copies, jaccard, shingles
 from shared.model.texts import normalise, text_hash
 from tests.benchmarks.builds import banking77
-from tests.benchmarks.table import Result, compare
 
 SIMILARITY = 0.8
 DIFFERENT_TEXTS = Path(__file__).parent.parent / "unit" / "shared" / "different_texts.jsonl"
 _PLANTED = 1_000
 _MIN_CHARS = 50
 """Two per cent of fewer characters are less than one."""
-_PEER_TEXTS = 5_000
-_PERMUTATIONS = 128
 
 
 def planted() -> dict[str, float]:
@@ -56,39 +49,17 @@ def merged_unequal() -> int:
 def across_the_split() -> list[tuple[float, str, str]]:
     """Return (Jaccard, test, train) of Banking77's test questions that are near-copies of training questions."""
     train, test = ([text for text, _ in banking77(part)] for part in ("train", "test"))
-    near = near_texts([*train, *test], SIMILARITY)
-    among = np.arange(len(near)) < len(train)
-    found = near.nearest_of(range(len(train), len(near)), among)
-    pairs = [(test[number - len(train)], train[other]) for number, other in found.items()]
+    index = NearCopies(SIMILARITY)
+    of_number: dict[int, str] = {}
+    for text in train:
+        of_number.setdefault(index.add(Question(text)), text)
+    found = ((text, next(index.near(Question(text)), None)) for text in test)
+    pairs = [(text, of_number[number]) for text, number in found if number is not None]
     return sorted(((_similarity(left, right), left, right) for left, right in pairs), reverse=True)
 
 
-def beside_datasketch(texts: Sequence[str]) -> Result:
-    """Group the same texts with ours and with datasketch's index, each candidate confirmed by exact Jaccard."""
-    texts = texts[:_PEER_TEXTS]
-    return compare(
-        "near-copies grouped", "datasketch MinHashLSH, verified", "texts/s", len(texts),
-        lambda: near_texts(texts, SIMILARITY).groups(), lambda: _datasketch_pairs(texts), 3,
-    )  # fmt: skip
-
-
-def _datasketch_pairs(texts: Sequence[str]) -> list[tuple[int, int]]:
-    from datasketch import MinHash, MinHashLSH
-
-    shingles = [{text[at : at + 4] for at in range(max(1, len(text) - 3))} for text in map(normalise, texts)]
-    index, pairs = MinHashLSH(threshold=SIMILARITY, num_perm=_PERMUTATIONS), []
-    for number, pieces in enumerate(shingles):
-        sketch = MinHash(num_perm=_PERMUTATIONS)
-        sketch.update_batch([piece.encode() for piece in pieces])
-        for other in index.query(sketch):
-            if len(pieces & shingles[other]) >= SIMILARITY * len(pieces | shingles[other]):
-                pairs.append((other, number))
-        index.insert(number, sketch)
-    return pairs
-
-
 def _grouped(originals: Sequence[str], copies: Sequence[str]) -> float:
-    groups = near_texts([*originals, *copies], SIMILARITY).groups()
+    groups = group_near_copies([*originals, *copies], SIMILARITY)
     return sum(groups[n] == groups[n + len(originals)] for n in range(len(originals))) / len(originals)
 
 
@@ -108,5 +79,4 @@ def _swap_characters(text: str, chance: random.Random) -> str:
 
 
 def _similarity(left: str, right: str) -> float:
-    one, other = sketch_texts([left, right], Templates())
-    return round(jaccard(one.shingles, other.shingles), 3)
+    return round(jaccard(shingles(left), shingles(right)), 3)

@@ -14,7 +14,7 @@ from schemas import base
 from schemas.cycles import CycleFinished
 from schemas.rollouts import Stage
 from services.dataset_builder.checks.label_noise import LabelledText, LabelsToScore
-from services.dataset_builder.model_process import LocalModels
+from services.dataset_builder.models import LocalModels
 from services.deployer.clients import Strategy
 from shared.errors import DependencyUnavailable
 from shared.kafka.consumers import BatchOptions

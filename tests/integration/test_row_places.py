@@ -131,9 +131,9 @@ async def test_a_held_out_row_attracts_after_its_text_has_expired(
     await store.expire(spec.name, NOON + timedelta(days=12))
     assert len((await store.decisions(spec.name)).places) == 12
     await store.save([delivered(spec, number, "copy", typo=True) for number in range(12)])
-    train, again = parts(await build(store, spec, "2"))
+    train, _ = parts(await build(store, spec, "2"))
     copied = {name.replace("-p", "-copy") for name in held_out}
-    assert copied and not copied & (train | again)
+    assert copied and not copied & train
 
 
 @pytest.mark.stack

@@ -21,8 +21,7 @@ from services.evaluator.recipe import ask
 from shared.answers import answer_form
 from shared.errors import ConfigurationError
 from shared.model.inference import InferenceClient
-from shared.model.near_duplicates import NearTexts
-from shared.model.question_sketches import QuestionSketcher, question_of
+from shared.model.near_copies import AskedQuestions
 
 MIN_REVIEWERS = 2
 """Who must agree on the label of a row of the sample."""
@@ -48,14 +47,11 @@ def kept_candidates(corrections: Iterable[CorrectionSubmitted], spec: TaskSpec) 
 
 def new_rows(candidates: Sequence[GoldenRow], golden: Sequence[GoldenRow], spec: TaskSpec) -> list[GoldenRow]:
     """Leave out what is in the golden set already, or nearly, and near-copies among the candidates."""
-    asked = [question_of(row.prompt, frozenset({spec.system_prompt})) for row in (*golden, *candidates)]
-    sketcher = QuestionSketcher(asked, spec.dataset.user_part)
-    index = NearTexts(sketcher.sketch_all(asked), spec.dataset.near_copy_similarity)
-    taken = set(range(len(golden)))
+    asked = AskedQuestions((row.prompt for row in golden), spec)
     rows = []
-    for number, row in enumerate(candidates, start=len(golden)):
-        if taken.isdisjoint(index.near(number).tolist()):
-            taken.add(number)
+    for row in candidates:
+        if not asked.contains(row.prompt):
+            asked.add(row.prompt)
             rows.append(row)
     return rows
 

@@ -11,7 +11,7 @@ from schemas.conversation import Message, input_text
 from schemas.datasets import DatasetManifest, Example
 from schemas.golden import GoldenRow
 from schemas.tasks import TaskSpec
-from shared.model.asked_questions import AskedQuestions
+from shared.model.near_copies import AskedQuestions
 from shared.storage.artifacts import MANIFEST, ArtifactStore
 
 DATASETS = "datasets"

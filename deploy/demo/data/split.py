@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from deploy.demo.data.csv_file import CsvData, DataError, DataRow
-from shared.model.near_duplicates import group_near_duplicates
+from shared.model.near_copies import group_near_copies
 
 HELD_OUT = "heldout"
 SIMILARITY = 0.7
@@ -116,7 +116,7 @@ def _split_unlabelled(data: CsvData, seed: int, corrections: int | None, at_most
     rng.shuffle(rows)
     del rows[_POOLED * sum(at_most) :]
     groups: dict[int, list[DataRow]] = defaultdict(list)
-    for row, group in zip(rows, group_near_duplicates([row.text for row in rows], SIMILARITY), strict=True):
+    for row, group in zip(rows, group_near_copies([row.text for row in rows], SIMILARITY), strict=True):
         groups[group].append(row)
     pool = list(groups.values())
     if len(pool) < sum(_AT_LEAST):
@@ -141,7 +141,7 @@ def _groups(data: CsvData, rng: random.Random) -> list[list[DataRow]]:
         rng.shuffle(by_label[label])
         rows += by_label[label][:MAX_PER_LABEL]
     groups: dict[int, list[DataRow]] = defaultdict(list)
-    for row, group in zip(rows, group_near_duplicates([row.text for row in rows], SIMILARITY), strict=True):
+    for row, group in zip(rows, group_near_copies([row.text for row in rows], SIMILARITY), strict=True):
         groups[group].append(row)
     return list(groups.values())
 

@@ -17,7 +17,7 @@ from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.rows import BY_AGE, Row
 from shared.answers import form_of_kind
 from shared.conversation import chat_tools, never_trained
-from shared.model.asked_questions import AskedQuestions
+from shared.model.near_copies import AskedQuestions
 
 MAX_PREFERENCES = 1_000
 """Those of the newest pairs of either source are published."""

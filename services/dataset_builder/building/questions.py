@@ -30,6 +30,8 @@ class Labelled(Protocol):
     @property
     def app(self) -> str | None: ...
     @property
+    def session(self) -> str | None: ...
+    @property
     def user_hash(self) -> str | None: ...
     @property
     def predicted_at(self) -> datetime | None: ...
@@ -82,6 +84,7 @@ def _question(
         labels=spec.choices,
         priority=priority,
         app=labelled.app,
+        session_hash=labelled.session,
         user_hash=labelled.user_hash,
         predicted_at=labelled.predicted_at,
     )

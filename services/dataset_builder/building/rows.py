@@ -41,6 +41,7 @@ class Row:
     input of their own.
     `rechecked`: a reviewer gave it who was asked because it looked wrong. `purpose` and `drawn_probability`: by which
     sample chance drew it, and how probable it was that chance did, by whichever, and that somebody answered.
+    `session`: the hash of its conversation's id, if the application told one.
     `user_hash` and `predicted_at` say whose it is and from when, so that a version can list the people in it.
     """
 
@@ -61,6 +62,7 @@ class Row:
     rechecked: bool = False
     purpose: Purpose | None = None
     drawn_probability: float | None = None
+    session: str | None = None
     prompts: frozenset[str] = frozenset()
     _text_hash: str = field(default="", init=False, repr=False, compare=False)
 
@@ -96,6 +98,11 @@ class Row:
         return self.origin is not Origin.USER
 
     @property
+    def is_drawn(self) -> bool:
+        """True if chance drew its prediction for review, with a known probability: it stands for production."""
+        return self.drawn_probability is not None
+
+    @property
     def writers(self) -> tuple[tuple[str, datetime], ...]:
         """The users whose words alone the row is made of, and when each wrote last; nobody where a reviewer did."""
         if self.is_confirmed:
@@ -114,7 +121,7 @@ class Row:
             predicted_at=self.predicted_at,
         )
 
-    def example(self, group: str) -> Example:
+    def example(self, group: str, *, seen: bool = False) -> Example:
         """Return the line of train.jsonl or eval.jsonl for this row."""
         return Example(
             example_id=f"ex-{content_hash(self.prediction_id, self.label)}",
@@ -123,6 +130,7 @@ class Row:
             tool_choice=tool_choice_asked_for(self.call) if self.tools else None,
             response_format=form_asked_for(self.call),
             group=group,
+            seen=seen,
             origin=self.origin,
             weight=self.weight,
             mode_id=self.mode_id,

@@ -57,6 +57,7 @@ class UserCorrection(Frozen):
     user_hash: Identifier | None
     predicted_at: AwareDatetime
     app: Identifier | None = None
+    session_hash: Identifier | None = None
     surrogates: Surrogates = ()
 
     @property
@@ -91,6 +92,7 @@ class Vote:
     inclusion_probability: float = 1.0
     drawn_probability: float | None = None
     author_hash: str | None = None
+    session: str | None = None
 
     def left_out(self, fate: Fate, reason: str, detail: str = "") -> LeftOutExample:
         """Return the line of rejected.jsonl for this vote, whose prediction may still be a row."""
@@ -173,6 +175,7 @@ def _vote(
         inclusion_probability=asked.inclusion_probability if asked else 1.0,
         drawn_probability=asked.drawn_probability if asked else None,
         author_hash=compact.text(word.author_hash if isinstance(word, UserCorrection) else word.suggested_by),
+        session=compact.text(word.session_hash),
     )
 
 
@@ -217,7 +220,7 @@ def resolve_votes(
 
 
 def decide(opinions: Sequence[Opinion], kind: TaskKind) -> str | None:
-    """Return the label that opinions on one question, or on nearly the same one, come to; None: one more is needed.
+    """Return the label that opinions on one question come to; None: one more is needed.
 
     Several labels are decided on as a whole. Free texts and objects are rarely identical: of those the weightiest
     counts, hence the newest unless it weighs less.
@@ -234,14 +237,10 @@ def decide(opinions: Sequence[Opinion], kind: TaskKind) -> str | None:
     return surest if chances[surest] / sum(chances.values()) >= SURE else None
 
 
-def joint(opinions: Iterable[Opinion], *, equal: bool) -> list[Opinion]:
-    """Return what opinions on copies of one question come to: no person counts twice, no user beside a reviewer.
-
-    `equal`: the copies are equal, so that a person's newest word takes the place of their older ones, as it does on one
-    question. On nearly equal ones a person may have meant both.
-    """
+def joint(opinions: Iterable[Opinion]) -> list[Opinion]:
+    """What opinions on copies of one question come to: each person's newest, and no user's beside a reviewer's."""
     ordered = sorted(opinions, key=lambda opinion: (opinion.given_at, opinion.label))
-    newest = {(o.voter, "" if equal else o.label): o for o in ordered}.values()
+    newest = {opinion.voter: opinion for opinion in ordered}.values()
     return [opinion for opinion in newest if opinion.origin is not Origin.USER] or list(newest)
 
 
@@ -342,6 +341,7 @@ def _row(
         rechecked=Purpose.SUSPICIOUS_LABEL in [vote.purpose for vote in supporting],
         purpose=drawn[0].purpose if drawn else None,
         drawn_probability=probability(drawn[0]) if drawn else None,
+        session=_first([vote.session for vote in cast]),
         prompts=prompts,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from services.dataset_builder.building.places.place import Exclusions
+from services.dataset_builder.building.places import Exclusions
 from services.dataset_builder.checks.agreement import Agreement
 from services.dataset_builder.checks.distribution import Distribution
 from services.dataset_builder.checks.label_noise import LabelNoise

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.dataset_builder.building.votes import PRIOR_RELIABILITY
-from shared.model.near_duplicates import join_pairs
+from shared.model.groups import Groups
 
 PRIOR_ANSWERS = 20.0
 """The prior weighs as much as so many answers whose truth is known."""
@@ -85,8 +85,10 @@ def _pooled(reviewer: npt.NDArray[np.int64], item: npt.NDArray[np.int64], count:
     """Return whose reliability each reviewer has: that of the first of two who share questions with nobody else, else
     their own. `reviewer` and `item`: who answered, and which line."""
     first: dict[int, int] = {}
-    pairs = [(first.setdefault(line, who), who) for line, who in zip(item.tolist(), reviewer.tolist(), strict=True)]
-    component = np.array(join_pairs(count, pairs), dtype=np.int64)
+    groups = Groups(count)
+    for line, who in zip(item.tolist(), reviewer.tolist(), strict=True):
+        groups.join(first.setdefault(line, who), who)
+    component = np.array([groups[who] for who in range(count)], dtype=np.int64)
     is_pair = np.bincount(component, minlength=count) == 2
     return np.where(is_pair[component], component, np.arange(count))
 

@@ -11,7 +11,7 @@ from schemas.conversation import input_text
 from schemas.datasets import Example, Fate, LeftOutExample, Origin
 from schemas.task_settings import DatasetSettings
 from schemas.tasks import TaskSpec
-from services.dataset_builder.building.places.place import Exclusions
+from services.dataset_builder.building.places import Exclusions
 from services.dataset_builder.building.votes import USER_CORRECTION
 from services.dataset_builder.checks.distribution import weights_by_label
 from services.dataset_builder.checks.poisoning import MOVES_CLASS

@@ -8,7 +8,7 @@ from schemas.datasets import Example
 from schemas.quality import Cell, Measure, MeasureTable
 from schemas.tasks import TaskSpec
 from services.dataset_builder.building.personal_data import PersonalData
-from services.dataset_builder.building.places.place import Exclusions
+from services.dataset_builder.building.places import Exclusions
 from services.dataset_builder.checks.agreement import Agreement
 from services.dataset_builder.checks.distribution import MIN_AUDITS, Distribution
 from services.dataset_builder.checks.intervals import Estimate

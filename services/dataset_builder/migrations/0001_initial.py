@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "dataset_builder_0001_places"  # A database without the places of rows is refused.
+revision = "dataset_builder_0001"
 down_revision = None
 
 
@@ -32,6 +32,7 @@ def upgrade() -> None:
         sa.Column("revision", sa.Text, primary_key=True),
         sa.Column("kind", sa.Text, nullable=False),
         sa.Column("system_prompt", sa.Text, nullable=False),
+        sa.Column("answer_form", sa.Text, nullable=False),
     )
     op.create_table(
         "forgotten",
@@ -47,6 +48,7 @@ def upgrade() -> None:
         sa.Column("adapter", sa.Text, primary_key=True),
         sa.Column("hour", sa.DateTime(timezone=True), primary_key=True),
         sa.Column("answers", sa.JSON, nullable=False),
+        sa.Column("occurred_at", sa.DateTime(timezone=True), nullable=False),
     )
     op.create_table(
         "label_scores",
@@ -66,7 +68,7 @@ def upgrade() -> None:
         sa.Column("task", sa.Text, primary_key=True),
         sa.Column("prediction_id", sa.Text, primary_key=True),
         sa.Column("fate", sa.Text, nullable=False),
-        sa.Column("similarity", sa.Float, nullable=False),
+        sa.Column("group", sa.Text, nullable=False),
         sa.Column("user_hash", sa.Text),
         sa.Column("happened_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("fingerprint", sa.LargeBinary),

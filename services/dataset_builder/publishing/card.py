@@ -13,6 +13,7 @@ COLUMNS = {
     "tool_choice": "dtype: json",
     "response_format": "dtype: json",
     "group": "dtype: string",
+    "seen": "dtype: bool",
     "origin": "dtype: string",
     "weight": "dtype: float64",
     "mode_id": "dtype: string",

@@ -90,7 +90,7 @@ class BuildStore(Protocol):
     def corrections_below(
         self, task: str, fence: Sequence[PartitionFence], rules: str
     ) -> AsyncIterator[SearchedCorrections]: ...
-    async def count_below(self, task: str, fence: Sequence[PartitionFence], rules: str) -> tuple[int, int]: ...
+    async def count_below(self, task: str, fence: Sequence[PartitionFence]) -> int: ...
     async def revisions(self, task: str) -> dict[str, Revision]: ...
     async def save_clear(self, rules: str, correction_ids: Sequence[str]) -> None: ...
     async def last_version(self, task: str) -> LastVersion | None: ...
@@ -208,22 +208,15 @@ class PostgresCorrectionStore:
 
         `rules`: by which personal data is searched for.
 
-        They come in parts, since all of them at once would be most of the memory of a build. Those that are not known
-        to be clear come first, as it happens: PostgreSQL promises no order, and to sort those of a large task takes it
-        four times as long as to read them.
+        They come in parts, since all of them at once would be most of the memory of a build.
         """
-        stored, clear_by = _STORED.where(_below(task, fence)), CORRECTIONS.c.clear_by
-        others, clear = stored.where(clear_by.is_distinct_from(rules)), stored.where(clear_by == rules)
-        return self._read(sa.union_all(others, clear), rules)
+        return self._read(_STORED.where(_below(task, fence)), rules)
 
-    async def count_below(self, task: str, fence: Sequence[PartitionFence], rules: str) -> tuple[int, int]:
-        """Return the number of the task's corrections below the fence, and of how many it is known that a search by
-        these rules finds no personal data in them."""
-        is_clear = CORRECTIONS.c.clear_by == rules
-        query = _count_below(task, fence).add_columns(sa.func.count().filter(is_clear))
+    async def count_below(self, task: str, fence: Sequence[PartitionFence]) -> int:
+        """Return the number of the task's corrections below the fence."""
         async with transaction(self._engine) as connection:
-            total, clear = (await connection.execute(query)).one()
-        return total, clear
+            total: int = (await connection.execute(_count_below(task, fence))).scalar_one()
+        return total
 
     async def save_clear(self, rules: str, correction_ids: Sequence[str]) -> None:
         """Store that a search by these rules found no personal data in these corrections."""

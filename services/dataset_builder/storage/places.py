@@ -1,8 +1,7 @@
 """The places of rows in PostgreSQL: decided once, and read by every later build.
 
-A held-out row has its fingerprint, and each row the hash of its text. They outlive its corrections (`max_age_days`), so
-that nothing like a held-out row is ever trained on, and no text that was trained on is ever held out. Whoever asks to
-be forgotten takes them along.
+An unseen held-out row has its fingerprint, which outlives its corrections (`max_age_days`), so that nothing like it is
+ever trained on. Whoever asks to be forgotten takes it along.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.datasets import Fate, Origin
-from services.dataset_builder.building.places.place import Place
+from services.dataset_builder.building.places import Place
 from services.dataset_builder.tables import CORRECTIONS, FORGOTTEN, PLACES
 from shared.privacy.erasure import ErasedSubjects, erased_among
 
@@ -28,9 +27,8 @@ async def read_places(connection: AsyncConnection, task: str) -> dict[str, Place
     """Return the task's places by prediction, sorted."""
     columns = PLACES.c
     query = sa.select(
-        columns.prediction_id, columns.fate, columns.similarity, columns.user_hash, columns.happened_at,
-        columns.text_hash, columns.fingerprint, columns.whole, columns.turn,
-    ).where(columns.task == task)  # fmt: skip
+        columns.prediction_id, columns.fate, columns.group, columns.user_hash, columns.happened_at, columns.fingerprint
+    ).where(columns.task == task)
     found: dict[str, Place] = {}
     result = await connection.stream(query, execution_options={"yield_per": _AT_ONCE})
     async for rows in result.partitions():
@@ -52,9 +50,9 @@ async def save_places(
 
 def _row(task: str, cycle_id: str | None, name: str, place: Place) -> dict[str, Any]:
     return {
-        "task": task, "prediction_id": name, "fate": place.fate.value, "similarity": place.similarity,
-        "user_hash": place.user_hash, "happened_at": place.happened_at, "text_hash": place.text_hash,
-        "fingerprint": place.fingerprint, "whole": place.whole, "turn": place.turn, "cycle_id": cycle_id,
+        "task": task, "prediction_id": name, "fate": place.fate.value, "group": place.group,
+        "user_hash": place.user_hash, "happened_at": place.happened_at, "fingerprint": place.fingerprint,
+        "cycle_id": cycle_id,
     }  # fmt: skip
 
 

@@ -76,6 +76,7 @@ def upgrade() -> None:
         sa.Column("number", sa.BigInteger, sa.Identity(), nullable=False),
         sa.Column("prediction_id", sa.Text, nullable=False),
         sa.Column("user_hash", sa.Text),
+        sa.Column("session_hash", sa.Text),
         sa.Column("user_key", sa.Text, nullable=False),
         sa.Column("identified", sa.Boolean, nullable=False),
         sa.Column("agree", sa.Boolean, nullable=False),

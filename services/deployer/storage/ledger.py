@@ -218,7 +218,8 @@ class PostgresLedger:
                 "ticket_order": None,
             }  # fmt: skip
             await connection.execute(sa.update(LEDGER).where(of_person, LEDGER.c.outcome.is_(None)).values(void))
-            blank = {"call": None, "production_answer": None, "candidate_answer": None, "user_hash": None}
+            blank = {"call": None, "production_answer": None, "candidate_answer": None, "user_hash": None,
+                     "session_hash": None}  # fmt: skip
             await connection.execute(sa.update(LEDGER).where(of_person).values(**blank, user_key=LEDGER.c.pair_id))
             await canaries.forget_subject(connection, of_task, event.subject_hash)
 
@@ -289,6 +290,7 @@ def _ticket(row: Any) -> DrawnTicket:
         rollout_id=row.rollout_id,
         prediction_id=row.prediction_id,
         user_hash=row.user_hash,
+        session_hash=row.session_hash,
         call=None if row.call is None else Call.model_validate(row.call),
         pair=Pair(
             Answer.model_validate(row.production_answer),
@@ -308,6 +310,7 @@ def _pair_row(pair: ShadowCompared, candidate_first: bool) -> dict[str, Any]:
         "pair_id": pair.pair_id,
         "prediction_id": pair.prediction_id,
         "user_hash": pair.user_hash,
+        "session_hash": pair.session_hash,
         "user_key": pair.subject,
         "identified": pair.identified,
         "agree": pair.agree,

@@ -22,7 +22,7 @@ from services.dataset_builder import main as builder_main
 from services.dataset_builder.feedback import UserFeedback
 from services.dataset_builder.job import BuildResult, build_version
 from services.dataset_builder.job_input import BuildJob
-from services.dataset_builder.model_process import LocalModels
+from services.dataset_builder.models import LocalModels
 from services.dataset_builder.settings import DatasetBuilderSettings
 from services.dataset_builder.storage.corrections import PostgresCorrectionStore
 from services.dataset_builder.storage.traffic import PostgresTrafficStore

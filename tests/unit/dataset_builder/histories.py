@@ -11,7 +11,7 @@ from schemas.datasets import Fate
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.task_settings import DatasetSettings
 from schemas.tasks import TaskKind, TaskSpec
-from services.dataset_builder.building.places.place import Place
+from services.dataset_builder.building.places import Place
 from services.dataset_builder.building.votes import UserCorrection, votes_of
 from services.dataset_builder.pipeline import Build, Decisions, Inputs, build_dataset
 

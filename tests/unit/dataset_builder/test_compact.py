@@ -5,8 +5,6 @@ from __future__ import annotations
 from schemas.conversation import Answer, Call, Message, Role
 from schemas.labels import CorrectionSubmitted
 from services.dataset_builder.building.compact import Compactor, replaced
-from services.dataset_builder.building.places.placement import Placed, make_examples
-from services.dataset_builder.building.rows import Row
 from services.dataset_builder.building.votes import Vote, votes_of
 from tests.unit.dataset_builder.voting import correction
 
@@ -54,15 +52,3 @@ def test_a_changed_copy_shares_the_set_of_what_it_was_given() -> None:
     after = replaced(before, content="another")
     assert (before.content, after.content) == ("a question", "another")
     assert after.model_fields_set is before.model_fields_set
-
-
-def test_examples_share_their_sets_and_those_of_the_answers_that_people_wrote() -> None:
-    votes = [read(Compactor(), number) for number in (1, 2)]
-    rows = [
-        Row(vote.call, vote.answers, f"written {vote.prediction_id}", vote.prediction_id, ("c",), vote.occurred_at)
-        for vote in votes
-    ]
-    (first, second), _ = make_examples([(row, "group") for row in rows], Placed(rows, [], []))
-    assert [first.answer, second.answer] == [row.label for row in rows]
-    assert first.model_fields_set is second.model_fields_set
-    assert first.messages[-1].model_fields_set is second.messages[-1].model_fields_set

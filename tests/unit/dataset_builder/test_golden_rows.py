@@ -12,7 +12,7 @@ from schemas.datasets import DatasetBuilt, Fate
 from schemas.golden import GoldenRow
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.tasks import TaskSpec
-from services.dataset_builder.building.places.frozen import IN_FROZEN_SET
+from services.dataset_builder.building.places import IN_FROZEN_SET
 from services.dataset_builder.building.votes import votes_of
 from services.dataset_builder.job import BuildResult, build_version
 from services.dataset_builder.job_input import BuildJob

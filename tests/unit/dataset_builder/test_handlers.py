@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -26,7 +25,6 @@ from schemas.quality import QualityReport
 from schemas.task_settings import DatasetSettings
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.dataset_builder.building.carry_over import Revision
-from services.dataset_builder.building.personal_data import rules_id
 from services.dataset_builder.checks.label_noise import LabelScore, LabelsToScore
 from services.dataset_builder.handlers import Handlers
 from services.dataset_builder.inspection.gates import evaluate_gates
@@ -41,11 +39,9 @@ from shared.jobs import Job, JobFailure, JobProgress, Jobs, Progress
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
 from shared.kafka.delivery import Delivery, RecordPosition, TopicPartition
-from shared.model.question_sketches import QuestionsToSketch, Sketched, sketch_here
 from shared.privacy.redaction import Redacted, Redactor, Rules
 from shared.privacy.redaction.spans import TextSpan
 from shared.storage.artifacts import ArtifactStore
-from tests.waiting import PATIENCE_SECONDS
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 TOPIC = "corrections.submitted.v1"
@@ -137,8 +133,8 @@ class MemoryStore:
         others = [row for row in rows if self.is_clear.get(row.correction_id) != rules]
         return SearchedCorrections(StoredCorrections(clear), StoredCorrections(others))
 
-    async def count_below(self, task: str, fence: Sequence[PartitionFence], rules: str) -> tuple[int, int]:
-        return len(self.rows), sum(by == rules for by in self.is_clear.values())
+    async def count_below(self, task: str, fence: Sequence[PartitionFence]) -> int:
+        return len(self.rows)
 
     async def outcome(self, cycle_id: str) -> Event | None:
         return self.outcomes.get(cycle_id)
@@ -667,83 +663,12 @@ async def test_a_person_erased_during_a_build_is_not_in_it(
     assert "p77" not in "".join((Path(built.uri) / name).read_text() for name in files)
 
 
-async def test_what_is_known_to_be_clear_is_read_while_what_is_new_is_searched_for_personal_data(
-    handlers: Handlers, run_cycle: RunCycle, store: MemoryStore, published: Published, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The models that search are in another process, and take seconds to load."""
-    await filled(handlers)
-    new = ("c3-ana", "c7-ana")
-    store.is_clear = {name: rules_id(Rules.of(SPEC.redaction)) for name in store.rows if name not in new}
-    searched, is_read, find = list[int](), threading.Event(), Redactor.find
-
-    async def read_in_parts(
-        task: str, fence: Sequence[PartitionFence], rules: str
-    ) -> AsyncIterator[SearchedCorrections]:
-        rows = sorted(store.rows.values(), key=lambda row: row.correction_id not in new)
-        for start in range(0, 30, 10):
-            yield store.searched(rows[start : start + 10], rules)
-        is_read.set()
-
-    def find_once_all_is_read(redactor: Redactor, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]:
-        assert is_read.wait(PATIENCE_SECONDS), "the others are not read meanwhile"
-        searched.append(len(texts))
-        return find(redactor, texts, rules)
-
-    monkeypatch.setattr(store, "corrections_below", read_in_parts)
-    monkeypatch.setattr(Redactor, "find", find_once_all_is_read)
-    await run_cycle()
-    assert searched == [2]
-    assert len(store.is_clear) == 30
-    (built,) = published.events
-    assert isinstance(built, DatasetBuilt)
-    assert built.train_examples + built.eval_examples == 30
-
-
-async def test_many_new_corrections_are_searched_in_portions_and_none_is_lost(
-    handlers: Handlers, run_cycle: RunCycle, store: MemoryStore, published: Published, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await filled(handlers)
-    clear = ("c3-ana", "c7-ana")
-    store.is_clear = {name: rules_id(Rules.of(SPEC.redaction)) for name in clear}
-    searched, find = list[int](), Redactor.find
-
-    async def read_in_parts(
-        task: str, fence: Sequence[PartitionFence], rules: str
-    ) -> AsyncIterator[SearchedCorrections]:
-        rows = list(store.rows.values())
-        for start in range(0, 30, 4):  # The clear ones are in the middle: no order is promised.
-            yield store.searched(rows[start : start + 4], rules)
-
-    def find_noted(redactor: Redactor, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]:
-        searched.append(len(texts))
-        return find(redactor, texts, rules)
-
-    monkeypatch.setattr("services.dataset_builder.job._SEARCHED_AT_ONCE", 8)
-    monkeypatch.setattr(store, "corrections_below", read_in_parts)
-    monkeypatch.setattr(Redactor, "find", find_noted)
-    await run_cycle()
-    assert max(searched) < 8 + 4, "those of one reading more than asked for at most"
-    assert len(searched) > 28 // (8 + 4)
-    (built,) = published.events
-    assert isinstance(built, DatasetBuilt)
-    assert built.train_examples + built.eval_examples == 30
-
-
 class NotedModels:
     """Models of this process that note what they are asked."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
         self._redactor = Redactor(b"k" * 32)
-
-    def load_redactor(self, rules: Rules) -> None:
-        self.asked.append("load redactor")
-
-    def load_scorer(self) -> None:
-        self.asked.append("load scorer")
-
-    def embed(self, texts: Sequence[str]) -> None:
-        self.asked.append(f"embed {len(texts)}")
 
     def find(self, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]:
         self.asked.append(f"find {len(texts)}")
@@ -752,62 +677,8 @@ class NotedModels:
     def redact(self, texts: Sequence[str], rules: Rules, already_redacted: Sequence[str] = ()) -> list[Redacted]:
         return self._redactor.redact(texts, rules, already_redacted)
 
-    def sketch(self, asked: QuestionsToSketch) -> Callable[[], Sketched]:
-        self.asked.append(f"sketch {len(asked.questions)}")
-        return sketch_here(asked)
-
-    def score(self, asked: LabelsToScore) -> Iterator[LabelScore]:
-        raise AssertionError("thirty rows are too few for a noise model")
-
-
-@pytest.mark.parametrize(
-    ("new", "asked"),
-    [(2, ["load redactor", "find 2", "load scorer"]), (0, ["load scorer"]), (30, ["load redactor", "find 30"])],
-)
-async def test_models_are_asked_in_the_order_in_which_a_build_needs_their_answers(
-    handlers: Handlers, store: MemoryStore, tmp_path: Path, new: int, asked: list[str]
-) -> None:
-    """They answer one request after the other: a scorer that loads must not hold up what is new, nor the sketches."""
-    await filled(handlers)
-    store.is_clear = {name: rules_id(Rules.of(SPEC.redaction)) for name in list(store.rows)[new:]}
-    (job, spec, artifacts), models = await submitted(handlers, tmp_path), NotedModels()
-    built = await build_version(spec, store, store, artifacts, job.folder, Progress(job.folder), models)
-    assert models.asked[: len(asked)] == asked
-    assert models.asked[-3:] == ["load scorer", "sketch 30", "embed 30"]
-    assert models.asked.count("load scorer") == 1
-    assert isinstance(built.outcome, DatasetBuilt)
-
-
-@pytest.mark.parametrize(
-    ("new", "asked"),
-    [
-        (0, ["read", "load scorer", "read", "read"]),
-        (20, ["read", "find 10", "read", "find 10", "load scorer", "read"]),
-    ],
-)
-async def test_the_scorer_is_loaded_as_soon_as_nothing_new_is_left_to_be_searched(
-    handlers: Handlers, store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new: int, asked: list[str]
-) -> None:
-    await filled(handlers)
-    store.is_clear = {name: rules_id(Rules.of(SPEC.redaction)) for name in list(store.rows)[new:]}
-    models = NotedModels()
-
-    async def read_in_parts(
-        task: str, fence: Sequence[PartitionFence], rules: str
-    ) -> AsyncIterator[SearchedCorrections]:
-        rows = list(store.rows.values())
-        for start in range(0, 30, 10):
-            models.asked.append("read")
-            yield store.searched(rows[start : start + 10], rules)
-
-    monkeypatch.setattr("services.dataset_builder.job._SEARCHED_AT_ONCE", 8)
-    monkeypatch.setattr(store, "corrections_below", read_in_parts)
-    job, spec, artifacts = await submitted(handlers, tmp_path)
-    await build_version(spec, store, store, artifacts, job.folder, Progress(job.folder), models)
-    found = [line for line in models.asked if line == "read" or line.startswith(("find", "load scorer"))]
-    if new:  # What is read while a thread searches is in no order with it.
-        found, asked = ([line for line in lines if line != "read"] for lines in (found, asked))
-    assert found[: len(asked)] == asked
+    def score(self, asked: LabelsToScore) -> Iterable[LabelScore]:
+        return []
 
 
 async def test_forms_of_applications_are_searched_once_the_task_has_no_form_of_its_own_any_more(
@@ -854,10 +725,10 @@ async def test_a_job_that_was_killed_after_storing_its_outcome_returns_it_with_i
         purpose=Purpose.SUSPICIOUS_LABEL, call=correction(1, "refund").call, answers=(Answer(text="refund"),),
     )  # fmt: skip
 
-    def build_and_ask(inputs: Inputs, *others: object) -> Callable[[], Build]:
-        return lambda: replace(build_dataset(inputs), questions=(asked,))
+    def build_and_ask(inputs: Inputs, *others: object) -> Build:
+        return replace(build_dataset(inputs), questions=(asked,))
 
-    monkeypatch.setattr("services.dataset_builder.job.begin_build", build_and_ask)
+    monkeypatch.setattr("services.dataset_builder.job.build_dataset", build_and_ask)
     await filled(handlers)
     job, spec, artifacts = await submitted(handlers, tmp_path)
     results = []

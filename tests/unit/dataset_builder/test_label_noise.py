@@ -95,7 +95,7 @@ def test_suspicious_labels_are_held_back_and_asked_about_those_of_the_evaluation
     assert held(build) == {f"p{number}" for number in wrong}
     assert {row.fate for row in build.dataset.left_out if row.reason == SUSPICIOUS} == {Fate.HELD_BACK}
     assert len(build.dataset.train) + len(build.dataset.eval) == 120 - len(wrong)
-    held_out = {example.prediction_ids[0] for example in clean.dataset.eval}
+    held_out = {name for name, place in build.decisions.places.items() if place.fate is Fate.EVAL}
     questions = [q for q in build.questions if q.purpose is Purpose.SUSPICIOUS_LABEL]
     assert {q.prediction_id for q in questions} == held(build)
     assert held_out & held(build), "the planted errors are on both sides"
@@ -181,7 +181,7 @@ def test_a_days_budget_of_questions_is_asked_now_and_the_rest_later() -> None:
     second = built(rows, WordModel(), first, spec)
     assert len(held(first)) == 10
     assert len({q.request_id for q in (*first.questions, *second.questions)}) == 8
-    in_eval = {example.prediction_ids[0] for example in built(corrections_of(120), None).dataset.eval} & held(first)
+    in_eval = {name for name, place in first.decisions.places.items() if place.fate is Fate.EVAL} & held(first)
     assert 0 < len(in_eval) <= 4
     assert in_eval <= {q.prediction_id for q in first.questions}, "those of the evaluation set first"
 

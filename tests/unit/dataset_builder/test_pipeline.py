@@ -18,7 +18,7 @@ from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.votes import third_opinion, votes_of
 from services.dataset_builder.pipeline import Dataset, Inputs
 from services.dataset_builder.pipeline import build_dataset as build
-from tests.near_duplicates import NearDuplicates
+from shared.model.near_copies import jaccard, shingles
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 SYSTEM = Message(role=Role.SYSTEM, content="Answer with the intent.")
@@ -186,17 +186,6 @@ def test_no_tie_break_is_asked_about_what_can_never_be_trained_on() -> None:
     assert build_dataset(two, spec()).left_out_by_reason() == {"truncated": 1}
 
 
-def test_long_conversations_that_differ_in_the_middle_only_are_no_duplicates_but_one_group() -> None:
-    head, tail = "the beginning of it " * 1_000, "the end of it " * 1_500
-    two = [
-        correction(f"{head} {word} {tail}", "delivery", prediction=word, minute=i)
-        for i, word in enumerate(("refund", "parcel"))
-    ]
-    examples = rows(build_dataset(two, spec()))
-    assert len(examples) == 2
-    assert examples[0].group == examples[1].group
-
-
 def many(count: int = 40) -> list[CorrectionSubmitted]:
     topics = ("my parcel", "the invoice", "this subscription", "a refund", "the second order")
     return [
@@ -215,44 +204,6 @@ def test_another_seed_gives_another_split() -> None:
     assert build_dataset(many(), spec()).eval != build_dataset(many(), spec(seed=21)).eval
 
 
-def test_a_held_out_example_stays_held_out_as_data_grows() -> None:
-    before = {e.example_id for e in build_dataset(many(20), spec(near_copy_similarity=0.95)).eval}
-    after = {e.example_id for e in build_dataset(many(40), spec(near_copy_similarity=0.95)).eval}
-    assert before <= after
-
-
-def test_a_small_set_still_has_something_held_out_and_something_to_train_on() -> None:
-    for count in range(2, 8):
-        dataset = build_dataset(many(count), spec(near_copy_similarity=1.0))
-        assert dataset.eval
-        assert dataset.train
-
-
-def test_what_questions_have_in_common_does_not_depend_on_which_answers_count() -> None:
-    """Else a row was a near-copy of another one in one build, and none in the next, when a label was disputed."""
-    about = (
-        "Answer from this passage alone, and say so if it has no answer. Cards are sent within five days; abroad "
-        "it takes up to three weeks. Express delivery costs ten euros, and cannot be cancelled once a card is printed. "
-        "Withdrawals are free up to two hundred pounds a month, then two per cent. Who loses a card freezes it in the "
-        "app, and orders a new one there. Refunds are shown as soon as the shop has sent them, mostly within a week: "
-    )
-    asked = [f"{about}{question}" for question in (
-        "how long does a card take to France?", "may I order two for my mother?", "who delivers on Sundays?",
-        "what is the limit of withdrawals abroad?", "is a lost one replaced for nothing?", "my PIN was refused, why?",
-        "can children have their own account?", "which currencies may I hold with you?", "is the app free of charge?",
-        "when will my refund be shown there?",
-    )]  # fmt: skip
-
-    def rows(valid: int) -> list[CorrectionSubmitted]:
-        labels = ["refund" if number < valid else "no label" for number in range(len(asked))]
-        return [correction(text, label, prediction=text[-30:]) for text, label in zip(asked, labels, strict=True)]
-
-    for valid in (10, 4):
-        dataset = build_dataset(rows(valid), spec())
-        examples = (*dataset.train, *dataset.eval)
-        assert len({example.group for example in examples}) == len(examples) == valid
-
-
 WORDS = st.sampled_from(("parcel", "refund", "please", "where", "order", "late", "cancel", "now", "card"))
 
 
@@ -264,7 +215,7 @@ def test_near_duplicates_are_never_in_both_parts(texts: list[str], seed: int) ->
     for trained in dataset.train:
         for held_out in dataset.eval:
             assert trained.group != held_out.group
-            assert not NearDuplicates([trained.prompt[-1].text], 0.8).contains(held_out.prompt[-1].text)
+            assert jaccard(shingles(trained.prompt[-1].text), shingles(held_out.prompt[-1].text)) < 0.8
 
 
 @settings(max_examples=15)

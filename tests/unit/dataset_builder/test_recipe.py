@@ -17,7 +17,7 @@ CLASSES = ("address", "billing", "cancel", "delivery")
 class Blobs:
     """Embeddings: a text is `class number`, its vector near the class's axis. Neighbouring classes overlap."""
 
-    def add(self, texts: Sequence[str]) -> None:
+    def store(self, texts: Sequence[str]) -> None:
         self.stored, self.most_read = set(texts), 0
 
     def read(self, texts: Sequence[str]) -> npt.NDArray[np.float16]:

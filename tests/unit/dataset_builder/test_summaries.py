@@ -9,7 +9,7 @@ from schemas.datasets import Example
 from schemas.quality import Measure
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.personal_data import PersonalData
-from services.dataset_builder.building.places.place import Exclusions
+from services.dataset_builder.building.places import Exclusions
 from services.dataset_builder.checks.agreement import Overlap, measure_agreement
 from services.dataset_builder.checks.distribution import ClassShare, Distribution
 from services.dataset_builder.checks.label_noise import LabelNoise

@@ -75,38 +75,10 @@ def test_a_golden_question_with_its_document_excludes_that_document_alone() -> N
     assert left_out(built(rows, frozen=(golden.call.messages,))) == Counter({"in_frozen_set": 1})
 
 
-def test_the_same_text_for_two_instructions_is_held_out_or_trained_on_and_each_answer_stays() -> None:
-    """Translations of a text are different rows, and nearly the same text is never on both sides."""
-    rows = [
-        asked(f"{language}{n}", f"Translate to {language}.", sentence(n), f"{language}: {sentence(9_000 + n)}")
-        for n in range(60)
-        for language in ("French", "German")
-    ]
-    build = built(rows, TaskKind.GENERATION)
-    assert left_out(build).keys() == {"near_held_out"}
-    numbers = [{name.removeprefix("French").removeprefix("German") for name in of(build)} for of in (trained, held_out)]
-    assert not numbers[0] & numbers[1]
-
-
 @pytest.mark.parametrize("rules", [RULES, "Answer briefly."])
 def test_an_instruction_of_an_application_makes_its_questions_no_near_copies(rules: str) -> None:
     rows = [asked(f"p{n}", rules, sentence(n, 2), LABELS[n % 3], minute=n) for n in range(30)]
     assert left_out(built(rows)) == Counter()
-
-
-@pytest.mark.parametrize("text", ["Intent?", RULES])
-def test_a_message_of_the_developer_is_compared_as_a_system_message_is(text: str) -> None:
-    """The responses API has this role: the same instruction, or the task's own prompt, makes no other questions."""
-    rows = [asked(f"p{n}", text, sentence(n, 2), LABELS[n % 3], minute=n) for n in range(30)]
-    again = [asked(f"q{n}", text, sentence(n, 2), LABELS[n % 3], minute=n) for n in range(30)]
-    for number, row in enumerate(again):
-        developer, question = row.call.messages
-        messages = developer.model_copy(update={"role": "developer"}), question
-        again[number] = row.model_copy(update={"call": row.call.model_copy(update={"messages": messages})})
-    build = built([*rows, *again])
-    numbers = [{name[1:] for name in names(build)} for names in (trained, held_out)]
-    assert left_out(build).keys() == {"near_held_out"}
-    assert not numbers[0] & numbers[1]
 
 
 @pytest.mark.parametrize("prompt", ["Intent?", "An earlier prompt of the task."])
@@ -142,31 +114,18 @@ def test_different_questions_on_one_document_are_different_rows(kind: TaskKind) 
     ],
 )
 def test_a_date_or_a_name_in_an_instruction_does_not_hide_that_the_same_was_asked(first: str, again: str) -> None:
-    rows = []
-    for n in range(60):
-        given = {"rules": RULES * 3, "name": sentence(n + 100, 2).title(), "other": sentence(n + 200, 2).title()}
-        for name, rules in ((f"p{n}", first), (f"q{n}", again)):
-            system = rules.format(n % 24, n * 7 % 24, n % 28 + 1, **given)
-            rows.append(asked(name, system, sentence(n, 5), LABELS[n % 3], minute=n))
-    build = built(rows)
-    numbers = [{name[1:] for name in names(build)} for names in (trained, held_out)]
-    assert numbers[1]
-    assert not numbers[0] & numbers[1]
+    def rows(prefix: str, rules: str) -> list[CorrectionSubmitted]:
+        given = {"rules": RULES * 3, "name": "Mora Fenwick", "other": "Ilka Tarn"}
+        systems = (rules.format(n % 24, n * 7 % 24, n % 28 + 1, **given) for n in range(60))
+        return [
+            asked(f"{prefix}{n}", system, sentence(n, 5), LABELS[n % 3], minute=n) for n, system in enumerate(systems)
+        ]
 
-
-@pytest.mark.parametrize("text", ["where is my card", sentence(0, 9)])
-@pytest.mark.parametrize("with_typo", ["question", "document", "both"])
-def test_a_typo_in_a_question_or_in_its_document_makes_no_other_row(text: str, with_typo: str) -> None:
-    document = f"Document: {sentence(9_000, 80)}"
-    others = documents(60)
-    first = asked("x", document, text, LABELS[0])
-    again = asked(
-        "y",
-        document if with_typo == "question" else document.replace("a", "ä", 1),
-        text if with_typo == "document" else f"{text[:-3]}{text[-2]}{text[-3]}{text[-1]}",
-        LABELS[1],
-    ).model_copy(update={"reviewer": "ben"})
-    assert left_out(built([*others, first, again])) == Counter({"conflicting_near_copies": 2})
+    builds = Builds()
+    held = {name[1:] for name in held_out(builds.build(rows("p", first)))}
+    later = builds.build([*rows("p", first), *rows("q", again)])
+    assert len(held) == 12
+    assert not held & {name[1:] for name in trained(later)}
 
 
 def test_an_expired_question_about_a_document_keeps_its_copies_out_and_no_other_question_about_it() -> None:
@@ -179,22 +138,8 @@ def test_an_expired_question_about_a_document_keeps_its_copies_out_and_no_other_
         for kind, text in (("copy", f"{question.text[:-1]} now?"), ("other", f"{sentence(number + 700, 4)}?"))
     ]
     found = builds.build([*corrections(60, first=400), *again])
-    placed = {name for name in trained(found) | held_out(found) if "-" in name}
-    assert placed == {f"other-{name}" for name in gone}
-
-
-def test_a_text_whose_first_line_was_moved_out_of_the_system_message_stays_on_its_side() -> None:
-    """The whole texts are equal, and what is compared of them is not: an instruction in a question is a part of it."""
-    first_line = "Classify this ticket of a customer of the bank:"
-    rows = [asked(f"p{n}", first_line, sentence(n, 3), LABELS[n % 3], minute=n) for n in range(60)]
-    moved = [correction(f"q{n}", f"{first_line}\n{sentence(n, 3)}", LABELS[n % 3], minute=60 + n) for n in range(60)]
-    golden = (Message(role=Role.USER, content=f"{first_line}\n{sentence(7, 3)}"),)
-    build = built([*rows, *moved], frozen=(golden,))
-    numbers = [{name[1:] for name in names(build)} for names in (trained, held_out)]
-    assert numbers[1]
-    assert not numbers[0] & numbers[1]
-    assert "7" not in numbers[0] | numbers[1]
-    assert all(gate.passed for gate in evaluate_gates(build, task(), {}) if gate.name == "leakage")
+    learnt = {name for name in trained(found) if "-" in name}
+    assert learnt and all(name.startswith("other-") for name in learnt)
 
 
 def turns(name: str, label: str, *texts: str, minute: int = 0) -> CorrectionSubmitted:
@@ -224,17 +169,9 @@ def test_the_turns_of_a_growing_conversation_are_different_rows() -> None:
     assert left_out(built(rows)) == Counter()
 
 
-def test_the_same_turn_after_different_beginnings_is_another_row_and_with_a_typo_in_either_it_is_not() -> None:
-    first = [turns(f"p{n}", LABELS[n % 3], f"{sentence(n, 3)}?", "Are you sure?", "yes", minute=n) for n in range(60)]
-    assert left_out(built(first)) == Counter()
-    beginning, other = sentence(900, 30), sentence(901, 30)
-    typos = [
-        turns("x", LABELS[0], beginning, other, "where is my card"),
-        turns("y", LABELS[1], beginning, other, "where is my crad"),
-        turns("z", LABELS[1], beginning.replace("a", "ä", 1), other, "where is my card"),
-    ]
-    by_ben = [row.model_copy(update={"reviewer": "ben"}) for row in typos[1:]]
-    assert left_out(built([*first, typos[0], *by_ben])) == Counter({"conflicting_near_copies": 3})
+def test_the_same_turn_after_different_beginnings_is_another_row() -> None:
+    rows = [turns(f"p{n}", LABELS[n % 3], f"{sentence(n, 3)}?", "Are you sure?", "yes", minute=n) for n in range(60)]
+    assert left_out(built(rows)) == Counter()
 
 
 def test_other_results_of_a_call_make_another_row() -> None:

@@ -518,8 +518,8 @@ class MemoryLedger:
         labels = sum(label.ticket_id == row["ticket"] for label in self.labels.values())
         event = row["event"]
         return DrawnTicket(
-            row["ticket"], event.rollout_id, event.prediction_id, event.user_hash, event.call, row["pair"], labels,
-            event.logged_at, event.after_promotion,
+            row["ticket"], event.rollout_id, event.prediction_id, event.user_hash, event.session_hash, event.call,
+            row["pair"], labels, event.logged_at, event.after_promotion,
         )  # fmt: skip
 
     async def add_label(self, label: Label) -> None:

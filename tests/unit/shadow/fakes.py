@@ -25,7 +25,7 @@ from services.shadow.storage import PostgresDecisions
 from services.shadow.tables import DAYS, DECISIONS
 from shared.errors import DependencyUnavailable
 from shared.kafka.delivery import Delivery
-from shared.model.asked_questions import AskedQuestions
+from shared.model.near_copies import AskedQuestions
 from tests.database import Database
 
 EXAMPLES = Path(__file__).parents[3] / "schemas" / "examples" / "predictions.logged.v1"

@@ -29,7 +29,7 @@ from shared.answers import answer_form
 from shared.errors import ConfigurationError, DependencyUnavailable, Paused
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
-from shared.model.asked_questions import AskedQuestions
+from shared.model.near_copies import AskedQuestions
 from tests.database import Database
 from tests.unit.shadow.fakes import (
     CUTOFF,

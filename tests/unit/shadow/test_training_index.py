@@ -10,7 +10,7 @@ from schemas.conversation import Answer, Message, Role
 from schemas.datasets import PREFERENCES, Example, PreferredAnswer
 from services.shadow.clients import StoredTrainingIndexes
 from shared.errors import DependencyUnavailable
-from shared.model.asked_questions import AskedQuestions
+from shared.model.near_copies import AskedQuestions
 from shared.storage.artifacts import ArtifactStore
 from tests.unit.dataset_builder.histories import sentence
 from tests.unit.shadow.fakes import rollout

@@ -19,7 +19,7 @@ from deploy.demo.data.task_file import (
     name_for,
 )
 from deploy.demo.settings import Fault
-from tests.near_duplicates import NearDuplicates
+from shared.model.near_copies import NearCopies, Question
 
 THINGS = ("card", "parcel", "invoice", "password", "refund", "address", "discount", "subscription", "warranty", "sofa")
 WHERE = (
@@ -150,8 +150,10 @@ def test_parts_are_disjoint_and_balanced_and_share_no_near_duplicate() -> None:
     assert len(parts.live) >= 100
     assert 350 <= len(parts.traffic) <= 400
     for part, rest in ((parts.held_out, parts.traffic + parts.live), (parts.live, parts.traffic)):
-        index = NearDuplicates((row.text for row in rest), SIMILARITY)
-        assert not any(index.contains(row.text) for row in part)
+        index = NearCopies(SIMILARITY)
+        for row in rest:
+            index.add(Question(row.text))
+        assert not any(index.contains(Question(row.text)) for row in part)
 
 
 def test_a_near_duplicate_of_a_held_out_row_is_in_no_other_part() -> None:
