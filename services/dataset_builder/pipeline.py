@@ -40,7 +40,6 @@ from services.dataset_builder.building.places import (
     Place,
     Placed,
     adversarial_questions,
-    copies_of,
     exclude_frozen,
     place_rows,
 )
@@ -165,7 +164,7 @@ def build_dataset(inputs: Inputs, score: Scorer | None = None, count_tokens: Cou
     labels = _labels_of(votes, spec)
     audits, overlaps = audited(vote for vote in labels if vote.label != NO_LABEL), blind_overlaps(labels)
     augmented, right_already = augment(to_train, shown_right(votes, spec.kind), spec.dataset.augmentation)
-    train, capped = balance(augmented, guarded.rows, spec, audits, copies_of(placed.train, spec))
+    train, capped = balance(augmented, guarded.rows, spec, audits, placed.copies)
 
     left_out = [*obsolete, *overruled, *invalid, *guarded.held_back, *excluded, *conflicting, *placed.left_out]
     left_out += [*noise.held_back, *right_already, *capped]

@@ -189,5 +189,6 @@ class AskedQuestions:
 def _min_hash(known: Hashes) -> RMinHash:
     """MinHash of shingles by their hashes, which stored ones have as well as texts."""
     data = known.tobytes()
-    (found,) = RMinHash.from_token_sets([[data[at : at + 4] for at in range(0, len(data), 4)]], _PERMUTATIONS, _SEED)
+    found = RMinHash(_PERMUTATIONS, _SEED)
+    found.update([data[at : at + 4] for at in range(0, len(data), 4)])
     return found

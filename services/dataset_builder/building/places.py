@@ -81,7 +81,8 @@ class Exclusions:
 class Placed:
     """The rows by place, oldest first, and the places that were decided now.
 
-    `groups`: of each prediction. `seen`: the held-out predictions whose text, or nearly, is trained on.
+    `groups`: of each prediction. `copies`: the group of near-copies of each, of which only so many are trained on.
+    `seen`: the held-out predictions whose text, or nearly, is trained on.
     """
 
     train: list[Row]
@@ -89,6 +90,7 @@ class Placed:
     left_out: list[LeftOutExample]
     decided: dict[str, Place] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)
+    copies: dict[str, str] = field(default_factory=dict)
     seen: frozenset[str] = frozenset()
     exclusions: Exclusions = field(default_factory=Exclusions)
 
@@ -98,19 +100,19 @@ def place_rows(rows: Iterable[Row], places: Places, spec: TaskSpec) -> Placed:
     rows = sorted(rows, key=BY_AGE)
     groups, fates = group_rows(rows, places)
     similar = _Similar(rows, groups, spec)
-    by_group: dict[str, list[Row]] = defaultdict(list)
+    new: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row.prediction_id not in places and not fates[groups[row.prediction_id]]:
-            by_group[groups[row.prediction_id]].append(row)
-    for group in draw_groups(by_group, similar, spec):
+            new[groups[row.prediction_id]].append(row)
+    for group in draw_groups(new, similar, spec):
         fates[group].add(Fate.EVAL)
 
-    known, to_train, to_hold_out = defaultdict[Fate, list[Row]](list), list[Row](), list[Row]()
+    before, to_train, to_hold_out = defaultdict[Fate, list[Row]](list), list[Row](), list[Row]()
     reasons: dict[str, tuple[str, str]] = {}
     for row in rows:
         place, of_group = places.get(row.prediction_id), fates[groups[row.prediction_id]]
         if place is not None and (place.fate is not Fate.TRAIN or Fate.EVAL not in of_group):
-            known[place.fate].append(row)
+            before[place.fate].append(row)
         elif Fate.EVAL not in of_group:
             to_train.append(row)
         elif place is None and row.is_confirmed and Fate.TRAIN not in of_group:
@@ -118,48 +120,48 @@ def place_rows(rows: Iterable[Row], places: Places, spec: TaskSpec) -> Placed:
         else:
             reasons[row.prediction_id] = SAME_CONVERSATION, "another turn of a held-out conversation"
 
-    near_unseen = _NearUnseen(known[Fate.EVAL], places, spec).near([*known[Fate.TRAIN], *to_train])
-    for name, other in near_unseen.items():
-        reasons[name] = NEAR_HELD_OUT, f"nearly the held-out {other}"
-    train = [row for row in (*known[Fate.TRAIN], *to_train) if row.prediction_id not in near_unseen]
+    near_unseen = _NearUnseen(before[Fate.EVAL], places, spec).near([*before[Fate.TRAIN], *to_train])
+    reasons |= {name: (NEAR_HELD_OUT, f"nearly the held-out {other}") for name, other in near_unseen.items()}
+    reasons |= {row.prediction_id: (NEAR_HELD_OUT, "was excluded once") for row in before[Fate.EXCLUDED]}
+    train = [row for row in (*before[Fate.TRAIN], *to_train) if row.prediction_id not in near_unseen]
     trained = similar.numbers(train)
-    held_out, unseen = list(known[Fate.EVAL]), set[str]()
-    for row in to_hold_out:
-        is_seen = similar.is_near(row, trained)
-        if is_seen and not row.is_drawn:
-            reasons[row.prediction_id] = NEAR_TRAINED, "in a held-out group, and nearly a row that is trained on"
-            continue
-        held_out.append(row)
-        if not is_seen:
-            unseen.add(row.prediction_id)
-    confirmed = [row for row in held_out if row.is_confirmed]
-    names = {row.prediction_id for row in held_out}
-    decided = {
-        row.prediction_id: Place(
-            fate=_fate(row, names, reasons),
-            group=groups[row.prediction_id],
-            user_hash=row.user_hash,
-            happened_at=row.predicted_at or row.corrected_at,
-            fingerprint=_fingerprint(row, spec) if row.prediction_id in unseen else None,
-            writers=row.writers,
-        )
-        for row in rows
-        if row.prediction_id not in places
-    }
-    reasons |= {row.prediction_id: (NEAR_HELD_OUT, "was excluded once") for row in known[Fate.EXCLUDED]}
-    excluded = [row for row in rows if row.prediction_id in reasons]
-    left_out = [row.left_out(Fate.EXCLUDED, *reasons[row.prediction_id]) for row in excluded]
+    seen = {row.prediction_id for row in (*before[Fate.EVAL], *to_hold_out) if similar.is_near(row, trained)}
+    detail = "in a held-out group, and nearly a row that is trained on"
+    useless = {row.prediction_id for row in to_hold_out if row.prediction_id in seen and not row.is_drawn}
+    reasons |= {name: (NEAR_TRAINED, detail) for name in useless}
+    held_out = [*before[Fate.EVAL], *(row for row in to_hold_out if row.prediction_id not in useless)]
+
+    left_out = [
+        row.left_out(Fate.EXCLUDED, *reasons[row.prediction_id]) for row in rows if row.prediction_id in reasons
+    ]
     detail = "held out, and no reviewer stands for its answer any more"
     left_out += [row.left_out(Fate.HELD_BACK, UNCONFIRMED, detail) for row in held_out if not row.is_confirmed]
+    fate = dict.fromkeys((row.prediction_id for row in held_out), Fate.EVAL) | dict.fromkeys(reasons, Fate.EXCLUDED)
     return Placed(
         train=sorted(train, key=BY_AGE),
-        held_out=sorted(confirmed, key=BY_AGE),
+        held_out=sorted((row for row in held_out if row.is_confirmed), key=BY_AGE),
         left_out=left_out,
-        decided=decided,
+        decided={
+            row.prediction_id: Place(
+                fate=fate.get(row.prediction_id, Fate.TRAIN),
+                group=groups[row.prediction_id],
+                user_hash=row.user_hash,
+                happened_at=row.predicted_at or row.corrected_at,
+                fingerprint=_fingerprint(row, spec) if _is_unseen(row, fate, seen) else None,
+                writers=row.writers,
+            )
+            for row in rows
+            if row.prediction_id not in places
+        },
         groups=groups,
-        seen=frozenset(row.prediction_id for row in confirmed if similar.is_near(row, trained)),
+        copies=similar.copies(),
+        seen=frozenset(seen),
         exclusions=_exclusions(near_unseen, len(rows)),
     )
+
+
+def _is_unseen(row: Row, fate: Mapping[str, Fate], seen: Collection[str]) -> bool:
+    return fate.get(row.prediction_id) is Fate.EVAL and row.prediction_id not in seen
 
 
 class _Similar:
@@ -175,6 +177,11 @@ class _Similar:
     def numbers(self, rows: Iterable[Row]) -> set[int]:
         """The numbers of the rows' questions."""
         return {self._numbers[row.prediction_id] for row in rows}
+
+    def copies(self) -> dict[str, str]:
+        """The group of near-copies of each prediction."""
+        groups = self._index.groups()
+        return {name: str(groups[number]) for name, number in self._numbers.items()}
 
     def is_near(self, row: Row, others: Collection[int]) -> bool:
         """True if a row asks nearly what is among these questions."""
@@ -348,22 +355,8 @@ def _fingerprint(row: Row, spec: TaskSpec) -> bytes:
     return Shingles.of(asked(row, spec)).to_bytes()
 
 
-def _fate(row: Row, held_out: Collection[str], reasons: Mapping[str, tuple[str, str]]) -> Fate:
-    if row.prediction_id in held_out:
-        return Fate.EVAL
-    return Fate.EXCLUDED if row.prediction_id in reasons else Fate.TRAIN
-
-
 def _exclusions(near: Mapping[str, str], rows: int) -> Exclusions:
     if not near:
         return Exclusions(of=rows)
     name, caused = min(Counter(near.values()).items(), key=lambda item: (-item[1], item[0]))
     return Exclusions(len(near), rows, name, caused)
-
-
-def copies_of(rows: Iterable[Row], spec: TaskSpec) -> dict[str, str]:
-    """The group of near-copies of each prediction: of one question only so many are trained on."""
-    index = NearCopies(spec.dataset.near_copy_similarity)
-    numbers = {row.prediction_id: index.add(asked(row, spec)) for row in rows}
-    groups = index.groups()
-    return {name: str(groups[number]) for name, number in numbers.items()}

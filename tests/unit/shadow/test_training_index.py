@@ -127,14 +127,14 @@ async def test_what_is_nearly_a_training_row_follows_from_the_tasks_setting(
     assert index.contains(question(trained.replace("Monday", "Tuesday"))) is is_near
 
 
-RULES = "Answer as a clerk of the bank would, and kindly: "
+RULES = sentence(7, 40)
 
 
 def test_a_date_in_an_instruction_does_not_hide_that_a_question_was_trained_on() -> None:
-    trained = [question(sentence(n, 4), f"It is 2026-11-{n + 1:02d}, 10:{n:02d}. {RULES * 8}") for n in range(20)]
+    trained = [question(sentence(n, 4), f"It is 2026-11-{n + 1:02d}, 10:{n:02d}. {RULES}") for n in range(20)]
     index = AskedQuestions(trained, rollout().spec)
-    assert index.contains(question(sentence(3, 4), f"It is 2027-02-14, 08:55. {RULES * 8}"))
-    assert not index.contains(question(sentence(99, 4), f"It is 2027-02-14, 08:55. {RULES * 8}"))
+    assert index.contains(question(sentence(3, 4), f"It is 2027-02-14, 08:55. {RULES}"))
+    assert not index.contains(question(sentence(99, 4), f"It is 2027-02-14, 08:55. {RULES}"))
 
 
 def test_another_turn_after_a_beginning_that_was_trained_on_is_another_question() -> None:
