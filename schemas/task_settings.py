@@ -267,7 +267,7 @@ class DatasetSettings(TaskSection):
     user_part: Annotated[str, StringConstraints(max_length=500)] | None = Field(
         default=None,
         description="Regular expression of what of a conversation is the user's own (its first group, if it has one): "
-        "by that alone near-copies are told. Empty: templates that many texts share are found.",
+        "by that alone near-copies are told. Empty: the last message of the user, and what came before it.",
     )
     max_age_days: int | None = Field(
         default=None,
