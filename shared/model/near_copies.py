@@ -24,6 +24,8 @@ _SEED = 20
 MAX_SHINGLES = 1_000
 """Of a longer text those with the smallest hashes stand for all: a sample, so that no text costs more than this."""
 _LARGEST = np.uint32(0xFFFFFFFF)
+_ERROR = 0.2
+"""Of an estimate by MinHash: 4.5 standard errors at its worst."""
 _MOST_COMPARED = 64
 """Texts that one is compared with to join groups: in a crowd of near-copies a few are enough."""
 
@@ -103,7 +105,7 @@ class NearCopies:
             RMinHashLSH(threshold=similarity, num_perm=_PERMUTATIONS, num_bands=32 if similarity >= 0.7 else 64)
             for _ in Shingles._fields
         )
-        self._known: list[Shingles] = []
+        self._known: list[_Hashed] = []
         self._numbers: dict[bytes, int] = {}
 
     def __len__(self) -> int:
@@ -117,22 +119,20 @@ class NearCopies:
         """Add a question of which only the shingles are left."""
         number = self._numbers.setdefault(known.to_bytes(), len(self._known))
         if number == len(self._known):
-            self._known.append(known)
-            self._own.insert(number, _min_hash(known.own))
-            if len(known.context) > 1:  # Most have none.
-                self._context.insert(number, _min_hash(known.context))
+            hashed = _Hashed(known)
+            self._known.append(hashed)
+            self._own.insert(number, hashed.own)
+            if hashed.context is not None:
+                self._context.insert(number, hashed.context)
         return number
 
     def near(self, question: Question) -> Iterator[int]:
         """Yield the numbers of a question's near-copies, an equal one among them, in order."""
-        asked = Shingles.of(question)
-        return (other for other in self._candidates(asked) if self._are_near(asked, self._known[other]))
+        return self._near(_Hashed(Shingles.of(question)))
 
     def near_others(self, number: int) -> Iterator[int]:
         """Yield the numbers of the near-copies of a question of the index, in order, without its own."""
-        known = self._known[number]
-        candidates = (other for other in self._candidates(known) if other != number)
-        return (other for other in candidates if self._are_near(known, self._known[other]))
+        return (other for other in self._near(self._known[number]) if other != number)
 
     def contains(self, question: Question) -> bool:
         """True if the index has a near-copy of the question."""
@@ -148,14 +148,30 @@ class NearCopies:
                     joined.join(number, other)
         return [joined[number] for number in range(len(self))]
 
-    def _are_near(self, left: Shingles, right: Shingles) -> bool:
-        return left.similarity(right) >= self._similarity
+    def _near(self, asked: _Hashed) -> Iterator[int]:
+        return (other for other in self._candidates(asked) if self._are_near(asked, self._known[other]))
 
-    def _candidates(self, asked: Shingles) -> list[int]:
-        found = set(self._own.query(_min_hash(asked.own)))
-        if len(found) > 1 and len(asked.context) > 1:
-            found.intersection_update(self._context.query(_min_hash(asked.context)))
+    def _are_near(self, left: _Hashed, right: _Hashed) -> bool:
+        if left.own.jaccard(right.own) < self._similarity - _ERROR:
+            return False
+        return left.shingles.similarity(right.shingles) >= self._similarity
+
+    def _candidates(self, asked: _Hashed) -> list[int]:
+        found = set(self._own.query(asked.own))
+        if len(found) > 1 and asked.context is not None:
+            found.intersection_update(self._context.query(asked.context))
         return sorted(found)
+
+
+class _Hashed:
+    """Shingles and their MinHashes; None of a context that is empty, as most are."""
+
+    __slots__ = ("context", "own", "shingles")
+
+    def __init__(self, known: Shingles) -> None:
+        self.shingles = known
+        self.own = _min_hash(known.own)
+        self.context = _min_hash(known.context) if len(known.context) > 1 else None
 
 
 def group_near_copies(texts: Iterable[str], similarity: float) -> list[int]:
