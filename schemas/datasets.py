@@ -53,8 +53,6 @@ class Origin(StrEnum):
     """A user's own correction, which no reviewer has confirmed."""
     HARD_NEGATIVE = "hard_negative"
     """Augmentation: a confirmed answer of another label from the same failure mode."""
-    AUDITED = "audited"
-    """Augmentation: a confident answer of production that a random audit showed right."""
 
 
 class LeftOutCount(Frozen):

@@ -186,12 +186,8 @@ class BalanceSettings(TaskSection):
 
 
 class AugmentationSettings(TaskSection):
-    """What is trained on beside people's corrections; each such row says so (`origin`)."""
+    """Which rows count more than once; each such row says so (`origin`)."""
 
-    audited: bool = Field(
-        default=False,
-        description="Answers that an audit showed right, so that the rest of production is not forgotten.",
-    )
     hard_negatives: bool = Field(
         default=False, description="Rows of a failure mode with another label than most of it count twice."
     )

@@ -24,7 +24,7 @@ from schemas.conversation import Message, input_text
 from schemas.datasets import Example, Fate, LeftOutCount, LeftOutExample, PreferredAnswer
 from schemas.labels import LabelRequested, Purpose
 from schemas.tasks import TaskSpec
-from services.dataset_builder.building.augmentation import augment, shown_right
+from services.dataset_builder.building.augmentation import weigh_hard_negatives
 from services.dataset_builder.building.authors import Authors
 from services.dataset_builder.building.carry_over import CurrentCalls, Revision, carry_over, prompts_of
 from services.dataset_builder.building.chat_format import (
@@ -163,11 +163,12 @@ def build_dataset(inputs: Inputs, score: Scorer | None = None, count_tokens: Cou
     )
     labels = _labels_of(votes, spec)
     audits, overlaps = audited(vote for vote in labels if vote.label != NO_LABEL), blind_overlaps(labels)
-    augmented, right_already = augment(to_train, shown_right(votes, spec.kind), spec.dataset.augmentation)
-    train, capped = balance(augmented, guarded.rows, spec, audits, placed.copies)
+    if spec.dataset.augmentation.hard_negatives:
+        to_train = weigh_hard_negatives(to_train)
+    train, capped = balance(to_train, guarded.rows, spec, audits, placed.copies)
 
     left_out = [*obsolete, *overruled, *invalid, *guarded.held_back, *excluded, *conflicting, *placed.left_out]
-    left_out += [*noise.held_back, *right_already, *capped]
+    left_out += [*noise.held_back, *capped]
     left_out.sort(key=lambda r: (r.fate, r.reason, r.correction_ids))
     authors = Authors(inputs.votes)
     dataset = Dataset(authors.name_in_rows(train), authors.name_in_rows(held_out), authors.name_in_left_out(left_out))

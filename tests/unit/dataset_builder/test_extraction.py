@@ -6,12 +6,11 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from schemas.conversation import Answer, Call, FinishReason, Message, Role
+from schemas.conversation import Answer, Call, Message, Role
 from schemas.datasets import Fate
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.tasks import TaskSpec
-from services.dataset_builder.building.augmentation import shown_right
-from services.dataset_builder.building.carry_over import Revision, carry_over
+from services.dataset_builder.building.carry_over import Revision
 from services.dataset_builder.building.votes import votes_of
 from services.dataset_builder.pipeline import Build, Inputs, build_dataset
 from tests.unit.shared.grading.orders import orders
@@ -115,10 +114,3 @@ def test_a_corrections_schema_is_the_tasks_of_today_not_that_of_its_call() -> No
     assert answers(build(correction(RIGHT, call=call))) == [RIGHT]
     (row,) = build(correction('{"total": 5}', call=call)).dataset.left_out
     assert row.reason == "breaks_schema"
-
-
-def test_an_answer_that_an_audit_confirmed_in_another_layout_was_right_already() -> None:
-    given = Answer(text=json.dumps(json.loads(RIGHT), indent=2), finish_reason=FinishReason.STOP)
-    audit = correction(RIGHT, purpose=Purpose.AUDIT, answers=(given,))
-    votes, _ = carry_over(votes_of([audit, correction(RIGHT, 1, purpose=Purpose.AUDIT)]), SPEC, {})
-    assert shown_right(votes, SPEC.kind) == {"p0"}

@@ -12,7 +12,6 @@ import pytest
 from schemas.conversation import Answer, Call, FinishReason, Message, Role
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.tasks import TaskSpec
-from services.dataset_builder.building.augmentation import shown_right
 from services.dataset_builder.building.carry_over import Revision, carry_over
 from services.dataset_builder.building.personal_data import PersonalData
 from services.dataset_builder.building.votes import UserCorrection, votes_of
@@ -119,12 +118,6 @@ def test_one_label_that_a_user_gave_is_a_set_of_one_under_its_name_of_today(labe
     word = UserCorrection.model_validate({**shared, "author_hash": "u", "user_hash": "u", "predicted_at": NOON})
     held, gone = carry_over(votes_of([], [word]), today, {former.revision: Revision(former.kind, "")})
     assert ([vote.label for vote in held], gone) == ([topics("invoice" if label == "bill" else label)], [])
-
-
-def test_an_answer_that_an_audit_confirmed_in_another_order_was_right_already() -> None:
-    given = Answer(text=topics("damage", "delivery"), finish_reason=FinishReason.STOP)
-    votes, _ = carry_over(votes_of([correction(RIGHT, purpose=Purpose.AUDIT, answers=(given,))]), SPEC, {})
-    assert shown_right(votes, SPEC.kind) == {"p0"}
 
 
 def test_equal_questions_with_different_sets_do_not_both_stay() -> None:
