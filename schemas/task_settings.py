@@ -171,9 +171,7 @@ class BalanceSettings(TaskSection):
 
     max_copies: int = Field(default=10, ge=1, le=1_000_000, description="Near-copies of one text that are trained on.")
     max_mode_share: Probability = Field(default=0.5, gt=0.0, description="Of one failure mode; 1: no limit.")
-    max_user_share: Probability = Field(
-        default=0.1, gt=0.0, description="Of the texts of one user, and of what one user alone wrote; 1: no limit."
-    )
+    max_user_share: Probability = Field(default=0.1, gt=0.0, description="Of the texts of one user; 1: no limit.")
     max_app_share: Probability = Field(default=0.9, gt=0.0, description="Of one application; 1: no limit.")
     max_reviewer_share: Probability = Field(default=0.9, gt=0.0, description="Of one reviewer; 1: no limit.")
     max_class_weight: float = Field(

@@ -43,6 +43,7 @@ class UserCorrection(Frozen):
     """What a user wrote that an answer should have been (`feedback.given`), with the prediction that it is about.
 
     `author_hash` is the user who wrote it, `user_hash` the one who was answered: either may ask to be forgotten.
+    `author` is who has said it: without a user the application, whose key it came with.
     """
 
     correction_id: Identifier
@@ -59,6 +60,10 @@ class UserCorrection(Frozen):
     app: Identifier | None = None
     session_hash: Identifier | None = None
     surrogates: Surrogates = ()
+
+    @property
+    def author(self) -> str:
+        return self.author_hash or self.user_hash or self.app or "(anonymous)"
 
     @property
     def happened_at(self) -> datetime:
@@ -126,8 +131,7 @@ def votes_of(
         if given.label is not None:
             votes.append(_vote(given, given.label, given.reviewer, Origin.REVIEWER, compact))
     for word in user_corrections:
-        voter = f"{USER_PREFIX}{word.author_hash or word.user_hash or word.prediction_id}"
-        votes.append(_vote(word, word.label, voter, Origin.USER, compact))
+        votes.append(_vote(word, word.label, f"{USER_PREFIX}{word.author}", Origin.USER, compact))
     return sorted(votes, key=OLDEST_FIRST)
 
 

@@ -2,8 +2,7 @@
 
     copies      near-copies of one text are left out beyond a number
     sources     a user, a failure mode, an application or a reviewer over its share is weighed down, to 0.2 at the
-                least; what that does not reach is left out. What a user alone wrote is limited beside a few other
-                rows already: nobody has confirmed it
+                least; what that does not reach is left out
     classes     count more or less, within bounds, where audits say that they are not so frequent in production; of
                 several labels a class is their set
 
@@ -29,8 +28,6 @@ MIN_WEIGHT = 0.2
 MAX_WEIGHT = 5.0
 _MIN_ROWS = 100
 """A source with fewer rows is never too loud, and fewer rows of others are nothing to weigh it against."""
-_MIN_OTHERS = 10
-"""The same of others beside what one user alone wrote."""
 
 Parts = tuple[list[Example], list[LeftOutExample]]
 """The rows that go on, and those that are left out."""
@@ -51,15 +48,8 @@ def balance(
     within = [_weighted(example, 1.0) for example in train]
     kept, left_out = _cap_copies(within, rules.max_copies, copies, by_label=bool(spec.labels))
     by_prediction = {row.prediction_id: row for row in rows}
-    given = {e.example_id: e.weight for e in kept if _only_writer(e, by_prediction) is not None}
-    kept, too_many = _limit_sources(
-        kept, "per_user", rules.max_user_share, lambda example: _only_writer(example, by_prediction), _MIN_OTHERS
-    )
-    left_out += too_many
-    limited = {e.example_id for e in kept if given.get(e.example_id, e.weight) != e.weight}
     sources: tuple[tuple[str, float, Callable[[Example], str | None]], ...] = (
-        # Who writes is mostly who was answered: nobody is limited twice.
-        ("per_user", rules.max_user_share, lambda e: None if e.example_id in limited else e.user_hash),
+        ("per_user", rules.max_user_share, lambda example: example.user_hash),
         ("per_mode", rules.max_mode_share, lambda example: example.mode_id),
         ("per_app", rules.max_app_share, lambda example: _app(example, by_prediction)),
         ("per_reviewer", rules.max_reviewer_share, lambda example: _only_voter(example, by_prediction)),
@@ -88,16 +78,9 @@ def _cap_copies(train: Sequence[Example], maximum: int, copies: Mapping[str, str
 
 
 def _limit_sources(
-    train: Sequence[Example],
-    reason: str,
-    share: float,
-    source: Callable[[Example], str | None],
-    min_others: int = _MIN_ROWS,
+    train: Sequence[Example], reason: str, share: float, source: Callable[[Example], str | None]
 ) -> Parts:
-    """Weigh the rows of sources over their share down; leave out what exceeds it even with the least weight.
-
-    `min_others`: a source beside fewer rows of others is left alone.
-    """
+    """Weigh the rows of sources over their share down; leave out what exceeds it even with the least weight."""
     by_source: dict[str, list[Example]] = defaultdict(list)
     for example in train:
         if (name := source(example)) is not None:
@@ -107,7 +90,7 @@ def _limit_sources(
     for name, theirs in by_source.items():
         others = len(train) - len(theirs)
         limit = max(_MIN_ROWS, round(others * share / (1.0 - share))) if share < 1.0 else len(theirs)
-        if others < min_others or len(theirs) <= limit:
+        if others < _MIN_ROWS or len(theirs) <= limit:
             continue
         ranked = sorted(theirs, key=_rank)
         kept = ranked[: round(limit / MIN_WEIGHT)]
@@ -166,11 +149,6 @@ def _weighted(example: Example, factor: float) -> Example:
 def _app(example: Example, rows: Mapping[str, Row]) -> str | None:
     row = rows.get(example.prediction_ids[0])
     return row.app if row else None
-
-
-def _only_writer(example: Example, rows: Mapping[str, Row]) -> str | None:
-    row = rows.get(example.prediction_ids[0])
-    return None if row is None or row.is_confirmed else _only_voter(example, rows)
 
 
 def _only_voter(example: Example, rows: Mapping[str, Row]) -> str | None:

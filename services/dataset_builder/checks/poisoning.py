@@ -4,12 +4,13 @@ A voter is compared with everybody else on similar answers: those of the same fa
 same answer. Two things are looked for: a label that the voter gives there far more often than others do, and labels
 that hardly anybody else gives there. Each must be beyond chance (exact binomial tests), and together they must be a
 share of the voter's labels over a setting. The most extreme voters are taken out first and the rest compared again, so
-that wrong labels accuse nobody else. Beside that no user gives more than a third of a class unconfirmed.
+that wrong labels accuse nobody else. Beside that one author's unconfirmed rows are at most a twentieth of a class.
 
-Reviewers are compared with reviewers only: users cannot outvote them. Without others to compare with nobody is held
-back, and voters who lie together are not seen. What a second person confirmed is never held back, and nobody confirms
-themselves: a reviewer's labels that wait are asked of somebody else. Several labels of one answer count as one: the set
-is the class.
+Reviewers are compared with reviewers only: users cannot outvote them. Users edit wrong answers, so they are compared on
+those alone: where the label is not what production answered. Without others to compare with nobody is held back, and
+voters who lie together are not seen. What a second person confirmed is never held back, and nobody confirms themselves:
+a reviewer's labels that wait are asked of somebody else. What users wrote reviewers are asked about anyway, by the
+failure miner. Several labels of one answer count as one: the set is the class.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import NamedTuple
 from schemas.datasets import Fate, LeftOutExample, Origin
 from schemas.labels import LabelRequested
 from schemas.tasks import TaskSpec
-from services.dataset_builder.building.questions import label_again, second_opinion
+from services.dataset_builder.building.questions import second_opinion
 from services.dataset_builder.building.rows import USER_PREFIX, Row
 from services.dataset_builder.checks.intervals import binomial_tail
 from shared.answers import answer_form
@@ -30,6 +31,8 @@ from shared.identity import content_hash
 
 MOVES_CLASS = "moves_class"
 """The reason of a row that is held back because of who labelled it."""
+UNCONFIRMED = "unconfirmed"
+"""The reason of a row whose author gave too many of its class that no reviewer has confirmed."""
 _MIN_MOVED = 10
 """Fewer moved labels hold nobody back."""
 _MIN_OTHERS = 10
@@ -40,14 +43,13 @@ _CHANCE = 1e-6
 """A voter's labels are beyond chance if others' shares would give them with a smaller probability."""
 _AS_EXTREME = 0.9
 """Voters whose share of moved labels is so much of the most extreme one's are taken out together with it."""
-_MAX_CLASS_SHARE = 1 / 3
-_MIN_CLASS_ROWS = 20
-"""Unconfirmed labels of one class that a user may always give."""
+_MAX_CLASS_SHARE = 0.05
+"""Of the training rows of a class, what one author wrote and nobody confirmed."""
+_MIN_CLASS_ROWS = 3
+"""So many rows of a class an author may always give."""
 _SHOWN_MOVES = 3
 _ASKED = 30
-"""Rows of a voter that a reviewer is asked about in one build, of all voters at most a day's budget of questions."""
-_PRIORITY = 1.9
-"""Of a user's label: just under a third opinion."""
+"""Rows of a reviewer that somebody else is asked about in one build."""
 
 Stratum = tuple[str | None, str]
 """The failure mode, and what production answered."""
@@ -89,9 +91,9 @@ class VoterShift:
 
 @dataclass(frozen=True)
 class Guarded:
-    """The rows that go on, those that wait for a person, whose they are, and the questions about them.
+    """The rows that go on, those that wait for a person, whose they are, and the questions about reviewers' own.
 
-    Of a voter only some are asked about: what people confirm becomes what the voter is compared with in the next build.
+    Of a reviewer only some are asked about: what others confirm becomes what the next build compares with.
     """
 
     rows: tuple[Row, ...]
@@ -113,55 +115,46 @@ class _Finding:
 
 
 def hold_back_voters(rows: Sequence[Row], spec: TaskSpec) -> Guarded:
-    """Hold back the rows of voters whose labels moved a class, and ask about some of them."""
-    if not spec.labels:
-        return Guarded(tuple(rows))
-    going_on, shifts, held = list(rows), list[VoterShift](), dict[str, str]()
-    waiting: dict[Voter, list[Row]] = defaultdict(list)
-    while findings := _most_extreme(going_on, spec.dataset.max_voter_shift):
+    """Hold back the rows of voters whose labels moved a class, and what an author wrote beyond a share of a class."""
+    going_on, shifts, held_back = list(rows), list[VoterShift](), list[LeftOutExample]()
+    questions: list[LabelRequested] = []
+    while findings := _most_extreme(going_on, spec) if spec.labels else {}:
+        waiting = set[str]()
         for finding, taken in _moved_rows(going_on, findings):
-            shift = _described(finding, taken, spec)
-            shifts.append(shift)
-            waiting[finding.voter] += taken
-            held.update(dict.fromkeys((row.prediction_id for row in taken), str(shift)))
-        going_on = [row for row in going_on if row.prediction_id not in held]
-    for user, surplus, detail in _over_class_share(going_on):
-        waiting[user] += surplus
-        held.update(dict.fromkeys((row.prediction_id for row in surplus), detail))
-    asked = [row for theirs in waiting.values() for row in sorted(theirs, key=_rank)[:_ASKED]]
-    asked.sort(key=lambda row: (row.origin is Origin.USER, _rank(row)))  # Reviewers' first: users may be many.
+            shifts.append(shift := _described(finding, taken, spec))
+            waiting.update(row.prediction_id for row in taken)
+            held_back += (row.left_out(Fate.HELD_BACK, MOVES_CLASS, str(shift)) for row in taken)
+            by_reviewer = sorted((row for row in taken if row.is_confirmed), key=_rank)
+            questions += (second_opinion(row, row.label, spec, row.corrected_at) for row in by_reviewer[:_ASKED])
+        going_on = [row for row in going_on if row.prediction_id not in waiting]
+    surplus = _unconfirmed_surplus(going_on, spec)
+    held_back += (row.left_out(Fate.HELD_BACK, UNCONFIRMED, detail) for row, detail in surplus)
+    waiting = {row.prediction_id for row, _ in surplus}
     return Guarded(
-        rows=tuple(row for row in rows if row.prediction_id not in held),
-        held_back=tuple(
-            row.left_out(Fate.HELD_BACK, MOVES_CLASS, held[row.prediction_id])
-            for row in rows
-            if row.prediction_id in held
-        ),
+        rows=tuple(row for row in going_on if row.prediction_id not in waiting),
+        held_back=tuple(held_back),
         shifts=tuple(shifts),
-        questions=tuple(_question(row, spec) for row in asked[: spec.failures.review_budget_per_day]),
+        questions=tuple(questions),
     )
 
 
-def _question(row: Row, spec: TaskSpec) -> LabelRequested:
-    """Of a user's words any reviewer is asked, of a reviewer's anybody else."""
-    if row.origin is Origin.USER:
-        return label_again(row, row.label, spec, _PRIORITY, row.corrected_at)
-    return second_opinion(row, row.label, spec, row.corrected_at)
-
-
-def _most_extreme(rows: Sequence[Row], max_shift: float) -> dict[Voter, _Finding]:
+def _most_extreme(rows: Sequence[Row], spec: TaskSpec) -> dict[Voter, _Finding]:
     """Return the voters whose labels differ most from the others', of those that differ by more than the setting."""
+    max_shift, form = spec.dataset.max_voter_shift, answer_form(spec)
     by_voter: dict[Voter, Counter[Cell]] = defaultdict(Counter)
-    everybody, reviewers = Counter[Cell](), Counter[Cell]()
+    corrections, reviewers = Counter[Cell](), Counter[Cell]()
+    is_correction: dict[Cell, bool] = {}
     for row in rows:
-        cell = _cell(row)
-        everybody[cell] += 1
-        if row.origin is not Origin.USER:
-            reviewers[cell] += 1
+        (_, answer), label = cell = _cell(row)
+        if cell not in is_correction:
+            is_correction[cell] = not form.same(answer, label)
+        corrections[cell] += is_correction[cell]
+        reviewers[cell] += row.is_confirmed
         for voter in _sole_voters(row):
-            by_voter[voter][cell] += 1
+            if is_correction[cell] or voter.kind == "reviewer":
+                by_voter[voter][cell] += 1
     voters = Counter(voter.kind for voter in by_voter)
-    pools = {"reviewer": _Pool(reviewers), "user": _Pool(everybody), "app": _Pool(everybody)}
+    pools = {"reviewer": _Pool(reviewers), "user": _Pool(corrections), "app": _Pool(corrections)}
     findings = [
         finding
         for voter, own in sorted(by_voter.items(), key=lambda item: item[0])
@@ -249,26 +242,28 @@ def _described(finding: _Finding, taken: Sequence[Row], spec: TaskSpec) -> Voter
     )
 
 
-def _over_class_share(rows: Sequence[Row]) -> Iterator[tuple[Voter, list[Row], str]]:
-    """Yield a user, their unconfirmed rows beyond a third of a class, and the reason. Others must have given rows.
+def _unconfirmed_surplus(rows: Sequence[Row], spec: TaskSpec) -> list[tuple[Row, str]]:
+    """Return what one author wrote beyond a share of a class, beside the rows of it that a reviewer stands for.
 
-    Which of them wait follows from a hash of their ids.
+    Of a task without labels all rows are one class. An application without reviewers learns from its users alone.
+    Which rows wait follows from a hash of their ids.
     """
-    by_class = Counter(row.label for row in rows)
-    by_user: dict[Voter, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    for row in (row for row in rows if row.origin is Origin.USER):
-        for voter in _sole_voters(row):
-            if voter.kind == "user":
-                by_user[voter][row.label].append(row)
-    for user, by_label in sorted(by_user.items()):
-        if len(rows) - sum(map(len, by_label.values())) < _MIN_CLASS_ROWS:
-            continue
-        for label, theirs in sorted(by_label.items()):
-            others = by_class[label] - len(theirs)
-            limit = max(_MIN_CLASS_ROWS, round(others * _MAX_CLASS_SHARE / (1.0 - _MAX_CLASS_SHARE)))
-            if len(theirs) > limit:
-                detail = f"a user: {len(theirs)} of {by_class[label]} rows of {label[:60]}, unconfirmed"
-                yield user, sorted(theirs, key=_rank)[limit:], detail
+    confirmed, by_author = Counter[str](), defaultdict[tuple[str, str], list[Row]](list)
+    for row in rows:
+        label = row.label if spec.labels else ""
+        if row.is_confirmed:
+            confirmed[label] += 1
+        elif len(row.voters) == 1:
+            by_author[row.voters[0], label].append(row)
+    if confirmed.total() < _MIN_OTHERS:
+        return []
+    beside = (1.0 - spec.dataset.eval_share) * _MAX_CLASS_SHARE / (1.0 - _MAX_CLASS_SHARE)
+    surplus = []
+    for (_, label), theirs in sorted(by_author.items()):
+        limit = max(_MIN_CLASS_ROWS, int(confirmed[label] * beside))
+        detail = f"an author's {len(theirs)} rows of {label[:60] or 'the task'}, unconfirmed; {limit} are trained on"
+        surplus += [(row, detail) for row in sorted(theirs, key=_rank)[limit:]]
+    return surplus
 
 
 def _sole_voters(row: Row) -> Iterator[Voter]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from schemas.datasets import Example, Fate, LeftOutExample, Origin
+from schemas.datasets import Example, Fate, LeftOutExample
 from schemas.task_settings import BalanceSettings, DatasetSettings
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.rows import Row
@@ -103,31 +103,6 @@ def test_small_sources_and_those_with_nothing_beside_them_are_left_alone(
         weights, left_out = balanced(rows)
         assert set(weights.values()) == {1.0}
         assert left_out == []
-
-
-def test_what_one_user_alone_wrote_does_not_drown_the_few_rows_that_there_are() -> None:
-    rows = made(3_000, 30, voters="user:eve", origin=Origin.USER)
-    rows[3_000:] = [_with(r, origin=Origin.REVIEWER) for r in rows[3_000:]]
-    weights, left_out = balanced(rows)
-    theirs = [weights[r.prediction_id] for r in rows[:3_000] if r.prediction_id in weights]
-    assert (len(theirs), sum(theirs)) == (500, pytest.approx(100))
-    assert {weights[r.prediction_id] for r in rows[3_000:]} == {1.0}
-    assert Counter(r.reason for r in left_out) == {"per_user": 2_500}
-    for alone in (rows[:3_000], rows[:3_009]):
-        weights, _ = balanced(alone)
-        assert (len(weights), set(weights.values())) == (len(alone), {1.0}), (
-            "an application of one user learns from them"
-        )
-    assert len(balanced(rows, max_user_share=1.0)[0]) == 3_030
-
-
-@pytest.mark.parametrize("loud", [120, 150, 250])
-def test_a_user_who_wrote_about_their_own_texts_is_limited_once(loud: int) -> None:
-    rows = made(loud, 1_000, user_hash="eve")
-    rows[:loud] = [_with(r, voters="user:eve", origin=Origin.USER) for r in rows[:loud]]
-    weights, left_out = balanced(rows)
-    assert sum(weights[r.prediction_id] for r in rows[:loud]) == pytest.approx(111, rel=0.001)
-    assert left_out == []
 
 
 def test_a_share_of_one_is_no_limit() -> None:

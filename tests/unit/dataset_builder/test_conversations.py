@@ -158,7 +158,7 @@ def test_a_users_word_is_not_held_out_with_its_conversation_but_excluded() -> No
     builds = Builds()
     whole = [conversation(number, 2) for number in range(1, 31)]
     held = held_out(builds.build([rows[0] for rows in whole]))
-    words = [user_word(rows[1]) for rows in whole]
+    words = [user_word(rows[1], f"u{number}") for number, rows in enumerate(whole)]
     build = build_dataset(Inputs(votes_of([rows[0] for rows in whole], words), task(), Decisions(places=builds.places)))
     assert held == held_out(build)
     assert {f"{n[:-2]}-1" for n in held} <= {name for name, fate in fates(build).items() if fate is Fate.EXCLUDED}

@@ -6,9 +6,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pytest
+
 from schemas.base import Gate
 from schemas.conversation import Answer, Call, Message, Role
-from schemas.datasets import Fate
+from schemas.datasets import Fate, Origin
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.task_settings import DatasetSettings
 from schemas.tasks import TaskKind, TaskSpec
@@ -156,7 +158,7 @@ def poison(count: int) -> list[UserCorrection]:
     return [
         UserCorrection(
             correction_id=f"{USER_CORRECTION}{n}", task="t", task_revision=SPEC.revision, prediction_id=f"x{n}",
-            occurred_at=NOON, call=call(50_000 + n), answers=(Answer(text=LABELS[n % 5]),), label="stock",
+            occurred_at=NOON, call=call(50_000 + n), answers=(Answer(text=LABELS[n % 4]),), label="stock",
             author_hash="eve", user_hash="eve", predicted_at=NOON,
         )
         for n in range(count)
@@ -168,19 +170,42 @@ def test_200_wrong_labels_of_one_user_wait_for_a_person_and_the_rest_goes_on() -
     assert failed(gates) == []
     trained = [e for e in build.dataset.train if e.user_hash == "eve"]
     held = [e for e in build.dataset.left_out if e.fate is Fate.HELD_BACK]
-    assert {e.reason for e in held} == {"moves_class"}
-    assert len(held) >= 150
-    assert len(trained) <= 50, "those where production, too, says what the user says"
-    assert all(e.detail.startswith("a user: ") for e in held)
+    assert {e.reason for e in held} <= {"moves_class", "unconfirmed"}
+    assert len(held) >= 190
+    assert len(trained) <= 10
+    assert "eve" not in " ".join(e.detail for e in held)
     assert build.measures.shifts[0].voter.name == "eve"
-    assert len(build.questions) >= 30
 
 
-def test_however_many_wrong_labels_a_user_gives_the_rest_goes_on() -> None:
-    build, gates = inspected(clean(), poison(2_000))
+@pytest.mark.parametrize("author", ["eve", None], ids=["named", "unnamed"])
+@pytest.mark.parametrize("app", ["shop", None])
+@pytest.mark.parametrize("count", [200, 2_000])
+def test_who_floods_a_class_ends_with_a_twentieth_of_it_and_the_rest_goes_on(
+    author: str | None, app: str | None, count: int
+) -> None:
+    """Without a user 200 edits were 56 % of a class: each counted as an author of its own."""
+    told = {"author_hash": author, "user_hash": author, "app": app}
+    build, gates = inspected(clean(), [word.model_copy(update=told) for word in poison(count)])
     assert failed(gates) == []
-    assert gates["max_held_back_share"].detail.startswith("a user: ")
-    assert sum(example.user_hash == "eve" for example in build.dataset.train) <= 100
+    stock = [example for example in build.dataset.train if example.answer == "stock"]
+    assert len(stock) >= 100
+    assert sum(example.origin is Origin.USER for example in stock) <= len(stock) / 20
+
+
+def test_200_users_who_correct_one_answer_each_are_trained_on() -> None:
+    """Of 200 honest edits 0 to 11 were: reviewers also confirm right answers, which no user edits."""
+    chance = random.Random(5)
+    truths = [chance.choice(LABELS) for _ in range(1_000)]
+    answers = [truth if chance.random() < 0.9 else chance.choice(LABELS) for truth in truths]
+    reviewed = [vote(n, truth, answer=answer) for n, (truth, answer) in enumerate(zip(truths, answers, strict=True))]
+    edits = []
+    for n, word in enumerate(poison(200)):
+        truth, other = chance.sample(LABELS, 2)
+        told = {"author_hash": f"u{n}", "user_hash": f"u{n}", "answers": (Answer(text=other),), "label": truth}
+        edits.append(word.model_copy(update={**told, "app": "shop"}))
+    build, gates = inspected(reviewed, edits)
+    assert failed(gates) == []
+    assert sum(example.origin is Origin.USER for example in build.dataset.train) >= 180
 
 
 def test_neither_the_order_of_votes_nor_their_arrival_changes_a_build() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,11 +11,17 @@ import pytest
 from schemas.conversation import Answer, Call, Message, Role
 from schemas.datasets import Fate, Origin
 from schemas.labels import Purpose
-from schemas.task_settings import FailureSettings
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.questions import tie_break
 from services.dataset_builder.building.rows import Row
-from services.dataset_builder.checks.poisoning import MOVES_CLASS, Guarded, Voter, VoterShift, hold_back_voters
+from services.dataset_builder.checks.poisoning import (
+    MOVES_CLASS,
+    UNCONFIRMED,
+    Guarded,
+    Voter,
+    VoterShift,
+    hold_back_voters,
+)
 from tests.unit.dataset_builder.voting import NOON
 
 LABELS = tuple("abcdefghij")
@@ -70,7 +75,10 @@ def rows_of(voter: str, count: int, labeller: Labeller, seed: int, app: str | No
 def held(rows: list[Row]) -> tuple[set[str], tuple[VoterShift, ...]]:
     guarded = hold_back_voters(rows, SPEC)
     assert len(guarded.rows) + len(guarded.held_back) == len(rows)
-    assert {(r.fate, r.reason) for r in guarded.held_back} <= {(Fate.HELD_BACK, MOVES_CLASS)}
+    assert {(r.fate, r.reason) for r in guarded.held_back} <= {
+        (Fate.HELD_BACK, MOVES_CLASS),
+        (Fate.HELD_BACK, UNCONFIRMED),
+    }
     return {r.prediction_ids[0] for r in guarded.held_back}, guarded.shifts
 
 
@@ -81,19 +89,21 @@ HONEST = [r for seed, who in enumerate(("ana", "ben"), 1) for r in rows_of(who, 
 @pytest.mark.parametrize("who", ["user:eve", "eve"])
 def test_200_wrong_labels_of_one_among_1_000_are_held_back_and_nobody_else_s(who: str, wrong: Labeller) -> None:
     theirs = rows_of(who, 200, wrong, seed=9)
-    ids, (shift,) = held([*HONEST, *theirs])
-    assert shift.voter == Voter("user" if ":" in who else "reviewer", "eve")
+    ids, shifts = held([*HONEST, *theirs])
     assert ids <= {r.prediction_id for r in theirs}
-    assert len(ids) >= 170, "a wrong label may be what production's answer makes likely"
-    assert shift.held_back == len(ids)
-    assert ("eve" in str(shift)) is (shift.voter.kind == "reviewer"), "reports outlive an erasure"
+    assert len(ids) >= 165, "a wrong label may be what production's answer makes likely"
+    assert {shift.voter for shift in shifts} <= {Voter("user" if ":" in who else "reviewer", "eve")}
+    assert all(("eve" in str(shift)) is (shift.voter.kind == "reviewer") for shift in shifts), (
+        "reports outlive an erasure"
+    )
 
 
 def test_honest_voters_are_never_held_back() -> None:
     for seed in range(10):
         people = [("ana", 400), ("ben", 150), ("cid", 60), ("user:u1", 40), ("user:u2", 20)]
         rows = [r for n, (who, count) in enumerate(people) for r in rows_of(who, count, right, seed * 10 + n + 1)]
-        assert held(rows) == (set(), ())
+        ids, shifts = held(rows)
+        assert (shifts, [r for r in rows if r.is_confirmed and r.prediction_id in ids]) == ((), [])
 
 
 def test_wrong_labels_accuse_nobody_else_however_many_they_are() -> None:
@@ -110,8 +120,8 @@ def test_a_liar_who_gives_half_of_all_labels_is_found_before_those_who_differ_fr
 
 
 def test_a_voter_who_is_wrong_about_one_class_keeps_the_other_rows() -> None:
-    wrong = [row(50_000 + n, "b", "a", "user:eve") for n in range(60)]
-    rest = [row(51_000 + n, LABELS[n % 10], LABELS[n % 10], "user:eve") for n in range(100)]
+    wrong = [row(50_000 + n, "b", "a", "eve") for n in range(60)]
+    rest = [row(51_000 + n, LABELS[n % 10], LABELS[n % 10], "eve") for n in range(100)]
     ids, (shift,) = held([*HONEST, *wrong, *rest])
     assert ids == {r.prediction_id for r in wrong}
     assert shift.moves == (("a", "b", 60),)
@@ -124,13 +134,6 @@ def test_a_single_reviewer_has_nobody_to_be_compared_with(labeller: Labeller) ->
 
 def test_of_two_reviewers_who_contradict_each_other_neither_is_known_to_be_wrong() -> None:
     assert held([*rows_of("ana", 300, right, 1), *rows_of("ben", 300, always_a, 2)]) == (set(), ())
-
-
-def test_users_do_not_outvote_a_reviewer() -> None:
-    users = [r for n in range(9) for r in rows_of(f"user:u{n}", 60, any_wrong, n + 10)]
-    _, shifts = held([*HONEST, *users])
-    assert {shift.voter.kind for shift in shifts} == {"user"}
-    assert {shift.voter.name for shift in shifts} == {f"u{n}" for n in range(9)}
 
 
 def test_many_users_who_lie_together_make_no_reviewer_look_wrong() -> None:
@@ -157,22 +160,17 @@ def test_what_a_second_reviewer_confirmed_is_never_held_back() -> None:
     assert ids.isdisjoint(r.prediction_id for r in confirmed)
 
 
-def test_reviewers_are_asked_about_some_of_the_rows_and_what_they_confirm_goes_on() -> None:
+def test_what_a_reviewer_confirmed_of_a_user_s_goes_on_and_nobody_is_asked_twice() -> None:
+    """The failure miner asks a reviewer about every edit."""
     theirs = rows_of("user:eve", 200, always_a, seed=9)
     guarded = hold_back_voters([*HONEST, *theirs], SPEC)
-    asked = {question.prediction_id for question in guarded.questions}
-    assert len(asked) == 30
-    assert asked <= {r.prediction_ids[0] for r in guarded.held_back}
-    assert {question.purpose for question in guarded.questions} == {Purpose.SUSPICIOUS_LABEL}
+    assert guarded.questions == ()
+    asked = {row.prediction_ids[0] for row in guarded.held_back[:30]}
     answered = [
-        replace(r, rechecked=True, voters=("user:eve", "ana"), origin=Origin.REVIEWER)
-        if r.prediction_id in asked
-        else r
+        replace(r, voters=("user:eve", "ana"), origin=Origin.REVIEWER) if r.prediction_id in asked else r
         for r in theirs
     ]
     assert asked <= {r.prediction_id for r in hold_back_voters([*HONEST, *answered], SPEC).rows}
-    again = hold_back_voters([*reversed(theirs), *HONEST], SPEC)
-    assert [q.request_id for q in again.questions] == [q.request_id for q in guarded.questions]
 
 
 def test_who_is_held_back_is_not_heard_by_confirming_the_same_labels() -> None:
@@ -204,27 +202,45 @@ def test_similar_answers_are_those_of_one_failure_mode() -> None:
     assert held([*everybody, *elsewhere, *at_home]) == (set(), ())
 
 
-def test_one_user_s_unconfirmed_words_are_at_most_a_third_of_a_class() -> None:
-    reviewed = [row(n, "ab"[n % 2], f"answer {n}", "ana") for n in range(100)]
-    loud = [row(1_000 + n, "b", f"other {n}", "user:eve") for n in range(60)]
+def test_honest_edits_are_trained_on_beside_reviewers_who_mostly_find_answers_right() -> None:
+    """Users edit wrong answers only: among all labels of such answers theirs looked like lies, and waited."""
+    chance = random.Random(4)
+    reviewed = []
+    for number in range(800):
+        truth = chance.choice(LABELS)
+        answer = truth if chance.random() < 0.9 else chance.choice(LABELS)
+        reviewed.append(row(number, truth, answer, ("ana", "ben")[number % 2], app="shop"))
+    edits = []
+    for number in range(200):
+        truth = chance.choice(LABELS)
+        answer = chance.choice([label for label in LABELS if label != truth])
+        edits.append(row(1_000 + number, truth, answer, f"user:u{number}", app="shop"))
+    assert held([*reviewed, *edits]) == (set(), ())
+
+
+@pytest.mark.parametrize("author", ["user:eve", "user:shop"])
+def test_what_one_author_gives_of_a_class_waits_beyond_a_twentieth(author: str) -> None:
+    reviewed = [row(n, "ab"[n % 2], f"answer {n}", "ana") for n in range(400)]
+    loud = [row(1_000 + n, "b", f"other {n}", author) for n in range(200)]
     ids, shifts = held([*reviewed, *loud])
-    assert (len(ids), shifts) == (35, ())
+    assert (len(ids), shifts) == (200 - 8, ()), "8 beside the 160 that are not held out"
     assert held([*reversed(loud), *reviewed])[0] == ids
-    assert held(loud) == (set(), ()), "there is nobody else"
+    assert held([*loud, *reviewed[:9]]) == (set(), ()), "an application without reviewers learns from its users"
 
 
-def test_of_a_user_thirty_rows_are_asked_about_and_of_all_users_no_more_than_a_day_allows() -> None:
-    """Of a user who floods 77 labels thirty were asked about of each."""
-    reviewed = [row(n, LABELS[n % 10], f"answer {n}", "ana") for n in range(400)]
-    loud = [row(1_000 + n, LABELS[n % 10], f"other {n}", "user:eve") for n in range(1_000)]
-    guarded = hold_back_voters([*reviewed, *loud], SPEC)
-    assert len(guarded.held_back) == 10 * (100 - 20)
-    assert len(guarded.questions) == 30
-    swarm = [row(30_000 + n, LABELS[n % 9], f"more {n}", f"user:u{n % 9}") for n in range(9 * 400)]
-    busy = SPEC.model_copy(update={"failures": FailureSettings(review_budget_per_day=50)})
-    liar = rows_of("eve", 200, always_a, seed=9)
-    questions = hold_back_voters([*HONEST, *liar, *swarm], busy).questions
-    assert Counter(question.purpose for question in questions) == {Purpose.TIE_BREAK: 30, Purpose.SUSPICIOUS_LABEL: 20}
+def test_an_author_may_give_three_rows_of_any_class() -> None:
+    reviewed = [row(n, "ab"[n % 2], f"answer {n}", "ana") for n in range(20)]
+    loud = [row(1_000 + n, "abc"[n % 3], f"other {n}", "user:eve") for n in range(60)]
+    assert len(held([*reviewed, *loud])[0]) == 60 - 9
+    several = [row(2_000 + n, "c", f"more {n}", "user:eve", "user:ada") for n in range(60)]
+    assert held([*reviewed, *several]) == (set(), ()), "two users stand for them"
+
+
+def test_of_a_task_without_labels_the_share_is_of_all_rows() -> None:
+    writing = TaskSpec(name="t", kind=TaskKind.GENERATION, system_prompt="")
+    reviewed = [row(n, f"text {n}", "x", "ana") for n in range(400)]
+    loud = [row(1_000 + n, f"spam {n}", "x", "user:eve") for n in range(200)]
+    assert len(hold_back_voters([*reviewed, *loud], writing).held_back) == 200 - 16
 
 
 def test_free_texts_are_not_compared() -> None:
