@@ -228,14 +228,13 @@ class DatasetSettings(TaskSection):
         default=0.9, description="Of two reviewers who answer the same question without seeing each other's answer."
     )
     min_overlaps: int = Field(
-        default=100, ge=1, le=1_000_000, description="Agreement on fewer questions is unknown and stops nothing."
+        default=20, ge=1, le=1_000_000, description="Agreement on fewer questions is unknown and stops nothing."
     )
     max_noise_share: Probability = Field(
-        default=0.2, description="Of labels that look wrong to a model that has not seen them; 1: no limit."
+        default=0.15, description="Of labels that look wrong to a model that has not seen them; 1: no limit."
     )
-    max_label_share: Probability = Field(default=0.95, description="Of one label among the training rows, weighted.")
     max_label_psi: float = Field(
-        default=2.5,
+        default=0.25,
         gt=0.0,
         le=100.0,
         description="Of the training rows' labels, weighted, against audited production's.",
@@ -301,7 +300,7 @@ class FailureSettings(TaskSection):
         default=0.01,
         description="Share of all answers, confident ones too, that people check, within half of the budget.",
     )
-    overlap_share: Probability = Field(default=0.1, description="Share of questions that two reviewers answer.")
+    overlap_share: Probability = Field(default=0.2, description="Share of questions that two reviewers answer.")
 
 
 class Severity(TaskSection):

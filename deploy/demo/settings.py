@@ -87,7 +87,7 @@ class Fault(StrEnum):
 _GATES_OF_FAULTS = {
     Fault.NOISE: frozenset({"agreement", "label_noise"}),
     Fault.SHUFFLED_LABELS: frozenset({"labels_predictable", "label_noise"}),
-    Fault.ONE_CLASS: frozenset({"labels_to_learn", "max_label_share"}),
+    Fault.ONE_CLASS: frozenset({"labels_to_learn"}),
 }
 
 

@@ -41,7 +41,7 @@ AUROC of 0.89, not 0.84.
 ASKED_PER_ROW = 2
 """Of the review budget, for each row: held-out questions and second opinions are asked besides."""
 OVERLAPS_OF_NOISE = 150
-"""Questions that two people answer; agreement on fewer than 100 is unknown (`dataset.min_overlaps`)."""
+"""Questions that two people answer; agreement on fewer than 20 is unknown (`dataset.min_overlaps`)."""
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
 _GENERIC_NAMES = {"train", "test", "data", "dataset", "rows", "labels"}
 

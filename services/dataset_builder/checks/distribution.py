@@ -19,6 +19,8 @@ from services.dataset_builder.checks.intervals import chi_square_tail
 
 MIN_AUDITS = 10
 """A class with fewer is not compared by itself: all such classes are one."""
+MIN_COMPARED = 30
+"""Fewer audits compare nothing: of sets like production one in ten would be over an index of 0.25 by chance."""
 REST = "(all other labels)"
 
 
@@ -101,7 +103,7 @@ def measure_distribution(train: Sequence[Example], audits: Audits, answered: int
     """Compare the training rows, by their weights, with audited production. `answered`, `asked`: see `Distribution`."""
     weighted = weights_by_label(train)
     classes = audits.classes(weighted)
-    if not weighted or not classes:
+    if not weighted or not classes or audits.effective < MIN_COMPARED:
         return Distribution(audits.total, answered, asked)
     total = sum(weighted.values())
     shares = tuple(

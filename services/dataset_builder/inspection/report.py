@@ -24,24 +24,10 @@ from schemas.tasks import TaskSpec
 from services.dataset_builder.building.votes import Vote
 from services.dataset_builder.checks.distribution import weights_by_label
 from services.dataset_builder.inspection.changes import Difference, Parent, changes_since
-from services.dataset_builder.inspection.gates import advice
+from services.dataset_builder.inspection.gates import BY_NAME, advice
 from services.dataset_builder.pipeline import NO_LABEL, Build
 from shared.answers import answer_form
 
-TITLES = {
-    "min_examples": "Enough training examples",
-    "min_eval_examples": "Enough held-out examples",
-    "max_rejected_share": "Few rows rejected",
-    "max_held_back_share": "Few rows held back because of who labelled them",
-    "leakage": "Nothing held out is trained on",
-    "labels_to_learn": "Labels with enough examples",
-    "max_label_share": "No label drowns the others",
-    "agreement": "Reviewers agree",
-    "personal_data": "No personal data",
-    "label_noise": "Few labels look wrong",
-    "labels_predictable": "Labels follow from the texts",
-    "label_distribution": "Labels distributed as in production",
-}
 _MAX_SAMPLED_REASONS = 100
 
 
@@ -94,7 +80,7 @@ def quality_report(inspected: Inspected, dataset_id: str, cycle_id: str | None, 
 def _check(gate: Gate) -> Check:
     return Check(
         name=gate.name,
-        title=TITLES.get(gate.name, gate.name.replace("_", " ").capitalize()),
+        title=BY_NAME[gate.name].title,
         result=gate.result,
         measured=None if gate.measured is None else round(gate.measured, 4),
         required=gate.required,

@@ -10,7 +10,7 @@ from schemas.tasks import TaskSpec
 from services.dataset_builder.building.personal_data import PersonalData
 from services.dataset_builder.building.places import Exclusions
 from services.dataset_builder.checks.agreement import Agreement
-from services.dataset_builder.checks.distribution import MIN_AUDITS, Distribution
+from services.dataset_builder.checks.distribution import MIN_AUDITS, MIN_COMPARED, Distribution
 from services.dataset_builder.checks.intervals import Estimate
 from services.dataset_builder.checks.label_noise import LabelNoise
 from services.dataset_builder.checks.poisoning import VoterShift
@@ -102,7 +102,8 @@ def _label_noise(found: LabelNoise) -> Measure:
 def _distribution(found: Distribution) -> Measure:
     title = "Labels against audited production"
     if found.psi is None:
-        summary = f"Not measured: no label has {MIN_AUDITS} audits; {found.audits} audits are answered in all."
+        needed = f"{MIN_COMPARED} are needed, {MIN_AUDITS} of them of one label"
+        summary = f"Not measured: {found.audits} audits are answered; {needed}."
         return Measure(name="distribution", title=title, summary=summary, figures={"audits": found.audits})
     rows = [(c.label, c.audits, c.production, c.training, round(c.training - c.production, 4)) for c in found.classes]
     return Measure(

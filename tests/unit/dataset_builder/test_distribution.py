@@ -116,9 +116,24 @@ def test_labels_with_few_audits_are_one_class_with_those_that_have_none() -> Non
     assert [(c.label, c.audits, c.training) for c in measured.classes] == [("a", 50, 0.25), (REST, 10, 0.75)]
 
 
+def test_77_labels_that_are_as_frequent_as_in_production_are_no_shift() -> None:
+    """The index is 0.27 of such data, of which nearly all is its bias."""
+    chance = random.Random(3)
+    labels = [f"intent {n}" for n in range(77)]
+    train = [example(n, label) for n, label in enumerate(chance.choices(labels, k=700))]
+    measured = measure_distribution(train, audited(audits_of(Counter(chance.choices(labels, k=1_200)))))
+    assert len(measured.classes) > 60
+    assert measured.psi is not None
+    assert measured.psi < 0.1
+    light = [row.model_copy(update={"weight": 5.0 if n % 20 else 0.2}) for n, row in enumerate(train)]
+    assert (measure_distribution(light, audited(audits_of(Counter(chance.choices(labels, k=1_200))))).psi or 0.0) < 0.1
+
+
 def test_too_few_audits_compare_nothing() -> None:
-    measured = measure_distribution([example(1, "a")], audited(audits_of({"a": 9, "b": 9})))
-    assert (measured.audits, measured.psi, measured.p_value, measured.classes) == (18, None, None, ())
+    measured = measure_distribution([example(1, "a")], audited(audits_of({"a": 20, "b": 9})))
+    assert (measured.audits, measured.psi, measured.p_value, measured.classes) == (29, None, None, ())
+    spread = audited(audits_of({"a": 9, "b": 9, "c": 9, "d": 9}))
+    assert measure_distribution([example(1, "a")], spread).psi is None
     assert measure_distribution([], audited(audits_of({"a": 10}))).psi is None
 
 

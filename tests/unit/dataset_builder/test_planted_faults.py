@@ -97,7 +97,7 @@ def test_80_percent_agreement_stops_a_build_and_names_who_disagrees_about_what()
 
 def test_one_label_for_everything_stops_a_build() -> None:
     _, gates = inspected([v.model_copy(update={"label": "refund"}) for v in clean()])
-    assert {"labels_to_learn", "max_label_share"} <= set(failed(gates))
+    assert "labels_to_learn" in failed(gates)
 
 
 def test_a_missing_class_and_a_rare_one_are_named_and_the_rest_goes_on() -> None:
@@ -147,7 +147,7 @@ def test_a_skew_against_audits_is_repaired_by_weights_within_bounds() -> None:
 def test_labels_that_weights_cannot_make_as_frequent_as_in_production_stop_a_build_and_are_asked_for() -> None:
     audits = [v for v in clean() if v.purpose is Purpose.AUDIT]
     loud = [vote(10_000 + n, "refund" if n % 10 else "delivery") for n in range(3_000)]
-    build, gates = inspected([*audits, *loud], max_label_psi=0.25)
+    build, gates = inspected([*audits, *loud])
     assert failed(gates) == ["label_distribution"]
     assert "more of cancel" in gates["label_distribution"].detail
     assert build.measures.distribution.jensen_shannon is not None

@@ -50,7 +50,7 @@ def test_what_was_not_measured_says_so_and_what_is_needed() -> None:
     found = parts(Measures(), SPEC, 1.0)
     assert found["agreement"].summary.startswith("Not measured: no question was answered by two people")
     assert found["label_noise"].summary.startswith("Not measured: ")
-    assert "no label has 10 audits" in found["distribution"].summary
+    assert "30 are needed, 10 of them of one label" in found["distribution"].summary
     assert found["poisoning"].summary == "Nobody labels far differently from others."
     assert found["weights"].summary == "All training rows count the same."
     assert not [part for part in found.values() if part.table is not None]
@@ -61,7 +61,7 @@ def test_agreement_is_said_in_a_sentence_and_for_each_label_and_reviewer() -> No
     agreement = measure_agreement([*same, Overlap(("ana", "ben"), ("delivery", "refund"))], seed=1)
     found = parts(Measures(agreement=agreement))
     assert "4 questions were answered by two people" in found["agreement"].summary
-    assert "75% of the answers agree. From 100 questions on it can stop a build." in found["agreement"].summary
+    assert "75% of the answers agree. From 20 questions on it can stop a build." in found["agreement"].summary
     assert {"questions", "agreement", "upper_bound", "cohen_kappa", "krippendorff_alpha"} == set(
         found["agreement"].figures
     )

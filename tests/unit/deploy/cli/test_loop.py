@@ -97,7 +97,7 @@ def test_an_option_of_a_csv_file_is_refused_where_there_is_none_for_it(
         (["--noise", "0.3"], ["min_examples"], False, 2),
         (["--noise", "0.3"], [], True, 2),
         (["--shuffle-labels"], ["labels_predictable"], False, 0),
-        (["--one-class"], ["max_label_share"], False, 0),
+        (["--one-class"], ["labels_to_learn"], False, 0),
         (["--one-class"], ["agreement"], False, 2),
     ],
 )

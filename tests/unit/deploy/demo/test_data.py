@@ -247,7 +247,7 @@ def test_the_support_desk_is_applied_under_another_name_with_its_golden_set(tmp_
 def test_people_are_asked_about_all_traffic_and_twice_as_often_where_noise_is_shown(tmp_path: Path) -> None:
     usual = apply_task_file(tmp_path, "forty", ("a", "b"), questions=1_200)
     assert usual.failures.review_budget_per_day >= 2 * 1_200
-    assert usual.failures.overlap_share == 0.1
+    assert usual.failures.overlap_share == 0.2
     noisy = apply_task_file(tmp_path, "noisy", ("a", "b"), questions=300, fault=Fault.NOISE)
     assert noisy.failures.overlap_share * 300 >= 1.3 * noisy.dataset.min_overlaps
     assert apply_task_file(tmp_path, "few", ("a", "b"), questions=60, fault=Fault.NOISE).failures.overlap_share == 1.0

@@ -257,7 +257,7 @@ async def test_the_verdict_is_said_in_a_sentence_and_its_page_copied_beside_the_
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize(("gate", "expected"), [("max_label_share", True), ("min_examples", False)])
+@pytest.mark.parametrize(("gate", "expected"), [("labels_to_learn", True), ("min_examples", False)])
 async def test_a_faulty_data_set_is_stopped_before_training_and_its_inspection_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gate: str, expected: bool
 ) -> None:
@@ -275,7 +275,7 @@ async def test_a_faulty_data_set_is_stopped_before_training_and_its_inspection_i
     assert "unknown" in output
     assert result.as_expected is expected
     assert ("Not as expected" in output) is not expected
-    assert "the gates that should name this fault are labels_to_learn, max_label_share" in output
+    assert "the gates that should name this fault are labels_to_learn" in output
 
 
 @pytest.mark.usefixtures("quick")
