@@ -1,8 +1,8 @@
 """Whether held-out rows tell production's accuracy, and stop a candidate that fails the commonest texts.
 
 Simulated traffic, real builds and the evaluator's own interval and gate: 800 audits, whose texts come by Zipf's law, or
-half of them from a few that are nearly repeated. Answers are simulated, too: production is right on a share of the texts,
-the broken candidate on all but the 20 commonest.
+half of them from a few that are nearly repeated. Answers are simulated, too: production is right on a share of the
+texts, the broken candidate on all but the 20 commonest.
 """
 
 from __future__ import annotations
