@@ -63,10 +63,6 @@ class PredictionRow(Frozen):
     confidence: float | None
     confidence_raw: float | None
     logprob: float | None
-    margin: float | None
-    entropy: float | None
-    outside: float | None
-    uncertain_share: float | None
     calibration: str | None
     user_hash: str | None
     session_hash: str | None

@@ -26,22 +26,6 @@ class Confidence(Frozen):
     logprob: float | None = Field(default=None, le=0.0, description="Sum over the answer's tokens, in nats.")
     tokens: Count = 0
     raw: Probability | None = Field(default=None, description="The score before calibration; None without one.")
-    margin: float | None = Field(
-        default=None, ge=-1.0, le=1.0, description="Label: its probability minus that of the runner-up, uncalibrated."
-    )
-    entropy: Probability | None = Field(
-        default=None,
-        description="Label: normalised entropy over the labels; 1: all equally probable. Uncalibrated.",
-    )
-    outside: Probability | None = Field(
-        default=None,
-        description="Label: the probability that an unconstrained answer begins like none of the labels. Near 0 where "
-        "the engine reports only the tokens that its constraint allows, as vLLM does.",
-    )
-    uncertain_share: Probability | None = Field(
-        default=None,
-        description="Of an answer that is no single label: the share of tokens with a probability under one half.",
-    )
     fields: dict[FieldPath, Probability] | None = Field(
         default=None,
         max_length=MAX_FIELDS,

@@ -136,7 +136,7 @@ _COLUMNS: Mapping[str, tuple[str, Values]] = {
     **_jsons("answer", "tool_calls"),
     "answer": ("answer", _answers),
     "text": ("answer", _texts),
-    **_attributes("confidence", "logprob", "margin", "entropy", "outside", "uncertain_share", "calibration"),
+    **_attributes("confidence", "logprob", "calibration"),
     **_attributes("confidence", confidence="score", confidence_raw="raw"),
 }
 """The columns of `predictions` that are not an attribute of the event with the same name: what they are made of."""

@@ -3,16 +3,12 @@
 A label's probability is computed within the task's labels, token by token: of the tokens listed at a position (the most
 probable ones, 20 at most), only those that continue towards some label count.
 
-    score    = product over positions of  p(towards the answered label) / p(towards any label)
-    outside  = 1 - p(towards any label), at the first position
-    branches = where other labels diverge from the answered one, each with its probability
+    score = product over positions of  p(towards the answered label) / p(towards any label)
 
 That is the probability with which constrained decoding takes this path. Texts are compared, not tokens, so no
 tokenizer is needed, and another tokenization of a label counts for that label. That matters: vLLM reports what its
 constraint to the labels allows, and a model that was not trained on them tokenizes them in many ranges (SmolLM2 on
-Banking77: the mean product of its token probabilities is 0.03, the mean probability of the label 0.37). For the same
-reason `outside` is informative only where the engine reports the whole vocabulary; from vLLM's constrained answers it
-is close to 0.
+Banking77: the mean product of its token probabilities is 0.03, the mean probability of the label 0.37).
 
 What is not listed is bounded, always to the answer's disadvantage: a label none of whose first tokens is listed may
 have up to the probability of the least probable listed token, and all such labels together no more than what the listed
@@ -69,9 +65,6 @@ class _Labels:
         self._index = {label: index for index, label in enumerate(self._sorted)}
         self._steps: dict[str, _Step] = {}
 
-    def __len__(self) -> int:
-        return len(self._sorted)
-
     def index(self, text: str) -> int | None:
         return self._index.get(text)
 
@@ -106,10 +99,9 @@ def _labels(labels: tuple[str, ...]) -> _Labels:
 def _measure_label(labels: _Labels, tokens: Tokens, total: float) -> ConfidenceMeasure:
     """`total` is the plain log-probability of the answer in nats."""
     answer, end = _answer(labels, tokens)
-    label = -1 if answer is None else answer
-    text, score, outside, all_listed = "", 1.0, None, answer is not None
-    branches: list[float] = []
-    rival = 0.0
+    if answer is None:
+        return ConfidenceMeasure(min(math.exp(total), 1.0), total, len(tokens))
+    text, score = "", 1.0
     for token in tokens:
         step = labels.after(text)
         if step is None or step.possible[1] - step.possible[0] == 1:
@@ -117,31 +109,15 @@ def _measure_label(labels: _Labels, tokens: Tokens, total: float) -> ConfidenceM
         if text and token["logprob"] > _CERTAIN:
             pass  # All other listed tokens are negligible.
         elif listed := token.get("top_logprobs"):
-            towards, others, hidden, least = _split(step, token, listed, end, label)
-            any_label = towards + sum(others)
-            if not any_label <= _MAX_SUM:
-                raise ValueError(f"listed tokens have a probability of {any_label} together")
-            if not text and outside is None:
-                outside = 1.0 - any_label if any_label < 1.0 else 0.0
-            if label < 0:
-                break
-            allowed = (any_label + hidden) or 1.0  # Nothing listed: the answer is extremely improbable.
-            if hidden:
-                rival = max(rival, score * (min(hidden, least) / allowed))
-                branches.append(score * (hidden / allowed))
-            if others:
-                rival = max(rival, score * (max(others) / allowed))
-                branches += [score * (p / allowed) for p in others]
-            score *= towards / allowed
+            towards, others, hidden = _split(step, token, listed, end, answer)
+            if not towards + others <= _MAX_SUM:
+                raise ValueError(f"listed tokens have a probability of {towards + others} together")
+            possible = towards + others + hidden
+            score *= towards / (possible or 1.0)  # Nothing listed: the answer is extremely improbable.
         else:
-            all_listed = False
             score *= math.exp(min(token["logprob"], 0.0))
         text = (text + token["token"]).lstrip()
-    if answer is None:
-        score = math.exp(total)
-    score = min(score, 1.0)
-    margin, entropy = (score - rival, _entropy(score, branches, len(labels))) if all_listed else (None, None)
-    return ConfidenceMeasure(score, total, len(tokens), None, margin, entropy, outside)
+    return ConfidenceMeasure(min(score, 1.0), total, len(tokens))
 
 
 def _answer(labels: _Labels, tokens: Tokens) -> tuple[int | None, str | None]:
@@ -156,8 +132,8 @@ def _answer(labels: _Labels, tokens: Tokens) -> tuple[int | None, str | None]:
 
 def _split(
     step: _Step, token: Mapping[str, Any], listed: Tokens, end: str | None, answer: int
-) -> tuple[float, list[float], float, float]:
-    """Return probabilities: of the answer, of each branch to other labels, of unlisted labels, of the last token."""
+) -> tuple[float, float, float]:
+    """Return probabilities: of the answer, of other labels that are listed, of those that are not."""
     ranges = step.ranges
     if end is not None and step.label is not None:
         ranges = {**ranges, end: (step.label, step.label + 1)}
@@ -170,13 +146,13 @@ def _split(
             own_listed = own_listed or candidate["token"] == own
         else:
             others[span] = others.get(span, 0.0) + p
-    if not own_listed and answer >= 0:
+    if not own_listed:
         towards += math.exp(min(token["logprob"], 0.0))
     least = math.exp(min(listed[-1]["logprob"], 0.0))
     hidden = 0.0
     if least * (step.possible[1] - step.possible[0]) > _NEGLIGIBLE:
         hidden = _hidden(step, listed, [*others, (answer, answer + 1)], least)
-    return towards, list(others.values()), hidden, least
+    return towards, sum(others.values()), hidden
 
 
 def _hidden(step: _Step, listed: Tokens, ranges: Sequence[LabelRange], least: float) -> float:
@@ -184,9 +160,3 @@ def _hidden(step: _Step, listed: Tokens, ranges: Sequence[LabelRange], least: fl
     unlisted = set(range(*step.possible)).difference(*(range(*span) for span in ranges))
     rest = 1.0 - math.fsum(math.exp(min(candidate["logprob"], 0.0)) for candidate in listed)
     return max(0.0, min(rest, len(unlisted) * least))
-
-
-def _entropy(score: float, branches: list[float], labels: int) -> float:
-    """Return the entropy of the answer and the branches, divided by that of equally probable labels."""
-    nats = -sum([p * math.log(p) for p in (score, *branches) if p > 0.0])
-    return max(0.0, min(nats / math.log(labels), 1.0))

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 TOP_LOGPROBS = 20
 """The most that vLLM lists by default (`--max-logprobs`)."""
-_HALF = math.log(0.5)
 
 Tokens = Sequence[Mapping[str, Any]]
 """OpenAI's `choices[0].logprobs.content`: token, logprob, top_logprobs."""
@@ -21,10 +20,6 @@ class ConfidenceMeasure(NamedTuple):
     logprob: float | None = None
     tokens: int = 0
     raw: float | None = None
-    margin: float | None = None
-    entropy: float | None = None
-    outside: float | None = None
-    uncertain_share: float | None = None
     calibration: str | None = None
     fields: dict[str, float] | None = None
     threshold: float | None = None
@@ -38,7 +33,5 @@ UNKNOWN = ConfidenceMeasure()
 
 
 def text_measure(logprobs: Sequence[float], total: float) -> ConfidenceMeasure:
-    """The mean probability of a token, and how many are less likely than not. `total`: the sum of `logprobs`."""
-    count = len(logprobs)
-    uncertain = sum([logprob < _HALF for logprob in logprobs])
-    return ConfidenceMeasure(math.exp(total / count), total, count, uncertain_share=uncertain / count)
+    """The mean probability of a token. `total`: the sum of `logprobs`."""
+    return ConfidenceMeasure(math.exp(total / len(logprobs)), total, len(logprobs))

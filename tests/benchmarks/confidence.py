@@ -178,7 +178,6 @@ def _report(found: Sequence[Found], intents: int) -> bool:
         Measured(f"AUROC of confidence for errors (at least {MIN_AUROC})", "", calibrated.auroc),
         Measured(f"errors in the lowest tenth, of the {possible:.0%} that are possible (at least {MIN_LOWEST_TENTH})",
                  "", calibrated.lowest_tenth / possible),
-        Measured("mean mass outside the labels", "", float(np.mean([confidence.outside for _, confidence in found]))),
     ]  # fmt: skip
     name = "confidence" if intents == INTENTS else f"confidence-{intents}"
     report([], name, lines)

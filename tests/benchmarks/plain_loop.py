@@ -22,7 +22,7 @@ _COLUMNS = (
     "gateway_version", "latency_ms", "redactions",
 )  # fmt: skip
 _ANSWER = ("prediction_id", "refusal", "reasoning", "finish_reason")
-_CONFIDENCE = ("logprob", "margin", "entropy", "outside", "uncertain_share", "calibration")
+_CONFIDENCE = ("logprob", "calibration")
 _JSON = ("messages", "tools", "tool_choice", "response_format", "parameters")
 
 

@@ -94,8 +94,7 @@ CUT: dict[str, tuple[str, Any]] = {
 """Fields of PredictionLogged of which an event has as much as it can."""
 OURS = {
     "task", "task_revision", "cycle_id", "redactions", "request_id", "answers", "app", "gateway_version",
-    "answers.tokens", "answers.confidence.tokens", "answers.confidence.raw", "answers.confidence.margin",
-    "answers.confidence.entropy", "answers.confidence.outside", "answers.confidence.uncertain_share",
+    "answers.tokens", "answers.confidence.tokens", "answers.confidence.raw",
     "answers.confidence.calibration", "answers.confidence.threshold", "usage.cached_tokens", "usage.reasoning_tokens",
     "call.messages.content.media.hash", "call.messages.content.media.key", "call.messages.content.media.size",
     "call.surrogates", "surrogates", "subject",

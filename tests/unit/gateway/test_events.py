@@ -55,7 +55,7 @@ CALL = st.fixed_dictionaries(
     },
 )  # fmt: skip
 CONFIDENCES = st.fixed_dictionaries(
-    {}, optional={"score": PROBABILITIES, "logprob": st.floats(-1e6, 0.0), "tokens": COUNTS, "margin": PROBABILITIES}
+    {}, optional={"score": PROBABILITIES, "logprob": st.floats(-1e6, 0.0), "tokens": COUNTS}
 )
 ANSWERS = st.lists(
     st.builds(

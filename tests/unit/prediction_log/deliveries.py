@@ -26,9 +26,7 @@ _DECODERS = {kind: Decoder(kind) for kind in (PredictionLogged, FeedbackGiven, R
 _HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
-CONFIDENCE = Confidence(
-    score=0.9, logprob=-0.1, tokens=1, raw=0.95, margin=0.8, entropy=0.2, outside=0.01, calibration="support-desk-cal"
-)
+CONFIDENCE = Confidence(score=0.9, logprob=-0.1, tokens=1, raw=0.95, calibration="support-desk-cal")
 
 
 def prediction(

@@ -46,10 +46,7 @@ def expect_whole(rows: dict[str, dict[str, Any]], event: PredictionLogged) -> No
         assert call_of_row(row) == event.call
         assert answer_of_row(row) == Answer.model_validate(answer.model_dump())
         assert (row["answer"], row["answer_tokens"]) == (answer.plain, answer.tokens)
-        assert (row["confidence"], row["uncertain_share"]) == (
-            answer.confidence.score,
-            answer.confidence.uncertain_share,
-        )
+        assert (row["confidence"], row["logprob"]) == (answer.confidence.score, answer.confidence.logprob)
         assert json.loads(row["metadata"]) == event.metadata
 
 

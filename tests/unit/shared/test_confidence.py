@@ -47,12 +47,9 @@ def isotonic(*knots: tuple[float, float]) -> Calibration:
     return Calibration(name="desk-2", kind="isotonic", knots=knots, answers=2_000, ece_before=0.2, ece_after=0.1)
 
 
-def test_a_labels_probability_is_relative_to_the_labels_and_the_rest_is_outside() -> None:
+def test_a_labels_probability_is_relative_to_the_labels() -> None:
     measured = measure(DESK, [token("login", 0.3, **{"refund": 0.1, "The": 0.5}), token(END, 0.9)])
     assert measured.score == pytest.approx(0.75)
-    assert measured.outside == pytest.approx(0.6)
-    assert measured.margin == pytest.approx(0.5)
-    assert measured.entropy == pytest.approx((0.75 * math.log(4 / 3) + 0.25 * math.log(4)) / math.log(3))
     assert (measured.logprob, measured.tokens) == (pytest.approx(math.log(0.3 * 0.9)), 2)
 
 
@@ -68,7 +65,6 @@ def test_a_second_opinion_has_a_share_in_the_score_that_is_calibrated() -> None:
     measured = measure(DESK, answer, shared, opinion)
     assert asked == ["login"]
     assert measured.raw == pytest.approx(1.0 / (1.0 + math.exp(-(0.5 * math.log(3.0) - 2.0))))
-    assert measured.margin == pytest.approx(0.5), "which is the model's own"
     silent = 1.0 / (1.0 + math.exp(-0.25 * math.log(3.0)))
     assert measure(DESK, answer, shared, lambda label: None).raw == pytest.approx(silent), "at its own temperature"
     assert measure(DESK, answer, temperature(1.0), opinion).raw == pytest.approx(0.75), "it was calibrated without"
@@ -82,7 +78,6 @@ def test_a_token_counts_only_where_labels_diverge() -> None:
     answer = [token("re", 0.5, login=0.5), token("fu", 0.2, turn=0.1), token("nd", 0.01), token(END, 0.01)]
     measured = measure(DESK, answer)
     assert measured.score == pytest.approx(0.5 * 2 / 3)
-    assert measured.margin == pytest.approx(1 / 3 - 0.5)
 
 
 def test_another_tokenization_counts_for_the_same_label() -> None:
@@ -113,7 +108,6 @@ def test_labels_of_which_nothing_is_listed_have_at_most_the_rest() -> None:
         {"token": "b", "logprob": math.log(0.15)}]}  # fmt: skip
     measured = measure(spec, [few])
     assert measured.score == pytest.approx(0.5 / (0.5 + 0.15 + 0.05))  # c and d share the 0.05 left over.
-    assert measured.outside == pytest.approx(0.35)
     rare = {**few, "top_logprobs": [*few["top_logprobs"], {"token": "y", "logprob": math.log(0.01)}]}
     assert measure(spec, [rare]).score == pytest.approx(0.5 / (0.5 + 0.15 + 0.02))
 
@@ -122,23 +116,18 @@ def test_without_a_list_a_token_counts_with_its_plain_probability() -> None:
     bare = [{"token": "log", "logprob": -0.5, "top_logprobs": []}, {"token": "in", "logprob": -0.1}]
     measured = measure(DESK, bare)
     assert measured.score == pytest.approx(math.exp(-0.5))
-    assert (measured.margin, measured.entropy, measured.outside) == (None, None, None)
 
 
 def test_an_answer_that_is_no_label_has_its_plain_probability() -> None:
     measured = measure(DESK, [token("It", 0.6, login=0.2), token(" is", 0.5)])
     assert measured.score == pytest.approx(0.3)
-    assert measured.outside == pytest.approx(0.8)
-    assert measured.margin is None
     cut_off = measure(DESK, [token("re", 0.6, login=0.2)])
     assert cut_off.score == pytest.approx(0.6)
 
 
-def test_a_text_has_its_tokens_geometric_mean_and_the_share_of_uncertain_ones() -> None:
+def test_a_text_has_its_tokens_geometric_mean() -> None:
     measured = measure(FREE, [token("a", 0.9), token("b", 0.4), token("c", 0.5), token("d", 0.1)])
     assert measured.score == pytest.approx((0.9 * 0.4 * 0.5 * 0.1) ** 0.25)
-    assert measured.uncertain_share == 0.5
-    assert measured.margin is None
 
 
 def test_the_request_fields_depend_on_the_kind() -> None:
@@ -190,7 +179,7 @@ def test_the_score_is_calibrated_and_the_raw_score_is_kept() -> None:
     assert plain.raw is None
     assert measured.raw == plain.score
     assert measured.score == pytest.approx(math.sqrt(3) / (1 + math.sqrt(3)))
-    assert (measured.calibration, measured.margin, measured.logprob) == ("desk-1", plain.margin, plain.logprob)
+    assert (measured.calibration, measured.logprob) == ("desk-1", plain.logprob)
     assert measure(FREE, [GOOD], temperature(2.0)).calibration is None
 
 
@@ -251,7 +240,7 @@ def answers(draw: st.DrawFn) -> tuple[TaskSpec, list[dict[str, Any]]]:
 
 @settings(max_examples=120)
 @given(answers())
-def test_every_figure_is_a_probability_and_branches_leave_room_for_the_answer(
+def test_every_figure_is_a_probability(
     case: tuple[TaskSpec, list[dict[str, Any]]],
 ) -> None:
     spec, tokens = case
@@ -259,9 +248,6 @@ def test_every_figure_is_a_probability_and_branches_leave_room_for_the_answer(
     Confidence.model_validate(measured.as_dict())
     assert measured.score is not None, (spec.labels, tokens)
     assert measured.raw is None
-    if measured.margin is not None:
-        assert measured.margin <= measured.score
-        assert measured.score - measured.margin <= 1.0 - measured.score + 1e-9  # The runner-up has at most the rest.
 
 
 @settings(max_examples=80)

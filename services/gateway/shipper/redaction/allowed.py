@@ -127,21 +127,7 @@ _CALL: Places = {
     "parameters": {"seed": Kind.NUMBER},
 }
 _CONFIDENCE: Places = {
-    **dict.fromkeys(
-        (
-            "score",
-            "logprob",
-            "tokens",
-            "raw",
-            "margin",
-            "entropy",
-            "outside",
-            "uncertain_share",
-            "fields",
-            "threshold",
-        ),
-        Kind.NUMBER,
-    ),
+    **dict.fromkeys(("score", "logprob", "tokens", "raw", "fields", "threshold"), Kind.NUMBER),
     "calibration": _CALIBRATION_NAME,
 }
 _ANSWERS: Places = {
