@@ -42,7 +42,6 @@ from services.trainer.recipe.checkpoints import (
 from services.trainer.recipe.engine import Chance, Follow, Packing, Report, SftTrainer, score_rows
 from services.trainer.recipe.fusion import fuse
 from services.trainer.recipe.packing import shared_prompt
-from services.trainer.recipe.preferences import align
 from services.trainer.recipe.resources import (
     EnergyMeter,
     check_cost,
@@ -148,6 +147,8 @@ def _step(
         methods.load_weights(model, folder / BEST)
     notes: tuple[str, ...] = ()
     if has_pairs:
+        from services.trainer.recipe.preferences import align  # TRL takes four seconds to import.
+
         notes = (align(model, ready.tokenizer, request, folder, half(report, 1)),)
     methods.save(model, ready.tokenizer, request, folder)
     return _outcome(trainer, follow, ready, best, notes)
