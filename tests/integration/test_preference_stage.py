@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,9 @@ from services.trainer.domain import TrainingRequest, TrainingRow
 from services.trainer.inputs import read_pairs
 from services.trainer.plan import resolve
 from services.trainer.recipe import methods
-from services.trainer.recipe.checkpoints import CHECKPOINTS, last_checkpoint
 from services.trainer.recipe.engine import Packing, score_rows
-from services.trainer.recipe.preferences import STAGE, align, judged, tokenize_pairs
+from services.trainer.recipe.preferences import align, judged, tokenize_pairs
 from tests.integration.tiny_model import make_tiny_model
-from tests.waiting import PATIENCE_SECONDS
 
 
 def request_of(home: Path, method: str = "dpo", base: str = "lora", **stage: Any) -> TrainingRequest:
@@ -150,34 +146,31 @@ def test_a_pair_is_rendered_as_a_training_row_is_with_its_tools(home: Path) -> N
     assert tokenizer.decode(row["rejected_ids"]) == "Yes, of course 4.<|im_end|>\n"
 
 
-PROGRAM = """
-import sys
-from pathlib import Path
-from tests.integration import test_preference_stage as stage
-
-stage.run(Path(sys.argv[1]), Path(sys.argv[2]))
-"""
+class Killed(BaseException):
+    """What nothing catches, as nothing does a signal."""
 
 
-def run(home: Path, folder: Path) -> list[int]:
-    """Run a stage as a process of its own does; returns the steps that were done."""
+def run(home: Path, folder: Path, kill_at: int | None = None) -> list[int]:
+    """Run a stage as a job does; returns the steps that were done. `kill_at`: the step behind which it ends."""
     request = replace(request_of(home, epochs=12), pairs=tuple(map(pair, range(16))))
     torch.set_num_threads(1)
     model, tokenizer = model_of(request)
     steps: list[int] = []
-    align(model, tokenizer, request, folder, lambda done, *_, **__: steps.append(done))
-    methods.save(model, tokenizer, request, folder)
+
+    def report(done: int, *_: Any, **__: Any) -> None:
+        steps.append(done)
+        if done == kill_at:
+            raise Killed
+
+    with contextlib.suppress(Killed):
+        align(model, tokenizer, request, folder, report)
+        methods.save(model, tokenizer, request, folder)
     return steps
 
 
 def test_a_stage_that_was_killed_ends_with_the_identical_weights(home: Path, tmp_path: Path) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(home), str(killed)])
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while last_checkpoint(killed / CHECKPOINTS / STAGE) is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.kill()
-    process.wait(PATIENCE_SECONDS)
+    run(home, killed, kill_at=9)
     assert not (killed / "adapter").exists(), "it was killed before its end"
     assert run(home, whole)[0] == 1 < run(home, killed)[0], "it went on from its last checkpoint"
     weights = [load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (whole, killed)]

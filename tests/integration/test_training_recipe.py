@@ -216,7 +216,7 @@ def test_variants_of_lora_end_as_plain_adapters(home: Path, tmp_path: Path, trai
 
 def test_a_training_goes_on_from_an_adapter(home: Path, tmp_path: Path) -> None:
     rows = [*map(example, range(16))]
-    first = run(rows, spec_of(epochs=40), home, tmp_path / "first")
+    first = run(rows, spec_of(epochs=15), home, tmp_path / "first")
     again = run(rows, spec_of(epochs=1), home, tmp_path / "second", start=tmp_path / "first" / "adapter")
     assert again.losses[0] < 0.85 * first.losses[0]
 
@@ -302,7 +302,7 @@ for kill_at in (*steps, None):
             begin(self, args, state, control, **kwargs)
 
         Chance.on_step_begin = on_step_begin
-        run([example(number) for number in range(320)], spec_of(**training), home, folder)
+        run([example(number) for number in range(160)], spec_of(**training), home, folder)
         os._exit(0)
     ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert ended == (0 if kill_at is None else -signal.SIGKILL), (kill_at, ended)
@@ -341,7 +341,7 @@ def test_checkpoints_that_take_long_to_write_take_a_twentieth_of_the_time_at_mos
 @pytest.mark.parametrize(
     ("kills", "training"),
     [
-        (3, {"epochs": 1, "dropout": 0.1, "validation_share": 0.1}),
+        (2, {"epochs": 1, "dropout": 0.1, "validation_share": 0.1}),
         (1, {"epochs": 2, "batch_size": 8, "method": "full", "learning_rate": 0.001}),
     ],
 )
@@ -349,7 +349,7 @@ def test_a_training_killed_at_random_steps_ends_with_the_same_weights(
     home: Path, tmp_path: Path, kills: int, training: dict[str, Any]
 ) -> None:
     """Of one epoch, too: it had a checkpoint at the end alone, and began anew each time."""
-    whole = run([*map(example, range(320))], spec_of(**training), home, tmp_path / "whole")
+    whole = run([*map(example, range(160))], spec_of(**training), home, tmp_path / "whole")
     steps = sorted(random.Random(5).sample(range(4, whole.steps), kills))
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
