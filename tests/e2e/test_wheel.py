@@ -38,7 +38,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of programs of an environment with the wheel and what the scheduler needs."""
     home = tmp_path_factory.mktemp("installed")
     venv.create(home, with_pip=False)
-    argv = (sys.executable, "-m", "pip", "--python", home / "bin" / "python", "install", "--quiet")
+    argv = (sys.executable, "-m", "pip", "--python", home / "bin" / "python", "install", "--quiet", "--no-compile")
     subprocess.run((*argv, "-c", ROOT / "constraints.txt", f"{wheel}[scheduler]"), cwd=home, check=True, timeout=600)
     return home / "bin"
 

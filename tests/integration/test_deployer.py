@@ -523,19 +523,19 @@ async def test_a_canary_leaves_numbers_a_sample_of_its_answers_and_as_many_users
     await deployer.handlers.on_evaluated(evaluated("a1", real.task))
     await in_canary(deployer)
     for batch in range(4):
-        numbers = range(100 * batch, 100 * batch + 100)
+        numbers = range(25 * batch, 25 * batch + 25)
         records = deliveries([observed(deployer.last, n, Variant.CANARY, 502 if n == 7 else 200) for n in numbers])
         for _ in range(2):
             await deployer.handlers.on_observed(records)
     counted = (await deployer.ledger.load(deployer.last.rollout_id)).canary
-    assert (counted.requests, counted.errors, counted.percent, counted.users) == (400, 1, 5, 5)
+    assert (counted.requests, counted.errors, counted.percent, counted.users) == (100, 1, 5, 5)
     rows = {table: len((await real.dump(table)).splitlines()) for table in ("canary_requests", "canary_answers")}
     assert rows == {"canary_requests": 1, "canary_answers": 40}
 
-    for number in range(480):  # 400 of the canary, 80 of others.
+    for number in range(120):  # 100 of the canary, 20 of others.
         await deployer.handlers.on_feedback(feedback(deployer.last, number))
-    ranks = [rank_of(deployer.last.rollout_id, f"{real.task}.seen-{number}") for number in range(480)]
-    answered, others = [*ranks[:7], *ranks[8:400]], [ranks[7], *ranks[400:]]
+    ranks = [rank_of(deployer.last.rollout_id, f"{real.task}.seen-{number}") for number in range(120)]
+    answered, others = [*ranks[:7], *ranks[8:100]], [ranks[7], *ranks[100:]]
     last = sorted(answered)[39]
     canary, bad = (await deployer.ledger.load(deployer.last.rollout_id)).canary.bad(Guard.FEEDBACK)
     assert (canary, bad - canary) == (40, sum(rank <= last for rank in others))

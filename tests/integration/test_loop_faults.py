@@ -64,7 +64,14 @@ class Console:
         return True
 
 
-async def built(fault: Fault | None, folder: Path, models: Path) -> tuple[Build, TaskSpec]:
+@pytest.fixture(scope="module")
+def embedder(stack_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> CachedEmbedder:
+    """Embeds each text once: all faults are in the same texts."""
+    model = SentenceEmbedder(stack_settings.models_folder / "all-MiniLM-L6-v2")
+    return CachedEmbedder(model, tmp_path_factory.mktemp("texts") / "vectors.vectors", lambda done, total: None)
+
+
+async def built(fault: Fault | None, folder: Path, embedder: CachedEmbedder) -> tuple[Build, TaskSpec]:
     """Return the data set of the shipped support desk after people with this fault have corrected all of it."""
     rows = split_rows(read_rows(shipped_data(), "text", "label"), SEED).traffic
     spec = apply_task_file(folder, "support-desk", None, len(rows), fault)
@@ -77,16 +84,14 @@ async def built(fault: Fault | None, folder: Path, models: Path) -> tuple[Build,
         people.add_prediction(f"p{n}", row)
     while sum([await people.answer_queue(reviewer) for reviewer in REVIEWERS]):
         pass
-    embedder = SentenceEmbedder(models / "all-MiniLM-L6-v2")
-    score = LabelScorer(CachedEmbedder(embedder, folder / "vectors.vectors", lambda done, total: None))
-    return build_dataset(Inputs(votes_of(console.corrections), spec), score), spec
+    return build_dataset(Inputs(votes_of(console.corrections), spec), LabelScorer(embedder)), spec
 
 
 @pytest.mark.parametrize("fault", [None, *Fault])
 async def test_a_fault_is_stopped_by_a_gate_that_names_it_and_usual_people_pass(
-    fault: Fault | None, tmp_path: Path, stack_settings: Settings
+    fault: Fault | None, tmp_path: Path, embedder: CachedEmbedder
 ) -> None:
-    build, spec = await built(fault, tmp_path, stack_settings.models_folder)
+    build, spec = await built(fault, tmp_path, embedder)
     failed = {gate.name for gate in evaluate_gates(build, spec, {}) if not gate.passed}
     if fault is None:
         assert failed == set()
