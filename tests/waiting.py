@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +18,14 @@ async def until(find: Callable[[], Any], explain: str | Callable[[], str] = "") 
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
+                began = time.monotonic()
                 found = find()
                 if inspect.isawaitable(found):
                     found = await found
                 if found:
                     return found
-                await asyncio.sleep(0.05)
+                took = time.monotonic() - began  # What is costly to look at is looked at less often.
+                await asyncio.sleep(min(max(0.05, 3 * took), 0.5))
     except TimeoutError:
         told = explain if isinstance(explain, str) else explain()
         raise TimeoutError(f"not within {PATIENCE_SECONDS:.0f} s: {told or inspect.getsource(find).strip()}") from None

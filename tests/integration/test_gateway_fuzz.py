@@ -28,10 +28,10 @@ from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.stack
 
-BODIES = 10_000
+BODIES = 4_000
 AT_ONCE = 16
 MIB = 2**20
-EXAMPLES = 60
+EXAMPLES = 25
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def _name_tasks(document: dict[str, Any], tasks: list[str], prediction_id: str) 
             todo += node
 
 
-async def test_ten_thousand_malformed_requests_neither_crash_the_gateway_nor_leak_memory(
+async def test_thousands_of_malformed_requests_neither_crash_the_gateway_nor_leak_memory(
     backends: GatewayBackends, gateway: GatewayProcess
 ) -> None:
     async with gateway.http() as http:
