@@ -132,11 +132,11 @@ def test_a_walk_has_the_chances_of_a_simulation() -> None:
 def test_non_inferiority_is_walked_as_a_simulation_has_it() -> None:
     truth, margin, alpha = Truth(0.05, 0.05), 0.05, 0.05
     random = np.random.default_rng(4)
-    drawn = random.choice([1, 0, -1], size=(150, 1_000), p=[truth.win, 1 - truth.discordance, truth.loss])
+    drawn = random.choice([1, 0, -1], size=(100, 1_000), p=[truth.win, 1 - truth.discordance, truth.loss])
     proven = []
     for run in drawn:
         wins, losses = np.cumsum(run == 1), np.cumsum(run == -1)
-        counted = ((n, int(wins[n - 1]), int(losses[n - 1])) for n in range(10, 1_001, 10))
+        counted = ((n, int(wins[n - 1]), int(losses[n - 1])) for n in range(20, 1_001, 20))
         reached = (n for n, won, lost in counted if wealth(won, n - won - lost, lost, -margin) >= 1 / alpha)
         proven.append(next(reached, 9_999))
     found = not_worse(truth, margin, alpha)
@@ -152,10 +152,10 @@ def test_where_being_not_worse_promotes_an_equal_candidate_mostly_is_and_one_at_
 
 
 def test_a_walked_year_has_the_chances_of_a_simulated_one() -> None:
-    found = simulate(SCENARIOS[0], ALL_EQUAL, 400)
+    found = simulate(SCENARIOS[0], ALL_EQUAL, 200)
     exact = any_false_promotion(ALL_EQUAL, BETTER)
     assert exact == pytest.approx(0.033, abs=0.001)
-    assert found.false / 400 == pytest.approx(exact, abs=0.025)
+    assert found.false / 200 == pytest.approx(exact, abs=0.025)
 
 
 def test_every_rival_is_measured_on_the_same_truths() -> None:
@@ -168,15 +168,19 @@ def test_every_rival_is_measured_on_the_same_truths() -> None:
 
 
 def played(**changes: object) -> Years:
-    return simulate(Scenario("changed", **changes), ALL_EQUAL, 40)  # type: ignore[arg-type]
+    return simulate(Scenario("changed", **changes), ALL_EQUAL, 10)  # type: ignore[arg-type]
 
 
-def test_a_simulated_year_has_what_its_scenario_says() -> None:
-    usual = played()
-    assert usual.candidates == pytest.approx(40 * 52, rel=0.01)
+@pytest.fixture(scope="module")
+def usual() -> Years:
+    return played()
+
+
+def test_a_simulated_year_has_what_its_scenario_says(usual: Years) -> None:
+    assert usual.candidates == pytest.approx(10 * 52, rel=0.01)
     assert set(usual.ends) <= {end.name for end in Next}
     assert played(counted=0.5).labels < usual.labels
-    assert played(lost_losses=0.2).ends["EXPIRED"] > 100, (
+    assert played(lost_losses=0.2).ends["EXPIRED"] > 25, (
         "open questions block the next ones until the candidate expires"
     )
     assert played(changed=0.5).ends["PROMPT"] > 0.2 * usual.candidates
@@ -193,27 +197,24 @@ def test_a_simulated_year_promotes_better_candidates_and_counts_the_others() -> 
     assert mixed.upper > mixed.false / 60
 
 
-def test_one_users_pairs_bet_once() -> None:
+def test_one_users_pairs_bet_once(usual: Years) -> None:
     """All of one user's labels agree with each other. Were they counted apart, equal candidates would be promoted."""
     alone = played(one_user=0.9)
-    assert alone.false <= 3
-    assert alone.labels < played().labels
+    assert alone.false <= 1
+    assert alone.labels < usual.labels
     assert EQUAL.share == 0.5
 
 
 @pytest.mark.parametrize(
     ("canary", "shared"),
-    [
-        (Canary.HEALTHY, 1.0),
-        *((at, shared) for at in (Canary.AT_LIMIT, Canary.BUSY_HOUR) for shared in (0.0, 0.5, 1.0)),
-    ],
+    [(Canary.HEALTHY, 1.0), (Canary.AT_LIMIT, 0.0), (Canary.BUSY_HOUR, 0.0), (Canary.BUSY_HOUR, 1.0)],
 )
 def test_all_guards_together_end_few_healthy_canaries_however_their_events_come_together(
     canary: Canary, shared: float
 ) -> None:
-    assert pairs.all_guards_stop(canary, shared, runs=800).upper <= 0.05
+    assert pairs.all_guards_stop(canary, shared, runs=500).upper <= 0.05
 
 
 def test_guards_that_spend_the_level_each_are_seen_by_the_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairs, "together", lambda evidence: np.maximum.reduce(list(evidence.values())))
-    assert pairs.all_guards_stop(Canary.AT_LIMIT, 0.0, runs=800).upper > 0.05
+    assert pairs.all_guards_stop(Canary.AT_LIMIT, 0.0, runs=300).upper > 0.05
