@@ -1,7 +1,7 @@
 """The rollouts that the promotion benchmark simulates, played through the real handlers on a real PostgreSQL.
 
-After each pair and each answer the ledger and the stage must be the simulation's. `RATCHET_SIMULATED_ROLLOUTS` (default
-2) is how many of each kind are played.
+After each pair and each answer the ledger and the stage must be the simulation's. `RATCHET_SIMULATED_ROLLOUTS` is how
+many of each kind are played, by default one.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from tests.benchmarks.promotion.year import NEVER, SCENARIOS, Lanes, Scenario
 from tests.unit.deployer.fakes import Deployer, answer, deliveries, evaluated, observed, pair
 
 pytestmark = pytest.mark.stack
-ROLLOUTS = int(os.environ.get("RATCHET_SIMULATED_ROLLOUTS", "2"))
-LABELS = 40
+ROLLOUTS = int(os.environ.get("RATCHET_SIMULATED_ROLLOUTS", "1"))
+LABELS = 30
 KINDS = {BETTER: 0.3, EQUAL: 0.3, Truth(0.06, 0.005): 0.4}
 TRUTHS = {1: "delivery", -1: "refund", 0: "login"}
 """The right label, by outcome: production says refund, the candidate delivery."""
