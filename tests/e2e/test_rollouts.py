@@ -22,6 +22,8 @@ from tests.integration.consumer_groups import skip_backlog
 from tests.waiting import until
 
 pytestmark = pytest.mark.stack
+PACES = (0.3,) * 12
+"""Applications that ask as often as a rollout needs: each request is work for every service."""
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +39,8 @@ async def is_on(system: Live, task: str, flag: str) -> bool:
 
 
 async def test_a_good_candidate_becomes_the_primary_and_the_next_one_is_compared_with_it(system: Live) -> None:
-    spec = await system.add_task(min_canary_users=5)
-    async with load_on(system.gateway, spec.name, LABELS) as load:
+    spec = await system.add_task(min_canary_users=5, canary_steps=(10, 25, 50))
+    async with load_on(system.gateway, spec.name, LABELS, PACES) as load:
         candidate = await system.add_candidate(spec, Kind.GOOD)
         ended = (await system.stage(candidate, *ENDS)).change
         assert ended.stage is Stage.PROMOTED, system.story(candidate)
@@ -60,8 +62,8 @@ async def test_a_good_candidate_becomes_the_primary_and_the_next_one_is_compared
 async def test_what_shadow_cannot_see_is_rolled_back_from_the_canary_while_nobody_else_notices(
     system: Live, record_property: Callable[[str, object], None], kind: Kind, reason: str
 ) -> None:
-    spec = await system.add_task(min_canary_users=10_000)
-    async with load_on(system.gateway, spec.name, LABELS) as load:
+    spec = await system.add_task(min_canary_users=10_000, canary_steps=(50,))
+    async with load_on(system.gateway, spec.name, LABELS, PACES) as load:
         candidate = await system.add_candidate(spec, kind)
         ended = await system.stage(candidate, *ENDS)
         assert not await is_on(system, spec.name, "canary"), "the flag is off before the move is published"
@@ -78,9 +80,9 @@ async def test_what_shadow_cannot_see_is_rolled_back_from_the_canary_while_nobod
 async def test_the_commands_that_the_page_shows_hold_a_candidate_move_it_on_and_take_it_back(system: Live) -> None:
     page = (ROOT / "docs" / "how-to" / "control-a-rollout.md").read_text(encoding="utf-8")
     commands = [command.words[1:] for block in read_blocks("", page) for command in read_commands(block.text)]
-    spec = await system.add_task(min_canary_users=5, approval=True)
+    spec = await system.add_task(min_canary_users=5, canary_steps=(50,), approval=True)
     said: dict[str, str] = {}
-    async with load_on(system.gateway, spec.name, LABELS):
+    async with load_on(system.gateway, spec.name, LABELS, PACES):
         candidate = await system.add_candidate(spec, Kind.GOOD)
         await system.stage(candidate, Stage.CANARY)
         for words in commands:  # Before it is proven, `promote` is refused.
