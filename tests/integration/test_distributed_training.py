@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,10 +23,9 @@ from tests.waiting import until
 ROWS = [example(number) for number in range(98)]
 SPEC = spec_of(batch_size=4, accumulation=2, epochs=2, dropout=0.0, validation_share=0.15)
 STARTED = """
-import sys
-from pathlib import Path
-from tests.integration.test_distributed_training import *
-train_distributed(request_of(Path(sys.argv[1])), ROWS, Path(sys.argv[2]))
+import pickle, sys
+from services.trainer.distributed import train_distributed
+train_distributed(*pickle.load(sys.stdin.buffer))
 """
 
 
@@ -39,8 +40,12 @@ async def test_two_processes_that_were_killed_go_on_and_end_with_the_losses_of_o
     make_tiny_model(tmp_path / BASE, hidden=64)
     one, folder = run(ROWS, SPEC, tmp_path, tmp_path / "one"), tmp_path / "two"
     folder.mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
-    job = await asyncio.create_subprocess_exec(sys.executable, "-c", STARTED, tmp_path, folder, env=environment)
+    job = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", STARTED, stdin=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(Path.cwd())}
+    )
+    assert job.stdin is not None
+    job.stdin.write(pickle.dumps((request_of(tmp_path), ROWS, folder)))
+    job.stdin.write_eof()
     await until(lambda: [*folder.glob("checkpoints/*/trainer_state.json")] or job.returncode is not None)
     processes = psutil.Process(job.pid).children(recursive=True)
     job.send_signal(signal.SIGKILL)
