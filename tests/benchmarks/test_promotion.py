@@ -152,10 +152,10 @@ def test_where_being_not_worse_promotes_an_equal_candidate_mostly_is_and_one_at_
 
 
 def test_a_walked_year_has_the_chances_of_a_simulated_one() -> None:
-    found = simulate(SCENARIOS[0], ALL_EQUAL, 200)
+    found = simulate(SCENARIOS[0], ALL_EQUAL, 400)
     exact = any_false_promotion(ALL_EQUAL, BETTER)
     assert exact == pytest.approx(0.033, abs=0.001)
-    assert found.false / 200 == pytest.approx(exact, abs=0.025)
+    assert found.false / 400 == pytest.approx(exact, abs=0.025)
 
 
 def test_every_rival_is_measured_on_the_same_truths() -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -119,35 +118,31 @@ async def test_a_whole_model_is_served_by_name_through_the_gateway_and_ends_with
             assert len(pieces) > 5
             unknown = await http.post(CHAT, json={**body, "model": "no-such-model"}, headers=key)
             assert unknown.status_code == 404 and whole_model in unknown.json()["error"]["message"]
-        if test_stack is not None:
-            await check_that_it_ends(StackConfig.load(test_stack.home, test_stack.env), server, body)
+    if test_stack is not None:
+        await check_that_it_ends(StackConfig.load(test_stack.home, test_stack.env))
 
 
-async def check_that_it_ends(config: StackConfig, server: httpx.AsyncClient, body: dict[str, Any]) -> None:
-    """Kill the server, whose supervisor starts it again, then stop it: each time all of vLLM's processes are gone."""
-    engine = await asyncio.to_thread(processes, config)
+async def check_that_it_ends(config: StackConfig) -> None:
+    """Kill the server, whose supervisor starts it again: all of vLLM's processes end with it.
+
+    That a server which is stopped ends its models, too, a stand-in for vLLM shows.
+    """
+    killed = server_of(config)
+    assert killed is not None
+    engine = await asyncio.to_thread(killed.children, recursive=True)
     assert len(engine) >= 3, "vLLM's API server, its engine and its worker"
-    record = records.read(config, "models")
-    assert record is not None and record.child is not None
-    record.child.signal(signal.SIGKILL)
+    killed.kill()
     await until(lambda: not any(map(runs, engine)))
-
-    async def answers() -> bool:
-        with contextlib.suppress(httpx.TransportError):
-            return (await server.post(CHAT, json=body)).status_code == 200
-        return False
-
-    await until(answers)
-    again = await asyncio.to_thread(processes, config)
+    again = await until(lambda: (server := server_of(config)) != killed and server)
     await asyncio.to_thread(stack.down, ["models"], config.home)
-    assert again
-    await until(lambda: not any(map(runs, again)))
+    await until(lambda: not runs(again))
 
 
-def processes(config: StackConfig) -> list[psutil.Process]:
+def server_of(config: StackConfig) -> psutil.Process | None:
     record = records.read(config, "models")
-    assert record is not None and record.child is not None
-    return psutil.Process(record.child.pid).children(recursive=True)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(record.child.pid) if record and record.child else None
+    return None
 
 
 def runs(process: psutil.Process) -> bool:
