@@ -246,38 +246,20 @@ class EvaluationRequested(Event):
     spec: TaskSpec
 
 
-class AdapterEvaluated(Event):
-    """A candidate was compared with production on the evaluation set; every gate has its verdict. Key: task.
-
-    `inconclusive`: no gate stops it, and one could not be decided on so few rows (`Gate.labels_needed`). It goes on
-    like one that passed: what nothing was shown against may prove itself on live traffic.
-    """
+class EvaluatedCandidate(Frozen):
+    """What the event of an evaluation and its report say alike."""
 
     adapter: AdapterName
-    kind: ArtifactKind = Field(
-        default="adapter", description="A model is served by name; no rollout moves users to it."
-    )
-    adapter_uri: str = Field(max_length=2_000)
     base_model: Identifier
     dataset_id: Identifier
     dataset_uri: str = Field(max_length=2_000)
-    data_cutoff: AwareDatetime
     verdict: Verdict
     gates: tuple[Gate, ...]
-    candidate: ArmScore
-    production: ArmScore
-    gain: ScoreDifference | None = None
     texts: tuple[TextScore, ...] = Field(default=(), max_length=20, description="Of generated text, by each metric.")
     judge: JudgeReport | None = Field(default=None, description="None: the task has no judge.")
-    golden_lost: int = Field(default=0, ge=0, description="Rows that production answers right and the candidate not.")
-    golden_gained: int = Field(default=0, ge=0)
-    golden_total: int = Field(default=0, ge=0, description="Of them that are judged: see `evaluation.golden_score`.")
     calibration: Calibration | None = Field(
         default=None,
         description="The candidate's; None for a generation task or too few answers with a confidence.",
-    )
-    approaches: ApproachTable | None = Field(
-        default=None, description="Beside cheap rivals; None: evaluated before they were measured."
     )
     adversarial: AdversarialReport | None = Field(
         default=None,
@@ -285,6 +267,29 @@ class AdapterEvaluated(Event):
     )
     headline: str = Field(
         default="", max_length=3_000, description="The verdict in a sentence, and whether a cheap rival does as well."
+    )
+
+
+class AdapterEvaluated(Event, EvaluatedCandidate):
+    """A candidate was compared with production on the evaluation set; every gate has its verdict. Key: task.
+
+    `inconclusive`: no gate stops it, and one could not be decided on so few rows (`Gate.labels_needed`). It goes on
+    like one that passed: what nothing was shown against may prove itself on live traffic.
+    """
+
+    kind: ArtifactKind = Field(
+        default="adapter", description="A model is served by name; no rollout moves users to it."
+    )
+    adapter_uri: str = Field(max_length=2_000)
+    data_cutoff: AwareDatetime
+    candidate: ArmScore
+    production: ArmScore
+    gain: ScoreDifference | None = None
+    golden_lost: int = Field(default=0, ge=0, description="Rows that production answers right and the candidate not.")
+    golden_gained: int = Field(default=0, ge=0)
+    golden_total: int = Field(default=0, ge=0, description="Of them that are judged: see `evaluation.golden_score`.")
+    approaches: ApproachTable | None = Field(
+        default=None, description="Beside cheap rivals; None: evaluated before they were measured."
     )
     report: str | None = Field(
         default=None,

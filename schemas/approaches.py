@@ -11,20 +11,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from schemas.base import AdapterName, Frozen, Identifier, Interval, Probability
+from schemas.base import AdapterName, Frozen, Identifier, Interval
 
 
 class ApproachKind(StrEnum):
     CANDIDATE = "candidate"
     PRODUCTION = "production"
     BASE = "base"
-    FEW_SHOT = "few_shot"
-    """The base model, with the same training examples before every question."""
-    RETRIEVAL_FEW_SHOT = "retrieval_few_shot"
-    """The base model, with the training examples that are most similar to the question."""
-    TF_IDF = "tf_idf"
-    """Logistic regression on the TF-IDF of character n-grams."""
-    EMBEDDING = "embedding"
+    LINEAR = "linear"
     """Logistic regression on sentence embeddings."""
 
 
@@ -32,10 +26,7 @@ TITLES = {
     ApproachKind.CANDIDATE: "candidate",
     ApproachKind.PRODUCTION: "production",
     ApproachKind.BASE: "base model",
-    ApproachKind.FEW_SHOT: "base, few-shot",
-    ApproachKind.RETRIEVAL_FEW_SHOT: "base, retrieved few-shot",
-    ApproachKind.TF_IDF: "TF-IDF, linear",
-    ApproachKind.EMBEDDING: "embeddings, linear",
+    ApproachKind.LINEAR: "linear classifier",
 }
 """Kind → its name in tables that people read."""
 Share = Annotated[float, Field(ge=-1.0, le=1.0)]
@@ -57,7 +48,7 @@ class Approach(Frozen):
 
     kind: ApproachKind
     adapter: AdapterName | None = None
-    accuracy: Interval = Field(description="`n`: the rows that it was asked; prompts are asked a fixed sample.")
+    accuracy: Interval = Field(description="`n`: the rows that it was asked; the base model maybe a sample.")
     failed: int = Field(
         default=0, ge=0, description="Requests that errored or timed out: counted as wrong, and in no gain."
     )
@@ -65,7 +56,7 @@ class Approach(Frozen):
         default=None,
         description="The candidate's accuracy minus this one's, on the rows that both were asked and it answered.",
     )
-    examples: int = Field(default=0, ge=0, description="Training rows it was fitted on, or a prompt has at most.")
+    examples: int = Field(default=0, ge=0, description="Training rows it was fitted on.")
     latency_ms_p50: float = Field(ge=0.0)
     latency_ms_p95: float = Field(ge=0.0)
     prompt_tokens: float = Field(default=0.0, ge=0.0, description="Mean of an answer; 0: unknown, or no model.")
@@ -75,26 +66,10 @@ class Approach(Frozen):
     )
 
 
-class CurvePoint(Frozen):
-    examples: int = Field(ge=1)
-    accuracy: Probability
-
-
-class ExamplesCurve(Frozen):
-    """Accuracy of a linear classifier over the number of training rows, cross-validated by group on those rows.
-
-    `doubling`: what the last doubling of the rows gained.
-    """
-
-    points: tuple[CurvePoint, ...] = Field(min_length=2, max_length=10)
-    doubling: Gain
-
-
 class ApproachTable(Frozen):
     """The candidate, production and the base model beside cheap rivals that had the same training set."""
 
     approaches: tuple[Approach, ...] = Field(min_length=1, max_length=20)
-    curve: ExamplesCurve | None = Field(default=None, description="None: no classification, or too few rows.")
     metric: Identifier | None = Field(
         default=None,
         description="Of generated text `accuracy` is the mean score by it. None: the share that is right.",

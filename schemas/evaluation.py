@@ -14,11 +14,9 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field
 
-from schemas.adapters import ArmScore, Calibration, ClassScore, LowConfidence, ScoreDifference, TextScore
-from schemas.adversarial import AdversarialReport
+from schemas.adapters import ArmScore, ClassScore, EvaluatedCandidate, LowConfidence, ScoreDifference
 from schemas.approaches import ApproachTable, Gain
-from schemas.base import AdapterName, Frozen, Gate, Identifier, Interval, Probability, TaskName, Verdict
-from schemas.judging import JudgeReport
+from schemas.base import AdapterName, Frozen, Identifier, Interval, Probability, TaskName
 from schemas.tasks import TaskKind
 
 EVALUATIONS = "evaluations"
@@ -118,7 +116,7 @@ class Golden(Frozen):
     gained: int = Field(ge=0)
 
 
-class EvaluationReport(Frozen):
+class EvaluationReport(EvaluatedCandidate):
     """evaluation.json: how a candidate compares with production, gate by gate, with everything that was measured."""
 
     evaluation: Name = Field(description="The name of its folder: candidate, opponent, and a hash of the occasion.")
@@ -127,36 +125,20 @@ class EvaluationReport(Frozen):
     kind: TaskKind
     cycle_id: Identifier | None
     created_at: AwareDatetime
-    adapter: AdapterName
-    base_model: Identifier
-    dataset_id: Identifier
-    dataset_uri: str = Field(max_length=2_000)
-    headline: str = Field(
-        max_length=3_000, description="The verdict in a sentence, and whether a cheap rival does as well."
-    )
-    verdict: Verdict
-    gates: tuple[Gate, ...]
     candidate: ArmReport
     production: ArmReport
     gain: ScoreDifference
-    texts: tuple[TextScore, ...] = Field(default=(), max_length=20, description="Of generated text, by each metric.")
-    judge: JudgeReport | None = Field(default=None, description="None: the task has no judge.")
     parts: tuple[PartScore, ...] = Field(default=(), max_length=2_000)
     lost: tuple[Identifier, ...] = Field(
         default=(), max_length=100_000, description="Rows that production answers right and the candidate not."
     )
     gained: tuple[Identifier, ...] = Field(default=(), max_length=100_000)
     golden: Golden
-    calibration: Calibration | None = None
     reliability: Reliability | None = None
     low_confidence: LowConfidence | None = Field(
         default=None, description="The calibration's, where there is one: it is what the adapter's answers go by."
     )
     approaches: ApproachTable
-    adversarial: AdversarialReport | None = Field(
-        default=None,
-        description="On changed, injected and foreign inputs; None: the task wants none.",
-    )
 
 
 class EvaluationManifest(Frozen):

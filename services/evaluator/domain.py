@@ -149,6 +149,17 @@ def golden_questions(rows: Sequence[GoldenRow], spec: TaskSpec) -> list[Question
     return questions
 
 
+def sample_rows(questions: Sequence[Question], rows: int) -> list[int]:
+    """Return the positions of at most `rows` questions, ascending: the same ones whenever the same are asked."""
+    by_rank = sorted(range(len(questions)), key=lambda position: stable_rank(questions[position].messages))
+    return sorted(by_rank[:rows])
+
+
+def stable_rank(messages: Messages) -> str:
+    """Return a key to sort by that depends on nothing but what a conversation says."""
+    return content_hash(*(f"{message.role}:{message.text}" for message in messages), length=24)
+
+
 def probe_prompts(spec: TaskSpec) -> list[Messages]:
     """Return five prompts of the task's own words and of nobody's text, as the gateway would send them.
 

@@ -65,7 +65,7 @@ def evaluate_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterEv
     """Ask both arms, score their answers and check the gates. A killed job reuses the arms it has already asked."""
     from services.evaluator.parts.languages import with_languages  # Load scikit-learn and SciPy: only in this process.
     from services.evaluator.report.publish import publish_report, read_report
-    from services.evaluator.rivals.step import compare_rivals
+    from services.evaluator.rivals.run import compare_rivals
     from services.evaluator.second_opinion import with_second_opinions
     from services.evaluator.texts.step import compare_texts
     from services.evaluator.verdict import Extras, evaluated_event, evaluation_report

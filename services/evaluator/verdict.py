@@ -8,7 +8,7 @@ from datetime import datetime
 
 import numpy as np
 
-from schemas.adapters import AdapterEvaluated, Calibration, LowConfidence, TextScore
+from schemas.adapters import AdapterEvaluated, Calibration, EvaluatedCandidate, LowConfidence, TextScore
 from schemas.approaches import Approach, ApproachKind, ApproachTable
 from schemas.evaluation import EvaluationReport, Golden, Reliability
 from schemas.judging import JudgeReport
@@ -122,29 +122,19 @@ def evaluated_event(trained: Candidate, report: EvaluationReport, uri: str) -> A
         task=trained.task,
         task_revision=trained.task_revision,
         cycle_id=trained.cycle_id,
-        adapter=trained.adapter,
         kind="model" if is_model(trained) else "adapter",
         adapter_uri=trained.uri,
-        base_model=trained.base_model,
-        dataset_id=trained.dataset_id,
-        dataset_uri=trained.dataset_uri,
         data_cutoff=trained.data_cutoff,
-        verdict=report.verdict,
-        gates=report.gates,
         candidate=report.candidate.score,
         production=report.production.score,
         gain=report.gain,
-        texts=report.texts,
-        judge=report.judge,
         golden_lost=report.golden.lost,
         golden_gained=report.golden.gained,
         golden_total=report.golden.total,
-        calibration=report.calibration,
         approaches=report.approaches,
-        adversarial=report.adversarial,
-        headline=report.headline,
         report=uri,
         spec=trained.spec,
+        **{name: getattr(report, name) for name in EvaluatedCandidate.model_fields},
     )
 
 

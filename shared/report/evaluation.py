@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from schemas.adapters import AdapterEvaluated, ArmScore, ClassScore, ScoreDifference, TextScore
 from schemas.adversarial import UNANSWERABLE, AdversarialArm, AdversarialKind, AdversarialReport, AdversarialResult
-from schemas.approaches import TITLES, ApproachTable, ExamplesCurve
+from schemas.approaches import TITLES, ApproachTable
 from schemas.base import CheckResult, Gate, Interval, Verdict
 from schemas.evaluation import ArmReport, EvaluationReport, Golden, PartKind, PartScore, ReliabilityBin, Speed
 from schemas.evaluation_settings import TextMetric
@@ -19,7 +19,6 @@ from schemas.tasks import TaskKind
 from shared.answers import form_of_kind
 from shared.model.prices import money
 from shared.report.blocks import (
-    Axis,
     Bars,
     Block,
     Cell,
@@ -111,7 +110,6 @@ def evaluation_blocks(report: EvaluationReport) -> list[Block]:
         *_confusion_blocks(report),
         *_class_blocks(report),
         *_confidence_blocks(report),
-        *_curve_blocks(report.approaches.curve),
     ]
 
 
@@ -149,7 +147,7 @@ def approach_blocks(table: ApproachTable | None, said: str = "") -> list[Block]:
     columns = ("approach", "accuracy (95 %)", "rows", "candidate gains, points (95 %)", "cost a month", "p50", "p95")
     costs = f"Costs of {table.answers_per_month or 0:,.0f} answers a month, by prices of {table.prices_of}."
     note = [
-        "All had the same training set and were judged on the same held-out rows; prompts on a sample of them.",
+        "All were judged on the same held-out rows; the base model on a sample of them where an adapter serves.",
         "No costs: the lake has no answer of this task yet." if table.answers_per_month is None else costs,
         f"Accuracy is the mean score by {table.metric}." if table.metric else "",
     ]
@@ -415,19 +413,6 @@ def _risk_blocks(report: EvaluationReport) -> list[Block]:
     errors = share_axis("errors", min(1.0, max(0.1, math.ceil(10 * highest + 1e-9) / 10)))
     coverage = share_axis("share of answers, the most confident first")
     return [Plot("Risk over coverage: the lower, the better", coverage, errors, lines)] if lines else []
-
-
-def _curve_blocks(curve: ExamplesCurve | None) -> list[Block]:
-    if curve is None:
-        return []
-    points = [(float(point.examples), point.accuracy) for point in curve.points]
-    ticks = [(count, f"{count:,.0f}") for count, _ in points]
-    examples = Axis("training examples", points[0][0], points[-1][0], ticks, log=True)
-    lines = [Line("linear classifier", points)]
-    note = f"An adapter cannot be trained ten times for this. The last doubling gains {written(curve.doubling)} points."
-    title = "Accuracy of a linear classifier, cross-validated on the training rows"
-    plot = Plot(title, examples, share_axis("accuracy"), lines)
-    return [Section("Accuracy over the number of examples", [plot, Text(note, "note")])]
 
 
 def _money(amount: float | None, currency: str) -> str | None:

@@ -15,7 +15,7 @@ MIN_GAIN = 0.3
 MISLEADING = {
     "typos", "casing", "distractors", "long_input", "injection", "empty_input", "out_of_distribution",
 }  # fmt: skip
-APPROACHES = {"candidate", "production", "base", "few_shot", "retrieval_few_shot", "tf_idf", "embedding"}
+APPROACHES = {"candidate", "production", "base", "linear"}
 
 
 def problems(report: dict[str, Any], page: str) -> list[str]:

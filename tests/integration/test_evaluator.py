@@ -188,8 +188,8 @@ async def test_an_adapter_that_changes_nothing_ties_with_its_base(
     measured = {row.kind: row for row in event.approaches.approaches}
     assert set(measured) == set(ApproachKind)
     assert all(row.accuracy.n == 12 and row.failed == 0 and row.latency_ms_p95 > 0 for row in measured.values())
-    assert measured[ApproachKind.FEW_SHOT].prompt_tokens > measured[ApproachKind.BASE].prompt_tokens > 0
-    assert measured[ApproachKind.EMBEDDING].accuracy.value == 1.0, "the training rows are the held-out ones here"
+    assert measured[ApproachKind.BASE].prompt_tokens > 0
+    assert measured[ApproachKind.LINEAR].accuracy.value == 1.0, "the training rows are the held-out ones here"
     assert event.approaches.findings[0].startswith("A linear classifier on ")
     assert event.adversarial is not None and report.adversarial == event.adversarial
     assert [result.inputs for result in event.adversarial.results] == [4] * 7

@@ -227,8 +227,8 @@ def _changes(recommendation: Recommendation, readings: Sequence[Reading], facts:
     else:
         changes = [_EVIDENCE[recommendation]]
     if facts.approaches is None:
-        measures = "its evaluation measures prompts and linear classifiers beside an adapter."
+        measures = "its evaluation measures the base model and a linear classifier beside an adapter."
         changes.append(f"A cycle (ratchet cycle): {measures}")
     elif is_prompt:
-        changes.append("An adapter that measurably beats few-shot prompts on the held-out rows at a cost you can bear.")
+        changes.append("An adapter that measurably beats the base model on the held-out rows at a cost you can bear.")
     return tuple(changes)

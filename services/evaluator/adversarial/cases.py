@@ -14,8 +14,7 @@ from schemas.tasks import TaskSpec
 from services.evaluator.adversarial.changes import lengthened, with_distractor, with_other_casing, with_typos
 from services.evaluator.adversarial.injections import INJECTIONS, OWN, TARGET, Injection
 from services.evaluator.adversarial.texts import EMPTY, FOREIGN
-from services.evaluator.domain import Question
-from services.evaluator.rivals.prompts import sample_rows
+from services.evaluator.domain import Question, sample_rows
 from shared.answers import answer_form
 from shared.conversation.task_tools import chat_fields
 from shared.grading.text import WORD

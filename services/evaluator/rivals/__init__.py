@@ -1,10 +1,7 @@
-"""Cheap rivals of the adapter: prompts with examples, and linear classifiers, on the same training and held-out rows.
+"""Cheap rivals of the adapter, on the same held-out rows: the base model as it is, and a linear classifier.
 
-step.py       what the evaluation job calls
-run.py        makes the table of approaches
-prompts.py    which examples a prompt has, and which rows are asked. Pure
-classifiers.py  logistic regression on TF-IDF and on sentence embeddings (scikit-learn)
-curve.py      accuracy over the number of training rows (scikit-learn)
+run.py        what the evaluation job calls: measures the rivals and makes the table of approaches
+classifier.py logistic regression on sentence embeddings (scikit-learn)
 table.py      rows, differences and costs. Pure
 findings.py   what the table says, in sentences. Pure
 """

@@ -4,34 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from schemas.approaches import Approach, ApproachKind, ExamplesCurve, Gain
+from schemas.approaches import Approach, ApproachKind, Gain
 from shared.model.prices import money
 
-FLAT = 0.02
-"""A curve has flattened where doubling the examples gains less than this for sure: the interval's upper end."""
-NAMES = {
-    ApproachKind.FEW_SHOT: "few-shot prompting",
-    ApproachKind.RETRIEVAL_FEW_SHOT: "few-shot prompting with retrieved examples",
-    ApproachKind.TF_IDF: "a linear classifier on TF-IDF",
-    ApproachKind.EMBEDDING: "a linear classifier on sentence embeddings",
+RIVALS = {
+    ApproachKind.LINEAR: "a linear classifier on sentence embeddings",
     ApproachKind.BASE: "the base model as it is",
-    ApproachKind.PRODUCTION: "production",
-    ApproachKind.CANDIDATE: "the adapter",
 }
 _MAX_FAILED_SHARE = 0.1
 """A rival more of whose requests failed was not measured: a failure counts as a wrong answer."""
 _RIGHT, _SCORED = "right on", "a mean score of"
-_LINEAR = (ApproachKind.TF_IDF, ApproachKind.EMBEDDING)
-_PROMPTS = (ApproachKind.FEW_SHOT, ApproachKind.RETRIEVAL_FEW_SHOT)
 
 
 def findings(
-    rows: Sequence[Approach],
-    curve: ExamplesCurve | None,
-    currency: str,
-    missing: Sequence[str] = (),
-    *,
-    is_scored: bool = False,
+    rows: Sequence[Approach], currency: str, missing: Sequence[str] = (), *, is_scored: bool = False
 ) -> tuple[str, ...]:
     """Return the sentences. `missing`: why a rival is not in the table, one sentence each.
 
@@ -39,17 +25,14 @@ def findings(
     """
     right_on = _SCORED if is_scored else _RIGHT
     candidate = next(row for row in rows if row.kind is ApproachKind.CANDIDATE)
-    silent = [row for row in rows if row.kind in (*_LINEAR, *_PROMPTS) and _is_silent(row)]
-    compared = [row for row in rows if row not in silent]
-    missing = (*missing, *map(_not_compared, silent))
-    said = []
-    for kinds in (_LINEAR, _PROMPTS):
-        if rival := _best_tie(compared, kinds):
-            said.append(_tie(rival, candidate, currency, right_on))
-    if not said and (rival := _best(compared, (*_LINEAR, *_PROMPTS))):
-        said.append(_beaten(rival, candidate, right_on, all_compared=not missing))
-    if curve is not None:
-        said.append(_curve(curve))
+    asked = [row for kind in RIVALS for row in rows if row.kind is kind]
+    missing = (*missing, *(_not_compared(row) for row in asked if _is_silent(row)))
+    rivals = [row for row in asked if row.candidate_gain is not None and not _is_silent(row)]
+    said = [_tie(rival, candidate, currency, right_on) for rival in rivals if ties(rival)]
+    if rivals and not said:
+        # The one on which the candidate gains least: accuracies of different samples are not compared.
+        best = min(rivals, key=lambda row: row.candidate_gain.value if row.candidate_gain else 0.0)
+        said.append(_beaten(best, candidate, right_on, all_compared=not missing))
     return (*said, *missing)
 
 
@@ -59,7 +42,7 @@ def _is_silent(row: Approach) -> bool:
 
 def _not_compared(row: Approach) -> str:
     """Of a rival many of whose requests failed: what is counted as wrong was not its answers."""
-    return f"Not compared with {NAMES[row.kind]}: {row.failed} of {row.accuracy.n} requests failed."
+    return f"Not compared with {RIVALS[row.kind]}: {row.failed} of {row.accuracy.n} requests failed."
 
 
 def ties(row: Approach) -> bool:
@@ -67,18 +50,8 @@ def ties(row: Approach) -> bool:
     return row.candidate_gain is not None and row.candidate_gain.low <= 0.0
 
 
-def _best_tie(rows: Sequence[Approach], kinds: Sequence[ApproachKind]) -> Approach | None:
-    return _best([row for row in rows if ties(row)], kinds)
-
-
-def _best(rows: Sequence[Approach], kinds: Sequence[ApproachKind]) -> Approach | None:
-    """Return the row on which the candidate gains least: accuracies of different samples are not compared."""
-    of_kind = [row for row in rows if row.kind in kinds and row.candidate_gain is not None]
-    return min(of_kind, key=lambda row: row.candidate_gain.value if row.candidate_gain else 0.0, default=None)
-
-
 def _tie(rival: Approach, candidate: Approach, currency: str, right_on: str) -> str:
-    name, cost = NAMES[rival.kind], ""
+    name, cost = RIVALS[rival.kind], ""
     if rival.cost_per_month is not None and candidate.cost_per_month is not None:
         cost = f" It costs {money(rival.cost_per_month, currency)} a month, the adapter "
         cost += f"{money(candidate.cost_per_month, currency)}."
@@ -95,25 +68,13 @@ def _beaten(rival: Approach, candidate: Approach, right_on: str, *, all_compared
     whom = "every cheap rival" if all_compared else "every cheap rival that was compared"
     return (
         f"The adapter beats {whom}: {right_on} {candidate.accuracy.value:.1%}; on the {rival.accuracy.n} "
-        f"rows of the best of them, {NAMES[rival.kind]} ({rival.accuracy.value:.1%}{_failures(rival)}), it gains "
+        f"rows of the best of them, {RIVALS[rival.kind]} ({rival.accuracy.value:.1%}{_failures(rival)}), it gains "
         f"{_points(rival.candidate_gain)}."
     )
 
 
 def _failures(row: Approach) -> str:
     return f", {row.failed} of them failed requests, which count in no gain" if row.failed else ""
-
-
-def _curve(curve: ExamplesCurve) -> str:
-    before, after = curve.points[-2], curve.points[-1]
-    measured = (
-        f"from {before.examples} to {after.examples} examples, a linear classifier gains {_points(curve.doubling)}"
-    )
-    if curve.doubling.high < FLAT:
-        return f"More of the same examples will not help: {measured}. Correct what is wrong most instead."
-    if curve.doubling.low > 0.0:
-        return f"More examples still help: {measured}."
-    return f"Whether more of the same examples help cannot be told yet: {measured}."
 
 
 def _points(gain: Gain | None) -> str:

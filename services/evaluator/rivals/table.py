@@ -14,7 +14,6 @@ from services.evaluator.statistics.intervals import Groups, mean_interval
 from shared.model.prices import Cost, PriceList
 
 _Z95 = 1.959963984540054
-CLASSIFIERS = (ApproachKind.TF_IDF, ApproachKind.EMBEDDING)
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def approach(
 
 def answer_cost(measured: Measured, prices: PriceList, base_model: str) -> Cost:
     """Return the cost of one answer of an approach: of a replica's time or tokens, or of a core's time."""
-    if measured.kind in CLASSIFIERS:
+    if measured.kind is ApproachKind.LINEAR:
         return prices.core_answer(measured.seconds)
     return prices.model_answer(base_model, measured.seconds, measured.prompt_tokens, measured.answer_tokens)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from schemas.adapters import AdapterTrained, Calibration
 from schemas.adversarial import AdversarialArm, AdversarialKind, AdversarialReport, AdversarialResult, Technique
-from schemas.approaches import Approach, ApproachKind, ApproachTable, CurvePoint, ExamplesCurve, Gain
+from schemas.approaches import Approach, ApproachKind, ApproachTable, Gain
 from schemas.conversation import Message, Role
 from schemas.evaluation import EvaluationReport
 from schemas.evaluation_settings import TextMetric
@@ -202,7 +202,7 @@ def generation(spec: TaskSpec = FREE, golden: int = 0) -> EvaluationReport:
     good = ArmAnswers(answers=tuple(f"order {n} is refunded within five days" for n in range(20)), latencies_ms=(1e3,))
     poor = ArmAnswers(answers=("no",) * 20, latencies_ms=(1e3,))
     few = approaches(20)
-    none = {"approaches": few.approaches[:2], "curve": None, "answers_per_month": None, "findings": ()}
+    none = {"approaches": few.approaches[:2], "answers_per_month": None, "findings": ()}
     ours, theirs = (word_scores([q.answer for q in asked], arm.answers) for arm in (good, poor))
     texts = {metric: (ours[metric], theirs[metric]) for metric in ours}
     texts[TextMetric.COSINE] = np.full(20, 0.82), np.full(20, 0.11)
@@ -228,17 +228,9 @@ def approaches(rows: int) -> ApproachTable:
         row(ApproachKind.CANDIDATE, 0.81, None, 212.5, 311.0),
         row(ApproachKind.PRODUCTION, 0.68, 0.13, 208.0, 302.0),
         row(ApproachKind.BASE, 0.12, 0.70, 190.0, 298.0, min(40, rows)),
-        row(ApproachKind.RETRIEVAL_FEW_SHOT, 0.74, 0.09, 655.0, 1_480.0, min(40, rows)),
-        row(ApproachKind.TF_IDF, 0.77, 0.04, 1.2, 2.4),
-        row(ApproachKind.EMBEDDING, 0.82, -0.01, 4.1, 21.0),
+        row(ApproachKind.LINEAR, 0.82, -0.01, 4.1, 21.0),
     )
-    curve = ExamplesCurve(
-        points=tuple(
-            CurvePoint(examples=n, accuracy=a) for n, a in ((385, 0.61), (770, 0.70), (1_540, 0.77), (3_080, 0.82))
-        ),
-        doubling=Gain(value=0.05, low=0.03, high=0.07),
-    )  # fmt: skip
     return ApproachTable(
-        approaches=rivals, curve=curve, answers_per_month=1_250_000.0, currency="USD", prices_of=date(2026, 11, 1),
-        findings=findings(rivals, curve, "USD"),
+        approaches=rivals, answers_per_month=1_250_000.0, currency="USD", prices_of=date(2026, 11, 1),
+        findings=findings(rivals, "USD"),
     )  # fmt: skip

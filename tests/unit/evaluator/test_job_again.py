@@ -16,7 +16,7 @@ from services.evaluator import job as evaluation_job
 from services.evaluator.domain import Question
 from services.evaluator.job import evaluate_adapter
 from services.evaluator.recipe import ArmAnswers
-from services.evaluator.rivals import step
+from services.evaluator.rivals import run
 from services.evaluator.verdict import Asked
 from shared.errors import StepImpossible
 from shared.jobs import Progress
@@ -61,7 +61,7 @@ def test_the_event_of_a_repeated_evaluation_agrees_with_the_report_that_was_publ
         monkeypatch.setattr(evaluation_job, "_ask_both", ask)
         return evaluate_adapter(written, tmp_path / "job", Progress(tmp_path))
 
-    monkeypatch.setattr(step, "compare_rivals", rivals)
+    monkeypatch.setattr(run, "compare_rivals", rivals)
     first, again = evaluated(WRONG), evaluated(RIGHT)
     report = EvaluationReport.model_validate_json((Path(str(again.report)) / EVALUATION_FILE).read_bytes())
     assert (first.event_id, first.verdict) == (again.event_id, "failed")

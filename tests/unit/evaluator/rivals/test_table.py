@@ -6,7 +6,7 @@ from datetime import date
 import numpy as np
 import pytest
 
-from schemas.approaches import ApproachKind, ApproachTable, CurvePoint, ExamplesCurve, Gain
+from schemas.approaches import ApproachKind, ApproachTable
 from services.evaluator.rivals.findings import findings, ties
 from services.evaluator.rivals.table import Measured, answer_cost, approach, mean_difference
 from shared.model.prices import Cost, money, read_prices
@@ -49,7 +49,7 @@ def test_near_copies_are_no_rows_of_their_own_and_intervals_still_cover() -> Non
         groups = np.repeat(np.arange(40), chance.integers(1, 6, 40))
         arms = ((chance.random(40) < 0.8)[groups].tolist() for _ in range(2))
         ours, theirs = (dict(enumerate(map(float, arm))) for arm in arms)
-        found = approach(Measured(ApproachKind.TF_IDF, theirs, [5.0], 0.1), ours, Cost(0.1, DAY), None, groups)
+        found = approach(Measured(ApproachKind.LINEAR, theirs, [5.0], 0.1), ours, Cost(0.1, DAY), None, groups)
         assert found.candidate_gain is not None
         covered += (
             found.candidate_gain.low <= 0.0 <= found.candidate_gain.high,
@@ -64,7 +64,7 @@ def test_the_difference_of_equal_arms_is_as_sure_as_their_groups() -> None:
 
 
 def test_the_candidate_is_compared_on_the_rows_that_the_rival_was_asked_alone() -> None:
-    few = Measured(ApproachKind.FEW_SHOT, {0: True, 1: True, 3: False, 5: False}, [5.0], 0.1)
+    few = Measured(ApproachKind.BASE, {0: True, 1: True, 3: False, 5: False}, [5.0], 0.1)
     made = approach(few, {0: False, 1: True, 2: False, 3: True, 4: False, 5: True}, Cost(0.1, DAY), None, ALONE)
     assert made.candidate_gain is not None and made.candidate_gain.value == 0.25
     assert (made.accuracy.n, made.cost_per_month) == (4, None)
@@ -74,46 +74,46 @@ def test_generated_texts_are_compared_by_their_scores_and_the_finding_says_so() 
     candidate, rival = {n: 0.4 + 0.01 * (n % 5) for n in range(40)}, {n: 0.2 + 0.01 * (n % 7) for n in range(40)}
     rows = [
         approach(Measured(kind, scores, [5.0], 0.1), candidate, Cost(0.1, DAY), None, ALONE)
-        for kind, scores in ((ApproachKind.CANDIDATE, candidate), (ApproachKind.FEW_SHOT, rival))
+        for kind, scores in ((ApproachKind.CANDIDATE, candidate), (ApproachKind.BASE, rival))
     ]
     assert rows[0].accuracy.value == pytest.approx(0.42)
     assert rows[1].candidate_gain is not None
     assert rows[1].candidate_gain.value == pytest.approx(0.42 - sum(rival.values()) / 40)
-    (said,) = findings(rows, None, "USD", is_scored=True)
+    (said,) = findings(rows, "USD", is_scored=True)
     assert said.startswith("The adapter beats every cheap rival: a mean score of 42.0%")
 
 
 def test_a_tie_with_a_linear_classifier_is_said_first_with_both_costs() -> None:
-    rows = [row(ApproachKind.CANDIDATE, 80, cost=0.001), row(ApproachKind.TF_IDF, 79, cost=0.000001)]
-    rows.append(row(ApproachKind.FEW_SHOT, 10, rows=40))
-    first, *others = findings(rows, None, "USD")
-    assert first.startswith("A linear classifier on TF-IDF does as well as the adapter: right on 98.8% of 80")
+    rows = [row(ApproachKind.CANDIDATE, 80, cost=0.001), row(ApproachKind.LINEAR, 79, cost=0.000001)]
+    rows.append(row(ApproachKind.BASE, 10, rows=40))
+    first, *others = findings(rows, "USD")
+    assert first.startswith("A linear classifier on sentence embeddings does as well as the adapter: right on 98.8%")
     assert "It costs 0.03 USD a month, the adapter 30.00 USD." in first
     assert others == []
 
 
 def test_an_adapter_that_beats_all_says_over_which_rival_and_by_how_much() -> None:
-    rows = [row(ApproachKind.CANDIDATE, 80), row(ApproachKind.TF_IDF, 40), row(ApproachKind.EMBEDDING, 60)]
-    (said,) = findings(rows, None, "USD")
+    rows = [row(ApproachKind.CANDIDATE, 80), row(ApproachKind.BASE, 40), row(ApproachKind.LINEAR, 60)]
+    (said,) = findings(rows, "USD")
     assert said.startswith("The adapter beats every cheap rival")
     assert "sentence embeddings (75.0%), it gains +25.0 points" in said
 
 
 def test_nobody_is_beaten_who_was_hardly_asked() -> None:
     """The engine refused all prompts with examples, as for their length: no answer of theirs was worse."""
-    none = Measured(ApproachKind.FEW_SHOT, dict.fromkeys(range(40), 0.0), [], 0.0, unanswered=frozenset(range(40)))
+    none = Measured(ApproachKind.BASE, dict.fromkeys(range(40), 0.0), [], 0.0, unanswered=frozenset(range(40)))
     refused = approach(none, CANDIDATE, Cost(0.1, DAY), None, ALONE)
-    said = findings([row(ApproachKind.CANDIDATE, 80), refused], None, "USD")
-    assert said == ("Not compared with few-shot prompting: 40 of 40 requests failed.",)
-    beaten, named = findings([row(ApproachKind.CANDIDATE, 80), row(ApproachKind.TF_IDF, 40), refused], None, "USD")
-    assert beaten.startswith("The adapter beats every cheap rival that was compared") and "TF-IDF" in beaten
+    said = findings([row(ApproachKind.CANDIDATE, 80), refused], "USD")
+    assert said == ("Not compared with the base model as it is: 40 of 40 requests failed.",)
+    beaten, named = findings([row(ApproachKind.CANDIDATE, 80), row(ApproachKind.LINEAR, 40), refused], "USD")
+    assert beaten.startswith("The adapter beats every cheap rival that was compared") and "embeddings" in beaten
     assert named == said[0]
 
 
 def test_the_candidate_gains_nothing_by_a_rivals_requests_that_failed() -> None:
     """Four of 40: the adapter beat a rival by ten points that had answered everything else as rightly."""
     right = dict.fromkeys(range(40), 1.0) | dict.fromkeys(range(4), 0.0)
-    measured = Measured(ApproachKind.FEW_SHOT, right, [10.0], 0.0, unanswered=frozenset(range(4)))
+    measured = Measured(ApproachKind.BASE, right, [10.0], 0.0, unanswered=frozenset(range(4)))
     rival = approach(measured, CANDIDATE, Cost(0.1, DAY), None, ALONE)
     assert (rival.failed, rival.accuracy.value) == (4, 0.9)
     assert rival.candidate_gain is not None and rival.candidate_gain.value == 0.0
@@ -125,39 +125,24 @@ def test_a_rival_some_of_whose_requests_failed_is_said_to_have() -> None:
 
     def asked(failed: int) -> tuple[str, ...]:
         answers = right | dict.fromkeys(range(failed), 0.0)
-        measured = Measured(ApproachKind.FEW_SHOT, answers, [10.0], 0.0, unanswered=frozenset(range(failed)))
+        measured = Measured(ApproachKind.BASE, answers, [10.0], 0.0, unanswered=frozenset(range(failed)))
         rival = approach(measured, CANDIDATE, Cost(0.1, DAY), None, ALONE)
-        return findings([row(ApproachKind.CANDIDATE, 80), rival], None, "USD")
+        return findings([row(ApproachKind.CANDIDATE, 80), rival], "USD")
 
-    assert asked(19) == ("Not compared with few-shot prompting: 19 of 40 requests failed.",)
+    assert asked(19) == ("Not compared with the base model as it is: 19 of 40 requests failed.",)
     assert "90.0% of 40 held-out rows, 4 of them failed requests, which count in no gain, where" in asked(4)[0]
     assert "failed" not in asked(0)[0]
 
 
 def test_a_rival_that_is_measurably_worse_does_not_tie() -> None:
-    assert ties(row(ApproachKind.TF_IDF, 79))
-    assert not ties(row(ApproachKind.TF_IDF, 60))
+    assert ties(row(ApproachKind.LINEAR, 79))
+    assert not ties(row(ApproachKind.LINEAR, 60))
     assert not ties(row(ApproachKind.CANDIDATE, 80))
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "said"),
-    [
-        (-0.01, 0.015, "More of the same examples will not help: from 160 to 320 examples"),
-        (0.01, 0.06, "More examples still help"),
-        (-0.02, 0.05, "Whether more of the same examples help cannot be told yet"),
-    ],
-)
-def test_the_curve_is_flat_rising_or_open(low: float, high: float, said: str) -> None:
-    points = (CurvePoint(examples=160, accuracy=0.9), CurvePoint(examples=320, accuracy=0.9))
-    curve = ExamplesCurve(points=points, doubling=Gain(value=(low + high) / 2, low=low, high=high))
-    rows = [row(ApproachKind.CANDIDATE, 80), row(ApproachKind.TF_IDF, 40)]
-    assert findings(rows, curve, "USD")[-1].startswith(said)
 
 
 def test_a_classifier_costs_a_core_and_a_model_its_replica() -> None:
     prices = read_prices(None)
-    classifier = Measured(ApproachKind.TF_IDF, {0: True}, [3_600.0], 3_600.0)
+    classifier = Measured(ApproachKind.LINEAR, {0: True}, [3_600.0], 3_600.0)
     assert answer_cost(classifier, prices, "any").amount == pytest.approx(prices.cpu_hour.price)
     model = Measured(ApproachKind.CANDIDATE, {0: True}, [3_600.0], 3_600.0)
     assert answer_cost(model, prices, "any").amount == pytest.approx(prices.gpu_hour.price)
@@ -165,7 +150,7 @@ def test_a_classifier_costs_a_core_and_a_model_its_replica() -> None:
 
 def test_percentiles_are_measured_values() -> None:
     for times, p95 in (([float(n) for n in range(1, 101)], 95.0), ([], 0.0)):
-        measured = Measured(ApproachKind.TF_IDF, CANDIDATE, times, 0.1)
+        measured = Measured(ApproachKind.LINEAR, CANDIDATE, times, 0.1)
         assert approach(measured, CANDIDATE, Cost(0.1, DAY), None, ALONE).latency_ms_p95 == p95
 
 

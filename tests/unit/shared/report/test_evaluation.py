@@ -46,10 +46,10 @@ def test_a_gate_that_measured_nothing_is_unknown() -> None:
 
 def test_the_adapter_stands_beside_cheap_rivals_with_what_that_means() -> None:
     blocks = evaluated_blocks(event(headline=""))
-    assert "A linear classifier on TF-IDF does as well as the adapter" in printed(*blocks)
+    assert "A linear classifier on sentence embeddings does as well as the adapter" in printed(*blocks)
     assert "600,000 answers a month, by prices of 2026-11-26" in printed(*blocks)
-    row = next(row for row in rows_of(blocks, "approach") if row[0] == "embeddings, linear")
-    assert row[1] == "86.7% (75.8%–93.1%)" and "0.011 USD" in " ".join(map(" ".join, rows_of(blocks, "approach")))
+    row = next(row for row in rows_of(blocks, "approach") if row[0] == "linear classifier")
+    assert row[1] == "88.3% (77.8%–94.2%)" and "0.011 USD" in " ".join(map(" ".join, rows_of(blocks, "approach")))
     first, *others = evaluated_blocks(event(headline=" ".join(event()["approaches"]["findings"])))
     assert "does as well" in printed(first) and "does as well" not in printed(*others)
     assert not rows_of(evaluated_blocks(event(approaches=None)), "approach")

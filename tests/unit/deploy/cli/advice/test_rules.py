@@ -130,7 +130,7 @@ def test_what_the_last_evaluation_found_comes_first_and_overrules_no_condition()
     facts = Facts(TaskKind.CLASSIFICATION, examples=5_000)
     without, beside = advise(facts, Answers()), advise(replace(facts, approaches=TABLE), Answers())
     assert beside.recommendation is without.recommendation is Recommendation.FINE_TUNE
-    assert beside.reasons[0].startswith("The last evaluation: A linear classifier on TF-IDF does as well")
+    assert beside.reasons[0].startswith("The last evaluation: A linear classifier on sentence embeddings does as well")
     assert any("ratchet cycle" in said for said in without.would_change)
     assert not any("ratchet cycle" in said for said in beside.would_change)
 
