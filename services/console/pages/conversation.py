@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 from schemas.conversation import INSTRUCTIONS, Answer, Call, Media, Message, Part, Role, ToolCall
+from services.console.pages.layout import laid_out
 
 CUT_CALL = "Not all of this conversation is here: it was too long, or has something that cannot be shown."
 CUT_ANSWER = "Not all of this answer is here: it was too long, or had something that cannot be shown."
 _LARGE_TEXT = 300
 """Up to so many characters the last thing that a user said is in large type."""
-_LINE = 72
 _PREVIEW = 90
 _WHO: dict[str, str] = {Role.SYSTEM: "System", Role.USER: "User", Role.ASSISTANT: "Assistant", Role.TOOL: "Tool result"}
 _MEDIA = {"image": "Picture", "audio": "Sound", "video": "Film", "document": "Document", "text": "Embeddings"}
@@ -115,67 +115,7 @@ def _tool_call(call: ToolCall, results: Sequence[Message]) -> str:
 
 
 def _code(text: str) -> str:
-    return f"<pre>{escape(_laid_out(text))}</pre>" if text else ""
-
-
-class _Number(str):
-    """A number as the text spells it: as a float it would lose digits, and an amount its cents (10.00)."""
-
-    __slots__ = ()
-
-
-class _Object(list[tuple[str, Any]]):
-    """The pairs of an object in their order, also those of a key that it has twice."""
-
-    __slots__ = ()
-
-
-def _laid_out(text: str) -> str:
-    """JSON with indents where it is long; any other text as it is, and JSON with half a character in it."""
-    try:
-        value = json.loads(
-            text, object_pairs_hook=_Object, parse_float=_Number, parse_int=_Number, parse_constant=_Number
-        )
-        laid_out = _json(value) if isinstance(value, list) else text
-        laid_out.encode()
-    except (ValueError, RecursionError):
-        return text
-    return laid_out
-
-
-def _json(value: Any, indent: str = "") -> str:
-    """What fits in a line is one; a longer object or list has a line for each of its values."""
-    is_leaf = not isinstance(value, dict | list) or len(indent) > _LINE // 2
-    if is_leaf or len(value) < _LINE // 2:  # With more items it is longer than a line.
-        line = _line(value)
-        if is_leaf or len(indent) + len(line) <= _LINE:
-            return line
-    inner = indent + "  "
-    if isinstance(value, dict | _Object):
-        rows = [f"{_line(name)}: {_json(item, inner)}" for name, item in _pairs(value)]
-    else:
-        rows = [_json(item, inner) for item in value]
-    first, last = _brackets(value)
-    return "\n".join((first, ",\n".join(inner + row for row in rows), indent + last))
-
-
-def _line(value: Any) -> str:
-    if isinstance(value, _Number):
-        return str(value)
-    if not isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False)
-    first, last = _brackets(value)
-    if isinstance(value, dict | _Object):
-        return first + ", ".join(f"{_line(name)}: {_line(item)}" for name, item in _pairs(value)) + last
-    return first + ", ".join(map(_line, value)) + last
-
-
-def _pairs(value: dict[str, Any] | _Object) -> Iterable[tuple[str, Any]]:
-    return value.items() if isinstance(value, dict) else value
-
-
-def _brackets(value: dict[str, Any] | list[Any]) -> tuple[str, str]:
-    return ("{", "}") if isinstance(value, dict | _Object) else ("[", "]")
+    return f"<pre>{escape(laid_out(text))}</pre>" if text else ""
 
 
 def _said(text: str | None, classes: str = "said") -> str:
@@ -195,9 +135,9 @@ def _offered(call: Call) -> str:
     offered = ""
     if call.tools:
         names = ", ".join(map(_tool_name, call.tools))
-        offered += _collapsed("Tools", names, "".join(f"<pre>{escape(_json(tool))}</pre>" for tool in call.tools))
+        offered += _collapsed("Tools", names, "".join(_code(json.dumps(tool)) for tool in call.tools))
     if call.response_format is not None:
-        offered += _collapsed("Required format", "", f"<pre>{escape(_json(call.response_format))}</pre>")
+        offered += _collapsed("Required format", "", _code(json.dumps(call.response_format)))
     return offered
 
 

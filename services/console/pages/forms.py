@@ -1,20 +1,23 @@
-"""Forms of answers: of several labels a box for each; of calls, for each a function and its arguments, or a text where
-no call is right."""
+"""Forms of answers: of several labels a box for each; of calls, for each a function with its arguments as JSON, or a
+text where no call is right."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
 from nicegui import ui
 
 from schemas.tasks import TaskSpec
 from schemas.tools import NO_CALL, CallsPerAnswer, ToolChoice
-from services.console.calls import FormCall, answer_of_form, form_calls, form_text, inputs_of
 from services.console.domain import keys_for
-from services.console.pages.layout import html
+from services.console.pages.layout import html, laid_out
+from shared.answers import InvalidAnswer, answer_form
 from shared.answers.label_set import listed_labels
+from shared.errors import InvalidMessage
+from shared.grading.tool_calls import split_calls
 
 
 class LabelForm:
@@ -47,13 +50,22 @@ class LabelForm:
         return json.dumps([label for label, box in self._boxes.items() if box.value], ensure_ascii=False)
 
 
+@dataclass
+class FormCall:
+    """A call as it stands in the form: a function, and its arguments as JSON."""
+
+    function: str
+    arguments: str = "{}"
+
+
 class CallForm:
     """What a reviewer fills in. `answer` is valid, or says what is not."""
 
     def __init__(self, spec: TaskSpec, draft: str) -> None:
         self._spec = spec
-        self._calls = form_calls(draft, spec)
-        self._text = {"text": form_text(draft)}
+        text, calls = split_calls(draft)
+        self._text = {"text": text}
+        self._calls = [FormCall(call.name, laid_out(call.arguments)) for call in calls if call.name in spec.functions]
         if not self._calls and spec.tool_choice is ToolChoice.REQUIRED:
             self._calls = [FormCall(next(iter(spec.functions)))]
         self._box = ui.element("div").style("width: 100%; margin-top: 18px")
@@ -64,33 +76,27 @@ class CallForm:
         with self._box:
             for number, call in enumerate(self._calls):
                 with ui.element("div").classes("card"):
-                    self._call(number, call)
+                    self._function(number, call.function)
+                    properties = self._spec.functions[call.function].parameters.get("properties") or {}
+                    entry = ui.textarea(f"Arguments, as JSON: {', '.join(properties) or 'none'}")
+                    entry.bind_value(call, "arguments").props("outlined autogrow").style("width: 100%; margin-top: 6px")
             if not self._calls:
                 self._function(0, NO_CALL)
-                ui.textarea("The answer as it should be").bind_value(self._text, "text").props(
-                    "outlined autogrow"
-                ).style("width: 100%")
+                text = ui.textarea("The answer as it should be").bind_value(self._text, "text")
+                text.props("outlined autogrow").style("width: 100%")
             elif self._spec.calls_per_answer is not CallsPerAnswer.ONE:
                 ui.button("Another call", on_click=self._add).props("flat no-caps")
 
     def answer(self) -> str:
-        """Return what was filled in, as one text. Raises InvalidMessage that names what is missing or wrong."""
-        return answer_of_form(self._calls, self._text["text"], self._spec)
+        """What was filled in, as one text in the spelling that is trained on.
 
-    def _call(self, number: int, call: FormCall) -> None:
-        self._function(number, call.function)
-        for asked in inputs_of(self._spec.functions[call.function]):
-            call.values.setdefault(asked.name, "")
-            name = asked.name if asked.required else f"{asked.name} (may be empty)"
-            if asked.choices:
-                options = ["", *asked.choices]
-                if call.values[asked.name] not in options:
-                    call.values[asked.name] = ""
-                entry: ui.select | ui.textarea = ui.select(options, label=name)
-            else:
-                entry = ui.textarea(name).props("autogrow rows=1")  # A browser's input takes the ends of lines out.
-            entry.bind_value(call.values, asked.name).props(f'outlined dense hint="{_attribute(asked.hint)}"')
-            entry.style("width: 100%; margin-top: 6px")
+        Raises InvalidMessage that names the function and the argument that is missing or wrong.
+        """
+        calls = [{"name": call.function, "arguments": call.arguments} for call in self._calls]
+        try:
+            return answer_form(self._spec).canonical(json.dumps(calls) if calls else self._text["text"])
+        except InvalidAnswer as error:
+            raise InvalidMessage(f"label: {error}", f"Answers of {self._spec.name} call its functions.") from error
 
     def _function(self, number: int, chosen: str) -> None:
         names = list(self._spec.functions)
@@ -100,14 +106,11 @@ class CallForm:
         choice.props("outlined").style("width: 100%")
 
     def _choose(self, number: int, event: object) -> None:
-        """Arguments of the former function that the new one has, too, stay."""
         name = str(getattr(event, "value", ""))
         if name == NO_CALL:
             del self._calls[number]
         elif number < len(self._calls):
-            known = {asked.name for asked in inputs_of(self._spec.functions[name])}
-            values = {key: value for key, value in self._calls[number].values.items() if key in known}
-            self._calls[number] = FormCall(name, values)
+            self._calls[number].function = name
         else:
             self._calls.append(FormCall(name))
         self.draw()
@@ -115,8 +118,3 @@ class CallForm:
     def _add(self) -> None:
         self._calls.append(FormCall(next(iter(self._spec.functions))))
         self.draw()
-
-
-def _attribute(text: str) -> str:
-    """A text inside the quotes of an attribute."""
-    return text.replace('"', "'").replace("\\", "")

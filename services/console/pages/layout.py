@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
@@ -10,6 +11,7 @@ from pathlib import Path
 from markupsafe import Markup
 from nicegui import ui
 
+from shared.grading.json_values import json_or_nothing
 from shared.report.blocks import Block, Text
 from shared.report.html import STYLE, fragment
 
@@ -42,6 +44,16 @@ def frame(title: str, note: str = "") -> Iterator[None]:
 def html(markup: str, classes: str = "") -> None:
     """Show markup whose text is escaped already."""
     ui.html(markup, sanitize=False).classes(classes)
+
+
+def laid_out(text: str) -> str:
+    """JSON with indents; as it is any other text, and JSON of which more would change than space and escapes: an amount
+    its cents (10.00)."""
+    value = json_or_nothing(text)
+    if not isinstance(value, dict | list):
+        return text
+    written = ("".join(json.dumps(value, ensure_ascii=is_ascii).split()) for is_ascii in (True, False))
+    return json.dumps(value, indent=2, ensure_ascii=False) if "".join(text.split()) in written else text
 
 
 def card(title: str, blocks: Sequence[Block]) -> None:

@@ -58,7 +58,7 @@ def test_who_speaks_is_said_and_the_system_prompt_is_collapsed() -> None:
 
 def test_a_tools_result_is_shown_under_its_call_whatever_the_order() -> None:
     text = Page(conversation(with_tools())).text
-    order = [text.index(words) for words in ('{"number": "4711"}', "on its way", "find_person", "Ada", "It is on its")]
+    order = [text.index(words) for words in ('"number": "4711"', "on its way", "find_person", "Ada", "It is on its")]
     assert order == sorted(order)
     assert text.count("Ada") == 1
 
@@ -77,13 +77,13 @@ def test_a_result_without_its_call_is_a_turn_of_its_own() -> None:
     alone = Message(role=Role.TOOL, content='{"state":"lost"}', tool_call_id="gone", name="find_order")
     text = Page(conversation(Call(messages=(alone,)))).text
     assert "Tool result · find_order" in text
-    assert '{"state": "lost"}' in text
+    assert '"state": "lost"' in text
 
 
 def test_arguments_are_laid_out_if_they_are_json_and_shown_as_they_are_if_not() -> None:
     order = {"number": "4711", "include": ["history", "carrier"], "customer": {"name": "Ada", "city": "Graz ✓"}}
     page = Page(answer(Answer(tool_calls=(ToolCall(name="find", arguments=json.dumps(order)),))))
-    assert '\n  "number": "4711",\n  "include": ["history", "carrier"],\n  "customer": {' in page.text
+    assert '\n  "number": "4711",\n  "include": [' in page.text
     assert "Graz ✓" in page.text
     for other in ("{broken", "4711.10", '["\\ud800"]', "[" * 3_000 + "]" * 3_000):
         assert other in Page(answer(Answer(tool_calls=(ToolCall(name="find", arguments=other),)))).text
