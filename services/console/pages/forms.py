@@ -77,8 +77,9 @@ class CallForm:
             for number, call in enumerate(self._calls):
                 with ui.element("div").classes("card"):
                     self._function(number, call.function)
-                    properties = self._spec.functions[call.function].parameters.get("properties") or {}
-                    entry = ui.textarea(f"Arguments, as JSON: {', '.join(properties) or 'none'}")
+                    properties = self._spec.functions[call.function].parameters.get("properties")
+                    names = ", ".join(properties) if isinstance(properties, dict) else ""
+                    entry = ui.textarea(f"Arguments, as JSON: {names or 'none'}")
                     entry.bind_value(call, "arguments").props("outlined autogrow").style("width: 100%; margin-top: 6px")
             if not self._calls:
                 self._function(0, NO_CALL)
