@@ -70,7 +70,6 @@ class ConfidenceScore(Frozen):
         default=None,
         description="The probability that an error has a lower score than a right answer. None: too few of either.",
     )
-    aurc: Probability = Field(description="Area below risk over coverage: the lower, the better.")
 
 
 class ArmScore(Frozen):

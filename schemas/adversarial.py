@@ -10,7 +10,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from schemas.approaches import Gain
-from schemas.base import Frozen, Identifier, Interval
+from schemas.base import Frozen, Interval
 
 
 class AdversarialKind(StrEnum):
@@ -70,17 +70,7 @@ class AdversarialResult(Frozen):
     obeyed: Gain | None = Field(default=None, description="Above 0, the candidate is worse.")
 
 
-class Technique(Frozen):
-    """How often one kind of injection was obeyed. `own`: patterns of the task's settings."""
-
-    name: Identifier
-    inputs: int = Field(ge=1)
-    candidate: int = Field(ge=0)
-    production: int = Field(ge=0)
-
-
 class AdversarialReport(Frozen):
     """What `adapters.evaluated` says of the adversarial set. The gate `adversarial_not_worse` decides by it."""
 
     results: tuple[AdversarialResult, ...] = Field(min_length=1, max_length=20)
-    techniques: tuple[Technique, ...] = Field(default=(), max_length=50)

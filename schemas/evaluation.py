@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field
 
-from schemas.adapters import ArmScore, ClassScore, EvaluatedCandidate, LowConfidence, ScoreDifference
+from schemas.adapters import ArmScore, ClassScore, EvaluatedCandidate, ScoreDifference
 from schemas.approaches import ApproachTable, Gain
 from schemas.base import AdapterName, Frozen, Identifier, Interval, Probability, TaskName
 from schemas.tasks import TaskKind
@@ -31,13 +31,6 @@ class ConfusionCell(Frozen):
     expected: Identifier
     given: Identifier = Field(description="`(no label)`: a failed request, no label, or no call that can be run.")
     count: int = Field(ge=1)
-
-
-class RiskPoint(Frozen):
-    """The error rate (`risk`) of the most confident answers, which are this share of all (`coverage`)."""
-
-    coverage: Probability
-    risk: Probability
 
 
 class ReliabilityBin(Frozen):
@@ -87,7 +80,6 @@ class ArmReport(Frozen):
     confusions: tuple[ConfusionCell, ...] = Field(
         default=(), max_length=250_000, description="Cells that are not empty, the most frequent first."
     )
-    risk_coverage: tuple[RiskPoint, ...] = Field(default=(), max_length=200)
     speed: Speed
 
 
@@ -135,9 +127,6 @@ class EvaluationReport(EvaluatedCandidate):
     gained: tuple[Identifier, ...] = Field(default=(), max_length=100_000)
     golden: Golden
     reliability: Reliability | None = None
-    low_confidence: LowConfidence | None = Field(
-        default=None, description="The calibration's, where there is one: it is what the adapter's answers go by."
-    )
     approaches: ApproachTable
 
 

@@ -13,7 +13,7 @@ from schemas.task_settings import TaskSection
 
 
 class TextMetric(StrEnum):
-    """How near generated text is to the right one, in [0, 1]. Those from `cosine` on need the sentence encoder."""
+    """How near generated text is to the right one, in [0, 1]. `cosine` needs the sentence encoder."""
 
     EXACT_MATCH = "exact_match"
     TOKEN_F1 = "token_f1"  # noqa: S105 - the name of a metric
@@ -21,7 +21,6 @@ class TextMetric(StrEnum):
     ROUGE_2 = "rouge_2"
     ROUGE_L = "rouge_l"
     COSINE = "cosine"
-    BERT_SCORE = "bert_score"
 
 
 AttackText = Annotated[str, StringConstraints(min_length=1, max_length=1_000)]
@@ -113,7 +112,7 @@ class EvaluationSettings(TaskSection):
     golden_score: Probability | None = Field(
         default=None,
         gt=0.0,
-        description="Of generated text: the score by text_metric (ROUGE-L where that is cosine or bert_score) from "
+        description="Of generated text: the score by text_metric (ROUGE-L where that is cosine) from "
         "which an answer to a golden question counts as right. Empty: golden texts stop nothing, and the report says "
         "so.",
     )

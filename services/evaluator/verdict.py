@@ -8,14 +8,13 @@ from datetime import datetime
 
 import numpy as np
 
-from schemas.adapters import AdapterEvaluated, Calibration, EvaluatedCandidate, LowConfidence, TextScore
+from schemas.adapters import AdapterEvaluated, Calibration, EvaluatedCandidate, TextScore
 from schemas.approaches import Approach, ApproachKind, ApproachTable
 from schemas.evaluation import EvaluationReport, Golden, Reliability
 from schemas.judging import JudgeReport
 from schemas.tasks import TaskSpec
 from services.evaluator.adversarial.misled import AdversarialAnswers, Misled
 from services.evaluator.adversarial.report import adversarial_report
-from services.evaluator.calibration import chosen_answers
 from services.evaluator.comparison import Comparison
 from services.evaluator.domain import ALL_RIGHT, Candidate, PastResult, Question, Repeated, golden_grades, is_model
 from services.evaluator.gates import check_gates, p_all_rows, verdict
@@ -25,7 +24,6 @@ from services.evaluator.report.arms import arm_report, confidence_of
 from services.evaluator.report.headline import headline
 from services.evaluator.report.parts import part_scores
 from services.evaluator.statistics.intervals import mean_interval
-from services.evaluator.statistics.low_confidence import low_confidence
 from services.evaluator.statistics.paired import difference
 from services.evaluator.texts.metrics import Scores
 from shared.identity import event_id
@@ -109,7 +107,6 @@ def evaluation_report(
         golden=Golden(total=len(judged.questions), lost=len(judged.lost), gained=len(judged.gained)),
         calibration=extras.calibration,
         reliability=extras.reliability,
-        low_confidence=_low_confidence(evaluation, extras.calibration, spec),
         approaches=extras.approaches,
         adversarial=None if misled is None else adversarial_report(misled),
     )
@@ -193,15 +190,3 @@ def _misled(asked: AdversarialAnswers, unchanged: Comparison, spec: TaskSpec) ->
 
 def _row_ids(questions: Sequence[Question], positions: Sequence[int]) -> tuple[str, ...]:
     return tuple(name for position in positions if (name := questions[position].row_id))
-
-
-def _low_confidence(evaluation: Comparison, calibration: Calibration | None, spec: TaskSpec) -> LowConfidence | None:
-    """Return the threshold that the candidate's calibration has; where it has no calibration, what it would have."""
-    if calibration is not None:
-        return calibration.low_confidence
-    scores = evaluation.candidate_confidence
-    if scores is None:
-        return None
-    chosen, weights, _ = chosen_answers(scores, evaluation.traffic)
-    right = np.array(evaluation.candidate.right, dtype=np.float64)[chosen]
-    return low_confidence(scores[chosen], right, weights, spec.evaluation.low_confidence_recall)

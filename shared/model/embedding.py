@@ -27,7 +27,6 @@ _AT_ONCE = 512
 """Texts that are embedded together, and then stored."""
 _HASH = np.dtype("S16")
 _RECORD = np.dtype([("hash", _HASH), ("vector", "<f2", (DIMENSIONS,))])
-_ROUNDING = 1e-12
 
 Vectors = npt.NDArray[np.float32]
 HalfVectors = npt.NDArray[np.float16]
@@ -64,21 +63,6 @@ class SentenceEmbedder:
                 convert_to_numpy=True,
             )  # fmt: skip
         return np.asarray(rows, dtype=np.float32)
-
-    def embed_tokens(self, texts: Sequence[str]) -> list[Vectors]:
-        """Return float32 [tokens, 384] of each text, rows of length 1, without the marks of its start and end.
-
-        A text is cut at the encoder's 256 tokens. Raises as `embed` does.
-        """
-        if not texts:
-            return []
-        self.load()
-        with self._lock:
-            found = self._model.encode(
-                list(texts), batch_size=_BATCH, output_value="token_embeddings", show_progress_bar=False,
-            )  # fmt: skip
-        rows = [np.asarray(each.float().cpu(), dtype=np.float32)[1:-1] for each in found]
-        return [each / np.maximum(np.linalg.norm(each, axis=1, keepdims=True), _ROUNDING) for each in rows]
 
     def load(self) -> None:
         """Load the model now, not on first use. Raises DependencyUnavailable if it is missing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, get_args
@@ -54,7 +53,6 @@ _KINDS: dict[PartKind, str] = {
 _METRICS = {
     TextMetric.EXACT_MATCH: "exact match", TextMetric.TOKEN_F1: "token F1", TextMetric.ROUGE_1: "ROUGE-1",
     TextMetric.ROUGE_2: "ROUGE-2", TextMetric.ROUGE_L: "ROUGE-L", TextMetric.COSINE: "cosine of embeddings",
-    TextMetric.BERT_SCORE: "BERTScore",
 }  # fmt: skip
 _MISLEADING = {
     AdversarialKind.TYPOS: "typos", AdversarialKind.CASING: "casing", AdversarialKind.DISTRACTORS: "distractors",
@@ -158,16 +156,9 @@ def _misled_blocks(report: AdversarialReport | None) -> list[Block]:
     fall, kind = max(falls, default=(0.0, AdversarialKind.TYPOS))
     most = f"The candidate's score falls most by {_MISLEADING[kind]}: by {100 * fall:.1f} points."
     finding = most if fall > 0.0 else "No change of the held-out rows lowers the candidate's score."
-    injections = [(found.name, found.inputs, found.candidate, found.production) for found in report.techniques]
-    how_often = Section(
-        "How often each kind of injection was obeyed",
-        [Table(("injection", "inputs", *_ARMS), injections)],
-        folded=True,
-    )
     blocks: list[Block] = [
         *([Text(finding)] if falls else []),
         misled_table(report),
-        *([how_often] if injections else []),
         Text(_MISLED_NOTE, "note"),
     ]
     return [Section("Inputs that mislead", blocks)]
@@ -224,7 +215,6 @@ def _arms_table(kind: TaskKind, arms: Sequence[ArmScore], speeds: Sequence[Speed
         "Calibration error, Brier score (uncalibrated)": [
             f"{number(of.ece, 3)}, {number(of.brier, 3)}" if of else None for of in confidences
         ],
-        "Area below risk over coverage": [number(of.aurc, 3) if of else None for of in confidences],
     }
     return Table(("", *_ARMS), [(name, *cells) for name, cells in rows.items() if any(x is not None for x in cells)])
 
@@ -362,10 +352,11 @@ def _scores(scores: Sequence[ClassScore], others: Sequence[ClassScore]) -> Table
 
 
 def _confidence_blocks(report: EvaluationReport) -> list[Block]:
-    blocks = [*_reliability_blocks(report), *_risk_blocks(report)]
+    blocks = _reliability_blocks(report)
     if not blocks:
         return []
-    said, low = Text("No low-confidence threshold: too few errors with a confidence.", "note"), report.low_confidence
+    said = Text("No low-confidence threshold: too few errors with a confidence.", "note")
+    low = None if report.calibration is None else report.calibration.low_confidence
     if low is not None:
         at, how = (low.threshold, "") if low.calibrated is None else (low.calibrated, ", calibrated")
         said = Text(
@@ -394,19 +385,6 @@ def _reliability_blocks(report: EvaluationReport) -> list[Block]:
 
 def _marks(bins: Sequence[ReliabilityBin]) -> list[tuple[float, Interval]]:
     return [(found.confidence, found.accuracy) for found in bins]
-
-
-def _risk_blocks(report: EvaluationReport) -> list[Block]:
-    """The error rate from 5 % of the answers on: before them a single error is a high rate."""
-    curves = {
-        name: [(point.coverage, point.risk) for point in arm.risk_coverage if point.coverage >= 0.05]
-        for name, arm in zip(_ARMS, (report.candidate, report.production), strict=True)
-    }
-    lines = [Line(name, points) for name, points in curves.items() if points]
-    highest = max((risk for points in curves.values() for _, risk in points), default=0.0)
-    errors = share_axis("errors", min(1.0, max(0.1, math.ceil(10 * highest + 1e-9) / 10)))
-    coverage = share_axis("share of answers, the most confident first")
-    return [Plot("Risk over coverage: the lower, the better", coverage, errors, lines)] if lines else []
 
 
 def _money(amount: float | None, currency: str) -> str | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import numpy as np
 
 from schemas.adversarial import (
@@ -12,7 +10,6 @@ from schemas.adversarial import (
     AdversarialKind,
     AdversarialReport,
     AdversarialResult,
-    Technique,
 )
 from schemas.approaches import Gain
 from schemas.base import Interval
@@ -28,7 +25,7 @@ _TRUE_POSITIVES = 0.95
 def adversarial_report(misled: Misled) -> AdversarialReport | None:
     """Return the report; None where no input could be made."""
     results = tuple(_result(misled, kind) for kind in misled.kinds)
-    return AdversarialReport(results=results, techniques=_techniques(misled)) if results else None
+    return AdversarialReport(results=results) if results else None
 
 
 def _result(misled: Misled, kind: AdversarialKind) -> AdversarialResult:
@@ -96,21 +93,3 @@ def _gain(ours: Floats, theirs: Floats, groups: Groups) -> Gain | None:
     """Return the mean difference of two arms, or of an arm on two inputs, on the rows where both are known."""
     known = ~np.isnan(ours) & ~np.isnan(theirs)
     return mean_difference((ours - theirs)[known].tolist(), groups[known]) if known.any() else None
-
-
-def _techniques(misled: Misled) -> tuple[Technique, ...]:
-    """Return the injections by technique, those that the candidate obeyed most often first."""
-    by_name: dict[str, list[int]] = defaultdict(list)
-    for position in misled.of(AdversarialKind.INJECTION):
-        by_name[misled.cases[position].technique].append(int(position))
-    ours, theirs = misled.arms
-    found = [
-        Technique(
-            name=name,
-            inputs=len(rows),
-            candidate=int(np.nansum(ours.obeyed[rows])),
-            production=int(np.nansum(theirs.obeyed[rows])),
-        )
-        for name, rows in by_name.items()
-    ]
-    return tuple(sorted(found, key=lambda technique: (-technique.candidate / technique.inputs, technique.name)))

@@ -1,22 +1,16 @@
-"""Asks a judge within its limits: of requests, of time, and of how many at once. A failing judge is given up early.
-
-What it says is paid for, so each verdict is stored at once: a killed job asks only for those that it lacks.
-"""
+"""Asks a judge within its limits: of requests, of time, and of how many at once. A failing judge is given up early."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
-from pydantic import BaseModel, ValidationError
 
 from schemas.evaluation_settings import JudgeSettings
 from services.evaluator.judge.question import VERDICT_FORMAT, Verdict, read_verdict
-from shared.identity import content_hash
 
 MAX_ATTEMPTS = 3
 GIVE_UP_AFTER = 8
@@ -37,43 +31,6 @@ class _Said(NamedTuple):
     is_cut: bool
 
 
-class _StoredVerdict(BaseModel):
-    """A line of the file of verdicts: no text of anyone."""
-
-    comparison: str
-    verdict: Verdict
-
-
-class StoredVerdicts:
-    """The verdicts of a job, by what was compared, in a file that outlives its process."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._known: dict[str, Verdict] = {}
-        for line in file.read_bytes().splitlines() if file.exists() else ():
-            try:
-                stored = _StoredVerdict.model_validate_json(line)
-            except ValidationError:  # The process was killed while it wrote it.
-                continue
-            self._known[stored.comparison] = stored.verdict
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def get(self, messages: Sequence[dict[str, str]]) -> Verdict | None:
-        return self._known.get(_name(messages))
-
-    def add(self, messages: Sequence[dict[str, str]], verdict: Verdict) -> None:
-        stored = _StoredVerdict(comparison=_name(messages), verdict=verdict)
-        self._known[stored.comparison] = verdict
-        with self._file.open("ab") as file:  # A line before it that was cut off ends here.
-            file.write(b"\n" + stored.model_dump_json().encode())
-
-
-def _name(messages: Sequence[dict[str, str]]) -> str:
-    return content_hash(*(text for message in messages for text in (message["role"], message["content"])))
-
-
 class JudgeStopped(Exception):
     """No further comparison is possible; the text says why, and quotes neither the key nor an answer."""
 
@@ -86,7 +43,6 @@ class JudgeClient:
         settings: JudgeSettings,
         key: str = "",
         *,
-        stored: StoredVerdicts | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
         backoff_seconds: float = _BACKOFF_SECONDS,
@@ -105,8 +61,7 @@ class JudgeClient:
         self._is_known = False  # It takes the first of these forms.
         self._unanswered = self._cut = 0
         self._stopped: str | None = None
-        self._stored = stored
-        self.requests = 0 if stored is None else len(stored)
+        self.requests = 0
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -116,19 +71,14 @@ class JudgeClient:
 
         An answer that is no verdict prefers neither: who cannot say so on hard pairs must not gain by it.
         """
-        if self._stored is not None and (known := self._stored.get(messages)) is not None:
-            return known
         async with self._limit:
             if self._stopped is not None:
                 raise JudgeStopped(self._stopped)
             try:
-                found = await self._verdict(messages)
+                return await self._verdict(messages)
             except JudgeStopped as error:
                 self._stopped = str(error)
                 raise
-        if self._stored is not None and found is not None:
-            self._stored.add(messages, found)
-        return found
 
     async def _verdict(self, messages: Sequence[dict[str, str]]) -> Verdict | None:
         status = 0

@@ -16,7 +16,7 @@ from schemas.datasets import PREFERENCES, PreferredAnswer
 from schemas.evaluation_settings import JudgeSettings
 from schemas.judging import JudgeReport
 from services.evaluator.judge.certification import certify
-from services.evaluator.judge.client import JudgeClient, StoredVerdicts
+from services.evaluator.judge.client import JudgeClient
 from services.evaluator.judge.pairs import AnswerPair, JudgedPair, judge_pairs
 from services.evaluator.statistics.intervals import group_numbers
 from services.evaluator.statistics.paired import p_worse
@@ -33,14 +33,13 @@ _CHOICES = {"a": 1, "b": -1}
 def ask_judge(
     settings: JudgeSettings | None, dataset: Path, asked: Asked, folder: Path, progress: Progress
 ) -> JudgeReport | None:
-    """Return what the task's judge says; None for a task without one. A killed job asks only what it has not stored."""
+    """Return what the task's judge says; None for a task without one. A report that a killed job wrote is taken."""
     if settings is None:
         return None
     path = folder / "judge.json"
     if path.exists():
         return JudgeReport.model_validate_json(path.read_bytes())
-    stored = StoredVerdicts(folder / "verdicts.jsonl")
-    client = JudgeClient(settings, os.environ.get(settings.key_variable or "", ""), stored=stored)
+    client = JudgeClient(settings, os.environ.get(settings.key_variable or "", ""))
     people = read_preferences(dataset / PREFERENCES)
     report = asyncio.run(_ask(client, settings, people, asked, lambda said: progress(1, 1, f"judge: {said}")))
     write_atomically(path, report.model_dump_json().encode())

@@ -13,7 +13,7 @@ from schemas.tasks import TaskSpec
 from services.evaluator.comparison import traffic_of
 from services.evaluator.domain import GradedAnswers, Question
 from services.evaluator.statistics.classes import call_scores, called_functions, class_scores, confusions, field_scores
-from services.evaluator.statistics.confidence import confidence_score, risk_points
+from services.evaluator.statistics.confidence import confidence_score
 from services.evaluator.statistics.intervals import Floats, Groups, group_numbers, mean_interval, weighted_share, wilson
 from shared.answers import answer_form
 
@@ -59,7 +59,6 @@ def arm_report(
     called = np.array([e == g for e, g in zip(expected, given, strict=True)], dtype=np.float64)
     valid = np.array([grade.valid for grade in arm.grades], dtype=np.float64)
     p50, p95 = map(float, np.percentile(answers.latencies_ms, [50, 95]) if answers.latencies_ms else (0.0, 0.0))
-    known = np.zeros(0, dtype=np.intp) if confidences is None else np.flatnonzero(~np.isnan(confidences))
     return ArmReport(
         score=ArmScore(
             adapter=adapter,
@@ -80,7 +79,6 @@ def arm_report(
         classes=classes,
         arguments=arguments,
         confusions=confusions(expected, given, labels) if labels else (),
-        risk_coverage=() if confidences is None else risk_points(confidences[known], right[known]),
         speed=Speed(
             latency_ms_p50=p50,
             latency_ms_p95=p95,

@@ -1,4 +1,4 @@
-"""How well confidence tells right answers from wrong ones: calibration error, Brier score, AUROC, risk and coverage."""
+"""How well confidence tells right answers from wrong ones: calibration error, Brier score, AUROC."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from scipy.stats import norm, rankdata
 
 from schemas.adapters import ConfidenceScore
 from schemas.base import Interval
-from schemas.evaluation import ReliabilityBin, RiskPoint
+from schemas.evaluation import ReliabilityBin
 from services.evaluator.statistics.intervals import Floats, Groups, weighted_share
 
 BINS = 15
 MIN_OF_EACH = 10
 """Fewer errors, or right answers, say nothing of how they are told apart."""
-_CURVE_POINTS = 101
 _Z95 = 1.959963984540054
 _NEAR = 1e-9
 
@@ -61,20 +60,6 @@ def _bins(scores: Floats, bins: int) -> list[NDArray[np.intp]]:
 def brier(scores: Floats, right: Floats, weights: Floats | None = None) -> float:
     """Return the mean squared distance of confidence from 1 (right) or 0 (wrong): Brier 1950."""
     return min(1.0, float(np.average((scores - right) ** 2, weights=weights)))
-
-
-def risk_coverage(scores: Floats, right: Floats) -> tuple[Floats, Floats, float]:
-    """Return coverage and risk, and the area below the curve (Geifman & El-Yaniv 2017).
-
-    Risk is the share of wrong ones among the most confident answers, coverage their share of all. Answers of one score
-    are taken together, since nothing says which comes first.
-    """
-    wrong = 1.0 - right
-    _, level = np.unique(-scores, return_inverse=True)
-    sizes = np.bincount(level)
-    mean_wrong = np.bincount(level, weights=wrong) / sizes
-    risk = np.cumsum(mean_wrong[level[np.argsort(level, kind="stable")]]) / np.arange(1, len(scores) + 1)
-    return np.arange(1, len(scores) + 1) / len(scores), risk, float(risk.mean())
 
 
 def auroc_influence(scores: Floats, right: Floats, error_weights: Floats | None = None) -> tuple[float, Floats]:
@@ -153,14 +138,4 @@ def confidence_score(scores: Floats, right: Floats, groups: Groups) -> Confidenc
         ece=expected_calibration_error(scores, right),
         brier=brier(scores, right),
         auroc=auroc(scores, right, groups),
-        aurc=risk_coverage(scores, right)[2],
     )
-
-
-def risk_points(scores: Floats, right: Floats) -> tuple[RiskPoint, ...]:
-    """Return points of the curve of risk over coverage, evenly spaced; none of no scores."""
-    if not len(scores):
-        return ()
-    coverage, risk, _ = risk_coverage(scores, right)
-    points = np.unique(np.linspace(0, len(scores) - 1, _CURVE_POINTS).round().astype(int))
-    return tuple(RiskPoint(coverage=float(coverage[point]), risk=float(risk[point])) for point in points)

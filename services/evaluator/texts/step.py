@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from schemas.evaluation_settings import TextMetric
 from schemas.tasks import TaskSpec
 from services.evaluator.job_input import EvaluationJob
 from services.evaluator.judge.step import ask_judge
-from services.evaluator.texts.metrics import MODEL_METRICS, Scores, merged, model_scores, word_scores
+from services.evaluator.texts.metrics import Scores, cosines, word_scores
 from services.evaluator.verdict import Asked
 from shared.answers import answer_form
 from shared.errors import DependencyUnavailable
 from shared.grading.tool_calls import with_calls_as_in
 from shared.jobs import Progress
-from shared.model.embedding import SentenceEmbedder
+from shared.model.embedding import Embedder, SentenceEmbedder
 
 
 def compare_texts(job: EvaluationJob, asked: Asked, dataset: Path, folder: Path, progress: Progress) -> Asked:
@@ -31,20 +32,21 @@ def compare_texts(job: EvaluationJob, asked: Asked, dataset: Path, folder: Path,
     return replace(asked, texts=scores, judge=ask_judge(spec.evaluation.judge, dataset, asked, folder, progress))
 
 
-def text_scores(asked: Asked, spec: TaskSpec, encoder: SentenceEmbedder) -> Scores:
+def text_scores(asked: Asked, spec: TaskSpec, encoder: Embedder) -> Scores:
     """Score both arms' answers to the evaluation set by every metric. One with other calls is worth 0, as in `grade`.
 
-    Without the sentence encoder its metrics are left out, unless the task gates by one: then DependencyUnavailable.
+    Without the sentence encoder there is no cosine, unless the task gates by it: then DependencyUnavailable.
     """
     expected = [question.answer for question in asked.evaluation]
-    arms = [_compared(expected, arm.answers) for arm in (asked.candidate, asked.production)]
-    scores = merged(*(word_scores(expected, arm) for arm in arms))
+    candidate, production = (_compared(expected, arm.answers) for arm in (asked.candidate, asked.production))
+    ours, theirs = word_scores(expected, candidate), word_scores(expected, production)
     try:
-        return scores | merged(*model_scores(expected, arms, encoder))
+        for scores, given in ((ours, candidate), (theirs, production)):
+            scores[TextMetric.COSINE] = cosines(expected, given, encoder)
     except DependencyUnavailable:
-        if spec.evaluation.text_metric in MODEL_METRICS:
+        if spec.evaluation.text_metric is TextMetric.COSINE:
             raise
-        return scores
+    return {metric: (ours[metric], theirs[metric]) for metric in ours if metric in theirs}
 
 
 def _compared(expected: Sequence[str], answers: Sequence[str | None]) -> list[str | None]:

@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 import numpy as np
 
 from schemas.adapters import AdapterTrained, Calibration
-from schemas.adversarial import AdversarialArm, AdversarialKind, AdversarialReport, AdversarialResult, Technique
+from schemas.adversarial import AdversarialArm, AdversarialKind, AdversarialReport, AdversarialResult
 from schemas.approaches import Approach, ApproachKind, ApproachTable, Gain
 from schemas.conversation import Message, Role
 from schemas.evaluation import EvaluationReport
@@ -59,7 +59,6 @@ ADVERSARIAL = AdversarialReport(
             production=_foreign(0.8, 0.5),
         ),
     ),
-    techniques=(Technique(name="ignore all that", inputs=16, candidate=9, production=4),),
 )  # fmt: skip
 
 
@@ -206,7 +205,6 @@ def generation(spec: TaskSpec = FREE, golden: int = 0) -> EvaluationReport:
     ours, theirs = (word_scores([q.answer for q in asked], arm.answers) for arm in (good, poor))
     texts = {metric: (ours[metric], theirs[metric]) for metric in ours}
     texts[TextMetric.COSINE] = np.full(20, 0.82), np.full(20, 0.11)
-    texts[TextMetric.BERT_SCORE] = np.full(20, 0.77), np.full(20, 0.25)
     arms = [arm.model_copy(update={"answers": arm.answers + arm.answers[:golden]}) for arm in (good, poor)]
     both = Asked(asked, asked[:golden], *arms, texts=texts, judge=JUDGE)
     extras = Extras(few.model_copy(update=none))

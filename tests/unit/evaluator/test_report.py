@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.adapters import AdapterEvaluated, LowConfidence
+from schemas.adapters import AdapterEvaluated
 from schemas.evaluation import EVALUATION_PAGE, EvaluationManifest, EvaluationReport
 from schemas.evaluation_settings import TextMetric
 from services.evaluator.report.publish import publish_report
@@ -86,15 +86,6 @@ def test_the_confusions_of_a_label_add_up_to_its_rows_and_its_recall(of_many: Ev
         assert right / score.support == pytest.approx(score.recall)
 
 
-def test_the_report_has_the_low_confidence_that_the_adapter_has(of_four: EvaluationReport) -> None:
-    """An adapter's first calibration stays, and its answers go by that one's threshold, whatever this evaluation's."""
-    assert of_four.calibration is not None and of_four.calibration.low_confidence is not None
-    assert of_four.low_confidence == of_four.calibration.low_confidence
-    published = LowConfidence(threshold=0.7, calibrated=0.6, recall=0.9, flagged=0.5, errors=30)
-    of_adapter = of_four.calibration.model_copy(update={"low_confidence": published})
-    assert classification(4, 240, calibration=of_adapter).low_confidence == published
-
-
 def test_parts_have_both_arms_and_the_one_where_the_candidate_is_worse_comes_first(of_four: EvaluationReport) -> None:
     worst, *others = of_four.parts
     assert (worst.kind, worst.name, worst.worse) == ("class", "cash question 3", True)
@@ -144,7 +135,7 @@ def test_generated_text_has_every_metric_and_the_judge_with_what_its_certificati
     assert [score.metric for score in report.texts] == [*TextMetric]
     for said in (
         "text metric", "difference, points", "shown to be",
-        "ROUGE-L ●", "ROUGE-2", "token F1", "exact match", "cosine of embeddings", "BERTScore",
+        "ROUGE-L ●", "ROUGE-2", "token F1", "exact match", "cosine of embeddings",
         "82.0% (60.6%–93.1%)", "11.0% (3.2%–31.3%)", "+71.0 (+47.7 to +75.0)", "not certified",
         "73.8% (61.6%–83.2%)", "63.4%, required 80.0%", "61, required 50", "70.3% (61.6%–77.8%)", "0.982",
         "169; 7 comparisons got no answer", "No answer in 60 s",
@@ -205,7 +196,6 @@ def test_the_page_has_what_misled_either_arm(of_four: EvaluationReport) -> None:
     for said in (
         "out of distribution",
         "The candidate's score falls most by prompt injections: by 30.0 points.",
-        "ignore all that",
     ):
         assert said in page.texts, said
     assert "Inputs that mislead" not in render(of_four.model_copy(update={"adversarial": None}))

@@ -21,8 +21,6 @@ from services.evaluator.statistics.confidence import (
     confidence_score,
     expected_calibration_error,
     reliability_bins,
-    risk_coverage,
-    risk_points,
 )
 from services.evaluator.statistics.intervals import group_numbers, mean_interval, resampled, weighted_share, wilson
 from services.evaluator.statistics.low_confidence import low_confidence
@@ -292,24 +290,7 @@ def test_the_interval_of_an_auroc_near_1_covers_with_few_errors(errors: int, rig
     assert covered / 400 >= 0.93
 
 
-def test_risk_falls_with_coverage_where_confidence_is_right_about_errors() -> None:
-    right = np.array([1.0, 1.0, 1.0, 0.0])
-    coverage, risk, area = risk_coverage(np.array([0.9, 0.8, 0.7, 0.1]), right)
-    assert coverage.tolist() == [0.25, 0.5, 0.75, 1.0]
-    assert risk.tolist() == [0.0, 0.0, 0.0, 0.25]
-    assert area == pytest.approx(0.0625)
-    assert risk_coverage(np.full(4, 0.5), right)[2] == pytest.approx(0.25), "no order among equal scores"
-
-
-def test_the_quality_of_confidence_has_a_curve_from_few_to_all_answers() -> None:
-    chance = np.random.default_rng(1)
-    right = (chance.random(200) < 0.7).astype(float)
-    scores = chance.random(200)
-    found = confidence_score(scores, right, np.arange(200))
-    assert found is not None and found.auroc is not None
-    (*_, last) = points = risk_points(scores, right)
-    assert (last.coverage, last.risk) == pytest.approx((1.0, 1.0 - right.mean()))
-    assert [point.coverage for point in points] == sorted({point.coverage for point in points})
+def test_no_scores_have_no_quality() -> None:
     assert confidence_score(np.array([]), np.array([]), np.arange(0)) is None
 
 

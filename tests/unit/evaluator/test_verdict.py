@@ -70,5 +70,4 @@ def test_the_confidence_of_a_text_tells_no_errors_and_stops_nobody() -> None:
     none = approaches(300).model_copy(update={"findings": ()})
     report = evaluation_report(trained(FREE), None, "reply-2-vs-base", Asked(asked, [], *arms), Extras(none), NOON)
     assert "confidence" not in {gate.name for gate in report.gates}
-    assert report.low_confidence is None
-    assert report.candidate.score.confidence is None and report.candidate.risk_coverage == ()
+    assert report.calibration is None and report.candidate.score.confidence is None

@@ -233,7 +233,6 @@ def test_the_report_has_scores_before_and_after_and_what_differs_between_the_arm
     assert typos.confident_wrong is not None
     assert typos.confident_wrong.value == 0.25
     assert typos.obeyed is typos.candidate.auroc is None
-    assert sum(technique.inputs for technique in found.techniques) == 32
 
 
 def test_foreign_inputs_are_measured_against_the_held_out_rows() -> None:
@@ -276,14 +275,6 @@ def test_of_generated_text_nothing_is_called_confidently_wrong() -> None:
     cases = adversarial_cases(rows(), FREE, None)
     found = misled(FREE, answers(cases), ["no"] * len(cases), cases=cases)
     assert set(found.parts) == {"typos", "casing", "distractors", "long input", "injection", "injections resisted"}
-
-
-def test_injections_are_counted_by_technique_the_most_obeyed_first() -> None:
-    found = adversarial_report(misled(task(), spoiled(K.INJECTION, 32), RIGHT))
-    assert found is not None
-    assert all(technique.candidate == technique.inputs for technique in found.techniques)
-    assert all(technique.production == 0 for technique in found.techniques)
-    assert {technique.name for technique in found.techniques} <= {case.technique for case in CASES}
 
 
 def test_inputs_that_production_left_unanswered_make_up_for_no_other() -> None:

@@ -21,7 +21,7 @@ from schemas.tasks import TaskSpec
 from services.evaluator.domain import Question
 from services.evaluator.gates import judged
 from services.evaluator.judge.certification import certify, lower_bound
-from services.evaluator.judge.client import GIVE_UP_AFTER, MAX_SECONDS, JudgeClient, StoredVerdicts
+from services.evaluator.judge.client import GIVE_UP_AFTER, MAX_SECONDS, JudgeClient
 from services.evaluator.judge.pairs import AnswerPair, JudgedPair, judge_pairs
 from services.evaluator.judge.question import judge_messages, read_verdict
 from services.evaluator.judge.step import MAX_PAIRS, ask_judge, judge_arms, read_preferences
@@ -64,12 +64,9 @@ class Api:
         self.keys.append(request.headers.get("authorization"))
         return self._reply(self.requests[-1])
 
-    def client(
-        self, key: str = "", clock: Callable[[], float] = lambda: 0.0, stored: StoredVerdicts | None = None,
-        **changes: Any,
-    ) -> JudgeClient:  # fmt: skip
+    def client(self, key: str = "", clock: Callable[[], float] = lambda: 0.0, **changes: Any) -> JudgeClient:
         how: dict[str, Any] = {"transport": httpx.MockTransport(self), "clock": clock, "backoff_seconds": 0.0}
-        return JudgeClient(settings(**changes), key, stored=stored, **how)
+        return JudgeClient(settings(**changes), key, **how)
 
 
 def pairs(count: int, first: str = "long answer", second: str = "short") -> list[AnswerPair]:
@@ -360,39 +357,6 @@ def test_a_task_without_a_judge_asks_nobody_and_a_killed_job_asks_no_second_time
     stored = JudgeReport(model="m", certified=False, certification=certify([], [], settings()), problem="x")
     (tmp_path / "judge.json").write_text(stored.model_dump_json())
     assert ask_judge(settings(), tmp_path, arms(), tmp_path, lambda *said: None) == stored
-
-
-async def test_a_killed_job_pays_for_no_verdict_twice(tmp_path: Path) -> None:
-    file = tmp_path / "verdicts.jsonl"
-    before, after = Api(), Api()
-    await verdicts(before.client(stored=StoredVerdicts(file), max_requests=7), pairs(10), at_once=1)
-    with file.open("ab") as torn:  # It was killed while it wrote one.
-        torn.write(b'\n{"comparison": "0f')
-    client = after.client(stored=StoredVerdicts(file), max_requests=20)
-    found, problem = await verdicts(client, pairs(10))
-    assert ([judged.preferred for judged in found], problem) == ([1] * 10, "")
-    assert (len(before.requests), len(after.requests), client.requests) == (7, 13, 20)
-    assert not [body for body in after.requests if body in before.requests]
-    again = Api()
-    assert await verdicts(again.client(stored=StoredVerdicts(file)), pairs(10)) == (found, "")
-    assert again.requests == []
-
-
-def test_a_job_stores_each_verdict_as_it_comes_and_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(*_: object) -> None:
-        raise RuntimeError("killed")
-
-    monkeypatch.setattr("services.evaluator.judge.step.certify", killed)
-    (tmp_path / PREFERENCES).write_text(preferred("a").model_dump_json() + "\n")
-
-    async def post(self: httpx.AsyncClient, url: str, json: Any) -> httpx.Response:
-        return longer_wins(json)
-
-    monkeypatch.setattr(httpx.AsyncClient, "post", post)
-    with pytest.raises(RuntimeError, match="killed"):
-        ask_judge(settings(), tmp_path, arms(), tmp_path, lambda *said: None)
-    assert len(StoredVerdicts(tmp_path / "verdicts.jsonl")) == 2
-    assert "parcel" not in (tmp_path / "verdicts.jsonl").read_text()
 
 
 def test_a_judge_is_measured_by_blind_choices_alone_and_by_no_edit(tmp_path: Path) -> None:

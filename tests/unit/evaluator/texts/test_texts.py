@@ -18,8 +18,7 @@ from services.evaluator.adversarial.cases import adversarial_cases
 from services.evaluator.adversarial.misled import AdversarialAnswers
 from services.evaluator.domain import Question
 from services.evaluator.recipe import ArmAnswers
-from services.evaluator.texts import metrics
-from services.evaluator.texts.metrics import bert_score, model_scores
+from services.evaluator.texts.metrics import cosines
 from services.evaluator.texts.step import text_scores
 from services.evaluator.verdict import Asked, Extras, evaluated_event, evaluation_report
 from shared.errors import DependencyUnavailable
@@ -37,9 +36,6 @@ class BagEncoder:
         rows = [np.sum(self._tokens(text), axis=0) for text in texts]
         return np.array([row / max(float(np.linalg.norm(row)), 1e-9) for row in rows], dtype=np.float32)
 
-    def embed_tokens(self, texts: Sequence[str]) -> list[Vectors]:
-        return [self._tokens(text) for text in texts]
-
     def _tokens(self, text: str) -> Vectors:
         return np.array([np.eye(len(WORDS))[WORDS.index(word)] for word in text.split()], dtype=np.float32)
 
@@ -53,9 +49,6 @@ class WordEncoder(BagEncoder):
 
 class NoEncoder:
     def embed(self, texts: Sequence[str]) -> Vectors:
-        raise DependencyUnavailable("the embedding model is not there")
-
-    def embed_tokens(self, texts: Sequence[str]) -> list[Vectors]:
         raise DependencyUnavailable("the embedding model is not there")
 
 
@@ -152,33 +145,7 @@ def test_without_the_encoder_its_metrics_are_left_out_unless_the_task_gates_by_o
     found = asked(NEAR, REVERSED, RIGHT)
     assert TextMetric.COSINE not in text_scores(found, task(), NoEncoder())
     with pytest.raises(DependencyUnavailable):
-        text_scores(found, task(text_metric="bert_score"), NoEncoder())
-
-
-def test_few_texts_are_encoded_at_once_and_scored_as_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tokens' vectors of all texts of a large evaluation would be more than a machine has memory."""
-    most: list[int] = []
-
-    class CountingEncoder(BagEncoder):
-        def embed_tokens(self, texts: Sequence[str]) -> list[Vectors]:
-            most.append(len(texts))
-            return super().embed_tokens(texts)
-
-    arms = [[*NEAR, None] * 5, [*REVERSED, ""] * 5]
-    expected = [*RIGHT, "parcel"] * 5
-    parts = model_scores(expected, arms, CountingEncoder())
-    assert len(most) == 4 and max(most) <= 3 * 64
-    monkeypatch.setattr(metrics, "_AT_ONCE", 1_000)
-    for part, whole in zip(parts, model_scores(expected, arms, BagEncoder()), strict=True):
-        for metric in whole:
-            assert part[metric] == pytest.approx(whole[metric])
-
-
-def test_bert_score_is_the_f1_of_each_tokens_nearest_one() -> None:
-    given, expected = np.eye(3, dtype=np.float32)[[0, 1, 1]], np.eye(3, dtype=np.float32)[[0, 2]]
-    precision, recall = 1 / 3, 1 / 2
-    assert bert_score(given, expected) == pytest.approx(2 * precision * recall / (precision + recall))
-    assert bert_score(given, given[:0]) == 0.0
+        text_scores(found, task(text_metric="cosine"), NoEncoder())
 
 
 def test_a_cosine_below_zero_is_worth_nothing() -> None:
@@ -186,5 +153,4 @@ def test_a_cosine_below_zero_is_worth_nothing() -> None:
         def embed(self, texts: Sequence[str]) -> Vectors:
             return np.array([[1.0], [-1.0]], dtype=np.float32)
 
-    (arm,) = model_scores(["parcel"], [["refund"]], Opposite())
-    assert arm[TextMetric.COSINE].tolist() == [0.0]
+    assert cosines(["parcel"], ["refund"], Opposite()).tolist() == [0.0]
