@@ -10,11 +10,10 @@ from typing import Any
 
 import httpx
 
-from deploy.demo.data.csv_file import DataRow
+from deploy.demo.data.rows import DataRow
 from schemas.tasks import TaskKind
+from shared.answers import AnswerForm
 from shared.errors import DependencyUnavailable, RatchetError
-from shared.grading.json_values import json_or_nothing, same_json
-from shared.grading.tool_calls import same_calls, split_calls
 from shared.model.answers import parse_answer
 from shared.model.inference import CHAT
 
@@ -41,13 +40,8 @@ class GatewayAnswer:
 
     @property
     def correct(self) -> bool:
-        """Objects and calls are compared as JSON, whatever their layout; anything else as it is written."""
-        if calls := split_calls(self.row.label)[1]:
-            return self.ok and same_calls(split_calls(self.text)[1], calls)
-        given, wanted = json_or_nothing(self.text), json_or_nothing(self.row.label)
-        if isinstance(given, dict) and isinstance(wanted, dict):
-            return self.ok and same_json(given, wanted)
-        return self.ok and self.text.strip() == self.row.label
+        """Objects and calls are compared as JSON, whatever their layout; anything else by its words."""
+        return self.ok and AnswerForm.same(self.text, self.row.label)
 
 
 class TaskClient:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from deploy.demo.data.csv_file import DataRow
+from deploy.demo.data.rows import DataRow
 from deploy.demo.settings import Fault, PlannedMistakes
 from schemas.conversation import Answer
 from schemas.tasks import TaskSpec

@@ -6,34 +6,20 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import httpx
 
 from deploy.demo.clients import TIMEOUT, ConsoleClient
-from deploy.demo.data.calls_file import read_call_rows, read_tools
-from deploy.demo.data.csv_file import CsvData, DataError, read_rows
-from deploy.demo.data.jsonl_file import read_objects, read_schema
-from deploy.demo.data.split import Split, split_objects, split_rows, split_texts
-from deploy.demo.data.task_file import (
-    apply_extraction_file,
-    apply_generation_file,
-    apply_task_file,
-    apply_tools_file,
-    extraction_schema,
-    free_name,
-    name_for,
-    shipped_data,
-    shipped_tools,
-)
-from deploy.demo.data.texts_file import TEXTS_WAY_OUT, read_texts
+from deploy.demo.data.rows import LoopData, read_lines, read_rows
+from deploy.demo.data.split import Split, split_rows, split_unlabelled
+from deploy.demo.data.task_file import answer_spec, apply_loop_task, data_file, free_name, name_for
 from deploy.demo.errors import CandidateStopped
 from deploy.demo.pairs import PairLedger
 from deploy.demo.report import report as reports
 from deploy.demo.report.blocks import Report
 from deploy.demo.report.result import LoopResult
 from deploy.demo.reviewers import Reviewers, faulty_labels
-from deploy.demo.settings import DataOptions, LoopOptions, LoopSettings
+from deploy.demo.settings import LoopOptions, LoopSettings
 from deploy.demo.stack import bring_up, take_down
 from deploy.demo.state import Clients, LoopContext, Setup
 from deploy.demo.steps.cycle import poll
@@ -41,12 +27,12 @@ from deploy.demo.steps.learning import learn
 from deploy.demo.steps.live_test import prove_live, watch_pairs
 from deploy.demo.steps.traffic import ask_held_out, await_corrections, send_traffic
 from deploy.demo.terminal import Terminal
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskKind
 from shared.addresses import without_credentials
+from shared.answers import answer_form
 from shared.errors import RatchetError
 
 READY_SECONDS = 120.0
-_SHIPPED = {TaskKind.CLASSIFICATION: "support-desk", TaskKind.EXTRACTION: "orders", TaskKind.TOOLS: "home"}
 
 
 def run(options: LoopOptions, terminal: Terminal, *, stop_stack: bool = False) -> LoopResult:
@@ -65,31 +51,22 @@ def run(options: LoopOptions, terminal: Terminal, *, stop_stack: bool = False) -
             take_down(lambda message: terminal.say((message, "dim")))
 
 
-def read_data(options: LoopOptions) -> tuple[CsvData, Split]:
+def read_data(options: LoopOptions) -> tuple[LoopData, Split]:
     """Read the rows and split them. Raises DataError before anything is started."""
-    source = options.data
-    if source.kind is TaskKind.EXTRACTION:
-        schema = extraction_schema() if source.schema_path is None else read_schema(source.schema_path)
-        data = read_objects(source.path or shipped_data(source.kind), schema)
-        return data, split_objects(data, options.seed, source.max_corrections)
-    if source.kind is TaskKind.TOOLS:
-        tools = shipped_tools() if source.schema_path is None else read_tools(source.schema_path)
-        data = read_call_rows(source.path or shipped_data(source.kind), tools)
-        return data, split_objects(data, options.seed, source.max_corrections)
-    if source.kind is TaskKind.GENERATION:
-        if source.path is None:
-            raise DataError("no texts are shipped for a generation", TEXTS_WAY_OUT)
-        data = read_texts(source.path)
-        return data, split_texts(data, options.seed, source.max_corrections)
+    source, path = options.data, data_file(options.data)
+    if source.kind is not TaskKind.CLASSIFICATION:
+        spec = answer_spec(source)
+        data = read_lines(path, spec)
+        return data, split_unlabelled(data, options.seed, source.max_corrections, exact=answer_form(spec).is_exact)
     if source.path is None:
-        data = read_rows(shipped_data(), "text", "label")
+        data = read_rows(path, "text", "label")
     else:
-        data = read_rows(source.path, source.text_column, source.label_column, source.max_labels)
+        data = read_rows(path, source.text_column, source.label_column, source.max_labels)
     return data, split_rows(data, options.seed, source.max_corrections)
 
 
 async def play(
-    options: LoopOptions, settings: LoopSettings, data: CsvData, rows: Split, terminal: Terminal
+    options: LoopOptions, settings: LoopSettings, data: LoopData, rows: Split, terminal: Terminal
 ) -> LoopResult:
     """Play the loop on the running stack and write its report, also if a step fails.
 
@@ -145,17 +122,17 @@ def _report(loop: LoopContext) -> Report:
 
 @contextlib.asynccontextmanager
 async def _prepared(
-    options: LoopOptions, settings: LoopSettings, data: CsvData, rows: Split, terminal: Terminal
+    options: LoopOptions, settings: LoopSettings, data: LoopData, rows: Split, terminal: Terminal
 ) -> AsyncIterator[LoopContext]:
     """The loop with its task served by the gateway, its clients, and its reviewers at work."""
     folder = settings.home / "tasks"
     async with httpx.AsyncClient(timeout=TIMEOUT, limits=httpx.Limits(max_connections=32)) as http:
-        name = options.task_name or _usual_name(options.data)
+        name = options.task_name or name_for(options.data)
         used = {file.stem for file in folder.glob("*.yaml")}
         if await ConsoleClient(http, settings.console_url, name).cycles():
             used.add(name)  # Its file may be deleted, but its predictions and corrections are not.
         name = free_name(name, used)
-        task = _apply_task(options, folder, name, data, len(rows.traffic))
+        task = apply_loop_task(folder, name, options.data, data, len(rows.traffic), options.fault)
         clients = Clients.of(http, settings, task)
         faulty = faulty_labels(options.fault, rows.traffic, options.seed)
         choices = task.labels or [row.label for row in rows.traffic]
@@ -171,38 +148,10 @@ async def _prepared(
             await loop.stop_background()
 
 
-def _usual_name(source: DataOptions) -> str:
-    if source.path is not None:
-        return name_for(source.path)
-    return _SHIPPED[source.kind]
-
-
-def _apply_task(options: LoopOptions, folder: Path, name: str, data: CsvData, questions: int) -> TaskSpec:
-    source = options.data
-    match source.kind:
-        case TaskKind.EXTRACTION:
-            own = None if source.schema_path is None else read_schema(source.schema_path)
-            return apply_extraction_file(folder, name, own, questions)
-        case TaskKind.TOOLS:
-            tools = None if source.schema_path is None else read_tools(source.schema_path)
-            return apply_tools_file(folder, name, tools, [row.label for row in data.rows], questions)
-        case TaskKind.GENERATION:
-            return apply_generation_file(folder, name, source.prompt, questions)
-    labels = None if source.path is None else data.labels
-    return apply_task_file(folder, name, labels, questions, options.fault)
-
-
-async def _await_task(loop: LoopContext, data: CsvData) -> None:
+async def _await_task(loop: LoopContext, data: LoopData) -> None:
     """Wait until the gateway serves the task, and show how its rows are split."""
     task, rows, terminal = loop.setup.task, loop.setup.rows, loop.terminal
-    answers = f"{len(task.labels)} labels"
-    if task.functions:
-        answers = f"{len(task.functions)} functions"
-    elif task.output_fields:
-        answers = f"{len(task.output_fields)} fields"
-    elif task.kind is TaskKind.GENERATION:
-        answers = f"texts, scored by {task.evaluation.text_metric}"
-    with terminal.step("task", f"Task {task.name}: {answers} on {task.base_model}"):
+    with terminal.step("task", f"Task {task.name}: {answer_form(task).summary} on {task.base_model}"):
 
         async def served() -> bool:
             return task.name in await loop.clients.gateway.tasks()

@@ -26,7 +26,7 @@ import httpx
 import numpy as np
 
 from deploy.demo.clients import TIMEOUT, GatewayAnswer, GatewayClient
-from deploy.demo.data.csv_file import DataRow, read_rows
+from deploy.demo.data.rows import DataRow, read_rows
 from deploy.demo.data.split import SIMILARITY, split_rows
 from deploy.demo.settings import DataOptions, LoopOptions, LoopSettings, PlannedMistakes
 from deploy.demo.stack import bring_up, take_down

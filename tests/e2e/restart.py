@@ -23,7 +23,7 @@ from kafka.structs import OffsetAndMetadata
 from ruamel.yaml import YAML
 
 from deploy.demo.clients import TIMEOUT
-from deploy.demo.data.csv_file import DataRow
+from deploy.demo.data.rows import DataRow
 from deploy.demo.data.split import Split
 from deploy.demo.errors import CandidateStopped
 from deploy.demo.pairs import PairLedger

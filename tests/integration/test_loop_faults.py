@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from deploy.demo.data.csv_file import DataRow, read_rows
+from deploy.demo.data.rows import DataRow, read_rows
 from deploy.demo.data.split import split_rows
-from deploy.demo.data.task_file import apply_task_file, shipped_data
+from deploy.demo.data.task_file import DATA, apply_loop_task
 from deploy.demo.reviewers import REVIEWERS, Reviewers, faulty_labels
-from deploy.demo.settings import Fault, PlannedMistakes
+from deploy.demo.settings import DataOptions, Fault, PlannedMistakes
 from schemas.conversation import Answer, Call, Message, Role
 from schemas.labels import CorrectionSubmitted, Purpose
-from schemas.tasks import TaskSpec
+from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.votes import votes_of
 from services.dataset_builder.inspection.gates import evaluate_gates
 from services.dataset_builder.pipeline import Build, Inputs, build_dataset
@@ -73,8 +73,9 @@ def embedder(stack_settings: Settings, tmp_path_factory: pytest.TempPathFactory)
 
 async def built(fault: Fault | None, folder: Path, embedder: CachedEmbedder) -> tuple[Build, TaskSpec]:
     """Return the data set of the shipped support desk after people with this fault have corrected all of it."""
-    rows = split_rows(read_rows(shipped_data(), "text", "label"), SEED).traffic
-    spec = apply_task_file(folder, "support-desk", None, len(rows), fault)
+    data = read_rows(DATA[TaskKind.CLASSIFICATION], "text", "label")
+    rows = split_rows(data, SEED).traffic
+    spec = apply_loop_task(folder, "support-desk", DataOptions(), data, len(rows), fault)
     usual = PlannedMistakes()
     wrong = NOISE if fault is Fault.NOISE else usual.wrong_share
     console = Console(rows, spec)

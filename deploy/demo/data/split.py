@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from deploy.demo.data.csv_file import CsvData, DataError, DataRow
+from deploy.demo.data.rows import DataError, DataRow, LoopData
 from shared.model.near_copies import group_near_copies
 
 HELD_OUT = "heldout"
@@ -71,7 +71,7 @@ class Split:
     held_out: tuple[DataRow, ...]
 
 
-def split_rows(data: CsvData, seed: int, corrections: int | None = None) -> Split:
+def split_rows(data: LoopData, seed: int, corrections: int | None = None) -> Split:
     """Split by group of near-duplicates, balanced over labels. Raises DataError if a label has too few rows.
 
     `corrections`: most rows per label that are answered and then corrected; default: see `Quota.of`.
@@ -97,20 +97,13 @@ def split_rows(data: CsvData, seed: int, corrections: int | None = None) -> Spli
     return Split(tuple(traffic), tuple(live), tuple(held_out[:150]))
 
 
-def split_objects(data: CsvData, seed: int, corrections: int | None = None) -> Split:
-    """Split rows of objects, see `split_texts`."""
-    return _split_unlabelled(data, seed, corrections, _OBJECTS_AT_MOST)
+def split_unlabelled(data: LoopData, seed: int, corrections: int | None = None, *, exact: bool = True) -> Split:
+    """Split rows of other answers by group of near-duplicates; parts that judge get one row of each group.
 
-
-def split_texts(data: CsvData, seed: int, corrections: int | None = None) -> Split:
-    """Split rows of generated texts by group of near-duplicates; parts that judge get one row of each group.
-
-    `corrections`: most rows that are answered and then corrected. Raises DataError for too few rows.
+    `corrections`: most rows that are answered and then corrected. `exact`: objects and calls, no generated texts.
+    Raises DataError for too few rows.
     """
-    return _split_unlabelled(data, seed, corrections, _TEXTS_AT_MOST)
-
-
-def _split_unlabelled(data: CsvData, seed: int, corrections: int | None, at_most: tuple[int, int, int]) -> Split:
+    at_most = _OBJECTS_AT_MOST if exact else _TEXTS_AT_MOST
     rng = random.Random(seed)  # noqa: S311 - a reproducible split, not a secret
     rows = list(data.rows)
     rng.shuffle(rows)
@@ -132,7 +125,7 @@ def _split_unlabelled(data: CsvData, seed: int, corrections: int | None, at_most
     return Split(tuple(traffic), tuple(g[0] for g in parts[1]), tuple(g[0] for g in parts[0]))
 
 
-def _groups(data: CsvData, rng: random.Random) -> list[list[DataRow]]:
+def _groups(data: LoopData, rng: random.Random) -> list[list[DataRow]]:
     by_label: dict[str, list[DataRow]] = defaultdict(list)
     for row in data.rows:
         by_label[row.label].append(row)

@@ -1,4 +1,4 @@
-"""Measures answers: accuracy with its Wilson interval, latency percentiles, accuracy per class. Pure."""
+"""Measures answers: accuracy with its interval, latency percentiles, and accuracy by label or field. Pure."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ import numpy as np
 
 from deploy.demo.clients import GatewayAnswer
 from schemas.base import Interval
-from services.evaluator.statistics.intervals import wilson
+from schemas.tasks import TaskSpec
+from services.evaluator.statistics.intervals import mean_interval, wilson
+from shared.answers import answer_form
+from shared.grading.fields import fields_f1
 
 
 @dataclass(frozen=True)
 class Measurement:
     """The gateway's answers to the held-out questions. `failed` requests count as wrong.
 
-    `variants`: arm → its answers; `by_label`: label → correct answers and all; of an extraction, field → right values
-    and all.
+    `variants`: arm → its answers; `by_label`: label → correct answers and all; of objects and calls, field → right
+    values and all. `accuracy`: of whole answers.
     """
 
     accuracy: Interval
@@ -30,33 +33,43 @@ class Measurement:
     confusions: tuple[tuple[str, str, int], ...]
     """The most frequent mistakes: true label, answer, count."""
     field_f1: float | None = None
-    """Of an extraction: F1 over all values of all answers."""
+    """F1 over all values of all objects or calls."""
     valid: int | None = None
-    """Of an extraction: answers that are JSON by the schema."""
+    """Objects that fit the schema, or calls that can be run."""
     text_score: Interval | None = None
-    """Of a generation: the mean score by the task's metric."""
+    """Of generated texts: the mean score by the task's metric."""
 
 
-def measure(answers: Sequence[GatewayAnswer]) -> Measurement:
-    """Score answers against the rows' true labels."""
-    correct: Counter[str] = Counter()
-    total: Counter[str] = Counter()
-    wrong: Counter[tuple[str, str]] = Counter()
-    for answer in answers:
-        label = answer.row.label
-        total[label] += 1
-        if answer.correct:
-            correct[label] += 1
-        else:
-            wrong[label, answer.text if answer.ok else "(no answer)"] += 1
+def measure(answers: Sequence[GatewayAnswer], spec: TaskSpec) -> Measurement:
+    """Score answers as the task does."""
+    form = answer_form(spec)
+    grades = [form.grade(answer.row.label, answer.text if answer.ok else None) for answer in answers]
+    graded = list(zip(answers, grades, strict=True))
+    fields = [field for grade in grades for field in grade.fields]
+    parts = [(field.path, field.matched, field.expected) for field in fields]
+    if spec.labels:
+        parts = [(answer.row.label, int(grade.right), 1) for answer, grade in graded]
+    right, total = Counter[str](), Counter[str]()
+    for name, matched, expected in parts:
+        right[name] += matched
+        total[name] += expected
+    wrong = Counter(
+        (answer.row.label, answer.text if answer.ok else "(no answer)")
+        for answer, grade in graded
+        if spec.labels and not grade.right
+    )
     times = [answer.latency_ms for answer in answers if answer.ok] or [0.0]
     p50, p95 = map(float, np.percentile(times, (50, 95), method="inverted_cdf"))
+    scores = np.array([grade.score for grade in grades])
     return Measurement(
-        accuracy=wilson(sum(correct.values()), len(answers)),
+        accuracy=wilson(sum(grade.right for grade in grades), len(answers)),
         latency_ms_p50=p50,
         latency_ms_p95=p95,
         failed=sum(not answer.ok for answer in answers),
         variants=dict(Counter(answer.variant for answer in answers if answer.ok)),
-        by_label={label: (correct[label], total[label]) for label in sorted(total)},
+        by_label={name: (right[name], total[name]) for name in sorted(total) if total[name]},
         confusions=tuple((true, given, count) for (true, given), count in wrong.most_common(12)),
+        field_f1=fields_f1(fields) if fields else None,
+        valid=sum(grade.valid for grade in grades) if fields else None,
+        text_score=None if form.is_exact else mean_interval(scores, np.arange(len(scores))),
     )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deploy.demo.clients import DeployerClient, GatewayClient
-from deploy.demo.data.csv_file import DataRow
+from deploy.demo.data.rows import DataRow
 from deploy.demo.errors import CandidateStopped
 from deploy.demo.pairs import PairCounts, PairLedger
 from deploy.demo.reviewers import Reviewers

@@ -7,12 +7,9 @@ from statistics import median
 
 from deploy.demo.clients import GatewayAnswer
 from deploy.demo.report.measure import Measurement, measure
-from deploy.demo.report.objects import measure_objects
-from deploy.demo.report.texts import measure_texts
 from deploy.demo.settings import Fault
 from deploy.demo.state import LoopContext
 from deploy.demo.steps.cycle import poll
-from schemas.tasks import TaskKind, TaskSpec
 from shared.errors import RatchetError
 
 CONCURRENCY = 8
@@ -40,7 +37,7 @@ async def ask_held_out(loop: LoopContext, when: str) -> Measurement:
             progress.update(done, len(rows), f"{correct} correct" + (f", {failed} failed" if failed else ""))
 
         answers = await loop.clients.gateway.ask_all(rows, f"held-out-{when}", CONCURRENCY, count)
-    measured = _measured(answers, loop.setup.task)
+    measured = measure(answers, loop.setup.task)
     if measured.failed == len(rows):
         raise RatchetError(f"no held-out question was answered ({answers[0].error})", loop.where_to_look)
     interval = measured.accuracy
@@ -52,15 +49,6 @@ async def ask_held_out(loop: LoopContext, when: str) -> Measurement:
         f"p95 {measured.latency_ms_p95:.0f} ms · {served}",
     )  # fmt: skip
     return measured
-
-
-def _measured(answers: list[GatewayAnswer], task: TaskSpec) -> Measurement:
-    match task.kind:
-        case TaskKind.EXTRACTION:
-            return measure_objects(answers, task)
-        case TaskKind.GENERATION:
-            return measure_texts(answers, task)
-    return measure(answers)
 
 
 def _parts(measured: Measurement) -> list[str | tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy.demo.data.csv_file import DataRow
+from deploy.demo.data.rows import DataRow
 from schemas.base import Interval
 from schemas.datasets import Example
 from services.evaluator.statistics.intervals import wilson

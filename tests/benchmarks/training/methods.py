@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from deploy.demo.data.csv_file import DataRow
+from deploy.demo.data.rows import DataRow
 from deploy.demo.settings import LoopSettings
 from deploy.demo.stack import bring_up, take_down
 from schemas.base import Interval

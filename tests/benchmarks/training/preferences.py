@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from deploy.demo.data.csv_file import DataRow
-from deploy.demo.data.texts_file import read_texts
+from deploy.demo.data.rows import DataRow, read_lines
 from schemas.conversation import Answer, Message, Role
 from schemas.datasets import Example, PreferredAnswer
 from schemas.tasks import TaskSpec
@@ -38,7 +37,7 @@ _STAGE = {"method": "dpo", "learning_rate": 1e-4, "epochs": 1.0}
 
 
 def main() -> None:
-    rows = read_texts(SCITLDR / "train.jsonl").rows[: TRAINED + EDITED + HELD_OUT]
+    rows = read_lines(SCITLDR / "train.jsonl", _spec()).rows[: TRAINED + EDITED + HELD_OUT]
     trained, edited, held_out = rows[:TRAINED], rows[TRAINED : TRAINED + EDITED], rows[TRAINED + EDITED :]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

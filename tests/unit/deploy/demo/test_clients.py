@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from deploy.demo.clients import GatewayClient, parameters_of
-from deploy.demo.data.csv_file import DataRow
+from deploy.demo.data.rows import DataRow
 from schemas.tasks import TaskKind
 
 

@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from deploy.demo.data.csv_file import CsvData, DataError, DataRow, read_rows
+from deploy.demo.data.rows import DataError, DataRow, LoopData, read_rows
 from deploy.demo.data.split import SIMILARITY, Quota, split_rows
 from deploy.demo.data.task_file import (
+    DATA,
     FEW_QUESTIONS_TRAINING,
     OWN_DATA_EPOCHS,
-    SUPPORT_DESK_DATA,
     SYSTEM_PROMPT,
-    apply_task_file,
+    apply_loop_task,
     free_name,
     name_for,
 )
-from deploy.demo.settings import Fault
+from deploy.demo.settings import DataOptions, Fault
+from schemas.tasks import TaskKind, TaskSpec
 from shared.model.near_copies import NearCopies, Question
 
 THINGS = ("card", "parcel", "invoice", "password", "refund", "address", "discount", "subscription", "warranty", "sofa")
@@ -55,6 +56,14 @@ def rows(labels: int, each: int) -> tuple[DataRow, ...]:
         ]
         made += [DataRow(text, f"label-{n}") for text in texts]
     return tuple(made)
+
+
+def applied(
+    folder: Path, name: str, labels: tuple[str, ...], questions: int = 0, fault: Fault | None = None
+) -> TaskSpec:
+    """The task of the user's own file with these labels."""
+    data = LoopData(tuple(DataRow("text", label) for label in labels), labels, {})
+    return apply_loop_task(folder, name, DataOptions(Path("mine.csv")), data, questions, fault)
 
 
 def write(folder: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -138,13 +147,13 @@ def test_quoted_commas_and_line_breaks_are_read(tmp_path: Path) -> None:
 
 
 def test_too_few_rows_of_a_label_say_how_many_are_needed() -> None:
-    data = CsvData(rows(2, 60), ("label-0", "label-1"), {})
+    data = LoopData(rows(2, 60), ("label-0", "label-1"), {})
     with pytest.raises(DataError, match=r"140 are needed: 40 for corrections, 50 live, 50 held out"):
         split_rows(data, seed=1)
 
 
 def test_parts_are_disjoint_and_balanced_and_share_no_near_duplicate() -> None:
-    data = CsvData(rows(10, 70), tuple(f"label-{n}" for n in range(10)), {})
+    data = LoopData(rows(10, 70), tuple(f"label-{n}" for n in range(10)), {})
     parts = split_rows(data, seed=1)
     assert 100 <= len(parts.held_out) <= 150
     assert len(parts.live) >= 100
@@ -160,19 +169,19 @@ def test_a_near_duplicate_of_a_held_out_row_is_in_no_other_part() -> None:
     made = rows(4, 100)
     marked = tuple(DataRow(row.text, row.label, "heldout" if n % 4 == 1 else "traffic") for n, row in enumerate(made))
     copy = DataRow(marked[1].text + " !!", marked[1].label, "traffic")
-    parts = split_rows(CsvData((*marked, copy), tuple(f"label-{n}" for n in range(4)), {}), seed=3)
+    parts = split_rows(LoopData((*marked, copy), tuple(f"label-{n}" for n in range(4)), {}), seed=3)
     assert marked[1] in parts.held_out
     assert copy not in parts.traffic + parts.live
 
 
 def test_the_same_seed_gives_the_same_split_and_another_seed_another() -> None:
-    data = CsvData(rows(10, 70), tuple(f"label-{n}" for n in range(10)), {})
+    data = LoopData(rows(10, 70), tuple(f"label-{n}" for n in range(10)), {})
     assert split_rows(data, seed=1) == split_rows(data, seed=1)
     assert split_rows(data, seed=1) != split_rows(data, seed=2)
 
 
 def test_the_shipped_data_is_enough_for_a_loop() -> None:
-    data = read_rows(SUPPORT_DESK_DATA, "text", "label")
+    data = read_rows(DATA[TaskKind.CLASSIFICATION], "text", "label")
     parts = split_rows(data, seed=20)
     assert len(data.labels) == 10
     assert {row.part for row in parts.held_out} == {"heldout"}
@@ -182,7 +191,7 @@ def test_the_shipped_data_is_enough_for_a_loop() -> None:
 
 
 def test_a_higher_maximum_of_corrections_leaves_fewer_live_rows() -> None:
-    data = CsvData(rows(10, 90), tuple(f"label-{n}" for n in range(10)), {})
+    data = LoopData(rows(10, 90), tuple(f"label-{n}" for n in range(10)), {})
     usual, more = split_rows(data, seed=1), split_rows(data, seed=1, corrections=60)
     for parts, maximum in ((usual, 40), (more, 60)):
         assert max(Counter(row.label for row in parts.traffic).values()) == maximum
@@ -195,7 +204,7 @@ def test_the_fewest_rows_that_are_taken_are_enough_to_train_on(
     labels: int, corrections: int | None, tmp_path: Path
 ) -> None:
     """Of two labels 24 rows were asked about, and the loop waited in vain for the 50 that a data set needs."""
-    rules = apply_task_file(tmp_path, "mine", [f"label-{n}" for n in range(labels)]).dataset
+    rules = applied(tmp_path, "mine", tuple(f"label-{n}" for n in range(labels))).dataset
     quota = Quota.of(labels, corrections)
     corrected = labels * quota.traffic[0]
     assert 0.9 * corrected * (1 - rules.eval_share) >= rules.min_examples
@@ -217,7 +226,7 @@ def test_the_held_out_part_has_100_to_150_rows_or_one_per_label(labels: int) -> 
     [("My Tickets (2026).csv", "my-tickets-2026"), ("banking77/train.csv", "banking77-train"), ("öäü.csv", "task")],
 )
 def test_a_task_is_named_after_its_file(path: str, name: str) -> None:
-    assert name_for(Path("/data") / path) == name
+    assert name_for(DataOptions(Path("/data") / path)) == name
 
 
 def test_a_name_that_was_used_gets_a_number() -> None:
@@ -227,17 +236,17 @@ def test_a_name_that_was_used_gets_a_number() -> None:
 
 def test_a_users_file_becomes_a_task_with_its_own_labels(tmp_path: Path) -> None:
     labels = ("yes: please", "no # thanks", "on")
-    spec = apply_task_file(tmp_path, "mine", labels)
+    spec = applied(tmp_path, "mine", labels)
     assert spec.labels == labels
     assert spec.golden_set is None
     assert spec.system_prompt == SYSTEM_PROMPT
     assert FEW_QUESTIONS_TRAINING.items() <= spec.training.model_dump().items()
-    many = apply_task_file(tmp_path, "many", labels, questions=5_000).training
+    many = applied(tmp_path, "many", labels, questions=5_000).training
     assert (many.epochs, many.dropout) == (OWN_DATA_EPOCHS, None)
 
 
 def test_the_support_desk_is_applied_under_another_name_with_its_golden_set(tmp_path: Path) -> None:
-    spec = apply_task_file(tmp_path, "support-desk-2", None)
+    spec = apply_loop_task(tmp_path, "support-desk-2", DataOptions(), LoopData((), (), {}))
     assert spec.name == "support-desk-2"
     assert spec.golden_set is not None
     assert spec.golden_set.rows == 20
@@ -245,9 +254,9 @@ def test_the_support_desk_is_applied_under_another_name_with_its_golden_set(tmp_
 
 
 def test_people_are_asked_about_all_traffic_and_twice_as_often_where_noise_is_shown(tmp_path: Path) -> None:
-    usual = apply_task_file(tmp_path, "forty", ("a", "b"), questions=1_200)
+    usual = applied(tmp_path, "forty", ("a", "b"), questions=1_200)
     assert usual.failures.review_budget_per_day >= 2 * 1_200
     assert usual.failures.overlap_share == 0.2
-    noisy = apply_task_file(tmp_path, "noisy", ("a", "b"), questions=300, fault=Fault.NOISE)
+    noisy = applied(tmp_path, "noisy", ("a", "b"), questions=300, fault=Fault.NOISE)
     assert noisy.failures.overlap_share * 300 >= 1.3 * noisy.dataset.min_overlaps
-    assert apply_task_file(tmp_path, "few", ("a", "b"), questions=60, fault=Fault.NOISE).failures.overlap_share == 1.0
+    assert applied(tmp_path, "few", ("a", "b"), questions=60, fault=Fault.NOISE).failures.overlap_share == 1.0

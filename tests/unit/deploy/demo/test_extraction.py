@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 
 from deploy.demo.clients import GatewayAnswer
-from deploy.demo.data.csv_file import DataError, DataRow
-from deploy.demo.data.jsonl_file import read_objects, read_schema
-from deploy.demo.data.split import split_objects
-from deploy.demo.data.task_file import apply_extraction_file, extraction_schema, shipped_data
-from deploy.demo.report.objects import measure_objects
+from deploy.demo.data.rows import DataError, DataRow, LoopData, read_lines
+from deploy.demo.data.split import split_unlabelled
+from deploy.demo.data.task_file import DATA, answer_spec, apply_loop_task
+from deploy.demo.report.measure import measure
 from deploy.demo.reviewers import PAIR, REVIEWERS, Reviewers
-from deploy.demo.settings import PlannedMistakes
+from deploy.demo.settings import DataOptions, PlannedMistakes
 from schemas.tasks import TaskKind
 from shared.privacy.redaction import Redactor, Rules
 from shared.privacy.redaction.json_texts import literals_of_answer
@@ -24,10 +23,12 @@ from tests.unit.shared.grading.orders import SCHEMA, orders
 RIGHT = '{"customer": {"name": "Ann"}, "total": 5, "items": [{"sku": "A1", "count": 2}]}'
 BETTER = '{"customer": {"name": "Ann"}, "total": 5, "items": []}'
 WORSE = '{"customer": {"name": "Bo"}, "items": []}'
+SHIPPED = DataOptions(kind=TaskKind.EXTRACTION)
+NOTHING = LoopData((), (), {})
 
 
 def test_the_shipped_orders_are_enough_rows_of_enough_fields_with_most_of_them_missing_somewhere() -> None:
-    data = read_objects(shipped_data(TaskKind.EXTRACTION), extraction_schema())
+    data = read_lines(DATA[TaskKind.EXTRACTION], answer_spec(SHIPPED))
     assert len(data.rows) >= 400
     assert not data.dropped
     answers = [json.loads(row.label) for row in data.rows]
@@ -37,28 +38,30 @@ def test_the_shipped_orders_are_enough_rows_of_enough_fields_with_most_of_them_m
 
 
 def test_redaction_finds_nothing_in_the_shipped_orders_so_that_texts_and_objects_stay_in_step() -> None:
-    rows = read_objects(shipped_data(TaskKind.EXTRACTION), extraction_schema()).rows
+    rows = read_lines(DATA[TaskKind.EXTRACTION], answer_spec(SHIPPED)).rows
     values = {literal.text for row in rows for literal in literals_of_answer(row.label) or ()}
     redacted = Redactor(b"k" * 32).redact([*(row.text for row in rows), *sorted(values)], Rules())
     assert [found.text for found in redacted if found.count] == []
 
 
 def test_parts_have_no_row_in_common_and_are_as_large_as_the_loop_needs() -> None:
-    data = read_objects(shipped_data(TaskKind.EXTRACTION), extraction_schema())
-    split = split_objects(data, seed=20)
+    data = read_lines(DATA[TaskKind.EXTRACTION], answer_spec(SHIPPED))
+    split = split_unlabelled(data, seed=20)
     parts = [{row.text for row in part} for part in (split.traffic, split.held_out, split.live)]
     assert [len(part) for part in parts] == [320, 100, 140]
     assert len(set.union(*parts)) == 560
-    assert split_objects(data, seed=20) == split
-    assert len(split_objects(data, 20, corrections=90).traffic) == 90
-    assert len(split_objects(data, 20, corrections=12).traffic) == 80, "fewer are no data set"
+    assert split_unlabelled(data, seed=20) == split
+    assert len(split_unlabelled(data, 20, corrections=90).traffic) == 90
+    assert len(split_unlabelled(data, 20, corrections=12).traffic) == 80, "fewer are no data set"
 
 
 def test_the_shipped_task_is_applied_with_the_users_own_schema_or_as_it_is(tmp_path: Path) -> None:
-    shipped = apply_extraction_file(tmp_path, "orders", None, 900)
+    shipped = apply_loop_task(tmp_path, "orders", SHIPPED, NOTHING, 900)
     assert (shipped.kind, len(shipped.output_fields)) == (TaskKind.EXTRACTION, 11)
     assert shipped.failures.review_budget_per_day == 2_000
-    own = apply_extraction_file(tmp_path, "mine", SCHEMA, 1_500)
+    write(tmp_path / "o.schema.json", SCHEMA)
+    mine = DataOptions(tmp_path / "o.jsonl", kind=TaskKind.EXTRACTION)
+    own = apply_loop_task(tmp_path, "mine", mine, NOTHING, 1_500)
     assert (own.output_schema, own.comparators) == (SCHEMA, {})
     assert own.failures.review_budget_per_day == 3_000
 
@@ -74,7 +77,7 @@ ROW = {"text": "two A1 for Ann", "answer": json.loads(RIGHT)}
 def test_rows_are_read_in_one_spelling_and_repeated_ones_counted(tmp_path: Path) -> None:
     turned = {**ROW, "answer": dict(reversed(json.loads(RIGHT).items()))}
     other = {"text": "Other", "answer": json.loads(BETTER)}
-    data = read_objects(write(tmp_path / "o.jsonl", ROW, "", turned, other), SCHEMA)
+    data = read_lines(write(tmp_path / "o.jsonl", ROW, "", turned, other), orders())
     assert data.rows == (DataRow("two A1 for Ann", RIGHT), DataRow("Other", BETTER))
     assert data.dropped == {"repeated text": 1}
 
@@ -92,21 +95,23 @@ def test_a_line_that_cannot_be_used_is_named_before_anything_is_started(
     tmp_path: Path, line: object, said: str
 ) -> None:
     with pytest.raises(DataError) as caught:
-        read_objects(write(tmp_path / "o.jsonl", ROW, line), SCHEMA)
+        read_lines(write(tmp_path / "o.jsonl", ROW, line), orders())
     assert said in caught.value.reason
 
 
 def test_without_a_schema_the_error_says_where_to_write_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no schema: .*o\.schema\.json") as caught:
-        read_schema(tmp_path / "o.schema.json")
+    source = DataOptions(tmp_path / "o.jsonl", kind=TaskKind.EXTRACTION)
+    with pytest.raises(DataError, match=r"no output_schema: .*o\.schema\.json") as caught:
+        answer_spec(source)
     assert "--schema" in caught.value.way_out
+    write(tmp_path / "o.schema.json", {"type": "array"})
     with pytest.raises(DataError, match="must be of an object with fields"):
-        read_schema(write(tmp_path / "o.schema.json", {"type": "array"}))
+        answer_spec(source)
 
 
 def test_too_few_rows_say_how_many_are_needed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1 different texts .*; 160 are needed"):
-        split_objects(read_objects(write(tmp_path / "o.jsonl", ROW), SCHEMA), 20)
+        split_unlabelled(read_lines(write(tmp_path / "o.jsonl", ROW), orders()), 20)
 
 
 def answered(text: str, error: str = "") -> GatewayAnswer:
@@ -116,7 +121,7 @@ def answered(text: str, error: str = "") -> GatewayAnswer:
 def test_answers_are_measured_by_their_values_and_as_whole_objects() -> None:
     turned = json.dumps(dict(reversed(json.loads(RIGHT).items())), indent=1)
     assert answered(turned).correct
-    measured = measure_objects([answered(turned), answered(BETTER), answered("no idea"), answered("", "503")], orders())
+    measured = measure([answered(turned), answered(BETTER), answered("no idea"), answered("", "503")], orders())
     assert (measured.accuracy.value, measured.valid, measured.failed) == (0.25, 2, 1)
     assert measured.by_label == {
         "customer.name": (2, 4), "total": (2, 4), "items[].sku": (1, 4), "items[].count": (1, 4),

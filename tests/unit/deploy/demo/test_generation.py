@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 from deploy.demo.clients import GatewayAnswer
-from deploy.demo.data.csv_file import CsvData, DataError, DataRow
-from deploy.demo.data.split import split_texts
-from deploy.demo.data.task_file import apply_generation_file
-from deploy.demo.data.texts_file import read_texts
-from deploy.demo.report.texts import measure_texts
+from deploy.demo.data.rows import DataError, DataRow, LoopData, read_lines
+from deploy.demo.data.split import split_unlabelled
+from deploy.demo.data.task_file import apply_loop_task
+from deploy.demo.report.measure import measure
 from deploy.demo.reviewers import PAIR, Reviewers
 from deploy.demo.settings import DataOptions, LoopOptions, PlannedMistakes
 from deploy.demo.story import read_data
@@ -30,7 +29,7 @@ def write(path: Path, *rows: Any) -> Path:
 
 def test_rows_are_read_and_what_cannot_be_trained_on_is_counted(tmp_path: Path) -> None:
     short = {"text": "Something else.", "answer": "Yes."}
-    data = read_texts(write(tmp_path / "t.jsonl", OURS, "", short, OURS, {**OURS, "text": "x" * 2_001}))
+    data = read_lines(write(tmp_path / "t.jsonl", OURS, "", short, OURS, {**OURS, "text": "x" * 2_001}), SPEC)
     assert [(row.text, row.label) for row in data.rows] == [(OURS["text"], OURS["answer"])]
     assert sum(data.dropped.values()) == 3
     assert data.dropped["answer under 20 characters"] == 1
@@ -40,12 +39,12 @@ def test_rows_are_read_and_what_cannot_be_trained_on_is_counted(tmp_path: Path) 
     ("line", "reason"),
     [
         ("[1]", "an object"), ('{"text": "x"}', "an `answer`"), ('{"text": " ", "answer": "y"}', "empty"),
-        ('{"text": "x", "answer": ["y"]}', "an `answer`"), ("{", "line 1"),
+        ("{", "line 1"),
     ],
 )  # fmt: skip
 def test_a_line_that_is_no_row_is_named_with_what_to_write(tmp_path: Path, line: str, reason: str) -> None:
     with pytest.raises(DataError, match=reason) as raised:
-        read_texts(write(tmp_path / "t.jsonl", OURS, line))
+        read_lines(write(tmp_path / "t.jsonl", OURS, line), SPEC)
     assert ":2:" in raised.value.reason
     assert "what was asked" in raised.value.way_out
 
@@ -58,15 +57,17 @@ def test_without_data_it_is_said_where_texts_are_to_be_had() -> None:
 
 def test_texts_are_split_into_disjoint_parts_that_two_cores_can_play() -> None:
     rows = tuple(DataRow(f"{n * 7919} is about {n * 104729} and {n * 15485863}", f"summary {n}") for n in range(900))
-    split = split_texts(CsvData(rows, (), {}), seed=20)
+    split = split_unlabelled(LoopData(rows, (), {}), seed=20, exact=False)
     assert (len(split.traffic), len(split.held_out), len(split.live)) == (200, 60, 300)
     assert len({row.text for part in (split.traffic, split.held_out, split.live) for row in part}) == 560
 
 
 def test_the_task_is_a_generation_with_the_users_prompt(tmp_path: Path) -> None:
-    shipped = apply_generation_file(tmp_path, "sums", None, 200)
+    nothing, file = LoopData((), (), {}), tmp_path / "t.jsonl"
+    shipped = apply_loop_task(tmp_path, "sums", DataOptions(file, kind=TaskKind.GENERATION), nothing, 200)
     assert (shipped.kind, shipped.evaluation.text_metric) == (TaskKind.GENERATION, "rouge_l")
-    own = apply_generation_file(tmp_path, "mine", "Answer in one sentence.", 2_000)
+    source = DataOptions(file, kind=TaskKind.GENERATION, prompt="Answer in one sentence.")
+    own = apply_loop_task(tmp_path, "mine", source, nothing, 2_000)
     assert (own.name, own.system_prompt, own.failures.review_budget_per_day) == (
         "mine",
         "Answer in one sentence.",
@@ -117,7 +118,7 @@ def test_the_score_is_the_mean_of_the_tasks_metric_and_a_failed_request_is_worth
         GatewayAnswer(row, text="Police kill the gunman.", variant="base"),
         GatewayAnswer(row, error="500"),
     ]
-    measured = measure_texts(answers, SPEC)
+    measured = measure(answers, SPEC)
     assert measured.text_score is not None
     assert measured.text_score.value == pytest.approx((0.75 + 1.0 + 0.0) / 3)
     assert 0.0 <= measured.text_score.low < measured.text_score.value < measured.text_score.high <= 1.0

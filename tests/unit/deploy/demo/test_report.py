@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deploy.demo.clients import GatewayAnswer
-from deploy.demo.data.csv_file import DataRow
+from deploy.demo.data.rows import DataRow
 from deploy.demo.errors import CycleStepFailed, StepTimeout
 from deploy.demo.pairs import PairLedger
 from deploy.demo.report.blocks import Report
@@ -20,7 +20,10 @@ from deploy.demo.reviewers import ReviewCounts
 from deploy.demo.settings import Fault
 from deploy.demo.steps import cycle
 from deploy.demo.steps.cycle import CyclePage, event_of, follow, stage_in
+from schemas.tasks import TaskKind, TaskSpec
 from tests.unit.deploy.demo.inspections import inspection
+
+DESK = TaskSpec(name="desk", kind=TaskKind.CLASSIFICATION, system_prompt="Name it.", labels=("a", "b"))
 
 
 def answer(label: str, text: str, error: str = "", latency_ms: float = 100.0) -> GatewayAnswer:
@@ -32,7 +35,7 @@ def evidence(wins: int, labels: int) -> dict[str, Any]:
 
 
 def test_a_failed_request_is_a_wrong_answer() -> None:
-    measured = measure([answer("a", "a"), answer("a", "b"), answer("b", "b"), answer("b", "", "503")])
+    measured = measure([answer("a", "a"), answer("a", "b"), answer("b", "b"), answer("b", "", "503")], DESK)
     assert measured.accuracy.value == 0.5
     assert measured.failed == 1
     assert measured.by_label == {"a": (1, 2), "b": (1, 2)}
@@ -138,8 +141,8 @@ def report(promoted: bool) -> Report:
         promoted=promoted,
         stopped_by="" if promoted else "evaluation gate min_gain",
         evidence="" if promoted else "measured -0.1 <script>",
-        before=measure([answer("a", "b")] * 8 + [answer("a", "a")] * 2),
-        after=measure([answer("a", "a")] * 9 + [answer("b", "a")]),
+        before=measure([answer("a", "b")] * 8 + [answer("a", "a")] * 2, DESK),
+        after=measure([answer("a", "a")] * 9 + [answer("b", "a")], DESK),
         cycle=LearningCycle(modes=[mode], inspection=inspection()),
         live_test=LiveTest([change], {"canary": 12, "promoted": 26}),
         seconds=600.0,

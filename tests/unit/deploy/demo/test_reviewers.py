@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deploy.demo.data.csv_file import DataRow
+from deploy.demo.data.rows import DataRow
 from deploy.demo.reviewers import PAIR, REVIEWERS, Reviewers, faulty_labels, shuffle_labels
 from deploy.demo.settings import Fault, PlannedMistakes
 from schemas.task_settings import DatasetSettings
