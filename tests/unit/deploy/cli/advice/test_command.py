@@ -1,8 +1,9 @@
-"""`ratchet advise` on a real lake and a real data set, with the console's answers made up."""
+"""`ratchet advise` on a real lake, with an evaluation in the artifact store."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,17 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from deploy.cli.advice import evidence
 from deploy.cli.app import app
+from schemas.approaches import ApproachTable
 from schemas.base import Variant, utc_now
 from schemas.lake import PREDICTIONS
 from schemas.predictions import Usage
+from services.evaluator.report.publish import publish_report
 from services.prediction_log.storage import DeltaLake
-from shared.errors import DependencyUnavailable
 from shared.model.prices import SHIPPED
 from shared.settings import Settings
+from shared.storage.artifacts import ArtifactStore
+from tests.unit.evaluator.reports import classification
 from tests.unit.prediction_log.deliveries import delivery, prediction
 
 EVALUATED = json.loads(Path("schemas/examples/adapters.evaluated.v1/passed.json").read_text())
@@ -32,31 +35,17 @@ labels: [delivery, refund]
 """
 
 
-class Console:
-    """Two cycles, the newer without an evaluation."""
-
-    def __init__(self) -> None:
-        self.away = False
-
-    def ask(self, service: str, host: str, port: int, method: str, path: str, **options: Any) -> Any:
-        if self.away:
-            raise DependencyUnavailable("the console does not answer")
-        if path == "/api/cycles":
-            assert options["params"] == {"task": "support-desk"}
-            return {"cycles": [{"cycle_id": "new"}, {"cycle_id": "old"}]}
-        steps = [{"topic": "adapters.evaluated.v1", "event": EVALUATED}] if path.endswith("/old") else []
-        return {"steps": steps}
-
-
 @pytest.fixture
-def console(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Console:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home of a task that was evaluated once."""
     monkeypatch.setenv("RATCHET_HOME", str(tmp_path))
     monkeypatch.delenv("RATCHET_PRICES_FILE", raising=False)
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "support-desk.yaml").write_text(TASK)
-    console = Console()
-    monkeypatch.setattr(evidence, "ask", console.ask)
-    return console
+    approaches = ApproachTable.model_validate(EVALUATED["approaches"])
+    report = classification(4, 240).model_copy(update={"task": "support-desk", "approaches": approaches})
+    publish_report(report, ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache"), tmp_path / "made")
+    return tmp_path
 
 
 def log_answers(count: int = 60, external: str | None = None) -> None:
@@ -83,77 +72,72 @@ def as_json(*words: str) -> dict[str, Any]:
     return read
 
 
-def conditions(given: dict[str, Any]) -> dict[str, tuple[bool | None, str]]:
-    return {c["condition"]: (c["holds"], c["source"]) for c in given["conditions"]}
+def conditions(given: dict[str, Any]) -> dict[str, bool | None]:
+    return {reading["condition"]: reading["holds"] for reading in given["readings"]}
 
 
-def test_what_is_in_the_log_is_measured_and_the_last_evaluation_is_shown(console: Console) -> None:
+def cost(given: dict[str, Any]) -> dict[str, Any]:
+    (found,) = (reading for reading in given["readings"] if reading["condition"] == "cost")
+    return dict(found)
+
+
+def test_what_is_in_the_log_is_measured_and_the_last_evaluation_is_shown(home: Path) -> None:
     log_answers()
     given = as_json("support-desk", "--cost-budget", "0.000001")
     assert given["answers_read"] == 60
-    assert conditions(given)["strict_format"] == (True, "measured")
-    assert conditions(given)["cost"] == (True, "measured")
+    assert conditions(given)["strict format"] is conditions(given)["cost"] is True
     assert given["recommendation"] == "fine_tune"
     assert given["reasons"][0].startswith(
         "The last evaluation: A linear classifier on sentence embeddings does as well"
     )
-    assert len(given["approaches"]["approaches"]) == 4
-    assert given["not_looked_at"] == []
+    assert "production" in ratchet("support-desk").stdout
 
 
-def test_the_cost_of_a_month_is_production_s_measured_cost_at_today_s_volume(console: Console) -> None:
+def test_the_cost_of_a_month_is_production_s_measured_cost_at_today_s_volume(home: Path) -> None:
     """600,000 answers cost 13.90 in the evaluation; 60 in two days are 900 a month."""
     log_answers()
     given = as_json("support-desk", "--cost-budget", "1")
-    (cost,) = (c for c in given["conditions"] if c["condition"] == "cost")
-    assert "cost 0.021 USD" in cost["detail"] and "1.00 USD" in cost["detail"]
-    assert cost["holds"] is False
+    assert "cost 0.021 USD" in cost(given)["detail"] and "1.00 USD" in cost(given)["detail"]
+    assert cost(given)["holds"] is False
 
 
 def test_answers_of_an_external_model_are_priced_by_its_own_price_and_one_without_is_asked_for_by_name(
-    console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """60 answers in two days are 900 a month, of 1,500 and 300 tokens each."""
     log_answers(external="big/model")
     given = as_json("support-desk", "--cost-budget", "5")
-    (cost,) = (c for c in given["conditions"] if c["condition"] == "cost")
-    assert (cost["holds"], cost["source"]) == (None, "unknown")
-    assert "The price list has no `big/model`" in cost["detail"]
-    assert "RATCHET_PRICES_FILE" in cost["detail"] and "--cost-must-fall" in cost["detail"]
-    said = conditions(as_json("support-desk", "--cost-budget", "5", "--cost-must-fall"))
-    assert said["cost"] == (True, "answered")
+    assert cost(given)["holds"] is None
+    assert "`big/model` (RATCHET_PRICES_FILE)" in cost(given)["detail"]
     listed = "  big/model: {million_prompt_tokens: 5, million_answer_tokens: 15, as_of: 2026-11-26}\n"
-    (tmp_path / "prices.yaml").write_text(SHIPPED.read_text() + listed)
-    monkeypatch.setenv("RATCHET_PRICES_FILE", str(tmp_path / "prices.yaml"))
+    (home / "prices.yaml").write_text(SHIPPED.read_text() + listed)
+    monkeypatch.setenv("RATCHET_PRICES_FILE", str(home / "prices.yaml"))
     given = as_json("support-desk", "--cost-budget", "5")
-    (cost,) = (c for c in given["conditions"] if c["condition"] == "cost")
-    assert (cost["holds"], cost["source"]) == (True, "measured")
-    assert "cost 10.80 USD" in cost["detail"]
+    assert cost(given)["holds"] is True
+    assert "cost 10.80 USD" in cost(given)["detail"]
 
 
-def test_a_task_that_nothing_is_known_of_gets_advice_that_says_so(console: Console) -> None:
-    console.away = True
+def test_a_task_that_nothing_is_known_of_gets_advice_that_says_so(home: Path) -> None:
+    shutil.rmtree(home / "artifacts")
     result = ratchet("support-desk")
     assert result.exit_code == 0
     assert "Few-shot prompts with structured output first" in result.stdout
     assert "Not known, and counted as no: domain words, latency, cost, examples." in result.stdout
-    assert "say it with --latency-budget MS" in result.stdout
-    assert "the last evaluation: the console does not answer" in result.stderr
-    assert as_json("support-desk")["not_looked_at"] == ["the last evaluation: the console does not answer"]
+    assert "Say it with --latency-budget MS" in result.stdout
 
 
-def test_an_option_says_what_cannot_be_measured(console: Console) -> None:
+def test_an_option_says_what_cannot_be_measured(home: Path) -> None:
     given = as_json("support-desk", "--need", "knowledge", "--domain-words")
     assert given["recommendation"] == "retrieval_and_fine_tune"
-    assert conditions(given)["domain_words"] == (True, "answered")
+    assert conditions(given)["domain words"] is True
 
 
 def test_a_task_that_is_not_there_and_prices_that_cannot_be_read_are_errors_with_a_way_out(
-    console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unknown = ratchet("nothing")
     assert (unknown.exit_code, "ratchet tasks apply FILE" in unknown.stderr) == (1, True)
-    monkeypatch.setenv("RATCHET_PRICES_FILE", str(tmp_path / "none.yaml"))
+    monkeypatch.setenv("RATCHET_PRICES_FILE", str(home / "none.yaml"))
     broken = ratchet("support-desk")
     assert (broken.exit_code, "none.yaml cannot be read" in broken.stderr) == (1, True)
 
