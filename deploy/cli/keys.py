@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +15,6 @@ from pydantic import ValidationError
 from deploy.cli.output import show_blocks, warn
 from services.gateway.auth.keys import ApiKey, locked_for_editing, new_key, read_keys, remember_keys, write_keys
 from services.gateway.settings import GatewaySettings
-from services.gateway.tasks.snapshot import read_snapshot
-from services.scheduler.settings import SchedulerSettings
 from shared.errors import RatchetError
 from shared.report.blocks import Table
 
@@ -80,9 +77,8 @@ def create(
 ) -> None:
     """Create a key for an application and print it, once. Keys that the application has already stay valid.
 
-    Only the key goes to standard output. A task that this home does not know gets a warning: it may come later, or its
-    name is misspelt. Limits hold for all workers of a gateway together. A request over a limit gets 429 and the time to
-    retry after.
+    Only the key goes to standard output. Limits hold for all workers of a gateway together. A request over a limit gets
+    429 and the time to retry after.
 
     [bold]Examples[/bold]
 
@@ -111,7 +107,6 @@ def create(
         write_keys(path, [*(keys or ()), created])
     if keys is None:
         warn("This is the first key: from now on the gateway refuses every request without one.", "yellow")
-    _warn_of_unknown(created.tasks or ())
     _print_new_key(key, created)
 
 
@@ -232,17 +227,6 @@ def _new_key(**fields: Any) -> tuple[str, ApiKey]:
             raise typer.BadParameter("APP: lower-case letters, digits, dots, dashes; 64 at most") from None
         option = "rate" if field == "requests_per_second" else field.replace("_", "-")
         raise typer.BadParameter(f"--{option}: {first['msg']}") from None
-
-
-def _warn_of_unknown(tasks: Sequence[str]) -> None:
-    """Say which tasks this home does not know. They may be applied later, or be misspelt."""
-    known = {change.task for change in read_snapshot(GatewaySettings.load().tasks_file)}
-    known |= {path.stem for path in SchedulerSettings.load().tasks_folder.glob("*.yaml")}
-    for task in tasks:
-        if task not in known:
-            near = get_close_matches(task, sorted(known), n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"It knows: {', '.join(sorted(known)) or 'none yet'}."
-            warn(f"This home knows no task {task}; the key opens it once there is one. {hint}", "yellow")
 
 
 def _print_new_key(key: str, created: ApiKey) -> None:

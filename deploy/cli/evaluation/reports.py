@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from schemas.datasets import Example
-from schemas.evaluation import EVALUATION_FILE, EVALUATION_PAGE, EVALUATIONS, EvaluationManifest, EvaluationReport
+from schemas.evaluation import EVALUATION_FILE, EVALUATION_PAGE, EVALUATIONS, EvaluationReport
 from shared.errors import DependencyUnavailable, RatchetError
-from shared.storage.artifacts import MANIFEST, ArtifactStore
+from shared.storage.artifacts import ArtifactStore
 
 _SHOWN = 8
 
 
 class UnknownEvaluation(RatchetError):
-    """No evaluation of this name, adapter or task is in the store, or it cannot be read."""
+    """No evaluation of this name, adapter or task that can be read is in the store."""
 
 
 def evaluations_of(store: ArtifactStore, task: str) -> list[EvaluationReport]:
     """Return a task's evaluations, oldest first. Raises UnknownEvaluation if there is none."""
-    found = [manifest for manifest in _manifests(store) if manifest.task == task]
-    if not found:
-        raise _unknown(store, task, {manifest.task for manifest in _manifests(store)})
-    found.sort(key=lambda manifest: (manifest.created_at, manifest.evaluation))
-    return [_read(store, manifest.evaluation) for manifest in found]
+    return _matching(store, task, lambda report: {report.task})
 
 
 def find_report(store: ArtifactStore, name: str) -> EvaluationReport:
     """Return the evaluation of this name, or the newest of an adapter or a task of this name."""
-    manifests = list(_manifests(store))
-    matching = [m for m in manifests if name in (m.evaluation, m.adapter, m.task)]
-    if not matching:
-        raise _unknown(store, name, {known for m in manifests for known in (m.evaluation, m.adapter, m.task)})
-    newest = max(matching, key=lambda manifest: (manifest.created_at, manifest.evaluation))
-    return _read(store, newest.evaluation)
+    return _matching(store, name, lambda report: {report.evaluation, report.adapter, report.task})[-1]
 
 
 def page_of(store: ArtifactStore, report: EvaluationReport) -> Path:
@@ -57,25 +49,18 @@ def rows_named(store: ArtifactStore, report: EvaluationReport, names: Collection
     return found
 
 
-def _manifests(store: ArtifactStore) -> Iterator[EvaluationManifest]:
-    """Yield the manifest of each complete folder."""
-    for name in store.names(EVALUATIONS):
-        try:
-            yield EvaluationManifest.model_validate_json(b"".join(store.lines(EVALUATIONS, name, MANIFEST)))
-        except (FileNotFoundError, NotADirectoryError, ValidationError):
-            continue
-
-
-def _read(store: ArtifactStore, name: str) -> EvaluationReport:
-    try:
-        return EvaluationReport.model_validate_json(b"".join(store.lines(EVALUATIONS, name, EVALUATION_FILE)))
-    except (OSError, ValidationError) as error:
-        raise UnknownEvaluation(
-            f"the evaluation {name} cannot be read", "Another version of Ratchet wrote it, or it is incomplete."
-        ) from error
-
-
-def _unknown(store: ArtifactStore, name: str, known: Collection[str]) -> UnknownEvaluation:
-    near = get_close_matches(name, sorted(known), n=_SHOWN, cutoff=0.4) or sorted(known)[:_SHOWN]
+def _matching(
+    store: ArtifactStore, name: str, names_of: Callable[[EvaluationReport], set[str]]
+) -> list[EvaluationReport]:
+    """Return those of the complete reports that have the name, oldest first. Raises UnknownEvaluation."""
+    reports = []
+    for folder in store.names(EVALUATIONS):
+        with suppress(FileNotFoundError, NotADirectoryError, ValidationError):
+            content = b"".join(store.lines(EVALUATIONS, folder, EVALUATION_FILE))
+            reports.append(EvaluationReport.model_validate_json(content))
+    if found := [report for report in reports if name in names_of(report)]:
+        return sorted(found, key=lambda report: (report.created_at, report.evaluation))
+    known = sorted(set[str]().union(*map(names_of, reports)))
+    near = get_close_matches(name, known, n=_SHOWN, cutoff=0.4) or known[:_SHOWN]
     way_out = f"There are: {', '.join(near)}" if near else "There is none yet. A cycle makes one: ratchet cycle TASK"
-    return UnknownEvaluation(f"no evaluation of {name!r} in {store.address(EVALUATIONS, '')}", way_out)
+    raise UnknownEvaluation(f"no evaluation of {name!r} in {store.address(EVALUATIONS, '')}", way_out)

@@ -22,6 +22,7 @@ MAX_FRAME_BYTES = 128 * 1024**2
 _PRODUCE = 0
 _FIRST_WITH_TRANSACTIONAL_ID = 3
 _FIRST_FLEXIBLE = 9
+_MOST_IN_A_BYTE = 0x7F
 _NO_ACKNOWLEDGEMENT, _ACKNOWLEDGEMENT = b"\x00\x00", b"\x00\x01"
 
 
@@ -149,10 +150,11 @@ def acks_position(frame: bytes) -> int:
     try:
         version, client_id_length = struct.unpack_from(">h4xh", frame, 2)
         position: int = 10 + max(0, client_id_length)
-        if version >= _FIRST_FLEXIBLE:
-            position = _after_tagged_fields(frame, position)
-            length, position = _varint(frame, position)  # Compact string: its length plus one; 0 is null.
-            position += max(0, length - 1)
+        if version >= _FIRST_FLEXIBLE:  # No tagged fields, and a compact string: its length plus one, 0 for null.
+            tags, length = frame[position], frame[position + 1]
+            if tags or length > _MOST_IN_A_BYTE:
+                raise ProtocolError("a produce request with tagged fields, or a long transactional id")
+            position += 2 + max(0, length - 1)
         elif version >= _FIRST_WITH_TRANSACTIONAL_ID:
             (length,) = struct.unpack_from(">h", frame, position)
             position += 2 + max(0, length)
@@ -160,23 +162,3 @@ def acks_position(frame: bytes) -> int:
     except (struct.error, IndexError) as error:
         raise ProtocolError(f"a produce request of {len(frame)} bytes ends before its acks") from error
     return position
-
-
-def _after_tagged_fields(frame: bytes, position: int) -> int:
-    count, position = _varint(frame, position)
-    for _ in range(count):
-        _, position = _varint(frame, position)
-        length, position = _varint(frame, position)
-        position += length
-    return position
-
-
-def _varint(frame: bytes, position: int) -> tuple[int, int]:
-    value, shift = 0, 0
-    while True:
-        byte = frame[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7

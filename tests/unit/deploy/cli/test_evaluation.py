@@ -58,14 +58,14 @@ def test_a_stopped_candidate_is_shown_with_its_reasons_and_exits_with_1(home: Pa
     shown = ratchet(home, "show", REPORT.evaluation)
     assert shown.exit_code == 1
     assert shown.output.startswith("Stopped by parts not worse.")
-    for said in ("parts not worse", "class cash question 3", "embeddings, linear", "tokens/s", "evaluation.html"):
+    for said in ("parts not worse", "class cash question 3", "linear classifier", "tokens/s", "evaluation.html"):
         assert said in shown.output, said
 
 
 def test_generated_text_is_shown_with_every_metric_and_the_judge(home: Path) -> None:
     publish(home, generation())
     shown = ratchet(home, "show", "reply").output
-    for said in ("ROUGE-L ●", "BERTScore", "82.0% (60.6%–93.1%)", "not certified", "63.4%, required 80.0%"):
+    for said in ("ROUGE-L ●", "82.0% (60.6%–93.1%)", "not certified", "63.4%, required 80.0%"):
         assert said in shown, said
     assert "The judge <gpt> prefers the candidate on 11 rows" in shown
     assert "text metric" not in ratchet(home, "show", REPORT.evaluation).output
@@ -109,7 +109,6 @@ def test_an_unknown_name_says_what_there_is(home: Path) -> None:
     assert "A cycle makes one" in ratchet(home / "nowhere", "list", "desk").output
 
 
-def test_a_report_that_cannot_be_read_is_named(home: Path) -> None:
+def test_a_report_that_cannot_be_read_is_left_out(home: Path) -> None:
     (home / "artifacts" / "evaluations" / "desk-2-vs-base-def456" / "evaluation.json").write_text("{}")
-    unreadable = ratchet(home, "show", "desk")
-    assert unreadable.exit_code == 1 and "desk-2-vs-base-def456 cannot be read" in unreadable.output
+    assert "desk-2-vs-base-def456" not in ratchet(home, "list", "desk").output

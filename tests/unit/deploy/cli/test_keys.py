@@ -13,10 +13,8 @@ from typer.testing import CliRunner
 
 from deploy.cli import output
 from deploy.cli.app import app
-from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.gateway.auth.grants import AccessControl, Grant
 from services.gateway.auth.keys import read_keys, write_keys
-from services.gateway.settings import GatewaySettings
 from shared.http import HttpError
 
 Keys = Callable[..., Result]
@@ -64,21 +62,6 @@ def test_a_created_key_opens_its_tasks_and_is_all_of_the_output(file: Path, keys
     assert [opens(file, key, task) for task in ("support", "reviews", "payroll")] == [True, True, False]
     assert key not in file.read_text()
     assert file.stat().st_mode & 0o777 == 0o600
-
-
-def test_a_key_for_a_task_that_nobody_applied_is_created_with_a_warning(file: Path, keys: Keys) -> None:
-    (file.parents[1] / "tasks").mkdir()
-    (file.parents[1] / "tasks" / "support-desk.yaml").touch()
-    file.parent.mkdir()
-    spec = TaskSpec(name="reviews", kind=TaskKind.GENERATION, system_prompt="")
-    served = TaskChanged(task="reviews", task_revision=spec.revision, spec=spec)
-    GatewaySettings.load().tasks_file.write_text(f"[{served.model_dump_json()}]")
-    known = keys("create", "shop", "--task", "support-desk", "--task", "reviews")
-    assert made(known) and "no task" not in known.stderr
-    misspelt = keys("create", "shop", "--task", "suport-desk", "--task", "payroll")
-    assert made(misspelt)
-    assert "no task suport-desk" in misspelt.stderr and "Did you mean support-desk?" in misspelt.stderr
-    assert "no task payroll" in misspelt.stderr and "It knows: reviews, support-desk." in misspelt.stderr
 
 
 def test_a_second_key_of_an_app_leaves_the_first_valid(file: Path, keys: Keys) -> None:
