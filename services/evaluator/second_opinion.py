@@ -25,7 +25,6 @@ from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 
 from schemas.adapters import OpinionShare
-from schemas.approaches import ApproachKind
 from schemas.conversation import Message
 from schemas.datasets import Example
 from schemas.tasks import TaskSpec
@@ -38,7 +37,6 @@ from services.evaluator.calibration import (
 from services.evaluator.comparison import traffic_of
 from services.evaluator.domain import Question
 from services.evaluator.recipe import ArmAnswers
-from services.evaluator.rivals.classifiers import MAX_ROWS, fit
 from services.evaluator.statistics.intervals import group_numbers
 from services.evaluator.verdict import Asked
 from shared.conversation.question_text import has_second_opinion, question_text
@@ -46,6 +44,8 @@ from shared.model.confidence import joint_score, log_odds
 from shared.model.second_opinion import BUCKETS, SecondOpinion, features, unit
 from shared.storage.calibrations import AdapterCalibration
 
+_MAX_ROWS = 20_000
+"""Fitting on all of a large task would take longer than the adapter."""
 _DIGITS = 4
 _LEAST_SPREAD = 1e-3
 _FOLDS = 5
@@ -97,7 +97,7 @@ def _fitted(train: Sequence[Example], asked: Asked, spec: TaskSpec) -> FittedOpi
 
 def fit_opinion(train: Sequence[Example]) -> SecondOpinion | None:
     """Return a classifier fitted on training rows, by their weights; None where they have only one label."""
-    rows = train[: MAX_ROWS[ApproachKind.TF_IDF]]
+    rows = train[:_MAX_ROWS]
     if len({row.answer for row in rows}) < 2:
         return None
     found = [features(_text(row.prompt)) for row in rows]
@@ -107,7 +107,7 @@ def fit_opinion(train: Sequence[Example]) -> SecondOpinion | None:
     starts = np.cumsum([0, *(len(buckets) for buckets, _ in found)])
     matrix = csr_matrix((values, np.concatenate([buckets for buckets, _ in found]), starts), (len(rows), BUCKETS))
     labels, weights = np.array([row.answer for row in rows]), np.array([row.weight for row in rows])
-    model = fit(matrix, labels, weights)
+    model = _regression().fit(matrix, labels, weights)
     sharpness = _sharpness(matrix, labels, weights, group_numbers([row.group for row in rows]))
     coefficients, intercepts = _by_label(model)
     return SecondOpinion(
@@ -116,6 +116,10 @@ def fit_opinion(train: Sequence[Example]) -> SecondOpinion | None:
         (sharpness * intercepts).astype(np.float32),
         rarity.astype(np.float32),
     )
+
+
+def _regression() -> LogisticRegression:
+    return LogisticRegression(C=10.0, max_iter=500)
 
 
 def _by_label(model: LogisticRegression) -> tuple[Floats, Floats]:
@@ -137,7 +141,7 @@ def _sharpness(matrix: csr_matrix, labels: NDArray[np.str_], weights: Floats, gr
         out = groups % _FOLDS == fold
         if len(np.unique(labels[~out])) < 2:
             continue
-        model = fit(matrix[~out], labels[~out], weights[~out])
+        model = _regression().fit(matrix[~out], labels[~out], weights[~out])
         coefficients, intercepts = _by_label(model)
         out &= np.isin(labels, model.classes_)
         logits = matrix[out] @ coefficients.T + intercepts
