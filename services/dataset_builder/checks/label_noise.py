@@ -186,37 +186,12 @@ def find_noise(
     `held_out`: the ids of the evaluation set's predictions. `known`: the scores of earlier builds. `score`: None
     gives no new ones. The order of the rows makes no difference.
     """
-    return begin_noise(rows, held_out, spec, known, score)()
-
-
-def begin_noise(
-    rows: Sequence[Row],
-    held_out: Collection[str],
-    spec: TaskSpec,
-    known: Mapping[ScoreKey, LabelScore],
-    score: Scorer | None,
-) -> Callable[[], LabelNoise]:
-    """Ask for the scores, see `find_noise`; returns what waits for them and returns the rest."""
     if not spec.choices:
-        return lambda: LabelNoise(rows=len(rows), has_sets=bool(spec.labels))
+        return LabelNoise(rows=len(rows), has_sets=bool(spec.labels))
     ordered = sorted(rows, key=lambda row: content_hash("noise", row.prediction_id))
-    scores_of_all = _begin_scores(ordered, known, score)
-    return lambda: _found(ordered, held_out, spec, known, scores_of_all())
-
-
-def _found(
-    ordered: Sequence[Row],
-    held_out: Collection[str],
-    spec: TaskSpec,
-    known: Mapping[ScoreKey, LabelScore],
-    scores: dict[ScoreKey, LabelScore],
-) -> LabelNoise:
-    judged, of_judged = list[Row](), list[LabelScore]()  # Pairs of all rows would be 6 MB of a large task.
-    for row in ordered:
-        if (found_score := scores.get(_key(row))) is not None:
-            judged.append(row)
-            of_judged.append(found_score)
-    found = [row for row, score in zip(judged, of_judged, strict=True) if score.is_suspicious and not _is_settled(row)]
+    scores = _scores(ordered, known, score)
+    judged = [(row, scores[_key(row)]) for row in ordered if _key(row) in scores]
+    found = [row for row, given in judged if given.is_suspicious and not _is_settled(row)]
     held = _bounded(found, Counter(row.label for row in ordered), scores)
     asked = _to_ask(held, held_out, spec, scores)
     scores.update({_key(row): replace(scores[_key(row)], asked=True) for row in asked})
@@ -224,8 +199,8 @@ def _found(
         decided=_changed(scores, known) if known else scores,
         rows=len(ordered),
         judged=len(judged),
-        issues=sum(score.looks_wrong and not _is_settled(row) for row, score in zip(judged, of_judged, strict=True)),
-        recall=_recall(judged, of_judged),
+        issues=sum(score.looks_wrong and not _is_settled(row) for row, score in judged),
+        recall=_recall(judged),
         held_back=tuple(row.left_out(Fate.HELD_BACK, SUSPICIOUS, _detail(row, scores[_key(row)])) for row in held),
         confused=_confused(held, scores),
         questions=tuple(
@@ -240,10 +215,10 @@ def _changed(scores: Mapping[ScoreKey, LabelScore], known: Mapping[ScoreKey, Lab
     return {key: score for key, score in scores.items() if (old := known.get(key)) is not score and old != score}
 
 
-def _begin_scores(
+def _scores(
     rows: Sequence[Row], known: Mapping[ScoreKey, LabelScore], score: Scorer | None
-) -> Callable[[], dict[ScoreKey, LabelScore]]:
-    """Ask for new scores; returns what returns the rows' scores: known ones where they still hold, else the new ones.
+) -> dict[ScoreKey, LabelScore]:
+    """Return the rows' scores: known ones where they still hold, else new ones.
 
     `rows`: in a random order.
     """
@@ -260,18 +235,14 @@ def _begin_scores(
     wanted = [row for row, old in with_old if row.label in learned and (old is None or _is_outdated(old, rows))]
     others = [row for row in wanted if row.prediction_id not in in_model]
     if score is None or not wanted or len(model_rows) < MIN_ROWS or len(learned) < 2:
-        return lambda: scores
+        return scores
     new = score(LabelsToScore([_labelled(r) for r in model_rows], [_labelled(r) for r in others], judge))
     with_score = ((key, scores.get(key)) for key in map(_key, model_rows))
     hold = {key for key, old in with_score if old is not None and not _is_outdated(old, rows)}
-
-    def with_new() -> dict[ScoreKey, LabelScore]:
-        for row, found in zip((*model_rows, *others) if judge else others, new, strict=True):
-            if (key := _key(row)) not in hold:
-                scores[key] = replace(found, rows=len(rows), asked=scores.get(key, found).asked)
-        return scores
-
-    return with_new
+    for row, found in zip((*model_rows, *others) if judge else others, new, strict=True):
+        if (key := _key(row)) not in hold:
+            scores[key] = replace(found, rows=len(rows), asked=scores.get(key, found).asked)
+    return scores
 
 
 def _model_rows(rows: Sequence[Row]) -> list[Row]:
@@ -321,9 +292,9 @@ def _priority(row: Row, held_out: Collection[str]) -> float:
     return _ASKED_IN_EVAL if row.prediction_id in held_out else _ASKED_IN_TRAIN
 
 
-def _recall(rows: Sequence[Row], scores: Sequence[LabelScore]) -> dict[str, tuple[float, int]]:
+def _recall(judged: Iterable[tuple[Row, LabelScore]]) -> dict[str, tuple[float, int]]:
     right, total = Counter[str](), Counter[str]()
-    for row, score in zip(rows, scores, strict=True):
+    for row, score in judged:
         total[row.label] += 1
         right[row.label] += score.given >= score.rival_probability
     return {label: (right[label] / n, n) for label, n in sorted(total.items())}
