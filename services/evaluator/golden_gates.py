@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import ndtri
 
 from schemas.base import Gate
 from schemas.tasks import TaskSpec
@@ -42,7 +44,8 @@ def judged_part(spec: TaskSpec, golden: Comparison) -> Comparison:
 def golden_regression(spec: TaskSpec, golden: Comparison, past: Sequence[PastResult]) -> Gate:
     """Compare with the best count of production and of any adapter that was ever promoted, on the rows both were asked.
 
-    Compared with production alone, 5 % could be lost each time, for ever. Where the bar is less than two rows one row
+    Compared with production alone, 5 % could be lost each time, for ever. The best of many is so by chance, too, which
+    is allowed for (`_luck_of_best`). Where the bar is less than two rows one row
     more may be lost (`_stops`). The detail names rows and quotes none: a row may be made of what a person asked, who
     may be forgotten later.
     """
@@ -54,14 +57,19 @@ def golden_regression(spec: TaskSpec, golden: Comparison, past: Sequence[PastRes
     keys = [golden_key(question, spec) for question in judged.questions]
     results = [PastResult("production", dict(zip(keys, judged.opponent.right, strict=True))), *past]
     right = judged.candidate.right
+    in_common = [[position for position, key in enumerate(keys) if key in result.right] for result in results]
+    compared = [
+        (result, common)
+        for result, common in zip(results, in_common, strict=True)
+        if common and len(common) >= MIN_COMMON_SHARE * min(len(keys), len(result.right))
+    ]
     worst, detail = (False, -1.0), ""
-    for result in results:
-        common = [position for position, key in enumerate(keys) if key in result.right]
-        if not common or len(common) < MIN_COMMON_SHARE * min(len(keys), len(result.right)):
-            continue
+    for result, common in compared:
         theirs = sum(result.right[keys[position]] for position in common)
         ours = sum(right[position] for position in common)
-        loss = (_stops(theirs - ours, len(common), bar), (theirs - ours) / len(common))
+        differing = sum(result.right[keys[position]] != right[position] for position in common)
+        luck = _luck_of_best(len(compared), differing)
+        loss = (_stops(theirs - ours, len(common), bar, luck), (theirs - ours) / len(common))
         if not detail or loss > worst:
             worst = loss
             detail = f"Right on {ours}, the best so far ({result.adapter}) on {theirs} of {len(common)} golden rows."
@@ -74,16 +82,25 @@ def golden_regression(spec: TaskSpec, golden: Comparison, past: Sequence[PastRes
     )
 
 
-def _stops(lost: int, rows: int, bar: float) -> bool:
-    """Whether a net loss of so many rows is above the bar.
+def _luck_of_best(results: int, differing: int) -> float:
+    """How many rows the best of so many equal results is expected to be ahead of another one, by chance.
+
+    The expected maximum of standard normal values (Blom 1958), by the standard deviation of the rows that differ. One
+    result alone is not ahead by chance.
+    """
+    return float(ndtri((results - 0.375) / (results + 0.25))) * math.sqrt(differing)
+
+
+def _stops(lost: int, rows: int, bar: float, luck: float = 0.0) -> bool:
+    """Whether a net loss of so many rows is above the bar. `luck`: see `_luck_of_best`.
 
     Where the bar is less than two rows, one row more may be lost. If 4 % of the answers change from one adapter to the
     next, as many for the better, the bar by itself would stop equal candidates in 15 % of evaluations on 10 rows, 23 %
     on 19 and 10 % on 39. With it they are at most 5 % on any number of rows, at a bar of .05; one below those changes
     stops more (.02 on 149 rows: 15 %). A bar of 0 is taken at its word.
     """
-    allowed = bar * rows
-    return lost / rows > bar and not (0.0 < allowed < _ROWS_TO_BE_SURE and lost <= allowed + 1.0)
+    allowed = bar * rows + (luck if bar else 0.0)
+    return lost > allowed and not (0.0 < bar * rows < _ROWS_TO_BE_SURE and lost <= allowed + 1.0)
 
 
 def must_pass(spec: TaskSpec, golden: Comparison, repeated: Repeated) -> Gate:
