@@ -6,11 +6,12 @@ PYTHON ?=
 VENV ?= .venv
 RATCHET_HOME ?= $(CURDIR)/.ratchet
 export RATCHET_HOME
+unexport PYTHONDONTWRITEBYTECODE  # Tests start some hundred processes: the first one compiles for all.
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help loop test lane-real lane-patient test-real test-outages test-fast test-patient check lint types contracts check-loop up down bench chaos mutants clean
+.PHONY: help loop test lane-real lane-fast lane-patient test-real test-outages test-fast test-redacting test-others test-patient check lint types contracts check-loop up down bench chaos mutants clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,30 +23,35 @@ $(INSTALLED): pyproject.toml client/pyproject.toml constraints.txt deploy/setup.
 loop: $(INSTALLED)  ## One cycle of the loop on real components: from a request to a promoted adapter
 	$(BIN)/ratchet loop $(ARGS)
 
-# Three lanes side by side, so that no processor waits: tests of real components, some of which measure seconds; OUTAGES,
+# Four lanes side by side, so that no processor waits: tests of real components, some of which measure seconds; OUTAGES,
 # which mostly wait for what was killed; and, at low priority, tests that pass however busy the machine is: FAST ones compute,
-# PATIENT ones start components, too.
-FAST := tests/docs tests/unit tests/contract
+# PATIENT ones start components, too. REDACTING are the fast ones that load the language model; others need not load it.
+FAST := tests/docs tests/unit tests/contract tests/benchmarks
+REDACTING := $(addprefix tests/unit/,gateway prediction_log shared)
 OUTAGES := tests/chaos/test_chaos.py \
 	$(patsubst %,tests/integration/test_%.py,gateway_outages gateway_spool lake_and_broker secure_broker)
 PATIENT := tests/e2e tests/chaos/test_checker.py tests/chaos/rollouts/test_checks.py \
 	$(patsubst %,tests/integration/test_%.py,console dataset_builder dataset_build_job deployer distributed_training \
-	failure_miner forget fusion gateway_access gateway_fuzz gateway_media gateway_traces golden lake_on_s3 loop_faults \
-	migrations evaluation_page preference_stage retention row_places scheduler storage_in_s3 sweep topics \
-	training_memory training_recipe user_corrections)
+	failure_miner forget fusion gateway_access gateway_fuzz gateway_media gateway_traces lake_on_s3 loop_faults \
+	migrations evaluation_page preference_stage retention row_places scheduler simulated_rollouts storage_in_s3 sweep \
+	topics trainer training_memory training_recipe user_corrections)
 
 # One thread each: threads of OpenMP wait by spinning, which takes the processor from what runs beside them.
 PYTEST := env OMP_NUM_THREADS=1 $(BIN)/pytest
 
 test: $(INSTALLED)  ## Every test; starts a real broker, PostgreSQL, Unleash and vLLM of its own
-	$(MAKE) -j3 lane-real test-outages lane-patient
+	$(MAKE) -j4 lane-real test-outages lane-fast lane-patient
 
 lane-real:
 	$(MAKE) test-real
 	$(if $(AFTER),$(MAKE) $(AFTER))
 
+lane-fast:
+	$(MAKE) test-redacting
+	$(if $(BESIDE),nice -n 5 $(MAKE) $(BESIDE))
+
 lane-patient:
-	$(MAKE) test-fast
+	$(MAKE) test-others
 	$(MAKE) test-patient
 
 test-real: $(INSTALLED)
@@ -54,8 +60,13 @@ test-real: $(INSTALLED)
 test-outages: $(INSTALLED)
 	$(PYTEST) $(ARGS) $(OUTAGES)
 
-test-fast: $(INSTALLED)
-	nice -n 5 $(PYTEST) $(ARGS) -n 2 $(FAST)
+test-fast: test-redacting test-others
+
+test-redacting: $(INSTALLED)
+	nice -n 5 $(PYTEST) $(ARGS) $(REDACTING)
+
+test-others: $(INSTALLED)
+	nice -n 5 $(PYTEST) $(ARGS) $(addprefix --ignore=,$(REDACTING)) $(FAST)
 
 test-patient: $(INSTALLED)
 	nice -n 5 $(PYTEST) $(ARGS) $(PATIENT)
@@ -74,7 +85,7 @@ contracts: $(INSTALLED)  ## Import contracts, drift of the schemas and of docs/c
 	$(BIN)/python -m deploy.settings_reference --check
 
 check: $(INSTALLED)  ## What CI runs
-	$(MAKE) test AFTER="check-loop lint types contracts"
+	$(MAKE) test AFTER=check-loop BESIDE="lint types contracts"
 
 check-loop: $(INSTALLED)  ## A bare `make loop`, as a newcomer runs it; its report, what a restart keeps, every documented block
 	env -u KAFKA_HOME $(MAKE) loop ARGS="--report report"
