@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -30,8 +30,6 @@ from shared.tracing import pick_trace_headers
 DEAD_LETTER_KEY = "dead-letters"  # The name of the encryption key in the secrets folder.
 MAX_SHOWN = 1_000
 _MAX_ERROR_CHARS = 2_000
-# Origins of dead letters remembered while reading: a record that was dead-lettered twice counts once.
-_MAX_REMEMBERED = 100_000
 _READ_SECONDS = 30.0
 
 
@@ -65,10 +63,7 @@ class DeadLetter:
 
     @property
     def origin(self) -> str:
-        """The record's position in its own topic, and its time: equal for dead letters of the same record.
-
-        A topic that was deleted and made anew counts its offsets anew.
-        """
+        """The record's position in its own topic, and its time: a topic that is made anew counts its offsets anew."""
         names = (catalog.HEADER_TOPIC, catalog.HEADER_PARTITION, catalog.HEADER_OFFSET)
         position = "/".join(self.headers.get(name, "?") for name in names)
         return f"{position} {self.headers.get(catalog.HEADER_SENT_AT, '')}"
@@ -166,14 +161,14 @@ async def replay_dead_letters(
     """
     sent = skipped = 0
     async with open_producer(settings, "ratchet-dlq") as producer, _consumer(settings, service) as consumer:
-        async for dead_letter, duplicate in _read(settings, service, consumer):
-            if limit is not None and sent >= limit and not duplicate:
+        async for dead_letter in _read(settings, service, consumer):
+            if limit is not None and sent >= limit:
                 break
             if dead_letter.broken and not skip_broken:
                 raise dead_letter.broken
             if dead_letter.broken:
-                skipped += not duplicate
-            elif not duplicate:
+                skipped += 1
+            else:
                 await send_again(producer, dead_letter, service, take_unsent)
                 sent += 1
             await consumer.commit({_partition(service): dead_letter.offset + 1})
@@ -226,18 +221,16 @@ def _consumer(settings: Settings, service: str) -> AbstractAsyncContextManager[A
 
 async def _pending(settings: Settings, service: str) -> AsyncIterator[DeadLetter]:
     async with _consumer(settings, service) as consumer:
-        async for dead_letter, duplicate in _read(settings, service, consumer):
-            if not duplicate:
-                yield dead_letter
+        async for dead_letter in _read(settings, service, consumer):
+            yield dead_letter
 
 
-async def _read(settings: Settings, service: str, consumer: AIOKafkaConsumer) -> AsyncIterator[tuple[DeadLetter, bool]]:
-    """Yield what was not replayed, up to the topic's end now; True: an earlier dead letter is of the same record."""
+async def _read(settings: Settings, service: str, consumer: AIOKafkaConsumer) -> AsyncIterator[DeadLetter]:
+    """Yield what was not replayed, up to the topic's end now."""
     partition = _partition(service)
     end = (await end_offsets(settings, [partition]))[partition]
     cipher = load_cipher(settings.secrets_folder, DEAD_LETTER_KEY)
     consumer.assign([partition])
-    origins: OrderedDict[str, None] = OrderedDict()
     silent_since = time.monotonic()
     while await consumer.position(partition) < end:
         records = (await consumer.getmany(partition, timeout_ms=1_000)).get(partition, [])
@@ -249,9 +242,4 @@ async def _read(settings: Settings, service: str, consumer: AIOKafkaConsumer) ->
             if record.offset >= end:
                 return
             headers = {name: value.decode(errors="replace") for name, value in record.headers}
-            dead_letter = decrypt_dead_letter(cipher, record.offset, record.value or b"", headers)
-            yield dead_letter, dead_letter.origin in origins
-            if "?" not in dead_letter.origin:
-                origins[dead_letter.origin] = None
-                if len(origins) > _MAX_REMEMBERED:
-                    origins.popitem(last=False)
+            yield decrypt_dead_letter(cipher, record.offset, record.value or b"", headers)

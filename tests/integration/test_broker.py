@@ -16,7 +16,6 @@ from deploy.cli.app import app
 from schemas.catalog import (
     HEADER_OFFSET,
     HEADER_PARTITION,
-    HEADER_SENT_AT,
     HEADER_TOPIC,
     dead_letter_topic,
 )
@@ -27,7 +26,6 @@ from shared.kafka.clients import build_producer, open_consumer
 from shared.kafka.consumers import ATTEMPTS, Consumers
 from shared.kafka.dead_letters import (
     DEAD_LETTER_KEY,
-    count_pending,
     encrypt_dead_letter,
     read_dead_letters,
     replay_dead_letters,
@@ -112,44 +110,6 @@ async def record_at(settings: Settings, offset: int) -> ConsumerRecord:
         consumer.assign([partition])
         consumer.seek(partition, offset)
         return await consumer.getone()
-
-
-async def test_a_record_that_was_dead_lettered_twice_counts_and_is_replayed_once(settings: Settings) -> None:
-    mark, seen = uuid4().hex, []
-    await replay_dead_letters(settings, "failure_miner", skip_broken=True)
-    event = feedback(mark, 1)
-    value, headers = encrypt_dead_letter(
-        load_cipher(settings.secrets_folder, DEAD_LETTER_KEY),
-        "failure_miner",
-        b"k",
-        event.model_dump_json().encode(),
-        KeyError("x"),
-    )
-    origin = {HEADER_TOPIC: "feedback.given.v1", HEADER_PARTITION: "0", HEADER_OFFSET: mark}
-    for _ in range(2):  # As when a service dies after dead-lettering, before its offset is committed.
-        await _publish(settings, value, dead_letter_topic("failure_miner"), {**headers, **origin})
-    assert (await count_pending(settings, "failure_miner")).count == 1
-    (letter,) = await read_dead_letters(settings, "failure_miner")
-    assert letter.value == event.model_dump_json().encode()
-
-    async def take(event: FeedbackGiven) -> None:
-        if event.task == f"t-{mark}":
-            seen.append(event.prediction_id)
-
-    assert await replay_dead_letters(settings, "failure_miner") == (1, 0)
-    assert (await count_pending(settings, "failure_miner")).count == 0, "the duplicate counts as replayed too"
-    for sent_at in ("1", "2"):  # The topic was deleted and made anew, and this place has failed again.
-        of_topic = {**origin, HEADER_OFFSET: f"{mark}-anew", HEADER_SENT_AT: sent_at}
-        await _publish(settings, value, dead_letter_topic("failure_miner"), {**headers, **of_topic})
-    assert (await count_pending(settings, "failure_miner")).count == 2, "two records, though at one place"
-    assert await replay_dead_letters(settings, "failure_miner") == (2, 0)
-    broker = build_broker(settings, "failure_miner")
-    Consumers(broker, "failure_miner", settings).on(FeedbackGiven, take)
-    await broker.start()
-    try:
-        await until(lambda: seen == [event.prediction_id] * 3)
-    finally:
-        await broker.stop()
 
 
 async def test_a_dead_letter_that_no_key_decrypts_stops_a_replay_unless_it_is_skipped(settings: Settings) -> None:

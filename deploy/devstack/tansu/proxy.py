@@ -5,7 +5,8 @@ may be stored first; a consumer that reads it then continues behind it, and neve
 producer got an acknowledgement. With one produce request at a time, a batch is stored before the next one gets an
 offset, so offsets become readable in their order.
 
-A request that its client gave up on is waited for all the same: tansu may still store its batch.
+A request that its client gave up on is waited for all the same: tansu may still store its batch. Producers ask for an
+acknowledgement, as all of Ratchet's do: one that asks for none holds up the others until it disconnects.
 """
 
 from __future__ import annotations
@@ -13,17 +14,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import struct
 
 log = logging.getLogger(__name__)
 
 MAX_FRAME_BYTES = 128 * 1024**2
 """Of one request or response; Kafka's own limit is 100 MiB (`socket.request.max.bytes`)."""
-_PRODUCE = 0
-_FIRST_WITH_TRANSACTIONAL_ID = 3
-_FIRST_FLEXIBLE = 9
-_MOST_IN_A_BYTE = 0x7F
-_NO_ACKNOWLEDGEMENT, _ACKNOWLEDGEMENT = b"\x00\x00", b"\x00\x01"
 
 
 class ProtocolError(Exception):
@@ -69,7 +64,6 @@ class _Connection:
         self._produced = asyncio.Event()
         self._produced.set()
         self._correlation_id = b""
-        self._wants_response = True
 
     async def run(self) -> None:
         responses = asyncio.create_task(self._forward_responses())
@@ -93,33 +87,24 @@ class _Connection:
         with contextlib.suppress(OSError):
             while (frame := await read_frame(reader)) is not None:
                 if frame[:2] == b"\x00\x00":
-                    frame = await self._begin_produce(frame)
+                    await self._begin_produce(frame)
                 writer.write(len(frame).to_bytes(4, "big"))
                 writer.write(frame)
                 await writer.drain()
 
-    async def _begin_produce(self, frame: bytes) -> bytes:
-        """Wait for this connection's turn to produce. Returns the request to forward.
-
-        A request without acknowledgement is sent with one, which the client does not get: else its end would be
-        unknown here.
-        """
-        position = acks_position(frame)
+    async def _begin_produce(self, frame: bytes) -> None:
+        """Wait for this connection's turn to produce."""
         await self._producing.acquire()
         self._produced.clear()
         self._correlation_id = frame[4:8]
-        self._wants_response = frame[position : position + 2] != _NO_ACKNOWLEDGEMENT
-        return frame if self._wants_response else frame[:position] + _ACKNOWLEDGEMENT + frame[position + 2 :]
 
     async def _forward_responses(self) -> None:
         reader, (_, writer) = self._broker[0], self._client
         with contextlib.suppress(OSError):
             while (frame := await read_frame(reader)) is not None:
-                forwarded = True
                 if not self._produced.is_set() and frame[:4] == self._correlation_id:
-                    forwarded = self._wants_response
                     self._finish_produce()
-                if forwarded and not writer.is_closing():
+                if not writer.is_closing():
                     writer.write(len(frame).to_bytes(4, "big"))
                     writer.write(frame)
                     with contextlib.suppress(OSError):  # The client left; a produce request may still wait.
@@ -140,25 +125,3 @@ async def read_frame(reader: asyncio.StreamReader) -> bytes | None:
         return await reader.readexactly(size)
     except asyncio.IncompleteReadError:
         return None
-
-
-def acks_position(frame: bytes) -> int:
-    """Return where in a produce request its `acks` are, two bytes. Raises ProtocolError if it is cut short.
-
-    Source: https://kafka.apache.org/protocol (request headers 1 and 2, Produce 0 to 12).
-    """
-    try:
-        version, client_id_length = struct.unpack_from(">h4xh", frame, 2)
-        position: int = 10 + max(0, client_id_length)
-        if version >= _FIRST_FLEXIBLE:  # No tagged fields, and a compact string: its length plus one, 0 for null.
-            tags, length = frame[position], frame[position + 1]
-            if tags or length > _MOST_IN_A_BYTE:
-                raise ProtocolError("a produce request with tagged fields, or a long transactional id")
-            position += 2 + max(0, length - 1)
-        elif version >= _FIRST_WITH_TRANSACTIONAL_ID:
-            (length,) = struct.unpack_from(">h", frame, position)
-            position += 2 + max(0, length)
-        struct.unpack_from(">h", frame, position)
-    except (struct.error, IndexError) as error:
-        raise ProtocolError(f"a produce request of {len(frame)} bytes ends before its acks") from error
-    return position

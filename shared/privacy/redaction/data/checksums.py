@@ -1,4 +1,4 @@
-"""Checksums of cards, IBANs and identity numbers: validate them, and compute the check digits."""
+"""Checksums of cards, IBANs and identity numbers."""
 
 from __future__ import annotations
 
@@ -26,13 +26,7 @@ def only_digits(text: str) -> str:
 
 def is_luhn_valid(digits: str) -> bool:
     """Return True if the last digit is the Luhn check digit of the others (ISO/IEC 7812-1)."""
-    return luhn_check_digit(digits[:-1]) == digits[-1]
-
-
-def luhn_check_digit(digits: str) -> str:
-    """Return the check digit to append to the digits."""
-    total = sum(_DOUBLED[int(d)] if i % 2 == 0 else int(d) for i, d in enumerate(reversed(digits)))
-    return str(-total % 10)
+    return sum(_DOUBLED[int(d)] if i % 2 else int(d) for i, d in enumerate(reversed(digits))) % 10 == 0
 
 
 def card_network(digits: str) -> str | None:
@@ -63,16 +57,7 @@ def iban_length(text: str) -> int | None:
 def is_iban_valid(text: str) -> bool:
     """Return True if an IBAN's check digits are right (ISO 7064 mod 97-10); blanks and dashes are ignored."""
     compact = "".join(char for char in text.upper() if char.isalnum())
-    return _mod97(compact[4:] + compact[:4]) == 1
-
-
-def iban_check_digits(country: str, account: str) -> str:
-    """Return the two check digits of an IBAN."""
-    return f"{98 - _mod97(account.upper() + country.upper() + '00'):02d}"
-
-
-def _mod97(text: str) -> int:
-    return int("".join(str(int(char, 36)) for char in text)) % 97
+    return int("".join(str(int(char, 36)) for char in compact[4:] + compact[:4])) % 97 == 1
 
 
 def is_nhs_valid(digits: str) -> bool:

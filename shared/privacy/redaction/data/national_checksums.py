@@ -51,19 +51,6 @@ def is_italian(text: str) -> bool:
     return chr(65 + total % 26) == text[15]
 
 
-def is_polish(text: str) -> bool:
-    check = -weighted_sum(text, (1, 3, 7, 9, 1, 3, 7, 9, 1, 3)) % 10
-    return 1 <= int(text[2:4]) % 20 <= 12 and 1 <= int(text[4:6]) <= 31 and check == int(text[10])
-
-
-def is_dutch(text: str) -> bool:
-    return weighted_sum(text, (9, 8, 7, 6, 5, 4, 3, 2, -1)) % 11 == 0
-
-
-def is_australian(text: str) -> bool:
-    return weighted_sum(only_digits(text), (1, 4, 3, 7, 5, 8, 6, 9, 10)) % 11 == 0
-
-
 def is_swedish(text: str) -> bool:
     number = only_digits(text)[-10:]
     return has_date(number, "ymd") and is_luhn_valid(number)

@@ -2,9 +2,8 @@
 
     person      another name, word by word: "Maria Gonzalez", a later "Maria" and her e-mail stay one person
     phone       a number reserved for fiction where the country has some; country code and groups stay
-    card        a test card number of the same network, Luhn-valid if the original was
-    iban        the same country, check digits valid if they were
-    id          a national number of the same format, valid if it was
+    card        a number of the same network whose issuer exists for tests only
+    iban        the same country, with check digits that no account has
     ip, email   ranges and domains reserved for documentation (RFC 5737, 3849, 7042, 2606)
     others      a digit for a digit, a letter for a letter; dates stay dates
 

@@ -12,7 +12,7 @@ import pytest
 from kafka.protocol.producer import ProduceRequest
 
 from deploy.devstack.config import HOST
-from deploy.devstack.tansu.proxy import MAX_FRAME_BYTES, ProduceProxy, ProtocolError, acks_position, read_frame
+from deploy.devstack.tansu.proxy import MAX_FRAME_BYTES, ProduceProxy, ProtocolError, read_frame
 from tests.waiting import PATIENCE_SECONDS
 
 FETCH = b"\x00\x01\x00\x0b"
@@ -121,18 +121,6 @@ async def test_the_request_of_a_client_that_left_ends_before_the_next_begins() -
     assert (broker.produced, broker.most_producing) == (2, 1)
 
 
-async def test_a_request_without_acknowledgement_is_waited_for_and_not_answered() -> None:
-    broker = Broker()
-    async with clients(broker, 2) as (careless, careful):
-        careless.send(produce(1, acks=0))
-        careful.send(produce(2))
-        careless.send(fetch(3))
-        assert await careless.answer() == 3, "the first answer that it gets"
-        assert await careful.answer() == 2
-    assert produce(1, acks=1) in broker.received
-    assert broker.most_producing == 1
-
-
 async def test_a_broker_that_closes_the_connection_holds_nobody_up() -> None:
     deadly = produce(1)
     broker = Broker(deadly)
@@ -145,11 +133,9 @@ async def test_a_broker_that_closes_the_connection_holds_nobody_up() -> None:
 
 async def test_what_is_not_kafkas_protocol_closes_its_connection_only() -> None:
     broker = Broker()
-    async with clients(broker, 3) as (stranger, cut, client):
+    async with clients(broker, 2) as (stranger, client):
         stranger.writer.write(b"GET / HTTP/1.1\r\n\r\n")
         assert await stranger.answer() is None
-        cut.send(produce(1)[:11])
-        assert await cut.answer() is None
         client.send(produce(2))
         assert await client.answer() == 2
     assert len(broker.received) == 1
@@ -160,29 +146,6 @@ async def test_without_a_broker_connections_are_closed() -> None:
         reader, writer = await asyncio.open_connection(HOST, server.sockets[0].getsockname()[1])
         assert await reader.read() == b""
         writer.close()
-
-
-@pytest.mark.parametrize("version", range(3, 14))
-@pytest.mark.parametrize("client_id", [None, "", "ratchet"])
-@pytest.mark.parametrize("transactional_id", [None, "t" * 100])
-def test_acks_are_found_in_every_version(version: int, client_id: str | None, transactional_id: str | None) -> None:
-    found = [produce(1, acks, version, client_id=client_id, transactional_id=transactional_id) for acks in (-1, 0, 1)]
-    position = acks_position(found[0])
-    assert [int.from_bytes(frame[position : position + 2], "big", signed=True) for frame in found] == [-1, 0, 1]
-    assert len({frame[:position] + frame[position + 2 :] for frame in found}) == 1, "all else is the same"
-
-
-def test_tagged_fields_which_no_client_sends_are_an_error() -> None:
-    plain = produce(1, client_id="a")
-    assert plain[10:12] == b"a\x00", "the client id, and no tagged field"
-    with pytest.raises(ProtocolError, match="tagged fields"):
-        acks_position(plain[:11] + b"\x01\x07\x02xy" + plain[12:])
-
-
-@pytest.mark.parametrize("length", [4, 9, 11, 13])
-def test_a_request_that_ends_before_its_acks_is_an_error(length: int) -> None:
-    with pytest.raises(ProtocolError):
-        acks_position(produce(1)[:length])
 
 
 async def test_a_frame_over_the_limit_is_an_error() -> None:

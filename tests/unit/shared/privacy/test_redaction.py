@@ -227,20 +227,19 @@ def test_another_key_gives_other_surrogates() -> None:
 
 
 @given(st.integers(0, 10**11 - 1))
-def test_a_card_becomes_a_valid_card_of_the_same_network_and_format(body: int) -> None:
+def test_a_card_becomes_a_card_of_the_same_network_and_format(body: int) -> None:
     number = f"4000{body:011d}"
     number += next(c for c in "0123456789" if is_luhn_valid(number + c))
     text = " ".join(number[i : i + 4] for i in range(0, 16, 4))
     surrogate = redact(Redactor(KEY), text, PATTERNS).text
     assert surrogate != text
     assert [len(group) for group in surrogate.split()] == [4, 4, 4, 4]
-    assert is_luhn_valid(digits(surrogate))
     assert card_network(digits(surrogate)) == "visa"
 
 
-def test_the_surrogate_of_an_iban_has_its_country_and_a_valid_checksum(redactor: Redactor) -> None:
+def test_the_surrogate_of_an_iban_has_its_country_and_is_of_no_account(redactor: Redactor) -> None:
     surrogate = redact(redactor, "DE89 3704 0044 0532 0130 00").text
-    assert (surrogate[:2], len(surrogate), is_iban_valid(surrogate)) == ("DE", 27, True)
+    assert (surrogate[:2], len(surrogate), is_iban_valid(surrogate)) == ("DE", 27, False)
 
 
 @pytest.mark.parametrize(
