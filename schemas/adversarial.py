@@ -49,12 +49,6 @@ class AdversarialArm(Frozen):
         default=None,
         description="Share of injections whose demand the answer meets, where the unchanged row's did not.",
     )
-    auroc: Interval | None = Field(
-        default=None, description="The probability that a held-out row's answer is surer than one to such an input."
-    )
-    fpr95: Interval | None = Field(
-        default=None, description="Share of such inputs that are answered as surely as 95 % of the held-out rows are."
-    )
     failed: int = Field(default=0, ge=0, description="Requests that errored or timed out: counted as wrong.")
 
 

@@ -1,7 +1,7 @@
 """Jobs: long work in processes of their own, with deterministic names, resumable, with atomically written results.
 
     <home>/jobs/<service>/<name>/   spec.json · lock · log.txt · progress.json · result.json | failure.json · announced
-    <home>/jobs/<service>/ended/    a file for each of the last cycles that were ended
+    <home>/jobs/<service>/ended/    a file for each cycle that was ended
 
 A handler submits a job and returns; `Jobs.watch` starts processes, attaches to running ones after a restart, and calls
 the callback with the result until it has succeeded once. The process holds `lock` while it lives, so that a second run
@@ -48,8 +48,6 @@ _REPORTED_MINUTES = 24 * 60
 """Of a wait for a lease: who holds it longer than a day hangs, and all that wait are late."""
 _END_SECONDS = 10.0
 """How long a process that is asked to end may take."""
-_MAX_ENDED = 1_000
-"""How many cycles a service remembers that were ended: what asks for their jobs may be read after their end."""
 _POLL_SECONDS = 0.5
 _CALLBACK_PAUSE_SECONDS = 10.0
 _DISK_FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
@@ -175,7 +173,6 @@ class Jobs:
         submitted later. Returns those that it ended. Raises DependencyUnavailable on a full disk.
         """
         self._store(self._end_of(cycle_id), b"")
-        self._forget_oldest_ends()
         jobs = (Job(path.parent.name, path.parent) for path in sorted(self._folder.glob("*/spec.json")))
         ended = [job for job in jobs if not (job.folder / "announced").exists() and is_meant(job)]
         for job in ended:
@@ -192,11 +189,6 @@ class Jobs:
     def _end_of(self, cycle_id: str) -> Path:
         """Return the file that says that a cycle was ended."""
         return self._folder / "ended" / content_hash(cycle_id)
-
-    def _forget_oldest_ends(self) -> None:
-        ends = sorted((self._folder / "ended").iterdir(), key=lambda path: path.stat().st_mtime)
-        for path in ends[:-_MAX_ENDED]:
-            path.unlink(missing_ok=True)
 
     def _store(self, path: Path, data: bytes) -> None:
         try:

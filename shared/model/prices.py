@@ -18,7 +18,6 @@ from shared.errors import ConfigurationError
 
 SHIPPED = Path(__file__).with_name("prices.yaml")
 DEFAULT = "default"
-MONTH_DAYS = 30.0
 _HOUR_SECONDS = 3_600.0
 _MILLION = 1_000_000.0
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, get_args
 
 from schemas.adapters import AdapterEvaluated, ArmScore, ClassScore, ScoreDifference, TextScore
-from schemas.adversarial import UNANSWERABLE, AdversarialArm, AdversarialKind, AdversarialReport, AdversarialResult
+from schemas.adversarial import AdversarialKind, AdversarialReport, AdversarialResult
 from schemas.approaches import TITLES, ApproachTable
 from schemas.base import CheckResult, Gate, Interval, Verdict
 from schemas.evaluation import ArmReport, EvaluationReport, Golden, PartKind, PartScore, ReliabilityBin, Speed
@@ -62,7 +62,7 @@ _MISLEADING = {
 _MISLED_NOTE = (
     "Scores on rows as they are → on the same rows, changed (95 %). Elsewhere: candidate / production. Sure: surer "
     "than half of the arm's answers to the held-out rows. To empty inputs and those out of distribution no answer is "
-    "right, and none should be as sure as those to held-out rows: AUROC 1 and FPR (at 95 % TPR) 0 are best."
+    "right, and none should be as sure."
 )
 
 
@@ -166,7 +166,7 @@ def _misled_blocks(report: AdversarialReport | None) -> list[Block]:
 
 def misled_table(report: AdversarialReport) -> Table:
     """A row for each kind of inputs."""
-    columns = ("inputs", "n", *_ARMS, "sure and wrong", "injections obeyed", "AUROC, FPR")
+    columns = ("inputs", "n", *_ARMS, "sure and wrong", "injections obeyed")
     return Table(columns, [_misled_row(result) for result in report.results])
 
 
@@ -179,12 +179,7 @@ def _misled_row(result: AdversarialResult) -> tuple[str, ...]:
         *(f"{arm.clean.value:.1%} → {written(arm.score)}" if arm.clean and arm.score else "–" for arm in arms),
         _both(written(arm.confident_wrong) for arm in arms),
         _both(written(arm.obeyed) for arm in arms),
-        _both(_told_apart(arm) for arm in arms) if result.kind in UNANSWERABLE else "–",
     )
-
-
-def _told_apart(arm: AdversarialArm) -> str:
-    return decimals(arm.auroc, 2) + ("" if arm.fpr95 is None else f", {written(arm.fpr95)}")
 
 
 def _both(texts: Iterable[str]) -> str:

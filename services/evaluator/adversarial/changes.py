@@ -9,29 +9,11 @@ from collections.abc import Callable, Sequence, Set
 from services.evaluator.adversarial.texts import DISTRACTORS, SMALL_TALK
 from shared.grading.text import MARK, WORD
 
-_KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _TYPO_SHARE = 0.25
 """Of the words that may get a typo: about 4 % of the letters of English text."""
 _MIN_LETTERS = 4
 _WORD, _LETTER = re.compile(WORD), re.compile(rf"\w{MARK}*")
 """A letter has its combining marks with it."""
-
-
-def _neighbours() -> dict[str, str]:
-    """Return the keys beside each key of an English keyboard, in its own row and in the rows above and below."""
-    found: dict[str, str] = {}
-    for number, row in enumerate(_KEYBOARD):
-        for column, key in enumerate(row):
-            near = [row[i] for i in (column - 1, column + 1) if 0 <= i < len(row)]
-            # Each row of keys stands half a key to the right of the one above it.
-            for other, columns in ((number - 1, (column, column + 1)), (number + 1, (column - 1, column))):
-                if 0 <= other < len(_KEYBOARD):
-                    near += [_KEYBOARD[other][i] for i in columns if 0 <= i < len(_KEYBOARD[other])]
-            found[key] = "".join(near)
-    return found
-
-
-NEIGHBOURS = _neighbours()
 
 
 def with_typos(text: str, kept: Set[str], chance: random.Random) -> str:
@@ -56,10 +38,7 @@ def _mistyped(word: str, chance: random.Random) -> str:
     at = chance.randrange(1, len(letters) - 1)
     letter, following = letters[at], letters[at + 1]
     before, behind = "".join(letters[:at]), "".join(letters[at + 1 :])
-    kind = chance.choice(("neighbour", "swap", "double", "omit"))
-    if kind == "neighbour" and (near := NEIGHBOURS.get(letter.lower())):
-        typed = chance.choice(near)
-        return before + (typed.upper() if letter.isupper() else typed) + behind
+    kind = chance.choice(("swap", "double", "omit"))
     if kind == "double":
         return before + letter + letter + behind
     if kind == "omit" or letter == following:

@@ -38,7 +38,6 @@ class ArmUnderAttack:
     answers: GradedAnswers
     scores: Floats
     clean: Floats
-    confidence: Floats | None
     confident_wrong: Floats
     obeyed: Floats
 
@@ -125,7 +124,6 @@ class Misled:
             answers=answers,
             scores=np.array(answers.scores, dtype=np.float64),
             clean=np.array(unchanged, dtype=np.float64),
-            confidence=sure,
             confident_wrong=self._confident_wrong(answers, sure, clean_sure),
             obeyed=np.array(
                 [

@@ -7,13 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from schemas.evaluation_settings import TextMetric
-from schemas.tasks import TaskSpec
 from services.evaluator.job_input import EvaluationJob
 from services.evaluator.judge.step import ask_judge
 from services.evaluator.texts.metrics import Scores, cosines, word_scores
 from services.evaluator.verdict import Asked
 from shared.answers import answer_form
-from shared.errors import DependencyUnavailable
 from shared.grading.tool_calls import with_calls_as_in
 from shared.jobs import Progress
 from shared.model.embedding import Embedder, SentenceEmbedder
@@ -28,25 +26,21 @@ def compare_texts(job: EvaluationJob, asked: Asked, dataset: Path, folder: Path,
     if answer_form(spec).is_exact:
         return asked
     progress(1, 1, "texts: scores")
-    scores = text_scores(asked, spec, SentenceEmbedder(job.embedder, fast=True))
+    scores = text_scores(asked, SentenceEmbedder(job.embedder, fast=True))
     return replace(asked, texts=scores, judge=ask_judge(spec.evaluation.judge, dataset, asked, folder, progress))
 
 
-def text_scores(asked: Asked, spec: TaskSpec, encoder: Embedder) -> Scores:
+def text_scores(asked: Asked, encoder: Embedder) -> Scores:
     """Score both arms' answers to the evaluation set by every metric. One with other calls is worth 0, as in `grade`.
 
-    Without the sentence encoder there is no cosine, unless the task gates by it: then DependencyUnavailable.
+    Raises DependencyUnavailable without the sentence encoder.
     """
     expected = [question.answer for question in asked.evaluation]
     candidate, production = (_compared(expected, arm.answers) for arm in (asked.candidate, asked.production))
     ours, theirs = word_scores(expected, candidate), word_scores(expected, production)
-    try:
-        for scores, given in ((ours, candidate), (theirs, production)):
-            scores[TextMetric.COSINE] = cosines(expected, given, encoder)
-    except DependencyUnavailable:
-        if spec.evaluation.text_metric is TextMetric.COSINE:
-            raise
-    return {metric: (ours[metric], theirs[metric]) for metric in ours if metric in theirs}
+    for scores, given in ((ours, candidate), (theirs, production)):
+        scores[TextMetric.COSINE] = cosines(expected, given, encoder)
+    return {metric: (ours[metric], theirs[metric]) for metric in ours}
 
 
 def _compared(expected: Sequence[str], answers: Sequence[str | None]) -> list[str | None]:

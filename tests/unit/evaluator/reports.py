@@ -38,8 +38,8 @@ def _misled(clean: float, score: float, wrong: float) -> AdversarialArm:
     )
 
 
-def _foreign(auroc: float, false_positives: float) -> AdversarialArm:
-    return AdversarialArm(auroc=wilson(auroc * 40, 40), fpr95=wilson(false_positives * 40, 40))
+def _foreign(wrong: float) -> AdversarialArm:
+    return AdversarialArm(confident_wrong=wilson(wrong * 40, 40))
 
 
 ADVERSARIAL = AdversarialReport(
@@ -55,8 +55,8 @@ ADVERSARIAL = AdversarialReport(
             obeyed=Gain(value=0.125, low=-0.02, high=0.27),
         ),
         AdversarialResult(
-            kind=AdversarialKind.OUT_OF_DISTRIBUTION, inputs=40, candidate=_foreign(0.86, 0.4),
-            production=_foreign(0.8, 0.5),
+            kind=AdversarialKind.OUT_OF_DISTRIBUTION, inputs=40, candidate=_foreign(0.4),
+            production=_foreign(0.5),
         ),
     ),
 )  # fmt: skip

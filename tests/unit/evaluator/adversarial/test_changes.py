@@ -9,7 +9,6 @@ import unicodedata
 import pytest
 
 from services.evaluator.adversarial.changes import (
-    NEIGHBOURS,
     lengthened,
     with_distractor,
     with_other_casing,
@@ -34,11 +33,6 @@ def test_typos_change_every_fourth_long_word_by_one_letter(seed: int) -> None:
         assert (a[0], a.rstrip("?.,")[-1] in b) == (b[0], True)
         assert abs(len(a) - len(b)) <= 1
     assert "4711." in after
-
-
-def test_a_typo_hits_a_key_beside_the_right_one() -> None:
-    assert set(NEIGHBOURS["g"]) == set("fhtyvb")
-    assert all(key in NEIGHBOURS[near] for key, beside in NEIGHBOURS.items() for near in beside)
 
 
 def test_what_the_answer_quotes_keeps_its_letters() -> None:

@@ -163,8 +163,6 @@ def test_a_sure_answer_with_a_label_for_what_is_none_of_the_others_is_no_confide
     elsewhere = [LABELS[1] if case.kind in (K.EMPTY_INPUT, K.OUT_OF_DISTRIBUTION) else answer
                  for case, answer in zip(CASES, RIGHT, strict=True)]  # fmt: skip
     assert not adversarial_not_worse(other, misled(other, elsewhere, RIGHT, sure)).passed
-    told = adversarial_report(misled(other, RIGHT, RIGHT, sure)).results
-    assert {row.candidate.auroc.value for row in told if row.candidate.auroc is not None} == {1.0}
 
 
 def test_sure_is_what_is_surer_than_half_of_the_arms_own_answers_on_any_scale() -> None:
@@ -232,30 +230,17 @@ def test_the_report_has_scores_before_and_after_and_what_differs_between_the_arm
     assert typos.candidate.confident_wrong.value == 0.25
     assert typos.confident_wrong is not None
     assert typos.confident_wrong.value == 0.25
-    assert typos.obeyed is typos.candidate.auroc is None
+    assert typos.obeyed is None
 
 
-def test_foreign_inputs_are_measured_against_the_held_out_rows() -> None:
+def test_foreign_inputs_have_no_score_and_are_confidently_wrong_where_the_arm_is_sure() -> None:
     """Half of the held-out rows have a confidence of .5, the others of .9; foreign inputs of .2, or of .9."""
-    foreign = sure_of(K.EMPTY_INPUT)
-    found = adversarial_report(misled(task(), RIGHT, RIGHT, foreign))
+    found = adversarial_report(misled(task(), RIGHT, RIGHT, sure_of(K.EMPTY_INPUT)))
     assert found is not None
     by_kind = {result.kind: result for result in found.results}
     unsure, sure = by_kind[K.OUT_OF_DISTRIBUTION].candidate, by_kind[K.EMPTY_INPUT].candidate
-    assert unsure.auroc is not None
-    assert unsure.fpr95 is not None
-    assert (unsure.auroc.value, unsure.fpr95.value, unsure.fpr95.n) == (1.0, 0.0, 32)
-    assert sure.auroc is not None
-    assert sure.fpr95 is not None
-    assert (sure.auroc.value, sure.fpr95.value) == (pytest.approx(0.25), 1.0)
-    between = adversarial_report(misled(task(), RIGHT, RIGHT, [0.6] * len(CASES)))
-    assert between is not None
-    told = between.results[-1].candidate
-    assert told.auroc is not None
-    assert told.fpr95 is not None
-    assert (told.auroc.value, told.fpr95.value) == (0.5, 1.0), (
-        "half of the rows are below .6, and 95 % are not above it"
-    )
+    assert unsure.confident_wrong is not None and sure.confident_wrong is not None
+    assert (unsure.confident_wrong.value, sure.confident_wrong.value) == (0.0, 1.0)
     assert sure.clean is sure.score is sure.drop is by_kind[K.EMPTY_INPUT].score is None
 
 
@@ -266,7 +251,7 @@ def test_failed_requests_are_wrong_and_counted_and_no_confidence_leaves_its_part
     report = adversarial_report(silent)
     assert report is not None
     assert [result.candidate.failed for result in report.results if result.kind is K.LONG_INPUT] == [32]
-    assert all(result.candidate.confident_wrong is result.candidate.auroc is None for result in report.results)
+    assert all(result.candidate.confident_wrong is None for result in report.results)
     assert set(silent.parts) == {"typos", "casing", "distractors", "long input", "injection", "injections resisted"}
     assert not adversarial_not_worse(task(), silent).passed
 

@@ -72,7 +72,7 @@ def evaluated(found: Asked, spec: TaskSpec) -> AdapterEvaluated:
         dataset_id="d", dataset_uri="u", method="lora", rank=8, steps=1, train_loss=0.1, seconds=1.0,
         data_cutoff=utc_now(), spec=spec,
     )  # fmt: skip
-    found = replace(found, texts=text_scores(found, spec, BagEncoder()))
+    found = replace(found, texts=text_scores(found, BagEncoder()))
     report = evaluation_report(trained, None, "job", found, Extras(approaches(len(found.evaluation))), NOON)
     return evaluated_event(trained, report, "/store/evaluations/job")
 
@@ -119,7 +119,7 @@ def test_every_metric_is_shown_with_intervals_and_the_paired_difference() -> Non
 
 
 def test_a_request_that_failed_is_worth_nothing_by_any_metric() -> None:
-    scores = text_scores(asked([None], ["parcel refund"], ["parcel refund"]), task(), BagEncoder())
+    scores = text_scores(asked([None], ["parcel refund"], ["parcel refund"]), BagEncoder())
     assert {float(candidate[0]) for candidate, _ in scores.values()} == {0.0}
     assert [float(production[0]) for _, production in scores.values()] == pytest.approx([1.0] * len(TextMetric))
 
@@ -136,16 +136,14 @@ def test_text_beside_other_calls_is_worth_nothing_by_any_metric() -> None:
     call = '[{"name":"refund","arguments":"{}"}]'
     expected = f"parcel refund\n{call}"
     found = asked([f"parcel refund\n{call.replace('refund', 'invoice')}"], [expected], [expected])
-    scores = text_scores(found, task(), WordEncoder())
+    scores = text_scores(found, WordEncoder())
     assert {float(candidate[0]) for candidate, _ in scores.values()} == {0.0}
     assert [float(production[0]) for _, production in scores.values()] == pytest.approx([1.0] * len(TextMetric))
 
 
-def test_without_the_encoder_its_metrics_are_left_out_unless_the_task_gates_by_one() -> None:
-    found = asked(NEAR, REVERSED, RIGHT)
-    assert TextMetric.COSINE not in text_scores(found, task(), NoEncoder())
+def test_without_the_encoder_the_job_waits_for_it() -> None:
     with pytest.raises(DependencyUnavailable):
-        text_scores(found, task(text_metric="cosine"), NoEncoder())
+        text_scores(asked(NEAR, REVERSED, RIGHT), NoEncoder())
 
 
 def test_a_cosine_below_zero_is_worth_nothing() -> None:
