@@ -26,10 +26,7 @@ _POLL_SECONDS = 0.2
 
 
 class ServedModel:
-    """The server of one model. `requests`: how many it answers, or is to answer. `used`: when the last one ended.
-    `starting`: ends once it answers."""
-
-    starting: asyncio.Task[None]
+    """The server of one model. `requests`: how many it answers, or is to answer. `used`: when the last one ended."""
 
     def __init__(self, name: str, log: Path) -> None:
         self.name, self.url = name, ""
@@ -63,10 +60,8 @@ class ServedModel:
 
     @property
     def ended(self) -> bool:
-        """Whether it has exited, or could not be started."""
-        return (self._process is not None and self._process.poll() is not None) or (
-            self.starting.done() and self.starting.exception() is not None
-        )
+        """Whether it has exited, or was stopped."""
+        return self._process is None or self._process.poll() is not None
 
     def failure(self, what: str) -> DependencyUnavailable:
         """Return the error that says what happened, with the last lines of its log."""

@@ -31,5 +31,5 @@ def publish_model(home: Path, name: str, **config: str) -> Path:
 
 if __name__ == "__main__":
     home = Path(sys.argv[1])
-    pool = ModelPool(stand_in, home / "logs", wait_seconds=1.0)
+    pool = ModelPool(stand_in, home / "logs")
     serve(Front(ArtifactStore(str(home / "artifacts"), home / "cache"), pool, sys.argv[3]), int(sys.argv[2]))
