@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
@@ -16,9 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from deploy.devstack.stack import PartStatus
+from shared.report.blocks import Table as StatusTable
+from shared.report.blocks import Tag, Tone
+from shared.report.blocks import Text as Note
+from shared.report.terminal import print_blocks
 
 DONE = {"ready": "green", "external": "cyan", "failed": "red", "stopped": "green"}
-STATES = {"ready": "green", "starting": "yellow", "restarting": "yellow", "stopped": "dim"}
+TONES: dict[str, Tone] = {"ready": "good", "starting": "open", "restarting": "open", "stopped": "note"}
 
 
 class LiveProgress:
@@ -67,24 +71,20 @@ class LiveProgress:
         return table
 
 
-def status_table(rows: Sequence[PartStatus], home: Path) -> Table:
-    """Return the table of `ratchet status`. Logs are shown relative to the home."""
-    table = Table(box=SIMPLE, pad_edge=False)
-    for column in ("part", "state", "whose", "pid", "memory", "address", "log"):
-        table.add_column(column, overflow="fold", justify="right" if column in ("pid", "memory") else "left")
-    for row in rows:
-        state = f"{row.state} ({row.restarts} restarts)" if row.restarts else row.state
-        log = str(row.log.relative_to(home)) if row.log and row.log.is_relative_to(home) else str(row.log or "")
-        memory = f"{row.memory_bytes / 1e6:,.0f} MB" if row.memory_bytes else ""
-        cells = (row.owner, str(row.pid or ""), memory, row.address, log)
-        table.add_row(Text(row.part), Text(state, STATES.get(row.state, "red")), *map(Text, cells))
-    return table
-
-
 def show_status(console: Console, rows: Sequence[PartStatus], home: Path) -> None:
-    """Print the table, then the details of the parts that have any."""
-    console.print(Text(f"Ratchet in {home}", "bold"), soft_wrap=True)
-    console.print(status_table(rows, home))
-    for row in rows:
-        if row.detail:
-            console.print(Text.assemble((f"{row.part}: ", STATES.get(row.state, "red")), row.detail), soft_wrap=True)
+    """Print the table, with logs relative to the home, then the details of the parts that have any."""
+    cells = [
+        (
+            row.part,
+            Tag(f"{row.state} ({row.restarts} restarts)" if row.restarts else row.state, TONES.get(row.state, "bad")),
+            row.owner,
+            row.pid,
+            f"{row.memory_bytes / 1e6:,.0f} MB" if row.memory_bytes else None,
+            row.address,
+            os.path.relpath(row.log, home) if row.log else None,
+        )
+        for row in rows
+    ]
+    columns = ("part", "state", "whose", "pid", "memory", "address", "log")
+    details = [Note(row.detail, TONES.get(row.state, "bad"), row.part) for row in rows if row.detail]
+    print_blocks([Note(f"Ratchet in {home}"), StatusTable(columns, cells), *details], console)
