@@ -44,6 +44,7 @@ from services.dataset_builder.building.places import (
     place_rows,
 )
 from services.dataset_builder.building.preferences import edits
+from services.dataset_builder.building.questions import within_budget
 from services.dataset_builder.building.rows import Row
 from services.dataset_builder.building.votes import OLDEST_FIRST, Vote, resolve_votes, reviewers_answers
 from services.dataset_builder.checks.agreement import WINDOW, blind_overlaps, measure_agreement
@@ -175,7 +176,7 @@ def build_dataset(inputs: Inputs, score: Scorer | None = None, count_tokens: Cou
     return Build(
         dataset,
         decisions=Decisions(noise.decided, placed.decided),
-        questions=(*questions, *guarded.questions, *ties, *noise.questions),
+        questions=within_budget([*questions, *guarded.questions, *ties, *noise.questions], spec),
         corrected=Counter(row.label for row in rows),
         measures=Measures(
             measure_agreement(overlaps, spec.dataset.seed, max(spec.dataset.min_overlaps, WINDOW)),

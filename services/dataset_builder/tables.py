@@ -37,7 +37,6 @@ LABEL_SCORES = sa.Table(
     Column("task", Text, primary_key=True), Column("prediction_id", Text, primary_key=True),
     Column("label", Text, primary_key=True), Column("given", sa.Float), Column("rival", Text),
     Column("rival_probability", sa.Float), Column("is_issue", sa.Boolean), Column("rows", sa.Integer),
-    Column("asked", sa.Boolean),
 )  # fmt: skip
 PLACES = sa.Table(
     "places", METADATA,

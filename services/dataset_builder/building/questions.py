@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Protocol
 
@@ -35,6 +35,17 @@ class Labelled(Protocol):
     def user_hash(self) -> str | None: ...
     @property
     def predicted_at(self) -> datetime | None: ...
+
+
+def within_budget(questions: Iterable[LabelRequested], spec: TaskSpec) -> tuple[LabelRequested, ...]:
+    """Return those of a build's questions that people are asked: the most pressing, as many as a day's budget allows.
+
+    Others wait for a later build. What nobody has answered is asked again, under the same id. The order of the questions
+    makes no difference.
+    """
+    by_id = {question.request_id: question for question in questions}
+    ranked = sorted(by_id.values(), key=lambda question: (-question.priority, question.request_id))
+    return tuple(ranked[: spec.failures.review_budget_per_day])
 
 
 def label_again(labelled: Labelled, label: str, spec: TaskSpec, priority: float, at: datetime) -> LabelRequested:

@@ -64,7 +64,7 @@ class LabelScore:
 
     `given`, `rival_probability`: probabilities of the label and of the most probable other one, `rival`. `is_issue`:
     cleanlab's judgement, for the rows that the model was fitted on in other parts; None for the others. `rows`: how
-    many rows there were. `asked`: a reviewer has been asked.
+    many rows there were.
     """
 
     given: float
@@ -72,7 +72,6 @@ class LabelScore:
     rival_probability: float
     is_issue: bool | None
     rows: int = 0
-    asked: bool = False
 
     @property
     def is_suspicious(self) -> bool:
@@ -193,8 +192,6 @@ def find_noise(
     judged = [(row, scores[_key(row)]) for row in ordered if _key(row) in scores]
     found = [row for row, given in judged if given.is_suspicious and not _is_settled(row)]
     held = _bounded(found, Counter(row.label for row in ordered), scores)
-    asked = _to_ask(held, held_out, spec, scores)
-    scores.update({_key(row): replace(scores[_key(row)], asked=True) for row in asked})
     return LabelNoise(
         decided=_changed(scores, known) if known else scores,
         rows=len(ordered),
@@ -205,7 +202,7 @@ def find_noise(
         confused=_confused(held, scores),
         questions=tuple(
             label_again(row, row.label, spec, _priority(row, held_out) + scores[_key(row)].doubt, row.corrected_at)
-            for row in asked
+            for row in held
         ),
     )
 
@@ -241,7 +238,7 @@ def _scores(
     hold = {key for key, old in with_score if old is not None and not _is_outdated(old, rows)}
     for row, found in zip((*model_rows, *others) if judge else others, new, strict=True):
         if (key := _key(row)) not in hold:
-            scores[key] = replace(found, rows=len(rows), asked=scores.get(key, found).asked)
+            scores[key] = replace(found, rows=len(rows))
     return scores
 
 
@@ -277,15 +274,6 @@ def _bounded(found: Sequence[Row], counts: Mapping[str, int], scores: Mapping[Sc
             taken[row.label] += 1
             held.append(row)
     return held
-
-
-def _to_ask(
-    held: Sequence[Row], held_out: Collection[str], spec: TaskSpec, scores: Mapping[ScoreKey, LabelScore]
-) -> list[Row]:
-    """Choose the rows that a reviewer is asked about now: a day's budget, those of the evaluation set first."""
-    new = [row for row in held if not scores[_key(row)].asked]
-    new.sort(key=lambda row: row.prediction_id not in held_out)
-    return new[: spec.failures.review_budget_per_day]
 
 
 def _priority(row: Row, held_out: Collection[str]) -> float:

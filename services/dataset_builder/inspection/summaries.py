@@ -92,7 +92,6 @@ def _label_noise(found: LabelNoise) -> Measure:
             "judged": found.judged,
             "doubted": found.issues,
             "held_back": len(found.held_back),
-            "asked_about_now": len(found.questions),
             "balanced_accuracy": None if accuracy is None else round(accuracy, 4),
         },
         table=_table(("label", "rows", "recognised"), [(name, n, round(share, 4)) for name, (share, n) in recall]),

@@ -60,7 +60,6 @@ def upgrade() -> None:
         sa.Column("rival_probability", sa.Float, nullable=False),
         sa.Column("is_issue", sa.Boolean),
         sa.Column("rows", sa.Integer, nullable=False),
-        sa.Column("asked", sa.Boolean, nullable=False),
     )
     op.create_index("label_scores_of_prediction", "label_scores", ["prediction_id"])
     op.create_table(

@@ -29,7 +29,7 @@ async def read_scores(connection: AsyncConnection, task: str) -> dict[ScoreKey, 
     columns = LABEL_SCORES.c
     query = sa.select(
         columns.prediction_id, columns.label, columns.given, columns.rival, columns.rival_probability,
-        columns.is_issue, columns.rows, columns.asked,
+        columns.is_issue, columns.rows,
     ).where(columns.task == task)  # fmt: skip
     found: dict[ScoreKey, LabelScore] = {}
     result = await connection.stream(query, execution_options={"yield_per": _AT_ONCE})
@@ -63,5 +63,4 @@ def _row(task: str, key: ScoreKey, score: LabelScore) -> dict[str, Any]:
     return {
         "task": task, "prediction_id": prediction_id, "label": label, "given": score.given, "rival": score.rival,
         "rival_probability": score.rival_probability, "is_issue": score.is_issue, "rows": score.rows,
-        "asked": score.asked,
     }  # fmt: skip

@@ -99,8 +99,8 @@ def test_suspicious_labels_are_held_back_and_asked_about_those_of_the_evaluation
     questions = [q for q in build.questions if q.purpose is Purpose.SUSPICIOUS_LABEL]
     assert {q.prediction_id for q in questions} == held(build)
     assert held_out & held(build), "the planted errors are on both sides"
-    in_eval = [q.prediction_id in held_out for q in sorted(questions, key=lambda q: -q.priority)]
-    assert in_eval == sorted(in_eval, reverse=True)
+    others = max(q.priority for q in questions if q.prediction_id not in held_out)
+    assert all(q.priority >= others for q in questions if q.prediction_id in held_out)
 
 
 def test_a_reviewers_confirming_answer_settles_a_label_and_nobody_is_asked_again() -> None:
@@ -121,12 +121,12 @@ def test_a_reviewers_confirming_answer_settles_a_label_and_nobody_is_asked_again
         assert "p4" in {e.prediction_ids[0] for e in (*second.dataset.train, *second.dataset.eval)}
 
 
-def test_an_unanswered_question_is_not_asked_again_and_the_row_keeps_waiting() -> None:
+def test_an_unanswered_question_stays_the_same_and_the_row_keeps_waiting() -> None:
     rows, model = corrections_of(120, wrong=[4, 7]), WordModel()
     first = built(rows, model)
     second = built([*rows, *corrections_of(10, first=120)], model, first)
     assert [q.prediction_id for q in first.questions] != []
-    assert second.questions == ()
+    assert {q.request_id for q in second.questions} == {q.request_id for q in first.questions}
     assert held(second) == held(first) == {"p4", "p7"}
 
 
@@ -174,11 +174,16 @@ def test_at_most_half_the_rows_of_a_label_are_held_back_the_most_suspicious_firs
     assert len(held(lonely)) == 20
 
 
-def test_a_days_budget_of_questions_is_asked_now_and_the_rest_later() -> None:
+def test_a_days_budget_of_questions_is_asked_now_and_the_rest_once_they_are_answered() -> None:
     rows = corrections_of(120, wrong=range(0, 30, 3))
     spec = SPEC.model_copy(update={"failures": FailureSettings(review_budget_per_day=4)})
     first = built(rows, WordModel(), spec=spec)
-    second = built(rows, WordModel(), first, spec)
+    asked = {q.prediction_id for q in first.questions}
+    answers = [
+        relabelled(row, correction_id=f"again {row.correction_id}", reviewer="ben") for row in rows
+        if row.prediction_id in asked
+    ]  # fmt: skip
+    second = built([*rows, *answers], WordModel(), first, spec)
     assert len(held(first)) == 10
     assert len({q.request_id for q in (*first.questions, *second.questions)}) == 8
     in_eval = {name for name, place in first.decisions.places.items() if place.fate is Fate.EVAL} & held(first)

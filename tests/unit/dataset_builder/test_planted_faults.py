@@ -208,6 +208,23 @@ def test_200_users_who_correct_one_answer_each_are_trained_on() -> None:
     assert sum(example.origin is Origin.USER for example in build.dataset.train) >= 180
 
 
+def test_all_questions_of_a_build_together_are_no_more_than_a_day_allows_and_the_most_pressing() -> None:
+    """Each source had a budget of its own: a budget of 20 asked 53."""
+    disputed = [vote(n, LABELS[(n + m) % 5], reviewer) for n in range(40) for m, reviewer in enumerate(REVIEWERS[:2])]
+    liar = [vote(10_000 + n, "stock", "eve") for n in range(120)]
+    votes = [*(v for v in clean() if int(v.prediction_id[1:]) >= 40), *disputed, *liar]
+    asked = []
+    for budget in (10_000, 20):
+        rules = SPEC.failures.model_copy(update={"review_budget_per_day": budget})
+        spec = SPEC.model_copy(update={"failures": rules})
+        asked.append(build_dataset(Inputs(votes_of(votes), spec)).questions)
+    everything, today = asked
+    assert (len(everything) > 53, len(today)) == (True, 20)
+    left = {q.request_id for q in everything} - {q.request_id for q in today}
+    least = min(q.priority for q in today)
+    assert all(q.priority <= least for q in everything if q.request_id in left)
+
+
 def test_neither_the_order_of_votes_nor_their_arrival_changes_a_build() -> None:
     votes = [*clean(300), *(vote(10_000 + n, "refund", "eve") for n in range(120))]
     shuffled = random.Random(3).sample(votes, len(votes))

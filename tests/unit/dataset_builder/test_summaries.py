@@ -90,7 +90,6 @@ def test_label_noise_says_how_many_labels_are_doubted_and_which_are_hard_to_tell
         "judged": 60,
         "doubted": 9,
         "held_back": 0,
-        "asked_about_now": 0,
         "balanced_accuracy": 0.7,
     }
     assert rows(part) == [("delivery", 20, 0.5), ("refund", 40, 0.9)]
