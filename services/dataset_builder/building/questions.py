@@ -40,8 +40,8 @@ class Labelled(Protocol):
 def within_budget(questions: Iterable[LabelRequested], spec: TaskSpec) -> tuple[LabelRequested, ...]:
     """Return those of a build's questions that people are asked: the most pressing, as many as a day's budget allows.
 
-    Others wait for a later build. What nobody has answered is asked again, under the same id. The order of the questions
-    makes no difference.
+    Others wait for a later build. What nobody has answered is asked again, under the same id. The order makes no
+    difference.
     """
     by_id = {question.request_id: question for question in questions}
     ranked = sorted(by_id.values(), key=lambda question: (-question.priority, question.request_id))
