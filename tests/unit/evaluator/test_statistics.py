@@ -160,6 +160,22 @@ def test_equal_weights_give_the_plain_interval_and_unequal_ones_a_wider_one() ->
     assert weighted_share(np.ones(50), np.ones(50), np.arange(50)).low == pytest.approx(wilson(50, 50).low)
 
 
+@pytest.mark.parametrize(("audits", "doubts"), [(20, 0.2), (36, 0.1), (36, 0.5), (100, 0.1)])
+def test_the_interval_of_few_audits_beside_many_doubts_covers_the_share(audits: int, doubts: float) -> None:
+    """Of 36 audits it covered .90 to .93: the heavy rows are few, and all of them may be right by accident."""
+    chance = np.random.default_rng(7)
+    inside, runs, audited = 0, 1_000, 0.01
+    for _ in range(runs):
+        confident = chance.binomial(round(audits / audited * 0.8), audited)
+        either = 1.0 - (1.0 - audited) * (1.0 - doubts)
+        doubtful = chance.binomial(round(audits / audited * 0.2), either)
+        right = np.concatenate([chance.random(confident) < 0.9, chance.random(doubtful) < 0.5]).astype(np.float64)
+        weights = np.repeat([1.0 / audited, 1.0 / either], [confident, doubtful])
+        found = weighted_share(right, weights, np.arange(len(right)))
+        inside += found.low <= 0.8 * 0.9 + 0.2 * 0.5 <= found.high
+    assert inside >= 0.93 * runs
+
+
 def test_rows_that_chance_did_not_draw_say_nothing_of_traffic() -> None:
     probabilities = np.array([0.5] * MIN_UNIFORM + [1.0, np.nan])
     uniform = np.array([True] * MIN_UNIFORM + [False, False])
