@@ -105,7 +105,7 @@ class Answerer:
             remove_identity(data)
         user_hash = self._identifiers.user_hash(identity.user)
         session_hash = self._identifiers.session_hash(identity.session)
-        encoded = self._recorder.encode_call(parsed, user_hash)
+        calls, media, opening, questions = self._recorder.encode_calls(parsed, user_hash)
         prediction_ids = [self._new_id(task.name, exchange.request_id)]
         prediction_ids += [self._new_id(task.name) for _ in range(parsed.prediction_count - 1)]
         caller = Caller(
@@ -114,9 +114,11 @@ class Answerer:
             exchange.grant.app,
             identity.metadata,
             exchange.trace,
-            self._identifiers.subject(user_hash, session_hash, exchange.grant.app, encoded.opening),
+            self._identifiers.subject(user_hash, session_hash, exchange.grant.app, opening),
         )
-        return InFlightRequest(exchange, task, parsed, encoded, prediction_ids, caller), identity.user
+        request = InFlightRequest(exchange, task, parsed, calls, prediction_ids, caller)
+        request.media, request.questions = media, questions
+        return request, identity.user
 
     async def _answer_whole(self, request: InFlightRequest, arms: tuple[Arm, ...]) -> Reply:
         """Answer in one piece. The answer's events are durable when this returns."""

@@ -7,7 +7,9 @@ per application. The memory that a body takes is a few times its size: the bytes
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+import types
+from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -122,13 +124,29 @@ class RequestAdmission:
         return pieces
 
     async def _next(self, receive: Receive) -> Any:
-        """Return the next message of a body. Raises HttpError 408 if none comes in time."""
+        """Return the next message of a body. Raises HttpError 408 if none comes in time.
+
+        What has come already, as all of a usual request has, costs no timer.
+        """
+        receiving = receive().__await__()
+        try:
+            awaited = next(receiving)
+        except StopIteration as received:
+            return received.value
         try:
             async with asyncio.timeout(self.limits.silence):
-                return await receive()
+                return await _go_on(receiving, awaited)
         except TimeoutError as error:
             reason = f"nothing of the request body came for {self.limits.silence:g} s"
             raise HttpError(408, reason, "body_timeout") from error
+
+
+@types.coroutine
+def _go_on(started: Generator[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
+    """Await the rest of what was started and now waits for `awaited`."""
+    with contextlib.closing(started):
+        yield awaited
+        return (yield from started)
 
 
 def _length_and_coding(headers: Headers) -> tuple[int | None, bytes]:

@@ -98,8 +98,8 @@ class ApiRequest(ABC):
         """Raises HttpError 400 that names the invalid field."""
 
     @abstractmethod
-    def call(self, media: MediaReferences) -> Object | None:
-        """Return what is asked, as events have it: a `Call`. None: its answers are no predictions.
+    def calls(self, media: MediaReferences) -> list[Object]:
+        """Return what is asked, as events have it: a `Call` for each conversation, with as many answers each.
 
         To be called before the request is encoded for an upstream. Raises HttpError 400 that names the invalid field.
         """
@@ -170,6 +170,8 @@ def answer_count(data: Mapping[str, Any], name: str, task: ServedTask) -> int:
     value = data.get(name)
     if value is None:
         return 1
+    if isinstance(value, float) and value.is_integer():  # As clients without integers write it.
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_PREDICTIONS:
         raise bad_request(f"`{name}` must be a whole number from 1 to {MAX_PREDICTIONS}", name)
     if value > 1 and task.classifies:

@@ -15,7 +15,7 @@ _CREDENTIALS = ("api_key", "authorization", "headers", "extra_headers")
 a server. It is in no event, since no redactor knows a password from any other word."""
 _OWN_FIELDS = frozenset(
     {
-        "messages", "input", "prompt", "instructions", "tools", "tool_choice", "response_format",
+        "messages", "input", "prompt", "prompt_embeds", "instructions", "tools", "tool_choice", "response_format",
         "stream",
     }
 )  # fmt: skip

@@ -104,10 +104,10 @@ class ChatRequest(ChoicesRequest):
         elif isinstance(self._top, int):
             data["top_logprobs"] = top_count(self._top, task.top_logprobs)
 
-    def call(self, media: MediaReferences) -> Object:
+    def calls(self, media: MediaReferences) -> list[Object]:
         data, constrained = self._data, self.task.classifies
         conversation = EventConversation(media).add_chat_messages(data["messages"], added=self._added_messages)
-        return logged_call(self.api, conversation, data, constrained=constrained, format_field="response_format")
+        return [logged_call(self.api, conversation, data, constrained=constrained, format_field="response_format")]
 
     def parse_choice(self, choice: Any) -> Choice:
         logprobs = choice.get("logprobs")
@@ -136,6 +136,8 @@ class ChatRequest(ChoicesRequest):
             part.reasoning.append(str(reasoning))
         for call in delta.get("tool_calls") or ():
             part.add_call(call)
+        if function := delta.get("function_call"):  # OpenAI's older form of one call.
+            part.add_call({"function": function})
 
     def drop_unrequested_logprobs(self, choice: dict[str, Any]) -> None:
         logprobs = choice.get("logprobs")
@@ -174,6 +176,8 @@ def choice_of_message(message: Any, tokens: Sequence[Token], finish_reason: str 
         raise ValueError("not a message")
     content, calls = message.get("content"), message.get("tool_calls")
     refusal, reasoning = message.get("refusal"), message.get("reasoning") or message.get("reasoning_content")
+    if calls is None and isinstance(message.get("function_call"), dict):
+        calls = [{"function": message["function_call"]}]
     return Choice(
         answer_text(content),
         tokens,

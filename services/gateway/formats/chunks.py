@@ -22,7 +22,7 @@ from services.gateway.formats.api import (
     token_usage,
     with_answer_tokens,
 )
-from services.gateway.formats.conversation import Object, arguments_text, tool_call
+from services.gateway.formats.conversation import Object, arguments_text, begins_another_call, tool_call
 from services.gateway.json_codec import decode_json, encode_json
 from shared.http import HttpError
 
@@ -96,15 +96,18 @@ class PartialChoice:
 
     def add_call(self, delta: dict[str, Any]) -> None:
         """Add a piece of a tool call: its name comes first, then its arguments bit by bit."""
-        # An index that is no number ends the stream here, not where calls are sorted.
-        index, function = int(delta.get("index") or 0), delta.get("function") or {}
-        call = next((call for call in self.calls if call["index"] == index), None)
-        if call is None:
-            call = {"index": index, "name": None, "id": None, "arguments": []}
+        index = delta.get("index") or 0
+        index = int(index)  # A text or a list that is no number ends the stream here, not where calls are sorted.
+        call = next((call for call in reversed(self.calls) if call["index"] == index), None)
+        if call is None or begins_another_call(call["id"], call["name"], call["arguments"], delta):
+            call = {"index": index, "name": None, "id": None, "arguments": [], "kind": "function"}
             self.calls.append(call)
+        if delta.get("custom") is not None:
+            call["kind"] = "custom"
+        function = delta.get(call["kind"]) or {}
         call["id"] = call["id"] or delta.get("id")
         call["name"] = function.get("name") or call["name"]
-        call["arguments"].append(arguments_text(function.get("arguments")))
+        call["arguments"].append(arguments_text(function.get("arguments") or function.get("input")))
 
     def so_far(self) -> Choice:
         """The answer as far as it has arrived."""
@@ -121,7 +124,7 @@ class PartialChoice:
 
     @staticmethod
     def _call(call: dict[str, Any]) -> Object:
-        return tool_call(call["name"], "".join(call["arguments"]), call["id"])
+        return tool_call(call["name"], "".join(call["arguments"]), call["id"], call["kind"])
 
 
 class ChoicesRequest(ApiRequest):

@@ -1,7 +1,8 @@
-"""OpenAI's older completions API: a prompt is passed on unchanged; each answer is a prediction. No I/O.
+"""OpenAI's older completions API: prompts are passed on unchanged; each answer is a prediction. No I/O.
 
 The task's system prompt is not used here. In the event a prompt is a user message; a prompt of token ids is a part of
-its own type with that list as JSON.
+its own type with that list as JSON, and one of embeddings is by reference, as a picture is. A request with several
+prompts is as many requests that came together: each has an event, with its own prompt alone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from services.gateway.formats.api import (
+    MAX_PREDICTIONS,
     Choice,
     Token,
     answer_count,
@@ -26,20 +28,26 @@ from services.gateway.formats.media import MediaReferences
 from services.gateway.formats.validation import bad_request, bool_field
 from services.gateway.json_codec import encode_json
 from services.gateway.tasks.served import ServedTask
-from shared.conversation.requests import TOKEN_IDS
+from shared.conversation.requests import EMBEDS, TOKEN_IDS
 
 
 class CompletionRequest(ChoicesRequest):
     path: ClassVar[str] = "/v1/completions"
     answer_kind: ClassVar[str] = "completion"
-    __slots__ = ("_echo", "_prompt", "_top")
+    __slots__ = ("_echo", "_embeds", "_n", "_prompts", "_top")
 
     def __init__(self, data: dict[str, Any], task: ServedTask) -> None:
         self.task = task
         self._data = data
         self._stream = bool_field(data, "stream")
-        self.prediction_count = answer_count(data, "n", task)
-        self._prompt = _content(data.get("prompt"))
+        self._n = answer_count(data, "n", task)
+        self._embeds = _embeds(data.get("prompt_embeds"))
+        prompt = data.get("prompt")
+        self._prompts = [] if prompt is None and self._embeds else _prompts(prompt)
+        self.prediction_count = self._n * (len(self._embeds) + len(self._prompts))
+        if self.prediction_count > MAX_PREDICTIONS:
+            message = f"{self.prediction_count} answers in one request; at most {MAX_PREDICTIONS} are allowed"
+            raise bad_request(message, "prompt")
         self.include_usage = request_stream_usage(data, streams=self._stream)
         if task.classifies:
             constrain_to_labels(data, task)
@@ -53,11 +61,12 @@ class CompletionRequest(ChoicesRequest):
         if (self._top is None and not self._echo) or isinstance(self._top, int):
             data["logprobs"] = top_count(int(self._top or 0), task.top_logprobs)
 
-    def call(self, media: MediaReferences) -> Object:
-        data, constrained = self._data, self.task.classifies
-        conversation = EventConversation(media)
-        conversation.messages.append({"role": "user", "content": self._prompt})
-        return logged_call("completions", conversation, data, constrained=constrained, format_field="response_format")
+    def calls(self, media: MediaReferences) -> list[Object]:
+        asked, constrained = self._data, self.task.classifies
+        # vLLM answers those of embeddings first.
+        embeds = [[{"type": EMBEDS, "media": media.reference(EMBEDS, part)}] for part in self._embeds]
+        prompts = [*({"role": "user", "content": content} for content in embeds), *self._prompts]
+        return [_call(prompt, media, asked, constrained=constrained) for prompt in prompts]
 
     def parse_choice(self, choice: Any) -> Choice:
         return Choice(str(choice["text"]), self._tokens(choice), finish_reason_of(choice))
@@ -93,13 +102,29 @@ class CompletionRequest(ChoicesRequest):
                 choice["logprobs"] = {**logprobs, "top_logprobs": cut}
 
 
+def _call(prompt: Object, media: MediaReferences, asked: dict[str, Any], *, constrained: bool) -> Object:
+    conversation = EventConversation(media)
+    conversation.messages.append(prompt)
+    return logged_call("completions", conversation, asked, constrained=constrained, format_field="response_format")
+
+
+def _prompts(prompt: Any) -> list[Object]:
+    """The prompts as messages, for the events. Raises HttpError 400."""
+    several = isinstance(prompt, list) and bool(prompt) and all(isinstance(item, str | list) for item in prompt)
+    return [{"role": "user", "content": _content(item)} for item in (prompt if several else [prompt])]
+
+
+def _embeds(given: Any) -> list[Object]:
+    """The prompts that are embeddings, each as vLLM's part of the chat API. Raises HttpError 400."""
+    texts = given if isinstance(given, list) else [] if given is None else [given]
+    if not all(isinstance(text, str) for text in texts):
+        raise bad_request("`prompt_embeds` must be base64, or a list of it", "prompt_embeds")
+    return [{"type": EMBEDS, "data": text} for text in texts]
+
+
 def _content(prompt: Any) -> Any:
-    """The content of the event's message. Raises HttpError 400."""
-    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
-        prompt = prompt[0]
     if isinstance(prompt, str):
         return prompt
     if not isinstance(prompt, list) or not prompt or not all(type(token) is int for token in prompt):
-        message = "`prompt` must be a text or token ids; send each of several prompts in a request of its own"
-        raise bad_request(message, "prompt")
+        raise bad_request("`prompt` must be a text, a list of texts, or token ids", "prompt")
     return [{"type": TOKEN_IDS, "text": encode_json(prompt).decode()}]

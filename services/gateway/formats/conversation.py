@@ -6,19 +6,19 @@ become references. What an event cannot say, such as a part of an unknown kind, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from schemas.conversation import Role
 from services.gateway.formats.media import MEDIA_KINDS, MediaReferences
 from services.gateway.formats.validation import bad_request, quoted
 from services.gateway.json_codec import decode_json, encode_json
 from shared.conversation.question_text import question_text
 
 Object = dict[str, Any]
-ROLES = frozenset((*Role, "developer", "function"))
-OTHER_ROLE = "other"
-"""Written for another role, which only a chat template knows: nobody knows whether it names a person."""
+_ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
+_OTHER_ROLE = "other"
+"""Written for a role that an event cannot say."""
 _TEXT_PARTS = {
     "text": "text",
     "input_text": "text",
@@ -28,11 +28,8 @@ _TEXT_PARTS = {
 }
 """The kinds of parts that are text, and the field of each that has it."""
 _MAX_PART_TYPE = 50
-_UNSAID_FIELDS = ("tools", "task", "audio", "function_call")
-"""Fields of a message that a model may see and an event does not have: vLLM's own, OpenAI's spoken answer, and its
-first form of a call."""
-MAX_NAME = 256
-"""Characters of a name or an id in an event."""
+_UNSAID_FIELDS = ("tools", "task", "audio")
+"""Fields of a message that a model may see and an event does not have: vLLM's own, and OpenAI's spoken answer."""
 
 
 class EventConversation:
@@ -81,26 +78,30 @@ class EventConversation:
         }
         for name in ("name", "tool_call_id"):
             if isinstance(value := message.get(name), str) and value:
-                logged[name] = value[:MAX_NAME]
+                logged[name] = value
         for name, given in (("refusal", "refusal"), ("reasoning", "reasoning_content"), ("reasoning", "reasoning")):
             if isinstance(value := message.get(given), str):
                 logged[name] = value
         if any(message.get(name) for name in _UNSAID_FIELDS):
             self.truncated = True
-        if calls := message.get("tool_calls"):
+        calls = message.get("tool_calls")
+        if calls is None and message.get("function_call") is not None:  # OpenAI's older form of one call.
+            calls = [{"function": message["function_call"]}]
+            self.truncated = True  # vLLM passes over it, and a call without an id cannot be sent again.
+        if calls:
             logged["tool_calls"] = tool_calls_of(calls, f"{field}.tool_calls")
         return logged
 
     def _role(self, role: Any, field: str) -> str:
-        """The role of a message, as an event can say it. Raises HttpError 400."""
+        """The role of a message: also one that only a chat template knows, as far as an event can say it."""
         if not isinstance(role, str) or not role:
             raise bad_request(
                 f"`{field}` is {quoted(role)}; it must be a role, such as system, user, assistant or tool", field
             )
-        if role in ROLES:
+        if _ROLE.fullmatch(role):
             return role
         self.truncated = True
-        return OTHER_ROLE
+        return _OTHER_ROLE
 
     def _part(self, part: Any, field: str) -> Object:
         if isinstance(part, str):
@@ -158,10 +159,10 @@ def tool_call_of(call: Mapping[str, Any]) -> Object:
 
 
 def tool_call(name: Any, arguments: Any, call_id: Any = None, kind: str = "function") -> Object:
-    """A tool call as an event has it."""
-    call: Object = {"name": str(name or "unnamed")[:MAX_NAME], "arguments": arguments_text(arguments), "type": kind}
+    """A tool call as an event has it, but for names and ids that are too long for one."""
+    call: Object = {"name": str(name or "unnamed"), "arguments": arguments_text(arguments), "type": kind}
     if isinstance(call_id, str) and call_id:
-        call["id"] = call_id[:MAX_NAME]
+        call["id"] = call_id
     return call
 
 
@@ -179,6 +180,18 @@ def answer_text(content: Any) -> str:
     parts = content if isinstance(content, list) else ()
     texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
     return "".join(text for text in texts if isinstance(text, str))
+
+
+def begins_another_call(call_id: Any, name: Any, arguments: Iterable[str], delta: Mapping[str, Any]) -> bool:
+    """Return True if a piece of a stream is not of the call `call_id`, though it has the same index.
+
+    Some servers number no calls, or all of them 0. Others give each piece of a call an id of its own, and some its
+    name, too: then the `arguments` so far tell whether the call is complete.
+    """
+    function = delta.get("function") or delta.get("custom") or {}
+    if not (call_id and function.get("name")) or delta.get("id") in (None, "", call_id):
+        return False
+    return function["name"] != name or not (so_far := "".join(arguments)) or "custom" in delta or is_json(so_far)
 
 
 def is_json(text: str) -> bool:

@@ -20,7 +20,7 @@ MEDIA_KINDS = {
     "image_url": "image", "input_image": "image", "image": "image", "image_embeds": "image",
     "audio_url": "audio", "input_audio": "audio", "audio": "audio", "audio_embeds": "audio",
     "video_url": "video", "input_video": "video", "video": "video", "video_embeds": "video",
-    "file": "document", "input_file": "document", "document": "document",
+    "file": "document", "input_file": "document", "document": "document", "prompt_embeds": "text",
 }  # fmt: skip
 """The types of parts of OpenAI's APIs and of vLLM's, and what each is."""
 _CONTENT_FIELDS = ("url", "data", "file_data", "file_url", "image_url", "file_id")

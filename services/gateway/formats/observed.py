@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from services.gateway.formats.api import ApiAnswer, ApiRequest
+from services.gateway.formats.conversation import Object
 from services.gateway.formats.media import MediaReferences
 from services.gateway.formats.validation import bad_request, quoted
 from services.gateway.tasks.served import ServedTask
@@ -25,8 +26,8 @@ class ObservedRequest(ApiRequest):
         self.task = task
         self._data = data
 
-    def call(self, media: MediaReferences) -> None:
-        return None
+    def calls(self, media: MediaReferences) -> list[Object]:
+        return []
 
     def parse_answer(self, body: Any) -> ApiAnswer:
         if not isinstance(body, dict) or self.answer_field not in body:

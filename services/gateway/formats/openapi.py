@@ -37,12 +37,20 @@ _COMMON: dict[str, _Schema] = {
     "n": {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_PREDICTIONS},
     "stream_options": {"type": ["object", "null"]},
 }  # fmt: skip
-_PROMPT: _Schema = {
+_PROMPT_TEXTS: _Schema = {
     "anyOf": [
-        _TEXT, {"type": "array", "minItems": 1, "maxItems": 1, "items": _TEXT},
+        _TEXT, {"type": "array", "minItems": 1, "items": _TEXT},
         {"type": "array", "minItems": 1, "items": {"type": "integer"}},
+        {"type": "array", "minItems": 1, "items": {"type": "array", "minItems": 1, "items": {"type": "integer"}}},
     ]
 }  # fmt: skip
+_PROMPT: _Schema = {"anyOf": [*_PROMPT_TEXTS["anyOf"], {"type": "null"}]}
+_EMBEDS: _Schema = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT}, {"type": "null"}]}
+_HAS_PROMPT: list[_Schema] = [
+    {"required": ["prompt"], "properties": {"prompt": _PROMPT_TEXTS}},
+    {"required": ["prompt_embeds"], "properties": {"prompt_embeds": {"type": ["string", "array"], "minItems": 1}}},
+]
+"""Either of the two is enough."""
 _OBJECTS: _Schema = {"type": ["array", "null"], "items": {"type": "object"}}
 _COUNT: _Schema = {"type": ["number", "null"], "minimum": 0, "maximum": MAX_COUNT}
 _NAME: _Schema = {"type": ["string", "null"], "maxLength": 200}
@@ -104,7 +112,9 @@ _ANSWER_ROUTES = {
         "OpenAI's chat completions", _object(["model", "messages"], {**_COMMON, "messages": _MESSAGES}),
     ),
     "/v1/completions": (
-        "OpenAI's completions", _object(["model", "prompt"], {**_COMMON, "prompt": _PROMPT}),
+        "OpenAI's completions", {
+            **_object(["model"], {**_COMMON, "prompt": _PROMPT, "prompt_embeds": _EMBEDS}), "anyOf": _HAS_PROMPT,
+        },
     ),
     "/v1/responses": (
         "OpenAI's responses, which are not stored",

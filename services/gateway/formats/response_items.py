@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.gateway.formats.conversation import MAX_NAME, EventConversation, Object, tool_call
+from services.gateway.formats.conversation import EventConversation, Object, tool_call
 from services.gateway.formats.validation import bad_request
 
 _CALLS = {"function_call": "function", "custom_tool_call": "custom"}
@@ -56,7 +56,7 @@ def _add_item(conversation: EventConversation, kind: str, item: Object, number: 
         output = conversation.content(item.get("output"), f"{field}.output")
         message = {"role": "tool", "content": output}
         if isinstance(call_id := item.get("call_id"), str) and call_id:
-            message["tool_call_id"] = call_id[:MAX_NAME]
+            message["tool_call_id"] = call_id
         messages.append(message)
     elif kind == "reasoning":
         if item.get("encrypted_content"):  # The model reads it and nobody else does.

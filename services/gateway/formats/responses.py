@@ -100,7 +100,7 @@ class ResponsesRequest(ApiRequest):
         self._data["top_logprobs"] = self._top
         return True
 
-    def call(self, media: MediaReferences) -> Object:
+    def calls(self, media: MediaReferences) -> list[Object]:
         asked, constrained = self._data, self.task.classifies
         conversation = EventConversation(media)
         if instructions := asked.get("instructions"):
@@ -114,7 +114,7 @@ class ResponsesRequest(ApiRequest):
             raise bad_request("`input` has no message", "input")
         if asked.get("prompt"):  # A template that the provider stores: what the model sees is not here.
             conversation.truncated = True
-        return logged_call("responses", conversation, asked, constrained=constrained, format_field="text")
+        return [logged_call("responses", conversation, asked, constrained=constrained, format_field="text")]
 
     def parse_answer(self, body: Any) -> ApiAnswer:
         try:

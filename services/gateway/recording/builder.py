@@ -22,7 +22,8 @@ from schemas.predictions import PredictionLogged
 from services.gateway.formats.api import TokenUsage
 from services.gateway.formats.calls import without_credentials_of
 from services.gateway.formats.conversation import Object
-from services.gateway.json_codec import encode_json
+from services.gateway.json_codec import encode_json, replace_big_integers
+from services.gateway.recording.names import calls_with_short_names, with_short_names
 from shared.answers.measure import UNKNOWN, ConfidenceMeasure
 from shared.conversation.truncation import cut_answer, cut_call
 from shared.identity import NAMESPACE
@@ -98,12 +99,21 @@ class RecordedAnswer:
 
 def encode_call(call: Object, max_bytes: int = MAX_EVENT_BYTES) -> bytes:
     """The JSON of a call as an event of `max_bytes` has it. Raises HttpError 400 if it cannot be encoded."""
-    encoded = encode_json(call)
+    try:
+        encoded = orjson.dumps(call)
+    except TypeError:
+        encode_json(call)  # Refuses what is nested too deeply. The rest has integers of more than 64 bits, which no
+        # reader of the event could write again.
+        call = {**replace_big_integers(call, float), "truncated": True}
+        encoded = orjson.dumps(call)
     if (tools := call.get("tools")) and (shown := without_credentials_of(tools)) is not tools:
         call = {**call, "tools": shown, "truncated": True}
         encoded = encode_json(call)
     if _ESCAPE in encoded and _NUL in encoded and (cleaned := without_nul(call)) != call:
         call = {**cleaned, "truncated": True}
+        encoded = encode_json(call)
+    if (messages := with_short_names(call["messages"])) is not call["messages"]:
+        call = {**call, "messages": messages, "truncated": True}
         encoded = encode_json(call)
     limit = int(max_bytes * _CALL_SHARE)
     return encoded if len(encoded) <= limit else orjson.dumps(cut_call(call, limit))
@@ -182,7 +192,9 @@ def _answer(answer: RecordedAnswer, budget: int) -> Object:
     if answer.truncated:
         content["truncated"] = True
     if answer.tool_calls:
-        content["tool_calls"] = answer.tool_calls
+        content["tool_calls"] = calls_with_short_names(answer.tool_calls)
+        if content["tool_calls"] is not answer.tool_calls:
+            content["truncated"] = True
     if answer.refusal is not None:
         content["refusal"] = answer.refusal
     if answer.reasoning is not None:

@@ -6,28 +6,40 @@ produces  predictions.logged · requests.observed
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from schemas.base import MAX_EVENT_BYTES
 from schemas.conversation import FinishReason
 from services.gateway.formats.api import ApiAnswer, ApiRequest, Choice, TokenUsage
 from services.gateway.formats.conversation import asked_text, opening_text
-from services.gateway.formats.media import MediaReferences
+from services.gateway.formats.media import InlineMedia, MediaReferences
 from services.gateway.observability.metrics import Metrics
 from services.gateway.observability.rate_limited_log import RateLimitedWarning
 from services.gateway.recording.builder import LoggedRequest, RecordedAnswer, encode_call, prediction_logged
 from services.gateway.recording.event_log import SpoolEventLog
 from services.gateway.recording.events import request_observed
-from services.gateway.recording.request import EncodedCall, InFlightRequest
+from services.gateway.recording.request import InFlightRequest
 from services.gateway.routing.arms import Arm
 from services.gateway.routing.calibration import CalibrationCache
 from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.answers.measure import ConfidenceMeasure
 from shared.conversation.question_text import has_second_opinion
 from shared.model.confidence import measure
-from shared.spool import SpoolUnavailable
+from shared.spool import Record, SpoolUnavailable
 
 logger = logging.getLogger(__name__)
+
+
+class EncodedCalls(NamedTuple):
+    """What a request's events say was asked, cut to fit. `media`: what is to be kept of it. `opening`: what the first
+    of its conversations begins with, as it was sent; None for a request without one. `questions`: what a second opinion
+    reads of each conversation, where answers have one."""
+
+    calls: list[bytes]
+    media: Collection[InlineMedia] | None
+    opening: str | None
+    questions: Sequence[str] = ()
 
 
 class Recorder:
@@ -48,25 +60,27 @@ class Recorder:
         self._event_bytes = event_bytes
         self._external_warning = RateLimitedWarning(logger)
 
-    def encode_call(self, parsed: ApiRequest, user_hash: str | None) -> EncodedCall:
-        """What the request's event says was asked, before the upstream is asked. Raises HttpError 400."""
+    def encode_calls(self, parsed: ApiRequest, user_hash: str | None) -> EncodedCalls:
+        """What the request's events say was asked, before the upstream is asked. Raises HttpError 400."""
         task = parsed.task
         media = self._media.keeping(task.name, user_hash) if task.keeps_media else self._media
-        call = parsed.call(media)
-        if call is None:
-            return EncodedCall()
-        question = asked_text(call["messages"]) if has_second_opinion(task.spec) else None
-        encoded = encode_call(call, self._event_bytes)
-        return EncodedCall(encoded, media.collected, opening_text(call["messages"]), question)
+        calls = parsed.calls(media)
+        encoded = [encode_call(call, self._event_bytes) for call in calls]
+        opening = opening_text(calls[0]["messages"]) if calls else None
+        questions = [asked_text(call["messages"]) for call in calls] if has_second_opinion(task.spec) else ()
+        return EncodedCalls(encoded, media.collected, opening, questions)
 
     def measure_confidence(self, request: InFlightRequest, arm: Arm, answer: ApiAnswer) -> list[ConfidenceMeasure]:
         """The confidence of each choice."""
         found = self._calibrations.get(arm.adapter) if self._calibrations is not None else None
-        calibration = opinion = None
-        if found is not None:
-            calibration, question = found.calibration, request.asked.question
-            opinion = found.opinion_on(question) if found.opinion is not None and question is not None else None
-        return [measure(request.task.spec, choice.tokens, calibration, opinion) for choice in answer.choices]
+        spec, choices = request.task.spec, answer.choices
+        if found is None:
+            return [measure(spec, choice.tokens) for choice in choices]
+        if found.opinion is None or not request.questions:
+            return [measure(spec, choice.tokens, found.calibration) for choice in choices]
+        each = request.parsed.prediction_count // len(request.questions)
+        opinions = [found.opinion_on(question) for question in request.questions]
+        return [measure(spec, choice.tokens, found.calibration, opinions[choice.number // each]) for choice in choices]
 
     async def record_answer(
         self,
@@ -84,18 +98,42 @@ class Recorder:
         `cut_by`: who ended an answer that has no finish reason of its own. Raises SpoolUnavailable.
         """
         latency_ms = request.exchange.seconds * 1000.0
-        choices, records = answer.choices, []
-        answers = [
-            _answer(request.prediction_ids[choice.number], choice, confidence, cut_by, len(choices), answer.usage)
-            for choice, confidence in zip(choices, confidences, strict=True)
-        ]
-        if answers:
-            logged = _request(request, arm, answer.usage, latency_ms)
-            records.append(prediction_logged(logged, answers, self._event_bytes))
+        records = self._predictions(request, arm, answer, confidences, latency_ms, cut_by)
         score = confidences[0].score if confidences else None
         records.append(request_observed(request, arm, status, latency_ms, score, cut_by))
-        await self._log.append(records, request.asked.media)
+        await self._log.append(records, request.media)
         request.task.answers[arm.variant].inc()
+
+    def _predictions(
+        self,
+        request: InFlightRequest,
+        arm: Arm,
+        answer: ApiAnswer,
+        confidences: Sequence[ConfidenceMeasure],
+        latency_ms: float,
+        cut_by: FinishReason | None,
+    ) -> list[Record]:
+        """The record of each of the request's conversations, with its answers."""
+        calls, choices, each = request.calls, answer.choices, request.parsed.prediction_count // len(request.calls)
+        records = []
+        for number, call in enumerate(calls):
+            answers = [
+                _answer(request.prediction_ids[choice.number], choice, confidence, cut_by, len(choices), answer.usage)
+                for choice, confidence in zip(choices, confidences, strict=True)
+                if choice.number // each == number
+            ]  # fmt: skip
+            if not answers:
+                continue
+            logged = _request(request, arm, call, answer.usage, latency_ms)
+            if len(calls) > 1:
+                logged.request_id = f"{request.request_id}-{number}"
+                logged.usage = TokenUsage(
+                    prompt_tokens=_share(answer.usage.prompt_tokens, number, len(calls)),
+                    answer_tokens=sum(a.tokens for a in answers),
+                    cached_tokens=_share(answer.usage.cached_tokens, number, len(calls)),
+                )
+            records.append(prediction_logged(logged, answers, self._event_bytes))
+        return records
 
     async def record_observation(
         self, request: InFlightRequest, arm: Arm, status: int, cut_by: FinishReason | None = None
@@ -120,14 +158,19 @@ class Recorder:
         )
 
 
-def _request(request: InFlightRequest, arm: Arm, usage: TokenUsage, latency_ms: float) -> LoggedRequest:
+def _request(request: InFlightRequest, arm: Arm, call: bytes, usage: TokenUsage, latency_ms: float) -> LoggedRequest:
     task, caller = request.task, request.caller
     return LoggedRequest(
-        task.name, task.revision, request.request_id, request.asked.call, arm.model_name(task.spec.base_model),
-        arm.adapter, arm.variant, usage, latency_ms, caller.user_hash, caller.session_hash, caller.subject, caller.app,
+        task.name, task.revision, request.request_id, call, arm.model_name(task.spec.base_model), arm.adapter,
+        arm.variant, usage, latency_ms, caller.user_hash, caller.session_hash, caller.subject, caller.app,
         caller.metadata,
         trace=caller.trace,
     )  # fmt: skip
+
+
+def _share(total: int, number: int, count: int) -> int:
+    """Return the share of one of `count` prompts in tokens that were counted together."""
+    return total // count + (number < total % count)
 
 
 def _answer(

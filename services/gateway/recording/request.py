@@ -33,43 +33,38 @@ class Caller(NamedTuple):
     subject: str | None = None
 
 
-class EncodedCall(NamedTuple):
-    """What a request's event says was asked, cut to fit. `media`: what is to be kept of it; None, as a rule. `opening`:
-    what its conversation begins with, as it was sent; None for a request without one. `question`: what a second opinion
-    reads of it, where answers have one."""
-
-    call: bytes = b""
-    media: Collection[InlineMedia] | None = None
-    opening: str | None = None
-    question: str | None = None
-
-
 class InFlightRequest:
     """A request that is being answered, and the attribution of its answer.
 
     `prediction_ids`: one for each answer asked for; a request without predictions has one, for its observation.
-    `instead_of`: the chosen arm, once another one had to stand in.
+    `calls`: what its events say was asked, one for each event. `instead_of`: the chosen arm, once another one had to
+    stand in. `media`: what is to be kept of it; None, as a rule. `questions`: see `EncodedCalls`.
     """
 
-    __slots__ = ("asked", "caller", "exchange", "instead_of", "parsed", "prediction_ids", "request_id", "task")
+    __slots__ = (
+        "caller", "calls", "exchange", "instead_of", "media", "parsed", "prediction_ids", "questions", "request_id",
+        "task",
+    )  # fmt: skip
 
     def __init__(
         self,
         exchange: Exchange,
         task: ServedTask,
         parsed: ApiRequest,
-        asked: EncodedCall,
+        calls: Sequence[bytes],
         prediction_ids: Sequence[str],
         caller: Caller,
     ) -> None:
         self.exchange = exchange
         self.task = task
         self.parsed = parsed
-        self.asked = asked
+        self.calls = calls
         self.prediction_ids = prediction_ids
         self.caller = caller
         self.request_id = unsigned_id(prediction_ids[0])
         self.instead_of: Arm | None = None
+        self.media: Collection[InlineMedia] | None = None
+        self.questions: Sequence[str] = ()
 
     def attribution_headers(self, arm: Arm) -> Headers:
         """Response headers that tell the client who answered. The ids of several answers, in order, have their own,

@@ -1,17 +1,17 @@
-"""Publishes records to Kafka: sent without waiting for each, done when all are acknowledged."""
+"""Publishes batches of records to Kafka: sent without waiting for each, done when all are acknowledged."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
 from services.gateway.observability.shipper_status import ShipperStatus
+from services.gateway.shipper.batches import SentBatch, headers_of, partition_of, send_batches
 from services.gateway.shipper.redaction import RefusedRecord
 from shared.errors import ConfigurationError, DependencyUnavailable, InvalidMessage
 from shared.kafka.clients import client_options, producer_options, start_producer
@@ -19,9 +19,8 @@ from shared.settings import Settings
 from shared.spool import Record
 
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
-_BATCH_BYTES = 64 * 1024
-"""Of one partition, before compression. No broker's limit is as low, so what is too large for one is alone."""
-_JSON = ("content-type", b"application/json")
+_BATCH_BYTES = 256 * 1024
+"""Of one partition, before compression; Kafka's usual limit is 1 MB."""
 _ACKNOWLEDGEMENT_REPORT_SECONDS = 5.0
 _CLOSE_TIMEOUT_SECONDS = 3.0
 _MAX_BACKOFF_SECONDS = 2.0
@@ -97,40 +96,51 @@ class BatchPublisher:
         if not records:
             return [], [], None
         try:
-            producer = await self._started_producer()
+            batches, unsent, error = await send_batches(await self._started_producer(), records)
         except DependencyUnavailable as unavailable:
             return list(records), [], unavailable
-        error: BaseException | None = None
-        sent: list[tuple[Record, asyncio.Future[object]]] = []
-        refused: list[RefusedRecord] = []
-        unsent = deque(records)
-        try:
-            while unsent:
-                record = unsent[0]
-                headers = [_JSON, *record.headers]
-                try:
-                    future = await producer.send(record.topic, record.value, key=record.key, headers=headers)
-                    sent.append((record, future))
-                except _TOO_LARGE:
-                    refused.append(_too_large(record))
-                unsent.popleft()
-        except (KafkaError, OSError) as failure:
-            error = failure
-        await self._wait_until_acknowledged([future for _, future in sent])
+        await self._wait_until_acknowledged([batch.acknowledged for batch in batches])
         failed: list[Record] = []
-        for record, future in sent:
-            if (reason := future.exception()) is None:
-                self._status.shipped[record.topic] += 1
+        too_large: list[SentBatch] = []
+        for batch in batches:
+            if (reason := batch.acknowledged.exception()) is None:
+                self._status.shipped[batch.records[0].topic] += len(batch.records)
             elif isinstance(reason, _TOO_LARGE):
-                refused.append(_too_large(record))
+                too_large.append(batch)
             elif isinstance(reason, KafkaError | OSError):
                 error = reason
-                failed.append(record)
+                failed += batch.records
             else:
                 raise reason
+        refused: list[RefusedRecord] = []
+        for batch in too_large:
+            for record in batch.records:
+                if error is None:
+                    error = await self._send_alone(record, len(batch.records) == 1, refused)
+                if error is not None:
+                    failed.append(record)
         if error is not None:
             await self.close()  # An idempotent producer cannot continue after a failure; a new one is started.
         return [*failed, *unsent], refused, error
+
+    async def _send_alone(
+        self, record: Record, was_alone: bool, refused: list[RefusedRecord]
+    ) -> KafkaError | OSError | DependencyUnavailable | None:
+        """Send a record of a batch that was too large on its own; if it alone is, it is added to `refused`. Returns
+        another error of Kafka."""
+        try:
+            if not was_alone:
+                producer, headers = await self._started_producer(), headers_of(record)
+                await producer.send_and_wait(record.topic, record.value, key=record.key, headers=headers)
+                self._status.shipped[record.topic] += 1
+                return None
+        except _TOO_LARGE:
+            pass
+        except (KafkaError, OSError, DependencyUnavailable) as error:
+            return error
+        reason = f"an event of {len(record.value)} bytes is too large for {record.topic}"
+        refused.append(RefusedRecord(record, InvalidMessage(reason)))
+        return None
 
     async def _publish_dead_letters(
         self, refused: Sequence[RefusedRecord]
@@ -156,7 +166,7 @@ class BatchPublisher:
         async with self._starting:
             if self._producer is None:
                 producer = AIOKafkaProducer(
-                    client_id="ratchet-gateway-shipper", max_batch_size=_BATCH_BYTES,
+                    client_id="ratchet-gateway-shipper", max_batch_size=_BATCH_BYTES, partitioner=partition_of,
                     **client_options(self._settings), **producer_options(self._settings),
                 )  # fmt: skip
                 try:
@@ -165,8 +175,3 @@ class BatchPublisher:
                     raise DependencyUnavailable(error.reason, error.way_out) from error
                 self._producer = producer
             return self._producer
-
-
-def _too_large(record: Record) -> RefusedRecord:
-    reason = f"an event of {len(record.value)} bytes is too large for {record.topic}"
-    return RefusedRecord(record, InvalidMessage(reason))

@@ -32,6 +32,7 @@ from services.gateway.shipper.media import MediaUploader
 from services.gateway.shipper.publisher import BatchPublisher
 from services.gateway.shipper.redaction import RecordRedactor
 from services.gateway.shipper.submitted import SubmittedPredictions
+from services.gateway.shipper.window import Window
 from shared.identity import load_or_create_key
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
@@ -142,23 +143,21 @@ class Shipper:
         The next batch is read and redacted while the previous one is being published.
         """
         reader = SpoolReader(slot, self._cipher)
-        publishing: asyncio.Task[None] | None = None
+        window = Window(reader, self._redactor.redact, publisher.publish)
         after: SpoolPosition | None = None
         try:
             while True:
+                window.advance()
                 spooled = reader.read(MAX_RECORDS, MAX_BYTES, after)
                 self._update_status(slot, reader)
-                redacted = await self._redactor.redact([item.record for item in spooled])
-                if publishing is not None and after is not None:
-                    await publishing
-                    reader.advance(after)
-                    publishing = None
                 if spooled:
+                    await window.add(spooled)
                     after = spooled[-1].position
-                    publishing = asyncio.create_task(publisher.publish(redacted))
                     size = sum(len(item.record.value) for item in spooled)
                     if 2 * len(spooled) < MAX_RECORDS and 2 * size < MAX_BYTES:
                         await self._sleep(_GATHER_SECONDS)
+                elif window:
+                    await window.wait(_POLL_SECONDS)
                 elif after is not None:
                     after = None  # The cursor has caught up, so it may move past damaged records.
                 elif ends_when_empty():
@@ -166,8 +165,7 @@ class Shipper:
                 else:
                     await self._sleep(_POLL_SECONDS)
         finally:
-            if publishing is not None:
-                await end_tasks([publishing])
+            await window.close()
 
     def _update_status(self, slot: Path, reader: SpoolReader) -> None:
         if slot == self._own_slot:

@@ -1,7 +1,9 @@
-"""Reads the conversation out of a span, by the GenAI conventions of OpenTelemetry. Pure.
+"""Reads the conversation out of a span, by the GenAI conventions of OpenTelemetry and by OpenInference. Pure.
 
-Its texts are the attributes `gen_ai.input.messages`, `gen_ai.output.messages` and `gen_ai.system_instructions`
-(https://github.com/open-telemetry/semantic-conventions-genai).
+Places of the texts; the first that has both messages and an answer is used:
+- attributes `gen_ai.input.messages`, `gen_ai.output.messages`, `gen_ai.system_instructions`
+  (https://github.com/open-telemetry/semantic-conventions-genai);
+- numbered attributes: `llm.input_messages.0.message.content` (OpenInference), `gen_ai.prompt.0.content` (LiteLLM).
 """
 
 from __future__ import annotations
@@ -11,11 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.gateway.formats.api import MAX_PREDICTIONS, Choice
-from services.gateway.telemetry.genai_messages import answer_of_span_message, chat_messages_of, message_list
+from services.gateway.telemetry.genai_messages import (
+    answer_of_span_message,
+    chat_messages_of,
+    message_list,
+    numbered_messages,
+)
 from services.gateway.telemetry.spans import Attributes, Span
 
-_OPERATION = "gen_ai.operation.name"
-_OPERATIONS = ("chat", "text_completion", "generate_content")
+_OPERATIONS = frozenset({"chat", "text_completion", "generate_content", "completion"})
+_GENERATION_ATTRIBUTES = frozenset({"gen_ai.operation.name", "openinference.span.kind", "llm.request.type"})
 _STATUSES = {
     "BadRequestError": 400, "AuthenticationError": 401, "PermissionDeniedError": 403, "NotFoundError": 404,
     "ConflictError": 409, "UnprocessableEntityError": 422, "RateLimitError": 429, "APITimeoutError": 504,
@@ -34,12 +41,15 @@ class Content:
 
 def may_be_generation(names: set[str]) -> bool:
     """Return True if a span with attributes of these names may be a model call."""
-    return _OPERATION in names
+    return not _GENERATION_ATTRIBUTES.isdisjoint(names)
 
 
 def is_generation(attributes: Attributes) -> bool:
     """Return True if the span is one model call, not an embedding, a tool, or an agent around calls."""
-    return attributes.get(_OPERATION) in _OPERATIONS
+    operation = attributes.get("gen_ai.operation.name") or attributes.get("llm.request.type")
+    if operation is None:
+        return attributes.get("openinference.span.kind") == "LLM"
+    return isinstance(operation, str) and operation in _OPERATIONS
 
 
 def status_of(span: Span) -> int:
@@ -60,16 +70,30 @@ def content_of(span: Span) -> Content | None:
 
     Raises ValueError for unreadable texts, HttpError 400 for texts that an event cannot carry.
     """
-    data = span.attributes
-    asked, answers = message_list(data.get("gen_ai.input.messages")), message_list(data.get("gen_ai.output.messages"))
-    if not asked or not answers:
-        return None
+    for messages, answers in (_from_attributes(span.attributes), _from_numbered_attributes(span.attributes)):
+        if messages and answers:
+            return Content(
+                [chat_message for message in messages for chat_message in chat_messages_of(message)],
+                [_answer(answer, number, span.attributes) for number, answer in enumerate(answers[:MAX_PREDICTIONS])],
+            )
+    return None
+
+
+def _from_attributes(data: Attributes) -> tuple[list[Any], list[Any]]:
+    messages = message_list(data.get("gen_ai.input.messages"))
     if instructions := message_list(data.get("gen_ai.system_instructions")):
-        asked = [{"role": "system", "parts": instructions}, *asked]
-    return Content(
-        [chat_message for message in asked for chat_message in chat_messages_of(message)],
-        [_answer(answer, number, data) for number, answer in enumerate(answers[:MAX_PREDICTIONS])],
+        messages = [{"role": "system", "parts": instructions}, *messages]
+    return messages, message_list(data.get("gen_ai.output.messages"))
+
+
+def _from_numbered_attributes(attributes: Attributes) -> tuple[list[Any], list[Any]]:
+    messages = numbered_messages(attributes, "gen_ai.prompt.") or numbered_messages(
+        attributes, "llm.input_messages.", "message."
     )
+    answers = numbered_messages(attributes, "gen_ai.completion.") or numbered_messages(
+        attributes, "llm.output_messages.", "message."
+    )
+    return messages, answers
 
 
 def _answer(answer: Any, number: int, attributes: Attributes) -> Choice:
@@ -80,6 +104,6 @@ def _finish_reason(answer: Any, number: int, attributes: Attributes) -> str | No
     """Why answer `number` ended, as the chat API says it."""
     reason = answer.get("finish_reason") if isinstance(answer, Mapping) else None
     reasons = attributes.get("gen_ai.response.finish_reasons")
-    if not reason and isinstance(reasons, list) and reasons:
-        reason = reasons[min(number, len(reasons) - 1)]
+    reason = reason or (reasons[min(number, len(reasons) - 1)] if isinstance(reasons, list) and reasons else reasons)
+    reason = reason or attributes.get("llm.finish_reason")
     return reason if isinstance(reason, str) and reason else None

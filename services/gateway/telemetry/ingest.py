@@ -18,7 +18,7 @@ from services.gateway.recording.event_log import SpoolEventLog
 from services.gateway.recording.external import ExternalPredictions
 from services.gateway.tasks.served import ServedTask, ServedTasks
 from services.gateway.telemetry.genai import is_generation, may_be_generation
-from services.gateway.telemetry.genai_call import model_of
+from services.gateway.telemetry.genai_call import model_of, response_id_of
 from services.gateway.telemetry.predictions import records_of_span
 from services.gateway.telemetry.spans import MalformedTelemetry, Span, read_spans
 from shared.http import HttpError
@@ -100,10 +100,14 @@ class TelemetryIngest:
         return records, outcomes, rejected
 
     def _is_own(self, span: Span) -> bool:
-        """Return True for a call that went through this gateway, which is logged already: its model is a task.
+        """Return True for a call that went through this gateway, which is logged already.
 
-        Some clients name it with a provider in front. Raises HttpError 503 while no task is known.
+        A failed call has no response whose id would tell, and OpenInference has no ids: the model does, since the
+        gateway's clients name a task there; LiteLLM's with a provider in front. Raises HttpError 503 while no task is
+        known.
         """
+        if (response_id := response_id_of(span.attributes)) is not None:
+            return self._external.identifiers.predictions.task_of(response_id) is not None
         try:
             self._tasks.get((model_of(span.attributes) or "").rpartition("/")[2])
         except HttpError as error:

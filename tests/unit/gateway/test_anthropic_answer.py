@@ -114,7 +114,7 @@ def test_a_refusal_is_shown() -> None:
     assert _message(_choice(refusal="No."))["content"] == [{"type": "text", "text": "No."}]
 
 
-@pytest.mark.parametrize("number", [2**64 - 1, 1.5])
+@pytest.mark.parametrize("number", [2**64, -(10**30), 1.5])
 def test_numbers_in_arguments_reach_the_tool_as_the_model_wrote_them(number: float) -> None:
     message = _message(_choice(finish="tool_calls", tool_calls=[_call("f", json.dumps({"id": number}))]))
     assert message["content"][0]["input"] == {"id": number}
@@ -178,9 +178,45 @@ def test_an_answer_in_parts_is_its_text_whole_and_streamed() -> None:
     assert _blocks(_events({"content": parts}, {"content": "!"})) == ["text :Rain.!"]
 
 
+def test_text_within_a_tool_call_follows_it() -> None:
+    events = _events(_piece(0, '{"id"', "find"), {"content": "Wait"}, {"content": "."}, _piece(0, ": 1}"))
+    assert _blocks(events) == ['tool_use find:{"id": 1}', "text :Wait."]
+
+
 def test_several_calls_may_come_in_one_chunk() -> None:
     both = {"tool_calls": [*_piece(0, "{}", "find")["tool_calls"], *_piece(1, "{}", "stop")["tool_calls"]]}
     assert _blocks(_events(both)) == ["tool_use find:{}", "tool_use stop:{}"]
+
+
+def test_calls_of_one_number_are_told_apart_by_their_ids() -> None:
+    again = {"tool_calls": [{"id": "call_x", "function": {"arguments": ": 1}"}}]}
+    events = _events(_piece(0, '{"id"', "find"), again, _piece(0, "{}", "stop"), finish="tool_calls")
+    assert _blocks(events) == ['tool_use find:{"id": 1}', "tool_use stop:{}"]
+
+
+@pytest.mark.parametrize(
+    ("deltas", "blocks"),
+    [
+        (
+            [_piece(0, "", "find"), _piece(1, "", "stop"), _piece(0, '{"id"'), _piece(1, '{"at"'), _piece(0, ": 1}"),
+             _piece(1, ": 2}")],
+            ['tool_use find:{"id": 1}', 'tool_use stop:{"at": 2}'],
+        ),
+        (
+            [_piece(0, '{"id"', "find"), _piece(1, "{}", "stop"), {"content": "Wait"}, _piece(2, "{", "look"),
+             _piece(0, ": 1}"), _piece(2, "}")],
+            ['tool_use find:{"id": 1}', "text :Wait", "tool_use stop:{}", "tool_use look:{}"],
+        ),
+        (
+            [_piece(0, "", "find"), _piece(1, "{}", "stop"), {"reasoning": "Done."}],
+            ["tool_use find:", "tool_use stop:{}", "thinking :Done."],
+        ),
+        ([_piece(0, "", "find"), _piece(1, '{"at', "stop")], ["tool_use find:", 'tool_use stop:{"at']),
+    ],
+    ids=["names first", "three", "thoughts follow", "cut"],
+)  # fmt: skip
+def test_pieces_of_calls_that_come_mixed_are_put_in_the_block_of_their_call(deltas: Any, blocks: list[str]) -> None:
+    assert _blocks(_events(*deltas, finish="tool_calls")) == blocks
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,13 @@ def test_a_stream_asks_for_the_prompts_tokens_in_its_first_chunk() -> None:
     assert (body["stream"], body["stream_options"]) == (True, {"continuous_usage_stats": True})
 
 
+def test_the_format_of_an_answer_may_have_its_earlier_name() -> None:
+    form = {"type": "json_schema", "schema": {"type": "object"}}
+    own = _converted(USER, output_format=form)
+    assert own == _converted(USER, output_config={"format": form})
+    assert own["response_format"]["json_schema"]["schema"] == {"type": "object"}
+
+
 def test_identity_and_what_the_server_does_not_know_is_left_out() -> None:
     body = _converted(
         {**USER, "cache_control": {"type": "ephemeral"}}, metadata={"user_id": "ann"}, user="ann",
@@ -111,6 +118,11 @@ def test_results_of_parallel_calls_stay_together_and_their_pictures_follow() -> 
             {"type": "document", "title": "Terms", "source": {"type": "text", "media_type": "text/plain", "data": "x"}},
             [_text("Terms"), _text("x")],
         ),
+        ({"type": "document", "source": {"type": "content", "content": "whole"}}, "whole"),
+        (
+            {"type": "document", "source": {"type": "content", "content": [_text("a"), PICTURE]}},
+            [_text("a"), CHAT_PICTURE],
+        ),
         (
             {**PDF, "title": "a.pdf", "context": "of May"},
             [
@@ -118,17 +130,25 @@ def test_results_of_parallel_calls_stay_together_and_their_pictures_follow() -> 
                 {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,AAAA"}},
             ],
         ),
+        ({"type": "search_result", "title": "T", "source": "s", "content": [_text("found")]}, "T\ns\nfound"),
     ],
 )
-def test_documents_become_parts(block: Any, content: Any) -> None:
+def test_documents_and_search_results_become_parts(block: Any, content: Any) -> None:
     assert _converted(_user(block))["messages"] == [{"role": "user", "content": content}]
 
 
 def test_documents_in_a_result_are_text_of_the_tool_or_follow_it() -> None:
-    found = [{"type": "document", "title": "T", "source": {"type": "text", "data": "x"}}, PDF]
+    found = [{"type": "search_result", "title": "T", "source": "s", "content": [_text("x")]}, PDF]
     result, file = _converted(USER, _called(1), _user(_result(1, found)))["messages"][2:]
-    assert result["content"] == "T\nx"
+    assert result["content"] == "T\ns\nx"
     assert file["content"][0]["type"] == "file"
+
+
+def test_a_loaded_tool_is_named_because_every_tool_is_in_the_prompt() -> None:
+    found = [{"type": "tool_reference", "tool_name": "weather"}]
+    body = _converted(USER, _called(1), _user(_result(1, found)), tools=[{**WEATHER, "defer_loading": True}])
+    assert body["messages"][-1]["content"] == "weather"
+    assert "defer_loading" not in body["tools"][0]["function"]
 
 
 @pytest.mark.parametrize("content", ["The answer is (", [_text("The answer is (")]])
@@ -175,8 +195,10 @@ def test_a_choice_without_tools_is_none(choice: Any) -> None:
         ({"messages": [_user({"type": "video"})]}, "type 'video', which is not supported: known are"),
         ({"messages": [_user({"type": "image"})]}, "without a `source`"),
         ({"messages": [_user({"type": "image", "source": {"type": "file", "file_id": "f"}})]}, "Files are not stored"),
-        ({"messages": [_user({"type": "document", "source": {"type": "url", "url": "u"}})]}, "text or base64"),
-        ({"messages": [_user({"type": "server_tool_use"})]}, "'server_tool_use', which is not supported: known are"),
+        ({"messages": [_user({"type": "document", "source": {"type": "url", "url": "u"}})]}, "text, content or base64"),
+        ({"messages": [_user({"type": "container_upload", "file_id": "f"})]}, "files are not stored here"),
+        ({"messages": [_user({"type": "server_tool_use"})]}, "server tools do not exist here"),
+        ({"messages": [_user({"type": "web_search_tool_result"})]}, "server tools do not exist here"),
         ({"messages": [_user({"type": "tool_use"})]}, "only an assistant's message may"),
         ({"messages": [{"role": "assistant", "content": [_result(1)]}]}, "only a user's message may"),
         ({"messages": [_user({"type": "tool_result", "content": "x"})]}, "`tool_use_id` is no text"),
@@ -197,6 +219,7 @@ def test_a_choice_without_tools_is_none(choice: Any) -> None:
         ({"thinking": "on"}, "`thinking` must be an object"),
         ({"output_config": {"format": 5}}, "`output_config.format` must be an object"),
         ({"output_config": {"format": {"type": "json_object"}}}, "`output_config.format` must be of type json_schema"),
+        ({"output_format": {"type": "json_object"}}, "`output_format` must be of type json_schema"),
         ({"mcp_servers": [{"type": "url"}]}, "`mcp_servers` is not supported"),
         ({"thread": {"type": "continue", "previous_message_id": "msg_1"}}, "`thread` is not supported: conversations"),
         ({"compaction": {"type": "summarize"}}, "`compaction` is not supported"),

@@ -183,8 +183,10 @@ async def test_the_documentation_takes_the_prompts_that_completions_take(gateway
     valid = jsonschema_rs.validator_for(described["content"]["application/json"]["schema"]).is_valid
     gateway.upstream.answer = {"choices": [{"index": 0, "text": "x", "finish_reason": "stop"}], "model": "small"}
     for asked in (
-        {"prompt": "x"}, {"prompt": ["x"]}, {"prompt": [1, 2]}, {}, {"prompt": None}, {"prompt": 1},
-        {"prompt": ["x", "y"]},
+        {"prompt": "x"}, {"prompt_embeds": "AAAA"}, {"prompt_embeds": ["AAAA"]}, {"prompt": "x", "prompt_embeds": "AA"},
+        {"prompt": None, "prompt_embeds": "AAAA"}, {"prompt": "x", "prompt_embeds": None},
+        {}, {"prompt": None}, {"prompt_embeds": None}, {"prompt": None, "prompt_embeds": []}, {"prompt_embeds": 1},
+        {"prompt": 1, "prompt_embeds": "AAAA"}, {"prompt": "x", "prompt_embeds": []},
     ):  # fmt: skip
         body = {"model": "haiku", **asked}
         answered = (await gateway.http.post("/v1/completions", json=body)).status_code == 200

@@ -144,6 +144,13 @@ async def test_a_body_that_comes_late_is_read(gateway: Gateway) -> None:
     assert (await request)[0]["status"] == 200
 
 
+async def test_a_body_that_has_come_costs_no_timer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    admission = RequestAdmission(AccessControl(tmp_path / "k", tmp_path / "h"), BodyLimits())
+    monkeypatch.delattr(asyncio, "timeout")
+    body = await admission.read(UNRESTRICTED, admission.hold(), [], pieces_then([b"{", b"}"], LAST))
+    assert body == b"{}"
+
+
 async def test_waiting_for_a_body_that_has_not_begun_ends_with_its_request(gateway: Gateway) -> None:
     waits: list[bool] = []
 

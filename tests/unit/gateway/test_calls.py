@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from schemas.conversation import ToolCall
 from services.gateway.formats.calls import without_credentials_of
 from shared.conversation import replay_request
 from tests.unit.gateway.conftest import USAGE, chat_completion, chunk, sse
@@ -271,7 +272,61 @@ async def test_names_of_nothing_but_nul_do_not_make_an_event_that_nobody_can_rea
     assert event.call.messages[1].tool_calls[0].id
 
 
-@pytest.mark.parametrize("role", ["document 1", "документ", "ipython", "r" * 33])
+LONG_IDS = ["x" * 256 + end for end in "ab"]
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "responses", "messages"])
+async def test_long_ids_of_calls_are_cut_and_marked_and_still_tell_whose_a_result_is(
+    gateway: Gateway, path: str
+) -> None:
+    calls = [{"id": call_id, "type": "function", "function": {"name": "find"}} for call_id in LONG_IDS]
+    asked: dict[str, Any] = {"max_tokens": 5, "messages": [
+        {"role": "user", "content": "x"}, {"role": "assistant", "content": None, "tool_calls": calls},
+        *({"role": "tool", "tool_call_id": call_id, "content": call_id[-1]} for call_id in reversed(LONG_IDS)),
+    ]}  # fmt: skip
+    if path == "messages":
+        uses = [{"type": "tool_use", "id": call_id, "name": "find", "input": {}} for call_id in LONG_IDS]
+        results = [
+            {"type": "tool_result", "tool_use_id": call_id, "content": call_id[-1]} for call_id in reversed(LONG_IDS)
+        ]
+        asked["messages"][1:] = [{"role": "assistant", "content": uses}, {"role": "user", "content": results}]
+    if path == "responses":
+        asked = {"input": [
+            {"role": "user", "content": "x"},
+            *({"type": "function_call", "call_id": call_id, "name": "find", "arguments": "{}"} for call_id in LONG_IDS),
+            *({"type": "function_call_output", "call_id": call_id, "output": call_id[-1]}
+              for call_id in reversed(LONG_IDS)),
+        ]}  # fmt: skip
+        gateway.upstream.answer = {"status": "completed", "output": []}
+    response = await gateway.http.post(f"/v1/{path}", json={"model": "haiku", **asked})
+    assert response.status_code == 200, response.text
+    (event,) = gateway.log.events
+    (called,) = (message.tool_calls for message in event.call.messages if message.tool_calls)
+    results_of = {m.tool_call_id: m.content for m in event.call.messages if m.role == "tool"}
+    assert [results_of[call.id] for call in called] == ["a", "b"]
+    assert event.call.truncated
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_long_ids_and_names_of_an_answers_calls_are_cut_in_the_event_alone(
+    gateway: Gateway, stream: bool
+) -> None:
+    calls = [
+        {"id": call_id, "type": "function", "function": {"name": call_id, "arguments": "{}"}} for call_id in LONG_IDS
+    ]
+    gateway.upstream.answer = chat_completion("", [-0.1], tool_calls=calls)
+    indexed = [{"index": number, **call} for number, call in enumerate(calls)]
+    gateway.upstream.pieces = sse(chunk({"tool_calls": indexed}), chunk({}, finish="tool_calls"), USAGE)
+    asked = {"model": "haiku", "max_tokens": 5, "messages": [{"role": "user", "content": "x"}], "stream": stream}
+    response = await gateway.http.post("/v1/messages", json=asked)
+    assert all(response.text.count(f'"{call_id}"') == 2 for call_id in LONG_IDS)
+    (event,) = gateway.log.events
+    assert len({call.id for call in event.answers[0].tool_calls}) == 2
+    assert len({call.name for call in event.answers[0].tool_calls}) == 2
+    assert event.answers[0].truncated
+
+
+@pytest.mark.parametrize("role", ["document 1", "документ", "r" * 33])
 async def test_a_role_that_an_event_cannot_say_is_passed_on_and_marked(gateway: Gateway, role: str) -> None:
     given = [{"role": role, "content": "The shop opens at nine."}, {"role": "user", "content": "When?"}]
     await gateway.ask(model="haiku", messages=given)
@@ -281,11 +336,12 @@ async def test_a_role_that_an_event_cannot_say_is_passed_on_and_marked(gateway: 
     assert event.call.truncated
 
 
-async def test_the_older_form_of_a_call_marks_the_call_as_not_whole(gateway: Gateway) -> None:
+async def test_the_older_form_of_a_call_cannot_be_sent_again(gateway: Gateway) -> None:
     call = {"name": "find", "arguments": "{}"}
     earlier = [{"role": "assistant", "content": None, "function_call": call}, {"role": "function", "content": "3"}]
     await gateway.ask(model="haiku", messages=[{"role": "user", "content": "How many?"}, *earlier])
     (event,) = gateway.log.events
+    assert event.call.messages[-2].tool_calls == (ToolCall(name="find", arguments="{}"),)
     assert not event.call.is_whole
 
 

@@ -247,6 +247,16 @@ async def test_a_subject_is_a_user_else_a_session_else_what_an_apps_conversation
     assert "Maria" not in str(one)
 
 
+async def test_all_answers_of_a_request_are_of_one_subject(gateway: Gateway) -> None:
+    gateway.upstream.answer = {
+        "choices": [{"index": n, "text": "x", "finish_reason": "stop"} for n in range(2)], "model": "small",
+    }  # fmt: skip
+    response = await gateway.http.post("/v1/completions", json={"model": "haiku", "prompt": ["one", "two"]})
+    assert response.status_code == 200
+    assert [event.call.messages[0].content for event in gateway.log.predictions] == ["one", "two"]
+    assert len({event.subject for event in gateway.log.predictions} | {gateway.flags.subjects[0]}) == 1
+
+
 async def test_what_names_a_person_does_not_reach_the_model_server(gateway: Gateway) -> None:
     fields = {
         "user": "ann", "safety_identifier": "ann", "prompt_cache_key": "ann", "metadata": {"user_id": "ann", "k": "v"},
@@ -370,19 +380,54 @@ async def test_a_prompt_is_a_user_message_and_each_of_its_answers_a_prediction(g
         "id": "cmpl-1", "object": "text_completion", "created": 1, "model": "small",
         "choices": [choice(1, "B"), choice(0, "A")], "usage": {"prompt_tokens": 5, "completion_tokens": 4},
     }  # fmt: skip
-    response = await gateway.http.post("/v1/completions", json={"model": "haiku", "prompt": [1, 2], "n": 2})
+    response = await gateway.http.post("/v1/completions", json={"model": "haiku", "prompt": ["first", [1, 2]]})
     assert gateway.upstream.paths == ["/v1/completions"]
-    assert gateway.upstream.asked[0]["prompt"] == [1, 2]
+    assert gateway.upstream.asked[0]["prompt"] == ["first", [1, 2]]
     body = response.json()
     assert (body["model"], body["id"]) == ("haiku", response.headers["x-ratchet-prediction-id"])
     assert [choice["logprobs"] for choice in body["choices"]] == [None, None]
     events = gateway.log.predictions
     assert [[(m.role, m.content) for m in e.messages] for e in events] == [
-        [("user", (Part(type="token_ids", text="[1,2]"),))]
-    ] * 2
+        [("user", "first")], [("user", (Part(type="token_ids", text="[1,2]"),))],
+    ]  # fmt: skip
     assert [(e.answer, e.finish_reason) for e in events] == [("A", "length"), ("B", "length")]
     assert events[0].confidence.score == pytest.approx(math.exp(-0.2))
-    assert [(e.prompt_tokens, e.answer_tokens) for e in events] == [(5, 2), (5, 2)]
+    assert [(e.prompt_tokens, e.answer_tokens) for e in events] == [(3, 2), (2, 2)], (
+        "of five that were counted together"
+    )
+
+
+def _completion(*choices: Any) -> dict[str, Any]:
+    return {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "small", "choices": [*choices]}
+
+
+TWO_PROMPTS = {"model": "haiku", "prompt": ["first", "second"]}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_only_answer_to_several_prompts_is_of_the_prompt_that_its_index_says(
+    gateway: Gateway, stream: bool
+) -> None:
+    answered = _completion({"index": 1, "text": "B", "logprobs": None, "finish_reason": "stop"})
+    gateway.upstream.answer, gateway.upstream.pieces = answered, list(sse(answered))
+    response = await gateway.http.post("/v1/completions", json={**TWO_PROMPTS, "stream": stream})
+    assert response.status_code == 200
+    (event,) = gateway.log.predictions
+    assert [message.content for message in event.messages] == ["second"]
+    assert (event.answer, event.finish_reason) == ("B", "stop")
+    assert event.prediction_id == response.headers["x-ratchet-prediction-ids"].split(",")[1]
+    if stream:
+        told = orjson.loads(response.content.split(b"data: ")[-2])["ratchet"]["choices"]
+        assert [choice["prediction_id"] for choice in told] == [event.prediction_id]
+
+
+@pytest.mark.parametrize("indexes", [[None], [2], [-1], [1, 1]])
+async def test_an_answer_that_may_be_of_any_of_several_prompts_is_refused(gateway: Gateway, indexes: list[Any]) -> None:
+    choices = [{"index": index, "text": "B", "logprobs": None, "finish_reason": "stop"} for index in indexes]
+    gateway.upstream.answer = _completion(*choices)
+    response = await gateway.http.post("/v1/completions", json=TWO_PROMPTS)
+    assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_garbled")
+    assert gateway.log.events == []
 
 
 async def test_a_stream_that_ends_without_any_answer_is_an_error(gateway: Gateway) -> None:
@@ -548,6 +593,30 @@ async def test_a_streamed_response_that_is_cut_is_logged_with_the_call_and_the_r
     (logged,) = gateway.log.predictions
     assert (logged.finish_reason, logged.refusal, logged.reasoning) == ("upstream_cut", "I cannot", "Hm.")
     assert logged.tool_calls == (ToolCall(name="find", arguments="{}", id="a"),), "the other call is not whole"
+
+
+async def test_what_a_streamed_response_repeats_of_the_request_has_its_numbers_as_they_came(gateway: Gateway) -> None:
+    schema = {"type": "object", "properties": {"id": {"const": 2**70}}}
+    tool = {"type": "function", "name": "find", "parameters": schema}
+    echoed = {**RESPONSE, "tools": [tool]}
+    gateway.upstream.pieces = [
+        b"data: " + json.dumps({"type": kind, "response": echoed}).encode() + b"\n\n"
+        for kind in ("response.created", "response.completed")
+    ]
+    response = await gateway.http.post("/v1/responses", json={"model": "haiku", "input": "Hi", "stream": True})
+    events = [json.loads(part.split(b"data: ")[1]) for part in response.content.split(b"\n\n") if part]
+    assert [event["response"]["tools"] for event in events] == [[tool]] * 2
+    assert all(type(e["response"]["tools"][0]["parameters"]["properties"]["id"]["const"]) is int for e in events)
+
+
+@pytest.mark.parametrize(("path", "more"), [("chat/completions", {}), ("completions", {"prompt": "x"})])
+async def test_a_whole_number_of_answers_may_be_written_with_a_point(
+    gateway: Gateway, path: str, more: dict[str, Any]
+) -> None:
+    gateway.upstream.answer = COMPLETION if more else gateway.upstream.answer
+    body = {"model": "haiku", "n": 1.0, "messages": [{"role": "user", "content": "Hi"}], **more}
+    assert (await gateway.http.post(f"/v1/{path}", json=body)).status_code == 200
+    assert len(gateway.log.predictions) == 1
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ async def test_what_a_busy_event_loop_has_not_read_yet_never_answers_the_next_re
             sent.set()
 
     with socket.create_server(("127.0.0.1", 0)) as listening, futures.ThreadPoolExecutor(1) as pool:
-        listening.settimeout(10.0)
+        listening.settimeout(PATIENCE_SECONDS)
         pool.submit(serve, listening)
         client = UpstreamClient(f"http://127.0.0.1:{listening.getsockname()[1]}", {}, 0.5, asyncio.Semaphore(1))
         assert (await ask(client)).body == b"hello"

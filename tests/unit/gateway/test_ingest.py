@@ -15,7 +15,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from schemas.base import MAX_EVENT_BYTES, Variant
 from schemas.catalog import topic_named
-from schemas.conversation import Message, ToolCall
+from schemas.conversation import Message, Part, ToolCall
 from schemas.predictions import PredictionLogged, Usage
 from schemas.tasks import TaskChanged
 from services.gateway.auth.grants import Grant
@@ -127,8 +127,7 @@ TOOLS = [
     {"role": "tool", "parts": [{"type": "tool_call_response", "id": "1", "response": {"state": "lost"}}]},
 ]
 CALL = '[{"name":"find","arguments":"{\\"id\\":7}"}]'
-
-
+OLD = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "m"}
 CASES: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
     "instructions beside the messages": (
         {**CHAT_WITH_MESSAGES, "gen_ai.system_instructions": json.dumps([{"type": "text", "content": "be kind"}])},
@@ -143,6 +142,22 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
         [("system", "help"), ("assistant", CALL), ("tool", '{"state":"lost"}'),
          ("user", "[image]\nand?")],
     ),
+    "numbered attributes": (
+        {**OLD, "gen_ai.prompt.1.content": "hm?", "gen_ai.prompt.1.role": "user", "gen_ai.prompt.0.role": "system",
+         "gen_ai.prompt.0.content": "be short", "gen_ai.completion.0.content": "delivery"},
+        [("system", "be short"), ("user", "hm?")],
+    ),
+    "numbered attributes with parts": (
+        {"openinference.span.kind": "LLM", "llm.input_messages.0.message.role": "user",
+         "llm.input_messages.0.message.contents.0.message_content.text": "hm",
+         "llm.input_messages.0.message.contents.1.message_content.text": "?",
+         "llm.output_messages.0.message.content": "delivery"},
+        [("user", "hm\n?")],
+    ),
+    "text that only looks like JSON": (
+        {**OLD, "gen_ai.prompt.0.content": '{"order": 7}', "gen_ai.completion.0.content": "delivery"},
+        [("user", '{"order": 7}')],
+    ),
     "thoughts are not expected": (
         {**CHAT_WITH_MESSAGES, "gen_ai.output.messages": [{"role": "assistant", "parts": [
             {"type": "reasoning", "content": "well"}, {"type": "text", "content": "delivery"}]}]},
@@ -152,15 +167,18 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-async def test_messages_are_found_however_they_are_written(gateway: Receiver, case: str) -> None:
+async def test_messages_are_found_in_every_convention(gateway: Receiver, case: str) -> None:
     values, expected = CASES[case]
     await gateway.accepted(traces(span(values)))
     (prediction,) = gateway.log.predictions
     assert (_texts(prediction.call.messages), prediction.answers[0].plain) == (expected, "delivery")
 
 
+NUMBERED = {**OLD, "gen_ai.prompt.0.role": "user", "gen_ai.prompt.0.content": "hm?"}
 CALLING: list[dict[str, Any]] = [
     {**CHAT_WITH_MESSAGES, "gen_ai.output.messages": TOOLS[1:2]},
+    {**NUMBERED, "gen_ai.completion.0.tool_calls.0.name": "find",
+     "gen_ai.completion.0.tool_calls.0.arguments": '{"id":7}'},
 ]  # fmt: skip
 
 
@@ -237,7 +255,7 @@ async def test_other_spans_are_ignored(gateway: Receiver, values: dict[str, Any]
 
 
 async def test_an_answer_of_the_gateway_itself_is_not_logged_again(gateway: Receiver) -> None:
-    await gateway.accepted(traces(span({**CHAT_WITH_MESSAGES, "gen_ai.response.model": "support"})))
+    await gateway.accepted(traces(span({**CHAT_WITH_MESSAGES, "gen_ai.response.id": gateway.ids.new("support")})))
     assert gateway.log.records == []
     assert gateway.counted("known") == 1
 
@@ -248,6 +266,20 @@ async def test_a_call_that_failed_through_the_gateway_is_not_observed_again(gate
     await gateway.accepted(traces(span(failed, status=FAILED)))
     assert gateway.log.records == []
     assert gateway.counted("known") == 1
+
+
+async def test_an_answer_of_the_gateway_is_not_logged_again_where_its_span_has_no_id(gateway: Receiver) -> None:
+    values = {
+        "openinference.span.kind": "LLM", "llm.model_name": "support",
+        "llm.input_messages.0.message.role": "user", "llm.input_messages.0.message.content": "Where is my parcel?",
+        "llm.output_messages.0.message.role": "assistant", "llm.output_messages.0.message.content": "delivery",
+    }  # fmt: skip
+    await gateway.accepted(traces(span(values)))
+    langchain = {**CHAT_WITH_MESSAGES, "gen_ai.response.id": "run--0c1f", "gen_ai.response.model": "support"}
+    await gateway.accepted(traces(span(langchain)))
+    assert gateway.log.records == []
+    await gateway.accepted(traces(span({**values, "llm.model_name": "gpt-4o"})))
+    assert len(gateway.log.predictions) == 1
 
 
 @pytest.mark.parametrize(
@@ -349,13 +381,43 @@ async def test_an_agents_conversation_keeps_its_structure(gateway: Receiver) -> 
     assert prediction.call.is_whole
 
 
-async def test_tools_of_a_span_nested_deeper_than_readers_take_are_left_out_and_marked(gateway: Receiver) -> None:
-    tools = f'[{{"x": {"[" * 210 + "]" * 210}}}]'
-    values = {**CHAT_WITH_MESSAGES, "gen_ai.tool.definitions": tools, "gen_ai.request.seed": 7}
+async def test_numbered_attributes_keep_tool_calls_results_tools_and_pictures(gateway: Receiver) -> None:
+    prefix = "llm.input_messages."
+    values = {
+        "openinference.span.kind": "LLM", "llm.output_messages.0.message.content": "delivery",
+        f"{prefix}0.message.role": "user",
+        f"{prefix}0.message.contents.0.message_content.type": "text",
+        f"{prefix}0.message.contents.0.message_content.text": "where?",
+        f"{prefix}0.message.contents.1.message_content.type": "image",
+        f"{prefix}0.message.contents.1.message_content.image.image.url": "https://example.com/a.png",
+        f"{prefix}1.message.role": "assistant",
+        f"{prefix}1.message.tool_calls.0.tool_call.id": "call_1",
+        f"{prefix}1.message.tool_calls.0.tool_call.function.name": "find",
+        f"{prefix}1.message.tool_calls.0.tool_call.function.arguments": '{"id":7}',
+        f"{prefix}2.message.role": "tool", f"{prefix}2.message.content": "lost",
+        f"{prefix}2.message.tool_call_id": "call_1",
+        "llm.tools.0.tool.json_schema": '{"type": "function", "function": {"name": "find"}}',
+        "llm.invocation_parameters": '{"temperature": 0.1, "tool_choice": "auto", "user": "ann", "model": "m"}',
+    }  # fmt: skip
     await gateway.accepted(traces(span(values)))
     (prediction,) = gateway.log.predictions
+    asked, called, result = prediction.call.messages
+    assert isinstance(asked.content, tuple) and asked.content[0] == Part(type="text", text="where?")
+    assert asked.content[1].media is not None and asked.content[1].media.kind == "image"
+    assert called.tool_calls == (ToolCall(name="find", arguments='{"id":7}', id="call_1"),)
+    assert (result.role, result.content, result.tool_call_id) == ("tool", "lost", "call_1")
+    assert prediction.call.tools == ({"type": "function", "function": {"name": "find"}},)
+    assert (prediction.call.parameters, prediction.call.tool_choice) == ({"temperature": 0.1}, "auto")
+
+
+async def test_parameters_of_a_span_nested_deeper_than_readers_take_are_left_out_and_marked(gateway: Receiver) -> None:
+    deep = "[" * 210 + "]" * 210
+    given = f'{{"seed": 7, "logit_bias": {deep}, "tools": [{{"x": {deep}}}], "tool_choice": {deep}}}'
+    await gateway.accepted(traces(span({**CHAT_WITH_MESSAGES, "llm.invocation_parameters": given})))
+    (prediction,) = gateway.log.predictions
     call = prediction.call
-    assert (call.tools, call.parameters["seed"], call.truncated) == ((), 7, True)
+    assert (call.tools, call.tool_choice, call.parameters["seed"], call.truncated) == ((), None, 7, True)
+    assert "logit_bias" not in call.parameters
 
 
 @pytest.mark.parametrize(
@@ -398,8 +460,10 @@ ANYTHING = st.recursive(
     max_leaves=12,
 )  # fmt: skip
 NAMES = st.sampled_from([
-    *CHAT, "gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions", "error.type",
-    "http.response.status_code", "enduser.id", "gen_ai.tool.definitions",
+    *CHAT, "gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions", "gen_ai.prompt.0.content",
+    "gen_ai.prompt.²", "gen_ai.completion.0.content", "gen_ai.completion.0.tool_calls.0.name", "error.type",
+    "openinference.span.kind", "http.response.status_code", "enduser.id", "gen_ai.prompt", "gen_ai.completion",
+    "content", "message", "index", "llm.input_messages.0.message.contents.0.message_content.text",
 ])  # fmt: skip
 VALUES = st.dictionaries(NAMES, ANYTHING, max_size=6)
 

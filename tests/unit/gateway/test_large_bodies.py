@@ -58,6 +58,36 @@ BIG = 123456789012345678901234
 
 
 @pytest.mark.parametrize("padding", [b"", PADDING], ids=["small", "large"])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
+async def test_an_integer_of_more_than_64_bits_reaches_the_model_server_as_it_is(
+    path: str, stream: bool, padding: bytes
+) -> None:
+    """vLLM reads it as Python does. Readers of events could not write it again: there it is a float, and marked."""
+    asked: dict[str, Any] = {"model": "support", "stream": stream, "max_tokens": 5, "metadata": {"order": BIG}}
+    asked["messages"] = [{"role": "user", "content": "x"}]
+    asked["chat_template_kwargs"] = {"id": BIG, "list": [-BIG]}
+    async with serving(limits=BodyLimits()) as gateway:
+        if path == "/v1/responses":
+            asked["input"] = "x"
+            gateway.upstream.answer = {"status": "completed", "output": []}
+            completed = {"type": "response.completed", "response": gateway.upstream.answer}
+            gateway.upstream.pieces = [b"data: " + orjson.dumps(completed) + b"\n\n"]
+        bodies: list[bytes] = []
+        note = gateway.upstream._note
+        gateway.upstream._note = lambda path, body, *more: (bodies.append(body), note(path, body, *more))[1]  # type: ignore[method-assign]
+        response = await gateway.http.post(path, content=json.dumps(asked).encode() + padding)
+        assert response.status_code == 200, response.text
+        assert json.loads(bodies[0])["chat_template_kwargs"] == asked["chat_template_kwargs"]
+        assert (str(BIG) in response.text) is (path == "/v1/responses")  # Which gives the metadata back.
+        (event,) = gateway.log.events
+        assert event.call.parameters["chat_template_kwargs"] == {"id": float(BIG), "list": [-float(BIG)]}
+        assert event.call.truncated
+        if path != "/v1/messages":
+            assert event.metadata == {"order": str(BIG)}
+
+
+@pytest.mark.parametrize("padding", [b"", PADDING], ids=["small", "large"])
 @pytest.mark.parametrize("value", [b"9" * 400, b"[9" + b"9" * 30 + b", " + b"[" * 900 + b"]" * 901])
 async def test_an_integer_that_is_no_finite_float_or_stands_in_too_deep_json_is_a_400(
     value: bytes, padding: bytes
@@ -119,7 +149,7 @@ class SlowWork:
         return all(self.ended_in_time)
 
 
-@pytest.mark.parametrize("method", ["call", "encode_for_upstream"])
+@pytest.mark.parametrize("method", ["calls", "encode_for_upstream"])
 async def test_a_small_request_does_not_wait_for_the_work_on_a_large_one(
     monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -143,14 +173,14 @@ async def test_bytes_of_a_client_that_left_are_in_flight_until_the_work_on_them_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Else clients that leave at once could make a gateway hold any number of bodies."""
-    began, may_end, work = threading.Event(), threading.Event(), ChatRequest.call
+    began, may_end, work = threading.Event(), threading.Event(), ChatRequest.calls
 
     def slow(self: ChatRequest, *arguments: Any, **named: Any) -> Any:
         began.set()
         may_end.wait(PATIENCE_SECONDS)
         return work(self, *arguments, **named)
 
-    monkeypatch.setattr(ChatRequest, "call", slow)
+    monkeypatch.setattr(ChatRequest, "calls", slow)
     async with serving(limits=BodyLimits()) as gateway:
         request = asyncio.create_task(gateway.http.post(CHAT, json=LARGE))
         assert await asyncio.to_thread(began.wait, PATIENCE_SECONDS)

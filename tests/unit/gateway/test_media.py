@@ -39,6 +39,7 @@ PARTS: list[dict[str, Any]] = [
     {"type": "file", "file": {"filename": "Gonzalez.pdf", "file_data": f"data:application/pdf;base64,{DATA}"}},
     {"type": "image_embeds", "image_embeds": {"image_embeds": DATA, "image_grid_thw": "QUJD"}},
     {"type": "image_url", "image_url": {"url": "data:image/svg+xml,%3Csvg%3E no base64"}},
+    {"type": "prompt_embeds", "data": DATA},
 ]
 ADDRESSES: list[dict[str, Any]] = [
     {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
@@ -128,6 +129,37 @@ async def test_kept_media_of_the_responses_api_are_put_back_as_they_were_sent(ke
     asked = keeping.upstream.asked[0]["input"]
     _, body = replay_request(keeping.log.events[-1].call, load=uploaded(tmp_path).part)
     assert body["input"][1:] == asked == given
+
+
+@pytest.mark.parametrize("more", [{}, {"prompt": "Once"}, {"prompt": ["Once", "Twice"]}])
+async def test_prompts_of_embeddings_pass_and_are_media(keeping: Gateway, tmp_path: Path, more: dict[str, Any]) -> None:
+    embeds = [DATA, base64.b64encode(b"other").decode()]
+    texts = [more["prompt"]] if isinstance(more.get("prompt"), str) else more.get("prompt", [])
+    keeping.upstream.answer = {
+        "choices": [{"index": n, "text": f"a{n}", "finish_reason": "stop"} for n in range(2 + len(texts))]
+    }
+    for model in ("keeping", "haiku"):
+        response = await keeping.http.post("/v1/completions", json={"model": model, "prompt_embeds": embeds, **more})
+        assert response.status_code == 200
+        assert keeping.upstream.asked[-1]["prompt_embeds"] == embeds
+        assert keeping.upstream.asked[-1].get("prompt") == more.get("prompt")
+    kept, dropped = keeping.log.events[: len(texts) + 2], keeping.log.events[len(texts) + 2 :]
+    reader = uploaded(tmp_path)
+    again = [replay_request(event.call, load=reader.part) for event in kept]
+    asked = [{"prompt_embeds": text} for text in embeds] + [{"prompt": text} for text in texts]
+    assert again == [("/v1/completions", body) for body in asked]
+    assert [event.answers[0].text for event in kept] == [f"a{n}" for n in range(2 + len(texts))]
+    media = dropped[0].call.messages[0].content[0].media
+    assert (media.kind, media.size, media.key) == ("text", len(PNG), None)
+    assert not dropped[0].call.is_whole
+    assert not any(DATA[:40] in event.model_dump_json() for event in (*kept, *dropped))
+
+
+@pytest.mark.parametrize("embeds", [7, [], [7], {"a": 1}])
+async def test_prompts_of_embeddings_that_are_no_base64_are_refused(keeping: Gateway, embeds: Any) -> None:
+    response = await keeping.http.post("/v1/completions", json={"model": "haiku", "prompt_embeds": embeds})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] in ("prompt_embeds", "prompt")
 
 
 async def test_the_key_names_the_person_as_the_event_does(keeping: Gateway) -> None:

@@ -108,7 +108,7 @@ async def test_more_spans_than_the_limit_are_refused_before_any_is_logged(
     gateway: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.gateway.telemetry.ingest.MAX_SPANS", 50)
-    many = [span(CHAT_WITH_MESSAGES, span_id=f"{n:8}".encode()) for n in range(51)]
+    many = [span({**CHAT_WITH_MESSAGES, "gen_ai.input.messages": "x"}, span_id=f"{n:8}".encode()) for n in range(51)]
     response = await gateway.send(traces(*many))
     assert response.status_code == 400
     assert "more than 50" in Status.FromString(response.content).message

@@ -26,7 +26,7 @@ from shared.kafka.latest_by_key import LatestByKey
 from shared.privacy.redaction import MAX_SLICE, RedactedSlice, Redactor, Rules, TextSlice, listed_surrogates
 from shared.spool import Record
 from tests.unit.gateway.conftest import HAIKU, SUPPORT
-from tests.unit.gateway.redacting import OPEN, PLAIN, Setup, Swaps, feedback, prediction, prediction_id, set_up
+from tests.unit.gateway.redacting import OPEN, PLAIN, Blanks, Setup, Swaps, feedback, prediction, prediction_id, set_up
 from tests.waiting import PATIENCE_SECONDS
 
 
@@ -270,19 +270,50 @@ async def test_a_redaction_that_is_cancelled_ends_before_the_next_one_begins() -
     assert first.cancelled()
 
 
-async def test_a_role_that_only_a_template_knows_is_not_said_and_the_call_is_marked(setup: Setup) -> None:
-    event = prediction(HAIKU, "x", "y").model_dump(mode="json")
-    event["call"]["messages"] = [{"role": role, "content": "x"} for role in ("maria", "tool", "developer", "other")]
-    published = await setup.redact_json(event)
-    assert [message["role"] for message in published["call"]["messages"]] == ["other", "tool", "developer", "other"]
-    assert PredictionLogged.model_validate(published).call.truncated
-
-
 async def test_a_redacted_record_keeps_its_headers(setup: Setup) -> None:
     record = encode_event(feedback(HAIKU, "Maria"), (("traceparent", b"00-a-b-01"),))
     (clean,) = await setup.redactor.redact([record])
     assert isinstance(clean, Record)
     assert (b"Paula" in clean.value, clean.headers) == (True, record.headers)
+
+
+async def _published_roles(setup: Setup, *roles: str) -> list[str]:
+    event = prediction(HAIKU, "x", "y").model_dump(mode="json")
+    event["call"]["messages"] = [{"role": role, "content": "x"} for role in roles]
+    published = await setup.redact_json(event)
+    assert PredictionLogged.model_validate(published).call.truncated is any(map(_has_number, roles))
+    return [message["role"] for message in published["call"]["messages"]]
+
+
+def _has_number(role: str) -> bool:
+    return sum(map(str.isdigit, role)) > 5
+
+
+async def test_a_redacted_role_is_still_a_role() -> None:
+    setup = await set_up(lambda _: Blanks())
+    assert await _published_roles(setup, "maria", "tool", "developer") == ["other", "tool", "developer"]
+    for surrogate in ("Björn O'Neill", "7", "Anna Maria von der Heydte-Schulenburg", " "):
+        blanks = Blanks(surrogate)
+        (role,) = await _published_roles(await set_up(lambda _, blanks=blanks: blanks), "maria")
+        assert role[0].isascii()
+
+
+ROLES = (
+    "Maria", "Maria-Gonzalez", "Maria_Gonzalez", "John-Smith", "John_Smith", "john_smith", "agent_015112345678",
+    "agent-0151-2345678", "user015112345678", "u-4915112345678", "tel_4915112345678", "customer-555-123-4567",
+    "c5551234567", "customer_555_123_4567", "DE89370400440532013000", "card_4111111111111111", "born-1980-01-02",
+    "card-4111-1111-1111-1111", "ssn-123-45-6789", "ssn_123_45_6789", "phone-2025550143", "Anna", "MariaGonzalez",
+)  # fmt: skip
+
+
+async def test_names_and_numbers_in_a_role_are_found_and_roles_of_templates_stay() -> None:
+    setup = await set_up(lambda _: Redactor(b"k" * 32))
+    for role, published in zip(ROLES, await _published_roles(setup, *ROLES), strict=True):
+        assert not _has_number(published)
+        left = set(published.lower().replace("-", "_").split("_")) & set(role.lower().replace("-", "_").split("_"))
+        assert left <= {"agent", "u", "tel", "customer", "card", "born", "ssn", "phone"}, (role, published)
+    known = ["user", "developer", "ipython", "moderator", "context", "observation", "agent7", "tool_2", "planner"]
+    assert await _published_roles(setup, *known) == known
 
 
 @pytest.mark.parametrize(

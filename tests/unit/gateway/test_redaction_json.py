@@ -115,7 +115,7 @@ async def test_the_input_of_a_custom_tool_is_redacted_as_a_text() -> None:
     )
 
 
-@pytest.mark.parametrize("text", [f"data:image/png;base64,{PICTURE}", "data:image/png;base64,AA=="])
+@pytest.mark.parametrize("text", [PICTURE, f"data:image/png;base64,{PICTURE}", "data:image/png;base64,AA=="])
 async def test_base64_is_left_out_and_what_had_it_is_marked_as_truncated(text: str) -> None:
     setup = await set_up()
     event = prediction(HAIKU, f"look: {text} nice?", f"<img src='{text}'>")
@@ -130,15 +130,28 @@ async def test_base64_is_left_out_and_what_had_it_is_marked_as_truncated(text: s
 
 async def test_base64_in_tool_arguments_is_left_out_and_the_call_is_not_truncated_for_an_answers_picture() -> None:
     setup = await set_up()
-    (clean,) = await setup.redact(with_call(json.dumps({"picture": f"data:image/png;base64,{PICTURE}", "to": "Maria"})))
+    (clean,) = await setup.redact(with_call(json.dumps({"picture": PICTURE, "to": "Maria"})))
     assert json.loads(clean["answers"][0]["tool_calls"][0]["arguments"]) == {"picture": MARK, "to": "Paula"}
     assert (clean["call"]["truncated"], clean["answers"][0]["truncated"]) == (False, True)
 
 
+@pytest.mark.parametrize("text", ["x" * 30_000, "1234567890" * 1_000, "a/long/path/" * 200, "word\n" * 500])
+def test_a_long_text_that_is_no_base64_stays(text: str) -> None:
+    assert without_base64(text) is text
+
+
+def test_base64_in_lines_is_left_out() -> None:
+    lines = "\n".join(PICTURE[at : at + 76] for at in range(0, len(PICTURE), 76))
+    assert without_base64(f"-----BEGIN-----\n{lines}\n-----END-----") == f"-----BEGIN-----\n{MARK}\n-----END-----"
+
+
 @pytest.mark.parametrize(
     "unit",
-    ["x", "data:", "data:image;", "data:;base64,", "data:;base64,A" * 60 + " "],
-)
+    [
+        "x", "Ab1" * 333 + " ", "data:", "data:image;", ("Ab1+" * 15 + "\n") * 11 + " ", "a" * 201 + "\n",
+        "A" * 60 + " ",
+    ],
+)  # fmt: skip
 def test_base64_is_searched_for_in_linear_time(unit: str) -> None:
     text = (unit * (2_000_000 // len(unit)))[:2_000_000]
     started = time.process_time()
@@ -238,6 +251,20 @@ async def test_a_conversation_with_tools_keeps_its_structure() -> None:
     assert (call.messages[3].reasoning, call.messages[3].name) == ("Paula is there", "Paula")
     assert clean["redactions"] == 5
     assert call.is_whole and Answer.model_validate(clean["answers"][0]).is_whole
+
+
+@pytest.mark.parametrize("start", [0, 1, 350, 699, 700, 701, 1_399])
+@pytest.mark.parametrize(
+    "run",
+    ["ABCDEFGHIJKLMNOPQRST" * 50, "\n".join(["ABCDEFGHIJKLMNOPQRST" * 3 + "C"] * 12) + "\n"],
+    ids=["one word", "twelve lines"],
+)
+def test_the_shortest_base64_is_found_wherever_it_stands(run: str, start: int) -> None:
+    before = ("word " * 400)[-start:] if start else ""
+    for end in ('"', " ", ' more"'):
+        assert MARK in without_base64(f'"{before}{run}{end}{"word " * 100}')
+    whole = f'"{before}{run[:690]} {run[690:]}"'.replace("\n", " ")
+    assert without_base64(whole) is whole
 
 
 @pytest.mark.parametrize("name", ["customer:123-45-6789", "ssn.123-45-6789", "tel:555-123-4567"])

@@ -226,7 +226,7 @@ def test_ids_enums_and_names_of_models_and_tools_are_never_redacted(
     event = {
         "event_id": str(uuid4()), "occurred_at": "2026-11-23T03:00:00.123456Z", "task": "support-desk",
         "task_revision": "16110516f106", "cycle_id": "support-desk-20261123-030000",
-        "request_id": data.draw(st.sampled_from((prediction_id, unsigned_id(prediction_id)))),
+        "request_id": data.draw(st.sampled_from((prediction_id, unsigned_id(prediction_id), f"{uuid4().hex}-12"))),
         "call": {"api": api, "tools": tools, "tool_choice": tools[0],
                  "messages": [message, {"role": "user", "content": [{"type": "image_url", "media": media}]}],
                  "parameters": {"seed": 2**53, "temperature": 0.123456789, "max_tokens": 99_999}},

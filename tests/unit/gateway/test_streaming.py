@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
+from schemas.conversation import ToolCall
 from services.gateway.routing.arms import Primary, ServingFlags
 from services.gateway.upstreams.upstream import UpstreamFailed
 from tests.unit.gateway.conftest import REFUND, USAGE, chunk, sse
@@ -221,6 +222,24 @@ async def test_streamed_tool_calls_are_assembled_for_the_log(gateway: Gateway) -
     assert event.finish_reason == "tool_calls"
 
 
+@pytest.mark.parametrize("numbered", [{}, {"index": None}, {"index": 0}])
+async def test_streamed_calls_that_the_server_does_not_number_are_told_apart_by_their_ids(
+    gateway: Gateway, numbered: dict[str, Any]
+) -> None:
+    def call(call_id: str, **function: Any) -> Any:
+        return chunk({"tool_calls": [{**numbered, "id": call_id, "type": "function", "function": function}]})
+
+    gateway.upstream.pieces = list(
+        sse(call("call_1", name="find", arguments='{"id"'), call("call_x", arguments=": 7}"),
+            call("call_2", name="stop", arguments={"now": True}), chunk({}, finish="tool_calls", logprob=None), USAGE)
+    )  # fmt: skip
+    await gateway.ask(model="haiku", stream=True, tools=[{"type": "function"}])
+    (event,) = gateway.log.predictions
+    assert [(call.id, call.name, json.loads(call.arguments)) for call in event.tool_calls] == [
+        ("call_1", "find", {"id": 7}), ("call_2", "stop", {"now": True}),
+    ]  # fmt: skip
+
+
 async def test_a_server_that_repeats_the_name_with_an_id_of_its_own_in_each_piece_makes_one_call(
     gateway: Gateway,
 ) -> None:
@@ -232,6 +251,17 @@ async def test_a_server_that_repeats_the_name_with_an_id_of_its_own_in_each_piec
     await gateway.ask(model="haiku", stream=True, tools=[{"type": "function"}])
     (event,) = gateway.log.predictions
     assert [(call.id, call.arguments) for call in event.tool_calls] == [("call_0", '{"id": 7}')]
+
+
+async def test_a_call_of_another_name_is_another_call_though_the_one_before_is_not_complete(gateway: Gateway) -> None:
+    pieces = [
+        chunk({"tool_calls": [{"id": f"call_{n}", "function": {"name": name, "arguments": text}}]})
+        for n, (name, text) in enumerate((("find", '{"a": 1'), ("lookup", '{"b":1}')))
+    ]
+    gateway.upstream.pieces = list(sse(*pieces, chunk({}, finish="tool_calls", logprob=None), USAGE))
+    await gateway.ask(model="haiku", stream=True, tools=[{"type": "function"}])
+    (event,) = gateway.log.predictions
+    assert [(call.name, call.arguments) for call in event.tool_calls] == [("find", '{"a": 1'), ("lookup", '{"b":1}')]
 
 
 @pytest.mark.parametrize(
@@ -257,6 +287,22 @@ async def test_a_streamed_answer_in_parts_is_logged_with_its_text(gateway: Gatew
     await gateway.ask(model="haiku", stream=True)
     (event,) = gateway.log.predictions
     assert (event.answer, event.truncated) == ("pond.", True)
+
+
+async def test_a_streamed_call_of_a_custom_tool_or_in_the_older_form_is_logged_whole(gateway: Gateway) -> None:
+    custom = ({"index": 0, "id": "call_1", "type": "custom", "custom": {"name": "sql", "input": "sel"}},
+              {"index": 0, "custom": {"input": "ect"}})  # fmt: skip
+    older = ({"name": "find", "arguments": ""}, {"arguments": '{"id":7}'})
+    for pieces, finish in (
+        ([{"tool_calls": [piece]} for piece in custom], "tool_calls"),
+        ([{"function_call": piece} for piece in older], "function_call"),
+    ):
+        gateway.upstream.pieces = list(sse(*map(chunk, pieces), chunk({}, finish=finish), USAGE))
+        await gateway.ask(model="haiku", stream=True)
+    assert [event.tool_calls for event in gateway.log.predictions] == [
+        (ToolCall(name="sql", arguments="select", id="call_1", type="custom"),),
+        (ToolCall(name="find", arguments='{"id":7}'),),
+    ]
 
 
 async def test_each_choice_of_a_stream_is_a_prediction(gateway: Gateway) -> None:

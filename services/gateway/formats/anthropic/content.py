@@ -15,6 +15,11 @@ from services.gateway.json_codec import encode_json
 Object = dict[str, Any]
 _BILLING_HEADER = "x-anthropic-billing-header"
 """A text of Claude Code, different in every request, which would keep the model server from using its prefix cache."""
+_REFUSED_BLOCKS = {
+    "container_upload": "files are not stored here",
+    "tool_addition": "send the tools that the model may use in `tools`",
+    "tool_removal": "send the tools that the model may use in `tools`",
+}
 _ERROR = "Error"
 
 
@@ -134,8 +139,17 @@ def _parts(kind: str, block: Object, field: str) -> list[Object]:
         return [_image(block, field)]
     if kind == "document":
         return _document(block, field)
-    known = "known are text, image, document, thinking, tool_use and tool_result"
-    raise bad_request(f"`{field}` has a block of type {quoted(kind)}, which is not supported: {known}", field)
+    if kind == "search_result":
+        head = [value for name in ("title", "source") if isinstance(value := block.get(name), str)]
+        texts = [_text(inner, "text", field) for _, inner in _blocks(block.get("content"), field)]
+        return [_text_part("\n".join([*head, *texts]))]
+    if kind == "tool_reference":  # Every tool is in the prompt, so nothing has to be loaded.
+        return [_text_part(_name(block, "tool_name", field))]
+    reason = _REFUSED_BLOCKS.get(kind)
+    if reason is None and ("tool_use" in kind or "tool_result" in kind):
+        reason = "Anthropic's server tools do not exist here, and their results mean nothing to this model"
+    reason = reason or "known are text, image, document, search_result, thinking, tool_use and tool_result"
+    raise bad_request(f"`{field}` has a block of type {quoted(kind)}, which is not supported: {reason}", field)
 
 
 def _image(block: Object, field: str) -> Object:
@@ -155,10 +169,16 @@ def _document(block: Object, field: str) -> list[Object]:
     parts = [_text_part("\n".join(head))] if head else []
     if kind == "text":
         return [*parts, _text_part(_text(source, "data", field))]
+    if kind == "content":
+        for inner_kind, inner in _blocks(source.get("content"), field):
+            if inner_kind not in ("text", "image"):
+                raise bad_request(f"`{field}` has a document with a block of type {quoted(inner_kind)}", field)
+            parts += _parts(inner_kind, inner, field)
+        return parts
     if kind == "base64":
         data = f"data:{_name(source, 'media_type', field)};base64,{_text(source, 'data', field)}"
         return [*parts, {"type": "file", "file": {"filename": head[0] if head else "document", "file_data": data}}]
-    raise _unknown_source("a document", kind, "text or base64", field)
+    raise _unknown_source("a document", kind, "text, content or base64", field)
 
 
 def _source(block: Object, field: str) -> tuple[Any, Object]:

@@ -47,6 +47,7 @@ def chat_body(data: dict[str, Any]) -> Object:
         # The answer goes on from this text, says Anthropic's API. vLLM would begin another message after it.
         body |= {"continue_final_message": True, "add_generation_prompt": False}
     _add_output_config(body, _object_field(data, "output_config"))
+    _add_format(body, _object_field(data, "output_format"), "output_format")  # Its name in earlier versions.
     _add_thinking(body, _object_field(data, "thinking"))
     _add_tools(body, data.get("tools"), _object_field(data, "tool_choice"))
     return body

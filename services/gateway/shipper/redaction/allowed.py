@@ -14,9 +14,8 @@ from typing import Any
 
 from schemas.base import Variant
 from schemas.catalog import topic_of
-from schemas.conversation import Api, FinishReason
+from schemas.conversation import Api, FinishReason, Role
 from schemas.predictions import FeedbackGiven, PredictionLogged, RequestObserved
-from services.gateway.formats.conversation import OTHER_ROLE, ROLES
 
 
 class Kind(Enum):
@@ -101,8 +100,8 @@ _MEDIA: Places = {
     "size": Kind.NUMBER,
     "key": _pattern(rf"media/{_TASK}/\d{{4}}-\d\d-\d\d/(?:[0-9a-f]{{24}}|anonymous)/[0-9a-f]{{24}}"),
 }
-KNOWN_ROLE = _one_of(*ROLES, OTHER_ROLE)
-"""Another one, which only a chat template knows, becomes `other`."""
+KNOWN_ROLE = _one_of(*Role, "developer", "function")
+"""Another one, which only a chat template knows, is redacted, and stays a role."""
 _MESSAGES: Places = {
     "role": KNOWN_ROLE,
     "content": {"type": _KIND_NAME, "text": Kind.TEXT, "media": _MEDIA},
@@ -145,7 +144,7 @@ _ANSWERS: Places = {
 PLACES: Mapping[str, Places] = {
     topic_of(PredictionLogged).name: {
         **_ENVELOPE,
-        "request_id": _pattern(rf"x?[0-9a-f]{{32}}|{_PREDICTION}"),
+        "request_id": _pattern(rf"x?[0-9a-f]{{32}}(?:-\d{{1,3}})?|{_PREDICTION}"),
         "call": Kind.OWNER,
         "answers": Kind.OWNER,
         "model": _MODEL_NAME,

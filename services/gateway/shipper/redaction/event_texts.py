@@ -5,10 +5,10 @@ A text knows its place, so that what replaces it is put there. Names of free JSO
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from schemas.base import MAX_TEXT
-from services.gateway.formats.conversation import OTHER_ROLE
 from services.gateway.shipper.redaction.allowed import KNOWN_ROLE, OWNERS, PLACES, Kind, Place, Places
 from services.gateway.shipper.redaction.binary import without_base64
 from shared.conversation.requests import TOKEN_IDS
@@ -28,6 +28,14 @@ _SHORT = 64
 """Characters that every text of an event may have: the contract's limit of the names of metadata is the lowest."""
 _MAX_METADATA_VALUE = 512
 """The contract's limit of a text of metadata."""
+_MAX_ROLE = 32
+"""The contract's limit of a role, which has letters, digits, `_` and `-`, a letter first."""
+_OTHER_ROLE = "other"
+_NUMBER_OF_ROLE = re.compile(r"(?:[0-9][_-]*){6,}")
+"""Enough digits to be somebody's. Names of templates have none, and no number is found inside of a word."""
+_BETWEEN_WORDS_OF_ROLE = re.compile(r"[_-]+|(?<=[a-z])(?=[A-Z])")
+_NO_WORD_OF_ROLE = re.compile(r"[^A-Za-z0-9]+")
+_NO_START_OF_ROLE = re.compile(r"^[^A-Za-z]+")
 _NUMBERS = (int, float)
 _MAX_NUMBER = 2**63 - 1
 
@@ -35,14 +43,30 @@ _MAX_NUMBER = 2**63 - 1
 def leave_out_unreadable(call: dict[str, Any]) -> bool:
     """Leave out of a call, and mark, what the redactor cannot read; return whether there was any.
 
-    That are the token ids of prompts, which whoever has the model's tokenizer can read.
+    That are the token ids of prompts, which whoever has the model's tokenizer can read, and long numbers in roles.
     """
+    token_ids, numbers = _leave_out_token_ids(call), _leave_out_numbers_of_roles(call)
+    if token_ids or numbers:
+        call["truncated"] = True
+    return token_ids or numbers
+
+
+def _leave_out_numbers_of_roles(call: dict[str, Any]) -> bool:
+    found = False
+    for message in call["messages"]:
+        role = message.get("role")
+        if isinstance(role, str) and not KNOWN_ROLE(role) and (cut := _NUMBER_OF_ROLE.sub("0", role)) != role:
+            message["role"] = cut
+            found = True
+    return found
+
+
+def _leave_out_token_ids(call: dict[str, Any]) -> bool:
     contents = [message.get("content") for message in call["messages"]]
     parts = [part for content in contents if isinstance(content, list) for part in content]
     found = [part for part in parts if isinstance(part, dict) and part.get("type") == TOKEN_IDS]
     for part in found:
         part.pop("text", None)
-        call["truncated"] = True
     return bool(found)
 
 
@@ -75,6 +99,18 @@ class EventNumber(EventText):
         kind = type(self.holder[self.name])
         number = kind(number_text(redacted, whole=kind is int))
         self.holder[self.name] = number if abs(number) <= _MAX_NUMBER else kind(_MAX_NUMBER)
+
+
+class EventRole(EventText):
+    """A role that is none of the usual ones. It is redacted as words, and what replaces it is a role, too."""
+
+    __slots__ = ()
+
+    def __init__(self, holder: Any, name: Any, role: str) -> None:
+        super().__init__(holder, name, _BETWEEN_WORDS_OF_ROLE.sub(" ", role), max_length=_MAX_ROLE)
+
+    def put(self, redacted: str) -> None:
+        super().put(_NO_START_OF_ROLE.sub("", _NO_WORD_OF_ROLE.sub("_", redacted)) or _OTHER_ROLE)
 
 
 class EventName(EventText):
@@ -168,8 +204,7 @@ class TextFinder:
         if not value or value in self._own_texts:
             return
         if place is KNOWN_ROLE:
-            holder[index] = OTHER_ROLE
-            self._mark_left_out()
+            self.texts.append(EventRole(holder, index, value))
             return
         found = None
         if place is Kind.ARGUMENTS:
@@ -194,13 +229,10 @@ class TextFinder:
         if (cut := without_base64(text)) is not text:
             found.text = cut
             found.put(cut[found.cue_length :])
-            self._mark_left_out()
+            self.left_out = True
+            if self._owner is not None:
+                self._owner["truncated"] = True
         self.texts.append(found)
-
-    def _mark_left_out(self) -> None:
-        self.left_out = True
-        if self._owner is not None:
-            self._owner["truncated"] = True
 
     def _add_arguments(self, holder: Any, index: Any, found: list[JsonLiteral]) -> None:
         self._arguments.append((holder, index, found))
