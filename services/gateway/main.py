@@ -30,7 +30,7 @@ from services.gateway.readiness import Readiness
 from services.gateway.recording.event_log import SpoolEventLog
 from services.gateway.recording.external import ExternalPredictions, load_identifiers
 from services.gateway.recording.media_folder import MediaFolder
-from services.gateway.recording.recorder import Recorder
+from services.gateway.recording.recorder import Recorder, RecordingOptions
 from services.gateway.routing.calibration import CalibrationCache
 from services.gateway.routing.flags import UnleashFlagReader
 from services.gateway.routing.passed_models import PassedModels
@@ -39,6 +39,7 @@ from services.gateway.tasks.served import ServedTasks
 from services.gateway.tasks.snapshot import TaskSnapshot
 from services.gateway.telemetry.ingest import TelemetryIngest
 from services.gateway.telemetry.otlp import build_router
+from services.gateway.upstreams.external import ExternalApi
 from services.gateway.upstreams.outside import OutsideApi
 from services.gateway.upstreams.replicas import Replicas
 from services.gateway.upstreams.upstream import ServerKey
@@ -86,7 +87,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
         metrics,
         MediaReferences(identifiers.subjects_key),
         calibrations,
-        settings.gateway_event_bytes,
+        RecordingOptions(settings.gateway_spool_full == "answer", settings.gateway_event_bytes),
     )
     passed = PassedModels(settings.pass_models)
     pass_through = _pass_through(settings, passed, tasks, identifiers.predictions, log, metrics)
@@ -131,16 +132,15 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
 
 
 def _replicas(settings: GatewaySettings, metrics: Metrics) -> Replicas:
-    key = ServerKey(settings.server_key())
     last_resort = settings.fallback_model is None
+    key = ServerKey(settings.server_key())
     return Replicas(settings.vllm_urls, settings.upstream_limits, metrics, key=key, last_resort=last_resort)
 
 
-def _external_api(settings: GatewaySettings) -> OutsideApi | None:
+def _external_api(settings: GatewaySettings) -> ExternalApi | None:
     if settings.fallback_model is None:
         return None
-    key = ServerKey(settings.fallback_key(), "the fallback", "RATCHET_GATEWAY_FALLBACK_KEY")
-    return OutsideApi(settings.gateway_fallback_url, key, settings.upstream_limits)
+    return ExternalApi(settings.gateway_fallback_url, settings.fallback_key(), settings.upstream_limits)
 
 
 def _pass_through(

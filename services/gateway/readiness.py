@@ -44,21 +44,22 @@ class Readiness:
 
     def missing(self) -> list[str]:
         """Why the gateway cannot serve; empty if it is ready."""
+        refuses = self._settings.gateway_spool_full == "refuse"
         checks = {
             "no task is known: ratchet tasks apply FILE": bool(self._tasks.all()),
             self._no_server: self._replicas_answer or self._settings.fallback_model is not None,
-            "the spool is full: requests are refused until events reach Kafka": self._log.fullness < 1.0,
+            "the spool is full: requests are refused until events reach Kafka": not refuses or self._log.fullness < 1.0,
         }
         return [*(problem for problem, passed in checks.items() if not passed), *self._access.missing()]
 
     def notes(self) -> list[str]:
         """Problems that do not stop the gateway from serving."""
-        settings = self._settings
+        settings, on_full = self._settings, f"RATCHET_GATEWAY_SPOOL_FULL={self._settings.gateway_spool_full}"
         notes = shipper_problems(self.shipper_status(), 6 * settings.gateway_shipper_stop_seconds, time.time())
         if (full := self._log.fullness) >= _NEARLY_FULL:
-            notes.append(f"the spool is {full:.0%} full; once it is, requests are refused")
+            notes.append(f"the spool is {full:.0%} full; once it is, {on_full} applies")
         if problem := self._log.problem:
-            notes.append(f"a request was refused, since its event was not recorded: {problem}")
+            notes.append(f"event not recorded: {problem}; {on_full} applies")
         if settings.fallback_model is not None and not self._replicas_answer:
             fallback = without_credentials(settings.gateway_fallback_url)
             notes.append(f"{_NO_SERVER}: {fallback} stands in with {settings.fallback_model}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 
@@ -80,12 +81,12 @@ class GatewaySettings(Settings):
     gateway_fallback_url: str = Field(
         default="",
         pattern=r"^(https?://[^\s]+)?$",
-        description="A server with vLLM's API that answers while no replica does: its base_url, such as "
-        "https://vllm.example.com/v1. Prompts, with the personal data in them, then leave for whoever runs it. "
+        description="An OpenAI-compatible API that answers while no replica does: its base_url, such as "
+        "https://api.openai.com/v1. Prompts, with the personal data in them, then leave for whoever runs it. "
         "Empty: they never do.",
     )
-    gateway_fallback_model: str = Field(default="", max_length=200, description="The model of that server.")
-    gateway_fallback_key: SecretStr = Field(default=SecretStr(""), description="The key of that server.")
+    gateway_fallback_model: str = Field(default="", max_length=200, description="The model of that API.")
+    gateway_fallback_key: SecretStr = Field(default=SecretStr(""), description="The key of that API.")
     gateway_pass_url: str = Field(
         default="",
         pattern=r"^(https?://[^\s]+)?$",
@@ -114,8 +115,12 @@ class GatewaySettings(Settings):
     gateway_spool_max_bytes: int = Field(
         default=2 * 1024**3,
         ge=1024**2,
-        description="The spool is full above it: requests get 503 until events reach Kafka. An event is 1 to 3 KB. As "
-        "much again may be kept media that wait.",
+        description="The spool is full above it. An event is 1 to 3 KB. As much again may be kept media that wait.",
+    )
+    gateway_spool_full: Literal["refuse", "answer"] = Field(
+        default="refuse",
+        description="What a request gets while the spool or its disk is full. refuse: 503, and nothing is answered "
+        "that is not recorded. answer: its answer, marked x-ratchet-logged: false, counted and never recorded.",
     )
     gateway_shipper_stop_seconds: float = Field(
         default=10.0,

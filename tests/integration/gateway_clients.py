@@ -132,18 +132,20 @@ class SpoolFiller:
     http: httpx.AsyncClient
     task: str
     spooled: set[str] = field(default_factory=set)
+    unlogged: set[str] = field(default_factory=set)
 
     async def ask(self) -> httpx.Response:
         response = await ask(self.http, self.task, "x" * 30_000)
         if response.status_code == 200:
-            self.spooled.add(response.headers["x-ratchet-prediction-id"])
+            logged = response.headers.get("x-ratchet-logged") != "false"
+            (self.spooled if logged else self.unlogged).add(response.headers["x-ratchet-prediction-id"])
         return response
 
     async def ask_until_full(self) -> httpx.Response:
-        """Send requests until one is refused, and return that answer."""
+        """Send requests until an answer is refused or not logged, and return that answer."""
         for _ in range(60):
             response = await self.ask()
-            if response.status_code != 200:
+            if response.status_code != 200 or response.headers.get("x-ratchet-logged") == "false":
                 return response
         raise AssertionError("the spool did not fill up")
 

@@ -246,3 +246,27 @@ async def test_a_full_spool_or_disk_refuses_requests_until_there_is_space(
         await client.ask_until_spooled()
         assert "event not recorded" not in await client.notes()
         assert len(await backends.wait_for_predictions(client.spooled)) >= 30
+
+
+async def test_with_the_setting_answer_a_full_spool_or_disk_answers_and_reports_unlogged(
+    backends: GatewayBackends,
+) -> None:
+    settings = {"RATCHET_GATEWAY_SPOOL_MAX_BYTES": str(1024**2), "RATCHET_GATEWAY_SPOOL_FULL": "answer"}
+    async with backends.gateway(**settings) as gateway, gateway.http() as http:
+        client = SpoolFiller(gateway, http, backends.raw)
+        gateway.signal_shipper(signal.SIGSTOP)
+        async with limited_file_size(gateway):
+            assert (await client.ask_until_full()).status_code == 200
+            assert "could not be written" in await client.notes()
+        assert (await client.ask_until_full()).status_code == 200
+        for _ in range(5):
+            await client.ask()
+        assert len(client.unlogged) == 7
+        assert await client.count("answers_unlogged") == 7
+        submitted = {"task": backends.raw, "messages": [{"role": "user", "content": "x" * 30_000}], "answer": "y",
+                     "latency_ms": 1}  # fmt: skip
+        assert (await http.post("/v1/predictions", json=submitted)).status_code == 503
+        gateway.signal_shipper(signal.SIGCONT)
+        await client.ask_until_spooled()
+        await backends.wait_for_predictions(client.spooled)
+        assert not await backends.logged_requests() & set(map(unsigned_id, client.unlogged))

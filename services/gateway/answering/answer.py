@@ -72,6 +72,8 @@ class Answerer:
         self._large_work = large_work
         self._refused: dict[str, frozenset[str]] = {}
         """By base model: fields that the gateway adds to requests and its server refuses. Threads read them."""
+        self._refused_by_external: frozenset[str] = frozenset()
+        """Those that the external model's server refuses."""
         self.count_tokens = TokenCounter(tasks, sources.replicas, pass_through, large_work)
 
     def endpoint(self, api: type[ApiRequest]) -> Endpoint:
@@ -126,11 +128,12 @@ class Answerer:
         while True:
             try:
                 asked, lines = await self._encoded(request, arm), request.exchange.upstream_headers
-                raw = await self._source(arm).post(request.parsed.upstream_path, asked, lines)
+                model = arm.model_name(request.task.spec.base_model)
+                raw = await self._source(arm).post(request.parsed.upstream_path, asked, lines, model)
                 body, answer = await self._large_work.run(len(raw), _converted, request, raw)
                 break
             except UpstreamFailed as error:
-                if not self._does_without(request, error):
+                if not await self._does_without(request, arm, error):
                     arms = await self._fall_back(request, arms, error)
                     arm = arms[0]
             except asyncio.CancelledError:
@@ -146,7 +149,8 @@ class Answerer:
         headers = request.attribution_headers(arm)
         if answer.choices:
             confidences = self._recorder.measure_confidence(request, arm, answer)
-            await self._recorder.record_answer(request, arm, answer, confidences)
+            if not await self._recorder.record_answer(request, arm, answer, confidences):
+                headers.append((b"x-ratchet-logged", b"false"))
             if (score := confidences[0].score) is not None:
                 headers.append((b"x-ratchet-confidence", b"%.6f" % score))
         else:
@@ -165,12 +169,11 @@ class Answerer:
             arm = arms[0]
             try:
                 asked = await self._encoded(request, arm)
-                stream = self._source(arm).stream(
-                    request.parsed.upstream_path, asked, request.exchange.upstream_headers
-                )
+                lines, model = request.exchange.upstream_headers, arm.model_name(request.task.spec.base_model)
+                stream = self._source(arm).stream(request.parsed.upstream_path, asked, lines, model)
                 return await self._streams.answer(request, arm, relay, stream)
             except UpstreamFailed as error:
-                if not self._does_without(request, error):
+                if not await self._does_without(request, arm, error):
                     arms = await self._fall_back(request, arms, error)
             except asyncio.CancelledError:
                 if not request.exchange.stream_started:
@@ -182,19 +185,30 @@ class Answerer:
             return self._external
         return self._replicas
 
-    def _does_without(self, request: InFlightRequest, error: UpstreamFailed) -> bool:
+    async def _does_without(self, request: InFlightRequest, arm: Arm, error: UpstreamFailed) -> bool:
         """Take what the gateway added and the model server refuses out of a request; False if it refuses another thing.
 
         What the client asked for stays, and so does a refusal of that. Later requests do without from the start.
         """
-        base, field = request.task.spec.base_model, error.refused_field
-        if field is None or not request.parsed.do_without(field):
+        is_external, base = arm.variant is Variant.EXTERNAL, request.task.spec.base_model
+        do_without = request.parsed.adapt_to_external if is_external else request.parsed.do_without
+        if (field := error.refused_field) is None or not do_without(field):
             return False
-        refused = self._refused.get(base, frozenset())
+        refused = self._refused_by_external if is_external else self._refused.get(base, frozenset())
         if field not in refused:
-            self._refused[base] = refused | {field}
-            logger.info("%s is asked without what the gateway adds as %s: %s", base, field, error.message)
+            if is_external:
+                self._refused_by_external = refused | {field}
+            else:
+                self._refused[base] = refused | {field}
+            model = arm.model_name(base) if is_external else base
+            logger.info("%s is asked without what the gateway adds as %s: %s", model, field, error.message)
+        await self._encode_calls_again(request, external=is_external)
         return True
+
+    async def _encode_calls_again(self, request: InFlightRequest, *, external: bool) -> None:
+        size, parsed, user_hash = request.exchange.size, request.parsed, request.caller.user_hash
+        encoded = await self._large_work.run(size, self._recorder.encode_calls, parsed, user_hash, external=external)
+        request.calls, request.media, _, request.questions = encoded
 
     async def _fall_back(
         self, request: InFlightRequest, arms: tuple[Arm, ...], error: UpstreamFailed
@@ -211,6 +225,9 @@ class Answerer:
             self._recorder.count_fallback(request, failed)
         if remaining[0].variant is Variant.EXTERNAL:
             self._recorder.count_external(request, error)
+            for field in self._refused_by_external:
+                request.parsed.adapt_to_external(field)
+            await self._encode_calls_again(request, external=True)
         request.instead_of = request.instead_of or failed
         return remaining
 

@@ -23,7 +23,7 @@ def cut_of(exchange: Exchange) -> tuple[int, FinishReason]:
 def client_error(error: UpstreamFailed, model: str) -> HttpError:
     """Return the error for the client, with the upstream's own body if that is in OpenAI's format."""
     if isinstance(error, ModelNotServed):
-        return HttpError(502, f"no model server serves {model!r}", "upstream_not_served")
+        return HttpError(502, f"no model server serves {model!r}, the task's base model", "upstream_not_served")
     headers = {"retry-after": f"{error.retry_after:.0f}"} if error.retry_after is not None else None
     found = HttpError(error.status, error.message, f"upstream_{error.reason}", headers=headers)
     if (body := _openai_error(error.raw)) is not None:

@@ -52,8 +52,8 @@ class StreamAnswerer:
             answer = relay.answer_so_far()
             confidences = self._recorder.measure_confidence(request, arm, answer)
             recording = True  # From here on, a client that disconnects does not change what is recorded.
-            await self._recorder.record_answer(request, arm, answer, confidences)
-            ending += relay.final_events(request.attribution(arm, answer.choices, confidences))
+            logged = await self._recorder.record_answer(request, arm, answer, confidences)
+            ending += relay.final_events(request.attribution(arm, answer.choices, confidences, logged))
             await exchange.write(ending, last=True)
         except asyncio.CancelledError:
             if not recording:

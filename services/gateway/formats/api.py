@@ -12,6 +12,7 @@ from services.gateway.formats.media import MediaReferences
 from services.gateway.formats.validation import bad_request
 from services.gateway.json_codec import encode_json
 from services.gateway.tasks.served import ServedTask
+from services.gateway.upstreams.external import external_fields
 
 Token = Mapping[str, Any]
 """`token`, `logprob` and `top_logprobs`, as in `choices[].logprobs.content` of OpenAI's chat format."""
@@ -98,11 +99,21 @@ class ApiRequest(ABC):
         """Raises HttpError 400 that names the invalid field."""
 
     @abstractmethod
-    def calls(self, media: MediaReferences) -> list[Object]:
+    def calls(self, media: MediaReferences, *, external: bool = False) -> list[Object]:
         """Return what is asked, as events have it: a `Call` for each conversation, with as many answers each.
 
-        To be called before the request is encoded for an upstream. Raises HttpError 400 that names the invalid field.
+        `external`: of the external API. To be called before the request is encoded for an upstream. Raises HttpError
+        400 that names the invalid field.
         """
+
+    def _asked(self, *, external: bool) -> tuple[dict[str, Any], bool]:
+        """The body, and whether the answer is constrained to the task's labels: an external API is only told them."""
+        if not external:
+            return self._data, self.task.classifies
+        asked = external_fields(self._data)
+        if self.task.classifies:
+            asked.pop("structured_outputs", None)  # The task's revision has the labels.
+        return asked, False
 
     @property
     def upstream_path(self) -> str:
@@ -115,11 +126,15 @@ class ApiRequest(ABC):
         return encode_json(self._data)
 
     def do_without(self, field: str) -> bool:
-        """Leave out what the gateway added and the model server refuses under this name: nothing that events have.
+        """Leave out what the gateway added and the model server refuses under this name, or say it otherwise.
 
-        Returns False if it added nothing of the kind.
+        Returns False if it added nothing of the kind. The calls may be others then.
         """
         return False
+
+    def adapt_to_external(self, field: str) -> bool:
+        """Leave out, or say otherwise, what the external API refuses, also where vLLM would take it."""
+        return self.do_without(field)
 
     @abstractmethod
     def parse_answer(self, body: Any) -> ApiAnswer:

@@ -7,12 +7,10 @@ from typing import Any
 
 from services.gateway.formats.conversation import EventConversation, Object
 from services.gateway.formats.identity import CLIENT_METADATA, SESSION_FIELD, XARGS
+from services.gateway.upstreams.external import CREDENTIALS
 from shared.addresses import without_credentials
 from shared.grading.json_values import is_deeper
 
-_CREDENTIALS = ("api_key", "authorization", "headers", "extra_headers")
-"""What a client of another gateway, such as LiteLLM's, has in its request to sign in with elsewhere, and a tool that is
-a server. It is in no event, since no redactor knows a password from any other word."""
 _OWN_FIELDS = frozenset(
     {
         "messages", "input", "prompt", "prompt_embeds", "instructions", "tools", "tool_choice", "response_format",
@@ -25,7 +23,7 @@ _NOT_LOGGED = frozenset(
         "model", "stream_options", "logprobs", "top_logprobs", "logprob_token_ids", "prompt_logprobs", "include",
         "return_token_ids", "return_tokens_as_token_ids", "request_id", "priority", "service_tier", "store", "metadata",
         "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "cache_salt", "prediction",
-        SESSION_FIELD, CLIENT_METADATA, *_CREDENTIALS,
+        SESSION_FIELD, CLIENT_METADATA, *CREDENTIALS,
     }
 )  # fmt: skip
 """Fields that do not change the answer: what else to report, how to queue, what it may be like, and who asks."""
@@ -87,7 +85,7 @@ def without_credentials_of(tools: Sequence[Object]) -> Sequence[Object]:
 
 
 def _without_credentials(tool: Object) -> Object:
-    shown = {name: value for name, value in tool.items() if name not in _CREDENTIALS or not value}
+    shown = {name: value for name, value in tool.items() if name not in CREDENTIALS or not value}
     if isinstance(url := tool.get("server_url"), str):
         shown["server_url"] = without_credentials(url)
     if isinstance(tools := tool.get("tools"), list) and _are_objects(tools):  # A namespace's.

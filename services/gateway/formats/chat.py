@@ -40,6 +40,7 @@ _OVERRULED_BY_LABELS = (
 
 _OWN_FORMATS = ("response_format", "structured_outputs")
 _OWN_TOOLS = ("tools", "functions")
+_LOGPROBS = ("logprobs", "top_logprobs")
 
 
 def constrain_to_labels(data: dict[str, Any], task: ServedTask) -> None:
@@ -104,10 +105,22 @@ class ChatRequest(ChoicesRequest):
         elif isinstance(self._top, int):
             data["top_logprobs"] = top_count(self._top, task.top_logprobs)
 
-    def calls(self, media: MediaReferences) -> list[Object]:
-        data, constrained = self._data, self.task.classifies
-        conversation = EventConversation(media).add_chat_messages(data["messages"], added=self._added_messages)
-        return [logged_call(self.api, conversation, data, constrained=constrained, format_field="response_format")]
+    def adapt_to_external(self, field: str) -> bool:
+        """OpenAI's models that reason have no log-probabilities, no temperature, and another name for the limit."""
+        data = self._data
+        if field in _LOGPROBS and not self._wants_logprobs:
+            return any([data.pop(name, None) is not None for name in _LOGPROBS])
+        if field == "temperature" and self.task.classifies:
+            return data.pop(field, None) is not None
+        if field == "max_tokens" and (limit := data.pop(field, None)) is not None:
+            data.setdefault("max_completion_tokens", limit)
+            return True
+        return self.do_without(field)
+
+    def calls(self, media: MediaReferences, *, external: bool = False) -> list[Object]:
+        asked, constrained = self._asked(external=external)
+        conversation = EventConversation(media).add_chat_messages(asked["messages"], added=self._added_messages)
+        return [logged_call(self.api, conversation, asked, constrained=constrained, format_field="response_format")]
 
     def parse_choice(self, choice: Any) -> Choice:
         logprobs = choice.get("logprobs")

@@ -61,8 +61,8 @@ class CompletionRequest(ChoicesRequest):
         if (self._top is None and not self._echo) or isinstance(self._top, int):
             data["logprobs"] = top_count(int(self._top or 0), task.top_logprobs)
 
-    def calls(self, media: MediaReferences) -> list[Object]:
-        asked, constrained = self._data, self.task.classifies
+    def calls(self, media: MediaReferences, *, external: bool = False) -> list[Object]:
+        asked, constrained = self._asked(external=external)
         # vLLM answers those of embeddings first.
         embeds = [[{"type": EMBEDS, "media": media.reference(EMBEDS, part)}] for part in self._embeds]
         prompts = [*({"role": "user", "content": content} for content in embeds), *self._prompts]

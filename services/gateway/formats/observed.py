@@ -26,7 +26,7 @@ class ObservedRequest(ApiRequest):
         self.task = task
         self._data = data
 
-    def calls(self, media: MediaReferences) -> list[Object]:
+    def calls(self, media: MediaReferences, *, external: bool = False) -> list[Object]:
         return []
 
     def parse_answer(self, body: Any) -> ApiAnswer:

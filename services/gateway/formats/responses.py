@@ -92,7 +92,7 @@ class ResponsesRequest(ApiRequest):
             data["top_logprobs"] = top_count(self._top or 0, task.top_logprobs)
 
     def do_without(self, field: str) -> bool:
-        """vLLM has no log-probabilities of gpt-oss in this API."""
+        """vLLM has no log-probabilities of gpt-oss in this API, and OpenAI none of models that reason."""
         include = self._data.get("include") or []
         if field not in ("logprobs", "top_logprobs", "include") or self._wants_logprobs or _LOGPROBS not in include:
             return False
@@ -100,8 +100,14 @@ class ResponsesRequest(ApiRequest):
         self._data["top_logprobs"] = self._top
         return True
 
-    def calls(self, media: MediaReferences) -> list[Object]:
-        asked, constrained = self._data, self.task.classifies
+    def adapt_to_external(self, field: str) -> bool:
+        """OpenAI's models that reason have no temperature either."""
+        if field == "temperature" and self.task.classifies:
+            return self._data.pop(field, None) is not None
+        return self.do_without(field)
+
+    def calls(self, media: MediaReferences, *, external: bool = False) -> list[Object]:
+        asked, constrained = self._asked(external=external)
         conversation = EventConversation(media)
         if instructions := asked.get("instructions"):
             conversation.messages.append({"role": "system", "content": instructions})

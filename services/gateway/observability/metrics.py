@@ -52,6 +52,10 @@ class Metrics:
         self.spool_refusals = Counter(
             "ratchet_gateway_spool_refusals", "Appends refused: the spool or its disk is full.", registry=self.registry
         )
+        self.answers_unlogged = Counter(
+            "ratchet_gateway_answers_unlogged", "Answers that left without a record: the spool was full.",
+            registry=self.registry,
+        )  # fmt: skip
         self.spans = Counter(
             "ratchet_gateway_spans", "Model calls reported by spans: logged, failed, known (answered here), rejected.",
             ["outcome"], registry=self.registry,

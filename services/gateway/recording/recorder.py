@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from schemas.base import MAX_EVENT_BYTES
@@ -31,6 +32,15 @@ from shared.spool import Record, SpoolUnavailable
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class RecordingOptions:
+    """`answer_when_full`: answer without a record while the spool takes none. `event_bytes`: the most of an event's
+    texts; what is longer is cut."""
+
+    answer_when_full: bool = False
+    event_bytes: int = MAX_EVENT_BYTES
+
+
 class EncodedCalls(NamedTuple):
     """What a request's events say was asked, cut to fit. `media`: what is to be kept of it. `opening`: what the first
     of its conversations begins with, as it was sent; None for a request without one. `questions`: what a second opinion
@@ -43,7 +53,7 @@ class EncodedCalls(NamedTuple):
 
 
 class Recorder:
-    """Appends a request's events to the spool. `event_bytes`: the most of an event's texts; what is longer is cut."""
+    """Appends a request's events to the spool."""
 
     def __init__(
         self,
@@ -51,21 +61,22 @@ class Recorder:
         metrics: Metrics,
         media: MediaReferences,
         calibrations: CalibrationCache | None = None,
-        event_bytes: int = MAX_EVENT_BYTES,
+        options: RecordingOptions = RecordingOptions(),
     ) -> None:
         self._log = log
         self._metrics = metrics
         self._media = media
         self._calibrations = calibrations
-        self._event_bytes = event_bytes
+        self._options = options
         self._external_warning = RateLimitedWarning(logger)
 
-    def encode_calls(self, parsed: ApiRequest, user_hash: str | None) -> EncodedCalls:
-        """What the request's events say was asked, before the upstream is asked. Raises HttpError 400."""
+    def encode_calls(self, parsed: ApiRequest, user_hash: str | None, *, external: bool = False) -> EncodedCalls:
+        """What the request's events say was asked, before the upstream is asked, the external API if `external`. Raises
+        HttpError 400."""
         task = parsed.task
         media = self._media.keeping(task.name, user_hash) if task.keeps_media else self._media
-        calls = parsed.calls(media)
-        encoded = [encode_call(call, self._event_bytes) for call in calls]
+        calls = parsed.calls(media, external=external)
+        encoded = [encode_call(call, self._options.event_bytes) for call in calls]
         opening = opening_text(calls[0]["messages"]) if calls else None
         questions = [asked_text(call["messages"]) for call in calls] if has_second_opinion(task.spec) else ()
         return EncodedCalls(encoded, media.collected, opening, questions)
@@ -91,18 +102,26 @@ class Recorder:
         *,
         status: int = 200,
         cut_by: FinishReason | None = None,
-    ) -> None:
+    ) -> bool:
         """Record the answer's predictions and the request's observation: they are in the spool, and kept media beside
-        it, when this returns.
+        it, when this returns True.
 
-        `cut_by`: who ended an answer that has no finish reason of its own. Raises SpoolUnavailable.
+        `cut_by`: who ended an answer that has no finish reason of its own. Returns False if the spool took no record
+        and `answer_when_full` is set, else raises SpoolUnavailable.
         """
         latency_ms = request.exchange.seconds * 1000.0
         records = self._predictions(request, arm, answer, confidences, latency_ms, cut_by)
         score = confidences[0].score if confidences else None
         records.append(request_observed(request, arm, status, latency_ms, score, cut_by))
-        await self._log.append(records, request.media)
+        try:
+            await self._log.append(records, request.media)
+        except SpoolUnavailable:
+            if not self._options.answer_when_full:
+                raise
+            self._metrics.answers_unlogged.inc()
+            return False
         request.task.answers[arm.variant].inc()
+        return True
 
     def _predictions(
         self,
@@ -132,7 +151,7 @@ class Recorder:
                     answer_tokens=sum(a.tokens for a in answers),
                     cached_tokens=_share(answer.usage.cached_tokens, number, len(calls)),
                 )
-            records.append(prediction_logged(logged, answers, self._event_bytes))
+            records.append(prediction_logged(logged, answers, self._options.event_bytes))
         return records
 
     async def record_observation(

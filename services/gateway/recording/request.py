@@ -81,7 +81,7 @@ class InFlightRequest:
         return headers
 
     def attribution(
-        self, arm: Arm, choices: Sequence[Choice], confidences: Sequence[ConfidenceMeasure]
+        self, arm: Arm, choices: Sequence[Choice], confidences: Sequence[ConfidenceMeasure], logged: bool
     ) -> dict[str, Any]:
         """The object `ratchet` at the end of a stream: who answered, and how confidently."""
         attribution: dict[str, Any] = {
@@ -95,6 +95,8 @@ class InFlightRequest:
                 {"prediction_id": self.prediction_ids[choice.number], "confidence": confidence.score}
                 for choice, confidence in zip(choices, confidences, strict=True)
             ]
+        if not logged:
+            attribution["logged"] = False
         return attribution
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import httptools
+
+from services.gateway.turn_batch import TurnBatch
 
 _MAX_UNREAD_BYTES = 256 * 1024
 """With more unread bytes of a stream, reading from the socket pauses, so that the server waits."""
@@ -21,9 +23,15 @@ class ConnectionLost(ConnectionError):
 
 
 class Connection(asyncio.Protocol):
-    """A connection that carries one request at a time. httptools calls the `on_…` methods."""
+    """A connection that carries one request at a time. httptools calls the `on_…` methods.
 
-    def __init__(self) -> None:
+    `batch`: the requests to this server that come together, each kept by its connection until the turn's end.
+    """
+
+    def __init__(self, batch: TurnBatch[Connection]) -> None:
+        self._batch = batch
+        self._unsent = b""
+        self._is_tls = False
         self.closed = False
         self.complete = True
         self.reusable = False
@@ -50,6 +58,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        self._is_tls = transport.get_extra_info("ssl_object") is not None
 
     @property
     def usable(self) -> bool:
@@ -72,7 +81,7 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def data_received(self, data: bytes) -> None:
-        if self.complete:  # Unsolicited data must not become the response to the next request.
+        if self.complete or self._unsent:  # Unsolicited data must not become the response to the next request.
             self.close()
             return
         try:
@@ -115,14 +124,30 @@ class Connection(asyncio.Protocol):
             self.reusable = self._parser.should_keep_alive()
 
     def send(self, head: bytes, body: bytes, *, streaming: bool) -> None:
-        """Send a request. `streaming`: the response will be read piece by piece."""
+        """Send a request, at the end of the turn where others come with it: a server on this machine then wakes once
+        for all. `streaming`: the response will be read piece by piece.
+
+        With TLS it is sent at once: what has come by the end of the turn may be a session ticket, and no sign that the
+        connection is not to be used.
+        """
         self.status, self.headers, self._parts, self._unread_bytes = 0, {}, [], 0
         self.complete = self.reusable = self._has_headers = False
         self._streaming = streaming
         if len(body) > _MAX_COPIED_BYTES:
             self._transport.writelines((head, body))
-        else:
+        elif self._is_tls or self._batch.comes_alone():
             self._transport.write(head + body)
+        else:
+            self._unsent = head + body
+            self._batch.add(self, len(self._unsent))
+
+    def send_unsent(self) -> None:
+        """Send the request that waited for the end of the turn, unless the connection was closed or lost meanwhile."""
+        unsent, self._unsent = self._unsent, b""
+        if self.usable:
+            self._transport.write(unsent)
+        else:
+            self.close()
 
     def begin_stream(self, deadline: float, on_lost: Callable[[], None]) -> None:
         """Close the connection at `deadline`, whether somebody waits for the stream or not. `on_lost` is called when
@@ -204,3 +229,9 @@ class Connection(asyncio.Protocol):
             self.closed = True
             self._transport.abort()
             self._wake()
+
+
+def send_together(connections: Sequence[Connection]) -> None:
+    """Send the requests of one turn."""
+    for connection in connections:
+        connection.send_unsent()

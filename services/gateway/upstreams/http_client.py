@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import errno
+import re
 import socket
 import ssl
 import time
@@ -18,11 +20,14 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from services.gateway.upstreams.connection import Connection
+from services.gateway.turn_batch import TurnBatch
+from services.gateway.upstreams.connection import Connection, send_together
 from services.gateway.upstreams.connection import ConnectionLost as ConnectionLost
 from shared.addresses import without_credentials
 from shared.errors import ConfigurationError
 
+_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM}
+"""Errors of a connection that this machine, not the server, refuses: files, ports or memory have run out."""
 _MAX_IDLE_SECONDS = 4.0
 """vLLM closes a connection after 5 idle seconds; a request sent on a closing connection costs a retry."""
 
@@ -74,6 +79,7 @@ class UpstreamClient:
         self._connection_limit = connection_limit
         self._wait_seconds = wait_seconds
         self._idle: list[Connection] = []
+        self._batch = TurnBatch(send_together)
         self._heads: dict[tuple[str, str], bytes] = {}
         host = f"[{self._host}]" if ":" in self._host else self._host
         fields = {"host": f"{host}:{port}" if port else host, **headers}
@@ -180,10 +186,12 @@ class UpstreamClient:
         try:
             loop = asyncio.get_running_loop()
             async with asyncio.timeout_at(min(loop.time() + self._connect_seconds, deadline)):
-                _, connection = await loop.create_connection(Connection, self._host, self._port, ssl=self._tls)
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self._batch), self._host, self._port, ssl=self._tls
+                )
         except OSError as error:  # Includes TimeoutError and ssl.SSLError.
-            if _no_file_is_free():
-                message = f"this machine refuses it: {error}: raise its limit of open files (ulimit -n)"
+            if _is_shortage(error):
+                message = f"this machine refuses it: {error}: raise its limits of open files (ulimit -n) or local ports"
                 raise NoFreeConnection(message) from error
             raise ConnectFailed(f"{self._host}:{self._port}: {error!r}") from error
         return connection
@@ -251,8 +259,15 @@ def _parse_url(url: str) -> tuple[SplitResult, int | None]:
     raise ConfigurationError(f"{shown!r} is not the address of a model server", "Write it as http://host:port")
 
 
-def _no_file_is_free() -> bool:
-    """Return True if this machine, not the server, refused the connection. The errors of name look-ups do not tell."""
+def _is_shortage(error: OSError) -> bool:
+    """Return True if this machine refused the connection.
+
+    Several addresses that failed make one error without a number. A name that cannot be looked up may be one, too, for
+    want of a file, so it is tried whether there is one.
+    """
+    numbers = {error.errno} if error.errno else {int(number) for number in re.findall(r"Errno (\d+)", str(error))}
+    if numbers and numbers <= _SHORTAGES:
+        return True
     try:
         socket.socket().close()
     except OSError:

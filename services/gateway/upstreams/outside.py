@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from urllib.parse import urlsplit
 
 import httpx
@@ -55,19 +56,24 @@ class OutsideApi:
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def post(self, path: str, body: bytes, lines: bytes = b"") -> bytes:
-        return (await self.request(path, body, lines)).body
+    async def post(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> bytes:
+        return (await self.request(path, body, lines, model)).body
 
-    async def request(self, path: str, body: bytes, lines: bytes = b"") -> UpstreamResponse:
+    async def request(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> UpstreamResponse:
         with _errors(self._limits.total):
             async with asyncio.timeout(self._limits.total):
                 response = await self._client.send(self._request(path, body, lines))
         if response.status_code != 200:
-            raise self._error_of(response)
+            raise self.error_of(response)
         return UpstreamResponse(200, _headers(response), response.content)
 
+    def stream(
+        self, path: str, body: bytes, lines: bytes = b"", model: str = ""
+    ) -> AbstractAsyncContextManager[OutsideStream]:
+        return self._stream(path, body, lines)
+
     @contextlib.asynccontextmanager
-    async def stream(self, path: str, body: bytes, lines: bytes = b"") -> AsyncIterator[OutsideStream]:
+    async def _stream(self, path: str, body: bytes, lines: bytes) -> AsyncIterator[OutsideStream]:
         ends = asyncio.get_running_loop().time() + self._limits.stream
         with _errors(self._limits.piece):
             async with asyncio.timeout(self._limits.piece):
@@ -77,7 +83,7 @@ class OutsideApi:
                 with _errors(self._limits.piece):
                     async with asyncio.timeout(self._limits.piece):
                         await response.aread()
-                raise self._error_of(response)
+                raise self.error_of(response)
             yield OutsideStream(_headers(response), self._pieces(response, ends))
         finally:
             await response.aclose()
@@ -101,14 +107,15 @@ class OutsideApi:
         headers = [(name, value) for name, _, value in (line.partition(b": ") for line in lines.splitlines())]
         return self._client.build_request("POST", f"{base}{rest}", content=body, headers=headers)
 
-    def _error_of(self, response: httpx.Response) -> UpstreamFailed:
+    def error_of(self, response: httpx.Response) -> UpstreamFailed:
         """The error for a response that is not 200, which has been read."""
-        status = response.status_code
-        if status in (401, 403):
+        status, retry_after = response.status_code, retry_after_of(_headers(response))
+        error = error_of_response(status, response.content, retry_after)
+        if status in (401, 403) and error.refused_field is None:
             url, setting = without_credentials(self._url), self._key.setting
             self._refusals.log("%s refuses the gateway's key with %d: correct %s", url, status, setting)
             return self._key.refused()
-        return error_of_response(status, response.content, retry_after_of(_headers(response)))
+        return error
 
 
 def _headers(response: httpx.Response) -> dict[bytes, bytes]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from services.gateway.observability.metrics import Metrics
@@ -21,13 +20,15 @@ from services.gateway.upstreams.http_client import (
     UpstreamClient,
 )
 from services.gateway.upstreams.pool import ModelReplica, ReplicaPool
+from services.gateway.upstreams.replica_stream import OpenStream, ReplicaStream
 from services.gateway.upstreams.retries import Attempts, RetryBudget
 from services.gateway.upstreams.upstream import (
-    NO_ANSWER,
+    ModelNotServed,
     ServerKey,
     UpstreamFailed,
     error_of_response,
     is_servers_failure,
+    listed_models,
     no_connection,
     retry_after_of,
     timed_out,
@@ -41,15 +42,12 @@ _MAX_RETRY_SHARE = 0.2
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-OpenStream = tuple[ResponseStream, bytes]
-"""A 200 response and the first piece of its body."""
 
 
 class Replicas:
     """An `Upstream` of replicas that are to serve the same models; one that restarted may lack adapters for a while.
 
-    `last_resort`: send requests even to replicas that do not answer, if no other is left. `key` is sent with every
-    request.
+    `last_resort`: send requests even with all circuits open. `key` is sent with every request.
     """
 
     def __init__(
@@ -86,30 +84,18 @@ class Replicas:
         """Return True if any replica answered within the last `seconds`."""
         return self._answered_at is not None and time.monotonic() - self._answered_at < seconds
 
-    async def post(self, path: str, body: bytes, lines: bytes = b"") -> bytes:
-        answer, replica = await self._try_replicas(lambda chosen: self._post(chosen, path, body, lines))
+    async def post(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> bytes:
+        answer, replica = await self._try_replicas(lambda chosen: self._post(chosen, path, body, lines), model)
         replica.outstanding -= 1
         return answer
 
-    @asynccontextmanager
-    async def stream(self, path: str, body: bytes, lines: bytes = b"") -> AsyncIterator[AsyncIterator[bytes]]:
-        (stream, first), replica = await self._try_replicas(lambda chosen: self._open(chosen, path, body, lines))
-        try:
-            yield self._pieces(replica, stream, first)
-            await stream.finish()
-        finally:
-            replica.outstanding -= 1
-            stream.close()  # Closes the connection, unless the stream was read to its end.
+    def stream(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> ReplicaStream:
+        def send(chosen: ModelReplica) -> Awaitable[OpenStream]:
+            return self._open(chosen, path, body, lines)
 
-    async def _pieces(self, replica: ModelReplica, stream: ResponseStream, piece: bytes) -> AsyncIterator[bytes]:
-        while piece:
-            yield piece
-            try:
-                piece = await stream.read_piece()
-            except OSError as error:
-                raise self._broken_off(replica, error) from error
+        return ReplicaStream(lambda: self._try_replicas(send, model), self._broken_off)
 
-    async def _try_replicas(self, send: Callable[[ModelReplica], Awaitable[T]]) -> tuple[T, ModelReplica]:
+    async def _try_replicas(self, send: Callable[[ModelReplica], Awaitable[T]], model: str) -> tuple[T, ModelReplica]:
         """Return the first response, and its replica, whose `outstanding` the caller decrements when done.
 
         A retry after a lost connection is safe, since the client was sent nothing, and adds no load: the replica
@@ -118,9 +104,9 @@ class Replicas:
         pool, attempts = self._pool, Attempts(self._limits.retries)
         self._budget.record_request()
         while True:
-            replica = pool.pick(attempts.tried) or attempts.take_lost()
+            replica = pool.pick(time.monotonic(), attempts.tried, model) or attempts.take_lost()
             if replica is None:
-                raise self._given_up(attempts)
+                raise self._given_up(attempts) or self._none_available()
             replica.outstanding += 1
             try:
                 response = await send(replica)
@@ -129,18 +115,22 @@ class Replicas:
                 if not isinstance(error, UpstreamFailed):
                     raise
                 self._metrics.upstream_errors.labels(error.reason).inc()
+                if isinstance(error, ModelNotServed) and model:
+                    replica.missing.add(model)  # It restarted since it listed it. The next probe lists anew.
                 if not attempts.should_retry(replica, error, self._budget):
-                    raise self._given_up(attempts)  # noqa: B904 - the failure has its own cause
+                    raise self._given_up(attempts) or error  # noqa: B904 - the failure has its own cause
                 continue
-            pool.record_success(replica)
+            pool.record_success(replica, model)
             self._answered_at = time.monotonic()
             self.refuses_key = False
             return response, replica
 
-    def _given_up(self, attempts: Attempts) -> UpstreamFailed:
-        """The failure of attempts that end here; without any, no replica is there to be tried."""
-        failure = attempts.failure or UpstreamFailed(503, "upstream unavailable: no model server answers", "away")
-        failure.down = failure.reason in NO_ANSWER and self._pool.all_open
+    def _given_up(self, attempts: Attempts) -> UpstreamFailed | None:
+        """The failure of attempts that end here, which says whether a replica may be there all the same."""
+        failure, lost = attempts.failure, attempts.take_lost()
+        if failure is not None:
+            may_answer = lost is not None and not lost.circuit_open  # Perhaps only its idle connection had ended.
+            failure.left_untried = may_answer or self._pool.may_answer(attempts.tried)
         return failure
 
     async def _post(self, replica: ModelReplica, path: str, body: bytes, lines: bytes) -> bytes:
@@ -203,6 +193,7 @@ class Replicas:
         """The error of a stream that had begun: it is too late to try another replica."""
         failure = self._connection_error(replica, error, self._limit_of(error))
         self._metrics.upstream_errors.labels(failure.reason).inc()
+        failure.another_may_answer = False
         return failure
 
     def _limit_of(self, error: OSError) -> float:
@@ -212,19 +203,34 @@ class Replicas:
     def _error_response(
         self, replica: ModelReplica, status: int, headers: Mapping[bytes, bytes], raw: bytes
     ) -> UpstreamFailed:
+        retry_after = retry_after_of(headers)
         if is_servers_failure(status):
             self._record_failure(replica, f"status {status}", erred=status == 500)
         else:
             self._pool.record_success(replica)
-            self._answered_at = time.monotonic()
-        if status in (401, 403):
+            self._answered_at = now = time.monotonic()
+            if status == 429 and retry_after:
+                self._pool.pause(replica, now + retry_after, now)
+        error = error_of_response(status, raw, retry_after)
+        if status in (401, 403) and error.refused_field is None:
             return self._refused(replica, status)
-        return error_of_response(status, raw, retry_after_of(headers))
+        return error
 
     def _refused(self, replica: ModelReplica, status: int) -> UpstreamFailed:
         self.refuses_key = True
         self._refusals.log("%s refuses the gateway's key with %d: correct %s", replica.url, status, self._key.setting)
         return self._key.refused()
+
+    def _none_available(self) -> UpstreamFailed:
+        now = time.monotonic()
+        if (seconds := self._pool.seconds_until_available(now)) > 0.0:
+            message = f"every model server is busy: try again in {seconds:.0f} s"
+            return UpstreamFailed(429, message, "busy", retry_after=seconds)
+        if self._pool.answers_with_errors:  # To one client's requests, perhaps: nobody's prompts leave for that.
+            message = "every model server that is there answers with errors; try again"
+            return UpstreamFailed(503, message, "server_errors", retry_after=_PROBE_SECONDS)
+        message = "upstream unavailable: no model server answers; try again"
+        return UpstreamFailed(503, message, "away", another_may_answer=True)
 
     def _record_failure(
         self, replica: ModelReplica, reason: object, *, refused: bool = False, erred: bool = False
@@ -236,7 +242,8 @@ class Replicas:
             logger.warning("circuit breaker open until %s answers a probe: %r", replica.url, reason)
 
     async def watch_forever(self) -> None:
-        """Background: probe the replicas, for readiness without traffic, and to close circuits again."""
+        """Background: probe the replicas, for readiness without traffic, to close circuits again, and for what each
+        serves: one that restarted is asked for an adapter only once it lists it."""
         await asyncio.gather(*(self._probe_forever(replica) for replica in self._pool))
 
     async def _probe_forever(self, replica: ModelReplica) -> None:
@@ -250,7 +257,7 @@ class Replicas:
 
     async def _probe(self, replica: ModelReplica) -> None:
         try:
-            status, _, _ = await self._clients[replica].probe("/v1/models", _PROBE_TIMEOUT_SECONDS)
+            status, _, body = await self._clients[replica].probe("/v1/models", _PROBE_TIMEOUT_SECONDS)
         except NoFreeConnection as error:
             self._shortage(replica, error)
             return
@@ -260,6 +267,7 @@ class Replicas:
         if status >= 500:
             self._record_failure(replica, f"status {status}")
             return
+        replica.set_models(listed_models(body) if status == 200 else None)  # Before its circuit closes.
         if status in (401, 403):
             self._refused(replica, status)
         if status == 200:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.gateway.upstreams.pool import ModelReplica
-from services.gateway.upstreams.upstream import NO_ANSWER, ModelNotServed, UpstreamFailed
+from services.gateway.upstreams.upstream import ModelNotServed, UpstreamFailed
 
 
 class RetryBudget:
@@ -48,10 +48,10 @@ class Attempts:
 
         A replica's answer wins over a connection error: it is there. ModelNotServed does first: another arm may answer.
         """
-        is_first = self.failure is None or self.failure.reason in NO_ANSWER
-        if is_first or isinstance(error, ModelNotServed) or not error.another_may_answer:
+        if self.failure is None or self.failure.down or isinstance(error, ModelNotServed):
             self.failure = error
-        if not error.another_may_answer:
+        if not error.another_may_answer and error.status != 429:
+            self.failure = error
             return False
         if error.reason == "lost" and replica not in self.tried:
             self._lost = replica
@@ -59,4 +59,4 @@ class Attempts:
         if isinstance(error, ModelNotServed):  # Costs the replica no work, so every replica may be tried.
             return True
         self._retries_left -= 1
-        return self._retries_left >= 0 and (error.reason in NO_ANSWER or budget.try_spend())
+        return self._retries_left >= 0 and (error.reason in ("away", "lost") or budget.try_spend())

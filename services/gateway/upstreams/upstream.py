@@ -14,16 +14,14 @@ _NO_ROUTE = "Not Found"
 _SHORTAGE_RETRY_SECONDS = 2.0
 _UNLOADABLE = re.compile(r"LoRA adapter '[^']*' was found but could not be loaded\.")
 """vLLM's whole message: others quote what a client sent."""
-NO_ANSWER = frozenset(("away", "lost"))
-"""The reasons of failures in which the server did not answer."""
+_NO_LOGPROBS = re.compile(r"not allowed to request logprobs")
+"""OpenAI's words about a model that reasons."""
 
 
 class UpstreamFailed(Exception):
     """The upstream gave no answer. `status`, `message`: for the client; `raw`: the upstream's error body, if any.
 
-    `another_may_answer`: the request may be valid, so another server may answer it. `retry_after`: seconds. `down`: no
-    replica answers, whatever the arm. A server that answers with errors is there: vLLM answers 500 to some requests
-    that are their client's mistake, and they must not send prompts elsewhere.
+    `another_may_answer`: the request may be valid, so another server may answer it. `retry_after`: seconds.
     """
 
     def __init__(
@@ -43,20 +41,49 @@ class UpstreamFailed(Exception):
         self.raw = raw
         self.another_may_answer = another_may_answer
         self.retry_after = retry_after
-        self.down = False
+        self.left_untried = False
+        """Whether a replica may be there that was not asked: retries are limited, and it may have asked for a pause."""
+
+    @property
+    def down(self) -> bool:
+        """True if no replica can answer, whatever the arm: see `routing.arms.remaining_arms`.
+
+        A server that answers 500 is there. vLLM does so to some requests that are their client's mistake, a picture's
+        address that nobody answers, say: they must not send prompts elsewhere.
+        """
+        return self.another_may_answer and not self.left_untried and self.status not in (429, 500)
 
     @property
     def refused_field(self) -> str | None:
-        """The field that is refused, as vLLM says in `error.param` of a 400."""
+        """The field that is refused, as vLLM and OpenAI say in `error.param` of a 400, and OpenAI in words of a 403."""
+        if self.status == 403 and _NO_LOGPROBS.search(self.message):
+            return "logprobs"
+        if self.status != 400:
+            return None
         try:
-            field = orjson.loads(self.raw)["error"]["param"] if self.status == 400 else None
+            field = orjson.loads(self.raw)["error"]["param"]
         except (orjson.JSONDecodeError, KeyError, TypeError):
             return None
+        if field == "max_tokens" and "max_completion_tokens" not in self.message:
+            return None  # It is the number that is refused.
         return field if isinstance(field, str) else None
 
 
 class ModelNotServed(UpstreamFailed):
     """No replica serves the model; another arm may be served."""
+
+    @property
+    def down(self) -> bool:
+        return False
+
+
+class KeyRefused(UpstreamFailed):
+    """A server refused the gateway's own key, which is not the client's mistake. Another replica may take it, but the
+    replicas are not down: no prompt leaves for the external API for want of a key."""
+
+    @property
+    def down(self) -> bool:
+        return False
 
 
 @dataclass(frozen=True)
@@ -71,26 +98,26 @@ class ServerKey:
     def headers(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self.key}"} if self.key else {}
 
-    def refused(self) -> UpstreamFailed:
-        """The error for a response 401 or 403, which is not the client's mistake. Another replica may take the key.
-
-        The server's own text is left out: it may quote the key.
-        """
+    def refused(self) -> KeyRefused:
+        """The error for a response 401 or 403. The server's own text is left out: it may quote the key."""
         message = f"{self.server} refused the gateway's key: its operator must correct {self.setting}"
-        return UpstreamFailed(502, message, "key_refused", another_may_answer=True)
+        return KeyRefused(502, message, "key_refused", another_may_answer=True)
 
 
 class Upstream(Protocol):
     """A source of answers. Cancelling a call closes its connection, so that vLLM stops computing."""
 
-    async def post(self, path: str, body: bytes, lines: bytes = b"") -> bytes:
+    async def post(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> bytes:
         """POST to {replica}{path} (such as "/v1/chat/completions") and return the body of the 200 response.
 
-        `lines`: header lines of this request, each with its end. Tries another replica while that is safe. Raises
-        UpstreamFailed; ModelNotServed if no replica serves the model.
+        `lines`: header lines of this request, each with its end. `model`: which it is for; replicas that have it are
+        asked first. Tries another replica while that is safe. Raises UpstreamFailed; ModelNotServed if no
+        replica serves the model.
         """
 
-    def stream(self, path: str, body: bytes, lines: bytes = b"") -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    def stream(
+        self, path: str, body: bytes, lines: bytes = b"", model: str = ""
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """POST and yield raw pieces of a 200 event stream, cut anywhere.
 
         Leaving it without an error reads what is left, which after a complete answer is at most the response's end, so
@@ -115,7 +142,7 @@ def error_of_response(status: int, raw: bytes, retry_after: float | None = None)
         message or f"the model server answered {status}",
         f"status_{status}",
         raw=raw,
-        another_may_answer=is_servers_failure(status) or status == 429,
+        another_may_answer=is_servers_failure(status),
         retry_after=retry_after,
     )
 
@@ -146,6 +173,14 @@ def is_servers_failure(status: int) -> bool:
     501 is about the request: vLLM answers it to a picture in a form that it does not read.
     """
     return status >= 500 and status != 501
+
+
+def listed_models(raw: bytes) -> frozenset[str] | None:
+    """Return the models of a response to `GET /v1/models`; None if it is no list of models."""
+    try:
+        return frozenset(str(model["id"]) for model in orjson.loads(raw)["data"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
 
 
 def _message(raw: bytes) -> str:

@@ -55,7 +55,7 @@ class Asker:
         try:
             async with self._http.post(self._urls[gateway % len(self._urls)] + path, json=body) as response:
                 self.answers[f"{path} {response.status}"] += 1
-                if response.status != 200:
+                if response.status != 200 or response.headers.get("x-ratchet-logged") == "false":
                     await asyncio.sleep(_AFTER_REFUSAL_SECONDS)
                     return Ended(REFUSED)
                 if response.content_type == "text/event-stream":

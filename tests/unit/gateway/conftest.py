@@ -35,7 +35,7 @@ from services.gateway.http import build_app
 from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.external import ExternalPredictions
 from services.gateway.recording.media_folder import MediaFolder
-from services.gateway.recording.recorder import Recorder
+from services.gateway.recording.recorder import Recorder, RecordingOptions
 from services.gateway.routing.arms import ServingFlags
 from services.gateway.routing.passed_models import NO_MODELS, PassedModels
 from services.gateway.settings import BodyLimits
@@ -119,6 +119,7 @@ class FakeUpstream:
     asked: list[dict[str, Any]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     lines: list[bytes] = field(default_factory=list)
+    models: list[str] = field(default_factory=list)
     not_served: set[str] = field(default_factory=set)
     failure: UpstreamFailed | None = None
     answer: Any = field(default_factory=lambda: chat_completion("refund", [-0.1, -0.2]))
@@ -129,8 +130,8 @@ class FakeUpstream:
     def says(self, text: str, logprobs: list[float]) -> None:
         self.answer = chat_completion(text, logprobs)
 
-    async def post(self, path: str, body: bytes, lines: bytes = b"") -> bytes:
-        self._note(path, body, lines)
+    async def post(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> bytes:
+        self._note(path, body, lines, model)
         try:
             if self.waits_for is not None:
                 await self.waits_for.wait()
@@ -140,8 +141,10 @@ class FakeUpstream:
         return self.answer if isinstance(self.answer, bytes) else orjson.dumps(self.answer)
 
     @asynccontextmanager
-    async def stream(self, path: str, body: bytes, lines: bytes = b"") -> AsyncIterator[AsyncIterator[bytes]]:
-        self._note(path, body, lines)
+    async def stream(
+        self, path: str, body: bytes, lines: bytes = b"", model: str = ""
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        self._note(path, body, lines, model)
         try:
             yield self._pieces()
         finally:
@@ -156,8 +159,10 @@ class FakeUpstream:
             else:
                 yield piece
 
-    def _note(self, path: str, body: bytes, lines: bytes) -> None:
+    def _note(self, path: str, body: bytes, lines: bytes, model: str) -> None:
         request = orjson.loads(body)
+        assert model in ("", request["model"]), "the replica is chosen by another model than it is asked for"
+        self.models.append(model)
         self.lines.append(lines)
         self.asked.append(request)
         self.paths.append(path)
@@ -246,6 +251,7 @@ class Gateway:
 
 @asynccontextmanager
 async def serving(
+    answer_when_full: bool = False,
     specs: Sequence[TaskSpec] = (SUPPORT, HAIKU),
     access: Any = None,
     public_metrics: bool = False,
@@ -273,7 +279,8 @@ async def serving(
     if folder:
         await folder.start()
         log.media = folder
-    recorder = Recorder(log, metrics, MediaReferences(b"m" * 32))
+    options = RecordingOptions(answer_when_full)
+    recorder = Recorder(log, metrics, MediaReferences(b"m" * 32), options=options)
     sources = AnswerSources(replicas or upstream, external, "large" if external else None)
     pass_through = PassThrough(*passing, tasks, identifiers.predictions, log, metrics) if passing else None
     large_work = LargeWork()
@@ -296,6 +303,13 @@ async def serving(
 @pytest.fixture
 async def gateway() -> AsyncIterator[Gateway]:
     async with serving() as gateway:
+        yield gateway
+
+
+@pytest.fixture
+async def answering_when_full() -> AsyncIterator[Gateway]:
+    """A gateway that answers even if it cannot record the answer."""
+    async with serving(answer_when_full=True) as gateway:
         yield gateway
 
 

@@ -88,6 +88,27 @@ async def test_with_a_full_log_a_request_is_refused(gateway: Gateway) -> None:
     assert "x-ratchet-prediction-id" not in response.headers
 
 
+async def test_with_spool_full_answer_an_unrecorded_answer_is_marked(answering_when_full: Gateway) -> None:
+    assert "x-ratchet-logged" not in (await answering_when_full.ask()).headers
+    answering_when_full.log.full = True
+    for _ in range(3):
+        response = await answering_when_full.ask()
+        assert (response.status_code, response.headers["x-ratchet-logged"]) == (200, "false")
+        assert response.json()["choices"][0]["message"]["content"] == "refund"
+    assert len(answering_when_full.log.predictions) == 1
+    assert "ratchet_gateway_answers_unlogged_total 3.0" in (await answering_when_full.http.get("/metrics")).text
+
+
+async def test_with_spool_full_answer_feedback_and_predictions_are_still_refused(answering_when_full: Gateway) -> None:
+    answering_when_full.log.full = True
+    elsewhere = {
+        "task": "support", "messages": [{"role": "user", "content": "x"}], "answer": "refund", "latency_ms": 1,
+    }  # fmt: skip
+    feedback = {"prediction_id": answering_when_full.ids.new("support"), "kind": "thumbs", "positive": True}
+    assert (await answering_when_full.http.post("/v1/predictions", json=elsewhere)).status_code == 503
+    assert (await answering_when_full.http.post("/v1/feedback", json=feedback)).status_code == 503
+
+
 @pytest.mark.parametrize("arguments", [json.loads("[" * 300 + "]" * 300), 10**400], ids=["nested", "a large number"])
 async def test_an_answer_that_cannot_be_passed_on_is_the_model_servers_failure_not_the_clients(
     gateway: Gateway, arguments: Any
@@ -129,7 +150,7 @@ async def test_an_adapter_that_is_not_served_is_an_error_of_its_arm_and_another_
     assert [(e.variant, e.adapter, e.status) for e in gateway.log.observed] == [
         (Variant.CANARY, "next", 404), (Variant.PRIMARY, "now", 404), (Variant.ROLLBACK, "before", 200),
     ]  # fmt: skip
-    assert [asked["model"] for asked in gateway.upstream.asked] == ["next", "now", "before"]
+    assert gateway.upstream.models == ["next", "now", "before"], "each arm's replica is chosen by its model"
     (event,) = gateway.log.predictions
     assert (event.variant, event.adapter) == (Variant.ROLLBACK, "before")
     assert len({e.event_id for e in gateway.log.observed}) == 3

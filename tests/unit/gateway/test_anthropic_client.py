@@ -366,7 +366,7 @@ async def test_a_stream_that_the_client_closes_is_logged_as_left(
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_the_external_api_answers_while_no_replica_does_but_counts_no_tokens(stream: bool) -> None:
-    replicas, external = Replicas([NOBODY], UpstreamLimits(), Metrics()), FakeUpstream()
+    replicas, external = Replicas([NOBODY], UpstreamLimits(), Metrics(), last_resort=False), FakeUpstream()
     async with (
         serving(replicas=replicas, external=external) as gateway,
         listening(gateway) as address,

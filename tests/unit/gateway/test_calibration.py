@@ -111,7 +111,7 @@ async def test_each_answer_is_measured_with_what_the_second_opinion_says_of_its_
     texts = ("a refund, please", "where is my delivery")
     calls = [{"api": "completions", "messages": [{"role": "user", "content": text}]} for text in texts]
     task = SimpleNamespace(name="desk", spec=DESK, keeps_media=False)
-    request: Any = SimpleNamespace(task=task, calls=lambda media: calls, prediction_count=4)
+    request: Any = SimpleNamespace(task=task, calls=lambda media, external: calls, prediction_count=4)
     listed = [{"token": label, "logprob": math.log(p)} for label, p in (("refund", 0.75), ("delivery", 0.25))]
     choice = Choice("refund", [{"token": "refund", "logprob": math.log(0.75), "top_logprobs": listed}], "stop")
     in_flight: Any = SimpleNamespace(

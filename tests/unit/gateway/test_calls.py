@@ -8,6 +8,7 @@ import pytest
 
 from schemas.conversation import ToolCall
 from services.gateway.formats.calls import without_credentials_of
+from services.gateway.upstreams.external import external_fields
 from shared.conversation import replay_request
 from tests.unit.gateway.conftest import USAGE, chat_completion, chunk, sse
 
@@ -222,7 +223,9 @@ async def test_the_credentials_of_a_tools_server_reach_the_model_server_and_no_e
     assert gateway.log.events[0].call.tools[1] == TOOLS[0]
 
 
-async def test_what_a_client_signs_in_with_elsewhere_is_in_no_event(gateway: Gateway) -> None:
+async def test_what_a_client_signs_in_with_elsewhere_is_in_no_event_and_leaves_for_no_other_api(
+    gateway: Gateway,
+) -> None:
     """As clients of LiteLLM's proxy send it."""
     keys = {"api_key": "secret-1", "authorization": "secret-2", "extra_headers": {"x-key": "secret-3"}}
     await gateway.ask(model="haiku", temperature=0.5, **keys)
@@ -230,6 +233,7 @@ async def test_what_a_client_signs_in_with_elsewhere_is_in_no_event(gateway: Gat
     assert event.call.parameters.keys() == {"temperature", "max_tokens"}
     assert event.call.is_whole
     assert "secret" not in event.model_dump_json()
+    assert external_fields({"messages": [], **keys}) == {"messages": []}
 
 
 async def test_an_answer_that_a_client_predicts_to_get_it_sooner_is_no_part_of_the_call(gateway: Gateway) -> None:

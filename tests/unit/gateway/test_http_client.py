@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 import ssl
 import threading
@@ -334,6 +336,30 @@ async def test_the_time_that_a_request_waits_for_a_free_connection_is_not_taken_
     # The first answer takes two seconds and the second one four, of six since it was asked.
     answers = await asyncio.gather(ask(client, seconds=5.0), ask(client, seconds=5.0))
     assert [answer.body for answer in answers] == [b"hello"] * 2
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS])
+async def test_a_connection_that_our_own_machine_refuses_is_a_shortage_of_ours(
+    start: Start, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    client = await start(Server(), limit=1)
+
+    def raises(error: OSError) -> None:
+        async def create_connection(*_: object, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", create_connection)
+
+    numbered, refused = OSError(code, os.strerror(code)), "[Errno 111] Connection refused"
+    for shortage in (numbered, OSError(f"Multiple exceptions: {numbered} ('::1'), {numbered} ('127.0.0.1')")):
+        raises(shortage)
+        with pytest.raises(NoFreeConnection, match=os.strerror(code)):
+            await ask(client)
+    raises(OSError(f"Multiple exceptions: {numbered} ('::1'), {refused}"))
+    with pytest.raises(ConnectFailed):
+        await ask(client)
+    monkeypatch.undo()
+    assert (await ask(client)).body == b"hello"
 
 
 async def test_a_process_without_a_file_to_spare_says_so_even_if_it_cannot_look_up_a_name(start: Start) -> None:

@@ -243,6 +243,15 @@ async def test_a_stream_whose_media_find_no_room_ends_with_an_error(tmp_path: Pa
         assert gateway.log.events == []
 
 
+async def test_with_the_setting_answer_a_full_folder_answers_and_reports_unlogged(tmp_path: Path) -> None:
+    options = 1
+    async with serving(answer_when_full=True, specs=(KEEPING,), home=tmp_path, media=options) as gateway:
+        body = {"model": "keeping", "messages": [{"role": "user", "content": [PARTS[0]]}]}
+        response = await gateway.http.post("/v1/chat/completions", json=body)
+        assert (response.status_code, response.headers["x-ratchet-logged"]) == (200, "false")
+        assert gateway.log.events == []
+
+
 async def test_predictions_made_elsewhere_have_their_media_kept(keeping: Gateway, tmp_path: Path) -> None:
     item = {"task": "keeping", "messages": [{"role": "user", "content": [PARTS[0]]}], "answer": "x", "latency_ms": 1}
     response = await keeping.http.post("/v1/predictions", json=[{**item, "user": "customer-4711"}, item])

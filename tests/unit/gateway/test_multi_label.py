@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import orjson
 import pytest
 
 from schemas.tasks import TaskChanged
+from services.gateway.upstreams.external import without_vllm_fields
 from tests.unit.gateway.conftest import Gateway, chat_completion, serving
 from tests.unit.gateway.redacting import feedback, prediction, set_up
 from tests.unit.shared.grading.tickets import LABELS, tickets, topics
@@ -92,6 +95,30 @@ async def test_a_correction_that_is_no_set_of_labels_is_refused_with_the_reason(
     assert refused.status_code == 422
     assert said in refused.json()["error"]["message"]
     assert gateway.log.events == []
+
+
+def test_an_external_api_which_has_no_schemas_of_lists_is_told_the_schema_in_the_prompt() -> None:
+    body = {"model": "m", "messages": MESSAGES, "response_format": FORMAT}
+    request = orjson.loads(without_vllm_fields(orjson.dumps(body)))
+    instruction, *rest = request["messages"]
+    assert instruction["role"] == "system"
+    assert json.dumps(SCHEMA, separators=(",", ":")) in instruction["content"]
+    assert rest == MESSAGES
+    assert set(request) == {"model", "messages"}
+    of_object = {**body, "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}}
+    assert orjson.loads(without_vllm_fields(orjson.dumps(of_object))) == of_object
+
+
+def test_an_external_api_is_told_the_schema_of_a_list_through_responses_and_completions_too() -> None:
+    schema = json.dumps(SCHEMA, separators=(",", ":"))
+    told = f"Answer with JSON that this JSON Schema describes and nothing else: {schema}"
+    text = {"format": {"type": "json_schema", "name": "answer", "schema": SCHEMA}, "verbosity": "low"}
+    request = orjson.loads(without_vllm_fields(orjson.dumps({"input": "Where?", "text": text})))
+    assert request == {"input": "Where?", "instructions": told, "text": {"verbosity": "low"}}
+    request = orjson.loads(without_vllm_fields(orjson.dumps({"prompt": "Where?", "response_format": FORMAT})))
+    assert request == {"prompt": f"{told}\n\nWhere?"}
+    of_object = {"input": "Where?", "text": {"format": {"type": "json_schema", "schema": {"type": "object"}}}}
+    assert orjson.loads(without_vllm_fields(orjson.dumps(of_object))) == of_object
 
 
 async def test_labels_that_look_like_names_are_the_tasks_and_stay() -> None:

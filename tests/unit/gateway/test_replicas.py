@@ -78,7 +78,8 @@ class Server:
         return web.Response()
 
     async def list_models(self, _: web.Request) -> web.Response:
-        return web.json_response({"data": []}, status=200 if self.status < 500 else self.status)
+        listed = [{"id": name} for name in self.models or ()]
+        return web.json_response({"data": listed}, status=200 if self.status < 500 else self.status)
 
 
 Start = Callable[..., Awaitable[Server]]
@@ -202,8 +203,7 @@ async def test_a_lost_connection_to_the_only_replica_is_retried(start: Start, ma
     assert await (await make(only)).post(CHAT, b"{}") == b'{"from": "here"}'
     only.dies = 5
     error = await refused(await make(only))
-    assert (error.status, error.reason, error.down, only.asked) == (502, "lost", False, 4)
-    assert (await refused(await make(only, opens_after=2))).down
+    assert (error.status, error.reason, error.down, only.asked) == (502, "lost", True, 4)
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -218,12 +218,26 @@ async def test_a_request_that_the_server_does_not_implement_opens_no_circuit_and
 ) -> None:
     """vLLM's 501 is about the request: a picture in a form that it does not read, say."""
     servers = [await start(status=501), await start(status=501)]
-    replicas = await make(*servers)
+    replicas = await make(*servers, last_resort=False)
     for _ in range(6):
         error = await refused(replicas)
         assert (error.status, error.down) == (501, False)
     assert sum(server.asked for server in servers) == 6
     assert not any(replica.circuit_open for replica in replicas._pool)
+
+
+async def test_replicas_that_are_left_out_for_their_errors_alone_are_not_away(start: Start, make: Make) -> None:
+    """One client's requests may be all that they fail: three of them sent everybody's prompts to the fallback."""
+    servers = [await start(status=500), await start(status=500)]
+    replicas = await make(*servers, last_resort=False)
+    errors = [await refused(replicas) for _ in range(12)]
+    assert {error.status for error in errors[:1]} == {500}
+    assert (errors[-1].status, errors[-1].reason) == (503, "server_errors")
+    assert not any(error.down for error in errors)
+    for server in servers:
+        await start.stop(server)  # type: ignore[attr-defined]
+        replicas._pool.half_open(next(r for r in replicas._pool if r.url == server.url))
+    assert (await refused(replicas)).down, "now they are"
 
 
 async def test_when_every_replica_answers_with_errors_retries_add_only_a_fifth_to_the_load(
@@ -236,21 +250,41 @@ async def test_when_every_replica_answers_with_errors_retries_add_only_a_fifth_t
     assert 240 <= sum(server.asked for server in servers) <= 252
 
 
+async def test_while_a_replica_was_not_asked_the_replicas_are_not_down(start: Start, make: Make) -> None:
+    replicas = await make(*[await start(status=503) for _ in range(4)])
+    assert not (await refused(replicas)).down, "three of four were asked"
+    replicas = await make(*[await start(status=503) for _ in range(3)])
+    assert (await refused(replicas)).down
+
+
 @pytest.mark.parametrize(("status", "headers"), [(500, {}), (429, {"retry-after": "9"}), (401, {})])
 async def test_the_replicas_are_not_down_while_one_answers_in_whatever_order_they_are_asked(
     start: Start, make: Make, status: int, headers: dict[str, str]
 ) -> None:
     for _ in range(2):
         there = await start(status=status, headers=headers)
-        replicas = await make(there, "http://127.0.0.1:9")
+        replicas = await make(there, "http://127.0.0.1:9", last_resort=False)
         for _ in range(2):
             error = await refused(replicas)
             assert not error.down
             assert error.status in (status, 429, 502, 503)
 
 
+@pytest.mark.parametrize(("status", "headers"), [(500, {}), (429, {"retry-after": "9"})])
+async def test_the_replicas_are_not_down_while_one_is_left_alone_that_answers(
+    start: Start, make: Make, status: int, headers: dict[str, str]
+) -> None:
+    left_alone, gone = await start(status=status, headers=headers), await start()
+    replicas = await make(left_alone, gone, last_resort=False, opens_after=2)
+    for _ in range(8):
+        await replicas.post(CHAT, b"{}")
+    asked, gone.dies = left_alone.asked, 9
+    assert not (await refused(replicas)).down
+    assert left_alone.asked == asked
+
+
 async def test_an_idle_connection_that_ended_does_not_say_that_its_replica_is_down(start: Start, make: Make) -> None:
-    replicas = await make(*[await start(dies=1) for _ in range(3)])
+    replicas = await make(*[await start(dies=1) for _ in range(3)], last_resort=False)
     assert not (await refused(replicas)).down
     assert await replicas.post(CHAT, b"{}")
 
@@ -284,7 +318,7 @@ async def test_an_answered_probe_lets_requests_through_again(start: Start, make:
 
 async def test_a_replica_that_came_back_is_found_by_the_probe(start: Start, make: Make) -> None:
     server = await start()
-    replicas = await make(server)
+    replicas = await make(server, last_resort=False)
     watching = asyncio.create_task(replicas.watch_forever())
     try:
         await until(lambda: replicas.answered_within(1))
@@ -295,6 +329,20 @@ async def test_a_replica_that_came_back_is_found_by_the_probe(start: Start, make
         assert await replicas.post(CHAT, b"{}") == b'{"from": "here"}'
     finally:
         watching.cancel()
+
+
+async def test_retry_after_is_respected(start: Start, make: Make) -> None:
+    busy, other = await start(status=429, headers={"retry-after": "30"}), await start()
+    replicas = await make(busy, other)
+    for _ in range(6):
+        await replicas.post(CHAT, b"{}")
+    assert busy.asked == 1
+    other.status, other.headers = 429, {"retry-after": "7"}
+    assert (await refused(replicas)).retry_after == 7.0
+    error = await refused(replicas)
+    assert (error.status, error.reason, error.down) == (429, "busy", False)
+    assert error.retry_after is not None and 6 < error.retry_after <= 7
+    assert (busy.asked, other.asked) == (1, 7)
 
 
 @pytest.mark.parametrize(("status", "text"), [(404, MISSING), (400, UNLOADABLE)])
@@ -309,41 +357,69 @@ async def test_a_model_is_not_served_only_if_no_replica_serves_it(
         assert not error.down
 
 
+def ask(replicas: Replicas, streaming: bool, model: str = "a1") -> Awaitable[object]:
+    body = b'{"model": "%s"}' % model.encode()
+    if not streaming:
+        return replicas.post(CHAT, body, b"", model)
+
+    async def read() -> list[bytes]:
+        async with replicas.stream(CHAT, body, b"", model) as pieces:
+            return [piece async for piece in pieces]
+
+    return read()
+
+
 @pytest.mark.parametrize("streaming", [False, True])
-async def test_a_replica_that_restarted_without_an_adapter_costs_a_second_try_and_no_client_an_error(
+async def test_a_replica_that_restarted_is_asked_for_an_adapter_only_once_it_lists_it(
+    start: Start, make: Make, streaming: bool
+) -> None:
+    pieces = (b"data: 1\n\n",) if streaming else ()
+    restarting, other = [await start(models=("base", "a1"), pieces=pieces) for _ in range(2)]
+    replicas = await make(restarting, other)
+    first, second = replicas._pool
+    watching = asyncio.create_task(replicas.watch_forever())
+    try:
+        await until(lambda: first.models == second.models == {"base", "a1"})
+        for _ in range(4):
+            await ask(replicas, streaming)
+        assert restarting.asked == other.asked == 2
+        await start.stop(restarting)  # type: ignore[attr-defined]
+        for _ in range(4):
+            await ask(replicas, streaming)
+        restarting.models = ("base",)
+        await start(restarting)
+        await until(lambda: not first.circuit_open)  # It answers probes: its base model gets requests at once.
+        asked = restarting.asked
+        for _ in range(6):
+            await ask(replicas, streaming)
+        assert restarting.asked == asked
+        assert errors(replicas, "not_served") == 0, "not even one request was tried there"
+        await ask(replicas, streaming, "base")
+        assert restarting.asked == asked + 1
+        restarting.models = ("base", "a1")
+        await until(lambda: not first.lacks("a1"))
+        for _ in range(4):
+            await ask(replicas, streaming)
+        assert restarting.asked > asked + 1
+    finally:
+        watching.cancel()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_a_restart_that_no_probe_saw_costs_one_request_a_second_try_and_no_client_an_error(
     start: Start, make: Make, streaming: bool
 ) -> None:
     pieces = (b"data: 1\n\n",) if streaming else ()
     restarted, other = await start(models=("base",)), await start(models=("base", "a1"), pieces=pieces)
     replicas = await make(restarted, other)
-
-    async def ask() -> None:
-        if not streaming:
-            await replicas.post(CHAT, b'{"model": "a1"}')
-            return
-        async with replicas.stream(CHAT, b'{"model": "a1"}') as answer:
-            assert [piece async for piece in answer] == list(pieces)
-
+    for replica in replicas._pool:
+        replica.set_models(frozenset({"base", "a1"}))
     for _ in range(6):
-        await ask()
-    assert (other.asked, errors(replicas, "not_served")) == (6, restarted.asked)
+        await ask(replicas, streaming)
+    assert (restarted.asked, other.asked, errors(replicas, "not_served")) == (1, 6, 1)
     await start.stop(other)  # type: ignore[attr-defined]
     with pytest.raises(ModelNotServed):  # So that another arm answers.
-        await ask()
-
-
-async def test_replicas_that_answer_with_errors_are_not_down_until_they_refuse_connections(
-    start: Start, make: Make
-) -> None:
-    """One client's requests may be all that they fail: three of them sent everybody's prompts to the fallback."""
-    servers = [await start(status=500), await start(status=500)]
-    replicas = await make(*servers, last_resort=False)
-    for _ in range(12):
-        error = await refused(replicas)
-        assert (error.status, error.down) == (500, False)
-    for server in servers:
-        await start.stop(server)  # type: ignore[attr-defined]
-    assert (await refused(replicas)).down
+        await ask(replicas, streaming)
 
 
 async def test_an_unknown_path_is_not_a_missing_model(start: Start, make: Make) -> None:
@@ -397,7 +473,7 @@ async def test_answers_that_reach_our_own_deadline_open_no_circuit_and_send_nobo
     start: Start, make: Make
 ) -> None:
     server = await start(delay=60.0)
-    replicas = await make(server, total=0.2, opens_after=1)
+    replicas = await make(server, total=0.2, opens_after=1, last_resort=False)
     (replica,) = replicas._pool
     for _ in range(2):
         error = await refused(replicas)
@@ -413,7 +489,7 @@ async def test_a_stream_that_does_not_begin_in_time_opens_no_circuit_and_sends_n
     server = (
         await start(pieces=(piece,), delay=60.0) if slow == "headers" else await start(pieces=(b"", piece), between=60)
     )
-    replicas = await make(server, piece=0.2, opens_after=1)
+    replicas = await make(server, piece=0.2, opens_after=1, last_resort=False)
     (replica,) = replicas._pool
     for _ in range(2):
         with pytest.raises(UpstreamFailed, match=r"longer than 0.2 s") as caught:
@@ -553,7 +629,7 @@ async def test_a_shortage_of_ours_is_a_503_that_neither_opens_a_circuit_nor_goes
     start: Start, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = await start(delay=60.0)
-    replicas = await make(server, connections=1, wait=0.1, opens_after=1)
+    replicas = await make(server, connections=1, wait=0.1, opens_after=1, last_resort=False)
     (replica,) = replicas._pool
     busy = asyncio.create_task(replicas.post(CHAT, b"{}"))
     await until(lambda: server.asked == 1)

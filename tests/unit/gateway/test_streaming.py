@@ -146,6 +146,12 @@ async def test_the_last_chunks_wait_for_the_log(gateway: Gateway) -> None:
     assert b"[DONE]" not in response.content
 
 
+async def test_with_spool_full_answer_an_unrecorded_stream_is_marked(answering_when_full: Gateway) -> None:
+    answering_when_full.log.full = True
+    chunks = _chunks(await answering_when_full.ask(stream=True))
+    assert chunks[-1]["ratchet"]["logged"] is False
+
+
 @pytest.mark.parametrize(
     ("pieces", "code"),
     [
@@ -204,7 +210,7 @@ async def test_another_arm_streams_if_the_first_is_not_served(gateway: Gateway) 
     assert response.headers["x-ratchet-variant"] == "primary"
     assert response.headers["x-ratchet-instead-of"] == "canary"
     assert _chunks(response)[-1]["ratchet"]["adapter"] == "now"
-    assert [asked["model"] for asked in gateway.upstream.asked] == ["next", "now"]
+    assert gateway.upstream.models == ["next", "now"]
 
 
 async def test_streamed_tool_calls_are_assembled_for_the_log(gateway: Gateway) -> None:

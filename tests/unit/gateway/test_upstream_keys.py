@@ -17,7 +17,7 @@ from aiohttp import web
 from services.gateway.observability.metrics import Metrics
 from services.gateway.settings import GatewaySettings, UpstreamLimits
 from services.gateway.upstreams.replicas import Replicas
-from services.gateway.upstreams.upstream import ServerKey
+from services.gateway.upstreams.upstream import KeyRefused, ServerKey
 from shared.errors import ConfigurationError
 from shared.model.inference import InferenceClient
 from tests.unit.gateway.conftest import FakeUpstream, chat_completion, serving
@@ -150,3 +150,9 @@ def test_a_key_that_would_end_its_header_is_refused_and_not_quoted(key: str) -> 
     with pytest.raises(ConfigurationError, match="RATCHET_VLLM_KEY has a character") as refused:
         GatewaySettings(vllm_key=key).server_key()
     assert key not in str(refused.value)
+
+
+def test_a_refused_key_is_not_an_outage() -> None:
+    refused = ServerKey().refused()
+    assert isinstance(refused, KeyRefused)
+    assert (refused.status, refused.down, refused.another_may_answer) == (502, False, True)

@@ -24,6 +24,14 @@ class MessagesRequest(ChatRequest):
         super().__init__(chat_body(data), task)
         settle_tool_choice(self._data)
 
+    def do_without(self, field: str) -> bool:
+        """Thinking that is disabled is the effort `none`; where the model has no such effort it is `low`, as vLLM's own
+        `/v1/messages` does it."""
+        if field != "reasoning_effort" or self._data.get(field) != "none":
+            return False
+        self._data[field] = "low"
+        return True
+
     @property
     def upstream_path(self) -> str:
         return ChatRequest.path
