@@ -42,7 +42,7 @@ async def evaluate(spec: bytes, folder: Path, store: ArtifactStore, engine: Engi
     asked = with_golden_history(job, Asked(evaluation, golden, *arms, repeated), store)
     train, production = read_examples(dataset / "train.jsonl"), calibration_of(store, job.production)
     asked, opinion = with_second_opinions(asked, train, trained.spec, production)
-    fitted = calibrate(trained, evaluation, asked.candidate, store, folder, opinion)
+    fitted = calibrate(trained, evaluation, asked.candidate, store, opinion)
     extras = Extras(_alone(Asked(evaluation, golden, *arms), job), *fitted, job.concurrency)
     report = evaluation_report(trained, job.production, folder.name, asked, extras, utc_now())
     return evaluated_event(trained, report, publish_report(report, store, folder / "report"))
