@@ -107,14 +107,15 @@ class MaxHeldBackShare(DatasetGate):
 
 
 class Leakage(DatasetGate):
-    """Training rows that are held out, too (the same prediction, text or group of near-copies), and golden questions.
+    """Training rows that are held out, too: the same prediction, conversation or unseen text; and golden questions.
 
-    Where near-copies of held-out rows are a good part of all rows, the detail names what causes it.
+    A *seen* held-out text may be trained on: production is asked it again, and so is the model. Where near-copies of
+    unseen rows are a good part of all rows, the detail names what causes it.
     """
 
     name = "leakage"
     title = "Nothing held out is trained on"
-    reads = "training rows that are held out; golden and adversarial questions"
+    reads = "training rows that are held out, or in a held-out conversation; unseen, golden and adversarial questions"
     bar = "0"
     source = "a row that was trained on measures nothing"
     remedy = "Nothing to set: a row is where it must not be, which is a fault of the builder. Report it."
@@ -124,7 +125,8 @@ class Leakage(DatasetGate):
         prompts = (inspected.spec.system_prompt,)
         held_out = [text_hash(input_text(example.prompt, prompts)) for example in dataset.eval]
         predictions = {name for example in dataset.eval for name in example.prediction_ids}
-        groups, forbidden = {example.group for example in dataset.eval}, golden.union(held_out)
+        unseen = {text for example, text in zip(dataset.eval, held_out, strict=True) if not example.seen}
+        groups, forbidden = {example.group for example in dataset.eval}, golden | unseen
         leaks = [
             example.example_id
             for example in dataset.train
@@ -157,8 +159,8 @@ def _excluded(exclusions: Exclusions) -> str:
     if exclusions.share <= _MAX_EXCLUDED_SHARE:
         return ""
     return (
-        f"{exclusions.share:.0%} of the rows are left out as near-copies of held-out ones, or as turns of their "
-        f"conversations, {exclusions.caused} of {exclusions.rows} of {exclusions.cause}: the report quotes some. Texts "
+        f"{exclusions.share:.0%} of the rows are left out as near-copies of unseen held-out ones, "
+        f"{exclusions.caused} of {exclusions.rows} of {exclusions.cause}: the report quotes some. Texts "
         "may share a template: dataset.user_part says which part of such a text counts"
     )
 

@@ -12,6 +12,8 @@ from schemas.datasets import Example, Fate
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.tasks import TaskKind
 from services.dataset_builder.building.votes import votes_of
+from services.dataset_builder.inspection.gate import Inspection
+from services.dataset_builder.inspection.row_gates import Leakage
 from services.dataset_builder.pipeline import Build, Decisions, Inputs, build_dataset
 from tests.unit.dataset_builder.histories import (
     LABELS,
@@ -96,6 +98,7 @@ def test_held_out_rows_are_of_production_as_it_is_the_commonest_texts_among_them
     assert len(build.dataset.eval) == 200
     assert 80 <= len(common) <= 120
     assert all(example.seen for example in common)
+    assert Leakage().measure(Inspection(build, task())).passed, "production is asked these again"
     assert sum(example.seen for example in build.dataset.eval) == len(common)
 
 

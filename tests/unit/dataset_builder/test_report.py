@@ -134,7 +134,7 @@ def test_no_gate_quotes_what_people_wrote_since_events_outlive_an_erasure() -> N
     gates = evaluate_gates(build, SPEC, {})
     report = quality_report(Inspected(build, votes_of(rows), SPEC, gates, {}), "desk-1", "cycle-1", NOON)
     (leakage,) = [check for check in report.checks if check.name == "leakage"]
-    assert "near-copies of held-out ones" in leakage.detail and "4 of 4 of p" in leakage.detail
+    assert "near-copies of unseen held-out ones" in leakage.detail and "4 of 4 of p" in leakage.detail
     said = " ".join(f"{check.detail} {check.required}" for check in report.checks)
     assert not [words for words in ("lamp", "afternoon", "so much rain") if words in said]
     assert any("lamp" in sample.text for sample in report.samples)
