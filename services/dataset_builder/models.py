@@ -45,12 +45,16 @@ class LocalModels:
         """See `checks.label_noise.Scorer`."""
         from services.dataset_builder.recipe import LabelScorer  # It loads scikit-learn: only where it is needed.
 
-        encoder, progress = SentenceEmbedder(self.embedder, fast=True), Progress(self.folder)
+        progress = Progress(self.folder)
 
         def report(done: int, total: int) -> None:
             progress(2 + done / total, 4, f"embedding: {done} of {total} texts")
 
-        return LabelScorer(CachedEmbedder(encoder, self.embeddings, report))(asked)
+        return LabelScorer(CachedEmbedder(self._encoder, self.embeddings, report))(asked)
+
+    @cached_property
+    def _encoder(self) -> SentenceEmbedder:
+        return SentenceEmbedder(self.embedder, fast=True)
 
     @cached_property
     def _redactor(self) -> Redactor:

@@ -26,8 +26,8 @@ MAX_SHINGLES = 1_000
 _LARGEST = np.uint32(0xFFFFFFFF)
 _ERROR = 0.2
 """Of an estimate by MinHash: 4.5 standard errors at its worst."""
-_MOST_COMPARED = 64
-"""Texts that one is compared with to join groups: in a crowd of near-copies a few are enough."""
+_MOST_COMPARED = 1_000
+"""Questions that one is compared with to join groups: a larger crowd of near-copies is joined by chains."""
 
 
 class Question(NamedTuple):

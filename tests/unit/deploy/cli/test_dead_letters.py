@@ -87,9 +87,9 @@ def test_a_replay_says_how_many_dead_letters_it_skipped_for_good(
     good = letter("predictions.logged.v1")
     read = [*[replace(good, broken=DecryptionFailed("another key"))] * broken, good]
 
-    async def pending(*_: Any) -> AsyncIterator[tuple[DeadLetter, bool]]:
+    async def pending(*_: Any) -> AsyncIterator[DeadLetter]:
         for found in read:
-            yield found, False
+            yield found
 
     @asynccontextmanager
     async def opened(*_: Any) -> AsyncIterator[Broker]:
