@@ -12,6 +12,7 @@ from schemas.base import Event, Identifier, Probability, Text
 from schemas.conversation import Answer, Call, Surrogates
 
 Preference = Literal["a", "b", "both_right", "both_wrong", "cannot_tell"]
+_ANSWERS = "What was answered: by both arms, of a pair; by nobody, of an imported text."
 
 
 class Purpose(StrEnum):
@@ -21,6 +22,7 @@ class Purpose(StrEnum):
     a sample of the answers of an arm whose confidence means nothing yet. `disagreement` is a tie-break: two reviewers
     gave different labels, or one gave labels that others do not give to such answers; nobody is asked who has answered
     about the prediction. `suspicious_label` asks again about a label that disagrees with those of similar texts.
+    `import` is of corrections alone: nobody was asked, the label came with its text from a team's own file.
     """
 
     LOW_CONFIDENCE = "low_confidence"
@@ -30,6 +32,7 @@ class Purpose(StrEnum):
     AUDIT = "audit"
     UNCALIBRATED = "uncalibrated"
     SUSPICIOUS_LABEL = "suspicious_label"
+    IMPORT = "import"
 
 
 class LabelRequested(Event):
@@ -43,7 +46,7 @@ class LabelRequested(Event):
     prediction_id: Identifier
     purpose: Purpose
     call: Call = Field(description="What was asked; `truncated` if it was too long for a question.")
-    answers: tuple[Answer, ...] = Field(min_length=1, max_length=2)
+    answers: tuple[Answer, ...] = Field(max_length=2, description=_ANSWERS)
     labels: tuple[str, ...] = Field(default=(), max_length=500, description="Allowed answers; empty: free text.")
     priority: float = Field(default=0.0, description="Higher first: one minus confidence, for example.")
     suggestion: Text | None = Field(default=None, description="What the user wrote that the answer should have been.")
@@ -97,7 +100,7 @@ class CorrectionSubmitted(Event):
     purpose: Purpose
     reviewer: Identifier
     call: Call = Field(description="What was asked; `truncated` if it was too long for a question.")
-    answers: tuple[Answer, ...] = Field(min_length=1, max_length=2)
+    answers: tuple[Answer, ...] = Field(max_length=2, description=_ANSWERS)
     label: Text | None = Field(default=None, description="As one text, see `Answer.plain`.")
     preference: Preference | None = Field(
         default=None, description="Of a pair of free texts; of a pair of labels only `cannot_tell`."
@@ -119,6 +122,7 @@ class CorrectionSubmitted(Event):
     predicted_at: AwareDatetime | None = Field(default=None, description="When the prediction was made, for erasure.")
     redactions: int = Field(default=0, ge=0, description="Personal data replaced in the reviewer's text.")
     surrogates: Surrogates = Field(default=(), description="What stands in its place.")
+    weight: float = Field(default=1.0, gt=0.0, le=10.0, description="How much its row counts in training; 1: as usual.")
     seconds: float | None = Field(default=None, ge=0.0, description="Time from showing the question to the answer.")
 
     @property

@@ -218,10 +218,9 @@ class ReviewPage:
         html(conversation(question.call), "card beside" if asks_preference(question) else "card")
         if asks_preference(question):
             html(_sides(question))
-        elif not (question.labels or editor == "ticks") and (
-            question.suggestion or not is_text_alone(question.answers[0])
-        ):
-            html(f"<h2>The answer that was given</h2>{answer(question.answers[0])}", "card")
+        elif not (question.labels or editor == "ticks") and (given := next(iter(question.answers), None)):
+            if question.suggestion or not is_text_alone(given):
+                html(f"<h2>The answer that was given</h2>{answer(given)}", "card")
         if question.suggestion is not None:
             self._suggestion(question, question.suggestion)
         if self._path:
@@ -381,5 +380,4 @@ def _draft(question: LabelRequested) -> str:
     """Return the text that a reviewer starts from: the user's, else the answer that was given, if the event has it."""
     if question.suggestion is not None:
         return question.suggestion
-    given = question.answers[0]
-    return "" if given.truncated else given.plain
+    return next((given.plain for given in question.answers[:1] if not given.truncated), "")

@@ -274,7 +274,8 @@ class _Exchanges:
 
 
 def _exchanges(row: Row) -> tuple[list[str], list[str]]:
-    """The answered questions of a row's history, and its own question with each answer that people saw."""
+    """The answered questions of a row's history, and its own question with each answer that people saw; of an imported
+    row, which has none, with its label."""
     past, question, answer = list[str](), "", ""
     for message in row.call.messages:
         if message.role in INSTRUCTIONS:
@@ -285,7 +286,7 @@ def _exchanges(row: Row) -> tuple[list[str], list[str]]:
         if question and answer:
             past.append(_exchange(question, answer))
         question, answer = message.text, ""
-    given = dict.fromkeys(item.plain for item in row.answers)
+    given = dict.fromkeys(item.plain for item in row.answers) or (row.label,)
     return past, [_exchange(question, f"{answer} {text}") for text in given] if question else []
 
 

@@ -98,6 +98,7 @@ class Vote:
     drawn_probability: float | None = None
     author_hash: str | None = None
     session: str | None = None
+    weight: float = 1.0
 
     def left_out(self, fate: Fate, reason: str, detail: str = "") -> LeftOutExample:
         """Return the line of rejected.jsonl for this vote, whose prediction may still be a row."""
@@ -180,6 +181,7 @@ def _vote(
         drawn_probability=asked.drawn_probability if asked else None,
         author_hash=compact.text(word.author_hash if isinstance(word, UserCorrection) else word.suggested_by),
         session=compact.text(word.session_hash),
+        weight=asked.weight if asked else 1.0,
     )
 
 
@@ -340,7 +342,7 @@ def _row(
         voters=voters.setdefault(names := tuple([vote.voter for vote in supporting]), names),
         origin=origin,
         app=first.app or _first([vote.app for vote in supporting]),
-        weight=spec.dataset.user_weight if origin is Origin.USER else 1.0,
+        weight=oldest.weight * (spec.dataset.user_weight if origin is Origin.USER else 1.0),
         opinions=tuple(opinions.values()),
         rechecked=Purpose.SUSPICIOUS_LABEL in [vote.purpose for vote in supporting],
         purpose=drawn[0].purpose if drawn else None,

@@ -7,7 +7,8 @@ share of the voter's labels over a setting. The most extreme voters are taken ou
 that wrong labels accuse nobody else. Beside that one author's unconfirmed rows are at most a twentieth of a class.
 
 Reviewers are compared with reviewers only: users cannot outvote them. Users edit wrong answers, so they are compared on
-those alone: where the label is not what production answered. Without others to compare with nobody is held back, and
+those alone: where the label is not what production answered. Imported rows, which production has not answered, are
+compared with nothing. Without others to compare with nobody is held back, and
 voters who lie together are not seen. What a second person confirmed is never held back, and nobody confirms themselves:
 a reviewer's labels that wait are asked of somebody else. What users wrote reviewers are asked about anyway, by the
 failure miner. Several labels of one answer count as one: the set is the class.
@@ -118,9 +119,9 @@ def hold_back_voters(rows: Sequence[Row], spec: TaskSpec) -> Guarded:
     """Hold back the rows of voters whose labels moved a class, and what an author wrote beyond a share of a class."""
     going_on, shifts, held_back = list(rows), list[VoterShift](), list[LeftOutExample]()
     questions: list[LabelRequested] = []
-    while findings := _most_extreme(going_on, spec) if spec.labels else {}:
+    while findings := _most_extreme(answered := [row for row in going_on if row.answers], spec) if spec.labels else {}:
         waiting = set[str]()
-        for finding, taken in _moved_rows(going_on, findings):
+        for finding, taken in _moved_rows(answered, findings):
             shifts.append(shift := _described(finding, taken, spec))
             waiting.update(row.prediction_id for row in taken)
             held_back += (row.left_out(Fate.HELD_BACK, MOVES_CLASS, str(shift)) for row in taken)
