@@ -20,6 +20,7 @@ from deploy.cli import (
 )
 from deploy.cli.advice.commands import advise
 from deploy.cli.golden import commands as golden
+from deploy.cli.imports.commands import import_labels
 from deploy.cli.output import ErrorPrintingGroup
 from deploy.cli.shadow import commands as shadow
 from deploy.cli.training.commands import train
@@ -47,6 +48,7 @@ for command in (
     forget.forget,
 ):
     app.command()(command)
+app.command("import")(import_labels)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(shadow.app, name="shadow")

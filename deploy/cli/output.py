@@ -30,6 +30,7 @@ EXTRAS = {
     "dataset": "trainer",
     "forget": "prediction-log",
     "golden": "services",
+    "import": "services",
     "lake": "prediction-log",
     "shadow": "shadow",
     "rollout": "deployer",

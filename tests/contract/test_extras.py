@@ -192,7 +192,7 @@ def test_an_extra_has_no_distribution_that_is_not_imported(extra: str) -> None:
 
 def test_every_command_shows_its_help_without_any_extra() -> None:
     groups = [group.name for group in app.registered_groups]
-    commands = [command.callback.__name__ for command in app.registered_commands if command.callback]
+    commands = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback]
     helped = run(SHOW_ALL_HELP, *filter(None, groups), *commands, extra=None)
     assert helped.returncode == 0, helped.stderr[-2_000:]
     assert "ratchet keys create shop" in helped.stdout

@@ -11,6 +11,7 @@ _FENCE = re.compile(
     r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
 )
 _COMMENT = re.compile(r"(?:^|(?<=\s))#.*$", re.MULTILINE)
+_HERE_DOCUMENT = re.compile(r"<<'(\w+)'\n.*?^\1$", re.DOTALL | re.MULTILINE)
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 
 
@@ -45,7 +46,7 @@ def read_blocks(page: str, text: str) -> list[Block]:
 
 def read_commands(text: str) -> list[Command]:
     """The simple commands of a shell's text, one after the other. A command is not known by its path, but its name."""
-    lexer = shlex.shlex(_COMMENT.sub("", text).replace("\\\n", " "), posix=True, punctuation_chars="();|&<>\n")
+    lexer = shlex.shlex(_COMMENT.sub("", _HERE_DOCUMENT.sub("", text)).replace("\\\n", " "), posix=True, punctuation_chars="();|&<>\n")
     lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t", True, ""
     commands, words = [], list[str]()
     for token in [*lexer, "\n"]:

@@ -43,7 +43,7 @@ PATHS = {
 }
 """The paths that pages name of each service. Clients add their own to the address; running a block tries those."""
 ADDRESS = re.compile(r"(?:http://|\s)(?:127\.0\.0\.1|localhost):(\d+)(/[\w/{}.-]*)?")
-OTHERS = {"tensorboard", "vllm"}
+OTHERS = {"cat", "tensorboard", "vllm"}
 """Programs whose arguments are not checked."""
 
 

@@ -218,9 +218,10 @@ class ReviewPage:
         html(conversation(question.call), "card beside" if asks_preference(question) else "card")
         if asks_preference(question):
             html(_sides(question))
-        elif not (question.labels or editor == "ticks") and (given := next(iter(question.answers), None)):
-            if question.suggestion or not is_text_alone(given):
-                html(f"<h2>The answer that was given</h2>{answer(given)}", "card")
+        elif not (question.labels or editor == "ticks"):
+            for given in question.answers:
+                if question.suggestion or not is_text_alone(given):
+                    html(f"<h2>The answer that was given</h2>{answer(given)}", "card")
         if question.suggestion is not None:
             self._suggestion(question, question.suggestion)
         if self._path:

@@ -37,8 +37,8 @@ class Row:
 
     `answers` are those that people saw, none of an imported row; `label` is what the answer should have been, as one
     text; `voters` are the reviewers and users (`user:<hash>`) who gave it, and `opinions` what the words weigh by which
-    it was decided, also of those who were outvoted (`votes.decide`). `prompts`: the system prompts that the task has or had, which are in no
-    input of their own.
+    it was decided, also of those who were outvoted (`votes.decide`). `prompts`: the system prompts that the task has or
+    had, which are in no input of their own.
     `rechecked`: a reviewer gave it who was asked because it looked wrong. `purpose` and `drawn_probability`: by which
     sample chance drew it, and how probable it was that chance did, by whichever, and that somebody answered.
     `session`: the hash of its conversation's id, if the application told one.
