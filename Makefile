@@ -32,8 +32,8 @@ OUTAGES := tests/chaos/test_chaos.py \
 	$(patsubst %,tests/integration/test_%.py,gateway_outages gateway_spool lake_and_broker secure_broker)
 PATIENT := tests/e2e tests/chaos/test_checker.py tests/chaos/rollouts/test_checks.py \
 	$(patsubst %,tests/integration/test_%.py,console dataset_builder dataset_build_job deployer distributed_training \
-	failure_miner forget fusion gateway_access gateway_fuzz gateway_media gateway_traces lake_on_s3 loop_faults \
-	migrations evaluation_page preference_stage retention row_places scheduler simulated_rollouts storage_in_s3 sweep \
+	failure_miner forget fusion gateway_access gateway_fuzz gateway_media gateway_traces import lake_on_s3 \
+	loop_faults migrations evaluation_page preference_stage retention row_places scheduler simulated_rollouts storage_in_s3 sweep \
 	topics trainer training_memory training_recipe user_corrections)
 
 # One thread each: threads of OpenMP wait by spinning, which takes the processor from what runs beside them.

@@ -46,7 +46,8 @@ def read_blocks(page: str, text: str) -> list[Block]:
 
 def read_commands(text: str) -> list[Command]:
     """The simple commands of a shell's text, one after the other. A command is not known by its path, but its name."""
-    lexer = shlex.shlex(_COMMENT.sub("", _HERE_DOCUMENT.sub("", text)).replace("\\\n", " "), posix=True, punctuation_chars="();|&<>\n")
+    typed = _COMMENT.sub("", _HERE_DOCUMENT.sub("", text)).replace("\\\n", " ")
+    lexer = shlex.shlex(typed, posix=True, punctuation_chars="();|&<>\n")
     lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t", True, ""
     commands, words = [], list[str]()
     for token in [*lexer, "\n"]:

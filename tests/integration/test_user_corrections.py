@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -13,9 +12,7 @@ import pytest
 
 from deploy.devstack.ports import take_ports
 from schemas.base import utc_now
-from schemas.cycles import StepFailed
-from schemas.datasets import DatasetBuilt, Example, Origin
-from schemas.failures import FailuresClustered
+from schemas.datasets import DatasetBuilt, Origin
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.task_settings import DatasetSettings, RedactionSettings
 from schemas.tasks import TaskKind, TaskSpec
@@ -25,11 +22,11 @@ from services.gateway.main import build as build_gateway
 from services.gateway.settings import GatewaySettings
 from services.prediction_log.main import build as build_prediction_log
 from services.prediction_log.settings import PredictionLogSettings
-from services.scheduler.clients import KafkaFenceReader
 from shared.service import running
 from shared.settings import Settings
 from shared.storage import predictions
 from shared.storage.predictions import LakePredictions
+from tests.integration.dataset_cycles import after_cycle, rows_of
 from tests.integration.gateway_process import publish_task, read_topic
 from tests.integration.publishing import publish
 from tests.waiting import PATIENCE_SECONDS, until
@@ -81,7 +78,7 @@ async def test_sixty_edits_by_users_are_a_data_set_of_sixty_examples(
         await publish(stack_settings, "console", *confirmations(tmp_path, spec, ids))
         outcome = await after_cycle(stack_settings, spec)
     assert isinstance(outcome, DatasetBuilt), outcome.reason
-    held_out, trained = (read(outcome, name) for name in ("eval", "train"))
+    held_out, trained = (rows_of(outcome, name) for name in ("eval", "train"))
     examples = [*held_out, *trained]
     assert sorted(example.answer for example in examples) == sorted(reply(number) for number in range(EDITS))
     assert {example.origin for example in held_out} == {Origin.REVIEWER}, "a user's word alone measures nothing"
@@ -142,30 +139,3 @@ def confirmations(home: Path, spec: TaskSpec, ids: list[str]) -> list[Correction
         )
         for number, prediction_id in enumerate(ids[:CONFIRMED])
     ]  # fmt: skip
-
-
-async def after_cycle(settings: Settings, spec: TaskSpec) -> DatasetBuilt | StepFailed:
-    """Start the builder's step of a cycle; return what it ended with."""
-    fence = await KafkaFenceReader(settings).fence()
-    cycle_id = f"{spec.name}-1"
-    event = FailuresClustered(
-        task=spec.name, task_revision=spec.revision, cycle_id=cycle_id, suspects=0, noise=0, modes=(),
-        data_cutoff=utc_now(), fence=fence,
-    )  # fmt: skip
-    await publish(settings, "failure_miner", event)
-    outcomes: list[Any] = []
-
-    async def ended() -> bool:
-        for topic, kind in (("datasets.built.v1", DatasetBuilt), ("steps.failed.v1", StepFailed)):
-            values = [value for _, value in await read_topic(settings, topic) if cycle_id.encode() in value]
-            outcomes.extend(kind.model_validate_json(value) for value in values)
-        return bool(outcomes)
-
-    await until(ended)
-    outcome: DatasetBuilt | StepFailed = outcomes[0]
-    return outcome
-
-
-def read(built: DatasetBuilt, name: str) -> list[Example]:
-    lines = (Path(built.uri) / f"{name}.jsonl").read_text().splitlines()
-    return [Example.model_validate_json(line) for line in lines]
