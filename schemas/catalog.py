@@ -45,7 +45,8 @@ COMPACTION_LAG = _QUARTER
 class Topic:
     """One topic of the contract. `key` is the event's attribute that selects the partition.
 
-    A topic without producers is written by applications, from outside.
+    A topic without producers is written by applications, from outside. Producers are services; the command
+    `ratchet import` writes corrections, too.
     """
 
     name: str

@@ -174,8 +174,8 @@ class Handlers:
     async def on_corrections(self, deliveries: list[Delivery[CorrectionSubmitted]]) -> None:
         """Store people's labels. A corrected answer that is no suspect becomes one.
 
-        The correction of a blind pair, or of its tie-break, does not say which of two answers was production's, so it
-        only labels stored suspects.
+        The correction of a blind pair, or of its tie-break, does not say which of two answers was production's, and
+        that of an imported row is about none: those only label stored suspects.
         """
         kinds = {task: await self._kind(task) for task in {d.event.task for d in deliveries}}
         corrected = {

@@ -90,7 +90,8 @@ def _parquet_rows(path: Path) -> Iterator[Line]:
     import polars as pl
 
     try:
-        frame = pl.read_parquet(path)
+        with path.open("rb") as file:
+            frame = pl.read_parquet(file)
     except pl.exceptions.PolarsError as error:
         raise ConfigurationError(f"{path} cannot be read as Parquet: {error}") from error
     for number, values in enumerate(frame.iter_rows(named=True), start=1):

@@ -191,8 +191,11 @@ def _answer_of(message: Object) -> str:
     content = message.get("content") or ""
     if message.get("refusal") or not isinstance(content, str):
         raise InvalidLine("the assistant's last message is no text")
-    calls = Call.model_validate({"messages": [message]}).messages[0].tool_calls
-    return plain_answer(content, None, calls)
+    try:
+        (parsed,) = Call.model_validate({"messages": [message]}).messages
+    except ValidationError as error:
+        raise InvalidLine(describe_validation_error(error)) from error
+    return plain_answer(content, None, parsed.tool_calls)
 
 
 def _name(values: Mapping[str, Any], column: str) -> str | None:

@@ -524,11 +524,15 @@ async def test_a_corrected_answer_becomes_a_suspect_and_a_confirmed_one_does_not
             correction("tie-break", "other", Purpose.TIE_BREAK).model_copy(
                 update={"answers": (Answer(text="cancel"), REFUND)}
             ),
+            correction("imported", "cancel", Purpose.IMPORT).model_copy(update={"answers": ()}),
+            correction("imported, and asked about", "other", Purpose.SUSPICIOUS_LABEL).model_copy(
+                update={"answers": ()}
+            ),
         )
     )
     assert set(await bench.suspects()) == {"wrong"}
     partition = TopicPartition("topic", 0)
-    assert await bench.store.next_offsets([partition]) == {partition: 4}, "all are read"
+    assert await bench.store.next_offsets([partition]) == {partition: 6}, "all are read"
 
 
 async def test_a_correction_waits_for_no_revision_and_is_kept_though_its_task_is_not_applied(

@@ -188,6 +188,10 @@ def test_an_open_quotation_mark_and_a_wrong_encoding_are_said_as_such(broker: Br
     assert error["line"] == 3 and "quotation mark" in error["error"]
     (file := tmp_path / "old.csv").write_bytes("text,label\nGröße,refund\n".encode("latin1"))
     assert "is not UTF-8" in run("desk", file, ok=False)[1]
+    for name, reason in (("old.parquet", "cannot be read as Parquet"), ("old.xlsx", "Rename or convert it")):
+        (tmp_path / name).write_bytes(b"no table")
+        assert reason in run("desk", tmp_path / name, ok=False)[1]
+    assert "No such file" in run("desk", tmp_path / "none.parquet", ok=False)[1]
 
 
 def test_a_column_that_is_missing_is_named_with_those_that_are_there(broker: Broker, tmp_path: Path) -> None:
