@@ -53,7 +53,7 @@ def delivered(spec: TaskSpec, number: int, name: str = "p", typo: bool = False) 
     event = CorrectionSubmitted(
         task=spec.name, task_revision=spec.revision, correction_id=f"{spec.name}-{name}{number}", request_id="r",
         prediction_id=f"{spec.name}-{name}{number}", purpose=Purpose.LOW_CONFIDENCE, reviewer="ana",
-        call=Call(messages=(Message(role=Role.USER, content=text.replace("wrong", "wrogn") if typo else text),)),
+        call=Call(messages=(Message(role=Role.USER, content=text.replace("order", "orders") if typo else text),)),
         answers=(Answer(text="x"),), label=spec.labels[number % 2], user_hash=f"u{number}",
         predicted_at=NOON + timedelta(days=number),
     )  # fmt: skip
