@@ -64,10 +64,8 @@ class ReviewersAgree(DatasetGate):
     bar = f"≥ `min_agreement` ({DEFAULT.min_agreement})"
     source = "practice: on what people disagree a model is right no more often than they agree"
     remedy = (
-        "Talk to the named reviewers, and say in the labels' names or in the reviewers' instructions where these "
-        "labels differ, or merge them. Have new questions answered by two people then, of which a higher "
-        "failures.overlap_share asks more: answering old ones again changes nothing. dataset.min_agreement lowers the "
-        "bar."
+        "Say in the labels' names or the reviewers' instructions where the named labels differ, or merge them. Then "
+        "have new questions answered by two people. dataset.min_agreement lowers the bar."
     )
     to_know = "Let a second person answer questions in the console, or raise failures.overlap_share."
 
@@ -128,10 +126,7 @@ class LabelsPredictable(DatasetGate):
     reads = "mean recall of a classifier on texts it has not seen"
     bar = "three standard errors above chance"
     source = "shuffled labels pass once in a thousand sets"
-    remedy = (
-        "Check that labels were not mixed up on their way here. If they depend on what a sentence encoder cannot see, "
-        "set dataset.max_noise_share to 1."
-    )
+    remedy = "Check that labels were not mixed up on their way here. dataset.max_noise_share of 1 turns the gate off."
 
     def measure(self, inspected: Inspection) -> Gate:
         noise = inspected.measures.noise
@@ -162,10 +157,7 @@ class LabelDistribution(DatasetGate):
     )
     bar = f"≤ `max_label_psi` ({DEFAULT.max_label_psi})"
     source = "practice: over 0.25 is another distribution"
-    remedy = (
-        "Have the missing labels corrected, have more of the audit's questions answered, or raise "
-        "dataset.balance.max_class_weight or dataset.max_label_psi."
-    )
+    remedy = "Have the missing labels corrected, or raise dataset.balance.max_class_weight or dataset.max_label_psi."
     to_know = "Have the questions of the audit answered in the console, or raise failures.audit_share."
 
     def measure(self, inspected: Inspection) -> Gate:

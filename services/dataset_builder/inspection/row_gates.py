@@ -41,9 +41,8 @@ class MinEvalExamples(DatasetGate):
     bar = f"≥ `min_eval_examples` ({_USUALLY_HELD_OUT}, or fewer with a low `min_examples`)"
     source = "seed: with fewer no gate of a candidate can decide"
     remedy = (
-        "Have more answers corrected in the console, or raise dataset.eval_share; dataset.min_eval_examples lowers the "
-        "bar. Of questions that are all nearly the same none is held out: have others corrected, or say by "
-        "dataset.user_part what differs."
+        "Have more answers corrected in the console, or raise dataset.eval_share. If all questions are nearly the "
+        "same, say by dataset.user_part what differs."
     )
 
     def measure(self, inspected: Inspection) -> Gate:
@@ -118,7 +117,7 @@ class Leakage(DatasetGate):
     reads = "training rows that are held out, or in a held-out conversation; unseen, golden and adversarial questions"
     bar = "0"
     source = "a row that was trained on measures nothing"
-    remedy = "Nothing to set: a row is where it must not be, which is a fault of the builder. Report it."
+    remedy = "Report it: it is a fault of the builder."
 
     def measure(self, inspected: Inspection) -> Gate:
         dataset, golden = inspected.dataset, inspected.measures.frozen

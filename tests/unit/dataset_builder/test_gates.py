@@ -245,7 +245,7 @@ def test_new_questions_end_a_stop_by_disagreement_and_old_ones_answered_again_do
 
     stopped = verdict(disputed)
     assert not stopped.passed
-    assert "Have new questions answered" in ReviewersAgree.remedy
+    assert "have new questions answered" in ReviewersAgree.remedy
     assert verdict([*disputed, *(later(vote, "a", str(vote.request_id)) for vote in disputed)]) == stopped
     new = [later(vote, vote.label, f"new-{vote.request_id}") for vote in overlaps_of(200, agree=190)]
     mended = verdict([*disputed, *new])
