@@ -206,7 +206,7 @@ async def test_scores_are_stored_with_the_outcome_change_later_and_go_with_the_c
     await save_outcome(store, failed, Decisions({key[0]: score, key[1]: score}))
     others = failed.model_copy(update={"task": other.name, "cycle_id": f"{other.name}-1"})
     await save_outcome(store, others, Decisions(dict.fromkeys(key, score)))
-    asked = LabelScore(0.1234, "b", 0.8, is_issue=None, rows=6, asked=True)
+    asked = LabelScore(0.1234, "b", 0.8, is_issue=None, rows=6)
     later = failed.model_copy(update={"cycle_id": f"{spec.name}-2"})
     await save_outcome(store, later, Decisions({key[1]: asked, key[2]: score}))
     assert (await store.decisions(spec.name)).label_scores == {key[0]: score, key[1]: asked, key[2]: score}
