@@ -20,6 +20,8 @@ from schemas.cycles import CycleFinished, CycleStarted, StepProgressed
 from schemas.failures import FailuresClustered
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from schemas.rollouts import RolloutChanged
+from schemas.task_settings import RolloutSettings
+from schemas.tasks import TaskSpec
 from services.console.domain import RUNNING
 from services.console.tables import EVENTS, FORGOTTEN, HOURS, PROGRESS
 from shared.privacy.erasure import ErasedSubjects, erased_among, record_erasure
@@ -27,6 +29,10 @@ from shared.storage.database import transaction
 
 MAX_LOSSES = 200
 """Of a cycle: more than a plot shows."""
+_NOT_STORED = {
+    "spec": {name: True for name in TaskSpec.model_fields if name not in ("kind", "rollout")}
+    | {"rollout": set(RolloutSettings.model_fields) - {"canary_wealth"}}
+}
 
 
 class Losses(NamedTuple):
@@ -36,6 +42,11 @@ class Losses(NamedTuple):
     step: float
     loss: float | None
     validation: float | None
+
+
+def stored_event(event: Event) -> Any:
+    """Return the JSON that is stored of a step's result: nothing of the task but what a page shows."""
+    return _storable(event.model_dump_json(exclude=_NOT_STORED))
 
 
 def with_loss(losses: Sequence[Losses], event: StepProgressed) -> list[Losses]:
@@ -76,7 +87,7 @@ class PostgresCycleHistory:
                 cycle_id=event.cycle_id,
                 topic=topic_of(type(event)).name,
                 occurred_at=event.occurred_at,
-                event=_storable(event.model_dump_json()),
+                event=stored_event(event),
             )
             await connection.execute(statement.on_conflict_do_nothing())
 
