@@ -40,7 +40,7 @@ PATIENT := tests/e2e tests/chaos/test_checker.py tests/chaos/rollouts/test_check
 PYTEST := env OMP_NUM_THREADS=1 $(BIN)/pytest
 
 test: $(INSTALLED)  ## Every test; starts a real broker, PostgreSQL, Unleash and vLLM of its own
-	$(MAKE) -j4 lane-real test-outages lane-fast lane-patient
+	$(MAKE) -j4 lane-real lane-patient lane-fast test-others
 
 lane-real:
 	$(MAKE) test-real
@@ -51,7 +51,7 @@ lane-fast:
 	$(if $(BESIDE),nice -n 5 $(MAKE) $(BESIDE))
 
 lane-patient:
-	$(MAKE) test-others
+	$(MAKE) test-outages
 	$(MAKE) test-patient
 
 test-real: $(INSTALLED)
