@@ -42,9 +42,7 @@ async def await_failures(loop: LoopContext) -> None:
 
 async def await_dataset(loop: LoopContext) -> dict[str, Any]:
     """Wait for the dataset, and show its inspection. Returns its event."""
-    with loop.terminal.step(
-        "dataset", "Dataset from the corrections: validated, split, weighed, gated"
-    ) as progress:
+    with loop.terminal.step("dataset", "Dataset from the corrections: validated, split, weighed, gated") as progress:
         event = await _event(loop, "datasets.built", 180.0, _show_progress_of("dataset", progress))
     loop.result.cycle.dataset = event
     loop.terminal.say(
