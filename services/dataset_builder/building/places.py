@@ -32,6 +32,7 @@ from shared.model.texts import fold
 NEAR_HELD_OUT = "near_held_out"
 NEAR_TRAINED = "near_trained"
 SAME_CONVERSATION = "same_conversation"
+EXCLUDED_BEFORE = "excluded_before"
 UNCONFIRMED = "unconfirmed"
 IN_FROZEN_SET = "in_frozen_set"
 _SCRIPT = 8
@@ -120,9 +121,10 @@ def place_rows(rows: Iterable[Row], places: Places, spec: TaskSpec) -> Placed:
         else:
             reasons[row.prediction_id] = SAME_CONVERSATION, "another turn of a held-out conversation"
 
-    near_unseen = _NearUnseen(before[Fate.EVAL], places, spec).near([*before[Fate.TRAIN], *to_train])
+    may_be_near = [*before[Fate.TRAIN], *before[Fate.EXCLUDED], *to_train]
+    near_unseen = _NearUnseen(before[Fate.EVAL], places, spec).near(may_be_near)
+    reasons |= {row.prediction_id: (EXCLUDED_BEFORE, "an earlier build excluded it") for row in before[Fate.EXCLUDED]}
     reasons |= {name: (NEAR_HELD_OUT, f"nearly the held-out {other}") for name, other in near_unseen.items()}
-    reasons |= {row.prediction_id: (NEAR_HELD_OUT, "was excluded once") for row in before[Fate.EXCLUDED]}
     train = [row for row in (*before[Fate.TRAIN], *to_train) if row.prediction_id not in near_unseen]
     trained = similar.numbers(train)
     seen = {row.prediction_id for row in (*before[Fate.EVAL], *to_hold_out) if similar.is_near(row, trained)}

@@ -161,7 +161,12 @@ def test_a_users_word_is_not_held_out_with_its_conversation_but_excluded() -> No
     words = [user_word(rows[1], f"u{number}") for number, rows in enumerate(whole)]
     build = build_dataset(Inputs(votes_of([rows[0] for rows in whole], words), task(), Decisions(places=builds.places)))
     assert held == held_out(build)
-    assert {f"{n[:-2]}-1" for n in held} <= {name for name, fate in fates(build).items() if fate is Fate.EXCLUDED}
+    excluded = {f"{n[:-2]}-1" for n in held}
+    assert excluded <= {name for name, fate in fates(build).items() if fate is Fate.EXCLUDED}
+    places = {**builds.places, **build.decisions.places}
+    again = build_dataset(Inputs(votes_of([rows[0] for rows in whole], words), task(), Decisions(places=places)))
+    reasons = {row.prediction_ids[0]: row.reason for row in again.dataset.left_out}
+    assert {reasons[name] for name in excluded} == {"excluded_before"}, "it is like no held-out row"
 
 
 def test_conversations_that_begin_alike_are_not_one() -> None:
