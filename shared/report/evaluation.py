@@ -66,11 +66,17 @@ _MISLED_NOTE = (
 )
 
 
+class _StoredEvent(AdapterEvaluated):
+    """The event as the console stores and serves it: of its task's definition, the kind is enough."""
+
+    spec: Any
+
+
 def evaluated_blocks(event: dict[str, Any]) -> list[Block]:
     """What an `adapters.evaluated` says: all that needs no look into the artifact store."""
-    found = AdapterEvaluated.model_validate(event)
+    found = _StoredEvent.model_validate(event)
     golden = Golden(total=found.golden_total, lost=found.golden_lost, gained=found.golden_gained)
-    arms = _arms_table(found.spec.kind, (found.candidate, found.production))
+    arms = _arms_table(TaskKind(found.spec["kind"]), (found.candidate, found.production))
     gain = [] if found.gain is None else [_gain(found.gain, golden)]
     return [
         Text(found.headline, VERDICTS[found.verdict]),

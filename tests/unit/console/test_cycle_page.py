@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from schemas.catalog import topic_named
+from services.console.history import stored_event
 from services.console.pages.cycle import outcome_tag, sections, timeline
 from shared.report.html import fragment
 from shared.report.written import duration
@@ -20,13 +21,14 @@ ORDER = ("cycles.started", "failures.clustered", "datasets.built", "adapters.tra
 
 
 def stored(topic: str, minute: int, example: str | None = None, **changes: Any) -> dict[str, Any]:
+    """A step's result as the console stores it: pages are made of that alone."""
     folder = EXAMPLES / f"{topic}.v1"
     path = folder / example if example else sorted(folder.iterdir())[0]
     event = topic_named(f"{topic}.v1").event.model_validate({**json.loads(path.read_text()), **changes})
     return {
         "topic": f"{topic}.v1",
         "occurred_at": NOON + timedelta(minutes=minute),
-        "event": event.model_dump(mode="json"),
+        "event": stored_event(event),
     }
 
 
