@@ -74,7 +74,7 @@ async def play(
     by the live test is a result.
     """
     started = time.monotonic()
-    async with _prepared(options, settings, data, rows, terminal) as loop:
+    async with prepared(options, settings, data, rows, terminal) as loop:
         result = loop.result
         try:
             await _measure_and_improve(loop)
@@ -121,7 +121,7 @@ def _report(loop: LoopContext) -> Report:
 
 
 @contextlib.asynccontextmanager
-async def _prepared(
+async def prepared(
     options: LoopOptions, settings: LoopSettings, data: LoopData, rows: Split, terminal: Terminal
 ) -> AsyncIterator[LoopContext]:
     """The loop with its task served by the gateway, its clients, and its reviewers at work."""

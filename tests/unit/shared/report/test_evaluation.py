@@ -17,6 +17,7 @@ from tests.unit.shared.report.reading import printed, rows_of
 EXAMPLES = Path("schemas/examples/adapters.evaluated.v1")
 SHARE = {"value": 0.7531, "low": 0.7, "high": 0.8, "n": 60}
 
+
 def event(name: str = "passed", kind: str | None = None, **changes: Any) -> dict[str, Any]:
     found = json.loads((EXAMPLES / f"{name}.json").read_text())
     stored_spec = {"kind": kind or found["spec"]["kind"]}  # The console stores no more of it: its texts are not shown.
