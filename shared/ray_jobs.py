@@ -55,3 +55,4 @@ def _run(module: str, folder: str, environment: dict[str, str]) -> None:
                 time.sleep(0.2)  # A cancelled task is interrupted between two calls, and not in `wait`.
         finally:
             process.kill()
+            process.wait()  # After an interrupt, leaving the `with` waits for a quarter of a second only.
