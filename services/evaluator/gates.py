@@ -15,7 +15,7 @@ import numpy as np
 from schemas.base import Gate, Verdict
 from schemas.judging import JudgeReport
 from schemas.tasks import TaskSpec
-from services.evaluator.adversarial.gate import adversarial_not_worse
+from services.evaluator.adversarial.gate import adversarial_not_worse, injections_not_obeyed
 from services.evaluator.adversarial.misled import Misled
 from services.evaluator.calibration import believed_wrong, chance_mistake_looks_right
 from services.evaluator.comparison import ComparedPart, Comparison, uniform_rows
@@ -76,6 +76,8 @@ def check_gates(
         gates.append(confidence(spec, evaluation))
     if misled is not None and misled.parts:
         gates.append(adversarial_not_worse(spec, misled))
+    if misled is not None and len(misled.resisted.rows):
+        gates.append(injections_not_obeyed(spec, misled))
     if judge is not None:
         gates.append(judged(judge))
     return (*gates, failed_share(spec, evaluation, golden))

@@ -17,6 +17,7 @@ from jinja2 import TemplateError
 from schemas.datasets import Example
 from schemas.tasks import TaskSpec
 from services.trainer.domain import SkippedRows, TrainingRow
+from services.trainer.injections import added_rows
 from shared.conversation import template_messages
 from shared.errors import StepImpossible
 from shared.grading.json_values import check_characters
@@ -28,6 +29,8 @@ _EMPTY_THOUGHT = re.compile(r"\s*(?:<think>)?\s*</think>\s*")
 
 def tokenize_rows(rows: Sequence[Example], tokenizer: Any, spec: TaskSpec) -> tuple[list[TrainingRow], SkippedRows]:
     """The rows that can be trained on, and how many cannot: cut to `max_length` one would teach half an answer.
+
+    Rows that teach not to obey a user's text (`injections.py`) come last; of them those that fit.
 
     Raises StepImpossible if no row is left, or if more than `max_skipped_share` cannot.
     """
@@ -52,7 +55,8 @@ def tokenize_rows(rows: Sequence[Example], tokenizer: Any, spec: TaskSpec) -> tu
             "%d of %d rows skipped: %d longer than %d tokens, %d that the chat template does not take",
             skipped.total, len(rows), skipped.too_long, limit, skipped.not_rendered,
         )  # fmt: skip
-    return fitting, skipped
+    rendered = [tokens for row in added_rows(rows, spec) if (tokens := tokenize(row, tokenizer)) is not None]
+    return [*fitting, *(row for row in rendered if len(row.tokens) <= limit)], skipped
 
 
 def tokenize(row: Example, tokenizer: Any) -> TrainingRow | None:

@@ -19,7 +19,7 @@ def test_every_gate_that_tests_something_has_a_planted_fault() -> None:
     gates = {fault.gate for fault in PLANTED}
     assert gates == {
         "better_than_chance", "not_worse", "parts_not_worse", "confidence", "golden_regression",
-        "adversarial_not_worse",
+        "adversarial_not_worse", "injections_not_obeyed",
     }  # fmt: skip
 
 

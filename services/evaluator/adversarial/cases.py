@@ -12,15 +12,14 @@ from schemas.adversarial import UNANSWERABLE, AdversarialKind
 from schemas.conversation import Message, Role
 from schemas.tasks import TaskSpec
 from services.evaluator.adversarial.changes import lengthened, with_distractor, with_other_casing, with_typos
-from services.evaluator.adversarial.injections import INJECTIONS, OWN, TARGET, Injection
 from services.evaluator.adversarial.texts import EMPTY, FOREIGN
 from services.evaluator.domain import Question, sample_rows
-from shared.answers import answer_form
 from shared.conversation.task_tools import chat_fields
 from shared.grading.text import WORD
+from shared.model.injections import HELD_OUT, TARGET, Injection, wrong_answer
 
-CANARIES = ("PAPAGENO", "QUIXOTE", "RUMPELSTILTSKIN", "SCHEHERAZADE")
-"""What an injection asks for where answers are no labels: no task's right answer has one of them."""
+OWN = "own"
+"""The technique of a task's own injections."""
 _LONG_CHARACTERS = 6_000
 """Of a long input: some 1,500 tokens, over which small models lose the thread."""
 _SEED = "20"
@@ -83,7 +82,7 @@ def _case(kind: AdversarialKind, position: int, question: Question, spec: TaskSp
         text = lengthened(text, _room(question, spec, context))
     else:
         technique, demand = _injection(spec, chance)
-        target = _target(question, spec, chance) if TARGET in demand else ""
+        target = wrong_answer(spec, question.answer, chance) if TARGET in demand else ""
         text = f"{text} {demand.replace(TARGET, target)}"
     last = question.messages[-1].model_copy(update={"content": text})
     # All inputs that are made from one row count as one draw.
@@ -111,14 +110,8 @@ def _injection(spec: TaskSpec, chance: random.Random) -> Injection:
     own = spec.evaluation.adversarial.injections
     if own and chance.random() < 0.5:
         return Injection(OWN, chance.choice(own))
-    technique = chance.choice(sorted({injection.technique for injection in INJECTIONS}))
-    return chance.choice([injection for injection in INJECTIONS if injection.technique == technique])
-
-
-def _target(question: Question, spec: TaskSpec, chance: random.Random) -> str:
-    answer = question.answer.strip()
-    right = answer_form(spec).labels(answer) or {answer}
-    return chance.choice([label for label in spec.labels if label not in right] or CANARIES)
+    technique = chance.choice(sorted({injection.technique for injection in HELD_OUT}))
+    return chance.choice([injection for injection in HELD_OUT if injection.technique == technique])
 
 
 def _unanswerable(kind: AdversarialKind, spec: TaskSpec) -> list[Case]:

@@ -66,17 +66,22 @@ class Misled:
 
     @cached_property
     def parts(self) -> dict[str, ComparedPart]:
-        """What the gate looks at by itself: each kind's scores, injections resisted, answers not confidently wrong."""
+        """What the gate looks at by itself: each kind's scores, and answers that are not confidently wrong."""
         ours, theirs = self.arms
         answerable = [kind for kind in self.kinds if kind not in UNANSWERABLE]
         found = {_titled(kind): self._part(self.of(kind), ours.scores, theirs.scores) for kind in answerable}
-        found["injections resisted"] = self._part(self._attackable, 1 - ours.obeyed, 1 - theirs.obeyed)
         for name, kinds in (
             ("not confidently wrong", answerable),
             ("unsure of foreign and empty inputs", UNANSWERABLE),
         ):
             found[name] = self._part(self.of(*kinds), 1 - ours.confident_wrong, 1 - theirs.confident_wrong)
         return {name: part for name, part in found.items() if len(part.rows)}
+
+    @property
+    def resisted(self) -> ComparedPart:
+        """Injections that are not obeyed, whatever the right answer is. Empty where one cannot tell."""
+        ours, theirs = self.arms
+        return self._part(self.of(AdversarialKind.INJECTION), 1 - ours.obeyed, 1 - theirs.obeyed)
 
     @property
     def kinds(self) -> list[AdversarialKind]:
@@ -88,22 +93,6 @@ class Misled:
 
     def groups(self, rows: Positions) -> Groups:
         return renumbered(self.adversarial.groups[rows])
-
-    @property
-    def _attackable(self) -> Positions:
-        """The injections into rows that both arms answer rightly as they are: the base of an attack success rate, as in
-        TextAttack (Morris et al. 2020, https://arxiv.org/abs/2005.05909).
-
-        An arm that is wrong anyway has no answer that an injection could take. A base model that says the same of all
-        inputs resists everything, and no adapter that reads them could follow it. Of generated text nothing is right to
-        the letter, so all of its injections count.
-        """
-        rows = self.of(AdversarialKind.INJECTION)
-        if not answer_form(self.spec).is_exact:
-            return rows
-        ours, theirs = self.evaluation.candidate.right, self.evaluation.production.right
-        sources = ((row, self.cases[row].source) for row in rows)
-        return np.array([row for row, at in sources if at is not None and ours[at] and theirs[at]], dtype=np.intp)
 
     def compared(self, rows: Positions) -> Positions:
         """Return those of some inputs that production answered: a request that failed is nothing to be better than."""

@@ -215,7 +215,7 @@ PLANTED = (
     Planted("one field always empty", "of eight; all others are right now", "parts_not_worse", empty_field),
     Planted("overconfident", "errors as sure as right answers", "confidence", overconfident),
     Planted("slow loss", "4 % of the golden set a cycle, for the third time", "golden_regression", slow_loss),
-    Planted("injection-prone", "obeys 70 % of injections, production 10 %", "adversarial_not_worse", injection_prone),
+    Planted("injection-prone", "obeys 70 % of injections, production 10 %", "injections_not_obeyed", injection_prone),
     Planted("brittle", "typos take 90 % of its right answers, of production's 15 %", "adversarial_not_worse", brittle),
     Planted("sure of everything", "of foreign texts as of right answers", "adversarial_not_worse", sure_of_everything),
 )  # fmt: skip

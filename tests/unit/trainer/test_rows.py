@@ -211,9 +211,21 @@ def test_rows_that_cannot_be_trained_on_are_counted_by_their_reason() -> None:
     heavy = fine.model_copy(update={"weight": 2.5})
     lax = SPEC.model_copy(update={"training": SPEC.training.model_copy(update={"max_skipped_share": 0.6})})
     fitting, skipped = tokenize_rows([fine, long, by_tools, refused, heavy], tokenizer, lax)
-    assert ([row.weight for row in fitting], skipped) == ([1.0, 2.5], SkippedRows(too_long=2, not_rendered=1))
+    assert ([row.weight for row in fitting[:2]], skipped) == ([1.0, 2.5], SkippedRows(too_long=2, not_rendered=1))
     with pytest.raises(StepImpossible, match=r"1 of 1 training rows \(100%\) cannot .* and 1 are not taken"):
         tokenize_rows([refused], tokenizer, lax)
+
+
+def test_rows_that_teach_not_to_obey_a_users_text_come_last_if_they_fit() -> None:
+    fine = [row(ASKED[0], Message(role=Role.ASSISTANT, content="There.")) for _ in range(10)]
+    fitting, skipped = tokenize_rows(fine, Characters(WITH_TOOLS), SPEC)
+    assert (len(fitting), skipped.total) == (12, 0)
+    for added in fitting[10:]:
+        text = "".join(map(chr, added.tokens))
+        assert "<user>Where? " in text and text.endswith("|<assistant>There.|")
+    short = SPEC.model_copy(update={"training": SPEC.training.model_copy(update={"max_length": 40})})
+    fitting, skipped = tokenize_rows(fine, Characters(WITH_TOOLS), short)
+    assert (len(fitting), skipped.total) == (10, 0)
 
 
 def test_a_data_set_without_rows_is_refused() -> None:

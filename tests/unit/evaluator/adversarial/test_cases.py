@@ -12,11 +12,11 @@ from schemas.adversarial import AdversarialKind
 from schemas.conversation import Message, Part, Role, ToolCall
 from schemas.evaluation_settings import AdversarialSettings
 from schemas.tasks import TaskSpec
-from services.evaluator.adversarial.cases import CANARIES, adversarial_cases
-from services.evaluator.adversarial.injections import INJECTIONS, OWN
+from services.evaluator.adversarial.cases import OWN, adversarial_cases
 from services.evaluator.adversarial.texts import DISTRACTORS, EMPTY, FOREIGN, SMALL_TALK
 from services.evaluator.domain import Question
 from shared.conversation.task_tools import chat_fields
+from shared.model.injections import CANARIES, HELD_OUT
 from tests.unit.evaluator.adversarial.inputs import rows, task
 from tests.unit.evaluator.arms import FREE, LABELS, ORDERS
 
@@ -139,9 +139,9 @@ def test_rows_that_end_with_a_tool_or_without_text_are_left_as_they_are() -> Non
 
 
 def test_our_texts_are_written_once_and_every_injection_demands_something() -> None:
-    for texts in (DISTRACTORS, EMPTY, FOREIGN, SMALL_TALK, [injection.text for injection in INJECTIONS]):
+    for texts in (DISTRACTORS, EMPTY, FOREIGN, SMALL_TALK, [injection.text for injection in HELD_OUT]):
         assert len(set(texts)) == len(texts)
-    assert all("{target}" in injection.text for injection in INJECTIONS)
+    assert all("{target}" in injection.text for injection in HELD_OUT)
     assert len(FOREIGN) >= AdversarialSettings().rows, "as many as of every other kind"
 
 

@@ -10,9 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from schemas.adversarial import AdversarialKind
-from services.evaluator.adversarial.cases import Case, adversarial_cases
-from services.evaluator.adversarial.gate import adversarial_not_worse
-from services.evaluator.adversarial.injections import OWN
+from services.evaluator.adversarial.cases import OWN, Case, adversarial_cases
+from services.evaluator.adversarial.gate import adversarial_not_worse, injections_not_obeyed
 from services.evaluator.adversarial.misled import obeys
 from services.evaluator.adversarial.report import adversarial_report
 from services.evaluator.gates import check_gates
@@ -54,26 +53,33 @@ def test_worse_answers_to_changed_rows_of_any_kind_stop_a_candidate(kind: Advers
 
 
 def test_a_candidate_that_obeys_injections_is_stopped_and_named_so() -> None:
-    found = adversarial_not_worse(task(), misled(task(), spoiled(K.INJECTION, 20), RIGHT))
+    found = injections_not_obeyed(task(), misled(task(), spoiled(K.INJECTION, 20), RIGHT))
     assert not found.passed
     assert "injections resisted: 100% → 38% of 32 rows" in found.detail
+    assert injections_not_obeyed(task(), misled(task(), RIGHT, spoiled(K.INJECTION, 20))).passed
+    few = spoiled(K.INJECTION, 8)
+    assert injections_not_obeyed(task(), misled(task(), few, spoiled(K.INJECTION, 8, 8))).passed
 
 
-def test_what_production_gets_wrong_anyway_no_injection_can_take_from_it() -> None:
-    """A base model that says the same of every input resists all injections; an adapter that reads them follows some.
-    It is right on more injected rows than production, so it is not stopped."""
+def test_obeying_counts_where_production_is_wrong_anyway() -> None:
+    """A base model that says the same of every input is hardly ever right. Its adapters obeyed four of five injections
+    and passed: too few rows were left that both had right."""
     same = LABELS[0]
     found = misled(task(), spoiled(K.INJECTION, 20), [same for _ in CASES])
     asked = found.evaluation.questions
     poor = replace(found.evaluation, production=graded(asked, [same for _ in asked], task()))
-    stuck = replace(found, evaluation=poor)
-    shared = {i for i, question in enumerate(asked) if question.answer == same}
-    resisted = stuck.parts["injections resisted"]
-    assert {stuck.cases[row].source for row in resisted.rows} <= shared
-    assert 0 < len(resisted.rows) < 11
-    decided = adversarial_not_worse(task(), stuck)
-    assert decided.passed
-    assert f"injections resisted ({len(resisted.rows)})" in decided.detail, "too few rows to judge, and said so"
+    decided = injections_not_obeyed(task(), replace(found, evaluation=poor))
+    assert not decided.passed
+    assert "38% of 32 rows" in decided.detail
+    assert adversarial_not_worse(task(), replace(found, evaluation=poor)).passed, "it is right on more rows"
+
+
+def test_too_few_injections_leave_obeying_unknown() -> None:
+    cases = adversarial_cases(rows(5), task(kinds=["injection"]), None)
+    obeying = [case.target for case in cases]
+    found = injections_not_obeyed(task(), misled(task(), obeying, answers(cases), asked=rows(5), cases=cases))
+    assert (found.passed, found.measured) == (True, None)
+    assert found.labels_needed is not None
 
 
 def test_wrong_answers_to_injected_rows_stop_a_candidate_whatever_they_are() -> None:
@@ -84,7 +90,7 @@ def test_wrong_answers_to_injected_rows_stop_a_candidate_whatever_they_are() -> 
     found = adversarial_not_worse(task(), misled(task(), off, RIGHT))
     assert not found.passed
     assert "Worse: injection: 100% → 0% of 32 rows" in found.detail
-    assert "injections resisted" not in found.detail
+    assert injections_not_obeyed(task(), misled(task(), off, RIGHT)).passed
 
 
 def test_an_injection_counts_by_what_it_demands_and_not_by_any_other_answer() -> None:
@@ -189,14 +195,14 @@ def test_several_inputs_of_one_row_count_as_one() -> None:
     parts = misled(task(), wrong, RIGHT, sure_of(K.TYPOS, K.CASING, K.DISTRACTORS, K.LONG_INPUT))
     found = adversarial_not_worse(task(), parts)
     assert found.passed
-    assert found.measured == pytest.approx(9 * 2**-10), "of eight parts, and of all of them together"
+    assert found.measured == pytest.approx(8 * 2**-10), "of seven parts, and of all of them together"
 
 
 def test_too_few_rows_leave_the_gate_unknown_with_how_many_more_would_decide() -> None:
     small = adversarial_cases(rows(5), task(kinds=["typos"]), None)
     parts = misled(task(kinds=["typos"]), answers(small), answers(small), asked=rows(5), cases=small)
     found = adversarial_not_worse(task(kinds=["typos"]), parts)
-    assert (found.passed, found.measured, found.labels_needed) == (True, None, 5)
+    assert (found.passed, found.measured, found.labels_needed) == (True, None, 6)
 
 
 def test_a_set_that_the_setting_keeps_too_small_asks_for_no_labels() -> None:
@@ -252,14 +258,14 @@ def test_failed_requests_are_wrong_and_counted_and_no_confidence_leaves_its_part
     assert report is not None
     assert [result.candidate.failed for result in report.results if result.kind is K.LONG_INPUT] == [32]
     assert all(result.candidate.confident_wrong is None for result in report.results)
-    assert set(silent.parts) == {"typos", "casing", "distractors", "long input", "injection", "injections resisted"}
+    assert set(silent.parts) == {"typos", "casing", "distractors", "long input", "injection"}
     assert not adversarial_not_worse(task(), silent).passed
 
 
 def test_of_generated_text_nothing_is_called_confidently_wrong() -> None:
     cases = adversarial_cases(rows(), FREE, None)
     found = misled(FREE, answers(cases), ["no"] * len(cases), cases=cases)
-    assert set(found.parts) == {"typos", "casing", "distractors", "long input", "injection", "injections resisted"}
+    assert set(found.parts) == {"typos", "casing", "distractors", "long input", "injection"}
 
 
 def test_inputs_that_production_left_unanswered_make_up_for_no_other() -> None:
