@@ -13,7 +13,7 @@ from schemas.base import utc_now
 from schemas.predictions import FeedbackGiven
 from services.dataset_builder.building.votes import USER_CORRECTION, UserCorrection
 from services.dataset_builder.settings import DatasetBuilderSettings
-from services.dataset_builder.storage.corrections import UserCorrectionStore
+from services.dataset_builder.storage.corrections import PostgresCorrectionStore
 from shared.conversation import bounded_answer, bounded_call
 from shared.kafka.clients import end_offsets
 from shared.kafka.consumers import BatchOptions, Consumers
@@ -29,7 +29,7 @@ class UserFeedback:
     def __init__(
         self,
         settings: DatasetBuilderSettings,
-        corrections: UserCorrectionStore,
+        corrections: PostgresCorrectionStore,
         predictions: LakePredictions,
         now: Callable[[], datetime] = utc_now,
     ) -> None:

@@ -19,8 +19,8 @@ from services.dataset_builder.building.votes import Withdrawals, by_prediction, 
 from services.dataset_builder.job import STEP, BuildResult, delete_texts, job_name, read_questions
 from services.dataset_builder.job_input import BuildJob, delete_embeddings
 from services.dataset_builder.settings import DatasetBuilderSettings
-from services.dataset_builder.storage.corrections import CorrectionStore
-from services.dataset_builder.storage.traffic import TrafficStore
+from services.dataset_builder.storage.corrections import PostgresCorrectionStore
+from services.dataset_builder.storage.traffic import PostgresTrafficStore
 from shared.cycle_step import current_spec, cycle_spec
 from shared.jobs import Job, JobFailure, JobProgress, Jobs
 from shared.kafka.clients import end_offsets
@@ -43,8 +43,8 @@ class Handlers:
     def __init__(
         self,
         settings: DatasetBuilderSettings,
-        corrections: CorrectionStore,
-        traffic: TrafficStore,
+        corrections: PostgresCorrectionStore,
+        traffic: PostgresTrafficStore,
         jobs: Jobs,
         publisher: Publisher,
         now: Callable[[], datetime] = utc_now,

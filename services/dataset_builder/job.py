@@ -33,15 +33,12 @@ from services.dataset_builder.inspection.gates import describe_failed_gates, eva
 from services.dataset_builder.inspection.report import Inspected
 from services.dataset_builder.inspection.summaries import summaries
 from services.dataset_builder.job_input import BuildJob
-from services.dataset_builder.models import Models
+from services.dataset_builder.models import LocalModels
 from services.dataset_builder.pipeline import Inputs, build_dataset
-from services.dataset_builder.publishing.publish import ArtifactWriter, StagedBuild, delete_staged, staged_build
+from services.dataset_builder.publishing.publish import StagedBuild, delete_staged, staged_build
 from services.dataset_builder.publishing.versions import read_parent
-from services.dataset_builder.storage.corrections import (
-    BuildStore,
-    PostgresCorrectionStore,
-)
-from services.dataset_builder.storage.traffic import PostgresTrafficStore, TrafficStore
+from services.dataset_builder.storage.corrections import PostgresCorrectionStore
+from services.dataset_builder.storage.traffic import PostgresTrafficStore
 from shared.answers import answer_form
 from shared.conversation import has_own_form
 from shared.cycle_step import CycleStep
@@ -94,12 +91,12 @@ def _delete_texts(folder: Path) -> None:
     delete_staged(folder)
 
 
-def build_on_postgres(job: BuildJob, folder: Path, progress: Progress, models: Models) -> BuildResult:
+def build_on_postgres(job: BuildJob, folder: Path, progress: Progress, models: LocalModels) -> BuildResult:
     """Do as `build_version`, with the corrections in PostgreSQL."""
     return asyncio.run(_build_on_postgres(job, folder, progress, models))
 
 
-async def _build_on_postgres(job: BuildJob, folder: Path, progress: Progress, models: Models) -> BuildResult:
+async def _build_on_postgres(job: BuildJob, folder: Path, progress: Progress, models: LocalModels) -> BuildResult:
     engine = build_engine(Settings(), NAME)
     try:
         store, traffic = PostgresCorrectionStore(engine), PostgresTrafficStore(engine)
@@ -117,12 +114,12 @@ def _token_counter(job: BuildJob) -> CountTokens | None:
 
 async def build_version(
     job: BuildJob,
-    store: BuildStore,
-    traffic: TrafficStore,
+    store: PostgresCorrectionStore,
+    traffic: PostgresTrafficStore,
     artifacts: ArtifactStore,
     folder: Path,
     progress: Progress,
-    models: Models | None = None,
+    models: LocalModels | None = None,
 ) -> BuildResult:
     """Build, check and publish a version; store the outcome and the questions, then return the outcome.
 
@@ -160,13 +157,13 @@ async def build_version(
 
 async def _inspected_build(
     job: BuildJob,
-    store: BuildStore,
-    traffic: TrafficStore,
+    store: PostgresCorrectionStore,
+    traffic: PostgresTrafficStore,
     artifacts: ArtifactStore,
     frozen: Sequence[tuple[Message, ...]],
     modes: Mapping[str, str],
     progress: Progress,
-    models: Models | None,
+    models: LocalModels | None,
 ) -> tuple[Inspected, int]:
     """Return a build with all that is published of it, and of how many corrections it is."""
     revisions = await store.revisions(job.cycle.task)
@@ -197,7 +194,11 @@ async def _inspected_build(
 
 
 async def _read_votes(
-    job: BuildJob, store: BuildStore, revisions: Mapping[str, Revision], progress: Progress, models: Models | None
+    job: BuildJob,
+    store: PostgresCorrectionStore,
+    revisions: Mapping[str, Revision],
+    progress: Progress,
+    models: LocalModels | None,
 ) -> tuple[list[Vote], PersonalData, int, Preferences]:
     """Return votes and preferences without personal data, what was found, and the number of corrections; notes which
     are clear."""
@@ -205,7 +206,8 @@ async def _read_votes(
     prompts = (revision.system_prompt for revision in revisions.values())
     own_texts = (spec.system_prompt, *prompts, *spec.labels, *spec.renamed_labels)
     forms = not has_own_form(spec)
-    search = PersonalDataPass(models or Redactor(job.surrogate_key), rules, own_texts, forms=forms)
+    redactor = Redactor(job.surrogate_key) if models is None else models.redactor
+    search = PersonalDataPass(redactor, rules, own_texts, forms=forms)
     votes, found, count, compact, withdrawn = list[Vote](), PersonalData(), 0, Compactor(), Withdrawals()
     preferences = Preferences()
     by = rules_id(rules, forms=forms)
@@ -227,7 +229,7 @@ async def _read_votes(
 
 
 def conclude(
-    cycle: FailuresClustered, inspected: Inspected, staged: StagedBuild, artifacts: ArtifactWriter, now: datetime
+    cycle: FailuresClustered, inspected: Inspected, staged: StagedBuild, artifacts: ArtifactStore, now: datetime
 ) -> DatasetBuilt:
     """Publish a build with its report; returns the event that says it passed.
 

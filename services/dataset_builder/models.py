@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 from services.dataset_builder.checks.label_noise import LabelScore, LabelsToScore
 from shared.jobs import Progress
 from shared.model.embedding import CachedEmbedder, SentenceEmbedder
-from shared.privacy.redaction import Redacted, Redactor, Rules
-from shared.privacy.redaction.spans import TextSpan
-
-
-class Models(Protocol):
-    """What a build asks models."""
-
-    def find(self, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]: ...
-    def redact(self, texts: Sequence[str], rules: Rules, already_redacted: Sequence[str] = ()) -> list[Redacted]: ...
-    def score(self, asked: LabelsToScore) -> Iterable[LabelScore]: ...
+from shared.privacy.redaction import Redactor
 
 
 @dataclass(frozen=True)
@@ -32,14 +22,6 @@ class LocalModels:
     embedder: Path
     embeddings: Path
     folder: Path
-
-    def find(self, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]:
-        """See `Redactor.find`."""
-        return self._redactor.find(texts, rules)
-
-    def redact(self, texts: Sequence[str], rules: Rules, already_redacted: Sequence[str] = ()) -> list[Redacted]:
-        """See `Redactor.redact`."""
-        return self._redactor.redact(texts, rules, already_redacted)
 
     def score(self, asked: LabelsToScore) -> Iterable[LabelScore]:
         """See `checks.label_noise.Scorer`."""
@@ -57,5 +39,5 @@ class LocalModels:
         return SentenceEmbedder(self.embedder, fast=True)
 
     @cached_property
-    def _redactor(self) -> Redactor:
+    def redactor(self) -> Redactor:
         return Redactor(self.key)

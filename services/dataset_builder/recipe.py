@@ -8,7 +8,7 @@ learns from are scored by five-fold cross-validation where they are judged, all 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
 from services.dataset_builder.checks.label_noise import SCORE, LabelsToScore, ScoreTable
-from shared.model.embedding import Vectors
+from shared.model.embedding import CachedEmbedder, Vectors
 
 _FOLDS = 5
 _NEIGHBOURS = 20
@@ -29,20 +29,10 @@ _DIGITS = 4
 Probabilities = npt.NDArray[np.float32]
 
 
-class Embeddings(Protocol):
-    def store(self, texts: Sequence[str]) -> None:
-        """Embed those of the texts that are not known, and forget all others."""
-        ...
-
-    def read(self, texts: Sequence[str]) -> npt.NDArray[np.floating[Any]]:
-        """Return a vector for each of some stored texts."""
-        ...
-
-
 class LabelScorer:
     """Scores labels (see `checks.label_noise.Scorer`)."""
 
-    def __init__(self, embeddings: Embeddings) -> None:
+    def __init__(self, embeddings: CachedEmbedder) -> None:
         self._embeddings = embeddings
 
     def __call__(self, asked: LabelsToScore) -> ScoreTable:

@@ -5,8 +5,7 @@ Most examples are so short that their bytes already say so, and nobody counts th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 from schemas.conversation import JsonObject, Message
 from schemas.tasks import TaskSpec
@@ -15,13 +14,9 @@ from services.dataset_builder.building.chat_format import Rejection
 _TEMPLATE_TOKENS = 32
 """More than a chat template adds to a message: its role and the marks around it."""
 
-
-class CountTokens(Protocol):
-    """Counts with the base model's tokenizer and chat template (`recipe.py`)."""
-
-    def __call__(self, messages: Sequence[Message], tools: Sequence[JsonObject]) -> int | None:
-        """Return the tokens of an example; None if the template does not take the conversation, or drops its calls."""
-        ...
+CountTokens = Callable[[Sequence[Message], Sequence[JsonObject]], int | None]
+"""Returns the tokens of an example by the base model's tokenizer and chat template (`chat_tokens.py`); None if the
+template does not take the conversation, or drops its calls."""
 
 
 def length_error(

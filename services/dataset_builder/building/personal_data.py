@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import orjson
 
@@ -20,9 +20,8 @@ from schemas.conversation import Answer, Call, JsonObject, Message, Part, ToolCa
 from schemas.labels import CorrectionSubmitted
 from services.dataset_builder.building.votes import UserCorrection
 from shared.identity import content_hash
-from shared.privacy.redaction import DETECTORS, Redacted, Rules
+from shared.privacy.redaction import DETECTORS, Redacted, Redactor, Rules
 from shared.privacy.redaction.json_texts import literals_of_answer, with_replacements
-from shared.privacy.redaction.spans import TextSpan
 
 _AT_ONCE = 2_000
 """Corrections that are searched together: what is found in all of a large task would take much memory."""
@@ -31,13 +30,6 @@ _ROUNDS = 3
 
 Replace = Callable[[str], str]
 W = TypeVar("W", CorrectionSubmitted, UserCorrection)
-
-
-class PersonalDataRedactor(Protocol):
-    """What the pass needs of a `Redactor`."""
-
-    def find(self, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]: ...
-    def redact(self, texts: Sequence[str], rules: Rules, already_redacted: Sequence[str] = ()) -> list[Redacted]: ...
 
 
 @dataclass(frozen=True)
@@ -82,9 +74,7 @@ class PersonalDataPass:
     `forms`: what applications ask for themselves (`response_format`, `tool_choice`) becomes part of a version.
     """
 
-    def __init__(
-        self, redactor: PersonalDataRedactor, rules: Rules, own_texts: Collection[str], *, forms: bool = True
-    ) -> None:
+    def __init__(self, redactor: Redactor, rules: Rules, own_texts: Collection[str], *, forms: bool = True) -> None:
         self._redactor = redactor
         self._rules = rules
         self._own_texts = frozenset(own_texts)

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
 
 from pydantic import BaseModel
 
@@ -32,19 +31,13 @@ from shared.files import replaced_atomically, write_atomically
 from shared.identity import content_hash, file_hash
 from shared.report.dataset import inspection_blocks
 from shared.report.html import page
-from shared.storage.artifacts import MANIFEST
+from shared.storage.artifacts import MANIFEST, ArtifactStore
 
 INSPECTIONS = "inspections"
 TRAIN, EVAL, REJECTED = "train.jsonl", "eval.jsonl", "rejected.jsonl"
 
 
 _STAGED = ".publishing-"
-
-
-class ArtifactWriter(Protocol):
-    """What publishing needs of the artifact store."""
-
-    def publish(self, folder: Path, kind: str, name: str) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,7 @@ class StagedBuild:
     name: str
     report: QualityReport
 
-    def publish(self, artifacts: ArtifactWriter) -> Published:
+    def publish(self, artifacts: ArtifactStore) -> Published:
         """Publish the files. Raises DependencyUnavailable.
 
         A folder that is already published stays as it is: its manifest and its report describe the first build of these

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
 from schemas.conversation import Message
 from schemas.datasets import DatasetBuilt, Example
 from services.dataset_builder.inspection.changes import Parent, RowName, VersionRow, compared
+from shared.storage.artifacts import ArtifactStore
 
 KIND = "datasets"
 
@@ -24,13 +25,7 @@ class LastVersion:
     cycle_failed: bool
 
 
-class ArtifactReader(Protocol):
-    """What reading needs of the artifact store."""
-
-    def lines(self, kind: str, name: str, file: str) -> Iterator[bytes]: ...
-
-
-def read_parent(artifacts: ArtifactReader, last: LastVersion | None) -> Parent | None:
+def read_parent(artifacts: ArtifactStore, last: LastVersion | None) -> Parent | None:
     """Return the version that a build follows. Raises DependencyUnavailable while the store is away."""
     if last is None:
         return None
@@ -40,18 +35,18 @@ def read_parent(artifacts: ArtifactReader, last: LastVersion | None) -> Parent |
     return Parent(built.dataset_id, built.spec, rows, last.cycle_failed, built.parent)
 
 
-def read_rows(artifacts: ArtifactReader, dataset_id: str) -> dict[RowName, VersionRow]:
+def read_rows(artifacts: ArtifactStore, dataset_id: str) -> dict[RowName, VersionRow]:
     """Return the rows of a version. Raises FileNotFoundError if it is gone, DependencyUnavailable, or OSError."""
     return dict(row for part in ("train", "eval") for row in _compared_rows(artifacts, dataset_id, part))
 
 
-def read_examples(artifacts: ArtifactReader, dataset_id: str, part: str) -> Iterator[Example]:
+def read_examples(artifacts: ArtifactStore, dataset_id: str, part: str) -> Iterator[Example]:
     """Yield the rows of one part, in their order."""
     for line in _lines(artifacts, dataset_id, part):
         yield Example.model_validate_json(line)
 
 
-def _compared_rows(artifacts: ArtifactReader, dataset_id: str, part: str) -> Iterator[tuple[RowName, VersionRow]]:
+def _compared_rows(artifacts: ArtifactStore, dataset_id: str, part: str) -> Iterator[tuple[RowName, VersionRow]]:
     """Yield what is compared of each row: all of a large version's conversations take a second to be parsed."""
     for line in _lines(artifacts, dataset_id, part):
         row = orjson.loads(line)
@@ -67,5 +62,5 @@ def _text(message: dict[str, Any]) -> str:
     return Message.model_validate(message).text
 
 
-def _lines(artifacts: ArtifactReader, dataset_id: str, part: str) -> Iterator[bytes]:
+def _lines(artifacts: ArtifactStore, dataset_id: str, part: str) -> Iterator[bytes]:
     return (line for line in artifacts.lines(KIND, dataset_id, f"{part}.jsonl") if line.strip())

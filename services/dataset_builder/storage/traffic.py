@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import timedelta
-from typing import Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -17,15 +16,8 @@ from shared.storage.database import transaction
 _RETENTION = timedelta(days=7)
 
 
-class TrafficStore(Protocol):
-    """Production's answers, stored by the handlers and read by a build."""
-
-    async def save_hour(self, event: PredictionsRolledUp) -> None: ...
-    async def answer_counts(self, task: str, revision: str, hours: int) -> dict[str, int]: ...
-
-
 class PostgresTrafficStore:
-    """See `TrafficStore`. Methods raise DependencyUnavailable while the database is away."""
+    """Methods raise DependencyUnavailable while the database is away."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine

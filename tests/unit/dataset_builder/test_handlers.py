@@ -668,6 +668,7 @@ class NotedModels:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.redactor = self
         self._redactor = Redactor(b"k" * 32)
 
     def find(self, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]:
