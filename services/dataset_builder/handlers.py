@@ -131,7 +131,7 @@ class Handlers:
         """Note whether anything came of the cycle's version, and end its build if a person has ended the cycle."""
         if event.outcome == "failed" and event.cycle_id is not None:
             for job in await self._jobs.end(event.cycle_id, lambda job: _cycle(job).cycle_id == event.cycle_id):
-                delete_texts(job)
+                delete_texts(job.folder)
         await self._corrections.save_end(event)
 
     async def follow_jobs(self) -> None:
@@ -154,13 +154,13 @@ class Handlers:
         failed = STEP.failed(cycle, failure.reason, failure.way_out)
         await self._corrections.save_outcome(failed)
         await self._publisher.publish(failed)
-        delete_texts(job)
+        delete_texts(job.folder)
 
     async def _announce(self, job: Job, outcome: Event) -> None:
         for question in read_questions(job):
             await self._publisher.publish(question)
         await self._publisher.publish(outcome)
-        delete_texts(job)
+        delete_texts(job.folder)
 
     async def on_progress(self, job: Job, progress: JobProgress) -> None:
         await self._publisher.publish(STEP.progressed(_cycle(job), job, progress))

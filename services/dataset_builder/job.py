@@ -81,22 +81,14 @@ def read_questions(job: Job) -> Iterator[LabelRequested]:
         yield LabelRequested.model_validate_json(line)
 
 
-def delete_texts(job: Job) -> None:
-    """Delete the published questions, and what a killed process has left: they hold texts of people."""
-    _delete_texts(job.folder)
-
-
-def _delete_texts(folder: Path) -> None:
+def delete_texts(folder: Path) -> None:
+    """Delete a job's published questions, and what a killed process has left: they hold texts of people."""
     (folder / _QUESTIONS).unlink(missing_ok=True)
     delete_staged(folder)
 
 
-def build_on_postgres(job: BuildJob, folder: Path, progress: Progress, models: LocalModels) -> BuildResult:
+async def build_on_postgres(job: BuildJob, folder: Path, progress: Progress, models: LocalModels) -> BuildResult:
     """Do as `build_version`, with the corrections in PostgreSQL."""
-    return asyncio.run(_build_on_postgres(job, folder, progress, models))
-
-
-async def _build_on_postgres(job: BuildJob, folder: Path, progress: Progress, models: LocalModels) -> BuildResult:
     engine = build_engine(Settings(), NAME)
     try:
         store, traffic = PostgresCorrectionStore(engine), PostgresTrafficStore(engine)
@@ -129,7 +121,7 @@ async def build_version(
     stored = await store.outcome(job.cycle.cycle_id or "")
     if stored is not None:
         return BuildResult.model_validate({"outcome": stored})
-    _delete_texts(folder)  # Of a run that was killed.
+    delete_texts(folder)  # Of a run that was killed.
     await STEP.check_inputs(job.cycle.fence, store)
     golden = await asyncio.to_thread(read_golden_set, artifacts, job.spec)
     frozen = [row.prompt for row in golden]
@@ -151,7 +143,7 @@ async def build_version(
                         outcome = STEP.impossible(job.cycle, error)
                     await save(outcome, inspected.build.decisions)
                     return BuildResult(outcome=outcome)
-        _delete_texts(folder)
+        delete_texts(folder)
         del inspected, staged, questions  # Somebody was erased meanwhile; two builds are too much for the memory.
 
 

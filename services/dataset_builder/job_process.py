@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def run_build(spec: bytes, folder: Path, progress: Progress) -> BuildResult:
     gc.set_threshold(0)
     job = BuildJob.model_validate_json(spec)
     with lease(job.slots_folder, 1, progress):
-        return build_on_postgres(job, folder, progress, job.models(folder))
+        return asyncio.run(build_on_postgres(job, folder, progress, job.models(folder)))
 
 
 if __name__ == "__main__":

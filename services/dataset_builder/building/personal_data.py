@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 
@@ -89,40 +89,37 @@ class PersonalDataPass:
         kinds: Counter[str] = Counter()
         left = 0
         for word in self._with_findings(kept):
-            clean = self._clean(word)
-            if clean.kinds:
-                changed[word.correction_id] = clean.word
-                kinds.update(clean.kinds)
-                left += clean.remains
+            clean, found, remains = self._clean(word)
+            if found:
+                changed[word.correction_id] = clean
+                kinds.update(found)
+                left += remains
         now_clear = tuple(word.correction_id for word in kept if word.correction_id not in changed)
         result = [changed.get(word.correction_id, word) for word in words]
         return result, PersonalData(dict(kinds), len(changed), left, now_clear)
 
     def _with_findings(self, words: Sequence[W]) -> Iterator[W]:
-        """Yield those in which anything is found, surrogates included."""
+        """Yield those in which anything is found, surrogates included. To search all texts together is faster."""
         for start in range(0, len(words), _AT_ONCE):
-            yield from self._with_findings_at_once(words[start : start + _AT_ONCE])
+            texts_of = [(word, self._texts(word)) for word in words[start : start + _AT_ONCE]]
+            distinct = list(dict.fromkeys(text for _, texts in texts_of for text in texts))
+            found = self._redactor.find(distinct, self._rules)
+            hits = {text for text, spans in zip(distinct, found, strict=True) if spans}
+            yield from (word for word, texts in texts_of if not hits.isdisjoint(texts))
 
-    def _with_findings_at_once(self, words: Sequence[W]) -> list[W]:
-        """Search all texts together, which is faster than one after the other."""
-        texts_of = [self._texts(word) for word in words]
-        distinct = list(dict.fromkeys(text for texts in texts_of for text in texts))
-        found = self._redactor.find(distinct, self._rules)
-        hits = {text for text, spans in zip(distinct, found, strict=True) if spans}
-        return [word for word, texts in zip(words, texts_of, strict=True) if not hits.isdisjoint(texts)]
-
-    def _clean(self, word: W) -> _Cleaned[W]:
+    def _clean(self, word: W) -> tuple[W, Counter[str], bool]:
+        """Return the correction without what was found, how much of each kind that was, and whether any is left."""
         kinds: Counter[str] = Counter()
         surrogates = {*word.call.surrogates, *word.surrogates}
         for _ in range(_ROUNDS):
             redacted = self._redact(self._texts(word), surrogates)
             if not redacted:
-                return _Cleaned(word, kinds, remains=False)
+                return word, kinds, False
             for result in redacted.values():
                 kinds.update(result.kinds)
                 surrogates.update(result.surrogates)
             word = _rewritten(word, self._replace_by(redacted), forms=self._forms)
-        return _Cleaned(word, kinds, remains=bool(self._redact(self._texts(word), surrogates)))
+        return word, kinds, bool(self._redact(self._texts(word), surrogates))
 
     def _redact(self, texts: Sequence[str], surrogates: Iterable[str]) -> dict[str, Redacted]:
         """Return the texts that have personal data beside these surrogates, with what replaces each."""
@@ -145,13 +142,6 @@ class PersonalDataPass:
 
     def _unless_own(self, replace_text: Replace) -> Replace:
         return lambda text: text if not text or text in self._own_texts else replace_text(text)
-
-
-@dataclass(frozen=True)
-class _Cleaned(Generic[W]):
-    word: W
-    kinds: Mapping[str, int]
-    remains: bool
 
 
 def _is_kept(word: CorrectionSubmitted | UserCorrection) -> bool:

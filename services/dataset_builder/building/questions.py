@@ -4,37 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from schemas.conversation import Answer, Call
+from schemas.conversation import Answer
 from schemas.labels import LabelRequested, Purpose
 from schemas.tasks import TaskSpec
+from services.dataset_builder.building.rows import Row
 from shared.identity import event_id
+
+if TYPE_CHECKING:
+    from services.dataset_builder.building.votes import Vote
 
 _THIRD_OPINION = 2.0
 """Its priority, above every question of a single doubt: two labels are paid for and wait for this one."""
 
 _SECOND_OPINION = 1.9
 """Just under a third opinion."""
-
-
-class Labelled(Protocol):
-    """A prediction that has a label: a correction, or a row."""
-
-    @property
-    def prediction_id(self) -> str: ...
-    @property
-    def call(self) -> Call: ...
-    @property
-    def answers(self) -> tuple[Answer, ...]: ...
-    @property
-    def app(self) -> str | None: ...
-    @property
-    def session(self) -> str | None: ...
-    @property
-    def user_hash(self) -> str | None: ...
-    @property
-    def predicted_at(self) -> datetime | None: ...
 
 
 def within_budget(questions: Iterable[LabelRequested], spec: TaskSpec) -> tuple[LabelRequested, ...]:
@@ -48,22 +33,22 @@ def within_budget(questions: Iterable[LabelRequested], spec: TaskSpec) -> tuple[
     return tuple(ranked[: spec.failures.review_budget_per_day])
 
 
-def label_again(labelled: Labelled, label: str, spec: TaskSpec, priority: float, at: datetime) -> LabelRequested:
+def label_again(row: Row, label: str, spec: TaskSpec, priority: float, at: datetime) -> LabelRequested:
     """Return the question whether a label is right. A prediction with this label has one, whoever asks it."""
-    request_id = str(event_id("suspicious label", labelled.prediction_id, label))
-    return _question(labelled, spec, request_id, Purpose.SUSPICIOUS_LABEL, priority, at)
+    request_id = str(event_id("suspicious label", row.prediction_id, label))
+    return _question(row, spec, request_id, Purpose.SUSPICIOUS_LABEL, priority, at)
 
 
-def second_opinion(labelled: Labelled, label: str, spec: TaskSpec, at: datetime) -> LabelRequested:
+def second_opinion(row: Row, label: str, spec: TaskSpec, at: datetime) -> LabelRequested:
     """Return the question to somebody else than who gave a label, which is unlike what others give to such answers.
 
     It is a tie-break, which nobody is asked who has answered about the prediction: one's own word confirms nothing.
     """
-    request_id = str(event_id("second opinion", labelled.prediction_id, label))
-    return _question(labelled, spec, request_id, Purpose.TIE_BREAK, _SECOND_OPINION, at)
+    request_id = str(event_id("second opinion", row.prediction_id, label))
+    return _question(row, spec, request_id, Purpose.TIE_BREAK, _SECOND_OPINION, at)
 
 
-def tie_break(labelled: Labelled, reviewers: Collection[str], spec: TaskSpec, at: datetime) -> LabelRequested:
+def tie_break(labelled: Vote | Row, reviewers: Collection[str], spec: TaskSpec, at: datetime) -> LabelRequested:
     """Return the question to one more person than these `reviewers`, who are all that have answered it.
 
     The same reviewers have the same question, whoever asks it. Once it is answered there is one more of them, so that
@@ -80,7 +65,7 @@ def _shown(answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
 
 
 def _question(
-    labelled: Labelled, spec: TaskSpec, request_id: str, purpose: Purpose, priority: float, at: datetime
+    labelled: Vote | Row, spec: TaskSpec, request_id: str, purpose: Purpose, priority: float, at: datetime
 ) -> LabelRequested:
     return LabelRequested(
         event_id=event_id("labels.requested", request_id),

@@ -95,10 +95,6 @@ class Agreement:
     classes: tuple[ClassAgreement, ...]
     confusions: tuple[Confusion, ...]
 
-    @property
-    def kappa_name(self) -> str:
-        return "Cohen's kappa" if len(self.annotators) == 2 else "Fleiss' kappa"
-
 
 def blind_overlaps(votes: Iterable[Vote]) -> list[Overlap]:
     """Return the questions that two people answered, oldest second answer first: of each person the first answer."""

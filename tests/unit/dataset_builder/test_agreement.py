@@ -41,7 +41,6 @@ def test_kappas_of_the_textbook_table() -> None:
     left, right = "y" * 20 + "n" * 15 + "y" * 5 + "n" * 10, "y" * 20 + "n" * 15 + "n" * 5 + "y" * 10
     cohen = measured(left, right)
     fleiss = measured(left, right, people=(("ana", "ben"), ("ben", "eve")))
-    assert (cohen.kappa_name, fleiss.kappa_name) == ("Cohen's kappa", "Fleiss' kappa")
     assert cohen.kappa is not None
     assert fleiss.kappa is not None
     assert fleiss.alpha is not None
