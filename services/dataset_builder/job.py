@@ -230,19 +230,19 @@ def conclude(
     spec, dataset, gates, parent = inspected.spec, inspected.build.dataset, inspected.gates, inspected.parent
     if (reason := too_little_new(dataset, spec, parent, inspected.difference)) is not None:
         raise StepSkipped(reason, _SKIPPED_WAY_OUT)
-    published = staged.publish(artifacts)
-    if not published.report.passed:
+    uri = staged.publish(artifacts)
+    if not staged.report.passed:
         reason = f"the dataset of {len(inspected.votes)} corrections did not pass: {describe_failed_gates(gates)}"
-        raise StepImpossible(reason, way_out(gates, spec), published.uri)
+        raise StepImpossible(reason, way_out(gates, spec), uri)
     return DatasetBuilt(
         event_id=event_id("datasets.built", cycle.cycle_id),
         occurred_at=now,
         task=cycle.task,
         task_revision=cycle.task_revision,
         cycle_id=cycle.cycle_id,
-        dataset_id=published.dataset_id,
-        uri=published.uri,
-        parent=published.report.parent,
+        dataset_id=staged.dataset_id,
+        uri=uri,
+        parent=staged.report.parent,
         train_examples=len(dataset.train),
         eval_examples=len(dataset.eval),
         left_out=dataset.left_out_counts(),

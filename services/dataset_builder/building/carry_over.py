@@ -52,7 +52,8 @@ def carry_over(
     current, form, answers = spec.revision, spec.answer_form, answer_form(spec)
     kinds = {name: revision.kind for name, revision in revisions.items()} | {current: spec.kind}
     for vote in votes:
-        kind = kinds.get(vote.task_revision) or _kind_of_answer(vote, spec)
+        constrained = TaskKind.CLASSIFICATION if vote.call.constrained else spec.kind
+        kind = kinds.get(vote.task_revision, constrained)
         label = answers.renamed(answers.from_user(vote.label) if vote.origin is Origin.USER else vote.label)
         revision = vote.task_revision
         if kind is not spec.kind:
@@ -124,7 +125,3 @@ class CurrentCalls:
         if len(given) > 1 or first is not given[0] or first.text not in self._former:
             return call.messages
         return (*self._prompt, *call.messages[1:])
-
-
-def _kind_of_answer(vote: Vote, spec: TaskSpec) -> TaskKind:
-    return TaskKind.CLASSIFICATION if vote.call.constrained else spec.kind

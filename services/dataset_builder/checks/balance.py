@@ -47,12 +47,12 @@ def balance(
     rules = spec.dataset.balance
     within = [_weighted(example, 1.0) for example in train]
     kept, left_out = _cap_copies(within, rules.max_copies, copies, by_label=bool(spec.labels))
-    by_prediction = {row.prediction_id: row for row in rows}
+    only_voter = {row.prediction_id: row.voters[0] for row in rows if len(row.voters) == 1}
     sources: tuple[tuple[str, float, Callable[[Example], str | None]], ...] = (
         ("per_user", rules.max_user_share, lambda example: example.user_hash),
         ("per_mode", rules.max_mode_share, lambda example: example.mode_id),
-        ("per_app", rules.max_app_share, lambda example: _app(example, by_prediction)),
-        ("per_reviewer", rules.max_reviewer_share, lambda example: _only_voter(example, by_prediction)),
+        ("per_app", rules.max_app_share, lambda example: example.app),
+        ("per_reviewer", rules.max_reviewer_share, lambda example: only_voter.get(example.prediction_ids[0])),
     )
     for reason, share, source in sources:
         kept, too_many = _limit_sources(kept, reason, share, source)
@@ -144,16 +144,6 @@ def _parted(train: Sequence[Example], reason: str, surplus: Mapping[str, str]) -
 def _weighted(example: Example, factor: float) -> Example:
     weight = round(min(max(example.weight * factor, MIN_WEIGHT), MAX_WEIGHT), 4)
     return example if weight == example.weight else replaced(example, weight=weight)
-
-
-def _app(example: Example, rows: Mapping[str, Row]) -> str | None:
-    row = rows.get(example.prediction_ids[0])
-    return row.app if row else None
-
-
-def _only_voter(example: Example, rows: Mapping[str, Row]) -> str | None:
-    row = rows.get(example.prediction_ids[0])
-    return row.voters[0] if row and len(row.voters) == 1 else None
 
 
 def _rank(example: Example) -> str:

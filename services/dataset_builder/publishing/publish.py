@@ -41,17 +41,11 @@ _STAGED = ".publishing-"
 
 
 @dataclass(frozen=True)
-class Published:
-    """The address of what was published. `report.passed` tells which it is: a version, or only its inspection."""
-
-    dataset_id: str
-    uri: str
-    report: QualityReport
-
-
-@dataclass(frozen=True)
 class StagedBuild:
-    """The files of a build in a folder of this machine: to be published as `name` among the artifacts of a `kind`."""
+    """The files of a build in a folder of this machine: to be published as `name` among the artifacts of a `kind`.
+
+    `report.passed` tells which it is: a version, or only its inspection.
+    """
 
     dataset_id: str
     folder: Path
@@ -59,13 +53,13 @@ class StagedBuild:
     name: str
     report: QualityReport
 
-    def publish(self, artifacts: ArtifactStore) -> Published:
-        """Publish the files. Raises DependencyUnavailable.
+    def publish(self, artifacts: ArtifactStore) -> str:
+        """Publish the files; returns their address. Raises DependencyUnavailable.
 
         A folder that is already published stays as it is: its manifest and its report describe the first build of these
         rows.
         """
-        return Published(self.dataset_id, artifacts.publish(self.folder, self.kind, self.name), self.report)
+        return artifacts.publish(self.folder, self.kind, self.name)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import pytest
@@ -19,6 +19,7 @@ from schemas.conversation import Answer, Call, Message, Part, Role, ToolCall
 from schemas.datasets import PREFERENCES, DatasetManifest, Example, PreferredAnswer
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, Purpose
+from schemas.quality import QualityReport
 from schemas.task_settings import DatasetSettings
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.votes import votes_of
@@ -26,7 +27,7 @@ from services.dataset_builder.inspection.changes import Parent, rows_of_dataset
 from services.dataset_builder.inspection.report import Inspected
 from services.dataset_builder.pipeline import Build, Dataset, Inputs, build_dataset
 from services.dataset_builder.publishing.card import COLUMNS
-from services.dataset_builder.publishing.publish import Published, staged_build
+from services.dataset_builder.publishing.publish import staged_build
 from shared.conversation import chat_messages
 from shared.storage.artifacts import ArtifactStore
 
@@ -76,6 +77,12 @@ def with_tools(number: int) -> CorrectionSubmitted:
     return correction(number, answer.plain, call, (answer,))
 
 
+class Published(NamedTuple):
+    dataset_id: str
+    uri: str
+    report: QualityReport
+
+
 class Home:
     """A home with versions in its artifact store, and the command that runs on it."""
 
@@ -99,7 +106,7 @@ class Home:
             modes=(), data_cutoff=NOON, fence=(),
         )  # fmt: skip
         with staged_build(inspected, cycle, NOON + timedelta(days=self.cycles), self.folder) as staged:
-            return staged.publish(self.store)
+            return Published(staged.dataset_id, staged.publish(self.store), staged.report)
 
     def run(self, *arguments: str) -> Result:
         return CliRunner().invoke(app, ["dataset", *arguments], env={"COLUMNS": "300"})
