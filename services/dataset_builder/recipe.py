@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
-from services.dataset_builder.checks.label_noise import SCORE, LabelsToScore, ScoreTable
+from services.dataset_builder.checks.label_noise import LabelScore, LabelsToScore
 from shared.model.embedding import CachedEmbedder, Vectors
 
 _FOLDS = 5
@@ -35,8 +35,8 @@ class LabelScorer:
     def __init__(self, embeddings: CachedEmbedder) -> None:
         self._embeddings = embeddings
 
-    def __call__(self, asked: LabelsToScore) -> ScoreTable:
-        """Return the scores of `learned`, if it is to be judged, then those of `others`."""
+    def __call__(self, asked: LabelsToScore) -> Iterator[LabelScore]:
+        """Yield the scores of `learned`, if it is to be judged, then those of `others`."""
         learned, others = asked.learned, asked.others
         texts = [row.text for row in (*learned, *others)]
         self._embeddings.store(texts)
@@ -44,29 +44,19 @@ class LabelScorer:
         given = np.array([labels.index(row.label) for row in (*learned, *others)])
         count = len(learned)
         known = self._embeddings.read(texts[:count]).astype(np.float32)
-        scores = [np.empty(0, dtype=SCORE)]
         if asked.judge:
             from cleanlab.filter import find_label_issues  # Few builds judge, and it takes half a second to load.
 
             inner = _cross_validated(known, given[:count], len(labels))
             issues = find_label_issues(given[:count], inner, filter_by="both", n_jobs=1)
-            scores.append(_scores(inner, given[:count], issues))
+            yield from _scores(inner, given[:count], labels, issues.tolist())
         if others:
             models = _fitted(known, given[:count])
             for start in range(count, len(texts), _READ):
-                part = slice(start, start + _READ)
-                scores += self._score(models, texts[part], given[part])
-        return ScoreTable(labels, np.concatenate(scores))
-
-    def _score(
-        self, models: Sequence[Any], texts: Sequence[str], given: npt.NDArray[np.int64]
-    ) -> Iterator[npt.NDArray[np.void]]:
-        """Yield the scores of some of the others: the vectors of all would be a good part of a build's memory."""
-        vectors = self._embeddings.read(texts)
-        for start in range(0, len(texts), _AT_ONCE):
-            part = slice(start, start + _AT_ONCE)
-            found = _predicted(models, vectors[part].astype(np.float32))
-            yield _scores(found, given[part], None)
+                vectors = self._embeddings.read(texts[start : start + _READ])  # Those of all would fill much memory.
+                for row in range(0, len(vectors), _AT_ONCE):
+                    found = _predicted(models, vectors[row : row + _AT_ONCE].astype(np.float32))
+                    yield from _scores(found, given[start + row :][: len(found)], labels, [None] * len(found))
 
 
 def _cross_validated(vectors: Vectors, given: npt.NDArray[np.int64], labels: int) -> Probabilities:
@@ -96,19 +86,12 @@ def _predicted(models: Sequence[Any], vectors: Vectors) -> Probabilities:
 
 
 def _scores(
-    found: Probabilities, given: npt.NDArray[np.int64], issues: npt.NDArray[np.bool_] | None
-) -> npt.NDArray[np.void]:
-    """Return `SCORE` [rows]."""
+    found: Probabilities, given: npt.NDArray[np.int64], labels: Sequence[str], issues: Sequence[bool | None]
+) -> Iterator[LabelScore]:
     rows = np.arange(len(given))
     without = found.copy()
     without[rows, given] = -1.0
     rivals = without.argmax(axis=1)
-    scores = np.empty(len(rows), dtype=SCORE)
-    scores["given"], scores["rival"] = _rounded(found[rows, given]), rivals
-    scores["rival_probability"] = _rounded(without[rows, rivals])
-    scores["is_issue"] = -1 if issues is None else issues
-    return scores
-
-
-def _rounded(values: Probabilities) -> list[float]:
-    return [round(float(value), _DIGITS) for value in values]
+    columns = found[rows, given].tolist(), rivals.tolist(), without[rows, rivals].tolist(), issues
+    for own, rival, probability, is_issue in zip(*columns, strict=True):
+        yield LabelScore(round(own, _DIGITS), labels[rival], round(probability, _DIGITS), is_issue)

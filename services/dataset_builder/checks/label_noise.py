@@ -12,13 +12,10 @@ asked because it looked wrong.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import attrgetter
-
-import numpy as np
-import numpy.typing as npt
 
 from schemas.datasets import Fate, LeftOutExample
 from schemas.labels import LabelRequested
@@ -90,26 +87,6 @@ class LabelScore:
         return self.rival_probability / both if both else 0.0
 
 
-SCORE = np.dtype([("given", "f8"), ("rival", "i4"), ("rival_probability", "f8"), ("is_issue", "i1")])
-"""A score in a `ScoreTable`. `rival`: index of the label. `is_issue`: 1 or 0; -1 is None."""
-
-
-@dataclass(frozen=True, eq=False)
-class ScoreTable:
-    """Scores of many rows, made one by one as they are iterated: at once those of a large task would have 20 MB.
-
-    `rows`: `SCORE` [n].
-    """
-
-    labels: Sequence[str]
-    rows: npt.NDArray[np.void]
-
-    def __iter__(self) -> Iterator[LabelScore]:
-        for row in self.rows:
-            given, rival, probability, is_issue = row.item()
-            yield LabelScore(given, self.labels[rival], probability, None if is_issue < 0 else bool(is_issue))
-
-
 @dataclass(frozen=True)
 class LabelsToScore:
     """What the noise model is asked: it is fitted on `learned`, of which each label has at least five rows.
@@ -125,7 +102,7 @@ class LabelsToScore:
 
 Scorer = Callable[[LabelsToScore], Iterable[LabelScore]]
 """The noise model (`recipe.py`). It returns the scores of the rows that it learned from, if they are to be judged, then
-those of the others; what it returns may wait for them only when it is iterated."""
+those of the others, one by one as they are asked for: at once those of a large task would have 20 MB."""
 
 
 @dataclass(frozen=True)
