@@ -23,7 +23,6 @@ from schemas.labels import CorrectionSubmitted, LabelRequested
 from schemas.predictions import FeedbackGiven, SubjectForgotten
 from services.dataset_builder.building.carry_over import Revision
 from services.dataset_builder.building.compact import Compactor
-from services.dataset_builder.building.length import CountTokens
 from services.dataset_builder.building.personal_data import PersonalData, PersonalDataPass, rules_id
 from services.dataset_builder.building.preferences import Preferences, mark_held_out
 from services.dataset_builder.building.votes import OLDEST_FIRST, Vote, Withdrawals, votes_of
@@ -98,12 +97,6 @@ async def build_on_postgres(job: BuildJob, folder: Path, progress: Progress, mod
         await engine.dispose()
 
 
-def _token_counter(job: BuildJob) -> CountTokens | None:
-    """Return what counts tokens as the base model does; None where the model is not on this machine."""
-    folder = job.models_folder / job.spec.base_model
-    return ChatTokens(folder) if folder.is_dir() else None
-
-
 async def build_version(
     job: BuildJob,
     store: PostgresCorrectionStore,
@@ -174,7 +167,9 @@ async def _inspected_build(
     )
     parent = read_parent(artifacts, await store.last_version(job.spec.name))
     score = None if models is None else models.score
-    build = await asyncio.to_thread(build_dataset, inputs, score, _token_counter(job))
+    base_model = job.models_folder / job.spec.base_model  # Which is not on every machine.
+    count_tokens = ChatTokens(base_model) if base_model.is_dir() else None
+    build = await asyncio.to_thread(build_dataset, inputs, score, count_tokens)
     answers = await traffic.answer_counts(job.spec.name, job.cycle.task_revision, job.traffic_hours)
     answers = answer_form(job.spec).counts_by_answer(answers)
     progress(3, 4, "checking and publishing")

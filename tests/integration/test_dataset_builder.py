@@ -91,17 +91,16 @@ def fence(offset: int) -> tuple[PartitionFence, ...]:
 
 async def below(store: PostgresCorrectionStore, task: str, fence: Sequence[PartitionFence]) -> StoredCorrections:
     found = StoredCorrections()
-    async for part in store.corrections_below(task, fence, "rules"):
-        found.add(part.clear)
-        found.add(part.others)
+    async for searched in store.corrections_below(task, fence, "rules"):
+        for part in searched:
+            found.reviewers += part.reviewers
+            found.users += part.users
     return found
 
 
 async def clear_by(store: PostgresCorrectionStore, task: str, rules: str) -> list[str]:
-    found = StoredCorrections()
-    async for part in store.corrections_below(task, fence(10), rules):
-        found.add(part.clear)
-    return ids(found)
+    clear = [part.clear async for part in store.corrections_below(task, fence(10), rules)]
+    return sorted(name for part in clear for name in ids(part))
 
 
 def ids(found: StoredCorrections) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import orjson
 
 from schemas.base import Gate
-from schemas.conversation import Answer, Call, JsonObject, Message, Part, ToolCall
+from schemas.conversation import Answer, Call, JsonObject, Message, ToolCall
 from schemas.labels import CorrectionSubmitted
 from services.dataset_builder.building.votes import UserCorrection
 from shared.identity import content_hash
@@ -192,12 +192,11 @@ def _rewritten_message(message: Message, replace_text: Replace) -> Message:
     if isinstance(message.content, str):
         update["content"] = _in_json(message.content, replace_text)
     elif message.content is not None:
-        update["content"] = tuple(_rewritten_part(part, replace_text) for part in message.content)
+        update["content"] = tuple(
+            part if part.text is None else part.model_copy(update={"text": _in_json(part.text, replace_text)})
+            for part in message.content
+        )
     return message.model_copy(update=update)
-
-
-def _rewritten_part(part: Part, replace_text: Replace) -> Part:
-    return part if part.text is None else part.model_copy(update={"text": _in_json(part.text, replace_text)})
 
 
 def _rewritten_calls(calls: Sequence[ToolCall], replace_text: Replace) -> tuple[ToolCall, ...]:

@@ -178,8 +178,9 @@ def find_noise(
         held_back=tuple(row.left_out(Fate.HELD_BACK, SUSPICIOUS, _detail(row, scores[_key(row)])) for row in held),
         confused=_confused(held, scores),
         questions=tuple(
-            label_again(row, row.label, spec, _priority(row, held_out) + scores[_key(row)].doubt, row.corrected_at)
+            label_again(row, row.label, spec, priority + scores[_key(row)].doubt, row.corrected_at)
             for row in held
+            for priority in [_ASKED_IN_EVAL if row.prediction_id in held_out else _ASKED_IN_TRAIN]
         ),
     )
 
@@ -253,10 +254,6 @@ def _bounded(found: Sequence[Row], counts: Mapping[str, int], scores: Mapping[Sc
     return held
 
 
-def _priority(row: Row, held_out: Collection[str]) -> float:
-    return _ASKED_IN_EVAL if row.prediction_id in held_out else _ASKED_IN_TRAIN
-
-
 def _recall(judged: Iterable[tuple[Row, LabelScore]]) -> dict[str, tuple[float, int]]:
     right, total = Counter[str](), Counter[str]()
     for row, score in judged:
@@ -286,12 +283,7 @@ def _is_outdated(score: LabelScore, rows: Sequence[Row]) -> bool:
 
 
 def _labelled(row: Row) -> LabelledText:
-    return LabelledText(scored_text(row.text), row.label)
-
-
-def scored_text(text: str) -> str:
-    """Return what of a row's text the model reads."""
-    return text[-_TEXT_CHARS:]
+    return LabelledText(row.text[-_TEXT_CHARS:], row.label)
 
 
 _key: Callable[[Row], ScoreKey] = attrgetter("prediction_id", "label")

@@ -52,10 +52,6 @@ class StoredCorrections:
     def __len__(self) -> int:
         return len(self.reviewers) + len(self.users)
 
-    def add(self, others: StoredCorrections) -> None:
-        self.reviewers += others.reviewers
-        self.users += others.users
-
 
 class SearchedCorrections(NamedTuple):
     """`clear`: those in which an earlier search by the same rules found no personal data."""
