@@ -193,7 +193,7 @@ async def _read_votes(
     prompts = (revision.system_prompt for revision in revisions.values())
     own_texts = (spec.system_prompt, *prompts, *spec.labels, *spec.renamed_labels)
     forms = not has_own_form(spec)
-    redactor = Redactor(job.surrogate_key) if models is None else models.redactor
+    redactor = models.redactor if models is not None and rules.enabled else Redactor(job.surrogate_key)
     search = PersonalDataPass(redactor, rules, own_texts, forms=forms)
     votes, found, count, compact, withdrawn = list[Vote](), PersonalData(), 0, Compactor(), Withdrawals()
     preferences = Preferences()
