@@ -57,7 +57,7 @@ async def test_two_processes_that_were_killed_go_on_and_end_with_the_losses_of_o
 
     assert "resuming from" in capfd.readouterr().err
     assert two.losses == pytest.approx(one.losses, rel=0.02, abs=0.02)
-    assert two.losses[-1] < two.losses[0] - 1
+    assert two.losses[-1] < two.losses[0] - 0.5
     assert (two.steps, two.best_step) == (one.steps, one.best_step)
     assert len([*folder.glob("tensorboard/*")]) == 2, "one file of each attempt: one process tells the trackers"
     check_adapter(folder / "adapter", BASE, 8)

@@ -195,8 +195,8 @@ def test_rows_over_the_length_limit_are_skipped_and_counted(tmp_path: Path, task
         reports.append(message)
 
     outcome = run([*map(example, range(31)), long], spec, tmp_path, report=report)
-    assert (outcome.skipped, outcome.steps) == (SkippedRows(too_long=1), 8)
-    assert reports[-1].startswith("step 8 of 8, loss ")
+    assert (outcome.skipped, outcome.steps) == (SkippedRows(too_long=1), 9), "32 rows, four of them copies with an injection"
+    assert reports[-1].startswith("step 9 of 9, loss ")
     with pytest.raises(StepImpossible, match=r"1 of 1 training rows \(100%\) .* 1 are longer than 128 tokens"):
         run([long], spec, tmp_path, tmp_path / "second")
 
@@ -280,7 +280,7 @@ def test_conversations_with_tools_are_trained_on(tmp_path: Path, task: str) -> N
     ]
     rows = [example(n).model_copy(update={"messages": talk, "tools": tools}) for n, talk in enumerate(talks)]
     outcome = run([*rows, example(9)], spec, tmp_path)
-    assert (outcome.skipped.total, outcome.steps) == (0, 1)
+    assert (outcome.skipped.total, outcome.steps) == (0, 2), "of four rows, one more with an injection"
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
 
 
