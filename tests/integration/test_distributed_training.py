@@ -21,7 +21,8 @@ from tests.integration.test_training_recipe import run, spec_of
 from tests.waiting import until
 
 ROWS = [example(number) for number in range(98)]
-SPEC = spec_of(batch_size=4, accumulation=2, epochs=2, dropout=0.0, validation_share=0.15)
+SPEC = spec_of(batch_size=4, accumulation=2, epochs=2, dropout=0.0, validation_share=0.15, max_length=96)
+"""Copies with an injection are longer: rows of one length make the same steps in one process and in two."""
 STARTED = """
 import pickle, sys
 from services.trainer.distributed import train_distributed
@@ -57,7 +58,7 @@ async def test_two_processes_that_were_killed_go_on_and_end_with_the_losses_of_o
 
     assert "resuming from" in capfd.readouterr().err
     assert two.losses == pytest.approx(one.losses, rel=0.02, abs=0.02)
-    assert two.losses[-1] < two.losses[0] - 0.5
+    assert two.losses[-1] < two.losses[0] - 1
     assert (two.steps, two.best_step) == (one.steps, one.best_step)
     assert len([*folder.glob("tensorboard/*")]) == 2, "one file of each attempt: one process tells the trackers"
     check_adapter(folder / "adapter", BASE, 8)
