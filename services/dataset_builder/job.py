@@ -27,12 +27,12 @@ from services.dataset_builder.building.personal_data import PersonalData, Person
 from services.dataset_builder.building.preferences import Preferences, mark_held_out
 from services.dataset_builder.building.votes import OLDEST_FIRST, Vote, Withdrawals, votes_of
 from services.dataset_builder.chat_tokens import ChatTokens
+from services.dataset_builder.checks.label_noise import Scorer
 from services.dataset_builder.inspection.changes import too_little_new
 from services.dataset_builder.inspection.gates import describe_failed_gates, evaluate_gates, way_out
 from services.dataset_builder.inspection.report import Inspected
 from services.dataset_builder.inspection.summaries import summaries
 from services.dataset_builder.job_input import BuildJob
-from services.dataset_builder.models import LocalModels
 from services.dataset_builder.pipeline import Inputs, build_dataset
 from services.dataset_builder.publishing.publish import StagedBuild, delete_staged, staged_build
 from services.dataset_builder.publishing.versions import read_parent
@@ -86,13 +86,13 @@ def delete_texts(folder: Path) -> None:
     delete_staged(folder)
 
 
-async def build_on_postgres(job: BuildJob, folder: Path, progress: Progress, models: LocalModels) -> BuildResult:
+async def build_on_postgres(job: BuildJob, folder: Path, progress: Progress, score: Scorer) -> BuildResult:
     """Do as `build_version`, with the corrections in PostgreSQL."""
     engine = build_engine(Settings(), NAME)
     try:
         store, traffic = PostgresCorrectionStore(engine), PostgresTrafficStore(engine)
         artifacts = ArtifactStore(job.artifacts, job.cache)
-        return await build_version(job, store, traffic, artifacts, folder, progress, models)
+        return await build_version(job, store, traffic, artifacts, folder, progress, score)
     finally:
         await engine.dispose()
 
@@ -104,11 +104,11 @@ async def build_version(
     artifacts: ArtifactStore,
     folder: Path,
     progress: Progress,
-    models: LocalModels | None = None,
+    score: Scorer | None = None,
 ) -> BuildResult:
     """Build, check and publish a version; store the outcome and the questions, then return the outcome.
 
-    Without `models` this process looks for personal data, and labels have only the scores that are stored.
+    `score`: the model that doubts labels; without it they have only the scores that are stored.
     Raises DependencyUnavailable until the store has all inputs: it may have been restored since the job was submitted.
     """
     stored = await store.outcome(job.cycle.cycle_id or "")
@@ -120,7 +120,7 @@ async def build_version(
     frozen = [row.prompt for row in golden]
     modes = await asyncio.to_thread(read_members, artifacts, job.cycle.uri)
     while True:
-        inspected, count = await _inspected_build(job, store, traffic, artifacts, frozen, modes, progress, models)
+        inspected, count = await _inspected_build(job, store, traffic, artifacts, frozen, modes, progress, score)
         questions = b"".join(asked.model_dump_json().encode() + b"\n" for asked in inspected.build.questions)
         # First: a second run with a stored outcome does not build again.
         write_atomically(folder / _QUESTIONS, questions)
@@ -148,11 +148,11 @@ async def _inspected_build(
     frozen: Sequence[tuple[Message, ...]],
     modes: Mapping[str, str],
     progress: Progress,
-    models: LocalModels | None,
+    score: Scorer | None,
 ) -> tuple[Inspected, int]:
     """Return a build with all that is published of it, and of how many corrections it is."""
     revisions = await store.revisions(job.cycle.task)
-    votes, personal_data, count, preferences = await _read_votes(job, store, revisions, progress, models)
+    votes, personal_data, count, preferences = await _read_votes(job, store, revisions, progress)
     progress(2, 4, f"building from {count} corrections")
     inputs = Inputs(
         votes,
@@ -166,7 +166,6 @@ async def _inspected_build(
         drawn_since=job.cycle.drawn_since,
     )
     parent = read_parent(artifacts, await store.last_version(job.spec.name))
-    score = None if models is None else models.score
     base_model = job.models_folder / job.spec.base_model  # Which is not on every machine.
     count_tokens = ChatTokens(base_model) if base_model.is_dir() else None
     build = await asyncio.to_thread(build_dataset, inputs, score, count_tokens)
@@ -185,7 +184,6 @@ async def _read_votes(
     store: PostgresCorrectionStore,
     revisions: Mapping[str, Revision],
     progress: Progress,
-    models: LocalModels | None,
 ) -> tuple[list[Vote], PersonalData, int, Preferences]:
     """Return votes and preferences without personal data, what was found, and the number of corrections; notes which
     are clear."""
@@ -193,8 +191,7 @@ async def _read_votes(
     prompts = (revision.system_prompt for revision in revisions.values())
     own_texts = (spec.system_prompt, *prompts, *spec.labels, *spec.renamed_labels)
     forms = not has_own_form(spec)
-    redactor = models.redactor if models is not None and rules.enabled else Redactor(job.surrogate_key)
-    search = PersonalDataPass(redactor, rules, own_texts, forms=forms)
+    search = PersonalDataPass(Redactor(job.surrogate_key), rules, own_texts, forms=forms)
     votes, found, count, compact, withdrawn = list[Vote](), PersonalData(), 0, Compactor(), Withdrawals()
     preferences = Preferences()
     by = rules_id(rules, forms=forms)

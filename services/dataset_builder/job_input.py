@@ -31,7 +31,7 @@ class BuildJob(BaseModel):
 
     def models(self, folder: Path) -> LocalModels:
         """Return the models of a job with this folder; nothing is loaded."""
-        return LocalModels(self.surrogate_key, self.embedder, embeddings_file(self.cache, self.spec.name), folder)
+        return LocalModels(self.embedder, embeddings_file(self.cache, self.spec.name), folder)
 
 
 def embeddings_file(cache: Path, task: str) -> Path:

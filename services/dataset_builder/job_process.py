@@ -18,7 +18,7 @@ def run_build(spec: bytes, folder: Path, progress: Progress) -> BuildResult:
     gc.set_threshold(0)
     job = BuildJob.model_validate_json(spec)
     with lease(job.slots_folder, 1, progress):
-        return asyncio.run(build_on_postgres(job, folder, progress, job.models(folder)))
+        return asyncio.run(build_on_postgres(job, folder, progress, job.models(folder).score))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The models that a build asks: the redactor, and the one that doubts labels. Each is loaded when it is first asked."""
+"""The model that doubts labels, on this machine: loaded when it is first asked."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from pathlib import Path
 from services.dataset_builder.checks.label_noise import LabelScore, LabelsToScore
 from shared.jobs import Progress
 from shared.model.embedding import CachedEmbedder, SentenceEmbedder
-from shared.privacy.redaction import Redactor
 
 
 @dataclass(frozen=True)
 class LocalModels:
-    """`key`: of surrogates. `embedder`: the sentence encoder's folder; `embeddings`: the file that keeps the vectors of
+    """`embedder`: the sentence encoder's folder; `embeddings`: the file that keeps the vectors of
     the task's texts from build to build. `folder`: the job's, for its progress."""
 
-    key: bytes
     embedder: Path
     embeddings: Path
     folder: Path
@@ -37,7 +35,3 @@ class LocalModels:
     @cached_property
     def _encoder(self) -> SentenceEmbedder:
         return SentenceEmbedder(self.embedder, fast=True)
-
-    @cached_property
-    def redactor(self) -> Redactor:
-        return Redactor(self.key)

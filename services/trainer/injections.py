@@ -14,7 +14,7 @@ from schemas.conversation import Message, Role
 from schemas.datasets import Example
 from schemas.tasks import TaskSpec
 from shared.identity import content_hash
-from shared.model.injections import TARGET, TRAINED, wrong_answer
+from shared.model.injections import TARGET, TRAINED, pick, wrong_answer
 
 SHARE = 0.15
 """Of the rows that are repeated with an injection: measured, so that an adapter obeys as seldom as its base model."""
@@ -57,8 +57,7 @@ def _can_carry(row: Example) -> bool:
 
 def _injected(row: Example, spec: TaskSpec) -> Example:
     chance = random.Random(row.example_id)  # noqa: S311 - the same copies every time, no secret
-    technique = chance.choice(sorted({injection.technique for injection in TRAINED}))
-    demand = chance.choice([injection.text for injection in TRAINED if injection.technique == technique])
+    demand = pick(TRAINED, chance).text
     *before, last, answer = row.messages
     text = f"{last.content} {demand.replace(TARGET, wrong_answer(spec, row.answer, chance))}"
     messages = (*before, last.model_copy(update={"content": text}), answer)

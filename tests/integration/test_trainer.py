@@ -196,7 +196,7 @@ def test_rows_over_the_length_limit_are_skipped_and_counted(tmp_path: Path, task
 
     outcome = run([*map(example, range(31)), long], spec, tmp_path, report=report)
     assert (outcome.skipped, outcome.steps) == (SkippedRows(too_long=1), 9), (
-        "32 rows, four of them copies with an injection"
+        "31 rows, and copies with an injection that fit"
     )
     assert reports[-1].startswith("step 9 of 9, loss ")
     with pytest.raises(StepImpossible, match=r"1 of 1 training rows \(100%\) .* 1 are longer than 128 tokens"):

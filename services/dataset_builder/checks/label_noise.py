@@ -178,9 +178,8 @@ def find_noise(
         held_back=tuple(row.left_out(Fate.HELD_BACK, SUSPICIOUS, _detail(row, scores[_key(row)])) for row in held),
         confused=_confused(held, scores),
         questions=tuple(
-            label_again(row, row.label, spec, priority + scores[_key(row)].doubt, row.corrected_at)
+            label_again(row, row.label, spec, _priority(row, held_out) + scores[_key(row)].doubt, row.corrected_at)
             for row in held
-            for priority in [_ASKED_IN_EVAL if row.prediction_id in held_out else _ASKED_IN_TRAIN]
         ),
     )
 
@@ -252,6 +251,10 @@ def _bounded(found: Sequence[Row], counts: Mapping[str, int], scores: Mapping[Sc
             taken[row.label] += 1
             held.append(row)
     return held
+
+
+def _priority(row: Row, held_out: Collection[str]) -> float:
+    return _ASKED_IN_EVAL if row.prediction_id in held_out else _ASKED_IN_TRAIN
 
 
 def _recall(judged: Iterable[tuple[Row, LabelScore]]) -> dict[str, tuple[float, int]]:

@@ -70,8 +70,8 @@ def staged_build(inspected: Inspected, cycle: FailuresClustered, now: datetime, 
     See `delete_staged` for the files of a process that was killed.
     """
     dataset, spec = inspected.build.dataset, inspected.spec
-    with tempfile.TemporaryDirectory(prefix=_STAGED, dir=folder) as name:
-        staged = Path(name)
+    with tempfile.TemporaryDirectory(prefix=_STAGED, dir=folder) as temporary:
+        staged = Path(temporary)
         for file, rows in ((TRAIN, dataset.train), (EVAL, dataset.eval), (REJECTED, dataset.left_out)):
             _write_lines(staged / file, rows)
         hashed = [EVAL, REJECTED, TRAIN]
@@ -81,24 +81,22 @@ def staged_build(inspected: Inspected, cycle: FailuresClustered, now: datetime, 
         rows_hash = content_hash(spec.revision, *(staged / file for file in hashed))
         dataset_id = f"{spec.name}-{rows_hash}"
         report = quality_report(inspected, dataset_id, cycle.cycle_id, now)
+        kind, published_as = (KIND, dataset_id) if report.passed else (INSPECTIONS, str(cycle.cycle_id))
         write_atomically(staged / "quality.json", report.model_dump_json(indent=2).encode())
-        write_atomically(
-            staged / "quality.html", page(f"Inspection of {name}", inspection_blocks(report, quoted=True)).encode()
-        )
+        html = page(f"Inspection of {published_as}", inspection_blocks(report, quoted=True))
+        write_atomically(staged / "quality.html", html.encode())
         files = ["quality.json", "quality.html", REJECTED]
         if report.passed:
             write_atomically(staged / CARD, dataset_card(dataset_id, "jsonl").encode())
             files = ["quality.json", "quality.html", *hashed, CARD]
             manifest: BaseModel = _manifest(report, dataset, inspected, cycle, _hashes(staged, files))
-            kind, published_as = KIND, dataset_id
         else:
             (staged / TRAIN).unlink()
             (staged / EVAL).unlink()
             (staged / PREFERENCES).unlink(missing_ok=True)
             manifest = InspectionManifest(
-                task=spec.name, cycle_id=str(cycle.cycle_id), created_at=now, files=_hashes(staged, files)
+                task=spec.name, cycle_id=published_as, created_at=now, files=_hashes(staged, files)
             )
-            kind, published_as = INSPECTIONS, str(cycle.cycle_id)
         write_atomically(staged / MANIFEST, manifest.model_dump_json(indent=2).encode())
         yield StagedBuild(dataset_id, staged, kind, published_as, report)
 

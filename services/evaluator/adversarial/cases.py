@@ -16,7 +16,7 @@ from services.evaluator.adversarial.texts import EMPTY, FOREIGN
 from services.evaluator.domain import Question, sample_rows
 from shared.conversation.task_tools import chat_fields
 from shared.grading.text import WORD
-from shared.model.injections import HELD_OUT, TARGET, Injection, wrong_answer
+from shared.model.injections import HELD_OUT, TARGET, Injection, pick, wrong_answer
 
 OWN = "own"
 """The technique of a task's own injections."""
@@ -110,8 +110,7 @@ def _injection(spec: TaskSpec, chance: random.Random) -> Injection:
     own = spec.evaluation.adversarial.injections
     if own and chance.random() < 0.5:
         return Injection(OWN, chance.choice(own))
-    technique = chance.choice(sorted({injection.technique for injection in HELD_OUT}))
-    return chance.choice([injection for injection in HELD_OUT if injection.technique == technique])
+    return pick(HELD_OUT, chance)
 
 
 def _unanswerable(kind: AdversarialKind, spec: TaskSpec) -> list[Case]:

@@ -133,10 +133,10 @@ class Product:
 
     async def _build(self, spec: bytes, folder: Path) -> BuildResult:
         job = BuildJob.model_validate_json(spec)
-        models = LocalModels(b"key", job.embedder, job.cache / "embeddings" / f"{TASK}.npz", folder)
+        models = LocalModels(job.embedder, job.cache / "embeddings" / f"{TASK}.npz", folder)
         vars(models)["_encoder"] = self._texts  # Where the cached property keeps it.
         return await build_version(
-            job, self._corrections, self._traffic, self.artifacts, folder, Progress(folder), models
+            job, self._corrections, self._traffic, self.artifacts, folder, Progress(folder), models.score
         )
 
     def _evaluate(self) -> None:
