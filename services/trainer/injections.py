@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from schemas.conversation import Message, Role
 from schemas.datasets import Example
 from schemas.tasks import TaskSpec
+from shared.answers import answer_form
 from shared.identity import content_hash
 from shared.model.injections import TARGET, TRAINED, pick, wrong_answer
 
@@ -69,7 +70,7 @@ def _from_nowhere(rows: Sequence[Example], spec: TaskSpec) -> list[Example]:
     if not labels:
         return []
     system = (Message(role=Role.SYSTEM, content=spec.system_prompt),) if spec.system_prompt else ()
-    answer = Message(role=Role.ASSISTANT, content=labels[0])
+    answer = Message(role=Role.ASSISTANT, content=answer_form(spec).from_user(labels[0]))
     names = [content_hash("from nowhere", text) for text in FROM_NOWHERE[: math.ceil(len(rows) / ROWS_A_FOREIGN_TEXT)]]
     return [
         Example(

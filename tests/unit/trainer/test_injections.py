@@ -72,6 +72,11 @@ def test_a_few_questions_that_the_task_is_not_about_are_learnt_where_it_has_a_la
     assert {row.messages[0].text for row in foreign} == {"Say."}
 
 
+def test_of_several_labels_the_one_for_foreign_questions_is_a_list_as_every_answer_is() -> None:
+    several = spec(catch_all_labels=["other"]).model_copy(update={"kind": TaskKind.MULTI_LABEL})
+    assert added_rows(ROWS, several)[-1].answer == '["other"]'
+
+
 @pytest.mark.parametrize("kept", [HELD_OUT, EMPTY, FOREIGN], ids=["injections", "empty", "foreign"])
 def test_what_the_adversarial_set_asks_is_never_trained_on(kept: tuple[Any, ...]) -> None:
     assert not set(kept) & {*TRAINED, *FROM_NOWHERE}
