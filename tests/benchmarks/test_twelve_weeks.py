@@ -252,7 +252,7 @@ def test_a_build_embeds_and_scores_with_the_vectors_of_the_corpus(tmp_path: Path
     texts = [f"text {number}" for number in range(40)]
     vectors = np.eye(40, DIMENSIONS, dtype=np.float32)
     found = replace(corpus(), texts=texts, vectors=vectors)
-    models = LocalModels(b"k" * 32, tmp_path, tmp_path / "embeddings.vectors", tmp_path)
+    models = LocalModels(tmp_path, tmp_path / "embeddings.vectors", tmp_path)
     vars(models)["_encoder"] = EmbeddedTexts(found)
     rows = [LabelledText(text, "ab"[number % 2]) for number, text in enumerate(texts)]
     assert len(list(models.score(LabelsToScore(rows)))) == 40
