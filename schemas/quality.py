@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, StringConstraints
 
@@ -45,6 +45,17 @@ class LabelBalance(Frozen):
     production: float | None = Field(
         default=None, ge=0.0, le=1.0, description="Share of production's answers; None: unknown."
     )
+    audited: float | None = Field(
+        default=None, ge=0.0, description="How often it is right in production, by audits; None: too few audits."
+    )
+
+
+class QuestionCount(Frozen):
+    """How many questions chance drew for a sample, and how many of these people answered."""
+
+    sample: Literal["audits", "doubts"]
+    asked: int = Field(ge=0)
+    answered: int = Field(ge=0)
 
 
 Cell = str | int | float | None
@@ -105,6 +116,10 @@ class QualityReport(Frozen):
     checks: tuple[Check, ...]
     train_examples: int = Field(ge=0)
     eval_examples: int = Field(ge=0)
+    traffic_examples: int = Field(default=0, ge=0, description="Held-out rows that chance drew from production.")
+    unseen_examples: int = Field(default=0, ge=0, description="Held-out rows unlike all that is trained on.")
+    golden_examples: int = Field(default=0, ge=0, description="Questions of the golden set.")
+    questions: tuple[QuestionCount, ...] = Field(default=(), description="Empty: how many were asked is not known.")
     left_out: tuple[LeftOutCount, ...] = ()
     labels: tuple[LabelBalance, ...] = Field(default=(), description="Empty for a task without labels.")
     changes: Changes | None = Field(default=None, description="Since the parent; None: there is none to compare with.")

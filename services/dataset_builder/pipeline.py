@@ -180,14 +180,13 @@ def build_dataset(inputs: Inputs, score: Scorer | None = None, count_tokens: Cou
         corrected=Counter(row.label for row in rows),
         measures=Measures(
             measure_agreement(overlaps, spec.dataset.seed, max(spec.dataset.min_overlaps, WINDOW)),
-            measure_distribution(
-                train, audits, inputs.response.answered_audits, inputs.questions_drawn.get(Purpose.AUDIT, 0)
-            ),
+            measure_distribution(train, audits),
             guarded.shifts,
             noise,
             placed.exclusions,
             frozenset(text_hash(input_text(question, inputs.prompts)) for question in frozen),
             reliability,
+            inputs.response.questions,
         ),
         edits=edits(dataset.train, guarded.rows, spec.kind),
     )

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from schemas.base import CheckResult
-from schemas.quality import LabelBalance, Measure, QualityReport
+from schemas.quality import LabelBalance, Measure, QualityReport, QuestionCount
 from shared.report.blocks import Bars, Block, Section, Share, Table, Text
 from shared.report.evaluation import gates_table
 from shared.report.written import number
+
+_WISHED = 5
+_SHOWN = 10
 
 
 def inspection_blocks(report: QualityReport, quoted: bool = False) -> list[Block]:
@@ -19,9 +22,11 @@ def inspection_blocks(report: QualityReport, quoted: bool = False) -> list[Block
         Text(_verdict(report), "good" if report.passed else "bad"),
         Text(f"{report.dataset_id or 'No version'}. {about}", "note"),
         *(Text(step, "open", "to do") for step in _next_steps(report)),
-        Section("Checks", [gates_table(report.checks)]),
-        Section("Where the rows ended", [*_places(report), Text(_changes(report), "note")]),
+        *(Text(wish, "open", "collect next") for wish in _wishes(report.labels)),
+        *(Text(_unanswered(count), "note") for count in report.questions),
+        Section("Rows by place", [Text(_held_out(report)), *_places(report), Text(_changes(report), "note")]),
         *_label_blocks(report.labels),
+        Section("Checks", [gates_table(report.checks)]),
         *(_measure(measure) for measure in report.measures),
         *([Section("Rows left out, by reason", _quotes(report))] if quoted else []),
     ]
@@ -40,6 +45,40 @@ def _next_steps(report: QualityReport) -> list[str]:
     steps = [check.way_out for result in results for check in report.checks if check.result is result]
     again = "" if report.passed else f"Then start a new cycle: ratchet cycle {report.task}"
     return [step for step in dict.fromkeys([*steps, again]) if step]
+
+
+def _wishes(labels: Sequence[LabelBalance]) -> list[str]:
+    """Rows of which labels would help most: those rarer in training than in production, as far as audits tell, else
+    those with the fewest rows."""
+    if not labels:
+        return []
+    rows = sum(row.train for row in labels)
+    if any(row.audited for row in labels):
+        audited, trained = _shares([row.audited for row in labels]), _shares([row.weighted for row in labels])
+        gaps = {
+            row.label: round(((right or 0.0) - (learnt or 0.0)) * rows)
+            for row, right, learnt in zip(labels, audited, trained, strict=True)
+        }
+        most = sorted((label for label, gap in gaps.items() if gap >= 1), key=lambda label: (-gaps[label], label))
+        wished = [f"{gaps[label]:,} more of {label}" for label in most[:_WISHED]]
+        return [f"{', '.join(wished)}: as frequent as in production."] if wished else []
+    fewest = sorted(labels, key=lambda row: row.train)[: min(_WISHED, len(labels) // 2)]
+    few = ", ".join(f"{row.label} ({row.train:,})" for row in fewest)
+    return [f"Audits do not tell yet how frequent each label is. Fewest training rows: {few}."] if few else []
+
+
+def _unanswered(count: QuestionCount) -> str:
+    sample = {"audits": "in the audit", "doubts": "about doubtful answers"}[count.sample]
+    return f"Questions {sample}: {count.asked:,} asked, {max(count.asked - count.answered, 0):,} not answered."
+
+
+def _held_out(report: QualityReport) -> str:
+    golden = f" The golden set has {report.golden_examples:,} more." if report.golden_examples else ""
+    return (
+        f"{report.train_examples:,} rows are trained on. Of the {report.eval_examples:,} held out, chance drew "
+        f"{report.traffic_examples:,} from traffic, and {report.unseen_examples:,} are unlike all that is trained on."
+        f"{golden}"
+    )
 
 
 def _places(report: QualityReport) -> list[Block]:
@@ -65,24 +104,29 @@ def _changes(report: QualityReport) -> str:
 def _label_blocks(labels: Sequence[LabelBalance]) -> list[Block]:
     if not labels:
         return []
-    corrected = sum(row.corrected for row in labels) or 1
-    weighted = sum(row.weighted for row in labels) or 1.0
-    shares: dict[str, list[float | None]] = {
-        row.label: [
-            None if share is None else Share(share)
-            for share in (row.corrected / corrected, row.weighted / weighted, row.production)
-        ]
-        for row in labels
+    audited, produced = _shares([row.audited for row in labels]), _shares([row.production for row in labels])
+    trained = _shares([row.weighted for row in labels])
+    known = audited if any(audited) else produced
+    apart = {
+        row.label: abs((is_known or 0.0) - (is_trained or 0.0))
+        for row, is_known, is_trained in zip(labels, known, trained, strict=True)
     }
-    most = max(share or 0.0 for of_label in shares.values() for share in of_label) or 1.0
-    series = ("as people gave it", "trained on, after weights", "production's answers")
-    bars = Bars("Share of each label", series, shares, most)
-    rows = [
-        (row.label, row.corrected, row.train, number(row.weighted), row.eval, shares[row.label][2]) for row in labels
-    ]
-    columns = ("label", "as people gave it", "training", "after weights", "held out", "production")
+    shares = dict(zip(apart, zip(audited, produced, trained, strict=True), strict=True))
+    shown = sorted(apart, key=lambda label: -apart[label])[:_SHOWN]
+    series = ("production, by audits", "production's own answers", "trained on, after weights")
+    most = max(share or 0.0 for label in shown for share in shares[label]) or 1.0
+    title = "Share of each label" if len(shown) == len(labels) else f"The {_SHOWN} labels whose shares differ most"
+    bars = Bars(title, series, {label: shares[label] for label in shown}, most)
+    rows = [(row.label, row.corrected, row.train, number(row.weighted), row.eval, *shares[row.label]) for row in labels]
+    columns = ("label", "as people gave it", "training", "after weights", "held out", *series)
     numbers = Section("Numbers of each label", [Table(columns, rows)], folded=True)
-    return [Section("Labels before and after", [bars, numbers])]
+    return [Section("Labels in production and in training", [bars, numbers])]
+
+
+def _shares(values: Sequence[float | None]) -> list[Share | None]:
+    """Each value's share of their sum; None where it is not known."""
+    total = sum(value or 0.0 for value in values) or 1.0
+    return [None if value is None else Share(value / total) for value in values]
 
 
 def _measure(measure: Measure) -> Section:

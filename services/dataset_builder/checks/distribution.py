@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from schemas.datasets import Example, Origin
 from schemas.labels import Purpose
@@ -63,15 +63,14 @@ class ClassShare:
 class Distribution:
     """The labels of the training rows against production's. The numbers are None where too little is audited.
 
-    `audits` have a label of today; of the task's questions `answered` are answered, of `asked` (0: not known).
+    `audits` have a label of today; `production`: the share of each answer in production, by audits.
 
     `psi` is corrected for its bias, so it may be slightly negative. `jensen_shannon` is in bits, 0 to 1. `p_value` is
     that of the chi-square test of equal shares, on effective sample sizes (Kish 1965).
     """
 
     audits: int = 0
-    answered: int = 0
-    asked: int = 0
+    production: Mapping[str, float] = field(default_factory=dict)
     classes: tuple[ClassShare, ...] = ()
     psi: float | None = None
     jensen_shannon: float | None = None
@@ -99,12 +98,12 @@ def audited(votes: Iterable[Vote]) -> Audits:
     return Audits(dict(weights), dict(counts), len(weight_of), _effective(weight_of.values()))
 
 
-def measure_distribution(train: Sequence[Example], audits: Audits, answered: int = 0, asked: int = 0) -> Distribution:
-    """Compare the training rows, by their weights, with audited production. `answered`, `asked`: see `Distribution`."""
+def measure_distribution(train: Sequence[Example], audits: Audits) -> Distribution:
+    """Compare the training rows, by their weights, with audited production."""
     weighted = weights_by_label(train)
     classes = audits.classes(weighted)
     if not weighted or not classes or audits.effective < MIN_COMPARED:
-        return Distribution(audits.total, answered, asked)
+        return Distribution(audits.total)
     total = sum(weighted.values())
     shares = tuple(
         ClassShare(
@@ -121,8 +120,7 @@ def measure_distribution(train: Sequence[Example], audits: Audits, answered: int
     statistic = chi_square(production, training)
     return Distribution(
         audits=audits.total,
-        answered=answered,
-        asked=asked,
+        production={label: audits.share([label]) for label in audits.weights},
         classes=shares,
         psi=round(corrected_psi(production, training), 4),
         jensen_shannon=round(jensen_shannon(production, training), 4),

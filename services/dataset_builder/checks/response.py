@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from schemas.labels import Purpose
+from schemas.quality import QuestionCount
 from services.dataset_builder.building.votes import Vote
 
 _DIGITS = 4
@@ -23,12 +24,12 @@ _SMALLEST = 1e-9
 class ResponseRates:
     """The shares of the audit's questions, and of all others that chance drew, that were answered; each above 0.
 
-    `answered_audits`: how many of the audit's questions were.
+    `questions` are their numbers, where any is known to be asked.
     """
 
     audits: float = 1.0
     doubts: float = 1.0
-    answered_audits: int = 0
+    questions: tuple[QuestionCount, ...] = ()
 
     def probability(self, vote: Vote) -> float | None:
         """Return how probable it was that chance drew the prediction and somebody answered; None: it was not chance.
@@ -48,17 +49,20 @@ def response_rates(votes: Iterable[Vote], drawn: Mapping[Purpose, int], since: d
     """Return the rates of a task. `drawn`: its questions by purpose, answered or not; of a purpose without any the rate
     is 1. They are about predictions made `since` then: questions and answers have age limits of their own.
     """
-    answered: dict[bool, set[str]] = {True: set(), False: set()}
+    audits, doubts = set[str](), set[str]()
     for vote in votes:
         is_counted = since is None or vote.predicted_at is None or vote.predicted_at >= since
         if vote.drawn_probability is not None and is_counted:
-            answered[vote.purpose is Purpose.AUDIT].add(vote.prediction_id)
-    audits = drawn.get(Purpose.AUDIT, 0)
-    doubts = sum(count for purpose, count in drawn.items() if purpose is not Purpose.AUDIT)
-    answered_audits = len(answered[True])
-    return ResponseRates(_rate(answered_audits, audits), _rate(len(answered[False]), doubts), answered_audits)
+            (audits if vote.purpose is Purpose.AUDIT else doubts).add(vote.prediction_id)
+    asked = drawn.get(Purpose.AUDIT, 0)
+    of_audits = QuestionCount(sample="audits", asked=asked, answered=len(audits))
+    of_doubts = QuestionCount(sample="doubts", asked=sum(drawn.values()) - asked, answered=len(doubts))
+    known = tuple(count for count in (of_audits, of_doubts) if count.asked)
+    return ResponseRates(_rate(of_audits), _rate(of_doubts), known)
 
 
-def _rate(answered: int, drawn: int) -> float:
+def _rate(count: QuestionCount) -> float:
     """Few digits: rows change their weights from version to version no oftener than that matters."""
-    return max(round(min(answered / drawn, 1.0), _DIGITS), 10.0**-_DIGITS) if answered and drawn else 1.0
+    if not count.answered or not count.asked:
+        return 1.0
+    return max(round(min(count.answered / count.asked, 1.0), _DIGITS), 10.0**-_DIGITS)

@@ -7,13 +7,7 @@ from collections import Counter
 
 from schemas.base import Gate
 from services.dataset_builder.checks.agreement import Agreement
-from services.dataset_builder.checks.distribution import (
-    MIN_AUDITS,
-    MIN_COMPARED,
-    Distribution,
-    corrected_psi,
-    weights_by_label,
-)
+from services.dataset_builder.checks.distribution import MIN_AUDITS, MIN_COMPARED, corrected_psi, weights_by_label
 from services.dataset_builder.checks.intervals import upper_bound
 from services.dataset_builder.inspection.gate import MAX_DETAIL, DatasetGate, Inspection
 from services.dataset_builder.inspection.row_gates import DEFAULT
@@ -157,7 +151,10 @@ class LabelDistribution(DatasetGate):
     )
     bar = f"≤ `max_label_psi` ({DEFAULT.max_label_psi})"
     source = "practice: over 0.25 is another distribution"
-    remedy = "Have the missing labels corrected, or raise dataset.balance.max_class_weight or dataset.max_label_psi."
+    remedy = (
+        "Have the labels under “collect next” corrected, or raise dataset.balance.max_class_weight or "
+        "dataset.max_label_psi."
+    )
     to_know = "Have the questions of the audit answered in the console, or raise failures.audit_share."
 
     def measure(self, inspected: Inspection) -> Gate:
@@ -169,11 +166,10 @@ class LabelDistribution(DatasetGate):
             index = corrected_psi(traffic, weights_by_label(train))
             answers = f"PSI against production's answers, not a gate: {index:.2f}"
         if found.psi is None:
-            detail = f"unknown: {_answered(found)}; {MIN_COMPARED} are needed, {MIN_AUDITS} of them of one label"
+            detail = f"unknown: {found.audits} audits; {MIN_COMPARED} are needed, {MIN_AUDITS} of them of one label"
             return self.unknown(required, "; ".join(filter(None, (detail, answers))))
         verdict = "close" if found.psi < _CLOSE else "differs" if found.psi <= maximum else "differs too much"
-        lacking = "" if found.psi < _CLOSE else _collect(found, len(train))
-        detail = "; ".join(filter(None, (f"{verdict}, {_answered(found)}", lacking, answers)))
+        detail = "; ".join(filter(None, (f"{verdict}, {found.audits} audits", answers)))
         return self.gate(found.psi <= maximum, found.psi, required, detail)
 
 
@@ -192,16 +188,3 @@ def _who(agreement: Agreement, minimum: float) -> str:
         f"labels: {', '.join(f'{c.label} {c.agreement.value:.0%}' for c in labels[:10])}; confused: {confused}; "
         f"reviewers: {', '.join(f'{a.annotator} {a.agreement.value:.0%}' for a in people[:10])}"
     )[: MAX_DETAIL // 2]
-
-
-def _answered(measured: Distribution) -> str:
-    if not measured.asked or measured.asked < measured.answered:  # Not known.
-        return f"{measured.audits} audits"
-    return f"{measured.audits} audits; {measured.answered} of {measured.asked} answered"
-
-
-def _collect(measured: Distribution, rows: int) -> str:
-    """Say how many more rows of which labels would make them as frequent as in production."""
-    gaps = {c.label: round((c.production - c.training) * rows) for c in measured.classes}
-    most = sorted(((gap, label) for label, gap in gaps.items() if gap >= 1), key=lambda item: (-item[0], item[1]))
-    return "collect " + ", ".join(f"{gap} more of {label}" for gap, label in most[:10]) if most else ""

@@ -69,6 +69,10 @@ def quality_report(inspected: Inspected, dataset_id: str, cycle_id: str | None, 
         checks=tuple(map(_check, inspected.gates)),
         train_examples=len(dataset.train),
         eval_examples=len(dataset.eval),
+        traffic_examples=sum(row.drawn_probability is not None for row in dataset.eval),
+        unseen_examples=sum(not row.seen for row in dataset.eval),
+        golden_examples=len(inspected.build.measures.frozen),
+        questions=inspected.build.measures.questions,
         left_out=dataset.left_out_counts(),
         labels=_labels(inspected) if spec.labels else (),
         changes=None if inspected.difference is None else inspected.difference.counts(),
@@ -93,7 +97,7 @@ def _labels(inspected: Inspected) -> tuple[LabelBalance, ...]:
     """The task's labels in their order, then what people wrote that is none: the most frequent few, and the others
     together. A row with several counts for each."""
     dataset, spec = inspected.build.dataset, inspected.spec
-    corrected, traffic, train, held_out, weighted = (
+    corrected, traffic, train, held_out, weighted, audited = (
         answer_form(spec).counts_by_label(counts)
         for counts in (
             inspected.build.corrected,
@@ -101,6 +105,7 @@ def _labels(inspected: Inspected) -> tuple[LabelBalance, ...]:
             Counter(example.answer for example in dataset.train),
             Counter(example.answer for example in dataset.eval),
             weights_by_label(dataset.train),
+            inspected.build.measures.distribution.production,
         )
     )
     others = sorted(
@@ -119,6 +124,7 @@ def _labels(inspected: Inspected) -> tuple[LabelBalance, ...]:
             eval=round(held_out.get(label, 0)),
             weighted=round(weighted.get(label, 0.0), 3),
             production=round(traffic.get(label, 0) / asked, 4) if asked else None,
+            audited=round(audited.get(label, 0.0), 4) if audited else None,
         )
         for label in (*spec.labels, *others)
     )

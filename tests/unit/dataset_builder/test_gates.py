@@ -137,8 +137,8 @@ PLANTED = [
     ("agreement", build(votes=overlaps_of(200, agree=160)), "80% of 200 questions; labels: "),
     ("label_noise", build(noise=noise_of(issues=30)), "about 30% of the labels look wrong"),
     ("labels_predictable", build(noise=noise_of(issues=0, recall=0.6)), "tells its label in 60% of cases"),
-    ("label_distribution", build("a" * 80 + "b" * 20, votes=audits_of({"a": 50, "b": 50})), "more of b"),
-    ("label_distribution", build("a" * 94 + "b" * 6, votes=audits_of({"a": 50, "b": 50})), "more of b"),
+    ("label_distribution", build("a" * 80 + "b" * 20, votes=audits_of({"a": 50, "b": 50})), "differs too much"),
+    ("label_distribution", build("a" * 94 + "b" * 6, votes=audits_of({"a": 50, "b": 50})), "differs too much"),
 ]
 
 
@@ -266,13 +266,6 @@ def test_labels_without_audits_are_not_compared_with_production_and_production_s
     assert (measured.passed, measured.measured) == (True, None)
     assert measured.detail.startswith("unknown: 9 audits; 30 are needed, 10 of them of one label")
     assert "not a gate" in measured.detail
-
-
-def test_audits_that_nobody_answered_are_counted() -> None:
-    made = build(votes=audits_of({"a": 40, "b": 40, "c": 40}))
-    audits = audited(audits_of({"a": 40, "b": 40, "c": 40}))
-    measures = Measures(distribution=measure_distribution(made.dataset.train, audits, 130, 150))
-    assert "120 audits; 130 of 150 answered" in gate("label_distribution", replace(made, measures=measures)).detail
 
 
 def test_a_generation_task_has_no_gates_of_labels() -> None:

@@ -149,7 +149,6 @@ def test_labels_that_weights_cannot_make_as_frequent_as_in_production_stop_a_bui
     loud = [vote(10_000 + n, "refund" if n % 10 else "delivery") for n in range(3_000)]
     build, gates = inspected([*audits, *loud])
     assert failed(gates) == ["label_distribution"]
-    assert "more of cancel" in gates["label_distribution"].detail
     assert build.measures.distribution.jensen_shannon is not None
 
 

@@ -18,6 +18,7 @@ from services.dataset_builder.building.votes import votes_of
 from services.dataset_builder.inspection.gates import evaluate_gates
 from services.dataset_builder.inspection.report import Inspected, quality_report
 from services.dataset_builder.pipeline import NO_LABEL, Inputs, build_dataset
+from shared.report.blocks import Section, Text
 from shared.report.dataset import inspection_blocks
 from shared.report.html import page
 from tests.conftest import ROOT
@@ -195,6 +196,58 @@ def test_a_page_shows_every_check_in_words_and_the_bars_of_every_label() -> None
         assert measure.summary in shown.text
     assert shown.tags.count("svg") == 2
     assert shown.tags.count("rect") >= 2 * len(report.labels)
+
+
+def first_lines(report: QualityReport) -> list[str]:
+    """What stands before the first heading, and the first line below it."""
+    blocks = inspection_blocks(report)
+    heading = next(n for n, block in enumerate(blocks) if isinstance(block, Section))
+    section = blocks[heading]
+    assert isinstance(section, Section)
+    return [block.text for block in [*blocks[:heading], section.blocks[0]] if isinstance(block, Text)]
+
+
+def test_the_first_lines_say_what_to_collect_what_nobody_answered_and_where_the_rows_are() -> None:
+    lines = first_lines(QualityReport.model_validate_json(GOLDEN.read_text()))
+    assert "13 more of other, 8 more of refund: as frequent as in production." in lines
+    assert "Questions in the audit: 150 asked, 38 not answered." in lines
+    assert "Questions about doubtful answers: 400 asked, 140 not answered." in lines
+    assert lines[-1] == (
+        "240 rows are trained on. Of the 60 held out, chance drew 45 from traffic, and 52 are unlike all that is "
+        "trained on. The golden set has 20 more."
+    )
+
+
+def audit(number: int, label: str, **changes: object) -> CorrectionSubmitted:
+    fixed = {"purpose": Purpose.AUDIT, "inclusion_probability": 0.1, "drawn_probability": 0.1, **changes}
+    return correction(number, label).model_copy(update=fixed)
+
+
+def test_what_to_collect_and_what_was_asked_come_from_the_build_itself() -> None:
+    audits = [audit(n, SPEC.labels[n % 4 == 0]) for n in range(60)]
+    loud = [correction(100 + n, "delivery") for n in range(200)]
+    votes = votes_of([*audits, *loud])
+    build = build_dataset(Inputs(votes, SPEC, questions_drawn={Purpose.AUDIT: 80, Purpose.UNCALIBRATED: 7}))
+    report = quality_report(Inspected(build, votes, SPEC, (), {}), "desk-1", "cycle-1", NOON)
+    shares = {row.label: row.audited for row in report.labels}
+    assert shares == {"refund": 0.75, "delivery": 0.25}
+    assert [(count.sample, count.asked, count.answered) for count in report.questions] == [
+        ("audits", 80, 60), ("doubts", 7, 0)
+    ]  # fmt: skip
+    held_out = build.dataset.eval
+    assert (
+        0 < report.traffic_examples == sum(row.prediction_ids[0] < "p60" for row in held_out if row.drawn_probability)
+    )
+    assert report.unseen_examples == sum(not row.seen for row in held_out)
+    rows = sum(row.train for row in report.labels)
+    trained = next(row.weighted for row in report.labels if row.label == "refund")
+    gap = round((0.75 - trained / sum(row.weighted for row in report.labels)) * rows)
+    assert f"{gap} more of refund: as frequent as in production." in first_lines(report)
+
+
+def test_without_audits_the_labels_with_the_fewest_rows_are_named() -> None:
+    report = report_of([correction(n, "refund") for n in range(20)])
+    assert any("Fewest training rows: delivery (0)." in line for line in first_lines(report))
 
 
 @pytest.mark.parametrize("kind", [TaskKind.GENERATION])

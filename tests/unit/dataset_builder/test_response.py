@@ -10,6 +10,7 @@ import pytest
 
 from schemas.conversation import Answer, Call, Message, Role
 from schemas.labels import CorrectionSubmitted, Purpose
+from schemas.quality import QuestionCount
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.votes import Vote, votes_of
 from services.dataset_builder.checks.response import ResponseRates, response_rates
@@ -65,9 +66,12 @@ def test_a_prediction_counts_once_and_a_complaint_not_at_all() -> None:
     audit = answered(1, Purpose.AUDIT, 0.1, 0.4)
     votes = [audit, replace(audit, voter="ben", correction_id="c2"), answered(3, Purpose.FEEDBACK, 1.0, None)]
     votes.insert(0, answered(4, Purpose.LOW_CONFIDENCE, 0.2, 0.4))
-    assert response_rates(votes, {Purpose.AUDIT: 4}) == ResponseRates(0.25, 1.0, 1)
-    assert response_rates(votes, {Purpose.AUDIT: 4, Purpose.LOW_CONFIDENCE: 10}) == ResponseRates(0.25, 0.1, 1)
-    assert response_rates(votes, {}) == ResponseRates(answered_audits=1), "nothing is known of the questions"
+    audits = QuestionCount(sample="audits", asked=4, answered=1)
+    doubts = QuestionCount(sample="doubts", asked=10, answered=1)
+    assert response_rates(votes, {Purpose.AUDIT: 4}) == ResponseRates(0.25, 1.0, (audits,))
+    drawn = {Purpose.AUDIT: 4, Purpose.LOW_CONFIDENCE: 7, Purpose.UNCALIBRATED: 3}
+    assert response_rates(votes, drawn) == ResponseRates(0.25, 0.1, (audits, doubts))
+    assert response_rates(votes, {}) == ResponseRates(), "nothing is known of the questions"
     assert response_rates(votes * 9, {Purpose.AUDIT: 0, Purpose.LOW_CONFIDENCE: 7}).audits == 1.0
     assert ResponseRates(0.5, 0.1).probability(votes[-1]) is None
 
@@ -77,7 +81,7 @@ def test_answers_count_as_far_back_as_the_questions_do() -> None:
         replace(answered(number, Purpose.AUDIT, 0.1, 0.4), predicted_at=NOON - timedelta(days=number))
         for number in range(10)
     ]
-    assert response_rates(votes, {Purpose.AUDIT: 6}, NOON - timedelta(days=2)) == ResponseRates(0.5, 1.0, 3)
+    assert response_rates(votes, {Purpose.AUDIT: 6}, NOON - timedelta(days=2)).audits == 0.5
 
 
 def test_a_row_carries_the_probability_that_it_is_there() -> None:
