@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -118,6 +118,7 @@ def production_of(event: AdapterTrained, rollout: RolloutChanged | None) -> str 
 
 def evaluation_questions(rows: Sequence[Example]) -> list[Question]:
     """Return the held-out rows as questions, with what is known of where they come from."""
+    is_mixed = len({row.seen for row in rows}) > 1
     return [
         Question(
             row.prompt,
@@ -127,14 +128,21 @@ def evaluation_questions(rows: Sequence[Example]) -> list[Question]:
             row.response_format,
             row_id=row.example_id,
             group=row.group,
-            slices=tuple(
-                f"{kind} {name}" for kind, name in (("failure mode", row.mode_id), ("app", row.app)) if name is not None
-            ),
+            slices=tuple(_slices(row, is_mixed=is_mixed)),
             drawn=row.drawn_probability,
             is_uniform=row.purpose in _UNIFORM,
         )
         for row in rows
     ]
+
+
+def _slices(row: Example, *, is_mixed: bool) -> Iterator[str]:
+    if row.mode_id is not None:
+        yield f"failure mode {row.mode_id}"
+    if row.app is not None:
+        yield f"app {row.app}"
+    if is_mixed:  # Else it would be all rows once more.
+        yield "seen questions" if row.seen else "unseen questions"
 
 
 def golden_questions(rows: Sequence[GoldenRow], spec: TaskSpec) -> list[Question]:

@@ -88,6 +88,9 @@ def test_a_question_knows_the_slices_it_is_in_and_how_probable_it_was() -> None:
     assert (audit.drawn, audit.is_uniform, audit.group) == (0.25, True, "g")
     assert (suspect.drawn, suspect.is_uniform) == (0.5, False)
     assert (chosen.drawn, chosen.is_uniform) == (None, False)
+    seen = rows[0].model_copy(update={"seen": True, "mode_id": None, "app": None})
+    slices = [question.slices[-1:] for question in evaluation_questions([seen, *rows[1:]])]
+    assert slices == [("seen questions",), ("unseen questions",), ("unseen questions",)]
 
 
 def trained() -> AdapterTrained:
