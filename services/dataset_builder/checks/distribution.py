@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from schemas.datasets import Example, Origin
 from schemas.labels import Purpose
 from services.dataset_builder.building.votes import OLDEST_FIRST, Vote
-from services.dataset_builder.checks.intervals import chi_square_tail
 
 MIN_AUDITS = 10
 """A class with fewer is not compared by itself: all such classes are one."""
@@ -65,17 +64,13 @@ class Distribution:
 
     `audits` have a label of today; `production`: the share of each answer in production, by audits.
 
-    `psi` is corrected for its bias, so it may be slightly negative. `jensen_shannon` is in bits, 0 to 1. `p_value` is
-    that of the chi-square test of equal shares, on effective sample sizes (Kish 1965).
+    `psi` is corrected for its bias, on effective sample sizes (Kish 1965), so it may be slightly negative.
     """
 
     audits: int = 0
     production: Mapping[str, float] = field(default_factory=dict)
     classes: tuple[ClassShare, ...] = ()
     psi: float | None = None
-    jensen_shannon: float | None = None
-    chi_square: float | None = None
-    p_value: float | None = None
 
 
 def audited(votes: Iterable[Vote]) -> Audits:
@@ -117,15 +112,11 @@ def measure_distribution(train: Sequence[Example], audits: Audits) -> Distributi
     rows = _effective(row.weight for row in train)
     production = {share.label: share.production * audits.effective for share in shares}
     training = {share.label: share.training * rows for share in shares}
-    statistic = chi_square(production, training)
     return Distribution(
         audits=audits.total,
         production={label: audits.share([label]) for label in audits.weights},
         classes=shares,
         psi=round(corrected_psi(production, training), 4),
-        jensen_shannon=round(jensen_shannon(production, training), 4),
-        chi_square=round(statistic, 2),
-        p_value=round(chi_square_tail(statistic, len(shares) - 1), 6) if len(shares) > 1 else 1.0,
     )
 
 
@@ -154,28 +145,6 @@ def corrected_psi(expected: Mapping[str, float], actual: Mapping[str, float]) ->
         q = (actual.get(name, 0.0) + 0.5) / (m + 0.5 * size)
         total += (p - q) * math.log(p / q)
     return total - (size - 1) * (1 / n + 1 / m)
-
-
-def chi_square(left: Mapping[str, float], right: Mapping[str, float]) -> float:
-    """Return Pearson's statistic of two counts over the same classes, with one degree of freedom less than classes."""
-    n, m = sum(left.values()), sum(right.values())
-    total = 0.0
-    for name in sorted(left):
-        pooled = (left[name] + right[name]) / (n + m)
-        if pooled > 0.0:
-            total += ((left[name] - n * pooled) ** 2 / n + (right[name] - m * pooled) ** 2 / m) / pooled
-    return total
-
-
-def jensen_shannon(left: Mapping[str, float], right: Mapping[str, float]) -> float:
-    """Return the Jensen-Shannon divergence of two counts over the same classes in bits: 0 the same, 1 disjoint."""
-    n, m = sum(left.values()), sum(right.values())
-    total = 0.0
-    for name in sorted(left):
-        p, q = left[name] / n, right[name] / m
-        middle = (p + q) / 2.0
-        total += sum(0.5 * share * math.log2(share / middle) for share in (p, q) if share > 0.0)
-    return total
 
 
 def _effective(weights: Iterable[float]) -> float:

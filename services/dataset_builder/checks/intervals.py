@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scipy.special import betainc, betaincinv, chdtrc
+from scipy.special import betainc, betaincinv
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,3 @@ def _lower_bound(successes: float, n: float, level: float) -> float:
 def binomial_tail(successes: int, n: int, p: float) -> float:
     """Return the probability of at least so many successes in n trials of probability p."""
     return 1.0 if successes <= 0 else float(betainc(successes, n - successes + 1, p))
-
-
-def chi_square_tail(statistic: float, degrees: int) -> float:
-    """Return the probability of a chi-square variable above the statistic."""
-    return float(chdtrc(degrees, statistic))

@@ -113,9 +113,6 @@ def _distribution(found: Distribution) -> Measure:
         figures={
             "audits": found.audits,
             "population_stability_index": found.psi,
-            "jensen_shannon_bits": found.jensen_shannon,
-            "chi_square": found.chi_square,
-            "p_value": found.p_value,
         },
         table=_table(("label", "audits", "production", "training", "difference"), rows),
     )

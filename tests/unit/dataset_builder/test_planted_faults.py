@@ -144,12 +144,11 @@ def test_a_skew_against_audits_is_repaired_by_weights_within_bounds() -> None:
     assert after < 0.25 < before
 
 
-def test_labels_that_weights_cannot_make_as_frequent_as_in_production_stop_a_build_and_are_asked_for() -> None:
+def test_labels_that_weights_cannot_make_as_frequent_as_in_production_stop_a_build() -> None:
     audits = [v for v in clean() if v.purpose is Purpose.AUDIT]
     loud = [vote(10_000 + n, "refund" if n % 10 else "delivery") for n in range(3_000)]
-    build, gates = inspected([*audits, *loud])
+    _, gates = inspected([*audits, *loud])
     assert failed(gates) == ["label_distribution"]
-    assert build.measures.distribution.jensen_shannon is not None
 
 
 def poison(count: int) -> list[UserCorrection]:

@@ -97,7 +97,7 @@ def test_label_noise_says_how_many_labels_are_doubted_and_which_are_hard_to_tell
 
 def test_distribution_poisoning_weights_and_personal_data_have_their_figures() -> None:
     shares = (ClassShare("refund", 25, 0.6, 0.7),)
-    distribution = Distribution(audits=40, classes=shares, psi=0.2, jensen_shannon=0.05, chi_square=4.0, p_value=0.04)
+    distribution = Distribution(audits=40, classes=shares, psi=0.2)
     shift = VoterShift(Voter("user", "u1"), 200, 190, 195, (("refund", "delivery", 190),))
     personal = PersonalData({"email": 2, "phone": 1}, changed=3, left=1)
     near = Exclusions(rows=30, of=200, cause="p7", caused=28)
