@@ -26,6 +26,7 @@ from schemas.tasks import TaskSpec
 from services.dataset_builder.building.rows import BY_AGE, Row
 from shared.answers import answer_form
 from shared.identity import content_hash
+from shared.model.groups import Groups
 from shared.model.near_copies import NearCopies, Question, Shingles, question_of
 from shared.model.texts import fold
 
@@ -234,45 +235,33 @@ def group_rows(rows: Sequence[Row], places: Places) -> tuple[dict[str, str], dic
     Rows of a session are one group. Rows without a session join where one's question with its answer is in the other's
     history: so a later turn joins an earlier one, however much of the history it brings. A stored group keeps its name.
     """
-    stored = {place.group for place in places.values()}
-    above: dict[str, str] = {}
-
-    def first(name: str) -> str:
-        while (next_name := above.setdefault(name, name)) != name:
-            above[name] = name = above[next_name]
-        return name
-
-    def join(left: str, right: str) -> None:
-        # The same name wins in whatever order rows come.
-        winner, other = sorted((first(left), first(right)), key=lambda name: (name not in stored, name))
-        above[other] = winner
-
-    exchanges = _Exchanges(row for row in rows if row.session is None)
     own = {row.prediction_id: _hash("group", row.session or row.prediction_id) for row in rows}
+    exchanges = _exchanges_that_join(row for row in rows if row.session is None)
+    stored = {place.group for place in places.values()}
+    others = {*own.values(), *(key for keys in exchanges.values() for key in keys)} - stored
+    names = [*sorted(stored), *sorted(others)]  # The same name wins in whatever order rows come.
+    numbers = {name: number for number, name in enumerate(names)}
+    joined = Groups(len(names))
     for row in rows:
+        number = numbers[own[row.prediction_id]]
         if row.prediction_id in places:
-            join(places[row.prediction_id].group, own[row.prediction_id])
-        for key in exchanges.of(row):
-            join(own[row.prediction_id], key)
+            joined.join(number, numbers[places[row.prediction_id].group])
+        for key in exchanges.get(row.prediction_id, ()):
+            joined.join(number, numbers[key])
     fates: dict[str, set[Fate]] = defaultdict(set)
     for place in places.values():
         if place.fate is not Fate.EXCLUDED:
-            fates[first(place.group)].add(place.fate)
-    return {name: first(group) for name, group in own.items()}, fates
+            fates[names[joined[numbers[place.group]]]].add(place.fate)
+    return {name: names[joined[numbers[group]]] for name, group in own.items()}, fates
 
 
-class _Exchanges:
-    """Questions with their answers, by which rows of one conversation find each other where no session is known."""
-
-    def __init__(self, rows: Iterable[Row]) -> None:
-        exchanges = {row.prediction_id: _exchanges(row) for row in rows}
-        history = {key for past, _ in exchanges.values() for key in past}
-        ends = Counter(key for past, last in exchanges.values() if history.isdisjoint(last) for key in past)
-        self._joining = {key for key in history if ends[key] < _SCRIPT}
-        self._of_row = {name: [*past, *last] for name, (past, last) in exchanges.items()}
-
-    def of(self, row: Row) -> list[str]:
-        return [key for key in self._of_row.get(row.prediction_id, ()) if key in self._joining]
+def _exchanges_that_join(rows: Iterable[Row]) -> dict[str, list[str]]:
+    """Of each prediction the questions with their answers by which rows of one conversation find each other."""
+    exchanges = {row.prediction_id: _exchanges(row) for row in rows}
+    history = {key for past, _ in exchanges.values() for key in past}
+    ends = Counter(key for past, last in exchanges.values() if history.isdisjoint(last) for key in past)
+    joining = {key for key in history if ends[key] < _SCRIPT}
+    return {name: [key for key in (*past, *last) if key in joining] for name, (past, last) in exchanges.items()}
 
 
 def _exchanges(row: Row) -> tuple[list[str], list[str]]:
