@@ -108,7 +108,7 @@ async def build_version(
 ) -> BuildResult:
     """Build, check and publish a version; store the outcome and the questions, then return the outcome.
 
-    `score`: the model that doubts labels; without it they have only the scores that are stored.
+    `score`: the model that doubts labels; without it none looks wrong.
     Raises DependencyUnavailable until the store has all inputs: it may have been restored since the job was submitted.
     """
     stored = await store.outcome(job.cycle.cycle_id or "")

@@ -50,7 +50,7 @@ from services.dataset_builder.building.votes import OLDEST_FIRST, Vote, resolve_
 from services.dataset_builder.checks.agreement import WINDOW, blind_overlaps, measure_agreement
 from services.dataset_builder.checks.balance import balance
 from services.dataset_builder.checks.distribution import audited, measure_distribution
-from services.dataset_builder.checks.label_noise import LabelScore, ScoreKey, Scorer, find_noise
+from services.dataset_builder.checks.label_noise import Scorer, find_noise
 from services.dataset_builder.checks.measures import Measures
 from services.dataset_builder.checks.poisoning import hold_back_voters
 from services.dataset_builder.checks.reliability import estimate_reliability
@@ -82,11 +82,9 @@ class Dataset:
 class Decisions:
     """What a build decided once and for all, so that later builds do not decide it again.
 
-    `label_scores`: what the noise model thought of labels. Its numbers differ a little from machine to machine.
     `places`: where rows belong, by prediction. A build has those that are new or changed.
     """
 
-    label_scores: Mapping[ScoreKey, LabelScore] = field(default_factory=dict)
     places: Mapping[str, Place] = field(default_factory=dict)
 
 
@@ -143,8 +141,8 @@ class Build:
 def build_dataset(inputs: Inputs, score: Scorer | None = None, count_tokens: CountTokens | None = None) -> Build:
     """Build a dataset. The order in which corrections arrived makes no difference.
 
-    `score` is the noise model for labels that have no score yet; None: they get none. `count_tokens`: with the base
-    model's tokenizer; None: nothing is too long.
+    `score` is the noise model, whose numbers differ a little from machine to machine; None: no label looks wrong.
+    `count_tokens`: with the base model's tokenizer; None: nothing is too long.
     """
     spec, places, frozen = inputs.spec, inputs.decisions.places, inputs.never_trained_on
     votes, obsolete = carry_over(sorted(inputs.votes, key=OLDEST_FIRST), spec, inputs.revisions)
@@ -157,7 +155,7 @@ def build_dataset(inputs: Inputs, score: Scorer | None = None, count_tokens: Cou
     agreeing, conflicting, ties = resolve_conflicts(unfrozen, held_before, spec)
     placed = place_rows(agreeing, places, spec)
     in_eval = {row.prediction_id for row in placed.held_out}
-    noise = find_noise([*placed.train, *placed.held_out], in_eval, spec, inputs.decisions.label_scores, score)
+    noise = find_noise([*placed.train, *placed.held_out], in_eval, spec, score)
     to_train, held_out = (
         _examples([row for row in part if row.prediction_id not in noise.held_ids], placed)
         for part in (placed.train, placed.held_out)
@@ -175,7 +173,7 @@ def build_dataset(inputs: Inputs, score: Scorer | None = None, count_tokens: Cou
     dataset = Dataset(authors.name_in_rows(train), authors.name_in_rows(held_out), authors.name_in_left_out(left_out))
     return Build(
         dataset,
-        decisions=Decisions(noise.decided, placed.decided),
+        decisions=Decisions(placed.decided),
         questions=within_budget([*questions, *guarded.questions, *ties, *noise.questions], spec),
         corrected=Counter(row.label for row in rows),
         measures=Measures(

@@ -2,7 +2,7 @@
 
 The model is the mean of a logistic regression and the 20 nearest neighbours, on sentence embeddings. On Banking77 with
 15 % wrong labels it finds what each alone misses: the first sees classes, the second pockets within them. Rows that it
-learns from are scored by five-fold cross-validation where they are judged, all others by the model of all of them.
+learns from are scored by five-fold cross-validation, all others by the model of all of them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from cleanlab.filter import find_label_issues
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
@@ -36,7 +37,7 @@ class LabelScorer:
         self._embeddings = embeddings
 
     def __call__(self, asked: LabelsToScore) -> Iterator[LabelScore]:
-        """Yield the scores of `learned`, if it is to be judged, then those of `others`."""
+        """Yield the scores of `learned`, then those of `others`."""
         learned, others = asked.learned, asked.others
         texts = [row.text for row in (*learned, *others)]
         self._embeddings.store(texts)
@@ -44,12 +45,9 @@ class LabelScorer:
         given = np.array([labels.index(row.label) for row in (*learned, *others)])
         count = len(learned)
         known = self._embeddings.read(texts[:count]).astype(np.float32)
-        if asked.judge:
-            from cleanlab.filter import find_label_issues  # Few builds judge, and it takes half a second to load.
-
-            inner = _cross_validated(known, given[:count], len(labels))
-            issues = find_label_issues(given[:count], inner, filter_by="both", n_jobs=1)
-            yield from _scores(inner, given[:count], labels, issues.tolist())
+        inner = _cross_validated(known, given[:count], len(labels))
+        issues = find_label_issues(given[:count], inner, filter_by="both", n_jobs=1)
+        yield from _scores(inner, given[:count], labels, issues.tolist())
         if others:
             models = _fitted(known, given[:count])
             for start in range(count, len(texts), _READ):

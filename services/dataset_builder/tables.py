@@ -32,12 +32,6 @@ TRAFFIC = sa.Table(
     Column("hour", sa.DateTime(timezone=True), primary_key=True), Column("answers", sa.JSON),
     Column("occurred_at", sa.DateTime(timezone=True)),
 )  # fmt: skip
-LABEL_SCORES = sa.Table(
-    "label_scores", METADATA,
-    Column("task", Text, primary_key=True), Column("prediction_id", Text, primary_key=True),
-    Column("label", Text, primary_key=True), Column("given", sa.Float), Column("rival", Text),
-    Column("rival_probability", sa.Float), Column("is_issue", sa.Boolean), Column("rows", sa.Integer),
-)  # fmt: skip
 PLACES = sa.Table(
     "places", METADATA,
     Column("task", Text, primary_key=True), Column("prediction_id", Text, primary_key=True), Column("fate", Text),

@@ -99,7 +99,7 @@ class Banking77:
             self._row(number, text, self.spec.labels[label])
             for number, (text, label) in enumerate(zip(self.texts, labels, strict=True))
         ]
-        noise = find_noise(rows, (), self.spec, {}, self.scorer)
+        noise = find_noise(rows, (), self.spec, self.scorer)
         held = np.zeros(len(rows), dtype=np.bool_)
         held[[int(prediction_id[1:]) for prediction_id in noise.held_ids]] = True
         return held, noise.issues / max(1, noise.judged)

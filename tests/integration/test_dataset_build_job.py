@@ -23,19 +23,15 @@ from schemas.cycles import PartitionFence, StepFailed
 from schemas.datasets import DatasetBuilt, Fate, LeftOutExample
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
-from schemas.predictions import SubjectForgotten
 from schemas.tasks import TaskKind, TaskSpec
-from services.dataset_builder.checks.label_noise import LabelScore
 from services.dataset_builder.job import POSTGRES_VARIABLE, BuildResult
 from services.dataset_builder.job_input import BuildJob
 from services.dataset_builder.main import MIGRATIONS, NAME
-from services.dataset_builder.pipeline import Decisions
 from services.dataset_builder.storage.corrections import PostgresCorrectionStore
 from shared.kafka.delivery import Delivery
 from shared.settings import Settings
 from shared.storage.database import build_engine
 from shared.storage.migration import migrate
-from tests.integration.outcomes import save_outcome
 from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.stack
@@ -170,7 +166,6 @@ async def test_a_killed_build_ends_with_the_version_of_one_that_was_not_and_asks
     assert {int(question.prediction_id.rpartition("-p")[2]) for question in asked} == held
     gates = {gate.name: gate for gate in first.gates}
     assert gates["label_noise"].measured == pytest.approx(0.1, abs=0.05)
-    assert len((await store.decisions(spec.name)).label_scores) >= 390
 
 
 async def test_shuffled_labels_stop_the_build_and_say_why(
@@ -188,37 +183,3 @@ async def test_shuffled_labels_stop_the_build_and_say_why(
     assert "labels_predictable" in outcome.reason
     assert "beyond chance" in outcome.reason
     assert "mixed up" in outcome.way_out
-
-
-async def test_scores_are_stored_with_the_outcome_change_later_and_go_with_the_corrections(
-    store: PostgresCorrectionStore,
-) -> None:
-    spec = TaskSpec(name=f"desk-{uuid4().hex[:8]}", kind=TaskKind.CLASSIFICATION, system_prompt="", labels=("a", "b"))
-    await save(store, [correction(spec, n, f"text {n}", "a", f"u{n}") for n in range(3)])
-    other = spec.model_copy(update={"name": f"{spec.name}-other"})  # Whose predictions have the same ids.
-    await save(store, [correction(other, n, f"text {n}", "a", "somebody") for n in range(3)])
-    key = ("desk-p0", "a"), ("desk-p1", "a"), ("desk-p2", "a")
-    score = LabelScore(0.1234, "b", 0.8, is_issue=True, rows=3)
-    failed = StepFailed(
-        task=spec.name, task_revision="r1", cycle_id=f"{spec.name}-1", service=NAME, step="dataset", reason="r",
-        way_out="w",
-    )  # fmt: skip
-    await save_outcome(store, failed, Decisions({key[0]: score, key[1]: score}))
-    others = failed.model_copy(update={"task": other.name, "cycle_id": f"{other.name}-1"})
-    await save_outcome(store, others, Decisions(dict.fromkeys(key, score)))
-    asked = LabelScore(0.1234, "b", 0.8, is_issue=None, rows=6)
-    later = failed.model_copy(update={"cycle_id": f"{spec.name}-2"})
-    await save_outcome(store, later, Decisions({key[1]: asked, key[2]: score}))
-    assert (await store.decisions(spec.name)).label_scores == {key[0]: score, key[1]: asked, key[2]: score}
-
-    forgotten = SubjectForgotten(
-        task=spec.name, task_revision="r1", subject_hash="u1", occurred_at=NOON + timedelta(days=1)
-    )
-    await store.forget(forgotten)
-    assert set((await store.decisions(spec.name)).label_scores) == {key[0], key[2]}
-    last = failed.model_copy(update={"cycle_id": f"{spec.name}-3"})
-    await save_outcome(store, last, Decisions({key[1]: asked}))  # A build that began before the person was forgotten.
-    assert set((await store.decisions(spec.name)).label_scores) == {key[0], key[2]}
-    await store.expire(spec.name, NOON + timedelta(days=1))
-    assert (await store.decisions(spec.name)).label_scores == {}
-    assert (await store.decisions(other.name)).label_scores == dict.fromkeys(key, score)

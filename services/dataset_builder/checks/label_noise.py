@@ -4,18 +4,16 @@ A model that has not seen a row says how probable its label is, and which other 
 label is suspicious if the other one is at least four times as probable and a quarter more so, in probability. On
 Banking77 with 15 % wrong labels that finds nine in ten, and seven in eight of what it finds are wrong.
 
-A score is given once, to a prediction and its label, and again when the rows have doubled: what was learned from few
-rows must not hold for ever. A label is settled, and never asked about again, once two reviewers gave it, or one who was
-asked because it looked wrong.
+Each build scores its labels anew. A label is settled, and never asked about again, once two reviewers gave it, or one
+who was asked because it looked wrong.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from operator import attrgetter
 
 from schemas.datasets import Fate, LeftOutExample
 from schemas.labels import LabelRequested
@@ -34,17 +32,11 @@ MIN_LABEL_ROWS = 5
 """A label with fewer rows is neither learned nor suspicious: in each of five parts there must be one."""
 MAX_MODEL_ROWS = 10_000
 """Rows that the model learns from. More make it slower and hardly better."""
-ENOUGH_SCORED = MAX_MODEL_ROWS // 2
-"""Of so many rows that have a score, the model learns without the new ones: it has not seen those, so that it is fitted
-once instead of six times."""
 _TEXT_CHARS = 1_000
 """What the sentence encoder takes in: the end of a conversation, where the question is."""
 _SHOWN = 5
 _ASKED_IN_EVAL, _ASKED_IN_TRAIN = 3.0, 1.0
 """Priorities: a wrong label in the evaluation set biases every verdict; a third opinion has 2."""
-
-ScoreKey = tuple[str, str]
-"""A prediction's id and the label that people gave it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +52,13 @@ class LabelScore:
     """What a model that has not seen the row thinks of its label.
 
     `given`, `rival_probability`: probabilities of the label and of the most probable other one, `rival`. `is_issue`:
-    cleanlab's judgement, for the rows that the model was fitted on in other parts; None for the others. `rows`: how
-    many rows there were.
+    cleanlab's judgement, for the rows that the model was fitted on in other parts; None for the others.
     """
 
     given: float
     rival: str
     rival_probability: float
     is_issue: bool | None
-    rows: int = 0
 
     @property
     def is_suspicious(self) -> bool:
@@ -87,34 +77,33 @@ class LabelScore:
         return self.rival_probability / both if both else 0.0
 
 
+ScoredRow = tuple[Row, LabelScore]
+
+
 @dataclass(frozen=True)
 class LabelsToScore:
     """What the noise model is asked: it is fitted on `learned`, of which each label has at least five rows.
 
-    `others`: further rows to be scored. `judge`: whether the rows of `learned` are scored too, each by a model that has
-    not seen it.
+    They are scored too, each by a model that has not seen it. `others`: further rows to be scored.
     """
 
     learned: Sequence[LabelledText]
     others: Sequence[LabelledText] = ()
-    judge: bool = True
 
 
 Scorer = Callable[[LabelsToScore], Iterable[LabelScore]]
-"""The noise model (`recipe.py`). It returns the scores of the rows that it learned from, if they are to be judged, then
-those of the others, one by one as they are asked for: at once those of a large task would have 20 MB."""
+"""The noise model (`recipe.py`). It returns the scores of the rows that it learned from, then those of the others, one
+by one as they are asked for: at once those of a large task would have 20 MB."""
 
 
 @dataclass(frozen=True)
 class LabelNoise:
-    """What was found. `decided` has the scores that are new or changed. `judged`: rows with a score, of which `issues`
-    have a label that looks wrong and that is not settled.
+    """What was found. `judged`: rows with a score, of which `issues` have a label that looks wrong and is not settled.
 
     `recall`: of each label, the share of its rows to which the model gives it, unseen; of so many rows. `confused`:
     label and rival of the rows that are held back, with their number, the commonest first.
     """
 
-    decided: Mapping[ScoreKey, LabelScore] = field(default_factory=dict)
     rows: int = 0
     judged: int = 0
     issues: int = 0
@@ -150,73 +139,41 @@ class LabelNoise:
         )
 
 
-def find_noise(
-    rows: Sequence[Row],
-    held_out: Collection[str],
-    spec: TaskSpec,
-    known: Mapping[ScoreKey, LabelScore],
-    score: Scorer | None,
-) -> LabelNoise:
-    """Score the labels that have no score yet, and hold back the suspicious ones.
+def find_noise(rows: Sequence[Row], held_out: Collection[str], spec: TaskSpec, score: Scorer | None) -> LabelNoise:
+    """Score the labels, and hold back the suspicious ones.
 
-    `held_out`: the ids of the evaluation set's predictions. `known`: the scores of earlier builds. `score`: None
-    gives no new ones. The order of the rows makes no difference.
+    `held_out`: the ids of the evaluation set's predictions. `score`: None gives none. The order of the rows makes no
+    difference.
     """
     if not spec.choices:
         return LabelNoise(rows=len(rows), has_sets=bool(spec.labels))
     ordered = sorted(rows, key=lambda row: content_hash("noise", row.prediction_id))
-    scores = _scores(ordered, known, score)
-    judged = [(row, scores[_key(row)]) for row in ordered if _key(row) in scores]
-    found = [row for row, given in judged if given.is_suspicious and not _is_settled(row)]
-    held = _bounded(found, Counter(row.label for row in ordered), scores)
+    judged = _scored(ordered, score)
+    found = [(row, given) for row, given in judged if given.is_suspicious and not _is_settled(row)]
+    held = _bounded(found, Counter(row.label for row in ordered))
     return LabelNoise(
-        decided=_changed(scores, known) if known else scores,
         rows=len(ordered),
         judged=len(judged),
-        issues=sum(score.looks_wrong and not _is_settled(row) for row, score in judged),
+        issues=sum(given.looks_wrong and not _is_settled(row) for row, given in judged),
         recall=_recall(judged),
-        held_back=tuple(row.left_out(Fate.HELD_BACK, SUSPICIOUS, _detail(row, scores[_key(row)])) for row in held),
-        confused=_confused(held, scores),
+        held_back=tuple(row.left_out(Fate.HELD_BACK, SUSPICIOUS, _detail(row, given)) for row, given in held),
+        confused=_confused(held),
         questions=tuple(
-            label_again(row, row.label, spec, _priority(row, held_out) + scores[_key(row)].doubt, row.corrected_at)
-            for row in held
+            label_again(row, row.label, spec, _priority(row, held_out) + given.doubt, row.corrected_at)
+            for row, given in held
         ),
     )
 
 
-def _changed(scores: Mapping[ScoreKey, LabelScore], known: Mapping[ScoreKey, LabelScore]) -> dict[ScoreKey, LabelScore]:
-    # First, whether it is the same object: nearly all are, and to compare two by their fields takes a while.
-    return {key: score for key, score in scores.items() if (old := known.get(key)) is not score and old != score}
-
-
-def _scores(
-    rows: Sequence[Row], known: Mapping[ScoreKey, LabelScore], score: Scorer | None
-) -> dict[ScoreKey, LabelScore]:
-    """Return the rows' scores: known ones where they still hold, else new ones.
-
-    `rows`: in a random order.
-    """
-    with_old = [(row, known.get(_key(row))) for row in rows]
-    scores = {_key(row): old for row, old in with_old if old is not None}
-    trusted = [(row, old) for row, old in with_old if old is None or not old.is_suspicious or _is_settled(row)]
-    model_rows = _model_rows([row for row, _ in trusted])
-    learned = {row.label for row in model_rows}
-    scored = _model_rows([row for row, old in trusted if old is not None and not _is_outdated(old, rows)])
-    judge = len(scored) < ENOUGH_SCORED or learned != {row.label for row in scored}
-    if not judge:
-        model_rows = scored
-    in_model = {row.prediction_id for row in model_rows}
-    wanted = [row for row, old in with_old if row.label in learned and (old is None or _is_outdated(old, rows))]
-    others = [row for row in wanted if row.prediction_id not in in_model]
-    if score is None or not wanted or len(model_rows) < MIN_ROWS or len(learned) < 2:
-        return scores
-    new = score(LabelsToScore([_labelled(r) for r in model_rows], [_labelled(r) for r in others], judge))
-    with_score = ((key, scores.get(key)) for key in map(_key, model_rows))
-    hold = {key for key, old in with_score if old is not None and not _is_outdated(old, rows)}
-    for row, found in zip((*model_rows, *others) if judge else others, new, strict=True):
-        if (key := _key(row)) not in hold:
-            scores[key] = replace(found, rows=len(rows))
-    return scores
+def _scored(rows: Sequence[Row], score: Scorer | None) -> list[ScoredRow]:
+    """Return the rows that can be scored, with their scores. `rows`: in a random order."""
+    learned = _model_rows(rows)
+    labels, in_model = {row.label for row in learned}, {row.prediction_id for row in learned}
+    if score is None or len(learned) < MIN_ROWS or len(labels) < 2:
+        return []
+    others = [row for row in rows if row.label in labels and row.prediction_id not in in_model]
+    found = score(LabelsToScore([_labelled(row) for row in learned], [_labelled(row) for row in others]))
+    return list(zip((*learned, *others), found, strict=True))
 
 
 def _model_rows(rows: Sequence[Row]) -> list[Row]:
@@ -242,14 +199,14 @@ def _quota(counts: Sequence[int]) -> int:
     return MAX_MODEL_ROWS
 
 
-def _bounded(found: Sequence[Row], counts: Mapping[str, int], scores: Mapping[ScoreKey, LabelScore]) -> list[Row]:
+def _bounded(found: Sequence[ScoredRow], counts: Mapping[str, int]) -> list[ScoredRow]:
     """Hold back at most half the rows of a label, the most suspicious first: no label disappears."""
     taken = Counter[str]()
     held = []
-    for row in sorted(found, key=lambda row: (-scores[_key(row)].doubt, row.prediction_id)):
+    for row, given in sorted(found, key=lambda item: (-item[1].doubt, item[0].prediction_id)):
         if taken[row.label] < counts[row.label] // 2:
             taken[row.label] += 1
-            held.append(row)
+            held.append((row, given))
     return held
 
 
@@ -257,7 +214,7 @@ def _priority(row: Row, held_out: Collection[str]) -> float:
     return _ASKED_IN_EVAL if row.prediction_id in held_out else _ASKED_IN_TRAIN
 
 
-def _recall(judged: Iterable[tuple[Row, LabelScore]]) -> dict[str, tuple[float, int]]:
+def _recall(judged: Iterable[ScoredRow]) -> dict[str, tuple[float, int]]:
     right, total = Counter[str](), Counter[str]()
     for row, score in judged:
         total[row.label] += 1
@@ -265,8 +222,8 @@ def _recall(judged: Iterable[tuple[Row, LabelScore]]) -> dict[str, tuple[float, 
     return {label: (right[label] / n, n) for label, n in sorted(total.items())}
 
 
-def _confused(held: Sequence[Row], scores: Mapping[ScoreKey, LabelScore]) -> tuple[tuple[str, str, int], ...]:
-    counts = Counter((row.label, scores[_key(row)].rival) for row in held)
+def _confused(held: Iterable[ScoredRow]) -> tuple[tuple[str, str, int], ...]:
+    counts = Counter((row.label, given.rival) for row, given in held)
     return tuple(
         (label, rival, n) for (label, rival), n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     )
@@ -281,12 +238,5 @@ def _is_settled(row: Row) -> bool:
     return row.rechecked or len(reviewers) >= 2
 
 
-def _is_outdated(score: LabelScore, rows: Sequence[Row]) -> bool:
-    return 2 * score.rows <= len(rows)
-
-
 def _labelled(row: Row) -> LabelledText:
     return LabelledText(row.text[-_TEXT_CHARS:], row.label)
-
-
-_key: Callable[[Row], ScoreKey] = attrgetter("prediction_id", "label")

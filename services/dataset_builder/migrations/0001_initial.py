@@ -51,18 +51,6 @@ def upgrade() -> None:
         sa.Column("occurred_at", sa.DateTime(timezone=True), nullable=False),
     )
     op.create_table(
-        "label_scores",
-        sa.Column("task", sa.Text, primary_key=True),
-        sa.Column("prediction_id", sa.Text, primary_key=True),
-        sa.Column("label", sa.Text, primary_key=True),
-        sa.Column("given", sa.Float, nullable=False),
-        sa.Column("rival", sa.Text, nullable=False),
-        sa.Column("rival_probability", sa.Float, nullable=False),
-        sa.Column("is_issue", sa.Boolean),
-        sa.Column("rows", sa.Integer, nullable=False),
-    )
-    op.create_index("label_scores_of_prediction", "label_scores", ["prediction_id"])
-    op.create_table(
         "places",
         sa.Column("task", sa.Text, primary_key=True),
         sa.Column("prediction_id", sa.Text, primary_key=True),

@@ -29,7 +29,6 @@ from services.dataset_builder.building.carry_over import Revision
 from services.dataset_builder.building.votes import UserCorrection
 from services.dataset_builder.pipeline import Decisions
 from services.dataset_builder.publishing.versions import LastVersion
-from services.dataset_builder.storage.label_scores import delete_scores, read_scores, save_scores
 from services.dataset_builder.storage.places import forget_places, read_places, save_places
 from services.dataset_builder.tables import BUILDS, CORRECTIONS, FORGOTTEN, INCARNATION, OFFSETS, REVISIONS
 from shared.kafka.delivery import Delivery, RecordPosition, TopicPartition
@@ -138,13 +137,13 @@ class PostgresCorrectionStore:
         async with transaction(self._engine) as connection:
             await record_erasure(connection, FORGOTTEN, event)
             await forget_places(connection, event.task, person, at)
-            await _delete_corrections(connection, sa.and_(CORRECTIONS.c.task == event.task, about | by))
+            await connection.execute(sa.delete(CORRECTIONS).where(CORRECTIONS.c.task == event.task, about | by))
 
     async def expire(self, task: str, before: datetime) -> None:
         """Delete the task's corrections of predictions made before a moment."""
         async with transaction(self._engine) as connection:
             expired = sa.and_(CORRECTIONS.c.task == task, CORRECTIONS.c.happened_at < before)
-            await _delete_corrections(connection, expired)
+            await connection.execute(sa.delete(CORRECTIONS).where(expired))
 
     async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]:
         """Return the partitions that are not stored up to the fence yet."""
@@ -203,7 +202,7 @@ class PostgresCorrectionStore:
     async def decisions(self, task: str) -> Decisions:
         """Return what the task's builds decided so far."""
         async with transaction(self._engine) as connection:
-            return Decisions(await read_scores(connection, task), await read_places(connection, task))
+            return Decisions(await read_places(connection, task))
 
     async def save_outcome(self, event: Event) -> None:
         """Store the event with which a cycle ended that has no build; the first outcome of a cycle stays."""
@@ -258,16 +257,8 @@ async def _save_outcome(connection: AsyncConnection, event: Event, decisions: De
     }  # fmt: skip
     statement = insert(BUILDS).values(row).on_conflict_do_nothing().returning(BUILDS.c.cycle_id)
     is_first = (await connection.execute(statement)).one_or_none() is not None
-    if decisions is not None:
-        await save_scores(connection, event.task, decisions.label_scores)
-        if is_first and isinstance(event, DatasetBuilt):
-            await save_places(connection, event.task, event.cycle_id, decisions.places)
-
-
-async def _delete_corrections(connection: AsyncConnection, chosen: Any) -> None:
-    """Delete corrections with what was decided about their labels."""
-    await delete_scores(connection, sa.select(CORRECTIONS.c.task, CORRECTIONS.c.prediction_id).where(chosen))
-    await connection.execute(sa.delete(CORRECTIONS).where(chosen))
+    if is_first and decisions is not None and isinstance(event, DatasetBuilt):
+        await save_places(connection, event.task, event.cycle_id, decisions.places)
 
 
 def _parsed(rows: Sequence[Any], rules: str | None) -> SearchedCorrections:

@@ -161,7 +161,7 @@ class MemoryStore:
     async def _conclude(self, event: Event, decisions: Decisions) -> None:
         self.outcomes.setdefault(str(event.cycle_id), event)
         new = decisions.places if isinstance(event, DatasetBuilt) else {}
-        self.decided = Decisions(decisions.label_scores, {**self.decided.places, **new})
+        self.decided = Decisions({**self.decided.places, **new})
 
 
 def correction(number: int, label: str, reviewer: str = "ana", user_hash: str | None = None) -> CorrectionSubmitted:

@@ -68,11 +68,11 @@ def test_wrong_labels_are_found_among_the_rows_it_learns_from_and_among_others()
 def test_vectors_of_others_are_read_in_parts_which_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     learned, _ = labelled(0, 200, wrong=0.1)
     others, _ = labelled(10_000, 501, wrong=0.1)
-    whole = list(LabelScorer(Blobs())(LabelsToScore(learned, others, judge=False)))
+    whole = list(LabelScorer(Blobs())(LabelsToScore(learned, others)))
     monkeypatch.setattr("services.dataset_builder.recipe._READ", 100)
     vectors = Blobs()
-    assert list(LabelScorer(vectors)(LabelsToScore(learned, others, judge=False))) == whole
-    assert len(whole) == 501
+    assert list(LabelScorer(vectors)(LabelsToScore(learned, others))) == whole
+    assert len(whole) == 701
     assert vectors.most_read == 200, "what it learns from"
 
 

@@ -83,7 +83,7 @@ def test_confusions_of_long_sets_of_labels_fit_into_their_sentence() -> None:
 
 def test_label_noise_says_how_many_labels_are_doubted_and_which_are_hard_to_tell() -> None:
     recall = {"refund": (0.9, 40), "delivery": (0.5, 20)}
-    part = parts(Measures(noise=LabelNoise({}, 70, 60, 9, recall)))["label_noise"]
+    part = parts(Measures(noise=LabelNoise(70, 60, 9, recall)))["label_noise"]
     assert "doubts 9 of 60 labels; 0 are held back" in part.summary
     assert part.figures == {
         "rows": 70,
