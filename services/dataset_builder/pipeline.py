@@ -177,7 +177,7 @@ def build_dataset(inputs: Inputs, score: Scorer | None = None, count_tokens: Cou
         questions=within_budget([*questions, *guarded.questions, *ties, *noise.questions], spec),
         corrected=Counter(row.label for row in rows),
         measures=Measures(
-            measure_agreement(overlaps, spec.dataset.seed, max(spec.dataset.min_overlaps, WINDOW)),
+            measure_agreement(overlaps, max(spec.dataset.min_overlaps, WINDOW)),
             measure_distribution(train, audits),
             guarded.shifts,
             noise,

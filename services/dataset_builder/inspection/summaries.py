@@ -54,12 +54,11 @@ def _agreement(found: Agreement | None, reliability: Mapping[str, float], needed
             "questions": found.overlaps,
             "agreement": found.agreement.value,
             "upper_bound": round(found.upper_bound, 4),
-            "cohen_kappa" if len(found.annotators) == 2 else "fleiss_kappa": _value(found.kappa),
-            "krippendorff_alpha": _value(found.alpha),
+            "fleiss_kappa": found.kappa,
         },
         table=_table(
-            ("label", "questions", "agreement", "low", "high", "kappa", "alpha"),
-            [(c.label, c.overlaps, *_interval(c.agreement), _value(c.kappa), _value(c.alpha)) for c in found.classes],
+            ("label", "questions", "agreement", "low", "high"),
+            [(c.label, c.overlaps, *_interval(c.agreement)) for c in found.classes],
         ),
     )
     people = [
@@ -174,7 +173,3 @@ def _table(columns: tuple[str, ...], rows: Sequence[tuple[Cell, ...]]) -> Measur
 
 def _interval(estimate: Estimate) -> tuple[float, float, float]:
     return estimate.value, estimate.low, estimate.high
-
-
-def _value(estimate: Estimate | None) -> float | None:
-    return None if estimate is None else estimate.value

@@ -1,1 +1,1 @@
-"""What the builder keeps in PostgreSQL, schema `dataset_builder`: corrections, places, scores, traffic, outcomes."""
+"""What the builder keeps in PostgreSQL, schema `dataset_builder`: corrections, places, traffic, outcomes."""

@@ -78,7 +78,7 @@ def build(
         tuple(example(1_000 + i, label) for i, label in enumerate(held_out)),
         rejected,
     )
-    agreement = measure_agreement(blind_overlaps(votes), seed=20)
+    agreement = measure_agreement(blind_overlaps(votes))
     distribution = measure_distribution(dataset.train, audited(votes))
     return Build(dataset, measures=Measures(agreement, distribution, noise=noise or LabelNoise()))
 
