@@ -172,7 +172,7 @@ async def _inspected_build(
     answers = await traffic.answer_counts(job.spec.name, job.cycle.task_revision, job.traffic_hours)
     answers = answer_form(job.spec).counts_by_answer(answers)
     progress(3, 4, "checking and publishing")
-    gates = (*evaluate_gates(build, job.spec, answers), personal_data.gate())
+    gates = evaluate_gates(build, job.spec, answers, personal_data)
     measures = summaries(build, job.spec, personal_data)
     held_out = [*(example.prompt for example in build.dataset.eval), *inputs.never_trained_on]
     pairs = [*mark_held_out(preferences.newest(job.spec), held_out, job.spec), *build.edits]

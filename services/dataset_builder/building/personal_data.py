@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import orjson
 
-from schemas.base import Gate
 from schemas.conversation import Answer, Call, JsonObject, Message, ToolCall
 from schemas.labels import CorrectionSubmitted
 from services.dataset_builder.building.votes import UserCorrection
@@ -47,17 +46,6 @@ class PersonalData:
     def __add__(self, other: PersonalData) -> PersonalData:
         kinds = dict(Counter(self.kinds) + Counter(other.kinds))
         return PersonalData(kinds, self.changed + other.changed, self.left + other.left, self.clear + other.clear)
-
-    def gate(self) -> Gate:
-        """The gate of personal data: nothing that a dataset is made of may have any after the pass."""
-        replaced = ", ".join(f"{kind} {count}" for kind, count in sorted(self.kinds.items()))
-        return Gate(
-            name="personal_data",
-            passed=self.left == 0,
-            measured=self.left,
-            required="0 corrections with personal data after the pass",
-            detail=f"replaced in {self.changed} corrections: {replaced}" if replaced else "",
-        )
 
 
 def rules_id(rules: Rules, *, forms: bool = True) -> str:

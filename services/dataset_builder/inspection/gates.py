@@ -31,22 +31,19 @@ GATES: tuple[DatasetGate, ...] = (
     MinExamples(), MinEvalExamples(), MaxRejectedShare(), Leakage(), NoPersonalData(), MaxHeldBackShare(),
     LabelsToLearn(), ReviewersAgree(), LabelDistribution(), FewWrongLabels(), LabelsPredictable(),
 )  # fmt: skip
+_NOTHING_FOUND = PersonalData()
 BY_NAME = {gate.name: gate for gate in GATES}
 
 
 def evaluate_gates(
-    build: Build, spec: TaskSpec, traffic: Mapping[str, int], personal_data: PersonalData | None = None
+    build: Build, spec: TaskSpec, traffic: Mapping[str, int], personal_data: PersonalData = _NOTHING_FOUND
 ) -> tuple[Gate, ...]:
     """Return all gates of the task, passed or not. `traffic`: how often production gave each answer in the last hours.
 
-    `personal_data`: what the pass over the corrections found; None: its gate is evaluated elsewhere.
+    `personal_data`: what the pass over the corrections found.
     """
-    inspected = Inspection(build, spec, traffic, personal_data or PersonalData())
-    return tuple(
-        gate.measure(inspected)
-        for gate in GATES
-        if gate.applies_to(spec) and not (personal_data is None and isinstance(gate, NoPersonalData))
-    )
+    inspected = Inspection(build, spec, traffic, personal_data)
+    return tuple(gate.measure(inspected) for gate in GATES if gate.applies_to(spec))
 
 
 def describe_failed_gates(gates: tuple[Gate, ...]) -> str:

@@ -151,7 +151,14 @@ class NoPersonalData(DatasetGate):
     remedy = "Look at what the redactor leaves in these rows: its patterns are the task's `redaction`."
 
     def measure(self, inspected: Inspection) -> Gate:
-        return inspected.personal_data.gate()
+        found = inspected.personal_data
+        replaced = ", ".join(f"{kind} {count}" for kind, count in sorted(found.kinds.items()))
+        return self.gate(
+            found.left == 0,
+            found.left,
+            "0 corrections with personal data after the pass",
+            f"replaced in {found.changed} corrections: {replaced}" if replaced else "",
+        )
 
 
 def _excluded(exclusions: Exclusions) -> str:

@@ -271,7 +271,7 @@ def test_labels_without_audits_are_not_compared_with_production_and_production_s
 def test_a_generation_task_has_no_gates_of_labels() -> None:
     writing = TaskSpec(name="t", kind=TaskKind.GENERATION, system_prompt="", dataset=spec().dataset)
     assert {g.name for g in evaluate_gates(build(), writing, {})} == {
-        "min_examples", "min_eval_examples", "max_rejected_share", "leakage"
+        "min_examples", "min_eval_examples", "max_rejected_share", "leakage", "personal_data"
     }  # fmt: skip
 
 

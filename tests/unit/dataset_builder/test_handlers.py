@@ -25,6 +25,7 @@ from schemas.quality import QualityReport
 from schemas.task_settings import DatasetSettings
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.dataset_builder.building.carry_over import Revision
+from services.dataset_builder.building.personal_data import PersonalData
 from services.dataset_builder.handlers import Handlers
 from services.dataset_builder.inspection.gates import evaluate_gates
 from services.dataset_builder.job import build_version, job_name, read_questions
@@ -539,10 +540,12 @@ async def test_who_is_erased_while_a_build_is_checked_is_not_in_what_it_publishe
     store.rows[forgotten.correction_id] = forgotten
     gates_of = evaluate_gates
 
-    def erase_and_evaluate(build: Build, spec: TaskSpec, answers: Mapping[str, int]) -> tuple[Gate, ...]:
+    def erase_and_evaluate(
+        build: Build, spec: TaskSpec, answers: Mapping[str, int], found: PersonalData
+    ) -> tuple[Gate, ...]:
         assert not (job.folder / "questions.jsonl").exists(), "no text of the build that was dropped stays"
         store.rows.pop(forgotten.correction_id, None)
-        return gates_of(build, spec, answers)
+        return gates_of(build, spec, answers, found)
 
     monkeypatch.setattr("services.dataset_builder.job.evaluate_gates", erase_and_evaluate)
     job, spec, artifacts = await submitted(handlers, tmp_path)

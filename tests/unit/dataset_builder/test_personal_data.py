@@ -10,13 +10,18 @@ import pytest
 
 from schemas.conversation import Answer, Call, Message, Part, Role, ToolCall
 from schemas.labels import CorrectionSubmitted, Purpose
+from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.personal_data import PersonalData, PersonalDataPass, rules_id
 from services.dataset_builder.building.votes import UserCorrection
+from services.dataset_builder.inspection.gate import Inspection
+from services.dataset_builder.inspection.row_gates import NoPersonalData
+from services.dataset_builder.pipeline import Build, Dataset
 from shared.privacy.redaction import Redactor, Rules
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 ALL = Rules()
-ALL = Rules()
+NOTHING_BUILT = Build(Dataset((), (), ()))
+SPEC = TaskSpec(name="replies", kind=TaskKind.GENERATION, system_prompt="")
 PROMPT = "Reply as Maria Gonzalez of Acme would."
 SYSTEM = Message(role=Role.SYSTEM, content=PROMPT)
 PLANTED = {
@@ -103,7 +108,7 @@ def test_planted_personal_data_is_replaced_and_counted_wherever_it_stands(
     assert PLANTED[kind] not in str((clean.call.messages, clean.label))
     assert (found.changed, found.left) == (1, 0)
     assert found.kinds[kind] >= 1
-    assert found.gate().passed
+    assert NoPersonalData().measure(Inspection(NOTHING_BUILT, SPEC, {}, found)).passed
 
 
 def test_arguments_and_answers_in_json_stay_json(redactor: Redactor) -> None:
@@ -237,7 +242,7 @@ class Stubborn(Redactor):
 
 def test_a_correction_that_cannot_be_cleared_fails_the_gate_and_is_counted() -> None:
     _, found = passed(Stubborn(b"k" * 32), word(user("My name is John Whitaker.")))
-    gate = found.gate()
+    gate = NoPersonalData().measure(Inspection(NOTHING_BUILT, SPEC, {}, found))
     assert not gate.passed
     assert gate.measured == 1
     assert found.clear == ()
