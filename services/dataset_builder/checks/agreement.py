@@ -39,33 +39,17 @@ class Overlap:
 
 
 @dataclass(frozen=True)
-class ClassAgreement:
-    """Agreement about one label against all others.
+class AgreementAbout:
+    """Agreement about one label against all others, or with one annotator; `name` is whose.
 
     `agreement`: if one annotator gives the label, the probability that the other does (specific agreement, Fleiss
-    1981). `overlaps`: questions to which at least one gave it.
+    1981); or how often whoever answered the same question agrees with the annotator. `overlaps`: questions to which
+    at least one gave the label, or that the annotator answered.
     """
 
-    label: str
+    name: str
     overlaps: int
     agreement: Estimate
-
-
-@dataclass(frozen=True)
-class AnnotatorAgreement:
-    """How often an annotator agrees with whoever answered the same question."""
-
-    annotator: str
-    overlaps: int
-    agreement: Estimate
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """Two labels that were given to the same question, and how often."""
-
-    labels: tuple[str, str]
-    count: int
 
 
 @dataclass(frozen=True)
@@ -73,6 +57,7 @@ class Agreement:
     """The agreement of annotators. `upper_bound`: one-sided, 95 %, exact. The least agreement comes first.
 
     `overlaps` are the newest of the `answered` ones: all numbers are of them alone.
+    `confusions`: two labels that were given to the same question, and how often, the commonest first.
     `kappa` is Fleiss' (1971), the agreement beyond chance; None where all labels are the same.
     """
 
@@ -80,10 +65,10 @@ class Agreement:
     answered: int
     agreement: Estimate
     upper_bound: float
-    annotators: tuple[AnnotatorAgreement, ...]
+    annotators: tuple[AgreementAbout, ...]
     kappa: float | None
-    classes: tuple[ClassAgreement, ...]
-    confusions: tuple[Confusion, ...]
+    classes: tuple[AgreementAbout, ...]
+    confusions: tuple[tuple[str, str, int], ...]
 
 
 def blind_overlaps(votes: Iterable[Vote]) -> list[Overlap]:
@@ -123,18 +108,18 @@ def measure_agreement(overlaps: Sequence[Overlap], newest: int | None = None) ->
         annotators=_annotators(overlaps),
         kappa=_kappa(overlaps),
         classes=_classes(overlaps),
-        confusions=tuple(Confusion((a, b), count) for (a, b), count in ranked[:_SHOWN_CONFUSIONS]),
+        confusions=tuple((a, b, count) for (a, b), count in ranked[:_SHOWN_CONFUSIONS]),
     )
 
 
-def _annotators(overlaps: Sequence[Overlap]) -> tuple[AnnotatorAgreement, ...]:
+def _annotators(overlaps: Sequence[Overlap]) -> tuple[AgreementAbout, ...]:
     answered, agreed = Counter[str](), Counter[str]()
     for overlap in overlaps:
         for annotator in overlap.annotators:
             answered[annotator] += 1
             agreed[annotator] += overlap.agrees
-    measured = (AnnotatorAgreement(who, n, proportion(agreed[who], n)) for who, n in answered.items())
-    return tuple(sorted(measured, key=lambda a: (a.agreement.value, a.annotator)))
+    measured = (AgreementAbout(who, n, proportion(agreed[who], n)) for who, n in answered.items())
+    return tuple(sorted(measured, key=lambda a: (a.agreement.value, a.name)))
 
 
 def _kappa(overlaps: Sequence[Overlap]) -> float | None:
@@ -146,13 +131,13 @@ def _kappa(overlaps: Sequence[Overlap]) -> float | None:
     return round((agreed - chance) / (1.0 - chance), 4)
 
 
-def _classes(overlaps: Sequence[Overlap]) -> tuple[ClassAgreement, ...]:
+def _classes(overlaps: Sequence[Overlap]) -> tuple[AgreementAbout, ...]:
     either, both = Counter[str](), Counter[str]()
     for overlap in overlaps:
         either.update(set(overlap.labels))
         both[overlap.labels[0]] += overlap.agrees
-    measured = (ClassAgreement(label, n, _specific(proportion(both[label], n))) for label, n in either.items())
-    return tuple(sorted(measured, key=lambda c: (c.agreement.value, c.label)))
+    measured = (AgreementAbout(label, n, _specific(proportion(both[label], n))) for label, n in either.items())
+    return tuple(sorted(measured, key=lambda c: (c.agreement.value, c.name)))
 
 
 def _specific(together: Estimate) -> Estimate:

@@ -183,8 +183,8 @@ def _who(agreement: Agreement, minimum: float) -> str:
     """Name the labels and the people that disagree: those surely under the limit, else the least agreeing."""
     labels = [c for c in agreement.classes if c.agreement.high < minimum] or agreement.classes[:_SHOWN]
     people = [a for a in agreement.annotators if a.agreement.high < minimum] or agreement.annotators[:_SHOWN]
-    confused = ", ".join(f"{c.labels[0]} or {c.labels[1]} {c.count}" for c in agreement.confusions[:_SHOWN])
+    confused = ", ".join(f"{first} or {second} {count}" for first, second, count in agreement.confusions[:_SHOWN])
     return (
-        f"labels: {', '.join(f'{c.label} {c.agreement.value:.0%}' for c in labels[:10])}; confused: {confused}; "
-        f"reviewers: {', '.join(f'{a.annotator} {a.agreement.value:.0%}' for a in people[:10])}"
+        f"labels: {', '.join(f'{c.name} {c.agreement.value:.0%}' for c in labels[:10])}; confused: {confused}; "
+        f"reviewers: {', '.join(f'{a.name} {a.agreement.value:.0%}' for a in people[:10])}"
     )[: MAX_DETAIL // 2]

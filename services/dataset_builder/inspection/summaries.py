@@ -58,14 +58,12 @@ def _agreement(found: Agreement | None, reliability: Mapping[str, float], needed
         },
         table=_table(
             ("label", "questions", "agreement", "low", "high"),
-            [(c.label, c.overlaps, *_interval(c.agreement)) for c in found.classes],
+            [(c.name, c.overlaps, *_interval(c.agreement)) for c in found.classes],
         ),
     )
-    people = [
-        (a.annotator, a.overlaps, *_interval(a.agreement), reliability.get(a.annotator)) for a in found.annotators
-    ]
-    shown = ((" and ".join(label[:_SHOWN_LABEL] for label in c.labels), c.count) for c in found.confusions[:10])
-    confused = ", ".join(f"{labels} ({count})" for labels, count in shown)
+    people = [(a.name, a.overlaps, *_interval(a.agreement), reliability.get(a.name)) for a in found.annotators]
+    shown = found.confusions[:10]
+    confused = ", ".join(f"{a[:_SHOWN_LABEL]} and {b[:_SHOWN_LABEL]} ({count})" for a, b, count in shown)
     yield Measure(
         name="reviewers",
         title="Who disagrees about what",

@@ -44,12 +44,12 @@ def test_labels_and_people_that_disagree_are_named_first() -> None:
     )]  # fmt: skip
     agreement = measure_agreement(blind_overlaps(votes))
     assert agreement is not None
-    assert [(a.annotator, a.agreement.value) for a in agreement.annotators] == [
+    assert [(a.name, a.agreement.value) for a in agreement.annotators] == [
         ("eve", 0.0), ("ana", round(90 / 110, 4)), ("ben", 1.0)
     ]  # fmt: skip
-    assert (agreement.classes[-1].label, agreement.classes[-1].agreement.value) == ("c", 1.0)
-    assert [(c.labels, c.count) for c in agreement.confusions] == [(("a", "b"), 20)]
-    of_a = next(c for c in agreement.classes if c.label == "a")
+    assert (agreement.classes[-1].name, agreement.classes[-1].agreement.value) == ("c", 1.0)
+    assert agreement.confusions == (("a", "b", 20),)
+    of_a = next(c for c in agreement.classes if c.name == "a")
     assert (of_a.overlaps, of_a.agreement.value) == (50, round(2 * 30 / (30 + 50), 4))
 
 
@@ -75,7 +75,7 @@ def test_the_newest_overlaps_are_measured_so_what_was_mended_shows() -> None:
     agreement = measure_agreement(overlaps, newest=200)
     assert agreement is not None
     assert (agreement.overlaps, agreement.answered, agreement.agreement.value) == (200, 349, 0.995)
-    assert [c.count for c in agreement.confusions] == [1]
+    assert [count for *_, count in agreement.confusions] == [1]
     everything = measure_agreement(overlaps)
     assert everything is not None
     assert (everything.overlaps, everything.answered) == (349, 349)
