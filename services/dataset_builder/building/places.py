@@ -123,7 +123,7 @@ def place_rows(rows: Iterable[Row], places: Places, spec: TaskSpec) -> Placed:
             reasons[row.prediction_id] = SAME_CONVERSATION, "another turn of a held-out conversation"
 
     may_be_near = [*before[Fate.TRAIN], *before[Fate.EXCLUDED], *to_train]
-    near_unseen = _NearUnseen(before[Fate.EVAL], places, spec).near(may_be_near)
+    near_unseen = _near_unseen(may_be_near, before[Fate.EVAL], places, spec)
     reasons |= {row.prediction_id: (EXCLUDED_BEFORE, "an earlier build excluded it") for row in before[Fate.EXCLUDED]}
     reasons |= {name: (NEAR_HELD_OUT, f"nearly the held-out {other}") for name, other in near_unseen.items()}
     train = [row for row in (*before[Fate.TRAIN], *to_train) if row.prediction_id not in near_unseen]
@@ -317,30 +317,20 @@ def _uniform(*parts: str) -> float:
     return int(content_hash(*parts, length=13), 16) / 16**13
 
 
-class _NearUnseen:
-    """The unseen held-out rows, also those whose text has expired or is left out of this build."""
+def _near_unseen(rows: Iterable[Row], held_out: Iterable[Row], places: Places, spec: TaskSpec) -> dict[str, str]:
+    """For each row that is nearly an unseen held-out one the prediction of that one.
 
-    def __init__(self, held_out: Iterable[Row], places: Places, spec: TaskSpec) -> None:
-        self._spec = spec
-        self._index = NearCopies(spec.dataset.near_copy_similarity)
-        self._names: list[str] = []
-        for name, place in sorted(places.items()):
-            if place.fingerprint is not None:
-                self._add(name, self._index.add_shingles(Shingles.from_bytes(place.fingerprint)))
-        for row in held_out:  # By what is compared of it today, too.
-            if places[row.prediction_id].fingerprint is not None:
-                self._add(row.prediction_id, self._index.add(asked(row, spec)))
-
-    def _add(self, name: str, number: int) -> None:
-        if number == len(self._names):
-            self._names.append(name)
-
-    def near(self, rows: Iterable[Row]) -> dict[str, str]:
-        """For each row that is nearly an unseen one the prediction of that one."""
-        if not self._names:
-            return {}
-        found = ((row, next(self._index.near(asked(row, self._spec)), None)) for row in rows)
-        return {row.prediction_id: self._names[number] for row, number in found if number is not None}
+    Also where the text of that one has expired, or is left out of this build.
+    """
+    index, names = NearCopies(spec.dataset.near_copy_similarity), dict[int, str]()
+    for name, place in sorted(places.items()):
+        if place.fingerprint is not None:
+            names.setdefault(index.add_shingles(Shingles.from_bytes(place.fingerprint)), name)
+    for row in held_out:  # By what is compared of it today, too.
+        if places[row.prediction_id].fingerprint is not None:
+            names.setdefault(index.add(asked(row, spec)), row.prediction_id)
+    found = ((row, next(index.near(asked(row, spec)), None)) for row in rows) if names else ()
+    return {row.prediction_id: names[number] for row, number in found if number is not None}
 
 
 def _fingerprint(row: Row, spec: TaskSpec) -> bytes:
