@@ -16,6 +16,7 @@ from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.questions import tie_break
 from services.dataset_builder.building.rows import BY_AGE, Row
 from services.dataset_builder.building.votes import decide, joint
+from shared.model.texts import text_hash
 
 CONFLICTING_COPIES = "conflicting_labels"
 OLDER_ANSWER = "older_answer"
@@ -82,7 +83,7 @@ def _decided(copies: Sequence[Row], kind: TaskKind) -> str | None:
 def _by_text(rows: Iterable[Row], *, of_one_form: bool = False) -> list[list[Row]]:
     by_text: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        by_text[row.text_hash, row.form if of_one_form else ""].append(row)
+        by_text[text_hash(row.text), row.form if of_one_form else ""].append(row)
     return list(by_text.values())
 
 

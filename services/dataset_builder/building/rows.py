@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
 from typing import NamedTuple
@@ -15,7 +15,6 @@ from schemas.labels import Purpose
 from services.dataset_builder.building.chat_format import answer_message
 from shared.conversation import chat_tools, form_asked_for, tool_choice_asked_for
 from shared.identity import content_hash
-from shared.model.texts import text_hash
 
 USER_PREFIX = "user:"
 """Before the hash of a user among voters."""
@@ -64,7 +63,6 @@ class Row:
     drawn_probability: float | None = None
     session: str | None = None
     prompts: frozenset[str] = frozenset()
-    _text_hash: str = field(default="", init=False, repr=False, compare=False)
 
     @property
     def tools(self) -> tuple[JsonObject, ...]:
@@ -78,13 +76,6 @@ class Row:
     def text(self) -> str:
         """What inputs are compared by."""
         return input_text(self.call.messages, self.prompts)
-
-    @property
-    def text_hash(self) -> str:
-        """The same for texts that are equal. It is kept: a `cached_property` would take more memory than the row."""
-        if not self._text_hash:
-            object.__setattr__(self, "_text_hash", text_hash(self.text))
-        return self._text_hash
 
     @property
     def form(self) -> str:
