@@ -8,8 +8,7 @@ and answers that are labels, and all of them short texts such as labels and name
 from __future__ import annotations
 
 import json
-from functools import cache
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -40,7 +39,10 @@ class Compactor:
 
     def __call__(self, model: M) -> M:
         """Return the object itself, smaller by more than half."""
-        self._share(model)
+        values = self.share_field_set(model).__dict__
+        for name, value in values.items():
+            if value and isinstance(value, tuple) and isinstance(value[0], BaseModel):
+                values[name] = self.items(value)
         return model
 
     def share_field_set(self, model: M) -> M:
@@ -67,23 +69,6 @@ class Compactor:
         # By the values of its fields: pydantic's own comparison of two objects takes five times as long.
         found = self._common.setdefault((type(model), *model.__dict__.values()), model)
         return found  # type: ignore[return-value]  # Of its own type, which a dict's type cannot say.
-
-    def _share(self, model: BaseModel) -> None:
-        values = self.share_field_set(model).__dict__
-        for name in _tuples(type(model)):
-            value = values[name]
-            if value and isinstance(value, tuple) and isinstance(value[0], BaseModel):
-                values[name] = self.items(value)
-
-
-@cache
-def _tuples(model: type[BaseModel]) -> tuple[str, ...]:
-    """Return the names of the fields that may hold a tuple."""
-    return tuple(name for name, field in model.model_fields.items() if _may_be_tuple(field.annotation))
-
-
-def _may_be_tuple(annotation: object) -> bool:
-    return get_origin(annotation) is tuple or any(map(_may_be_tuple, get_args(annotation)))
 
 
 def _is_common(item: BaseModel) -> bool:
