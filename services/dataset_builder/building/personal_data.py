@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from schemas.conversation import Answer, Call, JsonObject, Message, ToolCall
+from schemas.conversation import Answer, Call, JsonObject, Message
 from schemas.labels import CorrectionSubmitted
 from services.dataset_builder.building.votes import UserCorrection
 from shared.identity import content_hash
@@ -29,6 +29,7 @@ _ROUNDS = 3
 
 Replace = Callable[[str], str]
 W = TypeVar("W", CorrectionSubmitted, UserCorrection)
+S = TypeVar("S", Answer, Message)
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def _is_kept(word: CorrectionSubmitted | UserCorrection) -> bool:
 
 def _rewritten(word: W, replace_text: Replace, *, forms: bool) -> W:
     """Return the correction with each text replaced. A label that repeats an answer still repeats it."""
-    answers = tuple(_rewritten_answer(answer, replace_text) for answer in word.answers)
+    answers = tuple(_rewritten_texts(answer, replace_text) for answer in word.answers)
     said = (word.label or "").strip()
     repeated = (new.plain.strip() for old, new in zip(word.answers, answers, strict=True) if old.plain.strip() == said)
     label = next(repeated, None)
@@ -154,7 +155,7 @@ def _rewritten(word: W, replace_text: Replace, *, forms: bool) -> W:
 
 def _rewritten_call(call: Call, replace_text: Replace, *, forms: bool) -> Call:
     update: dict[str, Any] = {
-        "messages": tuple(_rewritten_message(message, replace_text) for message in call.messages),
+        "messages": tuple(_rewritten_texts(message, replace_text) for message in call.messages),
         "tools": tuple(_rewritten_object(tool, replace_text) for tool in call.tools),
     }
     for name in ("tool_choice", "response_format"):
@@ -163,32 +164,23 @@ def _rewritten_call(call: Call, replace_text: Replace, *, forms: bool) -> Call:
     return call.model_copy(update=update)
 
 
-def _rewritten_answer(answer: Answer, replace_text: Replace) -> Answer:
+def _rewritten_texts(said: S, replace_text: Replace) -> S:
     update: dict[str, Any] = {
-        name: replace_text(text) for name in ("reasoning", "refusal") if (text := getattr(answer, name))
+        name: replace_text(text) for name in ("name", "reasoning", "refusal") if (text := getattr(said, name, None))
     }
-    update["text"] = _in_json(answer.text, replace_text)
-    update["tool_calls"] = _rewritten_calls(answer.tool_calls, replace_text)
-    return answer.model_copy(update=update)
-
-
-def _rewritten_message(message: Message, replace_text: Replace) -> Message:
-    update: dict[str, Any] = {
-        name: replace_text(text) for name in ("name", "reasoning", "refusal") if (text := getattr(message, name))
-    }
-    update["tool_calls"] = _rewritten_calls(message.tool_calls, replace_text)
-    if isinstance(message.content, str):
-        update["content"] = _in_json(message.content, replace_text)
-    elif message.content is not None:
+    update["tool_calls"] = tuple(
+        call.model_copy(update={"arguments": _in_json(call.arguments, replace_text)}) for call in said.tool_calls
+    )
+    if isinstance(said, Answer):
+        update["text"] = _in_json(said.text, replace_text)
+    elif isinstance(said.content, str):
+        update["content"] = _in_json(said.content, replace_text)
+    elif said.content is not None:
         update["content"] = tuple(
             part if part.text is None else part.model_copy(update={"text": _in_json(part.text, replace_text)})
-            for part in message.content
+            for part in said.content
         )
-    return message.model_copy(update=update)
-
-
-def _rewritten_calls(calls: Sequence[ToolCall], replace_text: Replace) -> tuple[ToolCall, ...]:
-    return tuple(call.model_copy(update={"arguments": _in_json(call.arguments, replace_text)}) for call in calls)
+    return said.model_copy(update=update)
 
 
 def _rewritten_object(value: JsonObject, replace_text: Replace) -> JsonObject:
