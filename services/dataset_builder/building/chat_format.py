@@ -29,8 +29,6 @@ _SHOWN_CHARS = 500
 _CALL_ID_LENGTH = 9
 """The only length that the strictest chat templates (Mistral's) accept."""
 _SHOWN_ROLES = 50
-_INSTRUCTIONS = frozenset(INSTRUCTIONS)
-_ONE_QUESTION = [Role.USER, Role.ASSISTANT]
 
 Rejection = tuple[str, str]
 """The reason, and the detail."""
@@ -120,8 +118,6 @@ def _order_error(messages: Sequence[Message]) -> Rejection | None:
     A developer message may stand anywhere: it instructs, and is no turn.
     """
     roles = [message.role for message in messages]
-    if roles[-2:] == _ONE_QUESTION and _INSTRUCTIONS.issuperset(roles[:-2]):  # Nearly all of them.
-        return None
     start = next((number for number, role in enumerate(roles) if role not in INSTRUCTIONS), len(roles))
     dialogue = [message for message in messages[start:] if message.role != DEVELOPER]
     if all(message.role == Role.ASSISTANT for message in dialogue):

@@ -198,13 +198,7 @@ def resolve_votes(
     `reliability`: see `estimate_reliability`; whoever is not in it has the prior. `probability`: see `ResponseRates`.
     """
     rows, left_out, questions = [], list[LeftOutExample](), list[LabelRequested]()
-    voters: dict[tuple[str, ...], tuple[str, ...]] = {}
     for prediction_id, cast in sorted(by_prediction(votes).items()):
-        if len(cast) == 1:  # Nearly all of them.
-            (vote,) = cast
-            opinions = {vote.voter: opinion_of(vote, spec, reliability)}
-            rows.append(_row(prediction_id, cast, vote.label, cast, opinions, spec, prompts, voters, probability))
-            continue
         newest, older = newest_of_each(cast)
         left_out += [v.left_out(Fate.SUPERSEDED, "newer_opinion", f"{v.voter} answered again") for v in older]
         reviewers = [vote for vote in newest if vote.origin is Origin.REVIEWER]
@@ -213,7 +207,7 @@ def resolve_votes(
         agreed = decide(list(opinions.values()), spec.kind)
         label = deciding[-1].label if agreed is None else agreed
         supporting = [vote for vote in newest if agreed is None or vote.label == agreed]
-        row = _row(prediction_id, cast, label, supporting, opinions, spec, prompts, voters, probability)
+        row = _row(prediction_id, cast, label, supporting, opinions, spec, prompts, probability)
         if agreed is None and never_trained(row.call, row.answers) is None:
             reason = "reviewers_disagree" if reviewers else "users_disagree"
             left_out.append(row.left_out(Fate.REJECTED, reason, _tally(deciding)))
@@ -280,8 +274,6 @@ def by_prediction(votes: Iterable[Vote]) -> dict[str, list[Vote]]:
 def newest_of_each(votes: Sequence[Vote]) -> tuple[list[Vote], list[Vote]]:
     """Return the newest vote of each person, and those that they replace; both oldest first. `votes`: oldest first."""
     newest = {vote.voter: vote for vote in votes}
-    if len(newest) == len(votes):
-        return list(votes), []
     kept = [vote for vote in votes if newest[vote.voter] is vote]
     return kept, [vote for vote in votes if newest[vote.voter] is not vote]
 
@@ -318,11 +310,9 @@ def _row(
     opinions: Mapping[str, Opinion],
     spec: TaskSpec,
     prompts: frozenset[str],
-    voters: dict[tuple[str, ...], tuple[str, ...]],
     probability: Callable[[Vote], float | None],
 ) -> Row:
     """`opinions`: of those who decide, by voter, of whom there are none but reviewers or none but users.
-    `voters`: those of other rows, to share what is equal.
 
     Whose word counts does not change that chance drew the prediction: any vote on it may say so.
     """
@@ -339,7 +329,7 @@ def _row(
         corrected_at=oldest.occurred_at,
         user_hash=oldest.user_hash or _first([vote.user_hash for vote in supporting]),
         predicted_at=oldest.predicted_at,
-        voters=voters.setdefault(names := tuple([vote.voter for vote in supporting]), names),
+        voters=tuple([vote.voter for vote in supporting]),
         origin=origin,
         app=first.app or _first([vote.app for vote in supporting]),
         weight=oldest.weight * (spec.dataset.user_weight if origin is Origin.USER else 1.0),
