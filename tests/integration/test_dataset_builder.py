@@ -26,7 +26,6 @@ from services.dataset_builder.building.votes import UserCorrection, votes_of
 from services.dataset_builder.handlers import Handlers
 from services.dataset_builder.main import MIGRATIONS, NAME
 from services.dataset_builder.pipeline import Decisions, Inputs, build_dataset
-from services.dataset_builder.publishing.versions import LastVersion
 from services.dataset_builder.settings import DatasetBuilderSettings
 from services.dataset_builder.storage.corrections import PostgresCorrectionStore, StoredCorrections
 from services.dataset_builder.storage.traffic import PostgresTrafficStore
@@ -415,13 +414,13 @@ async def test_the_last_version_is_the_newest_that_passed_and_knows_whether_its_
     newest = built(task, 2)
     for event in (newest, built(task, 1), built(f"{task}-b", 9), stopped):
         await store.save_outcome(event)
-    assert await store.last_version(task) == LastVersion(newest, cycle_failed=False)
+    assert await store.last_version(task) == (newest, False)
     for outcome, failed in (("failed", True), ("rejected", False)):
         ended = CycleFinished(
             task=task, task_revision="r1", cycle_id=f"{task}-2", outcome=outcome, reason="r", seconds=1.0
         )
         await store.save_end(ended)
-        assert await store.last_version(task) == LastVersion(newest, failed)
+        assert await store.last_version(task) == (newest, failed)
 
 
 def test_ten_thousand_corrections_are_built_in_seconds() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -17,22 +16,17 @@ from shared.storage.artifacts import ArtifactStore
 KIND = "datasets"
 
 
-@dataclass(frozen=True)
-class LastVersion:
-    """A task's newest version. `cycle_failed`: a later step of its cycle failed, so nothing was learned from it."""
+def read_parent(artifacts: ArtifactStore, last: tuple[DatasetBuilt, bool] | None) -> Parent | None:
+    """Return the version that a build follows. Raises DependencyUnavailable while the store is away.
 
-    built: DatasetBuilt
-    cycle_failed: bool
-
-
-def read_parent(artifacts: ArtifactStore, last: LastVersion | None) -> Parent | None:
-    """Return the version that a build follows. Raises DependencyUnavailable while the store is away."""
+    `last`: the task's newest version, and whether its cycle failed later on: then nothing was learned from it.
+    """
     if last is None:
         return None
-    built, rows = last.built, None
+    (built, cycle_failed), rows = last, None
     with contextlib.suppress(FileNotFoundError):  # Someone deleted it, after an erasure say.
         rows = read_rows(artifacts, built.dataset_id)
-    return Parent(built.dataset_id, built.spec, rows, last.cycle_failed, built.parent)
+    return Parent(built.dataset_id, built.spec, rows, cycle_failed, built.parent)
 
 
 def read_rows(artifacts: ArtifactStore, dataset_id: str) -> dict[RowName, VersionRow]:

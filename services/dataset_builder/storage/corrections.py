@@ -28,7 +28,6 @@ from schemas.tasks import TaskChanged, TaskKind
 from services.dataset_builder.building.carry_over import Revision
 from services.dataset_builder.building.votes import UserCorrection
 from services.dataset_builder.pipeline import Decisions
-from services.dataset_builder.publishing.versions import LastVersion
 from services.dataset_builder.storage.places import forget_places, read_places, save_places
 from services.dataset_builder.tables import BUILDS, CORRECTIONS, FORGOTTEN, INCARNATION, OFFSETS, REVISIONS
 from shared.kafka.delivery import Delivery, RecordPosition, TopicPartition
@@ -111,15 +110,14 @@ class PostgresCorrectionStore:
         in_log_order = query.order_by(CORRECTIONS.c.topic, CORRECTIONS.c.partition, CORRECTIONS.c.offset)
         return [correction async for part in self._read(in_log_order) for correction in part.others.reviewers]
 
-    async def advance(self, deliveries: Sequence[Delivery[Any]]) -> None:
+    async def advance(self, deliveries: Sequence[RecordPosition | Delivery[Any]]) -> None:
         """Advance the offsets over records that need not be read again."""
         async with transaction(self._engine) as connection:
             await advance_offsets(connection, OFFSETS, deliveries)
 
     async def skip(self, position: RecordPosition | Delivery[Any]) -> None:
         """Advance the offset over a record of which nothing is stored, a dead-lettered one, say."""
-        async with transaction(self._engine) as connection:
-            await advance_offsets(connection, OFFSETS, [position])
+        await self.advance([position])
 
     async def next_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         """Return the next offset to read of those of the partitions of which any record was read."""
@@ -182,15 +180,15 @@ class PostgresCorrectionStore:
             row = (await connection.execute(query)).one_or_none()
         return None if row is None else topic_named(row.topic).event.model_validate_json(row.event)
 
-    async def last_version(self, task: str) -> LastVersion | None:
-        """Return the task's newest version; None before the first one."""
+    async def last_version(self, task: str) -> tuple[DatasetBuilt, bool] | None:
+        """Return the task's newest version, and whether its cycle failed later on; None before the first one."""
         is_version = sa.and_(BUILDS.c.task == task, BUILDS.c.topic == topic_of(DatasetBuilt).name)
         query = sa.select(BUILDS.c.event, BUILDS.c.cycle_failed).where(is_version)
         async with transaction(self._engine) as connection:
             newest = (await connection.execute(query.order_by(BUILDS.c.ended_at.desc()).limit(1))).one_or_none()
         if newest is None:
             return None
-        return LastVersion(DatasetBuilt.model_validate_json(newest.event), bool(newest.cycle_failed))
+        return DatasetBuilt.model_validate_json(newest.event), bool(newest.cycle_failed)
 
     async def save_end(self, event: CycleFinished) -> None:
         """Store whether the cycle of a build failed later on: then nothing was learned from its version."""

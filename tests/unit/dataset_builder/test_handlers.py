@@ -31,7 +31,6 @@ from services.dataset_builder.inspection.gates import evaluate_gates
 from services.dataset_builder.job import build_version, job_name, read_questions
 from services.dataset_builder.job_input import BuildJob, embeddings_file
 from services.dataset_builder.pipeline import Build, Decisions, Inputs, build_dataset
-from services.dataset_builder.publishing.versions import LastVersion
 from services.dataset_builder.settings import DatasetBuilderSettings
 from services.dataset_builder.storage.corrections import SaveOutcome, SearchedCorrections, StoredCorrections
 from shared.errors import DependencyUnavailable, InvalidMessage
@@ -139,9 +138,9 @@ class MemoryStore:
     async def outcome(self, cycle_id: str) -> Event | None:
         return self.outcomes.get(cycle_id)
 
-    async def last_version(self, task: str) -> LastVersion | None:
+    async def last_version(self, task: str) -> tuple[DatasetBuilt, bool] | None:
         built = [event for event in self.outcomes.values() if isinstance(event, DatasetBuilt)]
-        return LastVersion(built[-1], built[-1].cycle_id in self.failed) if built else None
+        return (built[-1], built[-1].cycle_id in self.failed) if built else None
 
     async def save_end(self, event: CycleFinished) -> None:
         if event.outcome == "failed":
