@@ -43,7 +43,7 @@ from shared.conversation import has_own_form
 from shared.cycle_step import CycleStep
 from shared.errors import StepImpossible, StepSkipped
 from shared.files import write_atomically
-from shared.identity import content_hash, event_id
+from shared.identity import content_hash, event_id, load_or_create_key
 from shared.jobs import Job, Progress
 from shared.privacy.redaction import Redactor, Rules
 from shared.settings import Settings
@@ -191,7 +191,8 @@ async def _read_votes(
     prompts = (revision.system_prompt for revision in revisions.values())
     own_texts = (spec.system_prompt, *prompts, *spec.labels, *spec.renamed_labels)
     forms = not has_own_form(spec)
-    search = PersonalDataPass(Redactor(job.surrogate_key), rules, own_texts, forms=forms)
+    redactor = Redactor(load_or_create_key(job.secrets_folder, "surrogates"))
+    search = PersonalDataPass(redactor, rules, own_texts, forms=forms)
     votes, found, count, compact, withdrawn = list[Vote](), PersonalData(), 0, Compactor(), Withdrawals()
     preferences = Preferences()
     by = rules_id(rules, forms=forms)
@@ -222,7 +223,7 @@ def conclude(
     spec, dataset, gates, parent = inspected.spec, inspected.build.dataset, inspected.gates, inspected.parent
     if (reason := too_little_new(dataset, spec, parent, inspected.difference)) is not None:
         raise StepSkipped(reason, _SKIPPED_WAY_OUT)
-    uri = staged.publish(artifacts)
+    uri = artifacts.publish(staged.folder, staged.kind, staged.name)
     if not staged.report.passed:
         reason = f"the dataset of {len(inspected.votes)} corrections did not pass: {describe_failed_gates(gates)}"
         raise StepImpossible(reason, way_out(gates, spec), uri)

@@ -9,7 +9,6 @@ from pydantic import BaseModel
 from schemas.failures import FailuresClustered
 from schemas.tasks import TaskSpec
 from services.dataset_builder.models import LocalModels
-from shared.identity import load_or_create_key
 
 
 class BuildJob(BaseModel):
@@ -24,10 +23,6 @@ class BuildJob(BaseModel):
     secrets_folder: Path
     models_folder: Path
     traffic_hours: int
-
-    @property
-    def surrogate_key(self) -> bytes:
-        return load_or_create_key(self.secrets_folder, "surrogates")
 
     def models(self, folder: Path) -> LocalModels:
         """Return the models of a job with this folder; nothing is loaded."""

@@ -139,6 +139,7 @@ def place_rows(rows: Iterable[Row], places: Places, spec: TaskSpec) -> Placed:
     ]
     detail = "held out, and no reviewer stands for its answer any more"
     left_out += [row.left_out(Fate.HELD_BACK, UNCONFIRMED, detail) for row in held_out if not row.is_confirmed]
+    unseen = {row.prediction_id for row in held_out} - seen
     fate = dict.fromkeys((row.prediction_id for row in held_out), Fate.EVAL) | dict.fromkeys(reasons, Fate.EXCLUDED)
     return Placed(
         train=sorted(train, key=BY_AGE),
@@ -150,7 +151,7 @@ def place_rows(rows: Iterable[Row], places: Places, spec: TaskSpec) -> Placed:
                 group=groups[row.prediction_id],
                 user_hash=row.user_hash,
                 happened_at=row.predicted_at or row.corrected_at,
-                fingerprint=_fingerprint(row, spec) if _is_unseen(row, fate, seen) else None,
+                fingerprint=Shingles.of(asked(row, spec)).to_bytes() if row.prediction_id in unseen else None,
                 writers=row.writers,
             )
             for row in rows
@@ -161,10 +162,6 @@ def place_rows(rows: Iterable[Row], places: Places, spec: TaskSpec) -> Placed:
         seen=frozenset(seen),
         exclusions=_exclusions(near_unseen, len(rows)),
     )
-
-
-def _is_unseen(row: Row, fate: Mapping[str, Fate], seen: Collection[str]) -> bool:
-    return fate.get(row.prediction_id) is Fate.EVAL and row.prediction_id not in seen
 
 
 class _Similar:
@@ -331,10 +328,6 @@ def _near_unseen(rows: Iterable[Row], held_out: Iterable[Row], places: Places, s
             names.setdefault(index.add(asked(row, spec)), row.prediction_id)
     found = ((row, next(index.near(asked(row, spec)), None)) for row in rows) if names else ()
     return {row.prediction_id: names[number] for row, number in found if number is not None}
-
-
-def _fingerprint(row: Row, spec: TaskSpec) -> bytes:
-    return Shingles.of(asked(row, spec)).to_bytes()
 
 
 def _exclusions(near: Mapping[str, str], rows: int) -> Exclusions:

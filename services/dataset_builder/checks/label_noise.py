@@ -159,7 +159,13 @@ def find_noise(rows: Sequence[Row], held_out: Collection[str], spec: TaskSpec, s
         held_back=tuple(row.left_out(Fate.HELD_BACK, SUSPICIOUS, _detail(row, given)) for row, given in held),
         confused=_confused(held),
         questions=tuple(
-            label_again(row, row.label, spec, _priority(row, held_out) + given.doubt, row.corrected_at)
+            label_again(
+                row,
+                row.label,
+                spec,
+                (_ASKED_IN_EVAL if row.prediction_id in held_out else _ASKED_IN_TRAIN) + given.doubt,
+                row.corrected_at,
+            )
             for row, given in held
         ),
     )
@@ -208,10 +214,6 @@ def _bounded(found: Sequence[ScoredRow], counts: Mapping[str, int]) -> list[Scor
             taken[row.label] += 1
             held.append((row, given))
     return held
-
-
-def _priority(row: Row, held_out: Collection[str]) -> float:
-    return _ASKED_IN_EVAL if row.prediction_id in held_out else _ASKED_IN_TRAIN
 
 
 def _recall(judged: Iterable[ScoredRow]) -> dict[str, tuple[float, int]]:

@@ -31,7 +31,7 @@ from shared.files import replaced_atomically, write_atomically
 from shared.identity import content_hash, file_hash
 from shared.report.dataset import inspection_blocks
 from shared.report.html import page
-from shared.storage.artifacts import MANIFEST, ArtifactStore
+from shared.storage.artifacts import MANIFEST
 
 INSPECTIONS = "inspections"
 TRAIN, EVAL, REJECTED = "train.jsonl", "eval.jsonl", "rejected.jsonl"
@@ -44,7 +44,8 @@ _STAGED = ".publishing-"
 class StagedBuild:
     """The files of a build in a folder of this machine: to be published as `name` among the artifacts of a `kind`.
 
-    `report.passed` tells which it is: a version, or only its inspection.
+    `report.passed` tells which it is: a version, or only its inspection. A folder that is already published stays as it
+    is: its manifest and its report describe the first build of these rows.
     """
 
     dataset_id: str
@@ -52,14 +53,6 @@ class StagedBuild:
     kind: str
     name: str
     report: QualityReport
-
-    def publish(self, artifacts: ArtifactStore) -> str:
-        """Publish the files; returns their address. Raises DependencyUnavailable.
-
-        A folder that is already published stays as it is: its manifest and its report describe the first build of these
-        rows.
-        """
-        return artifacts.publish(self.folder, self.kind, self.name)
 
 
 @contextmanager
