@@ -106,7 +106,8 @@ class Home:
             modes=(), data_cutoff=NOON, fence=(),
         )  # fmt: skip
         with staged_build(inspected, cycle, NOON + timedelta(days=self.cycles), self.folder) as staged:
-            return Published(staged.dataset_id, staged.publish(self.store), staged.report)
+            uri = self.store.publish(staged.folder, staged.kind, staged.name)
+            return Published(staged.dataset_id, uri, staged.report)
 
     def run(self, *arguments: str) -> Result:
         return CliRunner().invoke(app, ["dataset", *arguments], env={"COLUMNS": "300"})
