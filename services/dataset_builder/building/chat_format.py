@@ -7,11 +7,9 @@ too long is decided in tokens (`length.py`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
 
 import jsonschema_rs
 from pydantic import JsonValue
@@ -20,7 +18,7 @@ from schemas.conversation import INSTRUCTIONS, Answer, JsonObject, Message, Role
 from schemas.tasks import TaskSpec
 from shared.answers import answer_form
 from shared.conversation import has_own_form, json_asked_for
-from shared.grading.json_values import read_json
+from shared.grading.json_values import json_or_nothing, read_json
 from shared.grading.tool_calls import split_calls
 from shared.identity import content_hash
 
@@ -163,7 +161,7 @@ def _calls_error(calls: Sequence[ToolCall], tools: Sequence[JsonObject]) -> Reje
     for call in calls:
         if tools and call.name not in known:
             return "unknown_tool", f"{call.name[:100]!r} is none of the tools"
-        if not isinstance(_parsed(call.arguments or "{}"), dict):
+        if not isinstance(json_or_nothing(call.arguments or "{}"), dict):
             return "invalid_arguments", f"the arguments of {call.name[:100]} are no JSON object"
     return None
 
@@ -175,11 +173,3 @@ def _written_calls(label: str) -> tuple[str, tuple[ToolCall, ...]]:
     return text, tuple(
         ToolCall(name=call.name, arguments=call.arguments, id=call_id) for call, call_id in zip(calls, ids, strict=True)
     )
-
-
-def _parsed(text: str) -> Any:
-    """The JSON value of a text; None if it is none."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
