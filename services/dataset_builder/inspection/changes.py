@@ -70,13 +70,13 @@ class Parent:
 
 
 def rows_of(part: str, examples: Iterable[Example]) -> dict[RowName, VersionRow]:
-    """Return the rows of a part as they are compared."""
-    return {example.prediction_ids: compared(part, example.answer, example.weight) for example in examples}
-
-
-def compared(part: str, answer: str, weight: float) -> VersionRow:
-    """Return what is compared of a row. Equal texts, such as labels, are one."""
-    return VersionRow(part, intern(answer) if len(answer) <= _LONG_ANSWER else _summary(answer), weight)
+    """Return the rows of a part as they are compared. Equal texts, such as labels, are one."""
+    rows = {}
+    for example in examples:
+        answer = example.answer
+        shown = intern(answer) if len(answer) <= _LONG_ANSWER else _summary(answer)
+        rows[example.prediction_ids] = VersionRow(part, shown, example.weight)
+    return rows
 
 
 def rows_of_dataset(dataset: Dataset) -> dict[RowName, VersionRow]:

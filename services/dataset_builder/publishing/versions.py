@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
-import orjson
-
-from schemas.conversation import Message
 from schemas.datasets import DatasetBuilt, Example
-from services.dataset_builder.inspection.changes import Parent, RowName, VersionRow, compared
+from services.dataset_builder.inspection.changes import Parent, RowName, VersionRow, rows_of
 from shared.storage.artifacts import ArtifactStore
 
 KIND = "datasets"
@@ -31,29 +27,14 @@ def read_parent(artifacts: ArtifactStore, last: tuple[DatasetBuilt, bool] | None
 
 def read_rows(artifacts: ArtifactStore, dataset_id: str) -> dict[RowName, VersionRow]:
     """Return the rows of a version. Raises FileNotFoundError if it is gone, DependencyUnavailable, or OSError."""
-    return dict(row for part in ("train", "eval") for row in _compared_rows(artifacts, dataset_id, part))
+    train, held_out = (rows_of(part, read_examples(artifacts, dataset_id, part)) for part in ("train", "eval"))
+    return train | held_out
 
 
 def read_examples(artifacts: ArtifactStore, dataset_id: str, part: str) -> Iterator[Example]:
     """Yield the rows of one part, in their order."""
     for line in _lines(artifacts, dataset_id, part):
         yield Example.model_validate_json(line)
-
-
-def _compared_rows(artifacts: ArtifactStore, dataset_id: str, part: str) -> Iterator[tuple[RowName, VersionRow]]:
-    """Yield what is compared of each row: all of a large version's conversations take a second to be parsed."""
-    for line in _lines(artifacts, dataset_id, part):
-        row = orjson.loads(line)
-        answer = _text(row["messages"][-1])
-        yield tuple(row["prediction_ids"]), compared(part, answer, row.get("weight", 1.0))
-
-
-def _text(message: dict[str, Any]) -> str:
-    """Return the text of a stored message. Most have nothing else: to parse those takes as long as to read the line."""
-    content = message.get("content")
-    if isinstance(content, str) and not message.get("tool_calls") and not message.get("refusal"):
-        return content
-    return Message.model_validate(message).text
 
 
 def _lines(artifacts: ArtifactStore, dataset_id: str, part: str) -> Iterator[bytes]:
