@@ -28,8 +28,6 @@ from services.dataset_builder.inspection.gates import BY_NAME, advice
 from services.dataset_builder.pipeline import NO_LABEL, Build
 from shared.answers import answer_form
 
-_MAX_SAMPLED_REASONS = 100
-
 
 @dataclass(frozen=True)
 class Inspected:
@@ -137,11 +135,9 @@ def _samples(left_out: Iterable[LeftOutExample], votes: Iterable[Vote]) -> Itera
     """
     chosen: dict[tuple[str, str], list[LeftOutExample]] = {}
     for row in left_out:
-        key = (row.fate.value, row.reason)
-        if key in chosen or len(chosen) < _MAX_SAMPLED_REASONS:
-            rows = chosen.setdefault(key, [])
-            if len(rows) < MAX_SAMPLES and row.prediction_ids:
-                rows.append(row)
+        rows = chosen.setdefault((row.fate.value, row.reason), [])
+        if len(rows) < MAX_SAMPLES and row.prediction_ids:
+            rows.append(row)
     wanted = {name for rows in chosen.values() for row in rows for name in row.correction_ids[-1:]}
     newest = {vote.correction_id: vote for vote in votes if vote.correction_id in wanted}
     for rows in chosen.values():
