@@ -90,7 +90,7 @@ class Decisions:
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that a build depends on: the same inputs give the same dataset, byte for byte, on any machine.
+    """All that a build depends on beside the scores of labels: the same of both give the same bytes on any machine.
 
     `votes` are those of all revisions of the task; `revisions` are its former ones by id.
     `modes` has the failure mode of each prediction that is in one. `frozen`: the questions of the golden set, without
