@@ -130,11 +130,11 @@ class RandomHistory:
     def say(self, name: str, messages: Messages, user: str | None, *, by_user: bool) -> None:
         self.minute += self.rng.randint(1, 9)
         label = self.rng.choice(self.spec.labels or LABELS)
-        word: Word = correction(name, "", label, reviewer=self.rng.choice("abcde"), minute=self.minute, user=user)
+        given = correction(name, "", label, reviewer=self.rng.choice("abcde"), minute=self.minute, user=user)
         more: dict[str, object] = {"drawn_probability": self.rng.choice((None, 0.1, 0.5))}
         if by_user:
-            word = user_word(word)
             more = {"author_hash": self.rng.choice((user, user, None, *USERS)), "user_hash": user, "app": "shop"}
+        word: Word = user_word(given) if by_user else given
         call = word.call.model_copy(update={"messages": messages})
         more |= {"task_revision": self.spec.revision, "session_hash": self.sessions[name], "call": call}
         self.words[word.correction_id] = word.model_copy(update=more)
