@@ -25,6 +25,7 @@ NAMES = (
 def main(
     names: Annotated[list[str] | None, typer.Argument(help=f"Some of {', '.join(NAMES)}.")] = None,
     intents: Annotated[int | None, typer.Option(help="Of confidence: the number of intents, 77 for all.")] = None,
+    part: Annotated[list[str] | None, typer.Option(help="Of dataset: this part alone, and nothing is written.")] = None,
 ) -> None:
     """Run benchmarks, each against a peer in the same run where there is one."""
     chosen = names or NAMES
@@ -32,7 +33,7 @@ def main(
         raise typer.BadParameter(f"no such benchmark: {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}")
     problems = []
     for name in chosen:
-        options = {"intents": intents} if name == "confidence" else {}
+        options = {"confidence": {"intents": intents}, "dataset": {"parts": part}}.get(name, {})
         benchmark = importlib.import_module(f"tests.benchmarks.{name}")
         if problem := problem_of(functools.partial(benchmark.main, **options)):
             problems.append(f"{name}: {problem}")

@@ -100,8 +100,15 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def report(results: Sequence[Result], file: str, measured: Sequence[Measured] = (), grids: Sequence[Grid] = ()) -> None:
-    """Print the results, with their aims, and write them to `RESULTS` as Markdown and JSON.
+def report(
+    results: Sequence[Result],
+    file: str,
+    measured: Sequence[Measured] = (),
+    grids: Sequence[Grid] = (),
+    *,
+    write: bool = True,
+) -> None:
+    """Print the results, with their aims, and write them to `RESULTS` as Markdown and JSON, unless `write` is False.
 
     Aims that are missed end the command with 1 (`take_missed`).
     Results of files that are not committed are only printed.
@@ -131,6 +138,8 @@ def report(results: Sequence[Result], file: str, measured: Sequence[Measured] = 
         written.append(_aimed(title, ("what", "unit", "value"), rows, aims))
     for grid in grids:
         written.append(f"{grid.title}:\n\n{_table(f'{file}: {grid.title}', grid.columns, grid.rows)}")
+    if not write:
+        return
     if changed:
         print(f"{file}: not written to {RESULTS}, since these files differ from {commit}: commit them first\n{changed}")
         return

@@ -16,7 +16,7 @@ from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.augmentation import HARD_NEGATIVE_WEIGHT, weigh_hard_negatives
 from services.dataset_builder.building.votes import votes_of
 from services.dataset_builder.pipeline import Inputs, build_dataset
-from tests.benchmarks.builds import BANKING77, banking77
+from tests.benchmarks.banking77 import BANKING77, banking77
 
 
 def example(n: int, label: str, mode: str | None = "m1", origin: Origin = Origin.REVIEWER) -> Example:

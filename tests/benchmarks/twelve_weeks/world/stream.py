@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from shared.model.embedding import CachedEmbedder, SentenceEmbedder, Vectors
 from shared.settings import Settings
-from tests.benchmarks.builds import banking77
+from tests.benchmarks.banking77 import banking77
 from tests.conftest import ROOT
 
 Ints = npt.NDArray[np.int64]

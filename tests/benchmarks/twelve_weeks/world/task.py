@@ -9,7 +9,7 @@ from schemas.tasks import TaskKind, TaskSpec
 from shared.identity import content_hash
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.golden_sets import golden_set, publish_golden_set
-from tests.benchmarks.builds import PROMPT
+from tests.benchmarks.banking77 import PROMPT
 from tests.benchmarks.twelve_weeks.stand_ins.engine import BASE
 from tests.benchmarks.twelve_weeks.world.stream import Corpus, Ints
 

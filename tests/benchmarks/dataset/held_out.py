@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 
 import numpy as np
+from rich.progress import Progress
 
-from schemas.conversation import Answer, Call, Message, Role
 from schemas.datasets import Example
-from schemas.labels import CorrectionSubmitted, Purpose
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.labels import CorrectionSubmitted
 from services.dataset_builder.building.votes import votes_of
 from services.dataset_builder.pipeline import Inputs, build_dataset
 from services.evaluator.comparison import Comparison
@@ -24,27 +25,28 @@ from services.evaluator.domain import GradedAnswers, evaluation_questions
 from services.evaluator.gates import not_worse
 from services.evaluator.statistics.intervals import group_numbers, weighted_share
 from shared.grading.grade import RIGHT, WRONG
-from tests.benchmarks.table import Measured
+from tests.benchmarks.dataset.made import LABELS, SPEC, audit, call, sentence
+from tests.benchmarks.table import Grid, Measured
 
 AUDITS, TEXTS, COMMON = 800, 2_000, 20
-RUNS = 1_000
-_START = datetime(2026, 1, 5, tzinfo=UTC)
-_LABELS = ("refund", "delivery", "cancel")
+RUNS, PROCESSES = 1_000, 2
 _RIGHT = 0.75
 """Of the texts that production answers right."""
 
 
-def measured(runs: int = RUNS) -> list[Measured]:
-    """The aims: the interval covers production's accuracy, and who fails the commonest texts is stopped."""
+def measure(runs: int = RUNS, processes: int = PROCESSES) -> tuple[list[Measured], list[Grid]]:
+    """Return the aims: the interval covers production's accuracy, and who fails the commonest texts is stopped."""
     found = []
-    for name, weights in (("Zipf 1.0", _zipf()), ("half near-repeats", _half_repeated())):
-        results = [_run(seed, weights) for seed in range(runs)]
-        covered, stopped = (float(np.mean(part)) for part in zip(*results, strict=True))
-        found += [
-            Measured(f"{name}: accuracy of production inside the 95 % interval", "share", covered, min_value=0.93),
-            Measured(f"{name}: wrong on the {COMMON} commonest texts, stopped", "share", stopped, min_value=0.95),
-        ]
-    return found
+    traffic = {"Zipf 1.0": _zipf(), "half near-repeats": _half_repeated()}
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool, Progress() as progress:
+        for name, weights in traffic.items():
+            results = progress.track(pool.map(partial(_run, weights=weights), range(runs)), runs, description=name)
+            covered, stopped = (float(np.mean(part)) for part in zip(*results, strict=True))
+            found += [
+                Measured(f"{name}: accuracy of production inside the 95 % interval", "share", covered, min_value=0.93),
+                Measured(f"{name}: wrong on the {COMMON} commonest texts, stopped", "share", stopped, min_value=0.95),
+            ]
+    return found, []
 
 
 def _zipf() -> np.ndarray:
@@ -63,15 +65,14 @@ def _run(seed: int, weights: np.ndarray) -> tuple[bool, bool]:
     chance = random.Random(seed)
     asked = chance.choices(range(TEXTS), weights, k=AUDITS)
     right = {text for text in range(TEXTS) if random.Random(f"{seed} {text}").random() < _RIGHT} | set(range(COMMON))
-    spec = TaskSpec(name="desk", kind=TaskKind.CLASSIFICATION, system_prompt="Intent?", labels=_LABELS)
-    build = build_dataset(Inputs(votes_of(_audit(spec, n, text, chance) for n, text in enumerate(asked)), spec))
+    build = build_dataset(Inputs(votes_of(_audit(n, text, chance) for n, text in enumerate(asked)), SPEC))
     rows = build.dataset.eval
     texts = [int(row.prediction_ids[0].split("-")[1]) for row in rows]
     production = np.array([text in right for text in texts], dtype=np.float64)
     drawn = np.array([1.0 / (row.drawn_probability or 1.0) for row in rows])
     interval = weighted_share(production, drawn, group_numbers([row.group for row in rows]))
     truth = float(sum(weights[text] for text in right))
-    gate = not_worse(spec, _compared(rows, [text >= COMMON for text in texts], [text in right for text in texts]))
+    gate = not_worse(SPEC, _compared(rows, [text >= COMMON for text in texts], [text in right for text in texts]))
     return interval.low <= truth <= interval.high, not gate.passed
 
 
@@ -84,25 +85,8 @@ def _compared(rows: Sequence[Example], candidate: Sequence[bool], production: Se
     return Comparison(questions, *arms)
 
 
-def _audit(spec: TaskSpec, number: int, text: int, chance: random.Random) -> CorrectionSubmitted:
-    words = random.Random(text)
-    asked = " ".join("".join(words.choices("abcdefghijklmnop", k=6)) for _ in range(9))
+def _audit(number: int, text: int, chance: random.Random) -> CorrectionSubmitted:
+    asked = sentence(text)
     if text < COMMON and chance.random() < 0.5:
         asked = f"{asked} please"
-    return CorrectionSubmitted(
-        occurred_at=_START + timedelta(minutes=number),
-        task=spec.name,
-        task_revision=spec.revision,
-        correction_id=f"c{number}",
-        request_id=f"r{number}",
-        prediction_id=f"p{number}-{text}",
-        purpose=Purpose.AUDIT,
-        reviewer=f"reviewer-{number % 5}",
-        call=Call(messages=(Message(role=Role.USER, content=asked),)),
-        answers=(Answer(text=_LABELS[0]),),
-        label=_LABELS[text % 3],
-        inclusion_probability=0.01,
-        drawn_probability=0.01,
-        user_hash=f"user-{number}",
-        predicted_at=_START,
-    )
+    return audit(number, f"p{number}-{text}", call(asked), LABELS[text % 3])

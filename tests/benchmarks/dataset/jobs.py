@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import csv
 import os
 import random
 import subprocess
@@ -23,7 +22,7 @@ from schemas.conversation import Answer, Call, Message, Role
 from schemas.cycles import PartitionFence
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, Purpose
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskSpec
 from services.dataset_builder.job import ENVIRONMENT, POSTGRES_VARIABLE, BuildResult
 from services.dataset_builder.job_input import BuildJob
 from services.dataset_builder.main import MIGRATIONS, NAME
@@ -32,12 +31,10 @@ from shared.kafka.delivery import Delivery
 from shared.settings import Settings
 from shared.storage.database import build_engine
 from shared.storage.migration import migrate
-from tests.conftest import ROOT
+from tests.benchmarks.banking77 import banking77
 
-BANKING77 = Path(os.environ.get("RATCHET_BANKING77") or ROOT.parent / "shared" / "data" / "banking77")
 TOPIC = "corrections.submitted.v1"
 START = datetime(2026, 11, 2, tzinfo=UTC)
-PROMPT = "Name the intent of the customer's question."
 _BATCH = 2_000
 
 
@@ -48,18 +45,6 @@ class TimedBuild:
     seconds: float
     memory_mib: float
     result: BuildResult
-
-
-def banking77(part: str) -> list[tuple[str, str]]:
-    """Return (text, intent) of `train` or `test`."""
-    with (BANKING77 / f"{part}.csv").open(encoding="utf-8") as file:
-        return [(row["text"], row["category"]) for row in csv.DictReader(file)]
-
-
-def task_spec(name: str) -> TaskSpec:
-    """Return a task with Banking77's intents."""
-    labels = tuple(sorted({label for _, label in banking77("train")}))
-    return TaskSpec(name=name, kind=TaskKind.CLASSIFICATION, system_prompt=PROMPT, labels=labels)
 
 
 def mixed_questions(seed: int) -> Iterator[tuple[str, str]]:
