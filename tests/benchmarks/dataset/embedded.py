@@ -13,6 +13,7 @@ from shared.model.embedding import CachedEmbedder, HalfVectors, SentenceEmbedder
 from tests.benchmarks.banking77 import banking77, task_spec
 from tests.conftest import ROOT, shared_home
 
+INTENTS = 77
 Labels = npt.NDArray[np.int64]
 
 
@@ -31,24 +32,32 @@ class _Embedded:
 
 
 class Banking77:
-    """Both parts with their embeddings. `every`: the training part is every so many rows of it."""
+    """Both parts with their embeddings, of all intents or of so many that are spread over them."""
 
-    def __init__(self, train: HalfVectors, test: HalfVectors, every: int = 1) -> None:
-        self.spec = task_spec("noise")
-        self.texts, labels = zip(*banking77("train")[::every], strict=True)
-        self.true = self._numbers(labels)
-        self.train, self.test = train[::every].astype(np.float32), test.astype(np.float32)
-        self.test_labels = self._numbers([label for _, label in banking77("test")])
-        self.scorer = LabelScorer(_Embedded(self.texts, train[::every]))
+    def __init__(self, train: HalfVectors, test: HalfVectors, intents: int = INTENTS) -> None:
+        spec = task_spec("noise")
+        labels = spec.labels[:: len(spec.labels) // intents][:intents]
+        self.spec = spec.model_copy(update={"labels": labels})
+        self._all = train, test
+        self.texts, self.true, vectors = self._of("train", train)
+        _, self.test_labels, tested = self._of("test", test)
+        self.train, self.test = vectors.astype(np.float32), tested.astype(np.float32)
+        self.scorer = LabelScorer(_Embedded(self.texts, vectors))
 
     @classmethod
     def load(cls) -> Banking77:
         """Embed both parts, as a build does; their vectors are kept for the next run."""
         return cls(*(_vectors(part) for part in ("train", "test")))
 
-    def _numbers(self, labels: Sequence[str]) -> Labels:
-        places = {label: number for number, label in enumerate(self.spec.labels)}
-        return np.array([places[label] for label in labels])
+    def of_intents(self, intents: int) -> Banking77:
+        """Return the same data of fewer intents."""
+        return Banking77(*self._all, intents)
+
+    def _of(self, part: str, vectors: HalfVectors) -> tuple[list[str], Labels, HalfVectors]:
+        numbers = {label: number for number, label in enumerate(self.spec.labels)}
+        rows = [(row, *found) for row, found in enumerate(banking77(part)) if found[1] in numbers]
+        labels = np.array([numbers[label] for _, _, label in rows])
+        return [text for _, text, _ in rows], labels, vectors[[row for row, _, _ in rows]]
 
     def accuracy(
         self, labels: Labels, rows: Sequence[int] | slice = slice(None), weights: Sequence[float] | None = None
