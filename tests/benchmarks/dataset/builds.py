@@ -1,6 +1,6 @@
 """What a build of 100,000 examples costs, and of 20,000 conversations.
 
-`RATCHET_BENCH_EXAMPLES` makes the first smaller.
+`RATCHET_BENCH_EXAMPLES` makes all of them smaller.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from tests.benchmarks.table import Grid, Measured
 from tests.conftest import ROOT, TestStack
 
 EXAMPLES = int(os.environ.get("RATCHET_BENCH_EXAMPLES", "100000"))
-SMALL = 10_000
+SMALL = min(10_000, EXAMPLES)
 NEW = 500
 NEXT_BUILDS = 5
 """One after the other, each with as many more: of one alone the machine's mood is a fifth."""
-LOUD = 20_000
-TALKS, TURNS = 20_000, 30
+LOUD = min(20_000, EXAMPLES)
+TALKS, TURNS = min(20_000, EXAMPLES), 30
 
 
 def measure() -> tuple[list[Measured], list[Grid]]:
