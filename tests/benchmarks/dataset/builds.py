@@ -14,7 +14,7 @@ from statistics import median
 import sqlalchemy as sa
 
 from services.dataset_builder.main import NAME
-from services.dataset_builder.tables import BUILDS, LABEL_SCORES, PLACES
+from services.dataset_builder.tables import BUILDS, PLACES
 from shared.settings import Settings
 from shared.storage.database import build_engine
 from tests.benchmarks.banking77 import task_spec
@@ -93,7 +93,7 @@ def _forget_decisions(settings: Settings) -> None:
     async def delete() -> None:
         engine = build_engine(settings, NAME)
         async with engine.begin() as connection:
-            for table in (BUILDS, LABEL_SCORES, PLACES):
+            for table in (BUILDS, PLACES):
                 await connection.execute(sa.delete(table))
         await engine.dispose()
 

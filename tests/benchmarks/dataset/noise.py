@@ -118,7 +118,7 @@ def held_back(data: Banking77, labels: Labels) -> tuple[npt.NDArray[np.bool_], f
         Row(call(text), (Answer(text=data.spec.labels[label]),), data.spec.labels[label], f"p{number}", (), START)
         for number, (text, label) in enumerate(zip(data.texts, labels, strict=True))
     ]
-    noise = find_noise(rows, (), data.spec, {}, data.scorer)
+    noise = find_noise(rows, (), data.spec, data.scorer)
     held = np.zeros(len(rows), dtype=np.bool_)
     held[[int(prediction_id[1:]) for prediction_id in noise.held_ids]] = True
     return held, noise.issues / max(1, noise.judged)
