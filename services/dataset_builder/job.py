@@ -116,11 +116,10 @@ async def build_version(
         return BuildResult.model_validate({"outcome": stored})
     delete_texts(folder)  # Of a run that was killed.
     await STEP.check_inputs(job.cycle.fence, store)
-    golden = await asyncio.to_thread(read_golden_set, artifacts, job.spec)
-    frozen = [row.prompt for row in golden]
+    golden = [row.prompt for row in await asyncio.to_thread(read_golden_set, artifacts, job.spec)]
     modes = await asyncio.to_thread(read_members, artifacts, job.cycle.uri)
     while True:
-        inspected, count = await _inspected_build(job, store, traffic, artifacts, frozen, modes, progress, score)
+        inspected, count = await _inspected_build(job, store, traffic, artifacts, golden, modes, progress, score)
         questions = b"".join(asked.model_dump_json().encode() + b"\n" for asked in inspected.build.questions)
         # First: a second run with a stored outcome does not build again.
         write_atomically(folder / _QUESTIONS, questions)
@@ -134,7 +133,7 @@ async def build_version(
                         outcome = conclude(job.cycle, inspected, staged, artifacts, now)
                     except StepImpossible as error:
                         outcome = STEP.impossible(job.cycle, error)
-                    await save(outcome, inspected.build.decisions)
+                    await save(outcome, inspected.build.places)
                     return BuildResult(outcome=outcome)
         delete_texts(folder)
         del inspected, staged, questions  # Somebody was erased meanwhile; two builds are too much for the memory.
@@ -145,7 +144,7 @@ async def _inspected_build(
     store: PostgresCorrectionStore,
     traffic: PostgresTrafficStore,
     artifacts: ArtifactStore,
-    frozen: Sequence[tuple[Message, ...]],
+    golden: Sequence[tuple[Message, ...]],
     modes: Mapping[str, str],
     progress: Progress,
     score: Scorer | None,
@@ -158,9 +157,9 @@ async def _inspected_build(
         votes,
         job.spec,
         # After the corrections: whoever is erased in between is missed among them in the end (`concluding`).
-        decisions=await store.decisions(job.cycle.task),
+        places=await store.places(job.cycle.task),
         revisions=revisions,
-        frozen=frozen,
+        golden=golden,
         modes=modes,
         questions_drawn=job.cycle.questions_drawn,
         drawn_since=job.cycle.drawn_since,
@@ -174,7 +173,7 @@ async def _inspected_build(
     progress(3, 4, "checking and publishing")
     gates = evaluate_gates(build, job.spec, answers, personal_data)
     measures = summaries(build, job.spec, personal_data)
-    held_out = [*(example.prompt for example in build.dataset.eval), *inputs.never_trained_on]
+    held_out = [*(example.prompt for example in build.dataset.eval), *inputs.frozen]
     pairs = [*mark_held_out(preferences.newest(job.spec), held_out, job.spec), *build.edits]
     return Inspected(build, votes, job.spec, gates, answers, measures, parent, pairs), count
 

@@ -1,4 +1,4 @@
-"""What a build's job is given, and the models that it asks."""
+"""What a build's job is given, and the file that keeps its vectors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pydantic import BaseModel
 
 from schemas.failures import FailuresClustered
 from schemas.tasks import TaskSpec
-from services.dataset_builder.models import LocalModels
 
 
 class BuildJob(BaseModel):
@@ -23,10 +22,6 @@ class BuildJob(BaseModel):
     secrets_folder: Path
     models_folder: Path
     traffic_hours: int
-
-    def models(self, folder: Path) -> LocalModels:
-        """Return the models of a job with this folder; nothing is loaded."""
-        return LocalModels(self.embedder, embeddings_file(self.cache, self.spec.name), folder)
 
 
 def embeddings_file(cache: Path, task: str) -> Path:

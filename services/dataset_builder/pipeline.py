@@ -1,15 +1,32 @@
 """The steps from corrections to a data set, in their order. Pure.
 
-    votes     what people said, as it holds for today's task                 carry_over.py, votes.py
-    answers   one a prediction, or why there is none                         votes.py, chat_format.py, length.py
-    guards    who moves a class too far, and equal questions that disagree   checks/poisoning.py, conflicts.py
-    places    trained on, held out, or neither                               places.py
-    noise     labels that look wrong wait for a person                       checks/label_noise.py
-    balance   caps and weights of training rows                              checks/balance.py
-    measures  what gates and the report read                                 checks/measures.py
+A *vote* is one person's word on a prediction, a *row* a prediction with the answer that its votes come to, an *example*
+a row as a line of a version's file. Each step returns what goes on and what it leaves out, with a fate and a reason:
 
-Each step takes rows, and returns those that go on and those that it leaves out with a fate and a reason. So each row
-ends in exactly one place.
+    building/carry_over.py     votes that hold for today's task    superseded  other_kind, label_removed, schema_changed
+    checks/reliability.py      how often each reviewer is right
+    building/votes.py          one answer of a prediction          superseded  newer_opinion, outvoted, reviewers_word
+                                                                   rejected    reviewers_disagree, users_disagree
+    building/chat_format.py    the form of a conversation          rejected    truncated, refused, wrong_end, and others
+    building/length.py         its length in tokens                rejected    too_many_tokens, not_rendered
+    checks/poisoning.py        who moves a class too far           held_back   moves_class, unconfirmed
+    building/places.py         golden and adversarial questions    excluded    in_frozen_set
+    building/conflicts.py      equal questions, other answers      rejected    conflicting_labels
+                                                                   superseded  older_answer
+    building/places.py         trained on, held out, or neither    excluded    same_conversation, near_held_out,
+                                                                               near_trained, excluded_before
+                                                                   held_back   unconfirmed
+    checks/label_noise.py      labels that look wrong              held_back   suspicious_label
+    building/augmentation.py   hard negatives count twice
+    checks/balance.py          caps and weights of training rows   capped      copies, per_user, per_mode, per_app,
+                                                                               per_reviewer
+    checks/measures.py         what gates and the report read
+
+What waits for a person (`held_back`, and what people disagree about) is asked, and comes back with the answer.
+A new conversation is held out as a whole, by chance and for good. Its rows that chance drew for review are *traffic*,
+whatever is trained on; the others are held out only if they are *unseen*: unlike all that is trained on.
+Where a gate of `inspection/` fails no version is published and no place stored: the next cycle builds anew of the same
+corrections.
 """
 
 from __future__ import annotations
@@ -37,8 +54,8 @@ from services.dataset_builder.building.compact import Compactor
 from services.dataset_builder.building.conflicts import resolve_conflicts
 from services.dataset_builder.building.length import CountTokens, length_error
 from services.dataset_builder.building.places import (
-    Place,
     Placed,
+    Places,
     adversarial_questions,
     exclude_frozen,
     place_rows,
@@ -64,7 +81,7 @@ NO_LABEL = "(no label of the task)"
 
 @dataclass(frozen=True)
 class Dataset:
-    """The result of a build. Every prediction with a label is in exactly one of the three parts."""
+    """The result of a build: each row is in one of the three parts. Votes that do not count are left out, too."""
 
     train: tuple[Example, ...]
     eval: tuple[Example, ...]
@@ -79,38 +96,28 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Decisions:
-    """What a build decided once and for all, so that later builds do not decide it again.
-
-    `places`: where rows belong, by prediction. A build has those that are new or changed.
-    """
-
-    places: Mapping[str, Place] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Inputs:
     """All that a build depends on beside the scores of labels: the same of both give the same bytes on any machine.
 
-    `votes` are those of all revisions of the task; `revisions` are its former ones by id.
-    `modes` has the failure mode of each prediction that is in one. `frozen`: the questions of the golden set, without
-    their answers; no row of a version may be one of them, or nearly. `questions_drawn`: the questions that chance drew,
+    `votes` are those of all revisions of the task; `revisions` are its former ones by id. `places`: where earlier
+    builds decided that rows belong. `modes` has the failure mode of each prediction that is in one. `golden`: the
+    questions of the golden set, without their answers. `questions_drawn`: the questions that chance drew,
     by purpose, answered or not, about predictions made since `drawn_since`.
     """
 
     votes: Sequence[Vote]
     spec: TaskSpec
-    decisions: Decisions = Decisions()
+    places: Places = field(default_factory=dict)
     modes: Mapping[str, str] = field(default_factory=dict)
-    frozen: Sequence[tuple[Message, ...]] = ()
+    golden: Sequence[tuple[Message, ...]] = ()
     revisions: Mapping[str, Revision] = field(default_factory=dict)
     questions_drawn: Mapping[Purpose, int] = field(default_factory=dict)
     drawn_since: datetime | None = None
 
     @property
-    def never_trained_on(self) -> tuple[tuple[Message, ...], ...]:
-        """The questions of the golden set, and the task's own of the adversarial set."""
-        return (*self.frozen, *adversarial_questions(self.spec))
+    def frozen(self) -> tuple[tuple[Message, ...], ...]:
+        """The questions of the golden set and the task's own of the adversarial set: no row is one, or nearly."""
+        return (*self.golden, *adversarial_questions(self.spec))
 
     @cached_property
     def response(self) -> ResponseRates:
@@ -124,14 +131,14 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Build:
-    """A dataset, the decisions that were made for it, and what people are to be asked about it.
+    """A dataset, the places that were decided for it, and what people are to be asked about it.
 
-    `corrected`: rows per label as people gave it, before anything was left out. `edits`: what people made of
-    production's answers.
+    `places`: of rows that had none; they never change. `corrected`: rows by the label that their votes came to, before
+    any row was left out. `edits`: what people made of production's answers.
     """
 
     dataset: Dataset
-    decisions: Decisions = Decisions()
+    places: Places = field(default_factory=dict)
     questions: tuple[LabelRequested, ...] = ()
     corrected: Mapping[str, int] = field(default_factory=dict)
     measures: Measures = field(default_factory=Measures)
@@ -144,15 +151,15 @@ def build_dataset(inputs: Inputs, score: Scorer | None = None, count_tokens: Cou
     `score` is the noise model, whose numbers differ a little from machine to machine; None: no label looks wrong.
     `count_tokens`: with the base model's tokenizer; None: nothing is too long.
     """
-    spec, places, frozen = inputs.spec, inputs.decisions.places, inputs.never_trained_on
+    spec, places, frozen = inputs.spec, inputs.places, inputs.frozen
     votes, obsolete = carry_over(sorted(inputs.votes, key=OLDEST_FIRST), spec, inputs.revisions)
     reliability = estimate_reliability(reviewers_answers(votes)) if spec.labels else {}
     rows, overruled, questions = _resolve(votes, inputs, reliability)
     valid, invalid = _validate(rows, spec, count_tokens)
     guarded = hold_back_voters(valid, spec)
     unfrozen, excluded = exclude_frozen(guarded.rows, frozen, spec, inputs.prompts)
-    held_before = {name for name, place in places.items() if place.fate is Fate.EVAL}
-    agreeing, conflicting, ties = resolve_conflicts(unfrozen, held_before, spec)
+    held_out_before = {name for name, place in places.items() if place.fate is Fate.EVAL}
+    agreeing, conflicting, ties = resolve_conflicts(unfrozen, held_out_before, spec)
     placed = place_rows(agreeing, places, spec)
     in_eval = {row.prediction_id for row in placed.held_out}
     noise = find_noise([*placed.train, *placed.held_out], in_eval, spec, score)
@@ -173,18 +180,18 @@ def build_dataset(inputs: Inputs, score: Scorer | None = None, count_tokens: Cou
     dataset = Dataset(authors.name_in_rows(train), authors.name_in_rows(held_out), authors.name_in_left_out(left_out))
     return Build(
         dataset,
-        decisions=Decisions(placed.decided),
+        places=placed.decided,
         questions=within_budget([*questions, *guarded.questions, *ties, *noise.questions], spec),
         corrected=Counter(row.label for row in rows),
         measures=Measures(
-            measure_agreement(overlaps, max(spec.dataset.min_overlaps, WINDOW)),
-            measure_distribution(train, audits),
-            guarded.shifts,
-            noise,
-            placed.exclusions,
-            frozenset(text_hash(input_text(question, inputs.prompts)) for question in frozen),
-            reliability,
-            inputs.response.questions,
+            agreement=measure_agreement(overlaps, max(spec.dataset.min_overlaps, WINDOW)),
+            distribution=measure_distribution(train, audits),
+            shifts=guarded.shifts,
+            noise=noise,
+            exclusions=placed.exclusions,
+            frozen=frozenset(text_hash(input_text(question, inputs.prompts)) for question in frozen),
+            reliability=reliability,
+            questions=inputs.response.questions,
         ),
         edits=edits(dataset.train, guarded.rows, spec.kind),
     )

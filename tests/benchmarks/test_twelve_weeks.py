@@ -14,11 +14,11 @@ from schemas import base
 from schemas.cycles import CycleFinished
 from schemas.rollouts import Stage
 from services.dataset_builder.checks.label_noise import LabelledText, LabelsToScore
-from services.dataset_builder.models import LocalModels
+from services.dataset_builder.recipe import LabelScorer
 from services.deployer.clients import Strategy
 from shared.errors import DependencyUnavailable
 from shared.kafka.consumers import BatchOptions
-from shared.model.embedding import DIMENSIONS
+from shared.model.embedding import DIMENSIONS, CachedEmbedder
 from tests.benchmarks.twelve_weeks.judge import golden_loss, measured
 from tests.benchmarks.twelve_weeks.play import Plan, Played, Promotion, WeekSeen
 from tests.benchmarks.twelve_weeks.product import EmbeddedTexts
@@ -252,7 +252,6 @@ def test_a_build_embeds_and_scores_with_the_vectors_of_the_corpus(tmp_path: Path
     texts = [f"text {number}" for number in range(40)]
     vectors = np.eye(40, DIMENSIONS, dtype=np.float32)
     found = replace(corpus(), texts=texts, vectors=vectors)
-    models = LocalModels(tmp_path, tmp_path / "embeddings.vectors", tmp_path)
-    vars(models)["_encoder"] = EmbeddedTexts(found)
+    embeddings = CachedEmbedder(EmbeddedTexts(found), tmp_path / "embeddings.vectors", lambda *_: None)
     rows = [LabelledText(text, "ab"[number % 2]) for number, text in enumerate(texts)]
-    assert len(list(models.score(LabelsToScore(rows)))) == 40
+    assert len(list(LabelScorer(embeddings)(LabelsToScore(rows)))) == 40

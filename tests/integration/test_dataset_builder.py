@@ -25,7 +25,7 @@ from services.dataset_builder.building.carry_over import Revision
 from services.dataset_builder.building.votes import UserCorrection, votes_of
 from services.dataset_builder.handlers import Handlers
 from services.dataset_builder.main import MIGRATIONS, NAME
-from services.dataset_builder.pipeline import Decisions, Inputs, build_dataset
+from services.dataset_builder.pipeline import Inputs, build_dataset
 from services.dataset_builder.settings import DatasetBuilderSettings
 from services.dataset_builder.storage.corrections import PostgresCorrectionStore, StoredCorrections
 from services.dataset_builder.storage.traffic import PostgresTrafficStore
@@ -377,7 +377,7 @@ async def test_an_erasure_waits_until_what_is_built_without_it_is_published_and_
         erasure = asyncio.create_task(store.forget(forget(task, "u1", datetime.now(UTC))))
         await asyncio.sleep(0.2)
         assert not erasure.done()
-        await save(version, Decisions())
+        await save(version, {})
     async with asyncio.timeout(PATIENCE_SECONDS):
         await erasure
     assert await store.outcome(f"{task}-1") == version

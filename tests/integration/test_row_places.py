@@ -17,7 +17,7 @@ from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.votes import Vote, votes_of
 from services.dataset_builder.job import NAME
 from services.dataset_builder.main import MIGRATIONS
-from services.dataset_builder.pipeline import Build, Decisions, Inputs, build_dataset
+from services.dataset_builder.pipeline import Build, Inputs, build_dataset
 from services.dataset_builder.storage.corrections import PostgresCorrectionStore
 from shared.kafka.delivery import Delivery
 from shared.settings import Settings
@@ -66,7 +66,7 @@ async def votes(store: PostgresCorrectionStore, spec: TaskSpec) -> list[Vote]:
 
 
 async def build(store: PostgresCorrectionStore, spec: TaskSpec, cycle: str, fails: bool = False) -> Build:
-    built = build_dataset(Inputs(await votes(store, spec), spec, await store.decisions(spec.name)))
+    built = build_dataset(Inputs(await votes(store, spec), spec, await store.places(spec.name)))
     base = {"task": spec.name, "task_revision": spec.revision, "cycle_id": f"{spec.name}-{cycle}"}
     outcome: DatasetBuilt | StepFailed
     if fails:
@@ -78,7 +78,7 @@ async def build(store: PostgresCorrectionStore, spec: TaskSpec, cycle: str, fail
             **base, "dataset_id": "d", "uri": "file:///d", "train_examples": 1, "eval_examples": 1,
             "data_cutoff": NOON, "spec": spec,
         })  # fmt: skip
-    await save_outcome(store, outcome, built.decisions)
+    await save_outcome(store, outcome, built.places)
     return built
 
 
@@ -95,31 +95,31 @@ async def test_a_published_version_decides_places_and_the_next_one_keeps_them(
 ) -> None:
     await store.save([delivered(spec, number) for number in range(12)])
     first = await build(store, spec, "1")
-    places = (await store.decisions(spec.name)).places
-    assert places == first.decisions.places
+    places = await store.places(spec.name)
+    assert places == first.places
     assert list(places) == sorted(places)
     assert all((place.fingerprint is not None) == (place.fate is Fate.EVAL) for place in places.values())
     other = spec.model_copy(update={"dataset": spec.dataset.model_copy(update={"eval_share": 0.6, "seed": 3})})
     second = await build(store, other, "2")
     assert parts(second) == parts(first)
-    assert second.decisions.places == {}
+    assert second.places == {}
 
 
 @pytest.mark.stack
 async def test_a_build_that_a_gate_stopped_decides_no_place(store: PostgresCorrectionStore, spec: TaskSpec) -> None:
     await store.save([delivered(spec, number) for number in range(12)])
     await build(store, spec, "1", fails=True)
-    assert (await store.decisions(spec.name)).places == {}
+    assert await store.places(spec.name) == {}
 
 
 @pytest.mark.stack
 async def test_a_second_outcome_of_a_cycle_decides_nothing(store: PostgresCorrectionStore, spec: TaskSpec) -> None:
     await store.save([delivered(spec, number) for number in range(8)])
     await build(store, spec, "1")
-    before = (await store.decisions(spec.name)).places
+    before = await store.places(spec.name)
     await store.save([delivered(spec, number) for number in range(8, 12)])
     await build(store, spec, "1")
-    assert (await store.decisions(spec.name)).places == before
+    assert await store.places(spec.name) == before
 
 
 @pytest.mark.stack
@@ -129,7 +129,7 @@ async def test_a_held_out_row_attracts_after_its_text_has_expired(
     await store.save([delivered(spec, number) for number in range(12)])
     _, held_out = parts(await build(store, spec, "1"))
     await store.expire(spec.name, NOON + timedelta(days=12))
-    assert len((await store.decisions(spec.name)).places) == 12
+    assert len(await store.places(spec.name)) == 12
     await store.save([delivered(spec, number, "copy", typo=True) for number in range(12)])
     train, _ = parts(await build(store, spec, "2"))
     copied = {name.replace("-p", "-copy") for name in held_out}
@@ -148,7 +148,7 @@ async def test_who_is_forgotten_leaves_neither_place_nor_fingerprint(
             task=spec.name, task_revision=spec.revision, subject_hash=person, occurred_at=later
         )
         await store.forget(forgotten)
-    places = (await store.decisions(spec.name)).places
+    places = await store.places(spec.name)
     assert len(places) == 12 - len(held_out)
     assert not any(place.fingerprint for place in places.values())
 
@@ -158,7 +158,7 @@ async def test_no_place_is_stored_of_who_is_forgotten_during_a_build(
     store: PostgresCorrectionStore, spec: TaskSpec
 ) -> None:
     await store.save([delivered(spec, number) for number in range(12)])
-    built = build_dataset(Inputs(await votes(store, spec), spec, Decisions()))
+    built = build_dataset(Inputs(await votes(store, spec), spec))
     await store.forget(
         SubjectForgotten(
             task=spec.name, task_revision=spec.revision, subject_hash="u3", occurred_at=NOON + timedelta(30)
@@ -168,8 +168,8 @@ async def test_no_place_is_stored_of_who_is_forgotten_during_a_build(
         "task": spec.name, "task_revision": spec.revision, "cycle_id": f"{spec.name}-1", "dataset_id": "d",
         "uri": "file:///d", "train_examples": 1, "eval_examples": 1, "data_cutoff": NOON, "spec": spec,
     })  # fmt: skip
-    await save_outcome(store, outcome, built.decisions)
-    assert (await store.decisions(spec.name)).places.keys() == built.decisions.places.keys() - {f"{spec.name}-p3"}
+    await save_outcome(store, outcome, built.places)
+    assert await store.places(spec.name).keys() == built.places.keys() - {f"{spec.name}-p3"}
 
 
 @pytest.mark.stack
@@ -180,8 +180,8 @@ async def test_a_place_stays_where_a_reviewer_took_the_words_of_somebody_who_is_
     taken = [delivered(spec, number) for number in range(12)]
     taken = [d._replace(event=d.event.model_copy(update={"suggested_by": "wrote"})) for d in taken]
     await store.save(taken)
-    places = (await build(store, spec, "1")).decisions.places
+    places = (await build(store, spec, "1")).places
     later = NOON + timedelta(days=100)
     await store.forget(SubjectForgotten(task=spec.name, task_revision="r", subject_hash="wrote", occurred_at=later))
     assert await votes(store, spec) == []
-    assert (await store.decisions(spec.name)).places == places
+    assert await store.places(spec.name) == places

@@ -26,8 +26,8 @@ from schemas.labels import CorrectionSubmitted
 from schemas.predictions import FeedbackGiven, SubjectForgotten
 from schemas.tasks import TaskChanged, TaskKind
 from services.dataset_builder.building.carry_over import Revision
+from services.dataset_builder.building.places import Place, Places
 from services.dataset_builder.building.votes import UserCorrection
-from services.dataset_builder.pipeline import Decisions
 from services.dataset_builder.storage.places import forget_places, read_places, save_places
 from services.dataset_builder.tables import BUILDS, CORRECTIONS, FORGOTTEN, INCARNATION, OFFSETS, REVISIONS
 from shared.kafka.delivery import Delivery, RecordPosition, TopicPartition
@@ -58,7 +58,7 @@ class SearchedCorrections(NamedTuple):
     others: StoredCorrections
 
 
-SaveOutcome = Callable[[Event, Decisions], Awaitable[None]]
+SaveOutcome = Callable[[Event, Places], Awaitable[None]]
 
 
 class PostgresCorrectionStore:
@@ -197,10 +197,10 @@ class PostgresCorrectionStore:
             of_cycle = sa.update(BUILDS).where(BUILDS.c.cycle_id == event.cycle_id)
             await connection.execute(of_cycle.values(cycle_failed=failed))
 
-    async def decisions(self, task: str) -> Decisions:
-        """Return what the task's builds decided so far."""
+    async def places(self, task: str) -> dict[str, Place]:
+        """Return the places that the task's builds decided so far, by prediction."""
         async with transaction(self._engine) as connection:
-            return Decisions(await read_places(connection, task))
+            return await read_places(connection, task)
 
     async def save_outcome(self, event: Event) -> None:
         """Store the event with which a cycle ended that has no build; the first outcome of a cycle stays."""
@@ -244,8 +244,8 @@ class PostgresCorrectionStore:
                 yield await asyncio.to_thread(_parsed, part, rules)
 
 
-async def _save_outcome(connection: AsyncConnection, event: Event, decisions: Decisions | None = None) -> None:
-    """Store the event that a build ended with, and what it decided; the first outcome of a cycle stays.
+async def _save_outcome(connection: AsyncConnection, event: Event, places: Places | None = None) -> None:
+    """Store the event that a build ended with, and the places that it decided; the first outcome of a cycle stays.
 
     Places of rows are decided by a version that is published: nothing is trained on before.
     """
@@ -255,8 +255,8 @@ async def _save_outcome(connection: AsyncConnection, event: Event, decisions: De
     }  # fmt: skip
     statement = insert(BUILDS).values(row).on_conflict_do_nothing().returning(BUILDS.c.cycle_id)
     is_first = (await connection.execute(statement)).one_or_none() is not None
-    if is_first and decisions is not None and isinstance(event, DatasetBuilt):
-        await save_places(connection, event.task, event.cycle_id, decisions.places)
+    if is_first and places is not None and isinstance(event, DatasetBuilt):
+        await save_places(connection, event.task, event.cycle_id, places)
 
 
 def _parsed(rows: Sequence[Any], rules: str | None) -> SearchedCorrections:

@@ -15,7 +15,7 @@ from schemas.datasets import Example
 from schemas.labels import CorrectionSubmitted, Purpose
 from services.dataset_builder.building.places import Place
 from services.dataset_builder.building.votes import votes_of
-from services.dataset_builder.pipeline import Decisions, Inputs, build_dataset
+from services.dataset_builder.pipeline import Inputs, build_dataset
 from tests.benchmarks.dataset.made import LABELS, SPEC, audit, sentence
 from tests.benchmarks.table import Grid, Measured
 
@@ -71,8 +71,8 @@ def _built(shape: Shape, conversations: int) -> Leaks:
     leaks, places = Leaks(), dict[str, Place]()
     for build in range(shape.builds):
         there = [row for row in turns if 0 <= build - _arrives(*_place(row.prediction_id), shape.builds) < _KEPT]
-        made = build_dataset(Inputs(votes_of(there), SPEC, Decisions(places=places)))
-        places |= made.decisions.places
+        made = build_dataset(Inputs(votes_of(there), SPEC, places))
+        places |= made.places
         leaks.add(made.dataset.train, made.dataset.eval)
     return leaks
 

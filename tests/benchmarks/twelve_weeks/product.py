@@ -21,8 +21,8 @@ from services.dataset_builder import handlers as builder_handlers
 from services.dataset_builder import main as builder_main
 from services.dataset_builder.feedback import UserFeedback
 from services.dataset_builder.job import BuildResult, build_version
-from services.dataset_builder.job_input import BuildJob
-from services.dataset_builder.models import LocalModels
+from services.dataset_builder.job_input import BuildJob, embeddings_file
+from services.dataset_builder.recipe import LabelScorer
 from services.dataset_builder.settings import DatasetBuilderSettings
 from services.dataset_builder.storage.corrections import PostgresCorrectionStore
 from services.dataset_builder.storage.traffic import PostgresTrafficStore
@@ -50,7 +50,7 @@ from services.shadow.replays import Replays
 from services.shadow.settings import ShadowSettings
 from services.shadow.storage import PostgresDecisions
 from shared.jobs import Progress
-from shared.model.embedding import Vectors
+from shared.model.embedding import CachedEmbedder, Vectors
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.database import build_engine, database_url
@@ -133,10 +133,9 @@ class Product:
 
     async def _build(self, spec: bytes, folder: Path) -> BuildResult:
         job = BuildJob.model_validate_json(spec)
-        models = LocalModels(job.embedder, job.cache / "embeddings" / f"{TASK}.npz", folder)
-        vars(models)["_encoder"] = self._texts  # Where the cached property keeps it.
+        embeddings = CachedEmbedder(self._texts, embeddings_file(job.cache, TASK), lambda *_: None)
         return await build_version(
-            job, self._corrections, self._traffic, self.artifacts, folder, Progress(folder), models.score
+            job, self._corrections, self._traffic, self.artifacts, folder, Progress(folder), LabelScorer(embeddings)
         )
 
     def _evaluate(self) -> None:

@@ -13,7 +13,7 @@ from schemas.task_settings import DatasetSettings
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.places import Place
 from services.dataset_builder.building.votes import UserCorrection, votes_of
-from services.dataset_builder.pipeline import Build, Decisions, Inputs, build_dataset
+from services.dataset_builder.pipeline import Build, Inputs, build_dataset
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 LABELS = ("refund", "delivery", "cancel")
@@ -63,7 +63,7 @@ def corrections(count: int, first: int = 0) -> list[CorrectionSubmitted]:
 
 
 class Builds:
-    """Builds one after the other, each with the decisions of those before it."""
+    """Builds one after the other, each with the places of those before it."""
 
     def __init__(self) -> None:
         self.places: dict[str, Place] = {}
@@ -72,10 +72,10 @@ class Builds:
         self, rows: Sequence[CorrectionSubmitted], spec: TaskSpec | None = None, frozen: Sequence[str] = ()
     ) -> Build:
         questions = tuple((Message(role=Role.USER, content=text),) for text in frozen)
-        inputs = Inputs(votes_of(rows), spec or task(), Decisions(places=self.places), frozen=questions)
+        inputs = Inputs(votes_of(rows), spec or task(), self.places, golden=questions)
         build = build_dataset(inputs)
-        assert not build.decisions.places.keys() & self.places.keys()
-        self.places = {**self.places, **build.decisions.places}
+        assert not build.places.keys() & self.places.keys()
+        self.places = {**self.places, **build.places}
         return build
 
     def forget(self, names: Sequence[str]) -> None:

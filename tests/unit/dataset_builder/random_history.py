@@ -13,7 +13,7 @@ from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.carry_over import Revision
 from services.dataset_builder.building.places import Place
 from services.dataset_builder.building.votes import UserCorrection, votes_of
-from services.dataset_builder.pipeline import Build, Decisions, Inputs, build_dataset
+from services.dataset_builder.pipeline import Build, Inputs, build_dataset
 from services.dataset_builder.storage.places import without_erased
 from shared.privacy.erasure import ErasedSubjects
 from tests.unit.dataset_builder.histories import LABELS, NOON, correction, sentence, task, user_word
@@ -203,8 +203,7 @@ class RandomHistory:
             [word for word in words if isinstance(word, CorrectionSubmitted)],
             [word for word in words if isinstance(word, UserCorrection)],
         )
-        places = Decisions(places=self.places)
-        return build_dataset(Inputs(votes, self.spec, places, frozen=self.frozen, revisions=self.revisions))
+        return build_dataset(Inputs(votes, self.spec, self.places, golden=self.frozen, revisions=self.revisions))
 
     def store(self, decided: Mapping[str, Place]) -> None:
         """Store the places that a build decided, and finish an erasure that was asked for meanwhile."""

@@ -13,7 +13,7 @@ from schemas.datasets import Fate
 from schemas.labels import CorrectionSubmitted
 from services.dataset_builder.building.places import Place
 from services.dataset_builder.building.votes import votes_of
-from services.dataset_builder.pipeline import Decisions, Inputs, build_dataset
+from services.dataset_builder.pipeline import Inputs, build_dataset
 from tests.unit.dataset_builder.histories import (
     LABELS,
     NOON,
@@ -159,12 +159,12 @@ def test_a_users_word_is_not_held_out_with_its_conversation_but_excluded() -> No
     whole = [conversation(number, 2) for number in range(1, 31)]
     held = held_out(builds.build([rows[0] for rows in whole]))
     words = [user_word(rows[1], f"u{number}") for number, rows in enumerate(whole)]
-    build = build_dataset(Inputs(votes_of([rows[0] for rows in whole], words), task(), Decisions(places=builds.places)))
+    build = build_dataset(Inputs(votes_of([rows[0] for rows in whole], words), task(), builds.places))
     assert held == held_out(build)
     excluded = {f"{n[:-2]}-1" for n in held}
     assert excluded <= {name for name, fate in fates(build).items() if fate is Fate.EXCLUDED}
-    places = {**builds.places, **build.decisions.places}
-    again = build_dataset(Inputs(votes_of([rows[0] for rows in whole], words), task(), Decisions(places=places)))
+    places = {**builds.places, **build.places}
+    again = build_dataset(Inputs(votes_of([rows[0] for rows in whole], words), task(), places))
     reasons = {row.prediction_ids[0]: row.reason for row in again.dataset.left_out}
     assert {reasons[name] for name in excluded} == {"excluded_before"}, "it is like no held-out row"
 
@@ -185,7 +185,7 @@ def test_an_equal_opening_with_another_answer_is_another_conversation() -> None:
     held = sorted(held_out(builds.build(corrections(30))))[0]
     text = sentence(int(held[1:]))
     other = turn("other", [text, sentence(900)], LABELS[0], minute=99)
-    assert builds.build([*corrections(30), other]).decisions.places["other"].group != builds.places[held].group
+    assert builds.build([*corrections(30), other]).places["other"].group != builds.places[held].group
 
 
 @pytest.mark.parametrize("choices", [1, 2, 7])

@@ -12,7 +12,7 @@ from schemas.datasets import Fate
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.tasks import TaskKind
 from services.dataset_builder.building.votes import UserCorrection, votes_of
-from services.dataset_builder.pipeline import Build, Decisions, Inputs, build_dataset
+from services.dataset_builder.pipeline import Build, Inputs, build_dataset
 from tests.unit.dataset_builder.histories import (
     NOON,
     Builds,
@@ -147,7 +147,7 @@ def test_users_words_on_copies_of_held_out_rows_take_none_out_of_the_evaluation(
     names = sorted(held_out(builds.build(rows)))
     texts = {row.prediction_id: row.call.messages[0].text for row in rows}
     words = [_word(f"u-{name}-{n}", texts[name], "cancel", minute=200 + n) for name in names[:3] for n in range(3)]
-    build = build_dataset(Inputs(votes_of(rows, words), task(), Decisions(places=builds.places)))
+    build = build_dataset(Inputs(votes_of(rows, words), task(), builds.places))
     assert sorted(held_out(build)) == names
 
 

@@ -21,7 +21,7 @@ def word(name: str, author: str, text: str, minute: int = 0) -> UserCorrection:
 
 def left(*words: UserCorrection, reviewed: tuple[str, ...] = (), **forgotten: datetime) -> set[str]:
     reviews = [correction(name, "it never came", "refund", minute=9, user="answered") for name in reviewed]
-    places = build_dataset(Inputs(votes_of([*corrections(9), *reviews], words), task())).decisions.places
+    places = build_dataset(Inputs(votes_of([*corrections(9), *reviews], words), task())).places
     erased = ErasedSubjects({("desk", person): at for person, at in forgotten.items()})
     return set(without_erased("desk", places, erased)) - {row.prediction_id for row in corrections(9)}
 

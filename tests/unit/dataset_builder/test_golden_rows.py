@@ -73,7 +73,7 @@ def test_a_golden_question_or_a_near_copy_of_it_is_in_no_part_of_a_version(plant
     corrections = [*others(), correction(100, *planted), correction(102, *planted, system="Another prompt.")]
     before = fates(build_dataset(Inputs(votes_of(corrections), SPEC)))
     assert {before["p100"], before["p102"]} & {Fate.TRAIN, Fate.EVAL}
-    build = build_dataset(Inputs(votes_of(corrections), SPEC, frozen=[golden(ASKED).prompt]))
+    build = build_dataset(Inputs(votes_of(corrections), SPEC, golden=[golden(ASKED).prompt]))
     after = fates(build)
     assert (after["p100"], after["p102"]) == (Fate.EXCLUDED, Fate.EXCLUDED)
     reasons = {row.prediction_ids[0]: row.reason for row in build.dataset.left_out}
@@ -83,7 +83,7 @@ def test_a_golden_question_or_a_near_copy_of_it_is_in_no_part_of_a_version(plant
 def test_a_golden_conversation_is_compared_whole() -> None:
     turns = ("I cannot sign in since yesterday evening", "Which message do you see on the page?", "Wrong password")
     corrections = [*others(), correction(100, *turns), correction(101, turns[-1])]
-    found = fates(build_dataset(Inputs(votes_of(corrections), SPEC, frozen=[golden(*turns).prompt])))
+    found = fates(build_dataset(Inputs(votes_of(corrections), SPEC, golden=[golden(*turns).prompt])))
     assert found["p100"] is Fate.EXCLUDED
     assert found["p101"] in (Fate.TRAIN, Fate.EVAL)
 
@@ -92,9 +92,7 @@ def test_what_was_trained_on_before_it_became_golden_leaves_the_next_version() -
     corrections = [*others(), correction(100, ASKED)]
     first = build_dataset(Inputs(votes_of(corrections), SPEC))
     assert fates(first)["p100"] is Fate.TRAIN
-    second = build_dataset(
-        Inputs(votes_of(corrections), SPEC, decisions=first.decisions, frozen=[golden(ASKED).prompt])
-    )
+    second = build_dataset(Inputs(votes_of(corrections), SPEC, places=first.places, golden=[golden(ASKED).prompt]))
     assert fates(second)["p100"] is Fate.EXCLUDED
 
 

@@ -26,11 +26,12 @@ from schemas.task_settings import DatasetSettings
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.dataset_builder.building.carry_over import Revision
 from services.dataset_builder.building.personal_data import PersonalData
+from services.dataset_builder.building.places import Places
 from services.dataset_builder.handlers import Handlers
 from services.dataset_builder.inspection.gates import evaluate_gates
 from services.dataset_builder.job import build_version, job_name, read_questions
 from services.dataset_builder.job_input import BuildJob, embeddings_file
-from services.dataset_builder.pipeline import Build, Decisions, Inputs, build_dataset
+from services.dataset_builder.pipeline import Build, Inputs, build_dataset
 from services.dataset_builder.settings import DatasetBuilderSettings
 from services.dataset_builder.storage.corrections import SaveOutcome, SearchedCorrections, StoredCorrections
 from shared.errors import DependencyUnavailable, InvalidMessage
@@ -77,7 +78,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self.rows: dict[str, CorrectionSubmitted] = {}
         self.outcomes: dict[str, Event] = {}
-        self.decided = Decisions()
+        self.decided: Places = {}
         self.not_read: list[PartitionFence] = []
         self.skipped: list[RecordPosition | Delivery[Any]] = []
         self.hours: list[PredictionsRolledUp] = []
@@ -146,7 +147,7 @@ class MemoryStore:
         if event.outcome == "failed":
             self.failed.add(str(event.cycle_id))
 
-    async def decisions(self, task: str) -> Decisions:
+    async def places(self, task: str) -> Places:
         return self.decided
 
     async def save_outcome(self, event: Event) -> None:
@@ -158,10 +159,10 @@ class MemoryStore:
     ) -> AsyncIterator[SaveOutcome | None]:
         yield self._conclude if len(self.rows) == count else None
 
-    async def _conclude(self, event: Event, decisions: Decisions) -> None:
+    async def _conclude(self, event: Event, places: Places) -> None:
         self.outcomes.setdefault(str(event.cycle_id), event)
-        new = decisions.places if isinstance(event, DatasetBuilt) else {}
-        self.decided = Decisions({**self.decided.places, **new})
+        new = places if isinstance(event, DatasetBuilt) else {}
+        self.decided = {**self.decided, **new}
 
 
 def correction(number: int, label: str, reviewer: str = "ana", user_hash: str | None = None) -> CorrectionSubmitted:
@@ -553,7 +554,7 @@ async def test_who_is_erased_while_a_build_is_checked_is_not_in_what_it_publishe
     assert artifacts.names("datasets") == [result.outcome.dataset_id], "the first build is not published either"
     files = [path.read_text() for path in artifacts.fetch(result.outcome.uri).iterdir()]
     assert not any(forgotten.correction_id in text or "hash-of-eve" in text for text in files)
-    assert "p1" not in store.decided.places
+    assert "p1" not in store.decided
 
 
 async def test_a_task_that_changed_meanwhile_fails_the_step(handlers: Handlers, published: Published) -> None:

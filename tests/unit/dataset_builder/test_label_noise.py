@@ -24,7 +24,7 @@ from services.dataset_builder.checks.label_noise import (
 )
 from services.dataset_builder.checks.measures import Measures
 from services.dataset_builder.inspection.gates import evaluate_gates
-from services.dataset_builder.pipeline import Build, Dataset, Decisions, Inputs, build_dataset
+from services.dataset_builder.pipeline import Build, Dataset, Inputs, build_dataset
 from tests.unit.dataset_builder.voting import correction
 
 SPEC = TaskSpec(name="t", kind=TaskKind.CLASSIFICATION, system_prompt="", labels=("a", "b", "c"))
@@ -75,9 +75,9 @@ def built(
     corrections: Sequence[CorrectionSubmitted], score: Scorer | None, before: Build | None = None, spec: TaskSpec = SPEC
 ) -> Build:
     """Build on the places of all builds before; the result has all places so far, as the database does."""
-    known = Decisions() if before is None else before.decisions
+    known = {} if before is None else before.places
     build = build_dataset(Inputs(votes_of(corrections), spec, known), score)
-    return replace(build, decisions=Decisions({**known.places, **build.decisions.places}))
+    return replace(build, places={**known, **build.places})
 
 
 def held(build: Build) -> set[str]:
@@ -92,7 +92,7 @@ def test_suspicious_labels_are_held_back_and_asked_about_those_of_the_evaluation
     assert held(build) == {f"p{number}" for number in wrong}
     assert {row.fate for row in build.dataset.left_out if row.reason == SUSPICIOUS} == {Fate.HELD_BACK}
     assert len(build.dataset.train) + len(build.dataset.eval) == 120 - len(wrong)
-    held_out = {name for name, place in build.decisions.places.items() if place.fate is Fate.EVAL}
+    held_out = {name for name, place in build.places.items() if place.fate is Fate.EVAL}
     questions = [q for q in build.questions if q.purpose is Purpose.SUSPICIOUS_LABEL]
     assert {q.prediction_id for q in questions} == held(build)
     assert held_out & held(build), "the planted errors are on both sides"
@@ -154,7 +154,7 @@ def test_a_days_budget_of_questions_is_asked_now_and_the_rest_once_they_are_answ
     second = built([*rows, *answers], WordModel(), first, spec)
     assert len(held(first)) == 10
     assert len({q.request_id for q in (*first.questions, *second.questions)}) == 8
-    in_eval = {name for name, place in first.decisions.places.items() if place.fate is Fate.EVAL} & held(first)
+    in_eval = {name for name, place in first.places.items() if place.fate is Fate.EVAL} & held(first)
     assert 0 < len(in_eval) <= 4
     assert in_eval <= {q.prediction_id for q in first.questions}, "those of the evaluation set first"
 

@@ -68,12 +68,12 @@ class Versions:
         assert found == Counter(words.keys()), "every word of a person is in exactly one place"
         assert not {"label_removed", "other_kind"} & dataset.left_out_by_reason().keys(), "lost by a rename"
         reviewed = {word.prediction_id for word in words.values() if isinstance(word, CorrectionSubmitted)}
-        to_eval = {name for name, place in build.decisions.places.items() if place.fate is Fate.EVAL}
+        to_eval = {name for name, place in build.places.items() if place.fate is Fate.EVAL}
         assert held_out(build) | to_eval <= reviewed, "a user's word alone measures nothing"
 
     def check_sides(self, build: Build) -> None:
         history = self.history
-        places = {**history.places, **build.decisions.places}
+        places = {**history.places, **build.places}
         for names, fate in ((trained(build), Fate.TRAIN), (held_out(build), Fate.EVAL)):
             assert {places[name].fate for name in names} <= {fate}, "not where its place says"
         self.trained |= trained(build)
@@ -88,7 +88,7 @@ class Versions:
         spec, evaluation = self.history.spec, build.dataset.eval
         self.unseen = {name: known for name, known in self.unseen.items() if name in self.history.places}
         now = {row.prediction_ids[0]: asked(row.prompt, spec) for row in evaluation if not row.seen}
-        self.unseen |= {name: known for name, known in now.items() if name in build.decisions.places}
+        self.unseen |= {name: known for name, known in now.items() if name in build.places}
         never = {*self.unseen.values(), *now.values(), *(asked(messages, spec) for messages in self.history.frozen)}
         assert not near_ones(build.dataset.train, never, spec)
         no_sample = [row for row in evaluation if row.drawn_probability is None]
@@ -111,4 +111,4 @@ def test_nothing_like_an_unseen_row_is_ever_trained_on(part: int) -> None:
             history.step()
             build = history.build()
             versions.check(build)
-            history.store(build.decisions.places)
+            history.store(build.places)

@@ -14,7 +14,7 @@ from schemas.tasks import TaskKind
 from services.dataset_builder.building.votes import votes_of
 from services.dataset_builder.inspection.gate import Inspection
 from services.dataset_builder.inspection.row_gates import Leakage
-from services.dataset_builder.pipeline import Build, Decisions, Inputs, build_dataset
+from services.dataset_builder.pipeline import Build, Inputs, build_dataset
 from tests.unit.dataset_builder.histories import (
     LABELS,
     Builds,
@@ -229,7 +229,7 @@ def test_a_row_comes_back_to_its_place_when_its_question_leaves_the_golden_set()
     assert fates(without)[held] is Fate.EXCLUDED
     assert fates(builds.build(corrections(30))) == fates(first)
     fresh = Builds()
-    assert "p3" not in fresh.build(corrections(30), frozen=[sentence(3)]).decisions.places
+    assert "p3" not in fresh.build(corrections(30), frozen=[sentence(3)]).places
 
 
 def test_questions_behind_one_instruction_are_told_apart_by_their_own_part() -> None:
@@ -256,5 +256,5 @@ def test_an_unconfirmed_row_that_was_held_out_waits() -> None:
     held = min(held_out(builds.build(rows)))
     word = user_word(next(row for row in rows if row.prediction_id == held))
     others = [row for row in rows if row.prediction_id != held]
-    build = build_dataset(Inputs(votes_of(others, [word]), task(), Decisions(places=builds.places)))
+    build = build_dataset(Inputs(votes_of(others, [word]), task(), builds.places))
     assert reason_of(build, held) == "unconfirmed"

@@ -131,7 +131,7 @@ def test_no_gate_quotes_what_people_wrote_since_events_outlive_an_erasure() -> N
     held_out = first.dataset.eval[0].prompt[-1].text
     rows += [correction(100 + n, SPEC.labels[n % 2], text=held_out + "!" * n) for n in range(2, 10, 2)]
     rows += [correction(200, "weather", text="what a quiet afternoon"), correction(201, "rain", text="so much rain")]
-    build = build_dataset(Inputs(votes_of(rows), SPEC, first.decisions))
+    build = build_dataset(Inputs(votes_of(rows), SPEC, first.places))
     gates = evaluate_gates(build, SPEC, {})
     report = quality_report(Inspected(build, votes_of(rows), SPEC, gates, {}), "desk-1", "cycle-1", NOON)
     (leakage,) = [check for check in report.checks if check.name == "leakage"]
