@@ -9,7 +9,7 @@ from datetime import datetime
 from operator import attrgetter
 from typing import NamedTuple
 
-from schemas.conversation import Answer, Call, JsonObject, Message, input_text
+from schemas.conversation import INSTRUCTIONS, Answer, Call, JsonObject, Message, Role, input_text
 from schemas.datasets import Example, Fate, LeftOutExample, Origin
 from schemas.labels import Purpose
 from services.dataset_builder.building.chat_format import answer_message
@@ -76,6 +76,14 @@ class Row:
     def text(self) -> str:
         """What inputs are compared by."""
         return input_text(self.call.messages, self.prompts)
+
+    @property
+    def last_turn(self) -> str:
+        """What an answer is about: the user's last message, what came after it, and the row's own system messages."""
+        messages = self.call.messages
+        last = max((number for number, message in enumerate(messages) if message.role == Role.USER), default=0)
+        turn = [m for number, m in enumerate(messages) if number >= last or m.role in INSTRUCTIONS]
+        return input_text(tuple(turn), self.prompts)
 
     @property
     def form(self) -> str:

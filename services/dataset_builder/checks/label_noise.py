@@ -33,7 +33,7 @@ MIN_LABEL_ROWS = 5
 MAX_MODEL_ROWS = 10_000
 """Rows that the model learns from. More make it slower and hardly better."""
 _TEXT_CHARS = 1_000
-"""What the sentence encoder takes in: the end of a conversation, where the question is."""
+"""What the sentence encoder takes in: the end of the last turn, where the question is."""
 _SHOWN = 5
 _ASKED_IN_EVAL, _ASKED_IN_TRAIN = 3.0, 1.0
 """Priorities: a wrong label in the evaluation set biases every verdict; a third opinion has 2."""
@@ -241,4 +241,4 @@ def _is_settled(row: Row) -> bool:
 
 
 def _labelled(row: Row) -> LabelledText:
-    return LabelledText(row.text[-_TEXT_CHARS:], row.label)
+    return LabelledText(row.last_turn[-_TEXT_CHARS:], row.label)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from schemas.conversation import Message, Role
 from schemas.datasets import Fate
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.task_settings import FailureSettings
@@ -157,6 +158,20 @@ def test_a_days_budget_of_questions_is_asked_now_and_the_rest_once_they_are_answ
     in_eval = {name for name, place in first.places.items() if place.fate is Fate.EVAL} & held(first)
     assert 0 < len(in_eval) <= 4
     assert in_eval <= {q.prediction_id for q in first.questions}, "those of the evaluation set first"
+
+
+def test_a_label_is_judged_by_the_last_turn_and_its_document_not_by_what_was_asked_before() -> None:
+    model, document = WordModel(), Message(role=Role.SYSTEM, content="The customer is in Oslo.")
+    before = (Message(role=Role.USER, content="where is it?"), Message(role=Role.ASSISTANT, content="on its way"))
+    rows = [
+        replace(row, call=row.call.model_copy(update={"messages": (*before, document, *row.call.messages)}))
+        for row in resolve_votes(votes_of(corrections_of(120)), SPEC, {})[0]
+    ]
+    find_noise(rows, (), SPEC, model)
+    texts = [row.text for row in model.learned[0]]
+    assert len(texts) == 120
+    assert not [text for text in texts if "where is it" in text or "on its way" in text]
+    assert not [text for text in texts if "Oslo" not in text]
 
 
 def test_few_rows_a_rare_label_and_a_free_text_are_not_scored() -> None:
