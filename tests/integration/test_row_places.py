@@ -169,7 +169,7 @@ async def test_no_place_is_stored_of_who_is_forgotten_during_a_build(
         "uri": "file:///d", "train_examples": 1, "eval_examples": 1, "data_cutoff": NOON, "spec": spec,
     })  # fmt: skip
     await save_outcome(store, outcome, built.places)
-    assert await store.places(spec.name).keys() == built.places.keys() - {f"{spec.name}-p3"}
+    assert (await store.places(spec.name)).keys() == built.places.keys() - {f"{spec.name}-p3"}
 
 
 @pytest.mark.stack
