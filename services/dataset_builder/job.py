@@ -22,7 +22,6 @@ from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, LabelRequested
 from schemas.predictions import FeedbackGiven, SubjectForgotten
 from services.dataset_builder.building.carry_over import Revision
-from services.dataset_builder.building.compact import Compactor
 from services.dataset_builder.building.personal_data import PersonalData, PersonalDataPass, rules_id
 from services.dataset_builder.building.preferences import Preferences, mark_held_out
 from services.dataset_builder.building.votes import OLDEST_FIRST, Vote, Withdrawals, votes_of
@@ -192,7 +191,7 @@ async def _read_votes(
     forms = not has_own_form(spec)
     redactor = Redactor(load_or_create_key(job.secrets_folder, "surrogates"))
     search = PersonalDataPass(redactor, rules, own_texts, forms=forms)
-    votes, found, count, compact, withdrawn = list[Vote](), PersonalData(), 0, Compactor(), Withdrawals()
+    votes, found, count, withdrawn = list[Vote](), PersonalData(), 0, Withdrawals()
     preferences = Preferences()
     by = rules_id(rules, forms=forms)
     total = await store.count_below(spec.name, job.cycle.fence)
@@ -201,7 +200,7 @@ async def _read_votes(
         users, in_users = await asyncio.to_thread(search.clean, part.others.users)
         found += in_reviewers + in_users
         reviewers += part.clear.reviewers
-        votes += votes_of(reviewers, [*users, *part.clear.users], compact)
+        votes += votes_of(reviewers, [*users, *part.clear.users])
         withdrawn.add(reviewers)
         preferences.add(reviewers)
         count += len(part.clear) + len(part.others)

@@ -50,7 +50,6 @@ from services.dataset_builder.building.chat_format import (
     format_error,
     output_error,
 )
-from services.dataset_builder.building.compact import Compactor
 from services.dataset_builder.building.conflicts import resolve_conflicts
 from services.dataset_builder.building.length import CountTokens, length_error
 from services.dataset_builder.building.places import (
@@ -250,10 +249,4 @@ def _labels_of(votes: Sequence[Vote], spec: TaskSpec) -> list[Vote]:
 
 def _examples(rows: Iterable[Row], placed: Placed) -> list[Example]:
     """The rows as lines of a version's files."""
-    compact, examples = Compactor(), []
-    for row in rows:
-        example = row.example(placed.groups[row.prediction_id], seen=row.prediction_id in placed.seen)
-        compact(example.messages[-1])  # Made for the example; the others are the call's, which are compact already.
-        compact.share_form(example)
-        examples.append(compact.share_field_set(example))
-    return examples
+    return [row.example(placed.groups[row.prediction_id], seen=row.prediction_id in placed.seen) for row in rows]

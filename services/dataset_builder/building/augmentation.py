@@ -10,7 +10,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from schemas.datasets import Example, Origin
-from services.dataset_builder.building.compact import replaced
 
 HARD_NEGATIVE_WEIGHT = 2.0
 
@@ -23,7 +22,7 @@ def weigh_hard_negatives(train: Sequence[Example]) -> list[Example]:
             labels[example.mode_id][example.answer] += 1
     usual = {mode: _commonest(counts) for mode, counts in labels.items()}
     return [
-        replaced(example, origin=Origin.HARD_NEGATIVE, weight=example.weight * HARD_NEGATIVE_WEIGHT)
+        example.model_copy(update={"origin": Origin.HARD_NEGATIVE, "weight": example.weight * HARD_NEGATIVE_WEIGHT})
         if example.origin is Origin.REVIEWER
         and example.mode_id is not None
         and usual[example.mode_id] not in (None, example.answer)

@@ -23,7 +23,6 @@ from schemas.conversation import Answer, Call, Surrogates
 from schemas.datasets import Fate, LeftOutExample, Origin
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.tasks import TaskKind, TaskSpec
-from services.dataset_builder.building.compact import Compactor
 from services.dataset_builder.building.questions import tie_break
 from services.dataset_builder.building.rows import USER_PREFIX, Opinion, Row
 from shared.conversation import never_trained
@@ -117,22 +116,14 @@ OLDEST_FIRST: Callable[[Vote], tuple[datetime, str]] = attrgetter("occurred_at",
 """Sorts votes from the oldest to the newest, the same way every time."""
 
 
-def votes_of(
-    corrections: Iterable[CorrectionSubmitted],
-    user_corrections: Iterable[UserCorrection] = (),
-    compact: Compactor | None = None,
-) -> list[Vote]:
-    """Return the votes, oldest first. A preference between two answers is no label, hence no vote.
-
-    With the same `compact` the votes of several calls share what is equal in them.
-    """
-    compact = compact or Compactor()
+def votes_of(corrections: Iterable[CorrectionSubmitted], user_corrections: Iterable[UserCorrection] = ()) -> list[Vote]:
+    """Return the votes, oldest first. A preference between two answers is no label, hence no vote."""
     votes = []
     for given in corrections:
         if given.label is not None:
-            votes.append(_vote(given, given.label, given.reviewer, Origin.REVIEWER, compact))
+            votes.append(_vote(given, given.label, given.reviewer, Origin.REVIEWER))
     for word in user_corrections:
-        votes.append(_vote(word, word.label, f"{USER_PREFIX}{word.author}", Origin.USER, compact))
+        votes.append(_vote(word, word.label, f"{USER_PREFIX}{word.author}", Origin.USER))
     return sorted(votes, key=OLDEST_FIRST)
 
 
@@ -158,29 +149,27 @@ class Withdrawals:
         return since is not None and vote.occurred_at < since
 
 
-def _vote(
-    word: CorrectionSubmitted | UserCorrection, label: str, voter: str, origin: Origin, compact: Compactor
-) -> Vote:
+def _vote(word: CorrectionSubmitted | UserCorrection, label: str, voter: str, origin: Origin) -> Vote:
     asked = word if isinstance(word, CorrectionSubmitted) else None
     return Vote(
         correction_id=word.correction_id,
         prediction_id=word.prediction_id,
-        task_revision=compact.text(word.task_revision),
+        task_revision=word.task_revision,
         occurred_at=word.occurred_at,
-        call=compact(word.call),
-        answers=compact.items(word.answers),
-        label=compact.text(label.strip()),
-        voter=compact.text(voter),
+        call=word.call,
+        answers=word.answers,
+        label=label.strip(),
+        voter=voter,
         origin=origin,
-        user_hash=compact.text(word.user_hash),
+        user_hash=word.user_hash,
         predicted_at=word.predicted_at,
-        app=compact.text(word.app),
+        app=word.app,
         purpose=asked.purpose if asked else None,
         request_id=asked.request_id if asked and (asked.overlap > 1 or asked.ticket_id) else None,
         inclusion_probability=asked.inclusion_probability if asked else 1.0,
         drawn_probability=asked.drawn_probability if asked else None,
-        author_hash=compact.text(word.author_hash if isinstance(word, UserCorrection) else word.suggested_by),
-        session=compact.text(word.session_hash),
+        author_hash=word.author_hash if isinstance(word, UserCorrection) else word.suggested_by,
+        session=word.session_hash,
         weight=asked.weight if asked else 1.0,
     )
 

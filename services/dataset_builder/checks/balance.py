@@ -18,7 +18,6 @@ from types import MappingProxyType
 
 from schemas.datasets import Example, Fate, LeftOutExample
 from schemas.tasks import TaskSpec
-from services.dataset_builder.building.compact import replaced
 from services.dataset_builder.building.rows import Row
 from services.dataset_builder.checks.distribution import MIN_AUDITS, Audits, weights_by_label
 from services.dataset_builder.checks.intervals import proportion
@@ -143,7 +142,7 @@ def _parted(train: Sequence[Example], reason: str, surplus: Mapping[str, str]) -
 
 def _weighted(example: Example, factor: float) -> Example:
     weight = round(min(max(example.weight * factor, MIN_WEIGHT), MAX_WEIGHT), 4)
-    return example if weight == example.weight else replaced(example, weight=weight)
+    return example if weight == example.weight else example.model_copy(update={"weight": weight})
 
 
 def _rank(example: Example) -> str:
