@@ -76,5 +76,5 @@ def test_parts_alone_are_printed_and_not_written(monkeypatch: pytest.MonkeyPatch
     dataset.main(["authors", "sessions"])
     dataset.main()
     assert written == [False, True]
-    with pytest.raises(typer.BadParameter, match="choose from sessions, authors"):
+    with pytest.raises(typer.BadParameter, match="choose from builds, sessions"):
         dataset.main(["nothing"])

@@ -108,7 +108,9 @@ def test_merged_adapters_are_one_plain_adapter_that_knows_the_task(
     prompt = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
         loaded = PeftModel.from_pretrained(base, tmp_path / "adapter")(input_ids=prompt).logits
-        assert torch.equal(model.eval()(input_ids=prompt).logits, loaded), "what is saved is what was measured"
+        measured = model.eval()(input_ids=prompt).logits
+    # Not bit for bit: the factors of SVD lie in another order in memory, which some CPUs multiply in another order.
+    torch.testing.assert_close(measured, loaded, msg="what is saved is what was measured")
 
 
 def test_the_same_adapters_merge_into_the_same_weights_where_chance_has_a_part(home: Path, tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def test_a_tasks_table_says_what_this_machine_has(
 ) -> None:
     monkeypatch.setattr(estimate, "available_memory", lambda: 2.0 * GIB)
     monkeypatch.setattr(estimate, "gpus_present", lambda: 0)
+    monkeypatch.setattr(estimate, "has_bfloat16", lambda: True)
     show_estimate(spec(max_length=128, batch_size=4), 300, models, 16)
     lines = {tuple(cell.strip() for cell in line.split("│")[1:3]): line for line in capsys.readouterr().out.split("\n")}
     assert "yes" in lines["lora (this task)", "CPU"]
