@@ -7,7 +7,8 @@ a row as a line of a version's file. Each step returns what goes on and what it 
     checks/reliability.py      how often each reviewer is right
     building/votes.py          one answer of a prediction          superseded  newer_opinion, outvoted, reviewers_word
                                                                    rejected    reviewers_disagree, users_disagree
-    building/chat_format.py    whole, and of the right form        rejected    truncated, wrong_end, unknown_label …
+    `never_trained` of shared  events that are whole               rejected    truncated, refused, media …
+    building/chat_format.py    the form of a conversation          rejected    cut, wrong_end, unknown_label …
     building/length.py         its length in tokens                rejected    too_many_tokens, not_rendered
     checks/poisoning.py        who moves a class too far           held_back   moves_class, unconfirmed
     building/places.py         golden and adversarial questions    excluded    in_frozen_set
@@ -22,8 +23,9 @@ a row as a line of a version's file. Each step returns what goes on and what it 
                                                                                per_reviewer
     checks/measures.py         what gates and the report read
 
-`docs/datasets.md` says what each reason means, and names all of wrong form. What waits for a person (`held_back`, and
-what people disagree about) is asked, and comes back with the answer.
+`docs/datasets.md` has all reasons of wrong form and the rules behind the others, `docs/guarantees.md` those of events
+that are not whole.
+What waits for a person (`held_back`, and what people disagree about) is asked, and comes back with the answer.
 A new conversation is held out as a whole, by chance and for good. Of its rows those that were drawn at random for
 review are *traffic*, also if they are like rows that are trained on. The others stay only if they are *unseen*: unlike
 all that is trained on.
