@@ -40,7 +40,8 @@ class _Task:
         return 0 if ray.wait([self._reference], timeout=0)[0] else None
 
     def send_signal(self, number: int) -> None:
-        ray.cancel(self._reference)
+        """Do nothing: the task reads in the job's folder that the job was ended. An interrupt by Ray could come at any
+        place of its code, also between a process and what would kill it."""
 
 
 def _run(module: str, folder: str, environment: dict[str, str]) -> None:
@@ -51,8 +52,7 @@ def _run(module: str, folder: str, environment: dict[str, str]) -> None:
         subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=variables) as process,
     ):
         try:
-            while process.poll() is None:
-                time.sleep(0.2)  # A cancelled task is interrupted between two calls, and not in `wait`.
+            while process.poll() is None and not (Path(folder) / "announced").exists():
+                time.sleep(0.2)
         finally:
             process.kill()
-            process.wait()  # After an interrupt, leaving the `with` waits for a quarter of a second only.
