@@ -35,7 +35,7 @@ class Front:
 
     def __init__(self, store: ArtifactStore, pool: ModelPool, vllm: str) -> None:
         self._store, self._pool, self._vllm = store, pool, vllm
-        self._client = httpx.AsyncClient(timeout=httpx.Timeout(_ANSWER_SECONDS, connect=5.0))
+        self._client = httpx.AsyncClient(timeout=_ANSWER_SECONDS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request as the model's server does, piece by piece. Raises HttpError or RatchetError before."""

@@ -38,18 +38,21 @@ from services.gateway.recording.media_folder import MediaFolder
 from services.gateway.recording.recorder import Recorder, RecordingOptions
 from services.gateway.routing.arms import ServingFlags
 from services.gateway.routing.passed_models import NO_MODELS, PassedModels
-from services.gateway.settings import BodyLimits
+from services.gateway.settings import BodyLimits, UpstreamLimits
 from services.gateway.tasks.served import ServedTasks
 from services.gateway.upstreams.outside import OutsideApi
 from services.gateway.upstreams.upstream import ModelNotServed, Upstream, UpstreamFailed
 from shared.kafka.latest_by_key import LatestByKey
 from shared.spool import Record, SpoolUnavailable
+from tests.waiting import PATIENCE_SECONDS
 
 SUPPORT = TaskSpec(
     name="support", kind=TaskKind.CLASSIFICATION, base_model="small", system_prompt="Name the intent.",
     labels=("refund", "card_lost"), max_answer_tokens=12,
 )  # fmt: skip
 SMALL_BODIES = BodyLimits(body=64 * 1024)
+PATIENT = UpstreamLimits(connect=PATIENCE_SECONDS)
+"""For upstreams that are there, on a machine that may be busy."""
 HAIKU = TaskSpec(name="haiku", kind=TaskKind.GENERATION, base_model="small", system_prompt="Write a haiku.")
 ORDERS = TaskSpec.model_validate({
     "name": "orders", "kind": "extraction", "base_model": "small", "system_prompt": "Extract the order.",

@@ -78,16 +78,11 @@ async def test_a_head_over_the_limit_is_refused_in_openais_format(port: int, nam
 
 
 async def test_an_endless_head_is_refused_while_it_arrives(port: int) -> None:
-    _, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"POST /size HTTP/1.1\r\nx-a: ")
-    sent = 0
-    with pytest.raises(ConnectionError):
-        while sent < 64 * MAX_HEAD_BYTES:
-            writer.write(b"v" * 8_192)
-            await writer.drain()
-            await asyncio.sleep(0)
-            sent += 8_192
-    assert sent < 64 * MAX_HEAD_BYTES
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST /size HTTP/1.1\r\nx-a: " + b"v" * (MAX_HEAD_BYTES + 1))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        answer = await reader.read()  # Until the gateway closes the connection.
+    assert answer.startswith(b"HTTP/1.1 431 ")
     writer.close()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -12,11 +12,10 @@ import pytest
 from aiohttp import web
 
 from services.gateway.observability.metrics import Metrics
-from services.gateway.settings import UpstreamLimits
 from services.gateway.upstreams import replicas as replicas_module
 from services.gateway.upstreams.replicas import Replicas
 from services.gateway.upstreams.upstream import ModelNotServed, UpstreamFailed
-from tests.unit.gateway.conftest import no_free_files
+from tests.unit.gateway.conftest import PATIENT, no_free_files
 from tests.waiting import PATIENCE_SECONDS, until
 
 DEAD = "http://127.0.0.1:9"
@@ -119,7 +118,7 @@ async def make() -> AsyncIterator[Make]:
 
     async def _make(*servers: Server | str, last_resort: bool = True, **limits: Any) -> Replicas:
         urls = [server if isinstance(server, str) else server.url for server in servers]
-        made.append(Replicas(urls, UpstreamLimits(**{"connect": 0.5, **limits}), Metrics(), last_resort=last_resort))
+        made.append(Replicas(urls, replace(PATIENT, **limits), Metrics(), last_resort=last_resort))
         return made[-1]
 
     yield _make
@@ -604,7 +603,7 @@ async def test_a_stream_that_its_reader_leaves_is_closed_at_the_replica(start: S
 async def test_the_password_in_a_replicas_address_is_never_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    replicas = Replicas(["http://me:s3cret@127.0.0.1:9/base"], UpstreamLimits(), Metrics())
+    replicas = Replicas(["http://me:s3cret@127.0.0.1:9/base"], PATIENT, Metrics())
     with pytest.raises(UpstreamFailed) as failed:
         await replicas.post(CHAT, b"{}")
     assert ["http://127.0.0.1:9/base" in message for message in caplog.messages] == [True]
