@@ -10,11 +10,11 @@ a row as a line of a version's file. Each step returns what goes on and what it 
     `never_trained` of shared  events that are whole               rejected    truncated, refused, media …
     building/chat_format.py    the form of a conversation          rejected    cut, wrong_end, unknown_label …
     building/length.py         its length in tokens                rejected    too_many_tokens, not_rendered
-    checks/poisoning.py        who moves a class too far           held_back   moves_class, unconfirmed
+    checks/poisoning.py        who moves a class too far           held_back   moves_class, fills_class
     building/places.py         golden and adversarial questions    excluded    in_frozen_set
     building/conflicts.py      equal questions, other answers      rejected    conflicting_labels
                                                                    superseded  older_answer
-    building/places.py         trained on, held out, or neither    excluded    same_conversation, near_held_out,
+    building/places.py         trained on, held out, or neither    excluded    same_conversation, near_unseen,
                                                                                near_trained, excluded_before
                                                                    held_back   unconfirmed
     checks/label_noise.py      labels that look wrong              held_back   suspicious_label
@@ -23,8 +23,7 @@ a row as a line of a version's file. Each step returns what goes on and what it 
                                                                                per_reviewer
     checks/measures.py         what gates and the report read
 
-`docs/datasets.md` has all reasons of wrong form and the rules behind the others, `docs/guarantees.md` those of events
-that are not whole.
+`docs/datasets.md` says what each reason means.
 What waits for a person (`held_back`, and what people disagree about) is asked, and comes back with the answer.
 A new conversation is held out as a whole, by chance and for good. Of its rows those that were drawn at random for
 review are *traffic*, also if they are like rows that are trained on. The others stay only if they are *unseen*: unlike

@@ -20,7 +20,7 @@ from shared.privacy.redaction import Rules
 from shared.privacy.redaction.spans import TextSpan
 from shared.storage.predictions import LakePredictions
 
-_WAY_OUT = "A golden row is a question with one right answer: docs/datasets.md, `The golden set`."
+_WAY_OUT = "A golden row is a question with one right answer: docs/evaluation.md, `The golden set`."
 FindPersonalData = Callable[[Sequence[str], Rules], Sequence[Sequence[TextSpan]]]
 """`Redactor.find`."""
 

@@ -30,7 +30,7 @@ from shared.model.groups import Groups
 from shared.model.near_copies import NearCopies, Question, Shingles, question_of
 from shared.model.texts import fold
 
-NEAR_HELD_OUT = "near_held_out"
+NEAR_UNSEEN = "near_unseen"
 NEAR_TRAINED = "near_trained"
 SAME_CONVERSATION = "same_conversation"
 EXCLUDED_BEFORE = "excluded_before"
@@ -125,7 +125,7 @@ def place_rows(rows: Iterable[Row], places: Places, spec: TaskSpec) -> Placed:
     may_be_near = [*before[Fate.TRAIN], *before[Fate.EXCLUDED], *to_train]
     near_unseen = _near_unseen(may_be_near, before[Fate.EVAL], places, spec)
     reasons |= {row.prediction_id: (EXCLUDED_BEFORE, "an earlier build excluded it") for row in before[Fate.EXCLUDED]}
-    reasons |= {name: (NEAR_HELD_OUT, f"nearly the held-out {other}") for name, other in near_unseen.items()}
+    reasons |= {name: (NEAR_UNSEEN, f"nearly the held-out {other}") for name, other in near_unseen.items()}
     train = [row for row in (*before[Fate.TRAIN], *to_train) if row.prediction_id not in near_unseen]
     trained = similar.numbers(train)
     seen = {row.prediction_id for row in (*before[Fate.EVAL], *to_hold_out) if similar.is_near(row, trained)}

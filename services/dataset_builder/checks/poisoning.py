@@ -32,7 +32,7 @@ from shared.identity import content_hash
 
 MOVES_CLASS = "moves_class"
 """The reason of a row that is held back because of who labelled it."""
-UNCONFIRMED = "unconfirmed"
+FILLS_CLASS = "fills_class"
 """The reason of a row whose author gave too many of its class that no reviewer has confirmed."""
 _MIN_MOVED = 10
 """Fewer moved labels hold nobody back."""
@@ -129,7 +129,7 @@ def hold_back_voters(rows: Sequence[Row], spec: TaskSpec) -> Guarded:
             questions += (second_opinion(row, row.label, spec, row.corrected_at) for row in by_reviewer[:_ASKED])
         going_on = [row for row in going_on if row.prediction_id not in waiting]
     surplus = _unconfirmed_surplus(going_on, spec)
-    held_back += (row.left_out(Fate.HELD_BACK, UNCONFIRMED, detail) for row, detail in surplus)
+    held_back += (row.left_out(Fate.HELD_BACK, FILLS_CLASS, detail) for row, detail in surplus)
     waiting = {row.prediction_id for row, _ in surplus}
     return Guarded(
         rows=tuple(row for row in going_on if row.prediction_id not in waiting),

@@ -29,7 +29,7 @@ MAX_BYTES = 100_000_000
 MAX_ROWS = 50_000
 """Every evaluation asks two models each of them."""
 EXPECTED = 'expected {"text": "…", "label": "…"} or {"messages": […]}'
-_WAY_OUT = "docs/datasets.md, `The golden set`, shows what a line may have."
+_WAY_OUT = "docs/evaluation.md, `The golden set`, shows what a line may have."
 UNREADABLE_WAY_OUT = "Look for a mistake in its path, and whether this user can read it."
 _SHOWN_CHARACTERS = 77
 

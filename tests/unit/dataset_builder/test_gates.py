@@ -177,7 +177,7 @@ def test_one_rare_label_is_named_and_stops_nothing() -> None:
     ("fate", "reason"),
     [
         (Fate.REJECTED, "truncated"), (Fate.REJECTED, "refused"), (Fate.REJECTED, "media"), (Fate.CAPPED, "duplicate"),
-        (Fate.SUPERSEDED, "outvoted"), (Fate.EXCLUDED, "near_held_out"),
+        (Fate.SUPERSEDED, "outvoted"), (Fate.EXCLUDED, "near_unseen"),
     ],
 )  # fmt: skip
 def test_what_is_no_defect_of_the_data_does_not_count_as_rejected_but_is_listed(fate: Fate, reason: str) -> None:

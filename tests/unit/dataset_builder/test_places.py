@@ -119,7 +119,7 @@ def test_nothing_like_an_unseen_row_is_trained_on_later() -> None:
     names = {row.prediction_id for row in copies}
     left_out = names - held_out(second)
     assert left_out and not names & trained(second)
-    assert {reason_of(second, name) for name in left_out} == {"near_held_out"}
+    assert {reason_of(second, name) for name in left_out} == {"near_unseen"}
     assert held <= held_out(second)
     assert not {row.prediction_id for row in copies} & trained(builds.build([*rows, *copies, *corrections(30, 100)]))
 
@@ -131,7 +131,7 @@ def test_what_is_near_a_row_that_chance_drew_and_that_is_seen_is_trained_on() ->
     assert held_out(first) and all(example.seen for example in first.dataset.eval)
     more = builds.build([*rows, *copies_of(rows, held_out(first))])
     assert {f"copy-{name}" for name in held_out(first)} & trained(more)
-    assert "near_held_out" not in more.dataset.left_out_by_reason()
+    assert "near_unseen" not in more.dataset.left_out_by_reason()
 
 
 def test_near_copies_stay_excluded_when_the_unseen_row_expires() -> None:

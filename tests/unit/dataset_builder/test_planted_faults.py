@@ -168,7 +168,7 @@ def test_200_wrong_labels_of_one_user_wait_for_a_person_and_the_rest_goes_on() -
     assert failed(gates) == []
     trained = [e for e in build.dataset.train if e.user_hash == "eve"]
     held = [e for e in build.dataset.left_out if e.fate is Fate.HELD_BACK]
-    assert {e.reason for e in held} <= {"moves_class", "unconfirmed"}
+    assert {e.reason for e in held} <= {"moves_class", "fills_class"}
     assert len(held) >= 190
     assert len(trained) <= 10
     assert "eve" not in " ".join(e.detail for e in held)

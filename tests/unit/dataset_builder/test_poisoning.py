@@ -15,8 +15,8 @@ from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.questions import tie_break
 from services.dataset_builder.building.rows import Row
 from services.dataset_builder.checks.poisoning import (
+    FILLS_CLASS,
     MOVES_CLASS,
-    UNCONFIRMED,
     Guarded,
     Voter,
     VoterShift,
@@ -77,7 +77,7 @@ def held(rows: list[Row]) -> tuple[set[str], tuple[VoterShift, ...]]:
     assert len(guarded.rows) + len(guarded.held_back) == len(rows)
     assert {(r.fate, r.reason) for r in guarded.held_back} <= {
         (Fate.HELD_BACK, MOVES_CLASS),
-        (Fate.HELD_BACK, UNCONFIRMED),
+        (Fate.HELD_BACK, FILLS_CLASS),
     }
     return {r.prediction_ids[0] for r in guarded.held_back}, guarded.shifts
 
