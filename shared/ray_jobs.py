@@ -51,7 +51,7 @@ def _run(module: str, folder: str, environment: dict[str, str]) -> None:
         (Path(folder) / "log.txt").open("ab") as log,
         subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=variables) as process,
     ):
-        try:
+        try:  # Of a job that still runs `announced` says that it was ended (`Jobs.end`).
             while process.poll() is None and not (Path(folder) / "announced").exists():
                 time.sleep(0.2)
         finally:

@@ -11,7 +11,7 @@ a row as a line of a version's file. Each step returns what goes on and what it 
     building/chat_format.py    the form of a conversation          rejected    cut, wrong_end, unknown_label …
     building/length.py         its length in tokens                rejected    too_many_tokens, not_rendered
     checks/poisoning.py        who moves a class too far           held_back   moves_class, fills_class
-    building/places.py         golden and adversarial questions    excluded    in_frozen_set
+    building/places.py         golden and adversarial questions    excluded    golden_or_adversarial
     building/conflicts.py      equal questions, other answers      rejected    conflicting_labels
                                                                    superseded  older_answer
     building/places.py         trained on, held out, or neither    excluded    same_conversation, near_unseen,

@@ -35,7 +35,7 @@ NEAR_TRAINED = "near_trained"
 SAME_CONVERSATION = "same_conversation"
 EXCLUDED_BEFORE = "excluded_before"
 UNCONFIRMED = "unconfirmed"
-IN_FROZEN_SET = "in_frozen_set"
+GOLDEN_OR_ADVERSARIAL = "golden_or_adversarial"
 _SCRIPT = 8
 """A question with its answer after which so many conversations end is a greeting or a menu, and joins nothing."""
 _HASH_CHARS = 16
@@ -209,7 +209,7 @@ def exclude_frozen(
     detail = "a question of the golden or the adversarial set, or nearly one"
     return (
         [row for row in rows if row.prediction_id not in near],
-        [row.left_out(Fate.EXCLUDED, IN_FROZEN_SET, detail) for row in rows if row.prediction_id in near],
+        [row.left_out(Fate.EXCLUDED, GOLDEN_OR_ADVERSARIAL, detail) for row in rows if row.prediction_id in near],
     )
 
 

@@ -12,7 +12,7 @@ from schemas.datasets import DatasetBuilt, Fate
 from schemas.golden import GoldenRow
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.tasks import TaskSpec
-from services.dataset_builder.building.places import IN_FROZEN_SET
+from services.dataset_builder.building.places import GOLDEN_OR_ADVERSARIAL
 from services.dataset_builder.building.votes import votes_of
 from services.dataset_builder.job import BuildResult, build_version
 from services.dataset_builder.job_input import BuildJob
@@ -77,7 +77,7 @@ def test_a_golden_question_or_a_near_copy_of_it_is_in_no_part_of_a_version(plant
     after = fates(build)
     assert (after["p100"], after["p102"]) == (Fate.EXCLUDED, Fate.EXCLUDED)
     reasons = {row.prediction_ids[0]: row.reason for row in build.dataset.left_out}
-    assert {name for name, reason in reasons.items() if reason == IN_FROZEN_SET} == {"p100", "p102"}
+    assert {name for name, reason in reasons.items() if reason == GOLDEN_OR_ADVERSARIAL} == {"p100", "p102"}
 
 
 def test_a_golden_conversation_is_compared_whole() -> None:
@@ -110,7 +110,7 @@ def test_a_tasks_own_adversarial_texts_and_near_copies_of_them_are_in_no_part_of
     evaluation = SPEC.evaluation.model_copy(update={"adversarial": adversarial})
     build = build_dataset(Inputs(votes_of(corrections), SPEC.model_copy(update={"evaluation": evaluation})))
     reasons = {row.prediction_ids[0]: (row.fate, row.reason) for row in build.dataset.left_out}
-    assert reasons == {"p100": (Fate.EXCLUDED, IN_FROZEN_SET), "p101": (Fate.EXCLUDED, IN_FROZEN_SET)}
+    assert reasons == {"p100": (Fate.EXCLUDED, GOLDEN_OR_ADVERSARIAL), "p101": (Fate.EXCLUDED, GOLDEN_OR_ADVERSARIAL)}
 
 
 def job(folder: Path) -> BuildJob:

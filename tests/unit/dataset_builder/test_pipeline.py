@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,10 +16,12 @@ from schemas.datasets import Example
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.task_settings import DatasetSettings
 from schemas.tasks import TaskKind, TaskSpec
+from services.dataset_builder import pipeline
 from services.dataset_builder.building.votes import third_opinion, votes_of
 from services.dataset_builder.pipeline import Dataset, Inputs
 from services.dataset_builder.pipeline import build_dataset as build
 from shared.model.near_copies import jaccard, shingles
+from tests.conftest import ROOT
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 SYSTEM = Message(role=Role.SYSTEM, content="Answer with the intent.")
@@ -225,3 +228,11 @@ def test_every_correction_ends_in_exactly_one_part(rows: list[tuple[str, str]]) 
     dataset = build_dataset(corrections, spec())
     found = [c for example in (*dataset.train, *dataset.eval, *dataset.left_out) for c in example.correction_ids]
     assert sorted(found) == sorted(c.correction_id for c in corrections)
+
+
+def test_the_page_of_data_sets_says_what_each_reason_of_the_pipeline_means() -> None:
+    last_column = " ".join(re.findall(r"^ {4}.* {2}(\S.*)$", pipeline.__doc__ or "", re.MULTILINE))
+    reasons = re.findall(r"[a-z]+(?:_[a-z]+)+", last_column)
+    assert len(reasons) > 15
+    page = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
+    assert [reason for reason in reasons if f"`{reason}`" not in page] == []

@@ -218,7 +218,7 @@ def test_a_lower_similarity_takes_near_copies_of_unseen_rows_out_of_training() -
 def test_a_golden_question_and_its_near_copies_are_in_neither_part(frozen: str) -> None:
     build = Builds().build(corrections(30), frozen=[frozen])
     assert fates(build)["p3"] is Fate.EXCLUDED
-    assert [row.reason for row in build.dataset.left_out] == ["in_frozen_set"]
+    assert [row.reason for row in build.dataset.left_out] == ["golden_or_adversarial"]
 
 
 def test_a_row_comes_back_to_its_place_when_its_question_leaves_the_golden_set() -> None:

@@ -72,7 +72,7 @@ def test_the_same_document_with_two_labels_is_a_conflict() -> None:
 def test_a_golden_question_with_its_document_excludes_that_document_alone() -> None:
     rows = documents(60)
     golden = asked("golden", f"Ticket: {sentence(7, 60)}", "Classify the ticket.", LABELS[0])
-    assert left_out(built(rows, golden=(golden.call.messages,))) == Counter({"in_frozen_set": 1})
+    assert left_out(built(rows, golden=(golden.call.messages,))) == Counter({"golden_or_adversarial": 1})
 
 
 @pytest.mark.parametrize("rules", [RULES, "Answer briefly."])

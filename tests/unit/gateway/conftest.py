@@ -51,7 +51,7 @@ SUPPORT = TaskSpec(
     labels=("refund", "card_lost"), max_answer_tokens=12,
 )  # fmt: skip
 SMALL_BODIES = BodyLimits(body=64 * 1024)
-PATIENT = UpstreamLimits(connect=PATIENCE_SECONDS)
+PATIENT_LIMITS = UpstreamLimits(connect=PATIENCE_SECONDS)
 """For upstreams that are there, on a machine that may be busy."""
 HAIKU = TaskSpec(name="haiku", kind=TaskKind.GENERATION, base_model="small", system_prompt="Write a haiku.")
 ORDERS = TaskSpec.model_validate({

@@ -16,7 +16,7 @@ from services.gateway.settings import GatewaySettings, UpstreamLimits
 from services.gateway.upstreams.external import ExternalApi, without_vllm_fields
 from services.gateway.upstreams.upstream import ModelNotServed, UpstreamFailed
 from shared.errors import ConfigurationError
-from tests.unit.gateway.conftest import PATIENT
+from tests.unit.gateway.conftest import PATIENT_LIMITS
 from tests.waiting import PATIENCE_SECONDS
 
 CHAT = "/v1/chat/completions"
@@ -48,13 +48,13 @@ async def api() -> AsyncIterator[Api]:
 
 @pytest.fixture
 async def external(api: Api) -> AsyncIterator[ExternalApi]:
-    external = ExternalApi(api.url, "sk-secret", PATIENT)
+    external = ExternalApi(api.url, "sk-secret", PATIENT_LIMITS)
     yield external
     await external.close()
 
 
 async def test_user_and_password_in_its_address_are_sent_to_it(api: Api) -> None:
-    external = ExternalApi(api.url.replace("//", "//me:s3cret@"), "", PATIENT)
+    external = ExternalApi(api.url.replace("//", "//me:s3cret@"), "", PATIENT_LIMITS)
     await external.post(CHAT, b"{}")
     await external.close()
     assert api.asked == [("/openai/v1/chat/completions", "Basic bWU6czNjcmV0", {})]
@@ -225,7 +225,7 @@ async def test_an_invalid_request_is_reported_as_the_clients_mistake(api: Api, e
 )  # fmt: skip
 async def test_the_address_is_the_base_url_of_openai_clients(api: Api, path: str, asked: str) -> None:
     server = api.url.removesuffix("/openai/v1")
-    external = ExternalApi(f"{server}{path}", "sk-secret", PATIENT)
+    external = ExternalApi(f"{server}{path}", "sk-secret", PATIENT_LIMITS)
     await external.post(CHAT, b"{}")
     await external.close()
     assert [path for path, _, _ in api.asked] == [asked]

@@ -31,7 +31,7 @@ from services.gateway.settings import GatewaySettings, UpstreamLimits
 from services.gateway.upstreams.outside import OutsideApi
 from services.gateway.upstreams.upstream import ServerKey
 from shared.errors import ConfigurationError
-from tests.unit.gateway.conftest import PATIENT, SUPPORT, Gateway, serving
+from tests.unit.gateway.conftest import PATIENT_LIMITS, SUPPORT, Gateway, serving
 from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
@@ -111,7 +111,7 @@ async def passing(folder: Path, *models: str, specs: tuple[TaskSpec, ...] = (SUP
     server = await asyncio.start_server(api.serve, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/openai/v1"
     key = ServerKey("sk-own", "the API", "RATCHET_GATEWAY_PASS_KEY")
-    outside = OutsideApi(url, key, PATIENT)
+    outside = OutsideApi(url, key, PATIENT_LIMITS)
     passed = PassedModels(models or ("gpt-4o", "claude-*"))
     async with serving(access=access, passing=(outside, passed), specs=specs) as gateway:
         yield Passing(gateway, api, {app: key for app, (key, _) in made.items()})

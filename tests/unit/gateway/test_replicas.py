@@ -15,7 +15,7 @@ from services.gateway.observability.metrics import Metrics
 from services.gateway.upstreams import replicas as replicas_module
 from services.gateway.upstreams.replicas import Replicas
 from services.gateway.upstreams.upstream import ModelNotServed, UpstreamFailed
-from tests.unit.gateway.conftest import PATIENT, no_free_files
+from tests.unit.gateway.conftest import PATIENT_LIMITS, no_free_files
 from tests.waiting import PATIENCE_SECONDS, until
 
 DEAD = "http://127.0.0.1:9"
@@ -118,7 +118,7 @@ async def make() -> AsyncIterator[Make]:
 
     async def _make(*servers: Server | str, last_resort: bool = True, **limits: Any) -> Replicas:
         urls = [server if isinstance(server, str) else server.url for server in servers]
-        made.append(Replicas(urls, replace(PATIENT, **limits), Metrics(), last_resort=last_resort))
+        made.append(Replicas(urls, replace(PATIENT_LIMITS, **limits), Metrics(), last_resort=last_resort))
         return made[-1]
 
     yield _make
@@ -603,7 +603,7 @@ async def test_a_stream_that_its_reader_leaves_is_closed_at_the_replica(start: S
 async def test_the_password_in_a_replicas_address_is_never_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    replicas = Replicas(["http://me:s3cret@127.0.0.1:9/base"], PATIENT, Metrics())
+    replicas = Replicas(["http://me:s3cret@127.0.0.1:9/base"], PATIENT_LIMITS, Metrics())
     with pytest.raises(UpstreamFailed) as failed:
         await replicas.post(CHAT, b"{}")
     assert ["http://127.0.0.1:9/base" in message for message in caplog.messages] == [True]

@@ -21,7 +21,7 @@ from services.gateway.main import _HTTP
 from services.gateway.observability.metrics import Metrics
 from services.gateway.upstreams.replicas import Replicas
 from shared.service import HttpServer, Service, running
-from tests.unit.gateway.conftest import PATIENT, REFUND, serving
+from tests.unit.gateway.conftest import PATIENT_LIMITS, REFUND, serving
 from tests.waiting import PATIENCE_SECONDS, until
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ async def running_stack(share_port: bool = False, stop_seconds: int = 5) -> Asyn
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     model_server.port = runner.addresses[0][1]
-    replicas = Replicas([f"http://127.0.0.1:{model_server.port}"], PATIENT, Metrics())
+    replicas = Replicas([f"http://127.0.0.1:{model_server.port}"], PATIENT_LIMITS, Metrics())
     (port,) = take_ports(1)
     async with serving(replicas=replicas) as gateway:
         options = {**_HTTP, "timeout_graceful_shutdown": stop_seconds}

@@ -18,7 +18,7 @@ from fastapi.responses import Response
 
 from services.gateway.observability.metrics import Metrics
 from services.gateway.upstreams.replicas import Replicas
-from tests.unit.gateway.conftest import PATIENT, chat_completion, chunk, serving, sse
+from tests.unit.gateway.conftest import PATIENT_LIMITS, chat_completion, chunk, serving, sse
 from tests.unit.gateway.real_sockets import PATIENCE, listening
 from tests.waiting import PATIENCE_SECONDS, until
 
@@ -87,7 +87,7 @@ def test_a_client_that_does_not_read_its_stream_is_cut_and_its_slot_is_free(run:
 
     async def scenario() -> None:
         async with endless_model() as (url, ends):
-            replicas = Replicas([url], replace(PATIENT, connections=1), Metrics())
+            replicas = Replicas([url], replace(PATIENT_LIMITS, connections=1), Metrics())
             async with serving(replicas=replicas) as gateway, listening(gateway.app) as (port, _):
                 with connected(port) as client:
                     await post(client, "/v1/chat/completions", {**body, "stream": True})

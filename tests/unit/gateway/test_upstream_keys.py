@@ -20,7 +20,7 @@ from services.gateway.upstreams.replicas import Replicas
 from services.gateway.upstreams.upstream import KeyRefused, ServerKey
 from shared.errors import ConfigurationError
 from shared.model.inference import InferenceClient
-from tests.unit.gateway.conftest import PATIENT, FakeUpstream, chat_completion, serving
+from tests.unit.gateway.conftest import PATIENT_LIMITS, FakeUpstream, chat_completion, serving
 from tests.waiting import PATIENCE_SECONDS
 
 KEY = "sk-of-vllm"
@@ -63,7 +63,7 @@ async def servers() -> AsyncIterator[list[Server]]:
 
 
 def replicas_of(*servers: Server, key: str = KEY) -> Replicas:
-    return Replicas([server.url for server in servers], PATIENT, Metrics(), key=ServerKey(key))
+    return Replicas([server.url for server in servers], PATIENT_LIMITS, Metrics(), key=ServerKey(key))
 
 
 async def test_requests_and_probes_have_the_key(servers: list[Server]) -> None:
